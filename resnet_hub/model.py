@@ -1,0 +1,172 @@
+"""ResNet, top to bottom: stem, four stages of residual blocks, global pool, head.
+
+He et al. 2015, *Deep Residual Learning for Image Recognition* (https://arxiv.org/abs/1512.03385). The attribute
+names are the checkpoint format: those of torchvision and timm, so that weights move without renaming.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnet_hub.config import ResNetConfig, label_table
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the map's size at stride 1; no bias, since a BatchNorm follows."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+
+
+class ZeroPad(nn.Module):
+    """Shortcut A: every second pixel, and zeros for the new channels, half before and half after the old ones."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.before, self.after, self.stride = (outputs - inputs) // 2, (outputs - inputs + 1) // 2, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], [0, 0, 0, 0, self.before, self.after])
+
+
+def shortcut(kind: str, inputs: int, outputs: int, stride: int) -> nn.Module:
+    """Section 3.3: identity where the shape stays; else zero padding (A) or projection (B); C projects always."""
+    if kind == "C" or (kind == "B" and (stride != 1 or inputs != outputs)):
+        return nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+    if kind == "A" and (stride != 1 or inputs != outputs):
+        return ZeroPad(inputs, outputs, stride)
+    return nn.Identity()
+
+
+class BasicBlock(nn.Module):
+    """Figure 5, left: two 3x3 convolutions. Maps (N, inputs, H, W) to (N, planes, H / stride, W / stride)."""
+
+    def __init__(self, config: ResNetConfig, inputs: int, planes: int, stride: int):
+        super().__init__()
+        self.conv1, self.bn1 = conv(inputs, planes, 3, stride), nn.BatchNorm2d(planes)
+        self.conv2, self.bn2 = conv(planes, planes, 3), nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(config.shortcut, inputs, planes, stride)
+        self.plain = config.shortcut == "none"
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(residual if self.plain else residual + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """Figure 5, right: 1x1 down, 3x3, 1x1 up to four times the planes.
+
+    The 3x3 carries the stride, which gains half a point over the paper's 1x1 (V1.5,
+    https://catalog.ngc.nvidia.com/orgs/nvidia/resources/resnet_50_v1_5_for_pytorch); `stride_in_1x1` is the paper's.
+    """
+
+    def __init__(self, config: ResNetConfig, inputs: int, planes: int, stride: int):
+        super().__init__()
+        width = planes * config.group_width // 64 * config.groups
+        outputs = planes * config.expansion
+        first, second = (stride, 1) if config.stride_in_1x1 else (1, stride)
+        self.conv1, self.bn1 = conv(inputs, width, 1, first), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3, second, config.groups), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = conv(width, outputs, 1), nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(config.shortcut, inputs, outputs, stride)
+        self.plain = config.shortcut == "none"
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
+        residual = self.bn3(self.conv3(residual))
+        return self.relu(residual if self.plain else residual + self.downsample(x))
+
+
+class ResNet(nn.Module):
+    """Images (N, in_channels, H, W), normalised floats, to logits (N, num_classes); without a head, to features (N, C).
+
+    `zero_init_residual` starts each block as its shortcut: the last BatchNorm's gamma is 0
+    (https://arxiv.org/abs/1706.02677, section 5.1).
+    """
+
+    def __init__(self, config: ResNetConfig, *, zero_init_residual: bool = False):
+        super().__init__()
+        self.config = config
+        self.card: str | None = None  # README.md of the folder it came from
+        imagenet = config.stem == "7x7"
+        self.conv1 = conv(config.in_channels, config.width, 7 if imagenet else 3, 2 if imagenet else 1)
+        self.bn1 = nn.BatchNorm2d(config.width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if imagenet else nn.Identity()
+        self.layer1, self.layer2, self.layer3, self.layer4 = (self._stage(config, stage) for stage in range(4))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(config.num_features, config.num_classes) if config.num_classes else nn.Identity()
+        self._initialise(zero_init_residual)
+
+    @staticmethod
+    def _stage(config: ResNetConfig, stage: int) -> nn.Module:
+        if stage >= len(config.depths):  # the CIFAR family has three stages
+            return nn.Identity()
+        block = {"basic": BasicBlock, "bottleneck": Bottleneck}[config.block]
+        planes = config.width * 2**stage
+        inputs = config.stage_channels[stage - 1] if stage else config.width
+        first = block(config, inputs, planes, stride=2 if stage else 1)
+        rest = (block(config, planes * config.expansion, planes, stride=1) for _ in range(config.depths[stage] - 1))
+        return nn.Sequential(first, *rest)
+
+    def _initialise(self, zero_init_residual: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # https://arxiv.org/abs/1502.01852, equation 14
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
+                nn.init.zeros_((module.bn3 if isinstance(module, Bottleneck) else module.bn2).weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.avgpool(self.forward_features(x)).flatten(1))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last stage's map (N, num_features, h, w)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """The map of each stage (N, stage_channels[i], h_i, w_i), each half the size of the one before."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        maps = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4)[: len(self.config.depths)]:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+    def reset_head(self, id2label: Mapping[int, str] | list[str] | None = None, num_classes: int | None = None) -> None:
+        """A fresh head for other labels, in place; with neither, none: the model then returns features."""
+        self.config = replace(self.config, id2label=label_table(id2label, num_classes))
+        where = {"device": self.conv1.weight.device, "dtype": self.conv1.weight.dtype}
+        classes = self.config.num_classes
+        self.fc = nn.Linear(self.config.num_features, classes, **where) if classes else nn.Identity()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        id2label: Mapping[int, str] | list[str] | None = None,
+        num_classes: int | None = None,
+        **hub: Any,
+    ) -> Self:
+        """The model of a checkpoint folder or a Hub repo `user/name`, in evaluation mode.
+
+        `id2label` or `num_classes` asks for a fresh head on the same body. `hub` takes `revision`, `token`,
+        `cache_dir` and `local_files_only`. Strict: raises `CheckpointError` where config and weights disagree,
+        `HubError` where the Hub refuses.
+        """
+        from resnet_hub.hub import load_checkpoint
+
+        checkpoint = load_checkpoint(source, **hub)
+        with torch.device("meta"):  # no random numbers drawn, no second copy: the loaded tensors become the parameters
+            model = cls(checkpoint.config)
+        model.load_state_dict(checkpoint.weights, assign=True)
+        model.card = checkpoint.card
+        if id2label is not None or num_classes is not None:
+            model.reset_head(id2label, num_classes)
+        return model.eval()

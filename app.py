@@ -1,0 +1,10 @@
+"""The web demo: `python app.py`, here or as a Hugging Face Space."""
+
+from pathlib import Path
+
+from resnet_hub.demo import build, launch
+
+demo = build(Path(__file__).with_name("weights"))
+
+if __name__ == "__main__":
+    launch(demo)

@@ -1,0 +1,43 @@
+"""The web demo, in Gradio only: one module a tab, which call the library and hold no model code."""
+
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+
+import gradio as gr
+
+from resnet_hub.demo.i18n import I18N, t
+from resnet_hub.demo.models import Models
+from resnet_hub.demo.predict import PredictTab
+
+_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "sans-serif"]
+THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=["ui-monospace", "monospace"])
+CSS = """
+.gradio-container { max-width: 1240px !important; margin: 0 auto; }
+"""
+
+
+def build(shelf: str | Path, default: str | None = None) -> gr.Blocks:
+    """The page over a shelf of checkpoint folders; it opens with the model `default`, else the first by name."""
+    models = Models(Path(shelf))
+    default = default or next(iter(models.names()), "")
+    with gr.Blocks(title="resnet_hub", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as demo:
+        gr.HTML("")
+        PredictTab(models).render(demo, default)
+    demo.queue(max_size=64)
+    if default:  # the first visitor shall not wait for torch
+        threading.Thread(target=models.warm_up, args=[default], daemon=True).start()
+    return demo
+
+
+def launch(demo: gr.Blocks, **options: object) -> None:
+    """Serve the page; `options` are those of `gradio.Blocks.launch`."""
+    demo.launch(
+        theme=THEME,
+        css=CSS,
+        i18n=I18N,
+        max_file_size="32mb",
+        footer_links=["api", "settings"],
+        mcp_server=find_spec("mcp") is not None,
+        **options,
+    )

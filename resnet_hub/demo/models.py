@@ -1,0 +1,124 @@
+"""The models of the page: which names it accepts, and those it holds in memory for all visitors."""
+
+import threading
+import time
+from collections import OrderedDict
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradio.utils import get_space
+from huggingface_hub import constants, get_session
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from resnet_hub.config import ResNetConfig
+from resnet_hub.demo.i18n import PageError
+from resnet_hub.errors import ResNetHubError
+
+if TYPE_CHECKING:
+    from resnet_hub.classifier import Classifier
+
+_BYTES_PER_PARAMETER = 4  # float32
+_SEARCH_TIMEOUT = 3.0  # seconds for a suggestion, after which nobody waits for it
+_SEARCH_PAUSE = 60.0  # seconds without suggestions after the Hub did not answer
+
+
+class Models:
+    """The checkpoint folders on the shelf and, by id, those of the Hub; loaded once and shared read-only.
+
+    Loaded models together stay under `max_bytes` of parameters: the least recently used one goes first.
+    """
+
+    def __init__(self, shelf: Path, *, max_bytes: int = 2**30):
+        self.shelf, self.max_bytes = shelf, max_bytes
+        self._lock = threading.Lock()
+        self._held: OrderedDict[str, Future[Classifier]] = OrderedDict()  # the least recently used first
+        self._bytes: dict[str, int] = {}
+        self._search_again = 0.0
+
+    def names(self) -> list[str]:
+        """The folders on the shelf."""
+        return sorted(path.parent.name for path in self.shelf.glob("*/config.json"))
+
+    def source(self, name: str) -> str | Path:
+        """The folder or the Hub id behind a name; raises `PageError` for a path, a URL and anything else."""
+        if name in self.names():
+            return self.shelf / name
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            valid = False
+        else:
+            valid = name.count("/") == 1
+        # The library takes a folder of the working directory for a checkpoint; a visitor must not reach one.
+        if not valid or Path(name).exists():
+            raise PageError("not_a_model", name=name[:100])
+        return name
+
+    def get(self, name: str) -> "Classifier":
+        """The classifier of that name, loaded by the first who asks while the others wait."""
+        source = self.source(name)
+        with self._lock:
+            future = self._held.get(name)
+            first = future is None
+            if future is None:
+                future = self._held[name] = Future()
+            self._held.move_to_end(name)
+        if first:
+            try:
+                future.set_result(self._load(name, source))
+            except BaseException as error:
+                with self._lock:
+                    del self._held[name]
+                    self._bytes.pop(name, None)
+                future.set_exception(error)
+        return future.result()
+
+    def _load(self, name: str, source: str | Path) -> "Classifier":
+        from resnet_hub.classifier import Classifier
+        from resnet_hub.hub import read_config
+
+        # A local user reads as themselves; a visitor of a Space must not read what its owner may.
+        token = False if get_space() else None
+        config = read_config(source, token=token)  # a few kilobytes, before the weights are fetched
+        if not config.num_classes:
+            raise PageError("no_head", name=name)
+        self._make_room(name, config)
+        return Classifier.from_pretrained(source, token=token)
+
+    def _make_room(self, name: str, config: ResNetConfig) -> None:
+        wanted = config.num_parameters * _BYTES_PER_PARAMETER
+        if wanted > self.max_bytes:
+            raise PageError("too_large", name=name, parameters=f"{config.num_parameters:,}")
+        with self._lock:
+            for other in [key for key, future in self._held.items() if future.done()]:
+                if sum(self._bytes.values()) + wanted > self.max_bytes:
+                    del self._held[other], self._bytes[other]
+            if sum(self._bytes.values()) + wanted > self.max_bytes:
+                raise PageError("busy")
+            self._bytes[name] = wanted
+
+    def warm_up(self, name: str) -> None:
+        """Load a model that nobody has asked for yet; whoever asks for it hears what is wrong with it."""
+        with suppress(ResNetHubError):
+            self.get(name)
+
+    def search(self, text: str) -> list[str]:
+        """Ids of image classifiers on the Hub that match, most used first; none where the Hub does not answer."""
+        if len(text) < 2 or time.monotonic() < self._search_again:
+            return []
+        try:
+            return _search_hub(text)
+        except Exception:  # whatever the reason: a suggestion is not worth an error
+            self._search_again = time.monotonic() + _SEARCH_PAUSE
+            return []
+
+
+@lru_cache(maxsize=1024)
+def _search_hub(text: str) -> list[str]:
+    wanted = {"search": text, "pipeline_tag": "image-classification", "sort": "downloads", "limit": 20}
+    reply = get_session().get(f"{constants.ENDPOINT}/api/models", params=wanted, timeout=_SEARCH_TIMEOUT)
+    reply.raise_for_status()
+    return [model["id"] for model in reply.json()]

@@ -1,0 +1,228 @@
+"""The Predict tab: a photo in, the top classes and what speaks for them out."""
+
+import time
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from gradio.data_classes import ImageData
+
+from resnet_hub.demo.i18n import say, sentence, t
+from resnet_hub.demo.models import Models
+from resnet_hub.errors import ResNetHubError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from resnet_hub.classifier import Classifier
+
+TOP = 5
+EXAMPLES = Path(__file__).with_name("examples")
+_SHOWN_BY_BROWSERS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
+_NO_HEAT = {"value": None, "visible": False}
+
+from gradio.events import Dependency
+
+class Photo(gr.Image):
+    """An image input that hands on the file as it came, so that every picture goes through `images.load_image`."""
+
+    is_template = True  # for the browser it is the gr.Image it derives from
+
+    def preprocess(self, payload: ImageData | None) -> str | None:
+        return payload.path if payload else None
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class PredictTab:
+    """The answers of the tab, over the models that all visitors share."""
+
+    def __init__(self, models: Models):
+        self.models = models
+
+    def answer(self, photo: str | None, model: str, request: gr.Request) -> tuple[Any, ...]:
+        """Top classes, a line about them, the heat of the first, and the photo where a browser cannot show it."""
+        if photo is None:
+            return None, "", gr.update(**_NO_HEAT), gr.skip()
+        try:
+            classifier, image, top, seconds = self._classify(photo, model, TOP)
+        except ResNetHubError as error:
+            return None, _alert(sentence(request, error)), gr.update(**_NO_HEAT), gr.skip()
+        device = str(next(classifier.model.parameters()).device).upper()
+        line = _status(say(request, "took", time=f"{seconds * 1000:.0f} ms", device=device, model=model))
+        scores = {entry["label"]: entry["score"] for entry in top}
+        shown = gr.skip() if Path(photo).suffix.lower() in _SHOWN_BY_BROWSERS else image
+        return scores, line, _heat(classifier, image, top[0]["label"], request), shown
+
+    def why(self, photo: str | None, model: str, request: gr.Request, chosen: gr.SelectData) -> Any:
+        """The heat of the class that the visitor chose."""
+        from resnet_hub.images import load_image
+
+        if photo is None:
+            return gr.update(**_NO_HEAT)
+        try:
+            return _heat(self.models.get(model), load_image(photo), chosen.value, request)
+        except (ResNetHubError, ValueError):  # the model changed meanwhile, and its answer brings its own heat
+            return gr.skip()
+
+    def choose(self, name: str | None, current: str, request: gr.Request) -> tuple[Any, ...]:
+        """The model to use from now on and its facts, or a sentence and the model that the page had."""
+        name = (name or "").strip()
+        try:
+            classifier = self.models.get(name)
+        except ResNetHubError as error:
+            kept = say(request, "kept", model=current) if current else ""
+            return current, current, _alert(f"{sentence(request, error)} {kept}"), gr.skip(), gr.skip()
+        link = None if name in self.models.names() else f"https://huggingface.co/{name}"
+        card = classifier.model.card or say(request, "no_card")  # stays plain text: it comes from strangers
+        return name, name, "", _facts(classifier, link, request), card
+
+    def suggest(self, typed: gr.KeyUpData) -> Any:
+        """The shelf, and models of the Hub that match what is typed."""
+        found = self.models.search(typed.input_value.strip())
+        return gr.update(choices=list(dict.fromkeys(self.models.names() + found)))
+
+    def predict(self, image: str | None, model: str, top_k: float = TOP) -> list[dict[str, Any]]:
+        """Classify an image with a ResNet: its most likely labels with their scores, best first.
+
+        Args:
+            image: The picture to classify.
+            model: A model of the page's list, or the id of one on the Hugging Face Hub, such as user/name.
+            top_k: How many labels to return, from 1 to 1000.
+        """
+        try:
+            if not image:
+                raise gr.Error("There is no image; send one.", print_exception=False)
+            if top_k not in range(1, 1001):
+                raise gr.Error(f"top_k is {top_k}; send a whole number from 1 to 1000.", print_exception=False)
+            return self._classify(image, model, int(top_k))[2]
+        except ResNetHubError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    def _classify(self, photo: str, model: str, top_k: int) -> "tuple[Classifier, Image.Image, list, float]":
+        """The classifier, the upright picture, its top classes, and the seconds for decoding and classifying."""
+        from resnet_hub.images import load_image
+
+        classifier = self.models.get(model)
+        start = time.perf_counter()
+        image = load_image(photo)
+        top = classifier(image, top_k=top_k)
+        return classifier, image, top, time.perf_counter() - start
+
+    def render(self, page: gr.Blocks, default: str) -> None:
+        """Add the tab to the page that is being built."""
+        current = gr.State(default)
+        with gr.Row():
+            with gr.Column(min_width=300):
+                photo = Photo(
+                    label=t("photo"),
+                    placeholder=t("photo_hint"),
+                    sources=["upload", "clipboard", "webcam"],
+                    webcam_options=gr.WebcamOptions(mirror=False),
+                    buttons=["fullscreen"],
+                    height=340,
+                    elem_id="photo",
+                )
+                button = gr.Button(t("classify"), variant="primary")
+            with gr.Column(min_width=300):
+                classes = gr.Label(label=t("classes"), num_top_classes=TOP, elem_id="classes")
+                line = gr.HTML(elem_id="line")
+            with gr.Column(min_width=300):
+                why = gr.Image(
+                    label=t("heat"),
+                    alt_text=t("heat_alt"),
+                    interactive=False,
+                    visible=False,
+                    buttons=["fullscreen"],
+                    height=340,
+                    elem_id="why",
+                )
+        examples = gr.Examples(
+            [str(path) for path in sorted(EXAMPLES.glob("*.jpg"))],
+            photo,
+            label=t("examples"),
+            api_visibility="private",
+            elem_id="examples",
+        )
+        with gr.Row():
+            with gr.Column(min_width=300):
+                picker = gr.Dropdown(
+                    list(self.models.names()),
+                    value=default,
+                    allow_custom_value=True,
+                    label=t("model"),
+                    info=t("model_info"),
+                    elem_id="model",
+                )
+                notice = gr.HTML(elem_id="notice")
+            with gr.Column(min_width=300, scale=2):
+                facts = gr.HTML(elem_id="facts")
+                with gr.Accordion(t("card"), open=False):
+                    card = gr.Textbox(label=t("card"), show_label=False, interactive=False, lines=4, max_lines=20)
+
+        private: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
+        predicting = private | {"concurrency_limit": 2, "concurrency_id": "predict"}
+        loading = private | {"concurrency_limit": 4, "concurrency_id": "load"}
+        whole: dict[str, Any] = {"fn": self.answer, "inputs": [photo, current], "outputs": [classes, line, why, photo]}
+        whole |= predicting | {"show_progress_on": [classes]}
+        choose: dict[str, Any] = {
+            "fn": self.choose,
+            "inputs": [picker, current],
+            "outputs": [current, picker, notice, facts, card],
+            "show_progress_on": [notice],
+        }
+        choose |= loading
+
+        gr.on([photo.input, button.click, examples.load_input_event.success], **whole)
+        classes.select(self.why, [photo, current], why, show_progress="minimal", **predicting)
+        gr.on([picker.input], **choose).success(**whole)
+        page.load(**choose)
+        picker.key_up(self.suggest, None, picker, show_progress="hidden", **loading | {"concurrency_id": "suggest"})
+
+        with gr.Row(visible=False):  # the endpoint for programs needs components to name its inputs
+            top_k, result = gr.Number(TOP, label="top_k"), gr.JSON()
+            gr.Button().click(
+                self.predict,
+                [photo, picker, top_k],
+                result,
+                api_name="predict",
+                concurrency_limit=2,
+                concurrency_id="predict",
+            )
+
+
+def _heat(classifier: "Classifier", image: "Image.Image", label: str, request: gr.Request) -> Any:
+    from resnet_hub.explain import explain
+
+    picture = explain(classifier, image, classifier.config.labels.index(label))
+    return gr.update(value=picture, label=say(request, "heat_of", label=label), visible=True)
+
+
+def _facts(classifier: "Classifier", link: str | None, request: gr.Request) -> str:
+    config = classifier.config
+    some = ", ".join(config.labels[:5])
+    labels = some if config.num_classes <= 5 else say(request, "more", count=f"{config.num_classes:,}", some=some)
+    crop = f"{config.crop_pct * 100:.4g}"
+    rows = {
+        "architecture": config.architecture,
+        "parameters": f"{config.num_parameters:,}",
+        "labels": labels,
+        "preprocessing": say(request, "pixels", size=config.image_size, crop=crop, interpolation=config.interpolation),
+    }
+    cells = [f"<dt>{escape(say(request, key))}</dt><dd>{escape(value)}</dd>" for key, value in rows.items()]
+    if link:
+        anchor = f'<a href="{escape(link)}" target="_blank" rel="noopener">{escape(link)}</a>'
+        cells.append(f"<dt>{escape(say(request, 'card'))}</dt><dd>{anchor}</dd>")
+    return f"<dl>{''.join(cells)}</dl>"
+
+
+def _status(text: str) -> str:
+    return f'<p role="status">{escape(text)}</p>'
+
+
+def _alert(text: str) -> str:
+    return f'<p role="alert">{escape(text)}</p>'

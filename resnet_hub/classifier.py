@@ -1,0 +1,124 @@
+"""Pictures in, labels and scores out."""
+
+import copy
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from resnet_hub.config import ResNetConfig
+from resnet_hub.errors import CheckpointError, ImageError, ResNetHubError
+from resnet_hub.images import eval_transform, list_images, load_image
+from resnet_hub.model import ResNet
+
+_MAX_BATCH_PIXELS = 2**22  # of the network's input: 83 pictures of 224 x 224, one of 2048 x 2048
+
+
+class Classifier:
+    """A model that takes pictures and answers with labels and scores; any number of threads may call it at once.
+
+    Runs on `device`, or on the fastest present. `model` itself is left as it is: where it is in training mode or
+    on another device, the classifier works on a copy. Raises `ResNetHubError` for a model without a head.
+    """
+
+    def __init__(self, model: ResNet, *, device: str | torch.device | None = None):
+        if not model.config.num_classes:
+            raise ResNetHubError("The model has no head, so it names no classes; load it with id2label= or num_classes=.")
+        self.device = _device(device)
+        ready = model.conv1.weight.device == self.device and not any(part.training for part in model.modules())
+        try:
+            self.model = model if ready else copy.deepcopy(model).eval().to(self.device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise ResNetHubError(f"The model cannot run on {self.device}: {reason}.") from None
+        self.transform = eval_transform(model.config)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, device: str | torch.device | None = None, **hub: Any) -> Self:
+        """The classifier of a checkpoint folder or a Hub repo; `hub` as `ResNet.from_pretrained` takes it."""
+        return cls(ResNet.from_pretrained(source, **hub), device=device)
+
+    @property
+    def config(self) -> ResNetConfig:
+        return self.model.config
+
+    def __call__(
+        self,
+        images: Any,
+        top_k: int | None = 5,
+        batch_size: int = 16,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> Any:
+        """The `top_k` likeliest labels (None: all), best first: `[{"label": str, "score": float}, ...]`.
+
+        One image, as `load_image` takes it, gives one such list; a list, a tuple or a folder (in the order of
+        `list_images`) gives a list of them; an iterator gives an iterator, which reads ahead by one batch only.
+        Raises `ImageError` for a picture that cannot be read; with `errors="return"` it stands in the picture's place.
+        """
+        for key, value in {"top_k": top_k, "batch_size": batch_size}.items():
+            if value is not None and value < 1:
+                raise ResNetHubError(f"{key} is {value}; expected 1 or more.")
+        if isinstance(images, str | os.PathLike) and os.path.isdir(images):
+            folder, images = images, list_images(Path(images))
+            if not images:
+                raise ImageError(f"The folder {os.fspath(folder)} holds no images.")
+        if isinstance(images, list | tuple):
+            return list(self._stream(images, top_k, batch_size, errors))
+        if isinstance(images, Iterator) and not hasattr(images, "read"):  # an open file is an iterator too
+            return self._stream(images, top_k, batch_size, errors)
+        return next(self._stream([images], top_k, batch_size, errors, names=False))
+
+    def scores(self, images: Iterable[Any]) -> Tensor:
+        """Probabilities (N, num_classes), float32 on the CPU, of images as `load_image` takes them, in one batch."""
+        return self._scores([self.transform(load_image(image)) for image in images])
+
+    def _scores(self, inputs: list[Tensor]) -> Tensor:
+        if not inputs:
+            return torch.empty(0, self.config.num_classes)
+        with torch.inference_mode():
+            # convolutions on a CPU are faster with the channels last, and follow their input
+            batch = torch.stack(inputs).to(memory_format=torch.channels_last)
+            scores = self.model(batch.to(self.device, self.model.conv1.weight.dtype)).float().softmax(1).cpu()
+        if not scores.isfinite().all():
+            raise CheckpointError("The model answers with values that are no numbers: its weights are damaged.")
+        return scores.clone()  # outside of inference mode: a tensor that the caller may use with gradients
+
+    def _stream(
+        self, images: Iterable[Any], top_k: int | None, batch_size: int, errors: str, names: bool = True
+    ) -> Iterator[Any]:
+        batch_size = min(batch_size, max(1, _MAX_BATCH_PIXELS // self.config.image_size**2))
+        numbered = iter(enumerate(images, start=1))
+        while batch := list(islice(numbered, batch_size)):
+            inputs: list[Tensor | ImageError] = []
+            for number, image in batch:
+                unnamed = names and not isinstance(image, str | os.PathLike)
+                try:
+                    inputs.append(self.transform(load_image(image, name=f"Image {number}" if unnamed else None)))
+                except ImageError as error:
+                    if errors == "raise":
+                        raise
+                    inputs.append(error)
+            scores = iter(self._scores([item for item in inputs if isinstance(item, Tensor)]))
+            for item in inputs:
+                yield item if isinstance(item, ImageError) else self._ranking(next(scores), top_k)
+
+    def _ranking(self, scores: Tensor, top_k: int | None) -> list[dict[str, Any]]:
+        best = scores.sort(descending=True, stable=True)
+        pairs = zip(best.indices[:top_k].tolist(), best.values[:top_k].tolist(), strict=True)
+        return [{"label": self.config.id2label[index], "score": score} for index, score in pairs]
+
+
+def _device(wanted: str | torch.device | None) -> torch.device:
+    if wanted is None:
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except (RuntimeError, TypeError):
+        raise ResNetHubError(f"There is no device {wanted!r}; use cpu, cuda, cuda:1 or mps.") from None
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())  # as the tensors on it say
+    return device

@@ -1,0 +1,309 @@
+"""Whatever holds a picture -> an upright RGB image -> the tensor that a network was trained on.
+
+Pictures come from strangers: formats are an explicit list, sizes are checked before pixels are decoded, and
+whatever goes wrong inside a decoder becomes an `ImageError` of one sentence.
+"""
+
+import io
+import os
+import re
+import stat
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from resnet_hub.config import ResNetConfig
+from resnet_hub.errors import ConfigError, ImageError
+
+MAX_BYTES = 50 * 2**20
+MAX_PIXELS = 120_000_000  # a 108-megapixel phone photo passes; 360 MB as RGB
+MAX_SIDE = 65_535  # what a JPEG can have
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # Pillow opens MPO as JPEG
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .heic .heif .hif".split()
+)
+_ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
+_HEIC = re.compile(rb".{4}ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", re.DOTALL)
+_URL = re.compile(r"\s*(data:|file:|https?:|ftp:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
+
+_ORIENTATION = 0x0112  # EXIF tag; its value says how the stored pixels have to be turned
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+_MAX_RESIZED_PIXELS = 2**26  # a 20000x1 picture resized to a short side of 256 would have 1.3 billion
+
+
+def load_image(source: Any, *, name: str | None = None) -> Image.Image:
+    """An upright RGB image of 8 bits from a path, bytes, a binary file, a PIL image or a numpy array.
+
+    Arrays are (H, W) or (H, W, 1 | 3 | 4), uint8, uint16, bool, or floats in 0..1. Transparency is laid over white;
+    of an animation it is the first frame. URLs are never fetched. Raises `ImageError`, which calls the picture `name`
+    or by the name of its file.
+    """
+    name = _printable(name or _name_of(source) or "the image")
+    try:
+        with _quiet():
+            if isinstance(source, Image.Image):
+                image = source
+            elif isinstance(source, np.ndarray):
+                image = _from_array(source, name)
+            else:
+                image = _open(_read(source, name), name)
+            _check_size(image, name)
+            image.load()
+            _check_size(image, name)  # some formats learn their true size only now
+            return _upright(_to_rgb(image), image)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, MemoryError):
+        raise ImageError(_too_large(name)) from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{_first_upper(name)} is no picture that can be read; use {_ACCEPTED}.") from None
+    except Exception as error:  # decoders meet hostile bytes with nearly every exception there is
+        raise ImageError(f"{_first_upper(name)} is damaged or incomplete; save or send it again.") from error
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """The image files in `folder` and below by their suffix, sorted; hidden and system files are left out."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise ImageError(f"{_first_upper(_printable(str(folder)))} is no folder.")
+    found = []
+    for parent, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        found += [
+            Path(parent, name)
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+        ]
+    return sorted(found)
+
+
+def crop_box(config: ResNetConfig, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The part of a picture of `size` (width, height) that the network sees: left, top, right, bottom in its pixels."""
+    (width, height), side = size, config.image_size
+    new_width, new_height = _resized(config, size)
+    left, top = _margin(new_width, side), _margin(new_height, side)
+    x, y = width / new_width, height / new_height
+    return left * x, top * y, min((left + side) * x, width), min((top + side) * y, height)
+
+
+def eval_transform(config: ResNetConfig) -> Callable[[Image.Image], Tensor]:
+    """A function from an RGB image to the network's input (in_channels, image_size, image_size), float32.
+
+    To the bit torchvision's `Resize(resize_size, interpolation)`, `CenterCrop(image_size)`, `ToTensor`,
+    `Normalize(mean, std)` on a PIL image. Raises `ConfigError` for other than one or three channels.
+    """
+    if config.in_channels not in (1, 3):
+        raise ConfigError(f"The model wants {config.in_channels} channels; a picture has 3, or 1 as grey.")
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (config.mean, config.std))
+    return partial(_transform, config, mean, std)
+
+
+def _transform(config: ResNetConfig, mean: Tensor, std: Tensor, image: Image.Image) -> Tensor:
+    image = image.convert("L" if config.in_channels == 1 else "RGB")
+    side, resampling = config.image_size, _RESAMPLING[config.interpolation]
+    width, height = _resized(config, image.size)
+    if width * height > _MAX_RESIZED_PIXELS:  # cut first, at fractions of a pixel: the same up to rounding
+        image = image.resize((side, side), resampling, box=crop_box(config, image.size))
+    else:
+        left, top = _margin(width, side), _margin(height, side)
+        image = image.resize((width, height), resampling).crop((left, top, left + side, top + side))
+    pixels = torch.from_numpy(np.array(image).reshape(side, side, config.in_channels))
+    return pixels.permute(2, 0, 1).contiguous().float().div_(255).sub_(mean).div_(std)
+
+
+def _resized(config: ResNetConfig, size: tuple[int, int]) -> tuple[int, int]:
+    short = config.resize_size
+    long = int(short * max(size) / min(size))
+    return (short, long) if size[0] <= size[1] else (long, short)
+
+
+def _margin(length: int, side: int) -> int:
+    return round((length - side) / 2)
+
+
+def _read(source: Any, name: str) -> bytes:
+    """The bytes of a path, a file object or bytes, never more than `MAX_BYTES`."""
+    if isinstance(source, str) and _URL.match(source):
+        raise ImageError("Pictures are not fetched from addresses; download the picture and give its path.")
+    try:
+        match source:
+            case bytes() | bytearray() | memoryview():
+                data = bytes(source) if memoryview(source).nbytes <= MAX_BYTES else b"\0" * (MAX_BYTES + 1)
+            case str() | os.PathLike():
+                mode = os.stat(source).st_mode
+                if not stat.S_ISREG(mode):  # a pipe or a device could block for ever
+                    kind = "a folder" if stat.S_ISDIR(mode) else "no ordinary file"
+                    raise ImageError(f"{_first_upper(name)} is {kind}; give an image file.")
+                with open(source, "rb") as file:
+                    data = file.read(MAX_BYTES + 1)
+            case _ if hasattr(source, "read"):
+                data = _read_file(source)
+            case _:
+                data = None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(f"{_first_upper(name)} cannot be read: {reason}.") from None
+    if not isinstance(data, bytes):
+        kind = type(source).__name__
+        raise ImageError(f"{_first_upper(name)} is a {kind}; give a path, bytes, a binary file, a PIL image or an array.")
+    if not data:
+        raise ImageError(f"{_first_upper(name)} is empty: it holds no bytes.")
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"{_first_upper(name)} is larger than {MAX_BYTES // 2**20} MB; save it smaller.")
+    return data
+
+
+def _read_file(file: IO[bytes]) -> bytes:
+    with suppress(OSError, AttributeError):  # from its start, as Pillow does, where it can go back
+        file.seek(0)
+    return file.read(MAX_BYTES + 1)
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """The picture's header; no pixel is decoded yet."""
+    formats = _formats()
+    if "HEIF" not in formats and _HEIC.match(data):
+        raise ImageError(f"{_first_upper(name)} is a HEIC picture; to read it, pip install pillow-heif.")
+    image = Image.open(io.BytesIO(data), formats=formats)
+    if image.format == "PNG":
+        _check_size(image, name)
+        image.verify()  # Pillow leaves the check sums of pixel data alone; the image is of no use afterwards
+        image = Image.open(io.BytesIO(data), formats=formats)
+    return image
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow opens."""
+    Image.init()
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    return tuple(format for format in FORMATS if format in Image.OPEN)
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    width, height = image.size
+    if not width or not height:
+        raise ImageError(f"{_first_upper(name)} has no pixels: it is {width} x {height}.")
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise ImageError(_too_large(name, f" ({width} x {height} pixels)"))
+
+
+def _too_large(name: str, found: str = "") -> str:
+    limits = f"{MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} pixels a side"
+    return f"{_first_upper(name)} is too large{found}; at most {limits} are opened."
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """A copy in mode RGB with nothing but pixels: metadata left on it could turn it a second time."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(_to_8_bit(np.asarray(image)))
+    elif image.mode in ("I", "F"):
+        image = _from_open_scale(np.asarray(image), image.mode)
+    if image.has_transparency_data:
+        if image.mode == "La":
+            image = image.convert("LA")
+        image = image.convert("RGBA")
+        rgb = Image.new("RGB", image.size, "white")
+        rgb.paste(image, mask=image.getchannel("A"))
+    else:
+        rgb = image.convert("RGB")
+    rgb.info = {}
+    return rgb
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """65535 becomes 255, rounded to the nearest."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _from_open_scale(values: np.ndarray, mode: str) -> Image.Image:
+    """Numbers of a file that does not say which one is white: the nearest usual scale that holds them all."""
+    values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
+    low, high = min(values.min(), 0), values.max()
+    white = next((scale for scale in ((1, 255, 65535) if mode == "F" else (255, 65535)) if high <= scale), high)
+    return Image.fromarray(((values - low) * (255 / (white - low))).round().astype(np.uint8))
+
+
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 and (array.ndim != 3 or array.shape[2] not in (3, 4)):
+        raise ImageError(f"{_first_upper(name)} has the shape {array.shape}; expected (H, W) or (H, W, 1, 3 or 4).")
+    if array.size == 0 or array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise ImageError(f"{_first_upper(name)} has the shape {array.shape}; expected 1 to {MAX_PIXELS} pixels.")
+    if array.dtype == np.uint16:
+        array = _to_8_bit(array)
+    elif array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    elif np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):  # so written, NaN fails too
+            found = f"{array.min():g} to {array.max():g}"
+            raise ImageError(f"{_first_upper(name)} has floats from {found}; expected 0 to 1, or uint8 for 0 to 255.")
+        array = (array.astype(np.float32) * 255).round().astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ImageError(f"{_first_upper(name)} has the type {array.dtype}; expected uint8, uint16 or floats in 0..1.")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
+    """`pixels` turned as the metadata of `source` says; damaged metadata is no reason to refuse a picture."""
+    with suppress(Exception):
+        turn = _UPRIGHT.get(source.getexif().get(_ORIENTATION))
+        return pixels.transpose(turn) if turn is not None else pixels
+    return pixels
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides Pillow's remarks on odd metadata.
+
+    `warnings.catch_warnings` would put back, at its end, filters that other threads have changed meanwhile.
+    """
+    filters: Any = warnings.filters
+    ignore = ("ignore", None, Warning, re.compile(r"PIL\.|pillow_heif\."), 0)
+    filters.insert(0, ignore)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            filters.remove(ignore)
+
+
+def _name_of(source: Any) -> str | None:
+    """The name of a file without its folders, if `source` has one."""
+    path = getattr(source, "name", None) if hasattr(source, "read") else source
+    path = getattr(path, "filename", path) if isinstance(path, Image.Image) else path
+    return os.path.basename(os.fspath(path)) if isinstance(path, str | Path) else None
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)[:200]
+
+
+def _first_upper(name: str) -> str:
+    return "The image" if name == "the image" else name

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from resnet_hub.classifier import Classifier
-from resnet_hub.images import crop_box, eval_transform
+from resnet_hub.images import crop_box
 from resnet_hub.model import ResNet
 
 _COLD, _WARM, _HOT = "#3b1c8c", "#e0457b", "#ffe14d"  # told apart without colour vision: dark to light
@@ -35,13 +35,12 @@ def explain(classify: Classifier, image: Image.Image, index: int, *, longest: in
 
     Only the centre crop that the model was shown is coloured; what it never saw is faded.
     """
-    device = next(classify.model.parameters()).device
-    pixels = eval_transform(classify.config)(image).unsqueeze(0).to(device)
+    pixels = classify.transform(image).unsqueeze(0).to(classify.device, classify.model.fc.weight.dtype)
     heat = heat_map(classify.model, pixels, index)[0].mul(255).byte().cpu().numpy()
 
     scale = min(1.0, longest / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    left, top, right, bottom = (round(edge * scale) for edge in crop_box(image.size, classify.config))
+    left, top, right, bottom = (round(edge * scale) for edge in crop_box(classify.config, image.size))
     box = (left, top, max(right, left + 1), max(bottom, top + 1))
     picture = image.resize(size, Image.Resampling.BICUBIC)
 

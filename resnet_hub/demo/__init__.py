@@ -13,7 +13,16 @@ from resnet_hub.demo.predict import PredictTab
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=["ui-monospace", "monospace"])
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto; }
+.gradio-container { max-width: 1200px !important; margin: 0 auto; }
+#head p, #line p, #hint { color: var(--body-text-color-subdued); margin: 0; }
+#classes dl { font-family: inherit; }
+#classes button:hover dt { text-decoration: underline; }
+#facts { background: var(--block-background-fill); border-radius: var(--block-radius); padding: var(--block-padding); }
+#facts dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.4rem 1.25rem; margin: 0; }
+#facts dt { color: var(--body-text-color-subdued); }
+#facts dd { margin: 0; overflow-wrap: anywhere; }
+[role="alert"] { color: var(--error-text-color); margin: 0; }
+@media (min-width: 700px) { #classes { min-height: 340px; } }
 """
 
 
@@ -22,7 +31,7 @@ def build(shelf: str | Path, default: str | None = None) -> gr.Blocks:
     models = Models(Path(shelf))
     default = default or next(iter(models.names()), "")
     with gr.Blocks(title="resnet_hub", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as demo:
-        gr.HTML("")
+        gr.Markdown(t("head"), elem_id="head")
         PredictTab(models).render(demo, default)
     demo.queue(max_size=64)
     if default:  # the first visitor shall not wait for torch

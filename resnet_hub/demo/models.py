@@ -101,9 +101,11 @@ class Models:
             self._bytes[name] = wanted
 
     def warm_up(self, name: str) -> None:
-        """Load a model that nobody has asked for yet; whoever asks for it hears what is wrong with it."""
+        """Load a model and answer once, so that the first visitor waits for neither; errors are told when asked for."""
+        from PIL import Image
+
         with suppress(ResNetHubError):
-            self.get(name)
+            self.get(name)(Image.new("RGB", (64, 64)))
 
     def search(self, text: str) -> list[str]:
         """Ids of image classifiers on the Hub that match, most used first; none where the Hub does not answer."""

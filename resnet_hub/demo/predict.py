@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from gradio.data_classes import ImageData
 
 from resnet_hub.demo.i18n import say, sentence, t
 from resnet_hub.demo.models import Models
@@ -20,16 +19,6 @@ if TYPE_CHECKING:
 TOP = 5
 EXAMPLES = Path(__file__).with_name("examples")
 _SHOWN_BY_BROWSERS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
-_NO_HEAT = {"value": None, "visible": False}
-
-
-class Photo(gr.Image):
-    """An image input that hands on the file as it came, so that every picture goes through `images.load_image`."""
-
-    is_template = True  # for the browser it is the gr.Image it derives from
-
-    def preprocess(self, payload: ImageData | None) -> str | None:
-        return payload.path if payload else None
 
 
 class PredictTab:
@@ -38,28 +27,28 @@ class PredictTab:
     def __init__(self, models: Models):
         self.models = models
 
-    def answer(self, photo: str | None, model: str, request: gr.Request) -> tuple[Any, ...]:
+    def answer(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
         """Top classes, a line about them, the heat of the first, and the photo where a browser cannot show it."""
         if photo is None:
-            return None, "", gr.update(**_NO_HEAT), gr.skip()
+            return None, "", None, gr.skip()
         try:
             classifier, image, top, seconds = self._classify(photo, model, TOP)
         except ResNetHubError as error:
-            return None, _alert(sentence(request, error)), gr.update(**_NO_HEAT), gr.skip()
-        device = str(next(classifier.model.parameters()).device).upper()
+            return None, _alert(sentence(request, error)), None, gr.skip()
+        device = classifier.device.type.upper()
         line = _status(say(request, "took", time=f"{seconds * 1000:.0f} ms", device=device, model=model))
         scores = {entry["label"]: entry["score"] for entry in top}
-        shown = gr.skip() if Path(photo).suffix.lower() in _SHOWN_BY_BROWSERS else image
+        shown = gr.skip() if Path(photo["path"]).suffix.lower() in _SHOWN_BY_BROWSERS else image
         return scores, line, _heat(classifier, image, top[0]["label"], request), shown
 
-    def why(self, photo: str | None, model: str, request: gr.Request, chosen: gr.SelectData) -> Any:
+    def why(self, photo: dict[str, Any] | None, model: str, request: gr.Request, chosen: gr.SelectData) -> Any:
         """The heat of the class that the visitor chose."""
         from resnet_hub.images import load_image
 
         if photo is None:
-            return gr.update(**_NO_HEAT)
+            return None
         try:
-            return _heat(self.models.get(model), load_image(photo), chosen.value, request)
+            return _heat(self.models.get(model), load_image(photo["path"], name=photo["orig_name"]), chosen.value, request)
         except (ResNetHubError, ValueError):  # the model changed meanwhile, and its answer brings its own heat
             return gr.skip()
 
@@ -80,7 +69,7 @@ class PredictTab:
         found = self.models.search(typed.input_value.strip())
         return gr.update(choices=list(dict.fromkeys(self.models.names() + found)))
 
-    def predict(self, image: str | None, model: str, top_k: float = TOP) -> list[dict[str, Any]]:
+    def predict(self, image: dict[str, Any] | None, model: str, top_k: float = TOP) -> list[dict[str, Any]]:
         """Classify an image with a ResNet: its most likely labels with their scores, best first.
 
         Args:
@@ -97,13 +86,13 @@ class PredictTab:
         except ResNetHubError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
-    def _classify(self, photo: str, model: str, top_k: int) -> "tuple[Classifier, Image.Image, list, float]":
+    def _classify(self, photo: dict[str, Any], model: str, top_k: int) -> "tuple[Classifier, Image.Image, list, float]":
         """The classifier, the upright picture, its top classes, and the seconds for decoding and classifying."""
         from resnet_hub.images import load_image
 
         classifier = self.models.get(model)
         start = time.perf_counter()
-        image = load_image(photo)
+        image = load_image(photo["path"], name=photo["orig_name"])
         top = classifier(image, top_k=top_k)
         return classifier, image, top, time.perf_counter() - start
 
@@ -112,7 +101,7 @@ class PredictTab:
         current = gr.State(default)
         with gr.Row():
             with gr.Column(min_width=300):
-                photo = Photo(
+                photo = gr.Image(
                     label=t("photo"),
                     placeholder=t("photo_hint"),
                     sources=["upload", "clipboard", "webcam"],
@@ -121,20 +110,20 @@ class PredictTab:
                     height=340,
                     elem_id="photo",
                 )
-                button = gr.Button(t("classify"), variant="primary")
+                button = gr.Button(t("classify"))
             with gr.Column(min_width=300):
                 classes = gr.Label(label=t("classes"), num_top_classes=TOP, elem_id="classes")
-                line = gr.HTML(elem_id="line")
+                line = gr.HTML(_status(""), elem_id="line")
             with gr.Column(min_width=300):
                 why = gr.Image(
                     label=t("heat"),
                     alt_text=t("heat_alt"),
                     interactive=False,
-                    visible=False,
                     buttons=["fullscreen"],
                     height=340,
                     elem_id="why",
                 )
+                gr.HTML(t("heat_hint"), elem_id="hint")
         examples = gr.Examples(
             [str(path) for path in sorted(EXAMPLES.glob("*.jpg"))],
             photo,
@@ -159,7 +148,8 @@ class PredictTab:
                     card = gr.Textbox(label=t("card"), show_label=False, interactive=False, lines=4, max_lines=20)
 
         private: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
-        predicting = private | {"concurrency_limit": 2, "concurrency_id": "predict"}
+        # Without Gradio's preprocessing the file arrives as it came, and every picture goes through load_image.
+        predicting = private | {"preprocess": False, "concurrency_limit": 2, "concurrency_id": "predict"}
         loading = private | {"concurrency_limit": 4, "concurrency_id": "load"}
         whole: dict[str, Any] = {"fn": self.answer, "inputs": [photo, current], "outputs": [classes, line, why, photo]}
         whole |= predicting | {"show_progress_on": [classes]}
@@ -185,6 +175,7 @@ class PredictTab:
                 [photo, picker, top_k],
                 result,
                 api_name="predict",
+                preprocess=False,
                 concurrency_limit=2,
                 concurrency_id="predict",
             )
@@ -194,7 +185,7 @@ def _heat(classifier: "Classifier", image: "Image.Image", label: str, request: g
     from resnet_hub.explain import explain
 
     picture = explain(classifier, image, classifier.config.labels.index(label))
-    return gr.update(value=picture, label=say(request, "heat_of", label=label), visible=True)
+    return gr.update(value=picture, label=say(request, "heat_of", label=label))
 
 
 def _facts(classifier: "Classifier", link: str | None, request: gr.Request) -> str:

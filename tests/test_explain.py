@@ -1,0 +1,89 @@
+"""The heat map against Grad-CAM by autograd, and where it lands on the picture."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnet_hub.classifier import Classifier
+from resnet_hub.config import ResNetConfig
+from resnet_hub.explain import explain, heat_map
+from resnet_hub.images import crop_box
+from resnet_hub.model import ResNet
+
+TINY = {"depths": (1, 1), "width": 8, "stem": "3x3", "image_size": 32, "crop_pct": 0.8}
+LABELS = {0: "cat", 1: "dog", 2: "ship"}
+
+
+def model_of(**changes: object) -> ResNet:
+    torch.manual_seed(0)
+    return ResNet(ResNetConfig(id2label=LABELS, **(TINY | changes))).eval()
+
+
+def photo(width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height))
+
+
+def grad_cam(model: ResNet, images: torch.Tensor, index: int) -> torch.Tensor:
+    """Equations 1 and 2 of the paper as they are written."""
+    maps = model.forward_features(images).detach().requires_grad_()
+    model.fc(model.avgpool(maps).flatten(1))[:, index].sum().backward()
+    weights = maps.grad.mean(dim=(2, 3), keepdim=True)
+    heat = (weights * maps).sum(1).relu().detach()
+    return heat / heat.amax(dim=(1, 2), keepdim=True)
+
+
+@pytest.mark.parametrize("changes", [{}, {"block": "bottleneck"}, {"stem": "7x7", "image_size": 64}])
+def test_equals_grad_cam_by_autograd(changes: dict[str, object]) -> None:
+    model = model_of(**changes)
+    images = torch.randn(2, 3, model.config.image_size, model.config.image_size)
+    for index in LABELS:
+        torch.testing.assert_close(heat_map(model, images, index), grad_cam(model, images, index))
+
+
+def test_without_evidence_the_map_is_cold_and_the_picture_as_it_was() -> None:
+    classify = Classifier(model_of(crop_pct=1.0))
+    with torch.no_grad():
+        classify.model.fc.weight[1] = -1.0  # the features behind a ReLU are never negative
+    image = photo(48, 48)
+    assert explain(classify, image, 1).tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (40, 40), (300, 9)])
+def test_colours_only_what_the_model_saw(size: tuple[int, int]) -> None:
+    classify = Classifier(model_of())
+    pixels = np.asarray(explain(classify, photo(*size), 0)).astype(int)
+    assert pixels.shape == (size[1], size[0], 3)
+    coloured = pixels.max(axis=2) != pixels.min(axis=2)
+    left, top, right, bottom = (round(edge) for edge in crop_box(classify.config, size))
+    outside = coloured.copy()
+    outside[top:bottom, left:right] = False
+    assert coloured[top:bottom, left:right].any() and not outside.any()
+
+
+def test_colour_lies_where_the_map_is_hot() -> None:
+    classify = Classifier(model_of(crop_pct=1.0))
+    dark = photo(64, 64).point(lambda value: value // 10)  # against which every colour stands out
+    heat = heat_map(classify.model, classify.transform(dark)[None], 0)[0].numpy()
+    change = np.abs(np.asarray(explain(classify, dark, 0)).astype(int) - np.asarray(dark)).sum(axis=2)
+    cells = change.reshape(16, 4, 16, 4).mean(axis=(1, 3))
+    assert np.corrcoef(cells.ravel(), heat.ravel())[0, 1] > 0.9
+
+
+def test_shrinks_large_pictures_and_leaves_small_ones() -> None:
+    classify = Classifier(model_of())
+    assert explain(classify, photo(2000, 1000), 0).size == (768, 384)
+    assert explain(classify, photo(40, 24), 0, longest=100).size == (40, 24)
+
+
+def test_threads_share_a_model() -> None:
+    classify = Classifier(model_of())
+    images = [photo(40 + 8 * number, 48) for number in range(8)]
+    alone = [explain(classify, image, 0).tobytes() for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda image: explain(classify, image, 0).tobytes(), images * 3))
+    assert together == alone * 3
+    assert all(parameter.grad is None for parameter in classify.model.parameters())

@@ -27,15 +27,17 @@ class Classifier:
 
     def __init__(self, model: ResNet, *, device: str | torch.device | None = None):
         if not model.config.num_classes:
-            raise ResNetHubError("The model has no head, so it names no classes; load it with id2label= or num_classes=.")
-        self.device = _device(device)
-        ready = model.conv1.weight.device == self.device and not any(part.training for part in model.modules())
-        try:
-            self.model = model if ready else copy.deepcopy(model).eval().to(self.device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise ResNetHubError(f"The model cannot run on {self.device}: {reason}.") from None
+            raise ResNetHubError("The model has no head and so no classes; load it with id2label= or num_classes=.")
         self.transform = eval_transform(model.config)
+        wanted, present = _device(device), model.conv1.weight.device
+        if wanted.type != present.type or wanted.index not in (None, present.index) or _in_training(model):
+            try:
+                model = copy.deepcopy(model).eval().to(wanted)
+            except (RuntimeError, AssertionError, NotImplementedError) as error:
+                reason = str(error).splitlines()[0].rstrip(".")
+                raise ResNetHubError(f"The model cannot run on {wanted}: {reason}.") from None
+        self.model = model
+        self.device = model.conv1.weight.device
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, device: str | torch.device | None = None, **hub: Any) -> Self:
@@ -59,13 +61,15 @@ class Classifier:
         `list_images`) gives a list of them; an iterator gives an iterator, which reads ahead by one batch only.
         Raises `ImageError` for a picture that cannot be read; with `errors="return"` it stands in the picture's place.
         """
-        for key, value in {"top_k": top_k, "batch_size": batch_size}.items():
-            if value is not None and value < 1:
-                raise ResNetHubError(f"{key} is {value}; expected 1 or more.")
-        if isinstance(images, str | os.PathLike) and os.path.isdir(images):
+        for key, value in {"top_k": 1 if top_k is None else top_k, "batch_size": batch_size}.items():
+            if not isinstance(value, int) or value < 1:
+                raise ResNetHubError(f"{key} is {value!r}; expected a whole number, 1 or more.")
+        if errors not in ("raise", "return"):
+            raise ResNetHubError(f"errors is {errors!r}; choose 'raise' or 'return'.")
+        if isinstance(images, str | os.PathLike) and _is_folder(images):
             folder, images = images, list_images(Path(images))
             if not images:
-                raise ImageError(f"The folder {os.fspath(folder)} holds no images.")
+                raise ImageError(f"The folder {Path(folder).name} holds no images.")
         if isinstance(images, list | tuple):
             return list(self._stream(images, top_k, batch_size, errors))
         if isinstance(images, Iterator) and not hasattr(images, "read"):  # an open file is an iterator too
@@ -112,13 +116,21 @@ class Classifier:
         return [{"label": self.config.id2label[index], "score": score} for index, score in pairs]
 
 
+def _is_folder(path: str | os.PathLike[str]) -> bool:
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _in_training(model: ResNet) -> bool:
+    return any(part.training for part in model.modules())
+
+
 def _device(wanted: str | torch.device | None) -> torch.device:
     if wanted is None:
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        device = torch.device(wanted)
+        return torch.device(wanted)
     except (RuntimeError, TypeError):
         raise ResNetHubError(f"There is no device {wanted!r}; use cpu, cuda, cuda:1 or mps.") from None
-    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())  # as the tensors on it say
-    return device

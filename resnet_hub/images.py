@@ -28,9 +28,8 @@ MAX_PIXELS = 120_000_000  # a 108-megapixel phone photo passes; 360 MB as RGB
 MAX_SIDE = 65_535  # what a JPEG can have
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # Pillow opens MPO as JPEG
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .heic .heif .hif".split()
-)
+_JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
+SUFFIXES = _JPEG_SUFFIXES | {".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"}
 _ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
 _HEIC = re.compile(rb".{4}ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", re.DOTALL)
 _URL = re.compile(r"\s*(data:|file:|https?:|ftp:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
@@ -50,7 +49,12 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-_MAX_RESIZED_PIXELS = 2**26  # a 20000x1 picture resized to a short side of 256 would have 1.3 billion
+
+# A small file must not keep a decoder busy: a 10 MB GIF full of comments does for minutes, a JPEG of scans for hours.
+_MAX_READS = 500_000  # of the file, by Pillow's loops over its parts
+_MAX_SCANNED_PIXELS = 2_000_000_000  # over all scans of a progressive JPEG, usually ten
+_SCAN = re.compile(rb"\xff\xda\x00(\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+_MAX_RESIZED_PIXELS = 2**26  # a 20000x1 picture with a short side of 256 would have 1.3 billion
 
 
 def load_image(source: Any, *, name: str | None = None) -> Image.Image:
@@ -60,7 +64,7 @@ def load_image(source: Any, *, name: str | None = None) -> Image.Image:
     of an animation it is the first frame. URLs are never fetched. Raises `ImageError`, which calls the picture `name`
     or by the name of its file.
     """
-    name = _printable(name or _name_of(source) or "the image")
+    name = _printable(name or _name_of(source) or "The image")
     try:
         with _quiet():
             if isinstance(source, Image.Image):
@@ -72,29 +76,29 @@ def load_image(source: Any, *, name: str | None = None) -> Image.Image:
             _check_size(image, name)
             image.load()
             _check_size(image, name)  # some formats learn their true size only now
-            return _upright(_to_rgb(image), image)
+            turn = _turn(image)
+            image = _to_rgb(image)
+            return image if turn is None else image.transpose(turn)
     except ImageError:
         raise
     except (Image.DecompressionBombError, MemoryError):
         raise ImageError(_too_large(name)) from None
     except UnidentifiedImageError:
-        raise ImageError(f"{_first_upper(name)} is no picture that can be read; use {_ACCEPTED}.") from None
+        raise ImageError(f"{name} is damaged, or of a kind that is not read here; use {_ACCEPTED}.") from None
     except Exception as error:  # decoders meet hostile bytes with nearly every exception there is
-        raise ImageError(f"{_first_upper(name)} is damaged or incomplete; save or send it again.") from error
+        raise ImageError(f"{name} is damaged or incomplete; save or send it again.") from error
 
 
 def list_images(folder: str | Path) -> list[Path]:
     """The image files in `folder` and below by their suffix, sorted; hidden and system files are left out."""
     root = Path(folder)
     if not root.is_dir():
-        raise ImageError(f"{_first_upper(_printable(str(folder)))} is no folder.")
+        raise ImageError(f"{_printable(str(folder))} is no folder.")
     found = []
     for parent, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
         found += [
-            Path(parent, name)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+            Path(parent, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
         ]
     return sorted(found)
 
@@ -144,35 +148,36 @@ def _margin(length: int, side: int) -> int:
 
 
 def _read(source: Any, name: str) -> bytes:
-    """The bytes of a path, a file object or bytes, never more than `MAX_BYTES`."""
+    """The bytes of a path, a file object or bytes; of a file never more than `MAX_BYTES` and one."""
     if isinstance(source, str) and _URL.match(source):
         raise ImageError("Pictures are not fetched from addresses; download the picture and give its path.")
+    data: Any = None
     try:
-        match source:
-            case bytes() | bytearray() | memoryview():
-                data = bytes(source) if memoryview(source).nbytes <= MAX_BYTES else b"\0" * (MAX_BYTES + 1)
-            case str() | os.PathLike():
-                mode = os.stat(source).st_mode
-                if not stat.S_ISREG(mode):  # a pipe or a device could block for ever
-                    kind = "a folder" if stat.S_ISDIR(mode) else "no ordinary file"
-                    raise ImageError(f"{_first_upper(name)} is {kind}; give an image file.")
-                with open(source, "rb") as file:
-                    data = file.read(MAX_BYTES + 1)
-            case _ if hasattr(source, "read"):
-                data = _read_file(source)
-            case _:
-                data = None
+        if isinstance(source, str | os.PathLike):
+            data = _read_path(Path(source), name)
+        elif isinstance(source, bytes | bytearray | memoryview):
+            data = bytes(source)
+        elif hasattr(source, "read"):
+            data = _read_file(source)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ImageError(f"{_first_upper(name)} cannot be read: {reason}.") from None
+        raise ImageError(f"{name} cannot be read: {reason}.") from None
     if not isinstance(data, bytes):
-        kind = type(source).__name__
-        raise ImageError(f"{_first_upper(name)} is a {kind}; give a path, bytes, a binary file, a PIL image or an array.")
+        wanted = "a path, bytes, a binary file, a PIL image or a numpy array"
+        raise ImageError(f"{name} is of the type {type(source).__name__}; give {wanted}.")
     if not data:
-        raise ImageError(f"{_first_upper(name)} is empty: it holds no bytes.")
+        raise ImageError(f"{name} is empty; save or send it again.")
     if len(data) > MAX_BYTES:
-        raise ImageError(f"{_first_upper(name)} is larger than {MAX_BYTES // 2**20} MB; save it smaller.")
+        raise ImageError(f"{name} is larger than {MAX_BYTES // 2**20} MB; save it smaller.")
     return data
+
+
+def _read_path(path: Path, name: str) -> bytes:
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):  # a pipe or a device could block for ever
+        raise ImageError(f"{name} is {'a folder' if stat.S_ISDIR(mode) else 'no ordinary file'}; give an image file.")
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
 
 
 def _read_file(file: IO[bytes]) -> bytes:
@@ -181,16 +186,32 @@ def _read_file(file: IO[bytes]) -> bytes:
     return file.read(MAX_BYTES + 1)
 
 
+class _Metered(io.BytesIO):
+    """Bytes that can be read in a bounded number of pieces."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > _MAX_READS:
+            raise ValueError("too many parts")
+        return super().read(size)
+
+
 def _open(data: bytes, name: str) -> Image.Image:
-    """The picture's header; no pixel is decoded yet."""
+    """The picture with its header read, and no pixel decoded."""
     formats = _formats()
     if "HEIF" not in formats and _HEIC.match(data):
-        raise ImageError(f"{_first_upper(name)} is a HEIC picture; to read it, pip install pillow-heif.")
-    image = Image.open(io.BytesIO(data), formats=formats)
+        raise ImageError(f"{name} is a HEIC picture; to read it, pip install pillow-heif.")
+    image = Image.open(_Metered(data), formats=formats)
+    _check_size(image, name)
     if image.format == "PNG":
-        _check_size(image, name)
         image.verify()  # Pillow leaves the check sums of pixel data alone; the image is of no use afterwards
-        image = Image.open(io.BytesIO(data), formats=formats)
+        image = Image.open(_Metered(data), formats=formats)
+    elif image.format in ("JPEG", "MPO"):
+        scans = sum(1 for _ in _SCAN.finditer(data))
+        if scans * image.width * image.height > _MAX_SCANNED_PIXELS:
+            raise ImageError(_too_large(name, f" ({scans} passes over {image.width} x {image.height} pixels)"))
     return image
 
 
@@ -208,14 +229,21 @@ def _formats() -> tuple[str, ...]:
 def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if not width or not height:
-        raise ImageError(f"{_first_upper(name)} has no pixels: it is {width} x {height}.")
+        raise ImageError(f"{name} has no pixels: it is {width} x {height}.")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise ImageError(_too_large(name, f" ({width} x {height} pixels)"))
 
 
 def _too_large(name: str, found: str = "") -> str:
     limits = f"{MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} pixels a side"
-    return f"{_first_upper(name)} is too large{found}; at most {limits} are opened."
+    return f"{name} is too large{found}; at most {limits} are opened."
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What brings the picture upright; damaged metadata is no reason to refuse it."""
+    with suppress(Exception):
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -223,11 +251,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         image = Image.fromarray(_to_8_bit(np.asarray(image)))
     elif image.mode in ("I", "F"):
-        image = _from_open_scale(np.asarray(image), image.mode)
+        image = Image.fromarray(_to_usual_scale(np.asarray(image)))
     if image.has_transparency_data:
-        if image.mode == "La":
-            image = image.convert("LA")
-        image = image.convert("RGBA")
+        if image.mode != "RGBA":
+            image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         rgb = Image.new("RGB", image.size, "white")
         rgb.paste(image, mask=image.getchannel("A"))
     else:
@@ -237,25 +264,31 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """65535 becomes 255, rounded to the nearest."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    """0..65535 to 0..255, rounded to the nearest."""
+    wide = values.astype(np.uint32)
+    wide += 128
+    wide //= 257
+    return wide.astype(np.uint8)
 
 
-def _from_open_scale(values: np.ndarray, mode: str) -> Image.Image:
-    """Numbers of a file that does not say which one is white: the nearest usual scale that holds them all."""
-    values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
-    low, high = min(values.min(), 0), values.max()
-    white = next((scale for scale in ((1, 255, 65535) if mode == "F" else (255, 65535)) if high <= scale), high)
-    return Image.fromarray(((values - low) * (255 / (white - low))).round().astype(np.uint8))
+def _to_usual_scale(values: np.ndarray) -> np.ndarray:
+    """Numbers from a file that does not say which is white: the smallest of 1 (floats), 255, 65535 that holds all."""
+    scales = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
+    values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0).clip(-1e30, 1e30)
+    black, largest = min(values.min(), 0), values.max()
+    white = next((scale for scale in scales if largest <= scale), largest)
+    values -= black
+    values *= 255 / (white - black)
+    return values.round().astype(np.uint8)
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim != 2 and (array.ndim != 3 or array.shape[2] not in (3, 4)):
-        raise ImageError(f"{_first_upper(name)} has the shape {array.shape}; expected (H, W) or (H, W, 1, 3 or 4).")
+        raise ImageError(f"{name} has the shape {array.shape}; expected (H, W) or (H, W, 1, 3 or 4).")
     if array.size == 0 or array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise ImageError(f"{_first_upper(name)} has the shape {array.shape}; expected 1 to {MAX_PIXELS} pixels.")
+        raise ImageError(f"{name} has the shape {array.shape}; expected 1 to {MAX_PIXELS} pixels.")
     if array.dtype == np.uint16:
         array = _to_8_bit(array)
     elif array.dtype == bool:
@@ -263,19 +296,11 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     elif np.issubdtype(array.dtype, np.floating):
         if not (array.min() >= 0 and array.max() <= 1):  # so written, NaN fails too
             found = f"{array.min():g} to {array.max():g}"
-            raise ImageError(f"{_first_upper(name)} has floats from {found}; expected 0 to 1, or uint8 for 0 to 255.")
+            raise ImageError(f"{name} has floats from {found}; expected 0 to 1, or uint8 for 0 to 255.")
         array = (array.astype(np.float32) * 255).round().astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise ImageError(f"{_first_upper(name)} has the type {array.dtype}; expected uint8, uint16 or floats in 0..1.")
+        raise ImageError(f"{name} has the type {array.dtype}; expected uint8, uint16 or floats in 0..1.")
     return Image.fromarray(np.ascontiguousarray(array))
-
-
-def _upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
-    """`pixels` turned as the metadata of `source` says; damaged metadata is no reason to refuse a picture."""
-    with suppress(Exception):
-        turn = _UPRIGHT.get(source.getexif().get(_ORIENTATION))
-        return pixels.transpose(turn) if turn is not None else pixels
-    return pixels
 
 
 @contextmanager
@@ -298,12 +323,8 @@ def _name_of(source: Any) -> str | None:
     """The name of a file without its folders, if `source` has one."""
     path = getattr(source, "name", None) if hasattr(source, "read") else source
     path = getattr(path, "filename", path) if isinstance(path, Image.Image) else path
-    return os.path.basename(os.fspath(path)) if isinstance(path, str | Path) else None
+    return Path(path).name if isinstance(path, str | os.PathLike) else None
 
 
 def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)[:200]
-
-
-def _first_upper(name: str) -> str:
-    return "The image" if name == "the image" else name

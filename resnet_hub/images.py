@@ -274,7 +274,7 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
 def _to_usual_scale(values: np.ndarray) -> np.ndarray:
     """Numbers from a file that does not say which is white: the smallest of 1 (floats), 255, 65535 that holds all."""
     scales = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
-    values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0).clip(-1e30, 1e30)
+    values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0).clip(-1e38, 1e38)
     black, largest = min(values.min(), 0), values.max()
     white = next((scale for scale in scales if largest <= scale), largest)
     values -= black

@@ -8,20 +8,25 @@ import gradio as gr
 
 from resnet_hub.demo.i18n import I18N, t
 from resnet_hub.demo.models import Models
-from resnet_hub.demo.predict import PredictTab
+from resnet_hub.demo.predict import EXAMPLES, PredictTab
 
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=["ui-monospace", "monospace"])
 CSS = """
 .gradio-container { max-width: 1200px !important; margin: 0 auto; }
 #head p, #line p, #hint { color: var(--body-text-color-subdued); margin: 0; }
-#classes dl { font-family: inherit; }
+#classes button { font-family: var(--font); }
 #classes button:hover dt { text-decoration: underline; }
-#facts { background: var(--block-background-fill); border-radius: var(--block-radius); padding: var(--block-padding); }
+#facts { background: var(--block-background-fill); border-radius: var(--block-radius); }
 #facts dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.4rem 1.25rem; margin: 0; }
 #facts dt { color: var(--body-text-color-subdued); }
 #facts dd { margin: 0; overflow-wrap: anywhere; }
 [role="alert"] { color: var(--error-text-color); margin: 0; }
+#examples .caption-label { display: none; }
+#examples .grid-wrap { padding-top: 2rem; min-height: 0; max-height: none; }
+#examples .grid-container { grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); }
+#examples .thumbnail-lg { aspect-ratio: 1; height: auto; }
+#notice:not(:has(p)) { display: none; }
 @media (min-width: 700px) { #classes { min-height: 340px; } }
 """
 
@@ -46,6 +51,7 @@ def launch(demo: gr.Blocks, **options: object) -> None:
         css=CSS,
         i18n=I18N,
         max_file_size="32mb",
+        allowed_paths=[str(path) for path in EXAMPLES],
         footer_links=["api", "settings"],
         mcp_server=find_spec("mcp") is not None,
         **options,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resnet_hub.classifier import Classifier
 
 TOP = 5
-EXAMPLES = Path(__file__).with_name("examples")
+EXAMPLES = sorted(Path(__file__).with_name("examples").glob("*.jpg"))
 _SHOWN_BY_BROWSERS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
 
@@ -41,6 +41,12 @@ class PredictTab:
         shown = gr.skip() if Path(photo["path"]).suffix.lower() in _SHOWN_BY_BROWSERS else image
         return scores, line, _heat(classifier, image, top[0]["label"], request), shown
 
+    def example(self, model: str, request: gr.Request, chosen: gr.SelectData) -> tuple[Any, ...]:
+        """The answer for one of the example pictures, and that picture as the photo."""
+        path = EXAMPLES[chosen.index]
+        scores, line, heat, _ = self.answer({"path": str(path), "orig_name": path.name}, model, request)
+        return scores, line, heat, str(path)
+
     def why(self, photo: dict[str, Any] | None, model: str, request: gr.Request, chosen: gr.SelectData) -> Any:
         """The heat of the class that the visitor chose."""
         from resnet_hub.images import load_image
@@ -48,7 +54,9 @@ class PredictTab:
         if photo is None:
             return None
         try:
-            return _heat(self.models.get(model), load_image(photo["path"], name=photo["orig_name"]), chosen.value, request)
+            return _heat(
+                self.models.get(model), load_image(photo["path"], name=photo["orig_name"]), chosen.value, request
+            )
         except (ResNetHubError, ValueError):  # the model changed meanwhile, and its answer brings its own heat
             return gr.skip()
 
@@ -124,11 +132,14 @@ class PredictTab:
                     elem_id="why",
                 )
                 gr.HTML(t("heat_hint"), elem_id="hint")
-        examples = gr.Examples(
-            [str(path) for path in sorted(EXAMPLES.glob("*.jpg"))],
-            photo,
+        examples = gr.Gallery(
+            [(path, path.stem) for path in EXAMPLES],
             label=t("examples"),
-            api_visibility="private",
+            columns=len(EXAMPLES),
+            height="auto",
+            allow_preview=False,
+            interactive=False,
+            buttons=[],
             elem_id="examples",
         )
         with gr.Row():
@@ -151,8 +162,8 @@ class PredictTab:
         # Without Gradio's preprocessing the file arrives as it came, and every picture goes through load_image.
         predicting = private | {"preprocess": False, "concurrency_limit": 2, "concurrency_id": "predict"}
         loading = private | {"concurrency_limit": 4, "concurrency_id": "load"}
-        whole: dict[str, Any] = {"fn": self.answer, "inputs": [photo, current], "outputs": [classes, line, why, photo]}
-        whole |= predicting | {"show_progress_on": [classes]}
+        outcome: dict[str, Any] = {"outputs": [classes, line, why, photo], "show_progress_on": [classes]}
+        whole = {"fn": self.answer, "inputs": [photo, current]} | outcome | predicting
         choose: dict[str, Any] = {
             "fn": self.choose,
             "inputs": [picker, current],
@@ -162,7 +173,7 @@ class PredictTab:
         choose |= loading
 
         gr.on([photo.input, button.click], **whole)
-        examples.load_input_event.success(**whole)
+        examples.select(self.example, current, **outcome | predicting)
         classes.select(self.why, [photo, current], why, show_progress="minimal", **predicting)
         picker.input(**choose).success(**whole)
         page.load(**choose)

@@ -26,7 +26,7 @@ def heat_map(model: ResNet, images: Tensor, index: int) -> Tensor:
     """
     with torch.inference_mode():
         maps = model.forward_features(images)  # (N, K, h, w)
-        heat = torch.einsum("nkhw,k->nhw", maps, model.fc.weight[index]).relu()
+        heat = torch.einsum("nkhw,k->nhw", maps, model.get_parameter("fc.weight")[index]).relu()
         return heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
 
 
@@ -35,7 +35,7 @@ def explain(classify: Classifier, image: Image.Image, index: int, *, longest: in
 
     Only the centre crop that the model was shown is coloured; what it never saw is faded.
     """
-    pixels = classify.transform(image).unsqueeze(0).to(classify.device, classify.model.fc.weight.dtype)
+    pixels = classify.transform(image).unsqueeze(0).to(classify.device, classify.model.conv1.weight.dtype)
     heat = heat_map(classify.model, pixels, index)[0].mul(255).byte().cpu().numpy()
 
     scale = min(1.0, longest / max(image.size))

@@ -96,7 +96,7 @@ def address(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
     program = "import sys; from resnet_hub.demo import build, launch; launch(build(sys.argv[1]))"
-    with open(folder / "log", "w") as log:
+    with (folder / "log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "-c", program, str(shelf)],
             env={**os.environ, **settings},

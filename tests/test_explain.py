@@ -1,6 +1,7 @@
 """The heat map against Grad-CAM by autograd, and where it lands on the picture."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ TINY = {"depths": (1, 1), "width": 8, "stem": "3x3", "image_size": 32, "crop_pct
 LABELS = {0: "cat", 1: "dog", 2: "ship"}
 
 
-def model_of(**changes: object) -> ResNet:
+def model_of(**changes: Any) -> ResNet:
     torch.manual_seed(0)
     return ResNet(ResNetConfig(id2label=LABELS, **(TINY | changes))).eval()
 
@@ -31,13 +32,14 @@ def grad_cam(model: ResNet, images: torch.Tensor, index: int) -> torch.Tensor:
     """Equations 1 and 2 of the paper as they are written."""
     maps = model.forward_features(images).detach().requires_grad_()
     model.fc(model.avgpool(maps).flatten(1))[:, index].sum().backward()
+    assert maps.grad is not None
     weights = maps.grad.mean(dim=(2, 3), keepdim=True)
     heat = (weights * maps).sum(1).relu().detach()
     return heat / heat.amax(dim=(1, 2), keepdim=True)
 
 
 @pytest.mark.parametrize("changes", [{}, {"block": "bottleneck"}, {"stem": "7x7", "image_size": 64}])
-def test_equals_grad_cam_by_autograd(changes: dict[str, object]) -> None:
+def test_equals_grad_cam_by_autograd(changes: dict[str, Any]) -> None:
     model = model_of(**changes)
     images = torch.randn(2, 3, model.config.image_size, model.config.image_size)
     for index in LABELS:
@@ -47,7 +49,7 @@ def test_equals_grad_cam_by_autograd(changes: dict[str, object]) -> None:
 def test_without_evidence_the_map_is_cold_and_the_picture_as_it_was() -> None:
     classify = Classifier(model_of(crop_pct=1.0))
     with torch.no_grad():
-        classify.model.fc.weight[1] = -1.0  # the features behind a ReLU are never negative
+        classify.model.get_parameter("fc.weight")[1] = -1.0  # the features behind a ReLU are never negative
     image = photo(48, 48)
     assert explain(classify, image, 1).tobytes() == image.tobytes()
 

@@ -3,6 +3,7 @@
 import threading
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -44,7 +45,7 @@ def build(shelf: str | Path, default: str | None = None) -> gr.Blocks:
     return demo
 
 
-def launch(demo: gr.Blocks, **options: object) -> None:
+def launch(demo: gr.Blocks, **options: Any) -> None:
     """Serve the page; `options` are those of `gradio.Blocks.launch`."""
     demo.launch(
         theme=THEME,
@@ -53,6 +54,7 @@ def launch(demo: gr.Blocks, **options: object) -> None:
         max_file_size="32mb",
         allowed_paths=[str(path) for path in EXAMPLES],
         footer_links=["api", "settings"],
+        ssr_mode=False,
         mcp_server=find_spec("mcp") is not None,
         **options,
     )

@@ -4,8 +4,9 @@ Fixed texts are translated by the browser (`t`), texts that an answer carries by
 browser's language.
 """
 
+from typing import Any
+
 import gradio as gr
-from gradio.i18n import I18nData
 
 from resnet_hub.errors import ResNetHubError
 
@@ -81,7 +82,7 @@ class PageError(ResNetHubError):
         self.key, self.values = key, values
 
 
-def t(key: str) -> I18nData:
+def t(key: str) -> Any:  # Gradio takes its I18nData wherever a text is shown, but does not always say so
     """A fixed text, translated in the browser."""
     return I18N(key)
 

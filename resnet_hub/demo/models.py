@@ -120,7 +120,12 @@ class Models:
 
 @lru_cache(maxsize=1024)
 def _search_hub(text: str) -> list[str]:
-    wanted = {"search": text, "pipeline_tag": "image-classification", "sort": "downloads", "limit": 20}
+    wanted: dict[str, str | int] = {
+        "search": text,
+        "pipeline_tag": "image-classification",
+        "sort": "downloads",
+        "limit": 20,
+    }
     reply = get_session().get(f"{constants.ENDPOINT}/api/models", params=wanted, timeout=_SEARCH_TIMEOUT)
     reply.raise_for_status()
     return [model["id"] for model in reply.json()]

@@ -54,9 +54,8 @@ class PredictTab:
         if photo is None:
             return None
         try:
-            return _heat(
-                self.models.get(model), load_image(photo["path"], name=photo["orig_name"]), chosen.value, request
-            )
+            image = load_image(photo["path"], name=photo["orig_name"])
+            return _heat(self.models.get(model), image, chosen.value, request)
         except (ResNetHubError, ValueError):  # the model changed meanwhile, and its answer brings its own heat
             return gr.skip()
 
@@ -89,8 +88,8 @@ class PredictTab:
             if not image:
                 raise gr.Error("There is no image; send one.", print_exception=False)
             if top_k not in range(1, 1001):
-                raise gr.Error(f"top_k is {top_k}; send a whole number from 1 to 1000.", print_exception=False)
-            return self._classify(image, model, int(top_k))[2]
+                raise gr.Error(f"top_k is {top_k!r:.50}; send a whole number from 1 to 1000.", print_exception=False)
+            return self._classify(image, str(model), int(top_k))[2]
         except ResNetHubError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
@@ -176,7 +175,8 @@ class PredictTab:
         examples.select(self.example, current, **outcome | predicting)
         classes.select(self.why, [photo, current], why, show_progress="minimal", **predicting)
         picker.input(**choose).success(**whole)
-        page.load(**choose)
+        if default:
+            page.load(**choose)
         picker.key_up(self.suggest, None, picker, show_progress="hidden", **loading | {"concurrency_id": "suggest"})
 
         with gr.Row(visible=False):  # the endpoint for programs needs components to name its inputs

@@ -24,7 +24,7 @@ from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import ConfigError, ImageError
 
 MAX_BYTES = 50 * 2**20
-MAX_PIXELS = 120_000_000  # a 108-megapixel phone photo passes; 360 MB as RGB
+MAX_PIXELS = 120_000_000  # a 108-megapixel phone photo passes; Pillow holds 4 bytes for each
 MAX_SIDE = 65_535  # what a JPEG can have
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # Pillow opens MPO as JPEG
@@ -50,8 +50,12 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 
-# A small file must not keep a decoder busy: a 10 MB GIF full of comments does for minutes, a JPEG of scans for hours.
+# A small file must not take minutes or the whole memory: a 10 MB GIF full of comments does, a JPEG of countless scans,
+# a TIFF or EXIF block whose every tag points to the same megabyte.
 _MAX_READS = 500_000  # of the file, by Pillow's loops over its parts
+_MAX_READ_AGAIN = 8  # bytes read in all, over those of the file
+_MAX_EXIF = 2**16  # bytes; a JPEG segment cannot hold more
+_EXIF = re.compile(rb"\xff\xe1..Exif\0\0", re.DOTALL)
 _MAX_SCANNED_PIXELS = 2_000_000_000  # over all scans of a progressive JPEG, usually ten
 _SCAN = re.compile(rb"\xff\xda\x00(\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 _MAX_RESIZED_PIXELS = 2**26  # a 20000x1 picture with a short side of 256 would have 1.3 billion
@@ -124,16 +128,20 @@ def eval_transform(config: ResNetConfig) -> Callable[[Image.Image], Tensor]:
     return partial(_transform, config, mean, std)
 
 
-def _transform(config: ResNetConfig, mean: Tensor, std: Tensor, image: Image.Image) -> Tensor:
-    image = image.convert("L" if config.in_channels == 1 else "RGB")
+def fit(config: ResNetConfig, image: Image.Image) -> Image.Image:
+    """The picture resized and cropped as `config` says, still 8 bits: what `eval_transform` then normalises."""
+    mode = "L" if config.in_channels == 1 else "RGB"
+    image = image if image.mode == mode else image.convert(mode)
     side, resampling = config.image_size, _RESAMPLING[config.interpolation]
     width, height = _resized(config, image.size)
     if width * height > _MAX_RESIZED_PIXELS:  # cut first, at fractions of a pixel: the same up to rounding
-        image = image.resize((side, side), resampling, box=crop_box(config, image.size))
-    else:
-        left, top = _margin(width, side), _margin(height, side)
-        image = image.resize((width, height), resampling).crop((left, top, left + side, top + side))
-    pixels = torch.from_numpy(np.array(image).reshape(side, side, config.in_channels))
+        return image.resize((side, side), resampling, box=crop_box(config, image.size))
+    left, top = _margin(width, side), _margin(height, side)
+    return image.resize((width, height), resampling).crop((left, top, left + side, top + side))
+
+
+def _transform(config: ResNetConfig, mean: Tensor, std: Tensor, image: Image.Image) -> Tensor:
+    pixels = torch.from_numpy(np.array(fit(config, image)).reshape(config.image_size, config.image_size, -1))
     return pixels.permute(2, 0, 1).contiguous().float().div_(255).sub_(mean).div_(std)
 
 
@@ -187,23 +195,32 @@ def _read_file(file: IO[bytes]) -> bytes:
 
 
 class _Metered(io.BytesIO):
-    """Bytes that can be read in a bounded number of pieces."""
+    """Bytes that can be read only so often, and only so many times over."""
 
-    reads = 0
+    def __init__(self, data: bytes):
+        super().__init__(data)
+        self.reads, self.bytes = _MAX_READS, _MAX_READ_AGAIN * len(data)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self.reads += 1
-        if self.reads > _MAX_READS:
-            raise ValueError("too many parts")
-        return super().read(size)
+        data = super().read(size)
+        self.reads -= 1
+        self.bytes -= len(data)
+        if self.reads < 0 or self.bytes < 0:
+            raise ValueError("the file has too many parts")
+        return data
 
 
 def _open(data: bytes, name: str) -> Image.Image:
     """The picture with its header read, and no pixel decoded."""
     formats = _formats()
-    if "HEIF" not in formats and _HEIC.match(data):
-        raise ImageError(f"{name} is a HEIC picture; to read it, pip install pillow-heif.")
-    image = Image.open(_Metered(data), formats=formats)
+    if exif := data.startswith(b"\xff\xd8") and _EXIF.search(data):  # Pillow would join any number of EXIF segments
+        data = data[: exif.end()] + data[exif.end() :].replace(b"Exif\0\0", b"exif\0\0")
+    try:
+        image = Image.open(_Metered(data), formats=formats)
+    except UnidentifiedImageError:
+        if "HEIF" not in formats and _HEIC.match(data):
+            raise ImageError(f"{name} is a HEIC picture; to read it, pip install pillow-heif.") from None
+        raise
     _check_size(image, name)
     if image.format == "PNG":
         image.verify()  # Pillow leaves the check sums of pixel data alone; the image is of no use afterwards
@@ -242,6 +259,8 @@ def _too_large(name: str, found: str = "") -> str:
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What brings the picture upright; damaged metadata is no reason to refuse it."""
     with suppress(Exception):
+        if len(image.info.get("exif", b"")) > _MAX_EXIF:
+            return None
         return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     return None
 

@@ -2,6 +2,7 @@ import io
 import os
 import struct
 import sys
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -252,7 +253,7 @@ def test_16_bits_are_scaled_not_clipped(mode):
 )
 def test_floats_without_a_scale(values, expected):
     image = load_image(Image.fromarray(np.array([values], np.float32)))
-    assert [pixel for pixel, *_ in image.get_flattened_data()] == expected
+    assert np.asarray(image)[0, :, 0].tolist() == expected
 
 
 def test_32_bit_integers_that_hold_bytes_stay_bytes():
@@ -413,6 +414,33 @@ def test_a_small_file_keeps_no_decoder_busy_for_long():
     assert load_image(jpeg).size == (2000, 2000)
     scan = jpeg[jpeg.rindex(b"\xff\xc4", 0, jpeg.rindex(b"\xff\xda")) : -2]
     refused(jpeg[:-2] + scan * 600 + jpeg[-2:], "too large .*passes over 2000 x 2000 pixels")
+
+
+def test_tags_that_all_point_to_the_same_bytes():
+    def tiff(tags, size):
+        entries = b"".join(struct.pack("<HHII", 40_000 + tag, 1, size - 8, 0) for tag in range(tags))
+        return (b"II*\0\x08\0\0\0" + struct.pack("<H", tags) + entries).ljust(size, b"\0")
+
+    tracemalloc.start()
+    refused(tiff(1000, 2**20), "damaged")  # 1 GB of tags in 1 MB
+    segment = b"Exif\0\0" + tiff(1000, 65_000)
+    segments = (b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment) * 8
+    jpeg = encoded(picture(), "JPEG")
+    assert load_image(jpeg[:2] + segments + jpeg[20:]).size == (48, 32)  # 20: without JFIF, whose resolution would do
+    assert load_image(encoded(picture(), "PNG", exif=tiff(1000, 2**20))).size == (48, 32)
+    assert tracemalloc.get_traced_memory()[1] < 200 * 2**20
+    tracemalloc.stop()
+
+
+def test_the_first_exif_segment_counts():
+    def segment(orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = exif.tobytes()
+        return b"\xff\xe1" + struct.pack(">H", len(data) + 2) + data
+
+    jpeg = encoded(picture(), "JPEG")
+    assert load_image(jpeg[:2] + segment(6) + segment(1) + jpeg[2:]).size == (32, 48)
 
 
 def test_paths_that_are_no_files(tmp_path):

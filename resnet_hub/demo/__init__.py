@@ -16,13 +16,14 @@ THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=_FONT, fo
 CSS = """
 .gradio-container { max-width: 1200px !important; margin: 0 auto; }
 #head p, #line p, #hint { color: var(--body-text-color-subdued); margin: 0; }
+#classes h2 { font-size: 1.5rem; text-align: center; overflow-wrap: anywhere; }
 #classes button { font-family: var(--font); }
 #classes button:hover dt { text-decoration: underline; }
 #facts { background: var(--block-background-fill); border-radius: var(--block-radius); }
 #facts dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.4rem 1.25rem; margin: 0; }
 #facts dt { color: var(--body-text-color-subdued); }
 #facts dd { margin: 0; overflow-wrap: anywhere; }
-[role="alert"] { color: var(--error-text-color); margin: 0; }
+[role="alert"] { border-left: 3px solid var(--error-icon-color); padding-left: 0.6rem; margin: 0; }
 #examples .caption-label { display: none; }
 #examples .grid-wrap { padding-top: 2rem; min-height: 0; max-height: none; }
 #examples .grid-container { grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); }

@@ -196,12 +196,12 @@ def _heat(classifier: "Classifier", image: "Image.Image", label: str, request: g
     from resnet_hub.explain import explain
 
     picture = explain(classifier, image, classifier.config.labels.index(label))
-    return gr.update(value=picture, label=say(request, "heat_of", label=label))
+    return gr.update(value=picture, label=say(request, "heat_of", label=_short(label)))
 
 
 def _facts(classifier: "Classifier", link: str | None, request: gr.Request) -> str:
     config = classifier.config
-    some = ", ".join(config.labels[:5])
+    some = ", ".join(_short(label) for label in config.labels[:5])
     labels = some if config.num_classes <= 5 else say(request, "more", count=f"{config.num_classes:,}", some=some)
     crop = f"{config.crop_pct * 100:.4g}"
     rows = {
@@ -215,6 +215,10 @@ def _facts(classifier: "Classifier", link: str | None, request: gr.Request) -> s
         anchor = f'<a href="{escape(link)}" target="_blank" rel="noopener">{escape(link)}</a>'
         cells.append(f"<dt>{escape(say(request, 'card'))}</dt><dd>{anchor}</dd>")
     return f"<dl>{''.join(cells)}</dl>"
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 32 else f"{label[:31]}…"
 
 
 def _status(text: str) -> str:

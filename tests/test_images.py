@@ -228,7 +228,7 @@ def test_cmyk_jpeg():
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
 def test_16_bits_are_scaled_not_clipped(mode):
-    grey = np.linspace(0, 65535, 256).round().astype("int64").reshape(16, 16)
+    grey = np.linspace(0, 65535, 1024).round().astype("int64").reshape(32, 32)
     image = Image.fromarray(grey.astype({"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]))
     assert image.mode == mode
     expected = Image.fromarray((grey / 257).round().astype(np.uint8)).convert("RGB")

@@ -1,0 +1,240 @@
+"""A training run as others see it: what it was asked, what it says, and the folder it lives in. Imports no torch.
+
+Whoever holds the folder can watch, stop, resume or share the run; nothing of it lives in a process only.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from resnet_hub.errors import TrainingError
+from resnet_hub.files import write_atomic
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # Section 4.2: 64,000 steps, the rate divided by 10 at half and at three quarters of them.
+    "paper": {"epochs": 164, "learning_rate": 0.1, "schedule": "steps", "warmup": 0.0, "weight_decay": 1e-4}
+    | {"nesterov": False, "ema": 0.0, "frozen_norm": False},
+    # One cycle (https://arxiv.org/abs/1708.07120) and an average of the weights: as good in a third of the time.
+    "modern": {"epochs": 50, "learning_rate": 0.2, "schedule": "cosine", "warmup": 0.2, "weight_decay": 5e-4}
+    | {"nesterov": True, "ema": 0.999, "frozen_norm": False},
+    # From a base: its features fit a new head, then the whole network follows at small rates.
+    "finetune": {"epochs": 10, "learning_rate": 0.02, "schedule": "cosine", "warmup": 0.1, "weight_decay": 1e-4}
+    | {"nesterov": True, "ema": 0.99, "frozen_norm": True},
+    # The fitted head alone, on a body that stays as it is.
+    "head": {"epochs": 0, "learning_rate": 0.0, "schedule": "constant", "warmup": 0.0, "weight_decay": 0.0}
+    | {"nesterov": False, "ema": 0.0, "frozen_norm": True},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """All that decides a run. A field left None is chosen: from the base, the machine, or its recipe's row above."""
+
+    data: str  # folder of class folders, ZIP of one, folder of parquet files, or data set id on the Hub
+    run: str  # folder of the run: made if missing, taken up again if it holds one
+    base: str | None = None  # checkpoint folder or Hub id whose body to start from; None: from scratch
+    architecture: str = "resnet18"  # a name of `VARIANTS`; from scratch only
+    image_size: int | None = None  # pixels, both sides
+    recipe: Literal["paper", "modern", "finetune", "head"] | None = None  # None: finetune with a base, else modern
+    epochs: int | None = None  # passes over the training pictures
+    batch_size: int = 128  # pictures a step, over all processes; the recipes' rates are for 128
+    learning_rate: float | None = None  # the schedule's highest
+    body_rate: float = 0.1  # the body's rate over the head's, with a base
+    schedule: Literal["cosine", "steps", "constant"] | None = None  # after the warm-up
+    warmup: float | None = None  # share of all steps in which the rate rises from 0
+    momentum: float = 0.9
+    nesterov: bool | None = None
+    weight_decay: float | None = None  # of every weight, as in the paper
+    label_smoothing: float = 0.0
+    balance: Literal["none", "sampling", "loss"] = "none"  # rare classes are drawn more often, or weigh more
+    augmentation: Literal["shift", "crop", "none"] | None = None  # None: shift up to 64 pixels, crop above
+    mixup: float = 0.0  # alpha; 0: off
+    cutmix: float = 0.0  # alpha; 0: off
+    erasing: float = 0.0  # share of pictures that lose a rectangle
+    ema: float | None = None  # decay, a step, of the averaged weights that are evaluated and kept; 0: off
+    frozen_norm: bool | None = None  # BatchNorm keeps the base's statistics
+    validation: float = 0.2  # share held out where the data has neither validation nor test split
+    select: Literal["accuracy", "loss", "last"] = "accuracy"  # which epoch's weights are kept
+    evaluate_every: int = 1  # epochs; the last is evaluated always
+    patience: int | None = None  # evaluations without a better one before it ends early; None: never
+    precision: Literal["no", "bf16", "fp16"] | None = None  # of the forward pass; None: bf16 where the machine has it
+    seed: int = 0
+    checkpoint_seconds: float = 60.0  # at most between two saved states
+
+    def resolved(self) -> "TrainConfig":
+        """The same with the choices of its recipe made."""
+        recipe = self.recipe or ("finetune" if self.base else "modern")
+        if recipe not in RECIPES:
+            raise TrainingError(f"Unknown recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
+        if recipe in ("finetune", "head") and not self.base:
+            raise TrainingError(f"The recipe {recipe!r} starts from a trained model; name one as base.")
+        chosen = {key: value for key, value in RECIPES[recipe].items() if getattr(self, key) is None}
+        config = replace(self, recipe=recipe, **chosen)
+        if not config.base and config.epochs == 0:
+            raise TrainingError("epochs is 0; only a head on a base is fitted without any.")
+        for key, low, high in _RANGES:
+            value = getattr(config, key)
+            if value is not None and not low <= value <= high:
+                raise TrainingError(f"{key} is {value!r}; expected {low:g} to {high:g}.")
+        return config
+
+
+_RANGES = (
+    ("image_size", 8, 1024),
+    ("epochs", 0, 10_000),
+    ("batch_size", 1, 65_536),
+    ("learning_rate", 0, 100),
+    ("body_rate", 0, 1),
+    ("warmup", 0, 0.9),
+    ("momentum", 0, 0.9999),
+    ("weight_decay", 0, 1),
+    ("label_smoothing", 0, 0.9),
+    ("mixup", 0, 10),
+    ("cutmix", 0, 10),
+    ("erasing", 0, 1),
+    ("ema", 0, 0.99999),
+    ("validation", 0.01, 0.9),
+    ("evaluate_every", 1, 10_000),
+    ("patience", 0, 10_000),
+    ("seed", 0, 2**63 - 1),
+    ("checkpoint_seconds", 0, 86_400),
+)
+
+
+class Started(NamedTuple):
+    """The run is set up; `epoch` of its epochs are done already where it is taken up again."""
+
+    run: str
+    labels: list[str]
+    train_images: int
+    validation_images: int
+    split: str
+    parameters: int
+    epoch: int
+    epochs: int
+    device: str
+
+
+class Preparing(NamedTuple):
+    """Before the first step: pictures are decoded, then the base's features of them computed."""
+
+    what: Literal["pictures", "features"]
+    done: int
+    total: int
+
+
+class Progress(NamedTuple):
+    """About twice a second. `epoch` counts from 1; `loss` is the mean over the epoch so far."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    images_per_second: float
+    seconds_left: float
+
+
+class Epoch(NamedTuple):
+    """An epoch is over; a line of the history. Epoch 0 is the fitted head, before the body learns.
+
+    The validation figures are None where it was not evaluated; `seconds` counts from the run's first step.
+    """
+
+    epoch: int
+    train_loss: float
+    validation_loss: float | None
+    accuracy: float | None
+    best: bool
+    learning_rate: float
+    seconds: float
+
+
+class Saved(NamedTuple):
+    """The state on disk is that after `step` of `epoch`; a kill from now on loses only what follows."""
+
+    epoch: int
+    step: int
+
+
+class Finished(NamedTuple):
+    """The kept model, that of `epoch`, is the checkpoint folder `model`."""
+
+    model: str
+    epoch: int
+    accuracy: float
+    loss: float
+    seconds: float
+
+
+class Stopped(NamedTuple):
+    """Stopped on request, with all that was reached; training the same run goes on from here."""
+
+    epoch: int
+    step: int
+
+
+class Failed(NamedTuple):
+    """The run cannot go on, for this reason; its last good state and model stay."""
+
+    reason: str
+
+
+Event = Started | Preparing | Progress | Epoch | Saved | Finished | Stopped | Failed
+
+
+class Run:
+    """The folder of a run.
+
+    `run.json` is what was asked and how the data was split, `history.jsonl` a line an epoch, `state.safetensors` where
+    it stands, `model` the checkpoint folder kept so far, and a file `stop` asks it to stop.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.settings, self.history = self.folder / "run.json", self.folder / "history.jsonl"
+        self.state, self.model, self.stop = (self.folder / name for name in ("state.safetensors", "model", "stop"))
+
+    def exists(self) -> bool:
+        return self.settings.is_file()
+
+    def create(self, config: TrainConfig, **facts: Any) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.settings, json.dumps({"config": asdict(config), **facts}, indent=1) + "\n")
+
+    def facts(self) -> dict[str, Any]:
+        """What `create` wrote; raises `TrainingError` where that cannot be read."""
+        try:
+            content = json.loads(self.settings.read_text(encoding="utf-8"))
+            return content | {"config": _known(content["config"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TrainingError(f"The folder {self.folder} holds no run that can be read: {error}.") from None
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.facts()["config"]
+
+    def append(self, event: Epoch) -> None:
+        with self.history.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event._asdict()) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def epochs(self) -> list[Epoch]:
+        """The history; of an epoch that a resumed run repeated, the last account."""
+        found: dict[int, Epoch] = {}
+        if self.history.is_file():
+            for line in self.history.read_text(encoding="utf-8").splitlines():
+                try:
+                    event = Epoch(**json.loads(line))
+                except (ValueError, TypeError):  # a line that its process was killed in
+                    continue
+                found[event.epoch] = event
+        return [found[epoch] for epoch in sorted(found)]
+
+
+def _known(content: dict[str, Any]) -> TrainConfig:
+    names = {field.name for field in fields(TrainConfig)}
+    return TrainConfig(**{key: value for key, value in content.items() if key in names})

@@ -1,0 +1,441 @@
+"""Training: one loop over one run folder, told as events.
+
+Everything random is drawn from (seed, epoch, step), never from a stream: a run that was killed and resumed, or spread
+over processes, repeats the unbroken one.
+"""
+
+import errno
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnet_hub import augment, data
+from resnet_hub.config import ResNetConfig
+from resnet_hub.errors import ResNetHubError, TrainingError
+from resnet_hub.files import write_atomic
+from resnet_hub.head import FeatureCache, features, fit_head
+from resnet_hub.model import ResNet
+from resnet_hub.run import Epoch, Event, Failed, Finished, Preparing, Progress, Run, Saved, Started, Stopped, TrainConfig
+
+_TICK = 0.5  # seconds between two `Progress` events
+_CHUNK = 256  # pictures decoded or evaluated at a time
+
+T = TypeVar("T")
+
+
+def train(config: TrainConfig) -> Iterator[Event]:
+    """Trains as `config` says and tells it event by event; a run that its folder holds already is taken up again.
+
+    The last event is `Finished`, `Stopped` (asked by a file `stop` in the run's folder) or `Failed`; closing the
+    generator stops too, with the state saved. Raises `ResNetHubError` for what cannot start: a bad setting, bad data.
+    """
+    run = Run(config.run)
+    config = (run.config if run.exists() else config).resolved()
+    run.stop.unlink(missing_ok=True)
+    trainer = _Trainer(config, run)
+    try:
+        yield from trainer.events()
+    except ResNetHubError as error:
+        yield Failed(str(error))
+    except (RuntimeError, MemoryError, OSError) as error:
+        yield Failed(_reason(error, config))
+
+
+def _reason(error: Exception, config: TrainConfig) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"The disk of {config.run} is full; make room and resume, the last saved state is kept."
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return f"A batch of {config.batch_size} does not fit into memory; start again with a smaller batch_size."
+    if isinstance(error, OSError):
+        return f"The run {config.run} cannot be written: {error}."
+    raise error
+
+
+class _Trainer:
+    """A run at work: pictures, model, average, optimiser, and how far it is."""
+
+    def __init__(self, config: TrainConfig, run: Run):
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
+        self.config, self.run = config, run
+        AcceleratorState._reset_state()  # it refuses the other precision of an earlier run in this process
+        self.accelerator = Accelerator(mixed_precision=config.precision or ("bf16" if _has_bf16() else "no"))
+        self.device, self.world = self.accelerator.device, self.accelerator.num_processes
+        torch.manual_seed(config.seed)
+
+        self.train_set, self.validation_set, self.split = self._split(data.load(config.data))
+        self.labels = self.train_set.labels
+        model = self._initial_model().to(memory_format=torch.channels_last)
+        self.model_config = model.config
+        self.mean, self.std = torch.tensor(self.model_config.mean), torch.tensor(self.model_config.std)
+        self.augmentation = config.augmentation or ("shift" if self.model_config.image_size <= 64 else "crop")
+        self.batch = min(config.batch_size, len(self.train_set)) // self.world * self.world
+        if not self.batch:
+            raise TrainingError(f"{len(self.train_set)} pictures cannot be shared by {self.world} processes.")
+        self.steps = len(self.train_set) // self.batch  # what is left over of the shuffled pictures waits an epoch
+        self.epochs = _need(config.epochs)
+
+        self.model: nn.Module = model.to(self.device)
+        self.average: torch.optim.swa_utils.AveragedModel | None = None
+        self.epoch, self.step = 0, 0  # done: epochs, and steps of the one under way
+        self.loss_sum = 0.0  # over those steps, on this process
+        self.best: dict[str, Any] = {}  # epoch, accuracy and loss of the kept model
+        self.worse = 0  # evaluations since then
+        self.seconds = 0.0  # spent in all pieces of the run
+        self.saved_at = time.monotonic()
+
+    def _split(self, splits: dict[str, data.ImageSet]) -> tuple[data.ImageSet, data.ImageSet, str]:
+        for name in (data.VALIDATION, data.TEST):
+            if name in splits:
+                return splits[data.TRAIN], splits[name], name
+        images = splits[data.TRAIN]
+        kept, held_out = data.split_off(images.targets, self.config.validation, self.config.seed)
+        return images.subset(kept), images.subset(held_out), f"{self.config.validation:.0%} held out"
+
+    def _initial_model(self) -> ResNet:
+        changes: dict[str, Any] = {"image_size": self.config.image_size} if self.config.image_size else {}
+        if not self.config.base:
+            names = dict(enumerate(self.labels))
+            return ResNet(ResNetConfig.from_name(self.config.architecture, id2label=names, **changes))
+        model = ResNet.from_pretrained(self.config.base, id2label=list(self.labels))
+        model.config = replace(model.config, **changes)
+        return model
+
+    # -- the course of a run -------------------------------------------------------------------------------------------
+
+    def events(self) -> Iterator[Event]:
+        config, run = self.config, self.run
+        if self.accelerator.is_main_process and not run.exists():
+            run.create(config, labels=list(self.labels), split=self.split)
+        resumed = run.state.is_file()
+        position = self._read_state() if resumed else {}
+        yield Started(
+            str(run.folder),
+            list(self.labels),
+            len(self.train_set),
+            len(self.validation_set),
+            self.split,
+            self.model_config.num_parameters,
+            position.get("epoch", 0),
+            self.epochs,
+            str(self.device),
+        )
+        yield from self._decode()
+        if config.base and not resumed:
+            yield from self._fit_head()
+        self._prepare(position)
+        try:
+            if config.base and not resumed:
+                yield self._end_epoch()
+                self._save_state()
+            while self.epoch < self.epochs and not self._has_patience_ended():
+                for event in self._train_epoch():
+                    yield event
+                    if isinstance(event, Stopped):
+                        return
+                yield self._end_epoch()
+                self._save_state()
+                yield Saved(self.epoch, self.step)
+        except GeneratorExit:
+            self._save_state()
+            raise
+        kept = self.best
+        yield Finished(str(run.model), kept["epoch"], kept["accuracy"], kept["loss"], round(self.seconds, 1))
+
+    def _decode(self) -> Iterator[Preparing]:
+        """Both splits as uint8 (N, H, W, C) in memory; training pictures with the margin that evaluation cuts off."""
+        from resnet_hub.images import fit
+
+        side = self.model_config.resize_size
+        canvas = replace(self.model_config, image_size=side, crop_pct=1.0)
+        total, done, parts = len(self.train_set) + len(self.validation_set), 0, []
+        for images, config in ((self.train_set, canvas), (self.validation_set, self.model_config)):
+            decoded = []
+            for start in range(0, len(images), _CHUNK):
+                yield Preparing("pictures", done, total)
+                part = images.subset(range(start, min(start + _CHUNK, len(images))))
+                decoded.append(torch.from_numpy(part.decode(lambda image, config=config: fit(config, image))))
+                done += len(part)
+            parts.append(torch.cat(decoded))
+        self.pictures, self.validation_pictures = parts
+        self.targets = torch.from_numpy(self.train_set.targets)
+        self.validation_targets = torch.from_numpy(self.validation_set.targets)
+        counts = torch.bincount(self.targets, minlength=len(self.labels)).clamp_min(1)
+        self.class_weights = len(self.targets) / (len(self.labels) * counts)
+
+    def _fit_head(self) -> Iterator[Preparing]:
+        """Fits the head to the base's features of every training picture, as it is and mirrored."""
+        model = self._plain.eval()
+        margin = (self.pictures.shape[1] - self.model_config.image_size) // 2
+        seen = slice(margin, margin + self.model_config.image_size)
+        pictures = self.pictures[:, seen, seen]
+        cache = FeatureCache()
+        path = cache.path(model, pictures)
+        inputs = cache.read(path)
+        if inputs is None:
+            parts: list[Tensor] = []
+            for view in (pictures, pictures.flip(2)):
+                for part in features(model, view, self.mean, self.std):
+                    parts.append(part)
+                    yield Preparing("features", sum(map(len, parts)), 2 * len(pictures))
+            inputs = torch.cat(parts)
+            cache.write(path, inputs)
+        balanced = self.config.balance != "none"
+        weights = self.class_weights if balanced else torch.ones(len(self.labels))
+        head = fit_head(inputs, self.targets.repeat(2), len(self.labels), weights=weights)
+        model.fc.load_state_dict(head.state_dict())
+
+    def _prepare(self, position: dict[str, Any]) -> None:
+        """Average, optimiser and distribution, and the saved state into them."""
+        config, model = self.config, self._plain
+        rate = config.body_rate if config.base else 1.0
+        head = list(model.fc.parameters())
+        body = [parameter for name, parameter in model.named_parameters() if not name.startswith("fc.")]
+        optimizer = torch.optim.SGD(
+            [{"params": body, "factor": rate}, {"params": head, "factor": 1.0}],
+            lr=0.0,
+            momentum=config.momentum,
+            weight_decay=_need(config.weight_decay),
+            nesterov=_need(config.nesterov),
+        )
+        if _need(config.ema):
+            self.average = _average(model, _need(config.ema))
+        if self.world > 1 and self.device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if position:
+            self._restore(position)
+
+    def _train_epoch(self) -> Iterator[Event]:
+        order = self._order()
+        self.model.train()
+        if self.config.frozen_norm:
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        last, counted = time.monotonic(), 0
+        while self.step < self.steps:
+            places = order[self.step * self.batch : (self.step + 1) * self.batch]
+            rate = self._rate((self.epoch * self.steps + self.step) / (self.epochs * self.steps))
+            self.loss_sum += self._train_step(places, rate)
+            self.step, counted = self.step + 1, counted + self.batch
+            if self.run.stop.exists():
+                self.accelerator.set_trigger()
+            stopping = (self.world == 1 or self.step % 10 == 0) and self.accelerator.check_trigger()
+            now = time.monotonic()
+            if now - last < _TICK and self.step < self.steps and not stopping:
+                continue
+            speed, self.seconds = counted / (now - last), self.seconds + now - last
+            last, counted, loss = now, 0, self.loss_sum / self.step
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"The loss became {loss} in epoch {self.epoch + 1}; the state before is kept. Start again with a "
+                    f"learning_rate below {self.config.learning_rate:g}."
+                )
+            left = ((self.epochs - self.epoch) * self.steps - self.step) * self.batch / speed
+            yield Progress(self.epoch + 1, self.step, self.steps, loss, rate, speed, left)
+            if stopping or now - self.saved_at > self.config.checkpoint_seconds:
+                self._save_state()
+                yield Saved(self.epoch, self.step)
+            if stopping:
+                yield Stopped(self.epoch, self.step)
+                return
+
+    def _order(self) -> Tensor:
+        """The places of the training pictures, in the order of this epoch."""
+        random = self._random(self.epoch)
+        if self.config.balance == "sampling":
+            chances = self.class_weights[self.targets].double()
+            return torch.multinomial(chances, len(self.targets), replacement=True, generator=random)
+        return torch.randperm(len(self.targets), generator=random)
+
+    def _train_step(self, places: Tensor, rate: float) -> float:
+        images, targets = self._augmented(places)
+        share = slice(self.accelerator.process_index, None, self.world)
+        images, targets = images[share].to(self.device), targets[share].to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        with self.accelerator.autocast():
+            logits = self.model(images)
+        weight = self.class_weights.to(self.device) if self.config.balance == "loss" else None
+        loss = F.cross_entropy(logits.float(), targets, weight, label_smoothing=self.config.label_smoothing)
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average:
+            self.average.update_parameters(self._plain)
+        return float(loss.detach())
+
+    def _augmented(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised training pictures (N, C, H, W) and their targets (N, classes)."""
+        config, size = self.config, self.model_config.image_size
+        random = self._random(self.epoch, self.step)
+        pictures, targets = self.pictures[places], F.one_hot(self.targets[places], len(self.labels)).float()
+        if self.augmentation != "crop":
+            margin = size // 8 if self.augmentation == "shift" else 0
+            flip = self.augmentation == "shift"
+            pictures = augment.shift_and_flip(pictures, random, size=size, margin=margin, flip=flip)
+        images = self._normalised(pictures)
+        if self.augmentation == "crop":
+            images = augment.random_resized_crop(images, random, size=size)
+        if config.erasing:
+            images = augment.random_erasing(images, random, probability=config.erasing)
+        return augment.mix(images, targets, random, mixup=config.mixup, cutmix=config.cutmix)
+
+    def _normalised(self, pictures: Tensor) -> Tensor:
+        """uint8 (N, H, W, C) to floats (N, C, H, W), channels last in memory."""
+        return ((pictures.float() / 255 - self.mean) / self.std).permute(0, 3, 1, 2)
+
+    def _end_epoch(self) -> Epoch:
+        """Evaluates, keeps the model if it is better, and writes the history."""
+        start, first = time.monotonic(), not self.step  # first: the fitted head, before any step
+        if not first:
+            self.epoch += 1
+        train_loss = float("nan") if first else self._mean_over_processes(self.loss_sum / self.step)
+        loss, accuracy, better = None, None, False
+        if first or self.epoch % self.config.evaluate_every == 0 or self.epoch == self.epochs:
+            loss, accuracy = self._evaluate()
+            better = self._is_better(loss, accuracy)
+            self.worse = 0 if better else self.worse + 1
+        if better:
+            self.best = {"epoch": self.epoch, "accuracy": accuracy, "loss": loss}
+            if self.accelerator.is_main_process:
+                self._kept.save_pretrained(self.run.model)
+        self.seconds += time.monotonic() - start
+        rate = self._rate(self.epoch / max(1, self.epochs))
+        event = Epoch(self.epoch, train_loss, loss, accuracy, better, rate, round(self.seconds, 1))
+        if self.accelerator.is_main_process:
+            self.run.append(event)
+        self.step, self.loss_sum = 0, 0.0
+        return event
+
+    def _is_better(self, loss: float, accuracy: float) -> bool:
+        if not self.best or self.config.select == "last":
+            return True
+        return loss < self.best["loss"] if self.config.select == "loss" else accuracy > self.best["accuracy"]
+
+    def _has_patience_ended(self) -> bool:
+        return self.config.patience is not None and self.worse > self.config.patience
+
+    def _evaluate(self) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy of the kept weights on the validation pictures, in float32."""
+        model, loss, right = self._kept.eval(), 0.0, 0
+        with torch.inference_mode():
+            for places in torch.arange(len(self.validation_targets)).split(_CHUNK):
+                targets = self.validation_targets[places].to(self.device)
+                logits = model(self._normalised(self.validation_pictures[places]).to(self.device)).float()
+                loss += float(F.cross_entropy(logits, targets, reduction="sum"))
+                right += int((logits.argmax(1) == targets).sum())
+        return loss / len(self.validation_targets), right / len(self.validation_targets)
+
+    def _mean_over_processes(self, value: float) -> float:
+        return float(self.accelerator.reduce(torch.tensor(value, device=self.device), "mean"))
+
+    @property
+    def _plain(self) -> ResNet:
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def _kept(self) -> ResNet:
+        """The weights that are evaluated and shared."""
+        return self.average.module if self.average else self._plain
+
+    def _rate(self, progress: float) -> float:
+        """The learning rate at a share of the run."""
+        highest, warmup = _need(self.config.learning_rate), _need(self.config.warmup)
+        if progress < warmup:
+            return highest * progress / warmup
+        if self.config.schedule == "steps":
+            return highest * 0.1 ** ((progress >= 0.5) + (progress >= 0.75))
+        if self.config.schedule == "constant":
+            return highest
+        return highest * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+    def _random(self, *place: int) -> torch.Generator:
+        words = np.random.SeedSequence([self.config.seed, *place]).generate_state(2)
+        return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+
+    # -- the state on disk ---------------------------------------------------------------------------------------------
+
+    def _save_state(self) -> None:
+        from safetensors.torch import save
+
+        self.saved_at = time.monotonic()
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"model.{key}": value for key, value in self._plain.state_dict().items()}
+        if self.average:
+            tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            if (momentum := state.get("momentum_buffer")) is not None:
+                tensors[f"momentum.{index}"] = momentum
+        position = {key: getattr(self, key) for key in ("epoch", "step", "loss_sum", "best", "worse", "seconds")}
+        if self.accelerator.scaler is not None:
+            position["scaler"] = self.accelerator.scaler.state_dict()
+        tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        write_atomic(self.run.state, save(tensors, metadata={"position": json.dumps(position)}))
+
+    def _read_state(self) -> dict[str, Any]:
+        """Where the saved state stands; `_restore` takes up the rest."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.run.state, "pt") as file:
+                return json.loads(file.metadata()["position"])
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise TrainingError(f"The state {self.run.state} cannot be read: {error}; start a new run.") from None
+
+    def _restore(self, position: dict[str, Any]) -> None:
+        from safetensors.torch import load_file
+
+        tensors = load_file(self.run.state)
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+        self._plain.load_state_dict(part("model."))
+        if self.average:
+            self.average.load_state_dict(part("average."))
+        momentum = {int(index): {"momentum_buffer": value} for index, value in part("momentum.").items()}
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": momentum, "param_groups": groups})
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(position["scaler"])
+        for key in ("epoch", "step", "loss_sum", "best", "worse", "seconds"):
+            setattr(self, key, position[key])
+
+
+def _average(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
+    """An exponential average of the weights that forgets faster at first, so that a short run does not keep its start."""
+
+    @torch.no_grad()
+    def update(average: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+        if average[0].is_floating_point():
+            torch._foreach_lerp_(average, current, weight)
+        else:  # BatchNorm's counters
+            torch._foreach_copy_(average, current)
+
+    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+
+
+def _has_bf16() -> bool:
+    """Whether bfloat16 is faster than float32 here: GPUs and CPUs that multiply it in hardware."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
+
+
+def _need(value: T | None) -> T:
+    """A field that `resolved` has filled."""
+    assert value is not None
+    return value

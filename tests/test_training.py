@@ -1,0 +1,397 @@
+"""Runs: what they say, what they keep, and that nothing in the world outside changes what they learn."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from resnet_hub import training
+from resnet_hub.config import ResNetConfig
+from resnet_hub.errors import DataError, TrainingError
+from resnet_hub.model import ResNet
+from resnet_hub.run import RECIPES, Epoch, Event, Failed, Finished, Preparing, Progress, Run, Saved, Started, Stopped
+from resnet_hub.run import TrainConfig
+from resnet_hub.training import train
+
+COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of noisy colours, 24 pictures each: learnt in a few steps, not at once."""
+    folder, noise = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for label, colour in COLOURS.items():
+        (folder / label).mkdir()
+        for number in range(24):
+            pixels = np.clip(noise.normal(colour, 90, (16, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture
+def config(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    monkeypatch.setattr(training, "_TICK", 0.0)  # an event a step
+    return TrainConfig(
+        data=str(pictures),
+        run=str(tmp_path / "run"),
+        architecture="resnet20",
+        image_size=16,
+        epochs=2,
+        batch_size=16,
+        precision="no",
+        checkpoint_seconds=0,
+    )
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network with random weights: its features are good enough to tell colours apart."""
+    torch.manual_seed(0)
+    config = ResNetConfig(
+        depths=(1, 1), width=8, stem="3x3", image_size=16, crop_pct=1.0, id2label={0: "a", 1: "b"}
+    )
+    folder = tmp_path_factory.mktemp("base") / "model"
+    ResNet(config).save_pretrained(folder)
+    return folder
+
+
+def kinds(events: list[Event]) -> list[str]:
+    return [type(event).__name__ for event in events]
+
+
+def weights(config: TrainConfig) -> dict[str, torch.Tensor]:
+    return load_file(Run(config.run).model / "model.safetensors")
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+# -- what a run says and keeps -----------------------------------------------------------------------------------------
+
+
+def test_a_run_tells_its_course_and_keeps_a_model_that_loads(config: TrainConfig) -> None:
+    events = list(train(config))
+    assert isinstance(events[0], Started)
+    assert events[0].labels == ["blue", "green", "red"]
+    assert (events[0].train_images, events[0].validation_images) == (57, 15)
+    assert set(kinds(events)) == {"Started", "Preparing", "Progress", "Epoch", "Saved", "Finished"}
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    model = ResNet.from_pretrained(finished.model)
+    assert model.config.labels == ["blue", "green", "red"]
+    assert model.config.image_size == 16
+    history = Run(config.run).epochs()
+    assert history == [event for event in events if isinstance(event, Epoch)]
+    assert [event.epoch for event in history] == [1, 2]
+    assert finished.accuracy == max(event.accuracy or 0 for event in history)
+
+
+def test_progress_counts_steps_and_the_rate_follows_its_schedule(config: TrainConfig) -> None:
+    steps = [event for event in train(replace(config, warmup=0.5)) if isinstance(event, Progress)]
+    assert [(event.epoch, event.step) for event in steps] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
+    rates = [event.learning_rate for event in steps]
+    assert rates[0] == 0 and max(rates) == rates[3] == pytest.approx(RECIPES["modern"]["learning_rate"])
+    assert all(event.images_per_second > 0 and event.steps == 3 for event in steps)
+
+
+def test_the_paper_divides_the_rate_by_ten_twice(config: TrainConfig) -> None:
+    paper = replace(config, recipe="paper", epochs=4, select="last")
+    rates = [event.learning_rate for event in train(paper) if isinstance(event, Progress)]
+    assert rates == pytest.approx([0.1] * 6 + [0.01] * 3 + [0.001] * 3)
+
+
+def test_training_learns(config: TrainConfig) -> None:
+    finished = list(train(replace(config, epochs=8, learning_rate=0.1, augmentation="none")))[-1]
+    assert isinstance(finished, Finished) and finished.accuracy >= 0.8
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(config: TrainConfig, tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        list(train(replace(config, run=str(tmp_path / name), seed=seed)))
+    one, same, other = (weights(replace(config, run=str(tmp_path / name))) for name in ("one", "same", "other"))
+    assert equal(one, same)
+    assert not equal(one, other)
+
+
+def test_settings_that_describe_no_run_are_refused_before_it_starts(config: TrainConfig, tmp_path: Path) -> None:
+    for change, sentence in {
+        "epochs": (-1, "epochs is -1"),
+        "recipe": ("magic", "Unknown recipe 'magic'"),
+        "batch_size": (0, "batch_size is 0"),
+        "label_smoothing": (2.0, "label_smoothing is 2.0"),
+    }.items():
+        with pytest.raises(TrainingError, match=sentence[1]):
+            next(train(replace(config, **{change: sentence[0]})))
+    with pytest.raises(TrainingError, match="name one as base"):
+        next(train(replace(config, recipe="head")))
+    with pytest.raises(DataError):
+        next(train(replace(config, data=str(tmp_path / "nowhere"))))
+    assert not Run(config.run).exists()
+
+
+def test_every_option_reaches_the_weights(config: TrainConfig, tmp_path: Path) -> None:
+    """A setting exists only if it changes what is learnt."""
+    changes: list[dict[str, Any]] = [
+        {},
+        {"label_smoothing": 0.1},
+        {"mixup": 0.5},
+        {"cutmix": 1.0},
+        {"erasing": 1.0},
+        {"augmentation": "crop"},
+        {"augmentation": "none"},
+        {"ema": 0.0},
+        {"momentum": 0.5},
+        {"nesterov": False},
+        {"weight_decay": 0.1},
+        {"warmup": 0.0},
+        {"schedule": "constant"},
+        {"balance": "sampling"},
+        {"frozen_norm": True},
+    ]
+    found = []
+    for index, change in enumerate(changes):
+        run = replace(config, run=str(tmp_path / str(index)), epochs=1, select="last", **change)
+        assert isinstance(list(train(run))[-1], Finished), change
+        found.append(weights(run)["layer1.0.conv1.weight"])
+    for index, change in enumerate(changes[1:], start=1):
+        assert not torch.equal(found[0], found[index]), change
+
+
+def test_balancing_makes_a_rare_class_count(config: TrainConfig, pictures: Path, tmp_path: Path) -> None:
+    rare = tmp_path / "rare"
+    for label, count in (("blue", 20), ("red", 4)):
+        (rare / label).mkdir(parents=True)
+        for file in sorted((pictures / label).iterdir())[:count]:
+            (rare / label / file.name).write_bytes(file.read_bytes())
+    rare_config = replace(config, data=str(rare), epochs=1).resolved()
+    trainer = training._Trainer(rare_config, Run(config.run))
+    list(trainer._decode())
+    assert trainer.class_weights[1] / trainer.class_weights[0] == pytest.approx(16 / 3)
+    balanced = replace(config, data=str(rare), balance="sampling", batch_size=8).resolved()
+    trainer = training._Trainer(balanced, Run(config.run))
+    list(trainer._decode())
+    drawn = torch.cat([trainer.targets[trainer._order()] for trainer.epoch in range(20)])
+    assert 0.4 < float(drawn.float().mean()) < 0.6
+
+
+def test_the_kept_epoch_is_the_one_asked_for_and_patience_ends_a_run(config: TrainConfig, tmp_path: Path) -> None:
+    last = list(train(replace(config, epochs=3, select="last", run=str(tmp_path / "last"))))[-1]
+    assert isinstance(last, Finished) and last.epoch == 3
+    by_loss = replace(config, epochs=3, select="loss", run=str(tmp_path / "loss"))
+    finished = list(train(by_loss))[-1]
+    history = Run(by_loss.run).epochs()
+    assert isinstance(finished, Finished)
+    assert finished.epoch == min(history, key=lambda event: event.validation_loss or math.inf).epoch
+    still = replace(config, epochs=20, learning_rate=0.0, ema=0.0, patience=1, run=str(tmp_path / "still"))
+    assert len([event for event in train(replace(still, frozen_norm=True)) if isinstance(event, Epoch)]) == 3
+
+
+# -- from a base ---------------------------------------------------------------------------------------------------
+
+
+def test_a_head_is_fitted_to_the_base_in_one_go_and_its_features_are_kept(
+    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / "cache"))
+    first = replace(config, base=str(base), recipe="head", epochs=None, image_size=None)
+    events = list(train(first))
+    assert [event.epoch for event in events if isinstance(event, Epoch)] == [0]
+    assert isinstance(events[-1], Finished) and events[-1].accuracy > 0.7
+    assert any(isinstance(event, Preparing) and event.what == "features" for event in events)
+    body = {key: value for key, value in weights(first).items() if not key.startswith("fc.")}
+    kept = {key: value for key, value in load_file(base / "model.safetensors").items() if not key.startswith("fc.")}
+    assert equal(body, kept)
+
+    again = replace(first, run=str(tmp_path / "again"))
+    repeated = list(train(again))
+    assert not any(isinstance(event, Preparing) and event.what == "features" for event in repeated)
+    assert equal(weights(first), weights(again))
+
+
+def test_finetuning_starts_from_the_fitted_head(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+    events = list(train(replace(config, base=str(base), image_size=None, select="last")))
+    assert [event.epoch for event in events if isinstance(event, Epoch)] == [0, 1, 2]
+    body = weights(config)
+    kept = load_file(base / "model.safetensors")
+    assert not torch.equal(body["conv1.weight"], kept["conv1.weight"])
+    assert torch.equal(body["bn1.running_mean"], kept["bn1.running_mean"])  # frozen_norm
+    assert RECIPES["finetune"]["frozen_norm"]
+
+
+# -- interruptions -----------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_file_stops_and_keeps_and_the_run_goes_on_to_the_same_weights(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    unbroken = replace(config, run=str(tmp_path / "unbroken"))
+    list(train(unbroken))
+    events: list[Event] = []
+    for event in train(config):
+        events.append(event)
+        if isinstance(event, Progress) and event.epoch == 1 and event.step == 2:
+            Run(config.run).stop.touch()
+    assert isinstance(events[-1], Stopped) and (events[-1].epoch, events[-1].step) == (0, 3)
+    more = list(train(config))
+    assert isinstance(more[-1], Finished)
+    assert equal(weights(config), weights(unbroken))
+
+
+def test_closing_the_generator_saves_where_it_was(config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(config, checkpoint_seconds=3600)
+    running = train(config)
+    for event in running:
+        if isinstance(event, Progress) and event.epoch == 2:
+            break
+    running.close()
+    started = next(train(config))
+    assert isinstance(started, Started) and started.epoch == 1
+
+
+_RUNNER = """
+import dataclasses, json, os, signal, sys, time
+from resnet_hub import training
+from resnet_hub.run import TrainConfig
+training._TICK = 0.0
+from resnet_hub import data, head, hub, images  # all that a run imports, before it is forked
+import accelerate, datasets
+for line in sys.stdin:
+    request = json.loads(line)
+    child = os.fork()
+    if not child:
+        for event in training.train(TrainConfig(**request["config"])):
+            pass
+        os._exit(0)
+    if request["seconds"] is not None:
+        time.sleep(request["seconds"])
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    def request(runner: Any, config: TrainConfig, seconds: float | None) -> int:
+        runner.stdin.write(json.dumps({"config": vars(config), "seconds": seconds}) + "\n")
+        runner.stdin.flush()
+        return int(runner.stdout.readline())
+
+    moments = random.Random(0)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_OFFLINE": "1"}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", _RUNNER], env=environment, **pipes) as runner:
+        unbroken, killed = (replace(config, run=str(tmp_path / name), epochs=4) for name in ("unbroken", "killed"))
+        start = time.monotonic()
+        assert request(runner, unbroken, None) == 0
+        length = time.monotonic() - start
+        kills = 0
+        for _ in range(20):
+            kills += request(runner, killed, moments.uniform(0.2, 0.7) * length) == -signal.SIGKILL
+            if Run(killed.run).model.exists():  # what is kept is whole at every moment
+                ResNet.from_pretrained(Run(killed.run).model)
+        assert request(runner, killed, None) == 0
+        assert kills >= 5
+    assert equal(weights(unbroken), weights(killed))
+    assert [event[:5] for event in Run(unbroken.run).epochs()] == [event[:5] for event in Run(killed.run).epochs()]
+
+
+def test_a_loss_that_is_no_number_fails_with_the_last_good_state_kept(config: TrainConfig) -> None:
+    list(train(config))
+    good = weights(config)
+    facts = json.loads(Run(config.run).settings.read_text())
+    facts["config"] |= {"epochs": 40, "learning_rate": 100.0, "schedule": "constant", "weight_decay": 1.0}
+    Run(config.run).settings.write_text(json.dumps(facts))
+    events = list(train(config))
+    assert isinstance(events[-1], Failed) and "learning_rate" in events[-1].reason
+    assert all(value.isfinite().all() for value in weights(config).values() if value.is_floating_point())
+    assert good.keys() == weights(config).keys()
+
+
+def test_a_full_disk_fails_in_a_sentence_and_leaves_the_old_state(config: TrainConfig) -> None:
+    """A limit on the size of files stands for the disk."""
+    list(train(replace(config, epochs=1)))
+    script = f"""
+import resource
+from resnet_hub import training
+from resnet_hub.run import Run, TrainConfig
+run = Run({config.run!r})
+size = run.state.stat().st_size
+facts = run.settings.read_text()
+run.settings.write_text(facts.replace('"epochs": 1', '"epochs": 2'))
+for event in training.train(TrainConfig(data="", run={config.run!r})):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+print(event)
+"""
+    before = Run(config.run).state.read_bytes()
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "Failed(reason='The disk of" in result.stdout
+    assert Run(config.run).state.read_bytes() == before
+
+
+def test_a_damaged_state_is_named(config: TrainConfig) -> None:
+    list(train(config))
+    Run(config.run).state.write_bytes(b"no state")
+    events = list(train(config))
+    assert isinstance(events[-1], Failed) and "state.safetensors" in events[-1].reason
+
+
+def test_a_history_with_a_torn_line_reads_on(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    one = Epoch(1, 1.0, 0.9, 0.5, True, 0.1, 2.0)
+    run.append(one)
+    with run.history.open("a") as file:
+        file.write('{"epoch": 2, "train_lo')
+    assert run.epochs() == [one]
+
+
+# -- precision and processes -------------------------------------------------------------------------------------------
+
+
+def test_half_precision_runs_and_stays_near(config: TrainConfig, tmp_path: Path) -> None:
+    found = []
+    for precision in ("no", "bf16"):
+        run = replace(config, run=str(tmp_path / precision), precision=precision, epochs=1)
+        assert isinstance(list(train(run))[-1], Finished)
+        assert all(value.dtype in (torch.float32, torch.int64) for value in weights(run).values())
+        found.append(Run(run.run).epochs()[0].train_loss)
+    assert found[0] != found[1] and found[0] == pytest.approx(found[1], abs=0.05)
+
+
+def test_two_processes_give_the_numbers_of_one(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+    """The same global batch; BatchNorm keeps the base's statistics, which it would take from each share otherwise."""
+    one = replace(config, base=str(base), image_size=None, run=str(tmp_path / "one"), select="last", seed=3)
+    list(train(one))
+    two = replace(one, run=str(tmp_path / "two"))
+    script = tmp_path / "two.py"
+    script.write_text(
+        "from resnet_hub.run import TrainConfig\nfrom resnet_hub.training import train\n"
+        f"for event in train(TrainConfig(**{vars(two)!r})):\n    pass\n"
+    )
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone, together = weights(one), weights(two)
+    for key, value in alone.items():
+        torch.testing.assert_close(together[key], value, rtol=1e-4, atol=1e-5)
+    for mine, theirs in zip(Run(one.run).epochs(), Run(two.run).epochs(), strict=True):
+        assert theirs.validation_loss == pytest.approx(mine.validation_loss, rel=1e-4)
+        if mine.epoch:
+            assert theirs.train_loss == pytest.approx(mine.train_loss, rel=1e-4)

@@ -37,7 +37,7 @@ def build(shelf: str | Path, default: str | None = None) -> gr.Blocks:
     """The page over a shelf of checkpoint folders; it opens with the model `default`, else the first by name."""
     models = Models(Path(shelf))
     default = default or next(iter(models.names()), "")
-    with gr.Blocks(title="resnet_hub", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as demo:
+    with gr.Blocks(title="resnet_hub", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         gr.Markdown(t("head"), elem_id="head")
         PredictTab(models).render(demo, default)
     demo.queue(max_size=64)
@@ -52,7 +52,7 @@ def launch(demo: gr.Blocks, **options: Any) -> None:
         theme=THEME,
         css=CSS,
         i18n=I18N,
-        max_file_size="32mb",
+        max_file_size="50mb",
         allowed_paths=[str(path) for path in EXAMPLES],
         footer_links=["api", "settings"],
         ssr_mode=False,

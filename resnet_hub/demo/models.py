@@ -40,7 +40,7 @@ class Models:
 
     def names(self) -> list[str]:
         """The folders on the shelf."""
-        return sorted(path.parent.name for path in self.shelf.glob("*/config.json"))
+        return sorted(path.parent.name for path in self.shelf.glob("[!.]*/config.json"))  # a dot: being written
 
     def source(self, name: str) -> str | Path:
         """The folder or the Hub id behind a name; raises `PageError` for a path, a URL and anything else."""

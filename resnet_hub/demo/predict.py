@@ -179,16 +179,15 @@ class PredictTab:
             page.load(**choose)
         picker.key_up(self.suggest, None, picker, show_progress="hidden", **loading | {"concurrency_id": "suggest"})
 
-        with gr.Row(visible=False):  # the endpoint for programs needs components to name its inputs
-            top_k, result = gr.Number(TOP, label="top_k"), gr.JSON()
+        with gr.Row(visible=False):  # an endpoint for programs takes its inputs from components
             gr.Button().click(
                 self.predict,
-                [photo, picker, top_k],
-                result,
+                [photo, gr.Textbox(default, label="model"), gr.Number(TOP, label="top_k")],
+                gr.JSON(label="classes"),
                 api_name="predict",
                 preprocess=False,
                 concurrency_limit=2,
-                concurrency_id="predict",
+                concurrency_id="endpoint",  # a program that waits for a download keeps no visitor waiting
             )
 
 

@@ -141,7 +141,7 @@ class ResNet(nn.Module):
     def reset_head(self, id2label: Mapping[int, str] | list[str] | None = None, num_classes: int | None = None) -> None:
         """A fresh head for other labels, in place; with neither, none: the model then returns features."""
         self.config = replace(self.config, id2label=label_table(id2label, num_classes))
-        where = {"device": self.conv1.weight.device, "dtype": self.conv1.weight.dtype}
+        where: dict[str, Any] = {"device": self.conv1.weight.device, "dtype": self.conv1.weight.dtype}
         classes = self.config.num_classes
         self.fc = nn.Linear(self.config.num_features, classes, **where) if classes else nn.Identity()
 
@@ -160,13 +160,19 @@ class ResNet(nn.Module):
         `cache_dir` and `local_files_only`. Strict: raises `CheckpointError` where config and weights disagree,
         `HubError` where the Hub refuses.
         """
-        from resnet_hub.hub import load_checkpoint
+        from resnet_hub.hub import check_weights, load_checkpoint
 
         checkpoint = load_checkpoint(source, **hub)
         with torch.device("meta"):  # no random numbers drawn, no second copy: the loaded tensors become the parameters
             model = cls(checkpoint.config)
-        model.load_state_dict(checkpoint.weights, assign=True)
+        model.load_state_dict(check_weights(model.state_dict(), checkpoint.weights), assign=True)
         model.card = checkpoint.card
         if id2label is not None or num_classes is not None:
             model.reset_head(id2label, num_classes)
         return model.eval()
+
+    def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> Path:
+        """Write config, weights and card as a checkpoint folder, whole or not at all; other files in it stay."""
+        from resnet_hub.hub import save_checkpoint
+
+        return save_checkpoint(folder, self.config, self.state_dict(), card if card is not None else self.card)

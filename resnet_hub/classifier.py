@@ -96,9 +96,9 @@ class Classifier:
     ) -> Iterator[Any]:
         batch_size = min(batch_size, max(1, _MAX_BATCH_PIXELS // self.config.image_size**2))
         numbered = iter(enumerate(images, start=1))
-        while batch := list(islice(numbered, batch_size)):
+        while True:
             inputs: list[Tensor | ImageError] = []
-            for number, image in batch:
+            for number, image in islice(numbered, batch_size):  # one at a time: a decoded photo may take 500 MB
                 unnamed = names and not isinstance(image, str | os.PathLike)
                 try:
                     inputs.append(self.transform(load_image(image, name=f"Image {number}" if unnamed else None)))
@@ -106,6 +106,8 @@ class Classifier:
                     if errors == "raise":
                         raise
                     inputs.append(error)
+            if not inputs:
+                return
             scores = iter(self._scores([item for item in inputs if isinstance(item, Tensor)]))
             for item in inputs:
                 yield item if isinstance(item, ImageError) else self._ranking(next(scores), top_k)

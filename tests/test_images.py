@@ -63,9 +63,10 @@ def png(width=2, height=2, *, extra=b""):
 
 
 def refused(source, match, name="photo.jpg"):
-    with warnings.catch_warnings(record=True) as seen, pytest.raises(ImageError, match=match) as caught:
+    with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        load_image(source, name=name)
+        with pytest.raises(ImageError, match=match) as caught:
+            load_image(source, name=name)
     message = str(caught.value)
     assert message.startswith(name)
     assert message.endswith(".") and "\n" not in message
@@ -519,11 +520,10 @@ def test_mutations_load_or_are_refused(data, changes):
 def loads_or_is_refused(data):
     try:
         image = load_image(data)
-    except ImageError as error:
-        assert str(error).startswith("The image")
-    else:
-        assert image.mode == "RGB"
-        assert image.width * image.height <= images.MAX_PIXELS
+    except ImageError:
+        return
+    assert image.mode == "RGB"
+    assert image.width * image.height <= images.MAX_PIXELS
 
 
 # Threads and global state
@@ -532,7 +532,7 @@ def loads_or_is_refused(data):
 def test_nothing_global_changes_and_no_warning_leaks():
     before = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters))
     corrupt = encoded(picture(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0" + bytes(30))
-    with pytest.warns(UserWarning):  # Pillow itself does
+    with pytest.warns(UserWarning, match="EXIF"):  # Pillow itself does
         Image.open(io.BytesIO(corrupt)).getexif()
     sources = [png(10_000, 10_000), *[corrupt, PNG, JPEG, b"text"] * 8]
 

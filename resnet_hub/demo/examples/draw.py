@@ -129,20 +129,25 @@ def truck() -> Image.Image:
 
 
 def bird() -> Image.Image:
-    scene = Scene((196, 214, 206), (150, 178, 140))
+    scene = Scene((150, 160, 120), (110, 128, 84))
+    for number in range(70):  # leaves, out of focus
+        shade = (number * 13) % 36 - 18
+        x, y, radius = (number * 97) % 500 - 10, (number * 61) % 430 - 35, 14 + (number * 7) % 22
+        scene.disc(x, y, radius, (130 + shade, 150 + shade, 110 + shade))
+    scene.image = scene.image.filter(ImageFilter.GaussianBlur(5 * FINE))
     scene.shape([(0, 292), (480, 262), (480, 276), (0, 308)], (98, 74, 52))
-    brown, light, dark = (128, 92, 60), (226, 206, 176), (70, 52, 40)
-    scene.shape([(150, 230), (40, 276), (34, 292), (60, 296), (176, 258)], dark)
-    scene.disc(226, 206, 92, brown, flat=0.74)
-    scene.disc(246, 226, 74, light, flat=0.66)
-    scene.shape([(150, 170), (240, 176), (250, 212), (120, 262), (96, 262)], dark)
-    scene.disc(316, 136, 50, brown)
-    scene.disc(332, 152, 30, light)
-    scene.shape([(358, 126), (400, 142), (358, 152)], (214, 150, 50))
-    scene.disc(332, 124, 7, (20, 18, 16))
-    scene.disc(334, 122, 2, (250, 250, 250))
+    grey, light, dark = (70, 70, 78), (196, 190, 184), (40, 40, 48)
+    scene.shape([(150, 230), (70, 290), (72, 306), (96, 306), (176, 258)], dark)
+    scene.disc(226, 206, 88, grey, flat=0.78)
+    scene.disc(250, 228, 66, light, flat=0.66)
+    scene.shape([(150, 176), (236, 180), (250, 214), (136, 266), (106, 270)], dark)
+    scene.disc(308, 140, 46, grey)
+    scene.disc(322, 158, 26, light)
+    scene.shape([(346, 130), (384, 144), (346, 154)], (60, 50, 44))
+    scene.disc(322, 130, 7, (20, 18, 16))
+    scene.disc(324, 128, 2, (250, 250, 250))
     for x in (216, 252):
-        scene.shape([(x, 264), (x + 6, 264), (x + 8, 288), (x + 2, 288)], (190, 130, 60))
+        scene.shape([(x, 264), (x + 6, 264), (x + 8, 288), (x + 2, 288)], (120, 90, 60))
     return scene.finish()
 
 

@@ -187,9 +187,12 @@ def test_another_class_shows_its_own_heat(page: Page, photo: Path) -> None:
 
 
 def test_an_example_is_one_click(page: Page) -> None:
-    page.locator("#examples").get_by_role("img", name="cat").click()
+    cat = page.locator("#examples").get_by_role("img", name="cat")
+    before = cat.bounding_box()
+    cat.click()
     expect(page.locator("#line p")).to_contain_text("tiny-a")
     expect(page.locator("#photo img")).to_be_visible()
+    assert cat.bounding_box() == before  # nothing jumps when the answer comes
     page.get_by_role("button", name="Classify").click()
     expect(page.locator("#line p")).to_contain_text("tiny-a")
 

@@ -14,7 +14,7 @@ from resnet_hub.demo.predict import EXAMPLES, PredictTab
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=["ui-monospace", "monospace"])
 CSS = """
-.gradio-container { max-width: 1200px !important; margin: 0 auto; }
+.gradio-container { width: 100%; max-width: 1200px !important; margin: 0 auto; }
 #head p, #line p, #hint { color: var(--body-text-color-subdued); margin: 0; }
 #classes h2 { font-size: 1.5rem; text-align: center; overflow-wrap: anywhere; }
 #classes button { font-family: var(--font); }

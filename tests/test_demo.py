@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -22,14 +23,17 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from resnet_hub.classifier import Classifier
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.i18n import TEXTS, PageError
 from resnet_hub.demo.models import Models
+from resnet_hub.demo.predict import EXAMPLES
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.model import ResNet
 
 EVIL = "<img src=x onerror=alert(1)>"
 LABELS = ["cat", "dog", "ship", "truck", "bird", EVIL]
+EMBEDDED = Path(__file__).parents[1] / "weights" / "resnet20-cifar10"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
 
@@ -323,6 +327,18 @@ def test_endpoint(address: str, photo: Path) -> None:
     client.close()
 
 
+def test_endpoint_is_a_tool_for_agents(address: str) -> None:
+    with urlopen(f"{address}/gradio_api/mcp/schema") as reply:
+        (tool,) = json.load(reply)
+    assert tool["name"] == "predict"
+    assert {name: field["type"] for name, field in tool["inputSchema"]["properties"].items()} == {
+        "image": "string",
+        "model": "string",
+        "top_k": "number",
+    }
+    assert "enum" not in tool["inputSchema"]["properties"]["model"]  # any Hub id will do
+
+
 # --- The shared models
 
 
@@ -394,6 +410,14 @@ def test_a_failure_is_not_remembered(tmp_path: Path) -> None:
             models.get("a")
     weights.write_bytes(good)
     assert models.get("a").config.num_classes == 2
+
+
+@pytest.mark.skipif(not EMBEDDED.exists(), reason="The embedded model is still to be trained.")
+def test_the_embedded_model_recognises_the_examples() -> None:
+    classify = Classifier.from_pretrained(EMBEDDED)
+    assert {path.stem: classify(path, top_k=1)[0]["label"] for path in EXAMPLES} == {
+        path.stem: path.stem for path in EXAMPLES
+    }
 
 
 def test_languages_have_the_same_texts() -> None:

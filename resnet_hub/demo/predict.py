@@ -182,7 +182,7 @@ class PredictTab:
         with gr.Row(visible=False):  # an endpoint for programs takes its inputs from components
             gr.Button().click(
                 self.predict,
-                [photo, gr.Textbox(default, label="model"), gr.Number(TOP, label="top_k")],
+                [gr.Image(label="image"), gr.Textbox(default, label="model"), gr.Number(TOP, label="top_k")],
                 gr.JSON(label="classes"),
                 api_name="predict",
                 preprocess=False,

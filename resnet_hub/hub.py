@@ -4,69 +4,147 @@ A checkpoint folder holds `config.json` (see `ResNetConfig.to_dict`), `model.saf
 names, and the model card `README.md`. Pickles are never opened.
 """
 
-from collections.abc import Mapping
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_hub.config import ResNetConfig
-from resnet_hub.errors import CheckpointError, ConfigError
+from resnet_hub.errors import CheckpointError, ConfigError, HubError
 from resnet_hub.files import replace_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from resnet_hub.card import CardFacts
+
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-_STALE = (CONFIG, WEIGHTS, CARD, "onnx", "preprocessor_config.json")  # speak of the weights, so they go with them
+_STALE = ("onnx", "preprocessor_config.json")  # speak of other weights, or overrule the config: they go with the old
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
+_TIMEOUT = 10  # seconds until a Hub that does not answer counts as unreachable, and the cache is used
 
 
 class Checkpoint(NamedTuple):
     """What a checkpoint folder holds."""
 
     config: ResNetConfig
-    weights: "dict[str, Tensor]"
+    weights: "dict[str, Tensor]"  # torchvision's key names, on the CPU, in the dtype of the file
     card: str | None
 
 
-def read_config(source: str | Path, **hub: Any) -> ResNetConfig:
-    """The config of a checkpoint folder or a Hub repo, without its weights; arguments as `load_checkpoint`."""
-    return _config(_path(source, CONFIG, **hub), source)
-
-
 def load_checkpoint(source: str | Path, **hub: Any) -> Checkpoint:
-    config_path = _path(source, CONFIG, **hub)
-    config = _config(config_path, source)
-    weights = _read_weights(_path(config_path.parent, WEIGHTS), source)
-    card_path = config_path.with_name(CARD)
-    card = card_path.read_bytes().decode("utf-8", errors="replace") if card_path.is_file() else None
+    """The checkpoint in a folder, or in the Hub repo `user/name`; of a repo, all files are of one commit.
+
+    `hub` takes `revision` (branch, tag, commit), `token`, `cache_dir` and `local_files_only`. Without a connection the
+    cached copy is used. Raises `CheckpointError` for a folder or repo that is incomplete or disagrees with itself,
+    `ConfigError` for a config that describes no network, `HubError` where the Hub refuses.
+    """
+    folder = _fetch(source, (CONFIG, WEIGHTS, CARD), **hub)
+    config = _read_config(folder, source)
+    weights = _read_weights(folder, source)
     _check_head(config, weights, source)
-    return Checkpoint(config, weights, card)
+    card = folder / CARD
+    text = card.read_bytes().decode(errors="replace").removeprefix("\ufeff") if card.is_file() else None
+    return Checkpoint(config, weights, text)
+
+
+def read_config(source: str | Path, **hub: Any) -> ResNetConfig:
+    """The config alone, a few kilobytes; arguments and errors as in `load_checkpoint`."""
+    return _read_config(_fetch(source, (CONFIG,), **hub), source)
 
 
 def save_checkpoint(
-    folder: str | Path, config: ResNetConfig, weights: "Mapping[str, Tensor]", card: str | None = None
+    folder: str | Path,
+    config: ResNetConfig,
+    weights: "Mapping[str, Tensor]",
+    card: "str | CardFacts | None" = None,
+    *,
+    old_card: str | None = None,
 ) -> Path:
-    """Write a checkpoint folder beside `folder` and put it in its place; other files in it stay.
+    """Write a checkpoint folder beside `folder` and put it in its place, whole; other files in it stay.
 
+    `card` is a text that is kept, or facts for a new one; without, `old_card` is kept as far as it is still true.
     Raises `CheckpointError` where the labels and the head disagree, or the disk refuses.
     """
     from safetensors.torch import save_file
 
-    folder = Path(folder)
+    from resnet_hub.card import carry_card, render_card, sign_card
+
+    folder = Path(folder).expanduser()
     _check_head(config, weights, folder)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; name a folder to save the model in.")
     try:
-        with replace_folder(folder, keep=lambda name: name not in _STALE) as part:
+        with replace_folder(folder, keep=lambda name: name not in (CONFIG, WEIGHTS, CARD, *_STALE)) as part:
             (part / CONFIG).write_text(config.to_json(), encoding="utf-8")
             tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
             save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
-            (part / WEIGHTS).chmod((part / CONFIG).stat().st_mode)  # the writer gives it to its owner alone
-            if card is not None:
-                (part / CARD).write_bytes(card.encode())
+            (part / WEIGHTS).chmod((part / CONFIG).stat().st_mode)  # safetensors gives it to its owner alone
+            sha256 = _sha256(part / WEIGHTS)
+            if isinstance(card, str):
+                text = sign_card(card, sha256)
+            else:
+                text = render_card(config, card, weights_sha256=sha256)
+                text = carry_card(old_card, text) if old_card is not None and card is None else text
+            (part / CARD).write_bytes(text.encode())
     except OSError as error:
         raise CheckpointError(f"The model cannot be saved to {folder}: {error.strerror or error}.") from None
     return folder
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    branch: str | None = None,
+    create_pr: bool = False,
+    message: str | None = None,
+) -> str:
+    """Upload a checkpoint folder to the Hub repo `user/name` in one commit; returns its URL, or the pull request's.
+
+    Creates the repo (`private` or not) and the branch where they are missing. Hidden files stay here. A README that was
+    edited on the Hub keeps its text; only metadata of ours is refreshed. Raises `HubError` where the Hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    from resnet_hub.card import name_card, refresh_card
+
+    folder = Path(folder).expanduser()
+    config = read_config(folder)
+    _named(folder, WEIGHTS, folder)
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {name: path for name, path in files.items() if not any(part.startswith(".") for part in name.split("/"))}
+
+    with hub_errors(repo_id, revision=branch, token=token, writing=True):
+        api = HfApi(token=token, library_name="resnet_hub")
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id  # with the user's name before it
+        if branch and not create_pr:
+            api.create_branch(repo_id, branch=branch, exist_ok=True)
+        head = api.model_info(repo_id, revision=branch, timeout=_TIMEOUT)
+        if private and not head.private:
+            raise HubError(f"{repo_id} exists and is public; make it private in its settings, or push to another name.")
+        remote = {file.rfilename for file in head.siblings or []}
+        additions = {name: CommitOperationAdd(name, path) for name, path in files.items() if name != CARD}
+        if CARD in files:
+            card = name_card(files[CARD].read_bytes().decode(errors="replace"), repo_id)
+            if CARD in remote:
+                old = Path(api.hf_hub_download(repo_id, CARD, revision=head.sha))
+                card = refresh_card(old.read_bytes().decode(errors="replace"), card)
+            additions[CARD] = CommitOperationAdd(CARD, card.encode())
+        stale = [name for name in remote - additions.keys() if name.split("/")[0] in _STALE]
+        commit = api.create_commit(
+            repo_id,
+            [*additions.values(), *(CommitOperationDelete(name) for name in stale)],
+            commit_message=message or f"Upload {config.architecture} with resnet_hub",
+            revision=branch,
+            create_pr=create_pr,
+            parent_commit=head.sha,  # whoever pushes at the same time is noticed, not overwritten
+        )
+    return commit.pr_url or commit.commit_url
 
 
 def check_weights(expected: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -94,6 +172,173 @@ def check_weights(expected: "Mapping[str, Tensor]", weights: "Mapping[str, Tenso
     return full
 
 
+@contextmanager
+def hub_errors(
+    repo_id: str, *, revision: str | None = None, token: str | bool | None = None, writing: bool = False
+) -> Iterator[None]:
+    """Turn whatever huggingface_hub raises about the model `repo_id` into a `HubError` of one sentence."""
+    from huggingface_hub import errors
+    from huggingface_hub.utils import validate_repo_id
+
+    if isinstance(token, str) and not re.fullmatch(r"[!-~]+", token):
+        raise HubError("The token holds characters that no token has; copy it again, without blanks around it.")
+    try:
+        validate_repo_id(repo_id)
+        yield
+    except (
+        errors.HTTPError,  # refusals, and every failure of the connection
+        errors.HFValidationError,
+        errors.EntryNotFoundError,
+        errors.LocalTokenNotFoundError,
+        errors.OfflineModeIsEnabled,
+        errors.XetDownloadError,
+        ValueError,  # metadata that the Hub does not accept
+        OSError,
+    ) as error:
+        raise HubError(_sentence(error, repo_id, revision, writing)) from None
+
+
+def _sentence(error: Exception, repo_id: str, revision: str | None, writing: bool) -> str:
+    from huggingface_hub import constants, errors
+
+    hub = constants.ENDPOINT
+    if isinstance(error, errors.LocalEntryNotFoundError):  # of the cache; what kept us from the Hub is behind it
+        if not isinstance(error.__cause__, errors.HTTPError):
+            return f"{repo_id} is not in the cache, and it may not be fetched now: go online once, or name a folder."
+        error = error.__cause__
+    match error:
+        case errors.HFValidationError():
+            return f"{repo_id!r} is neither a folder here nor the name of a model on the Hub, such as user/name."
+        case errors.GatedRepoError():
+            return (
+                f"{repo_id} is gated: ask for access at {hub}/{repo_id}, then use a token of the account that has it."
+            )
+        case errors.RepositoryNotFoundError():
+            return (
+                f"There is no folder and no model on the Hub named {repo_id}, or it is private: check the name, or "
+                "log in with `hf auth login` as someone who may see it."
+            )
+        case errors.RevisionNotFoundError():
+            return f"{repo_id} has no branch, tag or commit {revision or 'main'}; see {hub}/{repo_id}/commits."
+        case errors.DisabledRepoError():
+            return f"The Hub has disabled {repo_id}; choose another model."
+        case errors.LocalTokenNotFoundError():
+            return "There is no token on this computer; log in with `hf auth login`."
+        case errors.OfflineModeIsEnabled():
+            return f"The Hub is switched off by HF_HUB_OFFLINE; unset it to reach {repo_id}."
+        case errors.HfHubHTTPError():
+            return _refusal(error.response.status_code, error, repo_id, writing)
+        case errors.HTTPError():
+            return f"The Hub at {hub} cannot be reached ({type(error).__name__}); check the connection and try again."
+    return f"{repo_id} cannot be {'pushed' if writing else 'fetched'}: {_line(error)}."
+
+
+def _refusal(status: int, error: Any, repo_id: str, writing: bool) -> str:
+    match status:
+        case 401:
+            return (
+                f"The Hub does not accept the token{'' if writing else f' for {repo_id}'}; log in with `hf auth login`."
+            )
+        case 403 if writing:
+            return f"The token may not write to {repo_id}; use one that may, or propose the change with create_pr."
+        case 403:
+            return f"The token may not read {repo_id}; use one with that permission."
+        case 409 | 412:
+            return f"{repo_id} was changed by someone else at the same time; look at the change, then push again."
+        case 429:
+            wait = error.response.headers.get("Retry-After", "")
+            return (
+                f"The Hub limits how often it is asked; try again in {f'{wait} seconds' if wait else 'some minutes'}."
+            )
+        case _ if status >= 500:
+            return f"The Hub has a problem of its own ({status}); try again in some minutes."
+    return f"The Hub refused {repo_id} ({status}): {_line(error.server_message or error)}."
+
+
+def _line(error: object) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _fetch(
+    source: str | Path,
+    names: tuple[str, ...],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder with the files `names`, as far as `source` has them: itself, or a snapshot in the Hub's cache."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{source} is a file; name the folder that holds {CONFIG} and {WEIGHTS}.")
+    if isinstance(source, Path) or source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") > 1:
+        raise CheckpointError(f"There is no folder {source}; a model on the Hub is named user/name.")
+
+    from huggingface_hub import HfApi, errors, snapshot_download
+
+    options: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
+    options["allow_patterns"] = list(names)
+    with hub_errors(source, revision=revision, token=token):
+        if not local_files_only:
+            try:  # a quick question first: the download below waits long for a Hub that does not answer
+                remote = HfApi(token=token).model_info(source, revision=revision, timeout=_TIMEOUT)
+            except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
+                if isinstance(error, errors.HfHubHTTPError) and error.response.status_code < 429:
+                    raise  # an answer, not a failure
+                try:
+                    return Path(snapshot_download(source, **options, local_files_only=True))
+                except errors.LocalEntryNotFoundError as missing:
+                    raise missing from error
+            present = [file.rfilename for file in remote.siblings or []]
+            if missing_name := next((name for name in names if name not in present and name != CARD), None):
+                raise CheckpointError(_absent(missing_name, present, source))
+        return Path(snapshot_download(source, **options, local_files_only=local_files_only))
+
+
+def _named(folder: Path, name: str, source: str | Path) -> Path:
+    if not (folder / name).is_file():
+        raise CheckpointError(_absent(name, sorted(entry.name for entry in folder.iterdir()), source))
+    return folder / name
+
+
+def _absent(name: str, present: list[str], source: str | Path) -> str:
+    if pickle := next((other for other in present if other.endswith(_PICKLES)), None):
+        return (
+            f"{source} has no {name} but {pickle}, a pickle, which is never opened because it can run code; "
+            f"if you trust it, convert it with `resnet-hub convert {pickle} FOLDER`."
+        )
+    return f"{source} has no {name}, so it is no checkpoint that can be opened; it has {_some(present) or 'nothing'}."
+
+
+def _read_config(folder: Path, source: str | Path) -> ResNetConfig:
+    try:
+        return ResNetConfig.from_json(_named(folder, CONFIG, source).read_bytes())
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _read_weights(folder: Path, source: str | Path) -> "dict[str, Tensor]":
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(_named(folder, WEIGHTS, source))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{WEIGHTS} of {source} is damaged ({_line(error)}); fetch or save it again.") from None
+
+
+def _check_head(config: ResNetConfig, weights: "Mapping[str, Tensor]", source: str | Path) -> None:
+    head = weights.get("fc.weight")
+    rows = head.shape[0] if head is not None and head.ndim else 0
+    if rows != config.num_classes:
+        raise CheckpointError(
+            f"{source}: {CONFIG} has {config.num_classes} labels, but the head in {WEIGHTS} has {rows} outputs."
+        )
+
+
 def _kind(tensor: "Tensor") -> str:
     return f"{'x'.join(map(str, tensor.shape)) or 'scalar'}{'' if tensor.is_floating_point() else ' of whole numbers'}"
 
@@ -102,42 +347,6 @@ def _some(names: list[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-def _check_head(config: ResNetConfig, weights: "Mapping[str, Tensor]", source: str | Path) -> None:
-    rows = weights["fc.weight"].shape[0] if "fc.weight" in weights and weights["fc.weight"].ndim else 0
-    if rows != config.num_classes:
-        raise CheckpointError(
-            f"{source} disagrees with itself: {CONFIG} has {config.num_classes} labels, the head has {rows} outputs."
-        )
-
-
-def _read_weights(path: Path, source: str | Path) -> "dict[str, Tensor]":
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{WEIGHTS} of {source} is damaged; fetch or save it again ({error}).") from None
-
-
-def _config(path: Path, source: str | Path) -> ResNetConfig:
-    try:
-        return ResNetConfig.from_json(path.read_bytes())
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
-
-
-def _path(source: str | Path, name: str, **hub: Any) -> Path:
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise CheckpointError(f"There is no folder {source}.")
-    path = folder / name
-    if path.is_file():
-        return path
-    names = sorted(entry.name for entry in folder.iterdir())
-    if pickles := [name for name in names if name.endswith(_PICKLES)]:
-        raise CheckpointError(
-            f"{source} has no {name} but {pickles[0]}, a pickle, which is never opened because it can run code; "
-            f"convert it with `resnet-hub convert {folder / pickles[0]} FOLDER`."
-        )
-    raise CheckpointError(f"{source} has no {name}; it holds {_some(names) or 'nothing'}.")
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,13 +7,17 @@ names are the checkpoint format: those of torchvision and timm, so that weights 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnet_hub.config import ResNetConfig, label_table
+
+if TYPE_CHECKING:
+    from resnet_hub.card import CardFacts
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -171,8 +175,21 @@ class ResNet(nn.Module):
             model.reset_head(id2label, num_classes)
         return model.eval()
 
-    def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> Path:
-        """Write config, weights and card as a checkpoint folder, whole or not at all; other files in it stay."""
+    def save_pretrained(self, folder: str | Path, *, card: "str | CardFacts | None" = None) -> Path:
+        """Write config, weights and card as a checkpoint folder, whole or not at all; other files in it stay.
+
+        `card` is a text, or facts for one; without, the card that the model came with stays as far as it is still true.
+        """
         from resnet_hub.hub import save_checkpoint
 
-        return save_checkpoint(folder, self.config, self.state_dict(), card if card is not None else self.card)
+        return save_checkpoint(folder, self.config, self.state_dict(), card, old_card=self.card)
+
+    def push_to_hub(self, repo_id: str, *, card: "str | CardFacts | None" = None, **hub: Any) -> str:
+        """Save, and upload to the Hub repo `user/name` in one commit; returns its URL.
+
+        `hub` takes `private`, `token`, `branch`, `create_pr` and `message`, as `resnet_hub.hub.push_folder`.
+        """
+        from resnet_hub.hub import push_folder
+
+        with TemporaryDirectory() as folder:
+            return push_folder(self.save_pretrained(folder, card=card), repo_id, **hub)

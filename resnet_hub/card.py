@@ -1,0 +1,333 @@
+"""The model card: README.md of a checkpoint folder, for people who did not make the model.
+
+The last line of a card is a comment with two digests: of the weights that the card speaks of, so that figures never
+stay with weights they were not measured on, and of the text as it left here, so that what a person has edited since
+is never overwritten. https://huggingface.co/docs/hub/model-cards describes the metadata on top.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from resnet_hub.config import CUSTOM, ResNetConfig
+
+PLACEHOLDER = "user/name"  # stands in the code samples until the model is pushed
+_USE = "## Use it"
+_SAMPLE = re.compile(r'from_pretrained\("([^"\n]+)"\)')
+_MARK = re.compile(
+    r"\s*<!-- resnet_hub card; weights: ([0-9a-f]{64}|unknown); (generated|written|edited): ([0-9a-f]{64}|since) -->\s*"
+)
+_FOLD_ABOVE = 20  # labels; a longer list is folded away
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What a card says beyond the config; whatever is left out is not claimed. Prose is Markdown, written as it is."""
+
+    title: str = ""
+    summary: str = ""
+    license: str | None = None  # identifier of https://huggingface.co/docs/hub/repositories-licenses
+    datasets: Sequence[str] = ()  # ids on the Hub
+    dataset_name: str = ""  # for people; also for data that is not on the Hub
+    base_model: str | None = None  # id on the Hub
+    metrics: Mapping[str, float] = field(default_factory=dict)  # name -> value in 0..1
+    split: str = ""  # that the metrics were measured on
+    per_class: Mapping[str, float] = field(default_factory=dict)  # label -> accuracy in 0..1
+    command: str = ""  # that repeats the training
+    training: str = ""  # a paragraph: hardware, minutes, seed, epochs
+    limits: str = ""
+    pictures: Sequence[str] = ()  # names of image files in the folder
+
+
+def render_card(
+    config: ResNetConfig, facts: CardFacts | None = None, *, weights_sha256: str, repo_id: str = PLACEHOLDER
+) -> str:
+    """The card of a model; `weights_sha256` is the digest of the `model.safetensors` that `facts` were measured on."""
+    facts = facts or CardFacts()
+    sections = [
+        f"# {_text(facts.title) or _title(config)}",
+        facts.summary.strip() or _summary(config),
+        _results(facts),
+        *(f"![{_text(name.rsplit('.', 1)[0])}]({quote(name)})" for name in facts.pictures),
+        _table("Label", "Accuracy", {_text(label): _percent(value) for label, value in facts.per_class.items()}),
+        _labels(config),
+        _preprocessing(config),
+        _training(facts),
+        f"## Limits\n\n{facts.limits.strip() or _limits(config)}",
+        _usage(config, repo_id),
+        f"## Licence\n\n{_text(facts.license or '') or 'None is given: ask the author before you build on the model.'}",
+    ]
+    body = "\n\n".join(section for section in sections if section)
+    return _compose(_Card(_metadata(config, facts), body, weights_sha256, "generated"))
+
+
+def sign_card(card: str, weights_sha256: str) -> str:
+    """A text from a person, marked as speaking of these weights."""
+    head, tail = _cut(card)
+    return f"{(head + tail).rstrip()}\n\n{_mark(weights_sha256, 'written', _parse(card).body)}\n"
+
+
+def carry_card(old: str, fresh: str) -> str:
+    """The card to save with a model that was loaded with `old`, where `fresh` is the one rendered for it now.
+
+    For the same weights it is `old`. For others its figures are dropped; what a person wrote stays.
+    """
+    was, now = _parse(old), _parse(fresh)
+    if was.weights == now.weights:
+        return old
+    return fresh if was.origin == "generated" else _merge(was, now)
+
+
+def refresh_card(remote: str, local: str) -> str:
+    """The card to push over `remote`: a text that was edited on the Hub stays, only metadata of ours is replaced.
+
+    Metadata that `local` says nothing about stays too, except figures.
+    """
+    was, now = _parse(remote), _parse(local)
+    if was.origin == "edited":
+        return _merge(was, now)
+    return _compose(now._replace(metadata=_merged(was, now)))
+
+
+def name_card(card: str, repo_id: str) -> str:
+    """A generated card with `repo_id` in its code samples; one that a person wrote as it is."""
+    parsed = _parse(card)
+    before, use, after = parsed.body.partition(_USE)
+    if parsed.origin != "generated" or not (sample := _SAMPLE.search(after)):
+        return card
+    return _compose(parsed._replace(body=before + use + after.replace(sample[1], repo_id)))
+
+
+class _Card(NamedTuple):
+    metadata: dict[str, Any]
+    body: str
+    weights: str  # digest of the weights that it speaks of, or "unknown"
+    origin: str  # "generated", "written" by a person before it was pushed, or "edited" since
+
+
+def _merge(old: _Card, new: _Card) -> str:
+    return _compose(old._replace(metadata=_merged(old, new), weights=new.weights))
+
+
+def _merged(old: _Card, new: _Card) -> dict[str, Any]:
+    merged = {key: value for key, value in old.metadata.items() if key != "model-index"} | new.metadata
+    if old.origin == "edited" and "license" in old.metadata:  # a person's decision, and their text may state it too
+        merged["license"] = old.metadata["license"]
+    lists = [card.metadata["tags"] for card in (old, new) if isinstance(card.metadata.get("tags"), list)]
+    if lists:
+        merged["tags"] = list(dict.fromkeys(str(tag) for tags in lists for tag in tags))
+    return merged
+
+
+def _compose(card: _Card) -> str:
+    from huggingface_hub.utils import yaml_dump
+
+    metadata = yaml_dump(card.metadata, sort_keys=False).strip()
+    return f"---\n{metadata}\n---\n\n{card.body.strip()}\n\n{_mark(card.weights, card.origin, card.body)}\n"
+
+
+def _mark(weights: str, origin: str, body: str) -> str:
+    return f"<!-- resnet_hub card; weights: {weights}; {origin}: {'since' if origin == 'edited' else _digest(body)} -->"
+
+
+def _digest(body: str) -> str:
+    """Of what a reader sees: editors change line ends and trailing blanks."""
+    lines = (line.rstrip() for line in body.strip().splitlines())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _cut(card: str) -> tuple[str, str]:
+    """The card before and after its mark."""
+    marks = list(_MARK.finditer(card))
+    return (card[: marks[-1].start()], card[marks[-1].end() :]) if marks else (card, "")
+
+
+def _parse(card: str) -> _Card:
+    import yaml  # type: ignore[import-untyped]
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    card = card.removeprefix("\ufeff")
+    body = "\n\n".join(part for part in _cut(card) if part)
+    metadata: Any = {}
+    if block := REGEX_YAML_BLOCK.search(body):
+        body = body[block.end() :]
+        try:
+            metadata = yaml.safe_load(block[2])
+        except yaml.YAMLError:
+            metadata = {}  # what no reader of cards can read is not worth keeping
+    marks = _MARK.findall(card)
+    weights, origin, digest = marks[-1] if marks else ("unknown", "edited", "")
+    if digest != _digest(body):
+        origin = "edited"
+    return _Card(metadata if isinstance(metadata, dict) else {}, body, weights, origin)
+
+
+def _loaders(config: ResNetConfig) -> list[str]:
+    """Libraries besides ours that open the checkpoint."""
+    if config.architecture == CUSTOM or config.stem != "7x7":
+        return []
+    if config.in_channels != 3 or not config.num_classes:
+        return ["timm"]
+    return ["timm", "transformers", "torchvision"]
+
+
+def _metadata(config: ResNetConfig, facts: CardFacts) -> dict[str, Any]:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    task = "image-classification" if config.num_classes else "image-feature-extraction"
+    others = [library for library in _loaders(config) if library != "torchvision"]
+    name = facts.dataset_name or ", ".join(facts.datasets) or "private data"
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=facts.datasets[0] if facts.datasets else "imagefolder",
+            dataset_name=name,
+            dataset_split=facts.split or None,
+            metric_type=metric,
+            metric_value=round(value, 6),
+        )
+        for metric, value in facts.metrics.items()
+    ]
+    data = ModelCardData(
+        library_name="timm" if others else "resnet_hub",
+        pipeline_tag=task,
+        tags=[task, "resnet", "resnet_hub", *others],
+        license=facts.license,
+        datasets=list(facts.datasets) or None,
+        base_model=facts.base_model,
+        model_name=facts.title or _title(config),
+        eval_results=results or None,
+    )
+    metadata = data.to_dict()
+    metadata.pop("model_name", None)
+    return metadata
+
+
+def _title(config: ResNetConfig) -> str:
+    return config.architecture.replace(CUSTOM, "ResNet") + (
+        f" with {config.num_classes} labels" if config.num_classes else " without a head"
+    )
+
+
+def _summary(config: ResNetConfig) -> str:
+    work = "sorts pictures into one of its labels" if config.num_classes else "turns pictures into feature vectors"
+    return (
+        f"A residual network ([He et al. 2015](https://arxiv.org/abs/1512.03385), `{config.architecture}`) "
+        f"that {work}: {config.num_parameters:,} parameters, "
+        f"{config.multiply_adds / 1e9:.2g} billion multiply-adds a picture."
+    )
+
+
+def _results(facts: CardFacts) -> str:
+    if not facts.metrics:
+        return ""
+    data = _text(facts.dataset_name or ", ".join(facts.datasets))
+    where = " of ".join(part for part in (f"the {_text(facts.split)} split" if facts.split else "", data) if part)
+    table = _table("Metric", "Value", {_text(name): _percent(value) for name, value in facts.metrics.items()})
+    return f"## Results\n\n{f'Measured on {where}.' if where else ''}\n\n{table}"
+
+
+def _table(left: str, right: str, rows: Mapping[str, str]) -> str:
+    lines = [f"| {left} | {right} |", "|---|---:|", *(f"| {key} | {value} |" for key, value in rows.items())]
+    table = "\n".join(lines)
+    return _folded(f"{left}s, {right.lower()} of each", table) if len(rows) > _FOLD_ABOVE else table if rows else ""
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
+
+
+def _labels(config: ResNetConfig) -> str:
+    if not config.num_classes:
+        return ""
+    if config.num_classes <= _FOLD_ABOVE:
+        return "## Labels\n\n" + ", ".join(_text(label) for label in config.labels)
+    rows = "\n".join(f"{index}. {_text(label)}" for index, label in config.id2label.items())
+    return f"## Labels\n\n{_folded(f'{config.num_classes} labels', rows)}"
+
+
+def _preprocessing(config: ResNetConfig) -> str:
+    side = config.image_size
+    first = f"the short side is resized to {config.resize_size} pixels ({config.interpolation})"
+    return (
+        f"## Preprocessing\n\nA picture is turned upright, {first}, its centre of {side} x {side} is cropped, values "
+        f"are scaled to 0..1, and {config.in_channels} channels are normalised with mean {_numbers(config.mean)} "
+        f"and deviation {_numbers(config.std)}. `config.json` says the same to programs."
+    )
+
+
+def _training(facts: CardFacts) -> str:
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", facts.command)), default=0))
+    command = f"{fence}bash\n{facts.command.strip()}\n{fence}" if facts.command else ""
+    base = f"It started from the weights of {_text(facts.base_model)}." if facts.base_model else ""
+    parts = [facts.training.strip(), base, command]
+    return "## Training\n\n" + "\n\n".join(part for part in parts if part) if any(parts) else ""
+
+
+def _limits(config: ResNetConfig) -> str:
+    if not config.num_classes:
+        return "It has no head: its features are for other models to build on."
+    return (
+        f"It knows {config.num_classes} labels and gives one of them to any picture, also to one that shows none. "
+        "Pictures unlike those it was trained on get worse answers, often with high scores."
+    )
+
+
+def _usage(config: ResNetConfig, repo_id: str) -> str:
+    classes = config.num_classes
+    samples = {
+        "resnet_hub": f"""
+from resnet_hub import Classifier
+
+classify = Classifier.from_pretrained("{repo_id}")
+classify("photo.jpg", top_k={min(5, classes)})
+"""
+        if classes
+        else f"""
+from resnet_hub import ResNet
+
+model = ResNet.from_pretrained("{repo_id}")
+""",
+        "timm": f"""
+import timm
+
+model = timm.create_model("hf-hub:{repo_id}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+""",
+        "transformers": f"""
+from transformers import pipeline
+
+pipeline("image-classification", model="{repo_id}")("photo.jpg")
+""",
+        "torchvision": f"""
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+from torchvision.models import {config.architecture}
+
+model = {config.architecture}(num_classes={classes})
+model.load_state_dict(load_file(hf_hub_download("{repo_id}", "model.safetensors")))
+model.eval()
+""",
+    }
+    loaders = ["resnet_hub", *_loaders(config)]
+    code = "\n".join(f"### {name}\n\n```python\n{samples[name].strip()}\n```\n" for name in loaders)
+    only = "No other library knows this network: it opens in resnet_hub only." if len(loaders) == 1 else ""
+    return "\n\n".join(part for part in (_USE, code.strip(), only) if part)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def _text(words: str) -> str:
+    """Words from a stranger as plain Markdown text: no markup, no HTML, no links, one line."""
+    words = re.sub(r"([\\`*_\[\]<>&|~$!@#])", r"\\\1", " ".join(words.split()))
+    words = re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", words)  # would begin a list or a heading
+    return re.sub(r"(?i)\bwww\.", r"www\\.", words).replace("://", "\\://")

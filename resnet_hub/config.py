@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from reprlib import repr as brief  # of a value from a stranger's file, which may be huge
 from typing import Any, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 from resnet_hub.errors import ConfigError
@@ -46,6 +47,7 @@ _PREPROCESSING = ("crop_pct", "interpolation", "mean", "std")
 # A config from a stranger must not be able to ask for more.
 _MAX_PARAMETERS = 1_000_000_000
 _MAX_IMAGE_SIZE = 2048
+_MAX_CHANNELS = 64
 _MAX_CLASSES = 100_000
 _MAX_LABEL_LENGTH = 1_000
 _MAX_JSON_BYTES = 16 * 2**20
@@ -102,7 +104,8 @@ class ResNetConfig:
         if name not in VARIANTS:
             raise ConfigError(f"Unknown architecture {name!r}; choose one of {', '.join(VARIANTS)}.")
         if unknown := sorted(changes.keys() - cls.__dataclass_fields__.keys()):
-            raise ConfigError(f"ResNetConfig has no field {unknown[0]!r}; it has {', '.join(cls.__dataclass_fields__)}.")
+            known = ", ".join(cls.__dataclass_fields__)
+            raise ConfigError(f"ResNetConfig has no field {unknown[0]!r}; it has {known}.")
         if num_classes is not None:
             changes["id2label"] = label_table(changes.get("id2label"), num_classes)
         return cls(**(VARIANTS[name] | changes))
@@ -206,12 +209,15 @@ class ResNetConfig:
         """The network that a `config.json` describes; what the file says twice must agree."""
         own = _section(content, "resnet_hub")
         if own.get("schema", SCHEMA) != SCHEMA:
-            raise ConfigError(f"config.json has schema {own['schema']!r}, this version reads {SCHEMA}; update resnet_hub.")
+            schema = brief(own["schema"])
+            raise ConfigError(f"config.json has schema {schema}, this version reads {SCHEMA}; update resnet_hub.")
         name = content.get("architecture")
-        if not own and name not in VARIANTS:
-            raise ConfigError(f"config.json names the architecture {name!r}; known are {', '.join(VARIANTS)}.")
-        values: dict[str, Any] = dict(VARIANTS.get(str(name), {})) if not own else {}
-        values |= {key: own[key] for key in _STRUCTURE if key in own}
+        if own:
+            values = {key: own[key] for key in _STRUCTURE if key in own}
+        elif isinstance(name, str) and name in VARIANTS:
+            values = dict(VARIANTS[name])
+        else:
+            raise ConfigError(f"config.json names the architecture {brief(name)}; known are {', '.join(VARIANTS)}.")
 
         picture = _section(content, "pretrained_cfg")
         values |= {key: picture[key] for key in _PREPROCESSING if key in picture}
@@ -220,9 +226,9 @@ class ResNetConfig:
                 case [channels, height, width] if height == width:
                     values |= {"in_channels": channels, "image_size": height}
                 case other:
-                    raise ConfigError(f"config.json has input_size {other!r}; expected [channels, side, side].")
+                    raise ConfigError(f"config.json has input_size {brief(other)}; expected [channels, side, side].")
         if picture.get("crop_mode", "center") != "center":
-            raise ConfigError(f"config.json has crop_mode {picture['crop_mode']!r}; only 'center' is supported.")
+            raise ConfigError(f"config.json has crop_mode {brief(picture['crop_mode'])}; only 'center' is supported.")
 
         names = content.get("label_names")
         if names is not None and not isinstance(names, list):
@@ -230,7 +236,7 @@ class ResNetConfig:
         values["id2label"] = label_table(names, content.get("num_classes"))
         config = cls(**values)
         if own and name is not None and name != config.architecture:
-            raise ConfigError(f"config.json names the architecture {name!r}, but describes {config.architecture!r}.")
+            raise ConfigError(f"config.json names the architecture {brief(name)}, but describes {config.architecture}.")
         return config
 
     def to_json(self) -> str:
@@ -239,7 +245,8 @@ class ResNetConfig:
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         if len(text) > _MAX_JSON_BYTES:
-            raise ConfigError(f"config.json is larger than {_MAX_JSON_BYTES // 2**20} MB; it is no model configuration.")
+            limit = f"{_MAX_JSON_BYTES // 2**20} MB"
+            raise ConfigError(f"config.json is larger than {limit}; it is no model configuration.")
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -252,7 +259,7 @@ class ResNetConfig:
 def label_table(labels: Mapping[int, str] | list[str] | None, num_classes: int | None = None) -> dict[int, str]:
     """`id2label` from a mapping, a list of labels, or a bare number of classes; both given must agree."""
     if num_classes is not None and (type(num_classes) is not int or not 0 <= num_classes <= _MAX_CLASSES):
-        raise ConfigError(f"num_classes is {num_classes!r}; expected a number from 0 to {_MAX_CLASSES}.")
+        raise ConfigError(f"num_classes is {brief(num_classes)}; expected a number from 0 to {_MAX_CLASSES}.")
     if labels is None:
         return {index: f"class {index}" for index in range(num_classes or 0)}
     table = dict(labels) if isinstance(labels, Mapping) else dict(enumerate(labels))
@@ -279,7 +286,7 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
 
     def need(condition: bool, key: str, wanted: str) -> None:
         if not condition:
-            raise ConfigError(f"{key} is {good[key]!r}; expected {wanted}.")
+            raise ConfigError(f"{key} is {brief(good[key])}; expected {wanted}.")
 
     labels: dict[int, str] = good["id2label"]
     need(len(labels) <= _MAX_CLASSES, "id2label", f"at most {_MAX_CLASSES} labels")
@@ -291,7 +298,7 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
 
     need(1 <= len(good["depths"]) <= 4, "depths", "one to four stages")
     need(all(1 <= depth <= 1000 for depth in good["depths"]), "depths", "1 to 1000 blocks a stage")
-    for key, largest in {"width": 4096, "groups": 4096, "group_width": 4096, "in_channels": 64}.items():
+    for key, largest in {"width": 4096, "groups": 4096, "group_width": 4096, "in_channels": _MAX_CHANNELS}.items():
         need(1 <= good[key] <= largest, key, f"a number from 1 to {largest}")
     if good["block"] == "basic":
         for key in ("groups", "group_width", "stride_in_1x1"):
@@ -306,7 +313,8 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     config = object.__new__(ResNetConfig)
     config.__dict__.update(good)
     if config.num_parameters > _MAX_PARAMETERS:
-        raise ConfigError(f"The network has {config.num_parameters:,} parameters; at most {_MAX_PARAMETERS:,} are built.")
+        limit = f"{_MAX_PARAMETERS:,}"
+        raise ConfigError(f"The network has {config.num_parameters:,} parameters; at most {limit} are built.")
     return good
 
 
@@ -316,15 +324,13 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
     if origin is Literal:
         if value in arguments and isinstance(value, str):
             return value
-        raise ConfigError(f"{key} is {value!r}; choose one of {', '.join(arguments)}.")
-    if origin is tuple and isinstance(value, list | tuple):
+        raise ConfigError(f"{key} is {brief(value)}; choose one of {', '.join(arguments)}.")
+    if origin is tuple and isinstance(value, list | tuple) and len(value) <= _MAX_CHANNELS:
         return tuple(_typed(key, item, arguments[0]) for item in value)
     if origin is dict and isinstance(value, dict):
         return {_typed(key, index, int): _typed(key, label, str) for index, label in value.items()}
-    if hint is float and type(value) in (int, float):
+    if hint is float and (type(value) is float or (type(value) is int and abs(value) < 2**53)):
         return float(value)
     if type(value) is hint:
         return value
-    raise ConfigError(f"{key} is {value!r}; expected {getattr(hint, '__name__', hint)}.")
-
-
+    raise ConfigError(f"{key} is {brief(value)}; expected {getattr(hint, '__name__', hint)}.")

@@ -234,9 +234,9 @@ def test_unreadable_pictures_are_named_or_skipped(model, folder):
 def test_what_cannot_be_evaluated_is_said(model, data):
     with pytest.raises(DataError, match="no pictures"):
         evaluate(model, data.subset(np.array([], np.int64)))
+    unlabelled = data.targets.copy()
+    unlabelled[:2] = -1  # as test sets on the Hub have it
     with pytest.raises(DataError, match="2 of 150 pictures have no label"):
-        unlabelled = data.targets.copy()
-        unlabelled[:2] = -1  # as test sets on the Hub have it
         evaluate(model, ImageSet(LABELS, data.sources, unlabelled))
     with pytest.raises(DataError, match="batch_size is 0"):
         evaluate(model, data, batch_size=0)

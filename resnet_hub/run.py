@@ -5,7 +5,7 @@ Whoever holds the folder can watch, stop, resume or share the run; nothing of it
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -74,6 +74,8 @@ class TrainConfig:
         config = replace(self, recipe=recipe, **chosen)
         if not config.base and config.epochs == 0:
             raise TrainingError("epochs is 0; only a head on a base is fitted without any.")
+        if not config.base and config.frozen_norm:
+            raise TrainingError("frozen_norm keeps the statistics of a base; name one as base, or leave it out.")
         for key, low, high in _RANGES:
             value = getattr(config, key)
             if value is not None and not low <= value <= high:
@@ -188,33 +190,33 @@ Event = Started | Preparing | Progress | Epoch | Saved | Finished | Stopped | Fa
 class Run:
     """The folder of a run.
 
-    `run.json` is what was asked and how the data was split, `history.jsonl` a line an epoch, `state.safetensors` where
-    it stands, `model` the checkpoint folder kept so far, and a file `stop` asks it to stop.
+    `run.json` is what was asked, `report.json` what the data is like, `split.json` which pictures are held out,
+    `history.jsonl` a line an epoch, `state.safetensors` where it stands, `model` the checkpoint folder kept so far,
+    `evaluation.json` how good that is in the end, and a file `stop` asks it to stop.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.settings, self.history = self.folder / "run.json", self.folder / "history.jsonl"
-        self.state, self.model, self.stop = (self.folder / name for name in ("state.safetensors", "model", "stop"))
+        self.report, self.split = self.folder / "report.json", self.folder / "split.json"
+        self.state, self.model = self.folder / "state.safetensors", self.folder / "model"
+        self.evaluation, self.stop = self.folder / "evaluation.json", self.folder / "stop"
 
     def exists(self) -> bool:
         return self.settings.is_file()
 
-    def create(self, config: TrainConfig, **facts: Any) -> None:
+    def create(self, config: TrainConfig) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.settings, json.dumps({"config": asdict(config), **facts}, indent=1) + "\n")
-
-    def facts(self) -> dict[str, Any]:
-        """What `create` wrote; raises `TrainingError` where that cannot be read."""
-        try:
-            content = json.loads(self.settings.read_text(encoding="utf-8"))
-            return content | {"config": _known(content["config"])}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TrainingError(f"The folder {self.folder} holds no run that can be read: {error}.") from None
+        write_atomic(self.settings, json.dumps(asdict(config), indent=1) + "\n")
 
     @property
     def config(self) -> TrainConfig:
-        return self.facts()["config"]
+        """What `create` wrote; raises `TrainingError` where that cannot be read."""
+        try:
+            content = json.loads(self.settings.read_text(encoding="utf-8"))
+            return TrainConfig(**content)
+        except (OSError, ValueError, TypeError) as error:
+            raise TrainingError(f"The folder {self.folder} holds no run that can be read: {error}.") from None
 
     def append(self, event: Epoch) -> None:
         with self.history.open("a", encoding="utf-8") as file:
@@ -234,7 +236,3 @@ class Run:
                 found[event.epoch] = event
         return [found[epoch] for epoch in sorted(found)]
 
-
-def _known(content: dict[str, Any]) -> TrainConfig:
-    names = {field.name for field in fields(TrainConfig)}
-    return TrainConfig(**{key: value for key, value in content.items() if key in names})

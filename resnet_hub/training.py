@@ -19,10 +19,12 @@ from torch.nn import functional as F
 
 from resnet_hub import augment, data
 from resnet_hub.config import ResNetConfig
-from resnet_hub.errors import ResNetHubError, TrainingError
+from resnet_hub.errors import DataError, ResNetHubError, TrainingError
 from resnet_hub.files import write_atomic
+from resnet_hub.finish import finish
 from resnet_hub.head import FeatureCache, features, fit_head
 from resnet_hub.model import ResNet
+from resnet_hub.report import report
 from resnet_hub.run import Epoch, Event, Failed, Finished, Preparing, Progress, Run, Saved, Started, Stopped, TrainConfig
 
 _TICK = 0.5  # seconds between two `Progress` events
@@ -72,7 +74,8 @@ class _Trainer:
         self.device, self.world = self.accelerator.device, self.accelerator.num_processes
         torch.manual_seed(config.seed)
 
-        self.train_set, self.validation_set, self.split = self._split(data.load(config.data))
+        with self.accelerator.main_process_first():
+            self.train_set, self.validation_set, self.split = self._split()
         self.labels = self.train_set.labels
         model = self._initial_model().to(memory_format=torch.channels_last)
         self.model_config = model.config
@@ -93,13 +96,57 @@ class _Trainer:
         self.seconds = 0.0  # spent in all pieces of the run
         self.saved_at = time.monotonic()
 
-    def _split(self, splits: dict[str, data.ImageSet]) -> tuple[data.ImageSet, data.ImageSet, str]:
-        for name in (data.VALIDATION, data.TEST):
-            if name in splits:
-                return splits[data.TRAIN], splits[name], name
-        images = splits[data.TRAIN]
-        kept, held_out = data.split_off(images.targets, self.config.validation, self.config.seed)
-        return images.subset(kept), images.subset(held_out), f"{self.config.validation:.0%} held out"
+    def _split(self) -> tuple[data.ImageSet, data.ImageSet, str]:
+        """The pictures to learn from, those to measure on, and what the latter are called; as the run's folder has it.
+
+        Raises `DataError` where the report of the data finds a reason not to start, or the data changed since.
+        """
+        splits = data.load(self.config.data)
+        if not self.run.split.is_file():
+            self._write_split(splits)
+        content = json.loads(self.run.split.read_text(encoding="utf-8"))
+        found = {name: len(images) for name, images in splits.items()}
+        labels = list(splits[data.TRAIN].labels)
+        if (content["pictures"], content["labels"]) != (found, labels):
+            raise DataError(
+                f"The data set {self.config.data} changed since the run began: it had {content['pictures']} pictures and "
+                f"the labels {content['labels'][:5]}, now {found} and {labels[:5]}; start a new run."
+            )
+        train, held_out = content["train"], content["held_out"]
+        return splits[data.TRAIN].subset(train), splits[content["split"]].subset(held_out), content["called"]
+
+    def _write_split(self, splits: data.Splits) -> None:
+        """Looks at every picture, and writes which of them the run learns from and which it is measured on."""
+        found = report(splits)
+        found.check()
+        bad = {(picture.split, picture.name) for picture in found.unreadable}
+
+        def readable(split: str) -> np.ndarray:
+            images = splits[split]
+            return np.array([index for index in range(len(images)) if (split, images.name(index)) not in bad])
+
+        train = readable(data.TRAIN)
+        held = next((name for name in (data.VALIDATION, data.TEST) if name in splits), None)
+        if held:
+            held_out, called = readable(held), held
+        else:
+            images = splits[data.TRAIN].subset(train)
+            groups = found.groups(images)
+            kept, places = data.split_off(images.targets, self.config.validation, self.config.seed, groups)
+            train, held_out, called = train[kept], train[places], f"{self.config.validation:.0%} held out"
+        if not len(held_out):
+            raise DataError(f"The data set {self.config.data} has too few pictures to hold some out; add more.")
+        content = {
+            "pictures": {name: len(images) for name, images in splits.items()},
+            "labels": list(splits[data.TRAIN].labels),
+            "called": called,
+            "split": held or data.TRAIN,
+            "train": train.tolist(),
+            "held_out": held_out.tolist(),
+        }
+        self.run.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.run.report, found.to_json())
+        write_atomic(self.run.split, json.dumps(content))
 
     def _initial_model(self) -> ResNet:
         changes: dict[str, Any] = {"image_size": self.config.image_size} if self.config.image_size else {}
@@ -115,7 +162,7 @@ class _Trainer:
     def events(self) -> Iterator[Event]:
         config, run = self.config, self.run
         if self.accelerator.is_main_process and not run.exists():
-            run.create(config, labels=list(self.labels), split=self.split)
+            run.create(config)
         resumed = run.state.is_file()
         position = self._read_state() if resumed else {}
         yield Started(
@@ -148,6 +195,8 @@ class _Trainer:
         except GeneratorExit:
             self._save_state()
             raise
+        if self.accelerator.is_main_process:
+            finish(run, self.validation_set, self.split)
         kept = self.best
         yield Finished(str(run.model), kept["epoch"], kept["accuracy"], kept["loss"], round(self.seconds, 1))
 

@@ -105,11 +105,14 @@ class Splits(dict[str, ImageSet]):
 class _Picked(Sequence[Any]):
     """The items of a sequence at given places, read when asked for."""
 
+    items: Sequence[Any]
+    places: np.ndarray
+
     def __init__(self, items: Sequence[Any], places: np.ndarray):
         if isinstance(items, _Picked):  # a subset of a subset is no deeper
-            items, places = items.items, items.places[places]
-        self.items: Sequence[Any] = items
-        self.places: np.ndarray = places
+            self.items, self.places = items.items, items.places[places]
+        else:
+            self.items, self.places = items, places
 
     def __len__(self) -> int:
         return len(self.places)
@@ -423,7 +426,7 @@ def _from_tables(
         column = table.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
         images = ImageSet(labels, _Column(column, image_column, roots), targets, _Numbered(split, len(targets)))
         if (targets < 0).any():  # a test split that keeps its answers to itself
-            skipped["picture without a label"] += [images.names[place] for place in np.flatnonzero(targets < 0)]
+            skipped["picture without a label"] += [images.name(int(place)) for place in np.flatnonzero(targets < 0)]
             images = images.subset(np.flatnonzero(targets >= 0))
         if len(images):
             splits[split] = images

@@ -21,9 +21,9 @@ LONG_LABEL = 60  # characters; longer ones are cut wherever labels are shown
 THREADS = min(8, os.cpu_count() or 1)  # each holds a whole decoded picture
 
 _SIDE = 32  # pixels of the miniature that pictures are compared by
-_HASH_BITS = 3  # of 64 that may differ; with four bands of 16 bits one is then equal, which finds the candidates
+_HASH_BITS = 8  # of 64 that may differ; candidates share one of four bands of 16 bits, as nearly all such pairs do
 _NEIGHBOURS = 64  # candidates a picture is compared with in each band: thousands of equal hashes cost no square
-_MEAN_DIFFERENCE = 6.0  # of 255, between miniatures; JPEG quality 50 or half the size changes them by less than 3
+_MEAN_DIFFERENCE = 8.0  # of 255, between miniatures; JPEG at quality 30 or half the size change them by less
 _SHOWN = 5  # names in a sentence
 
 
@@ -45,10 +45,15 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Pictures that are one: the same bytes (exact), or the same motif stored again or resized."""
+    """Pictures that look the same: copies of a file, or a picture stored again, resized, or taken twice."""
 
-    exact: bool
     pictures: tuple[Picture, ...]
+    files: tuple[int, ...]  # a number for each picture, equal where the bytes are
+
+    @property
+    def exact(self) -> bool:
+        """Whether all are copies of one file."""
+        return len(set(self.files)) == 1
 
     @property
     def splits(self) -> set[str]:
@@ -121,14 +126,29 @@ class DataReport:
         return Splits(kept, skipped=getattr(splits, "skipped", None), gathered=getattr(splits, "gathered", None))
 
     def groups(self, images: ImageSet, split: str = TRAIN) -> np.ndarray:
-        """For `split_off`: int64 (N,), the same number for pictures that are duplicates of each other."""
+        """For `split_off`: int64 (N,), the same number for pictures that are duplicates of each other.
+
+        In a class whose pictures all look the same, as those of a webcam may, only copies of a file count as such:
+        there would be nothing of it to hold out.
+        """
         place = {images.name(index): index for index in range(len(images))}
         groups = np.arange(len(images))
         for group in self.duplicates:
-            places = [place[picture.name] for picture in group.pictures if picture.split == split]
-            if places:
-                groups[places] = places[0]
+            first: dict[int, int] = {}
+            for picture, file in zip(group.pictures, group.files, strict=True):
+                if picture.split == split and picture.name in place:
+                    key = file if picture.label in self._uniform else 0
+                    groups[place[picture.name]] = groups[first.setdefault(key, place[picture.name])]
         return groups
+
+    @property
+    def _uniform(self) -> set[str]:
+        """The classes whose pictures to learn from are one group of duplicates."""
+        counts = {row.label: row.images for row in self.classes if row.split == TRAIN}
+        groups = (
+            Counter(picture.label for picture in group.pictures if picture.split == TRAIN) for group in self.duplicates
+        )
+        return {label for group in groups for label, count in group.items() if count == counts[label]}
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -144,7 +164,7 @@ class DataReport:
                 sizes={key: tuple(values) for key, values in content["sizes"].items()},
                 unreadable=tuple(Unreadable(**row) for row in content["unreadable"]),
                 duplicates=tuple(
-                    Duplicates(row["exact"], tuple(Picture(*picture) for picture in row["pictures"]))
+                    Duplicates(tuple(Picture(*picture) for picture in row["pictures"]), tuple(row["files"]))
                     for row in content["duplicates"]
                 ),
                 skipped=content["skipped"],
@@ -240,7 +260,7 @@ def _look(images: ImageSet, index: int) -> "_Seen | str":
         image = load_image(content, name=images.name(index).rpartition("/")[2])
     except ImageError as error:
         return str(error)
-    small = image.resize((_SIDE, _SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+    small = image.resize((_SIDE, _SIDE), Image.Resampling.BOX)
     grey = np.asarray(small.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
     bits = np.packbits(grey[:, 1:] > grey[:, :-1])  # dHash: does it get brighter to the right
     miniature = np.asarray(small.resize((_SIDE // 2, _SIDE // 2), Image.Resampling.BOX))
@@ -273,7 +293,7 @@ def _duplicates(pictures: list[Picture], seen: list[_Seen]) -> list[Duplicates]:
     for place in range(len(seen)):
         groups[find(place)].append(place)
     return [
-        Duplicates(len({seen[place].digest for place in group}) == 1, tuple(pictures[place] for place in group))
+        Duplicates(tuple(pictures[place] for place in group), tuple(group.index(exact[place][0]) for place in group))
         for group in groups.values()
         if len(group) > 1
     ]
@@ -324,7 +344,7 @@ def _findings(found: DataReport, gathered: Mapping[str, list[str]]) -> Iterable[
         groups = _list([_group(group) for group in found.leaks])
         yield warning(
             "leak",
-            f"{_count(found.leaks, 'picture')} in more than one split make the accuracy look better than it is: {groups}.",
+            f"{_count(found.leaks, 'picture')} in several splits, so accuracy will look better than it is: {groups}.",
         )
     if found.conflicts:
         groups = _list([_group(group) for group in found.conflicts])
@@ -343,6 +363,9 @@ def _findings(found: DataReport, gathered: Mapping[str, list[str]]) -> Iterable[
     if gathered:
         groups = _list([f"{_short(label)} from {_list(folders)}" for label, folders in gathered.items()])
         yield warning("gathered", f"Folders of one name became one class: {groups}.")
+    uniform = sorted(found._uniform, key=found.labels.index)
+    if uniform:
+        yield warning("alike", f"All pictures look the same in {_list(uniform)}; vary them to learn what matters.")
     inside = [group for group in found.duplicates if len(group.splits) == 1 and len(group.labels) == 1]
     if inside:
         extra = sum(len(group.pictures) - 1 for group in inside)
@@ -358,6 +381,12 @@ def _findings(found: DataReport, gathered: Mapping[str, list[str]]) -> Iterable[
 
 
 def _fatal(found: DataReport, present: Mapping[str, int]) -> Iterable[Finding]:
+    copies = Counter(
+        picture.label
+        for group in found.duplicates
+        for place, picture in enumerate(group.pictures)
+        if picture.split == TRAIN and group.files[place] in group.files[:place]
+    )
     if not present:
         reason = f"; {found.unreadable[0].reason}" if found.unreadable else "."
         yield Finding("fatal", "nothing", f"None of the pictures to learn from can be read{reason}")
@@ -368,9 +397,9 @@ def _fatal(found: DataReport, present: Mapping[str, int]) -> Iterable[Finding]:
             "one class",
             f"{_short(label)!r} is the only class with pictures; add pictures of at least one other.",
         )
-    elif max(present.values()) == 1:
+    elif not any(count - copies[label] > 1 for label, count in present.items()):
         yield Finding(
-            "fatal", "single", f"No class has more than one picture ({len(present)} classes); add at least one to each."
+            "fatal", "single", f"None of the {len(present)} classes has two different pictures; add some to each."
         )
     if any(not label.strip() for label in found.labels):
         yield Finding("fatal", "name", "A class has no name; give each class one.")

@@ -76,7 +76,7 @@ def confusion_picture(evaluation: "Evaluation") -> Image.Image:
             if share:
                 at = (left + column * cell + cell // 2, top + row * cell + cell // 2)
                 colour = _PAPER if share > 0.36 else _INK
-                text = f"{100 * share:.0f}" if share >= 0.005 else "<1"
+                text = "<1" if share < 0.01 else ">99" if 0.99 < share < 1 else f"{100 * share:.0f}"
                 draw.text(at, text, colour, _font(small), anchor="mm")
 
     _upright(picture, "true", font, (edge + font // 2, top + side // 2), colour=_GREY, centred=True)
@@ -138,9 +138,10 @@ def curves_picture(history: Sequence["Epoch"]) -> Image.Image:
     validation = _Curve("validation", _ORANGE, _points(history, "validation_loss"))
     accuracy = _Curve("validation", _ORANGE, _points(history, "accuracy"))
     kept = next((epoch.epoch for epoch in reversed(history) if epoch.best), None)
+    epochs = [float(epoch.epoch) for epoch in history]
     panels = (
-        _panel("Loss", [train, validation], kept, percent=False),
-        _panel("Accuracy", [accuracy], kept, percent=True),
+        _panel("Loss", epochs, [train, validation], kept, percent=False),
+        _panel("Accuracy", epochs, [accuracy], kept, percent=True),
     )
     picture = Image.new("RGB", (sum(panel.width for panel in panels), panels[0].height), _PAPER)
     picture.paste(panels[0], (0, 0))
@@ -154,7 +155,9 @@ def _points(history: Sequence["Epoch"], field: str) -> list[tuple[float, float]]
     return [(float(epoch), float(value)) for epoch, value in found if value is not None and math.isfinite(value)]
 
 
-def _panel(title: str, curves: Sequence[_Curve], kept: int | None, *, percent: bool) -> Image.Image:
+def _panel(
+    title: str, epochs: Sequence[float], curves: Sequence[_Curve], kept: int | None, *, percent: bool
+) -> Image.Image:
     """One diagram; drawn at twice its size, since Pillow draws lines without smooth edges."""
     unit = 2 * _SCALE
     width, height, size = 440 * unit, 300 * unit, 11 * unit
@@ -163,13 +166,13 @@ def _panel(title: str, curves: Sequence[_Curve], kept: int | None, *, percent: b
     draw = ImageDraw.Draw(picture)
     draw.text((left, 18 * unit), title, _INK, _font(14 * unit), anchor="lt")
 
-    points = [point for curve in curves for point in curve.points]
-    if not points:
+    values = [y for curve in curves for _, y in curve.points]
+    if not values:
         draw.rectangle((left, top, right, bottom), outline=_FAINT, width=unit)
         draw.text(((left + right) // 2, (top + bottom) // 2), "nothing measured yet", _GREY, _font(size), anchor="mm")
         return picture.reduce(2)
-    across = _ticks([x for x, _ in points], smallest=1)
-    up = _ticks([y for _, y in points], smallest=0.01 if percent else 0.001, limit=1 if percent else math.inf)
+    across = _ticks(epochs, smallest=1)
+    up = _ticks(values, smallest=0.01 if percent else 0.001, limit=1 if percent else math.inf)
 
     def at(x: float, y: float) -> tuple[float, float]:
         return (
@@ -196,26 +199,10 @@ def _panel(title: str, curves: Sequence[_Curve], kept: int | None, *, percent: b
     for x, y in curves[-1].points:
         if x == kept:
             draw.circle(at(x, y), 6 * unit, outline=curves[-1].colour, width=2 * unit)
-            text = f"{y:.1%}" if percent else f"{y:.3g}"
-            _beside(draw, at(x, y), text, curves[-1].colour, size, (left, top, right, bottom), unit)
+            text = f"{y:.1%} at epoch {kept}" if percent else f"{y:.3g} at epoch {kept}"
+            after = left + _length(title, 14 * unit) + 16 * unit
+            draw.text((after, 26 * unit), text, _GREY, _font(size), anchor="lm")
     return picture.reduce(2)
-
-
-def _beside(
-    draw: ImageDraw.ImageDraw,
-    at: tuple[float, float],
-    text: str,
-    colour: _Colour,
-    size: int,
-    box: tuple[int, int, int, int],
-    unit: int,
-) -> None:
-    """Text near a point, on the side where the box has room, on a strip of paper that hides what is behind."""
-    (x, y), half = at, _length(text, size) / 2 + 3 * unit
-    x = min(max(x, box[0] + half), box[2] - half)
-    y = y + 18 * unit if y < (box[1] + box[3]) / 2 else y - 18 * unit
-    draw.rectangle((x - half, y - 0.7 * size, x + half, y + 0.7 * size), fill=_PAPER)
-    draw.text((x, y), text, colour, _font(size), anchor="mm")
 
 
 def _ticks(values: Sequence[float], *, smallest: float, limit: float = math.inf) -> list[float]:

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from resnet_hub.classifier import Classifier
     from resnet_hub.config import ResNetConfig
     from resnet_hub.errors import ResNetHubError
+    from resnet_hub.evaluation import evaluate
     from resnet_hub.images import load_image
     from resnet_hub.model import ResNet
     from resnet_hub.run import TrainConfig
-    from resnet_hub.training import evaluate, train
+    from resnet_hub.training import train
 
 __version__ = "0.1.0"
 __all__ = ["Classifier", "ResNet", "ResNetConfig", "ResNetHubError", "TrainConfig", "evaluate", "load_image", "train"]
@@ -24,7 +25,7 @@ _MODULES = {
     "ResNetConfig": "config",
     "ResNetHubError": "errors",
     "TrainConfig": "run",
-    "evaluate": "training",
+    "evaluate": "evaluation",
     "load_image": "images",
     "train": "training",
 }

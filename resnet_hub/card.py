@@ -101,6 +101,31 @@ def name_card(card: str, repo_id: str) -> str:
     return _compose(parsed._replace(body=before + use + after.replace(sample[1], repo_id)))
 
 
+class Metric(NamedTuple):
+    """A figure of a card."""
+
+    name: str
+    value: float
+    dataset: str
+    split: str
+
+
+def read_metrics(card: str) -> list[Metric]:
+    """The figures of a card's first model, from its metadata; what is not as the Hub has it is passed over."""
+    found = []
+    match _parse(card).metadata.get("model-index"):
+        case [{"results": [*results]}, *_]:
+            for result in results:
+                match result:
+                    case {"dataset": {"name": str(dataset), **about}, "metrics": [*metrics]}:
+                        split = str(about.get("split", ""))
+                        for metric in metrics:
+                            match metric:
+                                case {"type": str(name), "value": int() | float() as value}:
+                                    found.append(Metric(name, float(value), dataset, split))
+    return found
+
+
 class _Card(NamedTuple):
     metadata: dict[str, Any]
     body: str
@@ -156,7 +181,7 @@ def _parse(card: str) -> _Card:
         body = body[block.end() :]
         try:
             metadata = yaml.safe_load(block[2])
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # dates and numbers that cannot be are ValueErrors
             metadata = {}  # what no reader of cards can read is not worth keeping
     marks = _MARK.findall(card)
     weights, origin, digest = marks[-1] if marks else ("unknown", "edited", "")

@@ -45,14 +45,17 @@ def load_checkpoint(source: str | Path, **hub: Any) -> Checkpoint:
     config = _read_config(folder, source)
     weights = _read_weights(folder, source)
     _check_head(config, weights, source)
-    card = folder / CARD
-    text = card.read_bytes().decode(errors="replace").removeprefix("\ufeff") if card.is_file() else None
-    return Checkpoint(config, weights, text)
+    return Checkpoint(config, weights, _read_card(folder))
 
 
 def read_config(source: str | Path, **hub: Any) -> ResNetConfig:
     """The config alone, a few kilobytes; arguments and errors as in `load_checkpoint`."""
     return _read_config(_fetch(source, (CONFIG,), **hub), source)
+
+
+def read_card(source: str | Path, **hub: Any) -> str | None:
+    """The model card alone, if there is one; arguments and errors as in `load_checkpoint`."""
+    return _read_card(_fetch(source, (CONFIG, CARD), **hub))
 
 
 def save_checkpoint(
@@ -192,6 +195,7 @@ def hub_errors(
         errors.LocalTokenNotFoundError,
         errors.OfflineModeIsEnabled,
         errors.XetDownloadError,
+        RuntimeError,  # an upload that failed
         ValueError,  # metadata that the Hub does not accept
         OSError,
     ) as error:
@@ -202,11 +206,11 @@ def _sentence(error: Exception, repo_id: str, revision: str | None, writing: boo
     from huggingface_hub import constants, errors
 
     hub = constants.ENDPOINT
-    if isinstance(error, errors.LocalEntryNotFoundError):  # of the cache; what kept us from the Hub is behind it
-        if not isinstance(error.__cause__, errors.HTTPError):
-            return f"{repo_id} is not in the cache, and it may not be fetched now: go online once, or name a folder."
-        error = error.__cause__
+    if isinstance(error.__cause__, errors.HTTPError) and not isinstance(error, errors.HTTPError):
+        error = error.__cause__  # what kept the cache from being filled, or the upload from going through
     match error:
+        case errors.LocalEntryNotFoundError():
+            return f"{repo_id} is not in the cache, and it may not be fetched now: go online once, or name a folder."
         case errors.HFValidationError():
             return f"{repo_id!r} is neither a folder here nor the name of a model on the Hub, such as user/name."
         case errors.GatedRepoError():
@@ -318,6 +322,11 @@ def _read_config(folder: Path, source: str | Path) -> ResNetConfig:
         return ResNetConfig.from_json(_named(folder, CONFIG, source).read_bytes())
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
+
+
+def _read_card(folder: Path) -> str | None:
+    card = folder / CARD
+    return card.read_bytes().decode(errors="replace").removeprefix("\ufeff") if card.is_file() else None
 
 
 def _read_weights(folder: Path, source: str | Path) -> "dict[str, Tensor]":

@@ -21,7 +21,7 @@ from resnet_hub.classifier import _MAX_BATCH_PIXELS, Classifier
 from resnet_hub.data import TEST, TRAIN, VALIDATION, ImageSet
 from resnet_hub.data import load as load_data
 from resnet_hub.errors import CheckpointError, DataError, ImageError
-from resnet_hub.images import load_image
+from resnet_hub.images import _printable, load_image
 from resnet_hub.model import ResNet
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ class Evaluation:
         if self.worst:
             lines += ["", "surest mistakes"]
             for mistake in self.worst[:_NAMED]:
-                lines.append(f"  {mistake.name}: {mistake.label}, taken for {mistake.predicted} ({mistake.score:.1%})")
+                name = _printable(mistake.name)
+                lines.append(f"  {name}: {mistake.label}, taken for {mistake.predicted} ({mistake.score:.1%})")
         return "\n".join(lines) + "\n"
 
 
@@ -156,7 +157,8 @@ def evaluate(
     for inputs in _inputs(classify, data, min(batch_size, max(1, _MAX_BATCH_PIXELS // size**2))):
         unreadable = [data.name(done + place) for place, item in enumerate(inputs) if isinstance(item, ImageError)]
         if unreadable and not skip_unreadable:
-            raise DataError(f"Some pictures cannot be read: {_some(unreadable)}; remove or skip unreadable ones.")
+            names = _printable(_some(unreadable))
+            raise DataError(f"Some pictures cannot be read: {names}; remove or skip unreadable ones.")
         good = [(done + place, item) for place, item in enumerate(inputs) if isinstance(item, Tensor)]
         if good:
             at = np.array([place for place, _ in good])
@@ -171,13 +173,13 @@ def evaluate(
 
     wrong = np.flatnonzero(known & (predicted != targets))
     wrong = wrong[np.argsort(-score[wrong], kind="stable")][:worst]
-    names = classify.config.labels
+    labels = classify.config.labels
     mistakes = (
-        Mistake(i, data.name(i), names[targets[i]], names[predicted[i]], float(score[i]), data.sources[i])
+        Mistake(i, data.name(i), labels[targets[i]], labels[predicted[i]], float(score[i]), data.sources[i])
         for i in wrong.tolist()
     )
-    confusion = _confusion(targets[known], predicted[known], len(names))
-    classes = _class_scores(names, confusion)
+    confusion = _confusion(targets[known], predicted[known], len(labels))
+    classes = _class_scores(labels, confusion)
     occurs = confusion.sum(0) + confusion.sum(1) > 0
     return Evaluation(
         split=split,

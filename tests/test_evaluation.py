@@ -231,6 +231,14 @@ def test_unreadable_pictures_are_named_or_skipped(model, folder):
         evaluate(network(("ant",)), broken, skip_unreadable=True)
 
 
+def test_names_of_files_send_no_codes_to_the_terminal(model, data):
+    names = [f"\x1b[31m{index}.png" for index in range(len(data))]
+    found = evaluate(model, ImageSet(LABELS, data.sources, data.targets, names))
+    assert found.worst[0].name.startswith("\x1b[31m") and "\x1b" not in found.to_text()
+    with pytest.raises(DataError, match=r"cannot be read: \?\[31m0.png; remove"):
+        evaluate(network(("ant",)), ImageSet(("ant",), [b"x"], np.zeros(1, np.int64), names[:1]))
+
+
 def test_what_cannot_be_evaluated_is_said(model, data):
     with pytest.raises(DataError, match="no pictures"):
         evaluate(model, data.subset(np.array([], np.int64)))

@@ -1,0 +1,47 @@
+"""Every test runs against a Hub on loopback with a cache of its own, and meets no other network.
+
+huggingface_hub reads its environment when it is imported, so all of it is set here, before any test file is.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_server import Hub
+
+assert "huggingface_hub" not in sys.modules, "too late to point it at the loopback Hub"
+_hub = Hub().__enter__()
+_home = tempfile.TemporaryDirectory(prefix="resnet_hub_tests_")
+for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN_PATH"):
+    os.environ.pop(name, None)
+os.environ |= {
+    "HF_ENDPOINT": _hub.url,
+    "HF_HOME": _home.name,
+    "HF_HUB_DISABLE_XET": "1",  # the server speaks LFS
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",  # the `hf` command would ask a package index
+    "RESNET_HUB_CACHE": str(Path(_home.name, "resnet_hub")),
+    "NO_PROXY": "127.0.0.1,localhost",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # huggingface_hub 2.4 uploads with an argument that its HTTP library deprecates.
+    config.addinivalue_line("filterwarnings", "ignore:Use 'content=:DeprecationWarning")
+
+
+def pytest_unconfigure() -> None:
+    _hub.__exit__()
+    _home.cleanup()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """The Hub that the client talks to, empty and without faults; see `hub_server.Hub`."""
+    _hub.reset()
+    yield _hub
+    _hub.reset()

@@ -1,0 +1,376 @@
+"""A Hugging Face Hub on loopback, in memory, for tests of the real client over HTTP.
+
+Covers, for model repos: create, info, tree, resolve (HEAD and GET, with ranges), preupload, LFS upload, commit (files,
+deletions, parent, pull request), branches, refs, README from `Hub.edit`, tokens that may read or write, private and
+gated repos, and the error headers that the client reads. Left out: Xet, redirects to a CDN, multipart uploads, data
+sets and Spaces, discussions, quotas, and git itself. `Hub.fail` is the switch for faults.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock, Thread
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
+
+WRITER, READER, STRANGER = "hf_writer", "hf_reader", "hf_stranger"  # tokens; the first two are of the user "user"
+
+
+@dataclass
+class Fault:
+    pattern: str  # of "METHOD /path"
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    times: int = 10**9
+    seconds: float = 0  # to wait before the answer
+    body: bytes | None = None  # of the file, in place of the true one
+    first: Callable[[], object] | None = None  # is called before the request is answered
+
+
+@dataclass
+class Repo:
+    private: bool = False
+    gated: bool = False
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)  # id -> path -> content
+    refs: dict[str, str] = field(default_factory=dict)  # branch or refs/pr/N -> commit id
+    log: list[str] = field(default_factory=list)  # a line a commit: "ref: message"
+
+    def commit(self, ref: str, files: dict[str, bytes], message: str) -> str:
+        digest = hashlib.sha1(f"{len(self.commits)} {ref} {message} {sorted(files)}".encode()).hexdigest()
+        self.commits[digest] = files
+        self.refs[ref] = digest
+        self.log.append(f"{ref}: {message}")
+        return digest
+
+    def files(self, revision: str = "main") -> dict[str, bytes]:
+        return self.commits[self.refs.get(revision, revision)]
+
+
+class RefusalError(Exception):
+    def __init__(self, status: int, message: str, code: str = "", url: str = "", **headers: str):
+        self.status, self.body = status, {"error": message, "url": url}
+        self.headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **headers}
+
+
+class Hub:
+    """Start it with `with Hub() as hub`; `hub.url` goes into HF_ENDPOINT before huggingface_hub is imported."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.reset()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def reset(self) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.blobs: dict[str, bytes] = {}  # sha256 -> content
+        self.tokens = {WRITER: ("user", True), READER: ("user", False), STRANGER: ("stranger", True)}
+        self.faults: list[Fault] = []
+        self.requests: list[str] = []  # "METHOD /path" of each
+
+    def __enter__(self) -> "Hub":
+        Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def fail(self, pattern: str, status: int = 0, **fault) -> None:
+        """Answer requests whose "METHOD /path" matches with `status`, or late, or with other bytes; see `Fault`."""
+        self.faults.append(Fault(pattern, status, **fault))
+
+    def edit(self, repo_id: str, path: str, content: bytes | str, branch: str = "main") -> None:
+        """A commit as a person makes it on the web page."""
+        repo = self.repos[repo_id]
+        files = repo.files(branch) | {path: content if isinstance(content, bytes) else content.encode()}
+        repo.commit(branch, files, f"Edit {path}")
+
+    # Answers: what each route returns is sent as JSON, or as it is where it is bytes.
+
+    def user(self, token: str | None, *, write: bool = False) -> str | None:
+        if token is None:
+            if write:
+                raise RefusalError(401, "Invalid username or password.")
+            return None
+        if token not in self.tokens:
+            raise RefusalError(401, "Invalid credentials in Authorization header")
+        name, may_write = self.tokens[token]
+        if write and not may_write:
+            raise RefusalError(403, "Forbidden: you must use a write token")
+        return name
+
+    def repo(self, repo_id: str, token: str | None, *, write: bool = False) -> Repo:
+        user = self.user(token)
+        repo = self.repos.get(repo_id)
+        owner = repo_id.split("/")[0] == user
+        if repo is None or (repo.private and not owner):
+            raise RefusalError(404 if user else 401, "Repository not found", "RepoNotFound")
+        if write:
+            self.user(token, write=True)
+            if not owner:
+                raise RefusalError(403, f"Forbidden: you have no write access to {repo_id}")
+        return repo
+
+    def revision(self, repo: Repo, revision: str) -> str:
+        revision = unquote(revision)
+        commit = repo.refs.get(revision, revision)
+        if commit not in repo.commits:
+            raise RefusalError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return commit
+
+    def whoami(self, token, query, body):
+        return {"type": "user", "name": self.user(token, write=token is None), "fullname": "", "orgs": []}
+
+    def validate(self, token, query, body):
+        try:
+            front = re.match(r"---\n(.*?)\n---", body["content"], re.S)
+            good = front is None or isinstance(yaml.safe_load(front[1]), dict | None)
+        except yaml.YAMLError:
+            good = False
+        if not good:
+            raise RefusalError(400, "Invalid metadata")
+        return {"errors": [], "warnings": []}
+
+    def create(self, token, query, body):
+        user = self.user(token, write=True)
+        owner = body.get("organization") or user
+        if owner != user:
+            raise RefusalError(403, f"Forbidden: you have no rights to create a model under the namespace {owner}")
+        repo_id = f"{owner}/{body['name']}"
+        if repo_id in self.repos:
+            raise RefusalError(409, "You already created this model repo", url=f"{self.url}/{repo_id}")
+        repo = self.repos[repo_id] = Repo(private=body.get("visibility") == "private")
+        repo.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
+        return {"url": f"{self.url}/{repo_id}", "name": repo_id, "id": repo_id}
+
+    def delete(self, token, query, body):
+        repo_id = f"{body.get('organization') or self.user(token, write=True)}/{body['name']}"
+        self.repo(repo_id, token, write=True)
+        del self.repos[repo_id]
+        return {}
+
+    def info(self, token, query, body, repo_id, revision="main"):
+        repo = self.repo(repo_id, token)
+        commit = self.revision(repo, revision)
+        siblings = [{"rfilename": path} for path in repo.commits[commit]]
+        return {
+            "id": repo_id, "modelId": repo_id, "sha": commit, "private": repo.private, "siblings": siblings,
+            "gated": "manual" if repo.gated else False, "tags": [], "downloads": 0, "likes": 0,
+            **({"library_name": name} if (name := self._metadata(repo, commit).get("library_name")) else {}),
+            **({"pipeline_tag": tag} if (tag := self._metadata(repo, commit).get("pipeline_tag")) else {}),
+        }  # fmt: skip
+
+    def _metadata(self, repo: Repo, commit: str) -> dict:
+        front = re.match(r"---\n(.*?)\n---", repo.commits[commit].get("README.md", b"").decode(), re.S)
+        return yaml.safe_load(front[1]) if front else {}
+
+    def tree(self, token, query, body, repo_id, revision, folder=""):
+        repo = self.repo(repo_id, token)
+        commit = self.revision(repo, revision)
+        return [
+            {
+                "type": "file", "path": path, "size": len(content), "oid": _git_oid(content),
+                **({"lfs": {"oid": _sha256(content), "size": len(content), "pointerSize": 134}} if _lfs(path) else {}),
+            }
+            for path, content in repo.commits[commit].items()
+            if path.startswith(unquote(folder).lstrip("/"))
+        ]  # fmt: skip
+
+    def refs(self, token, query, body, repo_id):
+        repo = self.repo(repo_id, token)
+        branches = {name: commit for name, commit in repo.refs.items() if not name.startswith("refs/")}
+        listed = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid} for name, oid in branches.items()]
+        return {"branches": listed, "tags": [], "converts": []}
+
+    def branch(self, token, query, body, repo_id, name):
+        repo = self.repo(repo_id, token, write=True)
+        name = unquote(name)
+        if name in repo.refs:
+            raise RefusalError(409, "Reference already exists")
+        repo.refs[name] = self.revision(repo, (body or {}).get("startingPoint", "main"))
+        return {}
+
+    def preupload(self, token, query, body, repo_id, revision):
+        repo = self.repo(repo_id, token, write="create_pr" not in query)
+        files = repo.commits[self.revision(repo, revision)]
+        return {
+            "files": [
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if _lfs(file["path"]) else "regular",
+                    "shouldIgnore": False,
+                    "oid": _oid(file["path"], files[file["path"]]) if file["path"] in files else None,
+                }
+                for file in body["files"]
+            ]
+        }
+
+    def batch(self, token, query, body, repo_id):
+        self.repo(repo_id, token)
+        self.user(token, write=True)
+        objects = []
+        for wanted in body["objects"]:
+            actions = {"upload": {"href": f"{self.url}/lfs/{wanted['oid']}", "header": {}}}
+            objects.append({**wanted, **({} if wanted["oid"] in self.blobs else {"actions": actions})})
+        return {"transfer": "basic", "objects": objects}
+
+    def lfs_put(self, token, query, body, oid):
+        if _sha256(body) != oid:
+            raise RefusalError(400, "The content is not what its digest says")
+        self.blobs[oid] = body
+        return {}
+
+    def commit(self, token, query, body, repo_id, revision):
+        proposal = "create_pr" in query
+        repo = self.repo(repo_id, token, write=not proposal)
+        self.user(token, write=True)
+        revision = unquote(revision)
+        if revision not in repo.refs:
+            raise RefusalError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        lines = [json.loads(line) for line in body.splitlines() if line]
+        header = lines[0]["value"]
+        with self.lock:
+            if header.get("parentCommit", repo.refs[revision]) != repo.refs[revision] and not proposal:
+                raise RefusalError(412, "A commit has happened since. Please refresh and try again.")
+            files = dict(repo.files(revision))
+            for line in lines[1:]:
+                path = line["value"]["path"]
+                match line["key"]:
+                    case "file":
+                        files[path] = base64.b64decode(line["value"]["content"])
+                    case "lfsFile":
+                        files[path] = self.blobs[line["value"]["oid"]]
+                    case "deletedFile":
+                        if files.pop(path, None) is None:
+                            raise RefusalError(404, "A file with this name doesn't exist", "EntryNotFound")
+                    case "deletedFolder":
+                        files = {name: content for name, content in files.items() if not name.startswith(path)}
+            number = sum(ref.startswith("refs/pr/") for ref in repo.refs) + 1
+            oid = repo.commit(f"refs/pr/{number}" if proposal else revision, files, header["summary"])
+        answer = {"success": True, "commitOid": oid, "commitUrl": f"{self.url}/{repo_id}/commit/{oid}"}
+        return answer | ({"pullRequestUrl": f"{self.url}/{repo_id}/discussions/{number}"} if proposal else {})
+
+    def resolve(self, token, query, body, repo_id, revision, path):
+        repo = self.repo(repo_id, token)
+        if repo.gated and repo_id.split("/")[0] != self.user(token):
+            raise RefusalError(403 if token else 401, f"Access to model {repo_id} is restricted", "GatedRepo")
+        commit = self.revision(repo, revision)
+        files, path = repo.commits[commit], unquote(path)
+        if path not in files:
+            raise RefusalError(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": commit})
+        return files[path], {"X-Repo-Commit": commit, "ETag": f'"{_oid(path, files[path])}"'}
+
+
+_ID = r"([\w.-]+/[\w.-]+)"
+_ROUTES = [
+    (r"GET /api/whoami-v2", Hub.whoami),
+    (r"POST /api/validate-yaml", Hub.validate),
+    (r"POST /api/repos/create", Hub.create),
+    (r"DELETE /api/repos/delete", Hub.delete),
+    (rf"GET /api/models/{_ID}", Hub.info),
+    (rf"GET /api/models/{_ID}/revision/([^/]+)", Hub.info),
+    (rf"GET /api/models/{_ID}/tree/([^/]+)(/.*)?", Hub.tree),
+    (rf"GET /api/models/{_ID}/refs", Hub.refs),
+    (rf"POST /api/models/{_ID}/branch/([^/]+)", Hub.branch),
+    (rf"POST /api/models/{_ID}/preupload/([^/]+)", Hub.preupload),
+    (rf"POST /api/models/{_ID}/commit/([^/]+)", Hub.commit),
+    (rf"POST /{_ID}\.git/info/lfs/objects/batch", Hub.batch),
+    (r"PUT /lfs/([0-9a-f]{64})", Hub.lfs_put),
+    (rf"(?:GET|HEAD) /{_ID}/resolve/([^/]+)/(.+)", Hub.resolve),
+]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body in one packet
+    disable_nagle_algorithm = True
+
+    def answer(self) -> None:
+        raw = self.content()
+        url = urlsplit(self.path)
+        request = f"{self.command} {url.path}"
+        self.hub.requests.append(request)
+        fault = next((f for f in self.hub.faults if f.times > 0 and re.search(f.pattern, request)), None)
+        if fault:
+            fault.times -= 1
+            time.sleep(fault.seconds)
+            if fault.first:
+                fault.first()
+            if fault.status:
+                return self.send(fault.status, b"{}", {"Content-Type": "application/json", **fault.headers})
+        scheme, _, token = self.headers.get("Authorization", "").partition(" ")
+        kind = self.headers.get("Content-Type", "")
+        parsed = json.loads(raw) if kind.endswith("json") and "ndjson" not in kind else raw
+        try:
+            for pattern, route in _ROUTES:
+                if match := re.fullmatch(pattern, request):
+                    found = route(self.hub, token if scheme == "Bearer" else None, parse_qs(url.query), parsed,
+                                  *(group for group in match.groups() if group is not None))  # fmt: skip
+                    break
+            else:
+                raise RefusalError(404, f"This Hub has no {request}")
+        except RefusalError as refusal:
+            body = json.dumps(refusal.body).encode()
+            return self.send(refusal.status, body, {"Content-Type": "application/json", **refusal.headers})
+        if isinstance(found, tuple):
+            content, headers = found
+            if fault and fault.body is not None:
+                content = fault.body
+            return self.send_file(content, headers)
+        return self.send(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
+
+    def content(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
+
+    def send_file(self, content: bytes, headers: dict[str, str]) -> None:
+        wanted = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not wanted:
+            return self.send(200, content, headers)
+        start, end = int(wanted[1]), int(wanted[2] or len(content) - 1)
+        headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+        return self.send(206, content[start : end + 1], headers)
+
+    def send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _lfs(path: str) -> bool:
+    return path.endswith((".safetensors", ".onnx", ".png"))
+
+
+def _oid(path: str, content: bytes) -> str:
+    return _sha256(content) if _lfs(path) else _git_oid(content)
+
+
+def _git_oid(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

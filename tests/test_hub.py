@@ -1,0 +1,602 @@
+"""Checkpoint folders and the Hub: the real client, and its `hf` command, over HTTP against `hub_server`."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hub_server import READER, STRANGER, WRITER, Hub, Repo
+from huggingface_hub import ModelCard, constants
+from PIL import Image
+from safetensors.torch import load_file, safe_open, save_file
+
+from resnet_hub.card import CardFacts
+from resnet_hub.config import ResNetConfig
+from resnet_hub.errors import CheckpointError, ConfigError, HubError
+from resnet_hub.hub import load_checkpoint, push_folder, read_config
+from resnet_hub.model import ResNet
+
+LABELS = {0: "tabby cat", 1: "hound", 2: 'naïve "owl": 猫'}
+TINY = ResNetConfig(depths=(1, 1), width=8, id2label=LABELS, image_size=32, mean=(0.1, 0.2, 0.3), crop_pct=0.9)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def model() -> ResNet:
+    return random_model(TINY)
+
+
+def random_model(config: ResNetConfig) -> ResNet:
+    torch.manual_seed(0)
+    model = ResNet(config).train()
+    with torch.no_grad():
+        for _ in range(2):  # running statistics unlike those of a fresh network
+            model(torch.randn(4, config.in_channels, config.image_size, config.image_size))
+    return model.eval()
+
+
+def logits(model: ResNet) -> torch.Tensor:
+    torch.manual_seed(1)
+    with torch.inference_mode():
+        return model(torch.randn(2, model.config.in_channels, 32, 32))
+
+
+def one_sentence(message: object) -> bool:
+    return str(message).count("\n") == 0 and str(message).endswith(".") and "Traceback" not in str(message)
+
+
+# Folders
+
+
+def test_a_saved_folder_loads_as_it_was(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "deep" / "folder")
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+    loaded = ResNet.from_pretrained(str(folder))
+    assert torch.equal(logits(loaded), logits(model))
+    assert loaded.config == TINY
+    assert loaded.card == (folder / "README.md").read_text(encoding="utf-8")
+    assert not loaded.training
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_weights_keep_their_dtype(model: ResNet, tmp_path: Path) -> None:
+    folder = model.bfloat16().save_pretrained(tmp_path / "half")
+    assert ResNet.from_pretrained(folder).conv1.weight.dtype == torch.bfloat16
+
+
+def test_loading_draws_no_random_numbers(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    state = torch.get_rng_state()
+    loaded = ResNet.from_pretrained(folder)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.requires_grad and not parameter.is_meta for parameter in loaded.parameters())
+
+
+def test_a_swapped_head_saves_and_loads(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m", card=CardFacts(metrics={"accuracy": 0.9}))
+    swapped = ResNet.from_pretrained(folder, id2label=["a", "b", "c", "d", "e"])
+    swapped.save_pretrained(folder)  # over the folder that its own weights came from
+    again = ResNet.from_pretrained(folder)
+    assert again.config.labels == ["a", "b", "c", "d", "e"]
+    assert torch.equal(again.fc.weight, swapped.fc.weight)
+    assert torch.equal(again.conv1.weight, model.conv1.weight)
+    assert again.card is not None
+    assert "90.00 %" not in again.card
+
+
+def test_a_network_without_a_head_saves_and_loads(tmp_path: Path) -> None:
+    body = random_model(ResNetConfig(depths=(1, 1), width=8))
+    assert torch.equal(logits(ResNet.from_pretrained(body.save_pretrained(tmp_path / "m"))), logits(body))
+
+
+def test_what_speaks_of_old_weights_goes_and_other_files_stay(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    (folder / "onnx").mkdir()
+    for name in ("onnx/model.onnx", "preprocessor_config.json", "notes.txt", "confusion.png"):
+        (folder / name).write_text("old")
+    model.save_pretrained(folder)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "model.safetensors", "README.md", "notes.txt", "confusion.png"}
+
+
+def test_reading_a_config_needs_no_torch_and_no_weights(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    program = (
+        "import sys, time; start = time.perf_counter(); from resnet_hub.hub import read_config;"
+        "config = read_config(sys.argv[1]); took = time.perf_counter() - start;"
+        "assert 'torch' not in sys.modules and 'huggingface_hub' not in sys.modules; print(config.num_classes, took)"
+    )
+    run = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    classes, seconds = run.stdout.split()
+    assert classes == "3"
+    assert float(seconds) < 0.5
+
+
+def rewrite(folder: Path, **changes) -> None:
+    """Change tensors of a saved folder; None removes one."""
+    weights = load_file(folder / "model.safetensors") | {
+        key.replace("__", "."): value for key, value in changes.items()
+    }
+    save_file({key: value for key, value in weights.items() if value is not None}, folder / "model.safetensors")
+
+
+def test_strict_loading_names_what_does_not_fit(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    rewrite(folder, bn1__weight=None, extra=torch.zeros(1), conv1__weight=torch.zeros(8, 3, 3, 3))
+    with pytest.raises(CheckpointError) as error:
+        ResNet.from_pretrained(folder)
+    assert one_sentence(error.value)
+    for part in ("1 missing: bn1.weight", "1 unexpected: extra", "1 misshapen: conv1.weight (8x3x3x3 for 8x3x7x7)"):
+        assert part in str(error.value)
+
+
+def test_whole_numbers_are_no_weights(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    rewrite(folder, bn1__weight=torch.zeros(8, dtype=torch.int64))
+    with pytest.raises(CheckpointError, match=r"bn1\.weight"):
+        ResNet.from_pretrained(folder)
+
+
+def test_only_the_counters_of_batchnorm_may_be_missing(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    names = [name for name in model.state_dict() if name.endswith("num_batches_tracked")]
+    rewrite(folder, **dict.fromkeys(names))
+    loaded = ResNet.from_pretrained(folder)
+    assert loaded.bn1.num_batches_tracked == 0
+    assert torch.equal(logits(loaded), logits(model))
+
+
+def test_labels_and_head_that_disagree_fail_with_both_values(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    rewrite(folder, fc__weight=torch.zeros(7, 16), fc__bias=torch.zeros(7))
+    with pytest.raises(CheckpointError, match=r"3 labels.* 7 outputs"):
+        ResNet.from_pretrained(folder)
+    model.fc = torch.nn.Linear(16, 4)
+    with pytest.raises(CheckpointError, match=r"3 labels.* 4 outputs"):
+        model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("damage", ["cut", "lying header", "endless header", "text", "empty"])
+def test_damaged_weights_are_refused_in_a_sentence(damage: str, model: ResNet, tmp_path: Path) -> None:
+    path = model.save_pretrained(tmp_path / "m") / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(
+        {
+            "cut": content[: len(content) // 2],
+            "lying header": re.sub(rb'"shape":\[8\]', rb'"shape":[9]', content, count=1),
+            "endless header": (2**60).to_bytes(8, "little") + content[8:],
+            "text": b"version https://git-lfs.github.com/spec/v1\n",
+            "empty": b"",
+        }[damage]
+    )
+    with pytest.raises(CheckpointError, match=r"model.safetensors of .* is damaged") as error:
+        load_checkpoint(path.parent)
+    assert one_sentence(error.value)
+
+
+def test_a_pickle_is_not_opened_and_the_way_out_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(TINY.to_json())
+    marker = tmp_path / "executed"
+    (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR.")
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin, a pickle.*resnet-hub convert"):
+        ResNet.from_pretrained(tmp_path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("source", ["./gone", "/gone/away", "~/gone-away", "a/b/c", Path("user/name")])
+def test_a_path_that_is_not_there_is_not_sought_on_the_hub(source: str | Path, hub: Hub) -> None:
+    with pytest.raises(CheckpointError, match="There is no folder") as error:
+        load_checkpoint(source)
+    assert one_sentence(error.value)
+    assert hub.requests == []
+
+
+def test_errors_of_a_folder_name_it(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(CheckpointError, match=r"no config.json.*notes.txt"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="is a file; name the folder"):
+        load_checkpoint(tmp_path / "notes.txt")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path))):
+        load_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text(TINY.to_json())
+    with pytest.raises(CheckpointError, match=r"no model.safetensors"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(model: ResNet, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path / "file", tmp_path / "file" / "m", "/proc/m"):
+        with pytest.raises(CheckpointError) as error:
+            model.save_pretrained(target)
+        assert one_sentence(error.value)
+
+
+# There and back over HTTP
+
+
+def test_push_then_load_by_id_is_equal_to_the_bit(model: ResNet, hub: Hub) -> None:
+    model.card = None
+    url = model.push_to_hub("user/tiny", token=WRITER, message="First")
+    loaded = ResNet.from_pretrained("user/tiny")
+    repo = hub.repos["user/tiny"]
+    assert url == f"{hub.url}/user/tiny/commit/{repo.refs['main']}"
+    assert repo.log == ["main: initial commit", "main: First"]
+    assert torch.equal(logits(loaded), logits(model))
+    assert loaded.config == TINY
+    assert loaded.card is not None
+    assert loaded.card.encode() == repo.files()["README.md"]
+    assert 'from_pretrained("user/tiny")' in loaded.card
+    assert read_config("user/tiny") == TINY
+
+
+def test_a_config_is_read_without_fetching_weights(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    hub.requests.clear()
+    assert read_config("user/tiny") == TINY
+    assert not any("safetensors" in request for request in hub.requests)
+
+
+def test_a_name_without_a_user_goes_to_the_owner_of_the_token(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("tiny", token=WRITER)
+    assert list(hub.repos) == ["user/tiny"]
+    assert b'from_pretrained("user/tiny")' in hub.repos["user/tiny"].files()["README.md"]
+
+
+def test_private_branch_and_pull_request(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER, private=True)
+    assert hub.repos["user/tiny"].private
+    before = hub.repos["user/tiny"].refs["main"]
+    changed = random_model(TINY)
+    torch.nn.init.zeros_(changed.fc.bias)
+    changed.push_to_hub("user/tiny", token=WRITER, branch="try/one")
+    assert hub.repos["user/tiny"].refs["main"] == before
+    loaded = ResNet.from_pretrained("user/tiny", revision="try/one", token=READER)
+    assert torch.equal(logits(loaded), logits(changed))
+    url = changed.push_to_hub("user/tiny", token=WRITER, create_pr=True)
+    assert url == f"{hub.url}/user/tiny/discussions/1"
+    assert hub.repos["user/tiny"].refs["main"] == before
+    loaded = ResNet.from_pretrained("user/tiny", revision="refs/pr/1", token=READER)
+    assert torch.equal(logits(loaded), logits(changed))
+    assert torch.equal(logits(ResNet.from_pretrained("user/tiny", revision=before, token=READER)), logits(model))
+    with pytest.raises(HubError, match="private"):
+        ResNet.from_pretrained("user/tiny", token=STRANGER)
+
+
+def test_a_pull_request_to_a_repo_of_someone_else(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    torch.nn.init.ones_(model.fc.bias)
+    with pytest.raises(HubError, match=r"may not write to user/tiny.*create_pr"):
+        model.push_to_hub("user/tiny", token=STRANGER)
+    assert model.push_to_hub("user/tiny", token=STRANGER, create_pr=True).endswith("/discussions/1")
+
+
+def test_a_private_push_does_not_end_in_a_public_repo(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    commits = len(hub.repos["user/tiny"].commits)
+    with pytest.raises(HubError, match="public"):
+        model.push_to_hub("user/tiny", token=WRITER, private=True)
+    assert len(hub.repos["user/tiny"].commits) == commits
+
+
+def test_one_commit_uploads_the_folder_and_drops_what_contradicts_it(model: ResNet, hub: Hub, tmp_path: Path) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    for name in ("onnx/model.onnx", "preprocessor_config.json", "notes.txt"):
+        hub.edit("user/tiny", name, "old")
+    torch.nn.init.ones_(model.fc.bias)
+    folder = model.save_pretrained(tmp_path / "m", card=CardFacts(pictures=["confusion.png"]))
+    (folder / "confusion.png").write_bytes(b"picture")
+    (folder / ".env").write_text("secret")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("secret")
+    repo = hub.repos["user/tiny"]
+    commits = len(repo.commits)
+    push_folder(folder, "user/tiny", token=WRITER)
+    assert len(repo.commits) == commits + 1
+    assert sorted(repo.files()) == [
+        ".gitattributes", "README.md", "config.json", "confusion.png", "model.safetensors", "notes.txt",
+    ]  # fmt: skip
+
+
+def test_a_push_at_the_same_time_is_noticed(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    torch.nn.init.ones_(model.fc.bias)
+    hub.fail("POST .*/preupload/", times=1, first=lambda: hub.edit("user/tiny", "README.md", "Someone else's"))
+    with pytest.raises(HubError, match="changed by someone else at the same time"):
+        model.push_to_hub("user/tiny", token=WRITER)
+    assert hub.repos["user/tiny"].files()["README.md"] == b"Someone else's"
+
+
+def test_a_folder_that_is_no_checkpoint_is_not_pushed(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(TINY.to_json())
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
+        push_folder(tmp_path, "user/tiny", token=WRITER)
+    assert hub.requests == []
+
+
+def test_files_of_one_load_are_of_one_commit(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+
+    def move() -> None:
+        hub.edit("user/tiny", "config.json", ResNetConfig(depths=(1,), width=8).to_json())
+        hub.edit("user/tiny", "model.safetensors", b"of the next commit")
+
+    hub.fail("GET .*/tree/", times=1, first=move)
+    loaded = ResNet.from_pretrained("user/tiny")
+    assert len(hub.repos["user/tiny"].commits) == 4
+    assert torch.equal(logits(loaded), logits(model))
+
+
+# The card on its way
+
+
+def test_a_readme_that_was_edited_on_the_hub_survives(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER, card=CardFacts(license="mit", metrics={"accuracy": 0.5}))
+    text = hub.repos["user/tiny"].files()["README.md"].decode()
+    edited = text.replace("license: mit", "license: apache-2.0\nlanguage: en").replace("## Limits", "## My own words")
+    hub.edit("user/tiny", "README.md", edited)
+    for value in (0.6, 0.7):  # it stays edited, however often it is pushed over
+        torch.nn.init.constant_(model.fc.bias, value)
+        facts = CardFacts(license="mit", metrics={"accuracy": value}, datasets=["uoft-cs/cifar10"])
+        model.push_to_hub("user/tiny", token=WRITER, card=facts)
+        card = ModelCard(hub.repos["user/tiny"].files()["README.md"].decode())
+        body = ModelCard(edited).text.partition("<!-- resnet_hub")[0]
+        assert card.text.partition("<!-- resnet_hub")[0].strip() == body.strip()
+        assert (card.data.license, card.data.language, card.data.datasets) == ("apache-2.0", "en", ["uoft-cs/cifar10"])
+        assert [result.metric_value for result in card.data.eval_results] == [value]
+    loaded = ResNet.from_pretrained("user/tiny")
+    assert loaded.card is not None
+    assert "My own words" in loaded.card
+
+
+def test_a_readme_that_nobody_edited_is_replaced(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER, card=CardFacts(metrics={"accuracy": 0.5}))
+    text = hub.repos["user/tiny"].files()["README.md"].decode()
+    hub.edit("user/tiny", "README.md", text.replace("---\n", "---\nlanguage: en\n", 1))  # metadata alone
+    torch.nn.init.ones_(model.fc.bias)
+    model.push_to_hub("user/tiny", token=WRITER, card=CardFacts(metrics={"accuracy": 0.75}))
+    text = hub.repos["user/tiny"].files()["README.md"].decode()
+    assert "75.00 %" in text
+    assert "50.00 %" not in text
+    assert ModelCard(text).data.language == "en"
+
+
+def test_the_card_of_unchanged_weights_is_kept_to_the_byte(model: ResNet, hub: Hub, tmp_path: Path) -> None:
+    model.push_to_hub("user/tiny", token=WRITER, card=CardFacts(metrics={"accuracy": 0.5}))
+    loaded = ResNet.from_pretrained("user/tiny")
+    folder = loaded.save_pretrained(tmp_path / "m")
+    assert (folder / "README.md").read_text(encoding="utf-8") == loaded.card
+    torch.nn.init.ones_(loaded.fc.bias)
+    loaded.save_pretrained(folder)
+    assert "50.00 %" not in (folder / "README.md").read_text(encoding="utf-8")
+
+
+# Refusals, each one sentence with what to do
+
+
+def refused(source: str = "user/tiny", **options) -> str:
+    start = time.perf_counter()
+    with pytest.raises(HubError) as error:
+        load_checkpoint(source, **options)
+    assert one_sentence(error.value)
+    assert "hf_" not in str(error.value)
+    assert time.perf_counter() - start < 5
+    return str(error.value)
+
+
+def test_no_such_repo(hub: Hub) -> None:
+    assert "no model on the Hub named user/none" in refused("user/none")
+    assert "no model on the Hub named user/none" in refused("user/none", token=READER)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "user/-name", "user--x/y", "user/name.git", "two words", "a" * 97, "user/", "é/x"]
+)
+def test_invalid_ids_are_not_sent(name: str, model: ResNet, hub: Hub, tmp_path: Path) -> None:
+    if name:  # the empty path is the folder that one stands in
+        assert "nor the name of a model" in refused(name)
+    with pytest.raises(HubError, match="nor the name of a model"):
+        push_folder(model.save_pretrained(tmp_path / "m"), name, token=WRITER)
+    assert hub.requests == []
+
+
+def test_private_and_gated(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER, private=True)
+    assert "private" in refused()
+    hub.repos["user/tiny"].private, hub.repos["user/tiny"].gated = False, True
+    assert f"ask for access at {hub.url}/user/tiny" in refused()
+    assert "is gated" in refused(token=STRANGER)
+
+
+def test_bad_tokens(model: ResNet, hub: Hub, tmp_path: Path) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    assert "does not accept the token" in refused(token="hf_wrong")
+    assert "characters that no token has" in refused(token="hf_wrong\n")
+    assert "characters that no token has" in refused(token="令牌")
+    folder = model.save_pretrained(tmp_path / "m")
+    for token, words in {"hf_wrong": "does not accept the token", READER: "may not write", False: "log in"}.items():
+        with pytest.raises(HubError, match=words) as error:
+            push_folder(folder, "user/other", token=token)
+        assert one_sentence(error.value)
+    with pytest.raises(HubError, match="log in"):
+        push_folder(folder, "user/other", token=True)
+
+
+def test_no_such_revision(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    assert "no branch, tag or commit v2" in refused(revision="v2")
+    assert "no branch, tag or commit" in refused(revision="0" * 40)
+
+
+def test_no_such_file_says_what_there_is(hub: Hub) -> None:
+    hub.repos["user/pickle"] = Repo()
+    hub.repos["user/pickle"].commit("main", {"config.json": b"{}", "pytorch_model.bin": b"", "README.md": b""}, "x")
+    with pytest.raises(CheckpointError, match=r"user/pickle has no model.safetensors but pytorch_model.bin"):
+        load_checkpoint("user/pickle")
+    hub.repos["user/text"] = Repo()
+    hub.repos["user/text"].commit("main", {"book.txt": b""}, "x")
+    with pytest.raises(CheckpointError, match=r"user/text has no config.json.*book.txt"):
+        load_checkpoint("user/text")
+
+
+def test_rate_limit_and_server_errors(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    hub.fail(".", 429, headers={"Retry-After": "17"})
+    assert "try again in 17 seconds" in refused()
+    hub.faults.clear()
+    for status in (500, 503):
+        hub.fail("api/models", status)
+        assert f"a problem of its own ({status})" in refused()
+        hub.faults.clear()
+    hub.fail("GET .*/resolve/", 503)  # half-way
+    assert "a problem of its own (503)" in refused()
+    hub.faults.clear()
+    hub.fail("POST /api/repos/create", 503)
+    with pytest.raises(HubError, match="a problem of its own"):
+        model.push_to_hub("user/tiny", token=WRITER)
+
+
+def test_a_cut_download_is_not_taken_for_the_file(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    hub.fail("GET .*/resolve/.*safetensors", body=b"too short")
+    assert "cannot be fetched" in refused()
+    hub.faults.clear()
+    assert torch.equal(logits(ResNet.from_pretrained("user/tiny")), logits(model))
+
+
+@pytest.mark.parametrize("trouble", ["limit", "down", "silent", "offline", "local", "dead"])
+def test_without_a_working_hub_the_cached_copy_is_used(
+    trouble: str, model: ResNet, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    first = ResNet.from_pretrained("user/tiny")
+    options = {"local_files_only": True} if trouble == "local" else {}
+    match trouble:
+        case "limit":
+            hub.fail(".", 429)
+        case "down":
+            hub.fail(".", 503)
+        case "silent":
+            hub.fail(".", seconds=2)
+            monkeypatch.setattr("resnet_hub.hub._TIMEOUT", 0.2)
+        case "offline":
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        case "dead":
+            monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+            monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
+    again = ResNet.from_pretrained("user/tiny", **options)
+    assert torch.equal(logits(again), logits(first))
+    assert again.card == first.card
+    message = refused("user/other", **options)
+    assert {"offline": "not in the cache", "local": "not in the cache"}.get(trouble, "try again") in message
+
+
+# The library's own command, so that the server is more than a mirror of our calls
+
+
+def hf(*arguments: str | Path) -> str:
+    environment = os.environ | {"HF_TOKEN": WRITER}
+    command = [shutil.which("hf", path=str(Path(sys.executable).parent)) or "hf", *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+def test_folders_go_up_and_come_down_with_the_hf_command(model: ResNet, hub: Hub, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    assert "user" in hf("auth", "whoami")
+    hf("repos", "create", "user/by-hand", "--private")
+    assert hub.repos["user/by-hand"].private
+    hf("upload", "user/by-hand", folder, ".")
+    loaded = ResNet.from_pretrained("user/by-hand", token=WRITER)
+    assert torch.equal(logits(loaded), logits(model))
+    assert loaded.card == (folder / "README.md").read_text(encoding="utf-8")
+    model.push_to_hub("user/ours", token=WRITER)
+    hf("download", "user/ours", "--local-dir", tmp_path / "down")
+    assert torch.equal(logits(ResNet.from_pretrained(tmp_path / "down")), logits(model))
+
+
+# Other libraries open the same folder and the same repo
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[ResNet, Path]:
+    """A network that the whole field knows, and its folder."""
+    model = random_model(ResNetConfig.from_name("resnet18", id2label=LABELS, image_size=64))
+    return model, model.save_pretrained(tmp_path_factory.mktemp("shared") / "resnet18")
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((120, 90), Image.Resampling.BICUBIC)
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    return torch.allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_torchvision_opens_the_folder(shared: tuple[ResNet, Path]) -> None:
+    from torchvision.models import resnet18
+
+    model, folder = shared
+    theirs = resnet18(num_classes=3).eval()
+    theirs.load_state_dict(load_file(folder / "model.safetensors"))
+    with torch.inference_mode():
+        images = torch.randn(2, 3, 64, 64)
+        assert close(model(images), theirs(images))
+
+
+@pytest.mark.parametrize("where", ["folder", "hub"])
+def test_timm_opens_it(where: str, shared: tuple[ResNet, Path], hub: Hub, picture: Image.Image) -> None:
+    import timm
+
+    from resnet_hub.images import eval_transform
+
+    model, folder = shared
+    if where == "hub":
+        push_folder(folder, "user/resnet18", token=WRITER)
+    name = f"local-dir:{folder}" if where == "folder" else "hf-hub:user/resnet18"
+    theirs = timm.create_model(name, pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs))
+    assert theirs.pretrained_cfg["label_names"] == list(LABELS.values())
+    with torch.inference_mode():
+        ours = model(eval_transform(model.config)(picture)[None])
+        assert close(ours, theirs(transform(picture)[None]))
+
+
+@pytest.mark.parametrize("where", ["folder", "hub"])
+def test_transformers_opens_it(where: str, shared: tuple[ResNet, Path], hub: Hub, picture: Image.Image) -> None:
+    from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+    from resnet_hub.classifier import Classifier
+
+    model, folder = shared
+    if where == "hub":
+        push_folder(folder, "user/resnet18", token=WRITER)
+    name = str(folder) if where == "folder" else "user/resnet18"
+    theirs = AutoModelForImageClassification.from_pretrained(name)
+    processor = AutoImageProcessor.from_pretrained(name)
+    assert theirs.config.id2label == LABELS
+    with torch.inference_mode():
+        pixels = processor(picture, return_tensors="pt")["pixel_values"]
+        assert close(model(pixels), theirs(pixels).logits)
+    classify = pipeline("image-classification", model=name) if where == "folder" else pipeline(model=name)
+    ours = Classifier.from_pretrained(name)(picture, top_k=3)
+    for mine, other in zip(ours, classify(picture, top_k=3), strict=True):
+        assert mine["label"] == other["label"]
+        assert mine["score"] == pytest.approx(other["score"], abs=1e-5)

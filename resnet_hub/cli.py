@@ -22,7 +22,7 @@ _MODEL_HELP = f"checkpoint folder, or user/name on the Hub (default: {DEFAULT_MO
 _EXIT_CODES = """exit codes:
   0    all done
   1    some pictures could not be read; the others are done
-  2    nothing done: wrong arguments, or the model cannot be loaded
+  2    failed: wrong arguments, or a model that cannot be used
   130  interrupted"""
 
 
@@ -65,6 +65,32 @@ def predict(arguments: argparse.Namespace) -> int:
             scores = (f"{one['label']} {one['score']:.1%}" for one in answer)
             tqdm.write("  ".join([_shown(path), *scores]))
     return 1 if failed else 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Print how good a model is on labelled pictures."""
+    from tqdm import tqdm
+
+    from resnet_hub import evaluation
+    from resnet_hub.classifier import Classifier
+
+    classify = Classifier.from_pretrained(arguments.model, revision=arguments.revision, device=arguments.device)
+    with tqdm(unit=" pictures", leave=False, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        found = evaluation.evaluate(
+            classify,
+            arguments.data,
+            split=arguments.split,
+            tta=arguments.tta,
+            skip_unreadable=arguments.skip_unreadable,
+            progress=progress,
+        )
+    print(found.to_json() if arguments.json else found.to_text(), end="")
+    return 1 if found.skipped else 0
 
 
 def info(arguments: argparse.Namespace) -> int:
@@ -132,6 +158,25 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
     command.add_argument("--json", action="store_true", help="a JSON object a line")
     command.set_defaults(run=predict)
+
+    command = commands.add_parser(
+        "evaluate",
+        help="measure a model on labelled pictures",
+        description="Measure a model on labelled pictures: accuracy, calibration, each class, the surest mistakes.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("model", metavar="MODEL", help="checkpoint folder, or user/name on the Hub")
+    command.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
+    command.add_argument(
+        "--data", required=True, help="folder or ZIP of class folders, folder of parquet files, or data set on the Hub"
+    )
+    command.add_argument("--split", help="which split (default: the first of validation, test, train that exists)")
+    command.add_argument("--tta", action="store_true", help="the mean over each picture and its mirror image")
+    command.add_argument("--skip-unreadable", action="store_true", help="leave out pictures that cannot be read")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
+    command.add_argument("--json", action="store_true", help="one JSON object, the confusion matrix included")
+    command.set_defaults(run=evaluate)
 
     command = commands.add_parser("info", help="describe a model", description="Describe a model, without loading it.")
     command.add_argument("model", nargs="?", metavar="MODEL", help=_MODEL_HELP)

@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
+from resnet_hub import cli
 from resnet_hub.classifier import Classifier
 from resnet_hub.config import ResNetConfig
 from resnet_hub.data import ImageSet
@@ -312,3 +313,20 @@ def test_many_or_long_or_wide_labels_stay_a_table():
     few = evaluate(network(labels[:2]), pictures(20, labels=labels[:2])).to_text()
     assert "\na label of more than thirty-two…  " in few
     assert "\n猫" + " " * 32 in few  # two columns wide
+
+
+def test_the_terminal_says_what_the_library_says(model, folder, tmp_path, capsys):
+    model.save_pretrained(tmp_path / "model")
+    command = ["evaluate", str(tmp_path / "model"), "--data", str(folder)]
+    assert cli.main(command) == 0
+    assert capsys.readouterr() == (evaluate(model, folder).to_text(), "")
+    assert cli.main([*command, "--json", "--tta", "--split", "train"]) == 0
+    assert capsys.readouterr().out == evaluate(model, folder, split="train", tta=True).to_json()
+
+    (folder / "test" / "ant" / "0.png").write_bytes(b"no picture")
+    assert cli.main(command) == 2
+    assert capsys.readouterr().err.startswith("error: Some pictures cannot be read: test/ant/0.png")
+    assert cli.main([*command, "--skip-unreadable"]) == 1
+    assert "20 pictures of the split test, 1 unreadable" in capsys.readouterr().out
+    assert cli.main(["evaluate", str(tmp_path / "none"), "--data", str(folder)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

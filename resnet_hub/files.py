@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # linux/fs.h, fcntl.h
+
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
     """Write a file so that a crash leaves the old content or the new; text is UTF-8, its line ends as they are."""
@@ -41,15 +43,16 @@ def replace_folder(folder: str | Path, *, keep: Callable[[str], bool]) -> Iterat
     part.mkdir()
     try:
         yield part
-        if folder.is_dir():
-            part.chmod(folder.stat().st_mode)
-            _bring(folder, part, keep)
         for parent, _, names in os.walk(part):
             for name in names:
                 _sync(Path(parent, name))
             _sync(Path(parent))
         if folder.is_dir():
+            part.chmod(folder.stat().st_mode)
+            _bring(folder, part, keep)
+            _sync(part)
             _exchange(part, folder)
+            _bring(part, folder, keep)  # what came into the old folder since
         else:
             part.rename(folder)
         _sync(folder.parent)
@@ -64,7 +67,7 @@ def _beside(path: Path) -> Path:
 def _bring(old: Path, new: Path, keep: Callable[[str], bool]) -> None:
     for entry in old.iterdir():
         target = new / entry.name
-        if not keep(entry.name) or target.exists():
+        if not keep(entry.name) or target.exists() or target.is_symlink():
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.copytree(entry, target, symlinks=True, copy_function=_link)
@@ -82,9 +85,8 @@ def _link(source: str | Path, target: str | Path) -> None:
 def _exchange(new: Path, old: Path) -> None:
     """Swap two folders; in one step where the system can, else with a moment in which neither has its name."""
     if sys.platform == "linux":
-        at_fdcwd, rename_exchange = -100, 2
         renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-        if renameat2 and not renameat2(at_fdcwd, os.fsencode(new), at_fdcwd, os.fsencode(old), rename_exchange):
+        if renameat2 and not renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), RENAME_EXCHANGE):
             return
         code = ctypes.get_errno()
         if renameat2 and code not in (errno.EINVAL, errno.ENOSYS, errno.EPERM):  # seccomp answers EPERM

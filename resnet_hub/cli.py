@@ -7,12 +7,17 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from resnet_hub import __version__
-from resnet_hub.errors import CheckpointError, ImageError, ResNetHubError
+from resnet_hub.errors import CheckpointError, ImageError, ResNetHubError, TrainingError
+
+if TYPE_CHECKING:
+    from resnet_hub.run import Event
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "resnet20-cifar10"  # comes with the repository
 _SOME = 8  # labels that `info` shows
@@ -33,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # file names and labels may be in no alphabet of the terminal's
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
-        return arguments.run(arguments)
+        return arguments.run_command(arguments)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; nothing more may be written at exit
@@ -93,6 +98,108 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 1 if found.skipped else 0
 
 
+def train(arguments: argparse.Namespace) -> int:
+    """Train, or go on with a run; Ctrl-C stops and keeps, a second one leaves."""
+    from resnet_hub.run import Failed, Run, Stopped, TrainConfig
+    from resnet_hub.training import train as events_of
+
+    given = {key: getattr(arguments, key) for key in get_type_hints(TrainConfig)}
+    given = {key: value for key, value in given.items() if value is not None}
+    run = Run(given["run"])
+    if run.exists():
+        known = vars(run.config)
+        for key, value in given.items():
+            if known[key] != value and key != "run":
+                again = f"go on with `resnet-hub train --run {run.folder}`, or name another folder"
+                raise TrainingError(f"The run {run.folder} has {key} {known[key]!r}, not {value!r}; {again}.")
+        config = run.config
+    elif "data" in given:
+        config = TrainConfig(**given)
+    else:
+        raise TrainingError(f"The folder {run.folder} holds no run to go on with; name what to train on with --data.")
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        run.stop.touch()
+        print("stopping after this step; Ctrl-C again leaves at once", file=sys.stderr)
+
+    show = _told_as_json if arguments.json else _told
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        last = None
+        for last in show(events_of(config)):
+            pass
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if isinstance(last, Failed):
+        raise TrainingError(last.reason)
+    return 130 if isinstance(last, Stopped) else 0
+
+
+def _told(events: "Iterator[Event]") -> "Iterator[Event]":
+    """Prints a line an epoch, and on a terminal a bar within it; of several processes the first one speaks."""
+    from tqdm import tqdm
+
+    from resnet_hub.run import Epoch, Finished, Preparing, Progress, Started, Stopped
+
+    first = os.environ.get("RANK", "0") == "0"
+    with tqdm(leave=False, disable=None if first else True) as bar:
+        for event in events:
+            line = ""
+            match event:
+                case Started():
+                    start = f", from epoch {event.epoch}" if event.epoch else ""
+                    line = (
+                        f"{event.train_images:,} pictures of {len(event.labels)} classes, {event.validation_images:,} to "
+                        f"measure on ({event.split}); {event.parameters:,} parameters on {event.device}{start}"
+                    )
+                case Preparing():
+                    bar.total, bar.n = event.total, event.done
+                    bar.set_description(event.what)
+                case Progress():
+                    bar.total, bar.n = event.steps, event.step
+                    bar.set_description(f"epoch {event.epoch}")
+                    left = tqdm.format_interval(event.seconds_left)
+                    bar.set_postfix_str(f"loss {event.loss:.3f}, {event.images_per_second:.0f} pictures/s, {left} left")
+                case Epoch():
+                    line = f"epoch {event.epoch:3}" + ("" if event.train_loss is None else f"  loss {event.train_loss:.4f}")
+                    if event.accuracy is not None:
+                        line += f"  held out: loss {event.validation_loss:.4f}, accuracy {event.accuracy:.2%}"
+                        line += "  kept" if event.best else ""
+                case Finished():
+                    line = f"accuracy {event.accuracy:.2%} after {event.seconds:.0f} s: {event.model}"
+                case Stopped():
+                    line = f"stopped in epoch {event.epoch + 1}, all kept; the same command goes on"
+            if line and first:
+                tqdm.write(line)
+            yield event
+
+
+def _told_as_json(events: "Iterator[Event]") -> "Iterator[Event]":
+    """Prints an object a line, for programs that watch."""
+    for event in events:
+        print(json.dumps({"event": type(event).__name__, **event._asdict()}), flush=True)
+        yield event
+
+
+def push(arguments: argparse.Namespace) -> int:
+    """Upload a checkpoint folder to the Hub and print its address."""
+    from resnet_hub.hub import push_folder
+
+    private = None if arguments.private is None else bool(arguments.private)
+    print(
+        push_folder(
+            arguments.folder,
+            arguments.repo,
+            private=private,
+            branch=arguments.branch,
+            create_pr=arguments.create_pr,
+            message=arguments.message,
+        )
+    )
+    return 0
+
+
 def info(arguments: argparse.Namespace) -> int:
     """Print what a model is made of and how good it is."""
     from resnet_hub.card import read_metrics
@@ -126,7 +233,7 @@ def info(arguments: argparse.Namespace) -> int:
         ("crop", f"{config.image_size} x {config.image_size} pixels from the centre"),
         ("mean", ", ".join(f"{value:g}" for value in config.mean)),
         ("std", ", ".join(f"{value:g}" for value in config.std)),
-        *((metric.name, f"{metric.value:g} on {metric.dataset}") for metric in metrics),
+        *((metric.name, f"{metric.value:g} on {', '.join(filter(None, metric[2:]))}") for metric in metrics),
     ]
     width = max(len(key) for key, _ in rows)
     for key, value in rows:
@@ -157,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--top-k", type=_count, default=5, metavar="N", help="labels a picture (default: 5)")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
     command.add_argument("--json", action="store_true", help="a JSON object a line")
-    command.set_defaults(run=predict)
+    command.set_defaults(run_command=predict)
 
     command = commands.add_parser(
         "evaluate",
@@ -176,14 +283,68 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--skip-unreadable", action="store_true", help="leave out pictures that cannot be read")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
     command.add_argument("--json", action="store_true", help="one JSON object, the confusion matrix included")
-    command.set_defaults(run=evaluate)
+    command.set_defaults(run_command=evaluate)
+
+    command = commands.add_parser(
+        "train",
+        help="train a model, or go on with a run",
+        description="Train a model. The folder of a run that was stopped or killed goes on where it was. "
+        "Ctrl-C stops and keeps, a second one leaves.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_settings(command)
+    command.add_argument("--json", action="store_true", help="each event as a JSON object a line")
+    command.set_defaults(run_command=train)
+
+    command = commands.add_parser(
+        "push",
+        help="upload a checkpoint folder to the Hub",
+        description="Upload a checkpoint folder to the Hub, in one commit, as the user that `hf auth login` knows.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="checkpoint folder")
+    command.add_argument("repo", metavar="REPO", help="user/name; made if it is missing")
+    command.add_argument(
+        "--private",
+        action=argparse.BooleanOptionalAction,
+        help="whether only you see a repo that is made (default: as your account has it)",
+    )
+    command.add_argument("--branch", help="branch to commit to; made if it is missing")
+    command.add_argument("--create-pr", action="store_true", help="open a pull request, where you may not write")
+    command.add_argument("--message", help="of the commit")
+    command.set_defaults(run_command=push)
 
     command = commands.add_parser("info", help="describe a model", description="Describe a model, without loading it.")
     command.add_argument("model", nargs="?", metavar="MODEL", help=_MODEL_HELP)
     command.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
     command.add_argument("--json", action="store_true", help="one JSON object")
-    command.set_defaults(run=info)
+    command.set_defaults(run_command=info)
     return parser
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    """An option for each field of `TrainConfig`, explained by the comment beside it."""
+    import inspect
+    import re
+
+    from resnet_hub.run import TrainConfig
+
+    comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(TrainConfig), re.MULTILINE))
+    for key, hint in get_type_hints(TrainConfig).items():
+        kinds = [kind for kind in (get_args(hint) if type(None) in get_args(hint) else [hint]) if kind is not type(None)]
+        options: dict[str, Any] = {"help": comments.get(key, "").replace("%", "%%"), "required": key == "run"}
+        if kinds[0] is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif get_origin(kinds[0]) is Literal:
+            options["choices"] = get_args(kinds[0])
+        else:
+            options |= {"type": kinds[0], "metavar": key.upper()}
+        default = getattr(TrainConfig, key, None)
+        if default is not None:
+            options["help"] += f" (default: {default})".lstrip("" if options["help"] else " ")
+        command.add_argument(f"--{key.replace('_', '-')}", **options)
 
 
 def _pictures(item: Path) -> list[Path]:

@@ -10,6 +10,8 @@ import gradio as gr
 from resnet_hub.demo.i18n import I18N, t
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.predict import EXAMPLES, PredictTab
+from resnet_hub.demo.runs import MAX_BYTES, Runs
+from resnet_hub.demo.train import TrainTab
 
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=["ui-monospace", "monospace"])
@@ -35,11 +37,17 @@ CSS = """
 
 def build(shelf: str | Path, default: str | None = None) -> gr.Blocks:
     """The page over a shelf of checkpoint folders; it opens with the model `default`, else the first by name."""
-    models = Models(Path(shelf))
+    runs = Runs()
+    models = Models(Path(shelf), runs)
     default = default or next(iter(models.names()), "")
     with gr.Blocks(title="resnet_hub", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         gr.Markdown(t("head"), elem_id="head")
-        PredictTab(models).render(demo, default)
+        with gr.Tabs() as tabs:
+            with gr.Tab(t("predict_tab"), id="predict"):
+                predict = PredictTab(models)
+                predict.render(demo, default)
+            with gr.Tab(t("train_tab"), id="train"):
+                TrainTab(models, runs, predict).render(demo, tabs, default)
     demo.queue(max_size=64)
     if default:  # the first visitor shall not wait for torch
         threading.Thread(target=models.warm_up, args=[default], daemon=True).start()
@@ -52,7 +60,7 @@ def launch(demo: gr.Blocks, **options: Any) -> None:
         theme=THEME,
         css=CSS,
         i18n=I18N,
-        max_file_size="50mb",
+        max_file_size=MAX_BYTES,
         allowed_paths=[str(path) for path in EXAMPLES],
         footer_links=["api", "settings"],
         ssr_mode=False,

@@ -15,6 +15,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.i18n import PageError
+from resnet_hub.demo.runs import Runs
 from resnet_hub.errors import ResNetHubError
 
 if TYPE_CHECKING:
@@ -26,13 +27,13 @@ _SEARCH_PAUSE = 60.0  # seconds without suggestions after the Hub did not answer
 
 
 class Models:
-    """The checkpoint folders on the shelf and, by id, those of the Hub; loaded once and shared read-only.
+    """The checkpoint folders on the shelf and, by id, those of the Hub and of runs; loaded once and shared read-only.
 
     Loaded models together stay under `max_bytes` of parameters: the least recently used one goes first.
     """
 
-    def __init__(self, shelf: Path, *, max_bytes: int = 2**30):
-        self.shelf, self.max_bytes = shelf, max_bytes
+    def __init__(self, shelf: Path, runs: Runs | None = None, *, max_bytes: int = 2**30):
+        self.shelf, self.runs, self.max_bytes = shelf, runs, max_bytes
         self._lock = threading.Lock()
         self._held: OrderedDict[str, Future[Classifier]] = OrderedDict()  # the least recently used first
         self._bytes: dict[str, int] = {}
@@ -46,6 +47,11 @@ class Models:
         """The folder or the Hub id behind a name; raises `PageError` for a path, a URL and anything else."""
         if name in self.names():
             return self.shelf / name
+        if self.runs and self.runs.find(name):
+            folder = self.runs.model(name)
+            if folder is None:
+                raise PageError("at_work")
+            return folder
         try:
             validate_repo_id(name)
         except HFValidationError:
@@ -56,6 +62,17 @@ class Models:
         if not valid or Path(name).exists():
             raise PageError("not_a_model", name=name[:100])
         return name
+
+    def title(self, name: str) -> str | None:
+        """What the data of a visitor's run are called, where the name is the id of one."""
+        run = self.runs.find(name) if self.runs else None
+        return None if run is None else str(run.facts().get("title", ""))
+
+    def forget(self, name: str) -> None:
+        """Load it anew when it is asked for next: a run that goes on changes its model."""
+        with self._lock:
+            if (future := self._held.get(name)) and future.done():
+                del self._held[name], self._bytes[name]
 
     def get(self, name: str) -> "Classifier":
         """The classifier of that name, loaded by the first who asks while the others wait."""

@@ -34,9 +34,9 @@ class PredictTab:
         try:
             classifier, image, top, seconds = self._classify(photo, model, TOP)
         except ResNetHubError as error:
-            return None, _alert(sentence(request, error)), None, gr.skip()
-        device = classifier.device.type.upper()
-        line = _status(say(request, "took", time=f"{seconds * 1000:.0f} ms", device=device, model=model))
+            return None, alert(sentence(request, error)), None, gr.skip()
+        took, device = f"{seconds * 1000:.0f} ms", classifier.device.type.upper()
+        line = _status(say(request, "took", time=took, device=device, model=self._called(model, request)))
         scores = {entry["label"]: entry["score"] for entry in top}
         shown = gr.skip() if Path(photo["path"]).suffix.lower() in _SHOWN_BY_BROWSERS else image
         return scores, line, _heat(classifier, image, top[0]["label"], request), shown
@@ -65,16 +65,26 @@ class PredictTab:
         try:
             classifier = self.models.get(name)
         except ResNetHubError as error:
-            kept = say(request, "kept", model=current) if current else ""
-            return current, current, _alert(f"{sentence(request, error)} {kept}"), gr.skip(), gr.skip()
-        link = None if name in self.models.names() else f"https://huggingface.co/{name}"
+            kept = say(request, "kept", model=self._called(current, request)) if current else ""
+            return current, current, alert(f"{sentence(request, error)} {kept}"), gr.skip(), gr.skip()
+        link = f"https://huggingface.co/{name}" if isinstance(self.models.source(name), str) else None
         card = classifier.model.card or say(request, "no_card")  # stays plain text: it comes from strangers
         return name, name, "", _facts(classifier, link, request), card
 
-    def suggest(self, typed: gr.KeyUpData) -> Any:
+    def suggest(self, current: str, request: gr.Request, typed: gr.KeyUpData) -> Any:
         """The shelf, and models of the Hub that match what is typed."""
         found = self.models.search(typed.input_value.strip())
-        return gr.update(choices=list(dict.fromkeys(self.models.names() + found)))
+        return gr.update(choices=self.choices(current, request, *found))
+
+    def choices(self, own: str, request: gr.Request, *others: str) -> list[tuple[str, str]]:
+        """Names and values of the picker; among them the visitor's own model, where `own` is one."""
+        names = dict.fromkeys([*self.models.names(), *([own] if self.models.title(own) else []), *others])
+        return [(self._called(name, request), name) for name in names]
+
+    def _called(self, model: str, request: gr.Request) -> str:
+        """What to call a model: the id of a visitor's own is a secret that no screenshot shall show."""
+        title = self.models.title(model)
+        return model if title is None else say(request, "my_model", title=title)
 
     def predict(self, image: dict[str, Any] | None, model: str, top_k: float = TOP) -> list[dict[str, Any]]:
         """Classify an image with a ResNet: its most likely labels with their scores, best first.
@@ -157,27 +167,28 @@ class PredictTab:
                 with gr.Accordion(t("card"), open=False):
                     card = gr.Textbox(label=t("card"), show_label=False, interactive=False, lines=4, max_lines=20)
 
+        self.picker = picker
         private: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
         # Without Gradio's preprocessing the file arrives as it came, and every picture goes through load_image.
         predicting = private | {"preprocess": False, "concurrency_limit": 2, "concurrency_id": "predict"}
         loading = private | {"concurrency_limit": 4, "concurrency_id": "load"}
         outcome: dict[str, Any] = {"outputs": [classes, line, why, photo], "show_progress_on": [classes]}
-        whole = {"fn": self.answer, "inputs": [photo, current]} | outcome | predicting
-        choose: dict[str, Any] = {
+        self.answering: dict[str, Any] = {"fn": self.answer, "inputs": [photo, current]} | outcome | predicting
+        self.choosing: dict[str, Any] = {
             "fn": self.choose,
             "inputs": [picker, current],
             "outputs": [current, picker, notice, facts, card],
             "show_progress_on": [notice],
         }
-        choose |= loading
+        self.choosing |= loading
 
-        gr.on([photo.input, button.click], **whole)
+        gr.on([photo.input, button.click], **self.answering)
         examples.select(self.example, current, **outcome | predicting)
         classes.select(self.why, [photo, current], why, show_progress="minimal", **predicting)
-        picker.input(**choose).success(**whole)
+        picker.input(**self.choosing).success(**self.answering)
         if default:
-            page.load(**choose)
-        picker.key_up(self.suggest, None, picker, show_progress="hidden", **loading | {"concurrency_id": "suggest"})
+            page.load(**self.choosing)
+        picker.key_up(self.suggest, current, picker, show_progress="hidden", **loading | {"concurrency_id": "suggest"})
 
         with gr.Row(visible=False):  # an endpoint for programs takes its inputs from components
             gr.Button().click(
@@ -224,5 +235,6 @@ def _status(text: str) -> str:
     return f'<p role="status">{escape(text)}</p>'
 
 
-def _alert(text: str) -> str:
+def alert(text: str) -> str:
+    """A refusal or a failure, for eyes and screen readers."""
     return f'<p role="alert">{escape(text)}</p>'

@@ -1,0 +1,402 @@
+"""Training runs of the page's visitors: a folder each, a worker process at a time, a fair queue. Imports no gradio.
+
+A run belongs to whoever holds its id, which cannot be guessed. Nothing of it lives in the page: a worker process trains
+and writes the folder, everyone else only reads it.
+"""
+
+import atexit
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from resnet_hub.demo.i18n import PageError
+from resnet_hub.files import write_atomic
+from resnet_hub.run import Run, TrainConfig
+
+if TYPE_CHECKING:
+    from resnet_hub.report import DataReport
+
+MAX_IMAGES = 20_000
+MAX_BYTES = 2 * 2**30  # of a data set, packed
+MAX_WAITING = 20  # runs in the queue
+MAX_KEPT = 200  # runs on the disk
+FREE_BYTES = 2 * 2**30  # that stay free on the disk
+TURN = 600.0  # seconds at work after which a run gives way to those that wait, and waits for its next turn
+KEPT = 86_400.0  # seconds after its last sign of life that a run is deleted
+_GRACE = 20.0  # seconds for a worker to stop by itself, its state saved
+_PAUSE = 0.3  # seconds between two looks at the workers
+_TAIL = 16_384  # bytes of the log that hold its last event
+
+_ID = re.compile(r"[A-Za-z0-9_-]{32}")
+_WORKER = """
+import ctypes, json, os, signal, sys
+os.nice(10)  # predictions go first
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: ends with the app, however that ends
+from resnet_hub.errors import ResNetHubError
+from resnet_hub.run import Failed, TrainConfig
+from resnet_hub.training import train
+def tell(event):
+    print(json.dumps({"event": type(event).__name__, **event._asdict()}), flush=True)
+try:
+    for event in train(TrainConfig(**json.loads(sys.argv[1]))):
+        tell(event)
+except ResNetHubError as error:
+    tell(Failed(str(error)))
+"""
+
+State = Literal["new", "queued", "running", "stopping", "stopped", "failed", "interrupted", "finished"]
+_TOLD = {"Started", "Preparing", "Progress", "Finished", "Stopped", "Failed"}  # the history has the rest
+_ENDS: dict[str, State] = {"Finished": "finished", "Stopped": "stopped", "Failed": "failed"}
+
+
+class Status(NamedTuple):
+    """Where a run stands."""
+
+    state: State
+    place: int = 0  # in the queue, from 1
+    event: dict[str, Any] | None = None  # the last one told, as a worker writes it
+
+    @property
+    def active(self) -> bool:
+        return self.state in ("queued", "running", "stopping")
+
+
+@dataclass(frozen=True)
+class PageRun:
+    """The folder of one visitor: data, what is asked of the worker and its log, and in `run` the run itself.
+
+    The worker starts in this folder and is told relative paths, so that neither this machine's folders nor the id get
+    into the model card.
+    """
+
+    id: str
+    folder: Path
+
+    @property
+    def run(self) -> Run:
+        return Run(self.folder / "run")
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "worker.log"
+
+    def note(self, **facts: Any) -> None:
+        write_atomic(self.folder / "page.json", json.dumps(self.facts() | facts))
+
+    def facts(self) -> dict[str, Any]:
+        """What was noted: `data` and `title` of the data set, and the `config` asked for."""
+        with suppress(OSError, ValueError):
+            return json.loads((self.folder / "page.json").read_text(encoding="utf-8"))
+        return {}
+
+    def report(self) -> "DataReport | None":
+        from resnet_hub.report import DataReport
+
+        path = self.folder / "report.json"
+        return DataReport.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """The figures of the finished model, as `Evaluation.to_dict` has them."""
+        with suppress(OSError, ValueError):
+            return json.loads((self.run.folder / "evaluation.json").read_text(encoding="utf-8"))
+        return None
+
+    def pack(self, name: str) -> Path:
+        """The model's folder as a ZIP."""
+        target = self.folder / f"{name}-model.zip"
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as out:  # weights do not pack
+            for path in sorted(self.run.model.rglob("*")):
+                out.write(path, Path(name, path.relative_to(self.run.model)))
+        return target
+
+    def bring_files(self, classes: Mapping[str, Sequence[str | Path]]) -> "DataReport":
+        """Pictures by class become the data set of this run; see `_look`."""
+        from resnet_hub.data import load
+
+        files = [Path(path) for paths in classes.values() for path in paths]
+        _check_budget(len(files), sum(path.stat().st_size for path in files))
+        return self._look(load(classes), "photos.zip", export=True)
+
+    def bring_zip(self, path: str | Path, name: str) -> "DataReport":
+        from resnet_hub.data import load
+
+        _check_budget(0, Path(path).stat().st_size)
+        title = re.sub(r"[^\w.-]+", "-", Path(name).stem)[:60].strip("-.") or "photos"
+        target = self.folder / f"{title}.zip"
+        shutil.copyfile(path, target)
+        return self._look(load(target), target.name)
+
+    def bring_hub(self, name: str) -> "DataReport":
+        """A data set on the Hub, by its id; where strangers visit, only one that everybody may read."""
+        from resnet_hub.data import HUB, load
+
+        source = HUB + name.strip().removeprefix(HUB).removeprefix("https://huggingface.co/datasets/").strip("/")
+        return self._look(load(source, token=False if is_space() else None), source)
+
+    def _look(self, splits: Any, source: str, *, export: bool = False) -> "DataReport":
+        """The report on a data set, noted with it; raises `DataError` where there is nothing to learn from it."""
+        from resnet_hub import data
+        from resnet_hub.report import report
+
+        _check_budget(sum(map(len, splits.values())), 0)
+        found = report(splits)
+        found.check()
+        if not source.startswith(data.HUB) and (export or found.unreadable):
+            data.export(found.readable(splits), self.folder / source)
+        write_atomic(self.folder / "report.json", found.to_json())
+        self.note(data=source, title=source.removeprefix(data.HUB))
+        return found
+
+
+def is_space() -> bool:
+    """Whether strangers visit: then nothing is done in the name of whoever runs the page."""
+    return "SPACE_ID" in os.environ
+
+
+def _check_budget(images: int, size: int) -> None:
+    if images > MAX_IMAGES or size > MAX_BYTES:
+        raise PageError("data_too_large", images=f"{MAX_IMAGES:,}", size=f"{MAX_BYTES / 2**30:.0f} GB")
+
+
+class Runs:
+    """All runs below one folder, of which `at_once` are at work; a thread of its own starts, ends and deletes them."""
+
+    def __init__(self, root: str | Path | None = None, *, at_once: int = 1, turn: float = TURN, kept: float = KEPT):
+        root = root or os.environ.get("RESNET_HUB_RUNS")
+        # Gradio serves files from below the working directory and its own temporary folder: runs lie in neither.
+        self.root = Path(root or tempfile.mkdtemp(prefix="resnet_hub_runs_")).resolve()
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.at_once, self.turn, self.kept = at_once, turn, kept
+        self._temporary = root is None
+        self._lock = threading.RLock()
+        self._queue: list[str] = []
+        self._workers: dict[str, _Worker] = {}
+        self._owners: dict[str, set[str]] = {}  # of the runs that wait or work
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        atexit.register(self.close)
+
+    # -- for the page --------------------------------------------------------------------------------------------------
+
+    def create(self) -> PageRun:
+        """A run without data yet."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, daemon=True)
+                self._thread.start()
+        if shutil.disk_usage(self.root).free < FREE_BYTES or len(list(self.root.iterdir())) >= MAX_KEPT:
+            raise PageError("disk_full")
+        run = secrets.token_urlsafe(24)
+        folder = self.root / run
+        folder.mkdir(mode=0o700)
+        return PageRun(run, folder)
+
+    def find(self, run: object) -> PageRun | None:
+        """The run of that id; None for one that is not there, whatever was given."""
+        if not isinstance(run, str) or not _ID.fullmatch(run):
+            return None
+        folder = self.root / run
+        return PageRun(run, folder) if folder.is_dir() else None
+
+    def start(self, run: PageRun, owners: set[str], config: TrainConfig | None = None) -> None:
+        """Puts a run at the end of the queue: as `config` says, or to go on. Each owner has one run at a time."""
+        with self._lock:
+            if self._status(run).active:
+                return
+            if any(owners & self._owners[other] for other in [*self._queue, *self._workers]):
+                raise PageError("one_run")
+            if len(self._queue) >= MAX_WAITING:
+                raise PageError("queue_full")
+            if config:
+                run.note(config=asdict(config))
+            self._owners[run.id] = owners
+            self._queue.append(run.id)
+
+    def stop(self, run: PageRun) -> None:
+        """Ends its training, with all that was reached; `start` goes on from there."""
+        with self._lock:
+            if run.id in self._queue:
+                self._queue.remove(run.id)
+                del self._owners[run.id]
+            elif run.id in self._workers:
+                self._workers[run.id].stop(again=False)
+
+    def delete(self, run: PageRun) -> None:
+        with self._lock:
+            if run.id in self._queue:
+                self._queue.remove(run.id)
+            if worker := self._workers.pop(run.id, None):
+                worker.kill()
+            self._owners.pop(run.id, None)
+            shutil.rmtree(run.folder, ignore_errors=True)
+
+    def status(self, run: PageRun) -> Status:
+        with self._lock:
+            return self._status(run)
+
+    def model(self, run: object) -> Path | None:
+        """The checkpoint folder of the run of that id, once it is not at work any more."""
+        found = self.find(run)
+        if found is None or self.status(found).active or not (found.run.model / "config.json").is_file():
+            return None
+        return found.run.model
+
+    def close(self) -> None:
+        """Ends all workers; what they reached stays in their folders, if those are not temporary ones."""
+        atexit.unregister(self.close)
+        self._closed.set()
+        with self._lock:
+            for worker in self._workers.values():
+                worker.kill()
+            self._workers.clear()
+            self._queue.clear()
+            if self._temporary:
+                shutil.rmtree(self.root, ignore_errors=True)
+
+    # -- at work -------------------------------------------------------------------------------------------------------
+
+    def _status(self, run: PageRun) -> Status:
+        event = _last_event(run.log)
+        if run.id in self._queue:
+            return Status("queued", self._queue.index(run.id) + 1, event)
+        if worker := self._workers.get(run.id):
+            return Status("stopping" if worker.stopping and not worker.again else "running", 0, event)
+        if not run.log.is_file():
+            return Status("new")
+        return Status(_ENDS.get(event["event"], "interrupted") if event else "interrupted", 0, event)
+
+    def _watch(self) -> None:
+        # A worker is told to end with the thread that started it, so this one starts them all and lives with the app.
+        looked = 0.0
+        while not self._closed.wait(_PAUSE):
+            with self._lock:
+                for run, worker in list(self._workers.items()):
+                    if worker.process.poll() is None:
+                        self._urge(worker)
+                    else:
+                        self._end(run, worker)
+                while self._queue and len(self._workers) < self.at_once and not self._closed.is_set():
+                    run = self._queue.pop(0)
+                    self._workers[run] = _Worker(PageRun(run, self.root / run))
+            if time.monotonic() - looked > 60:
+                looked = time.monotonic()
+                self._delete_old()
+
+    def _urge(self, worker: "_Worker") -> None:
+        now = time.monotonic()
+        if worker.stopping:
+            worker.ask()
+            if now - worker.stopping > _GRACE:
+                worker.kill()
+        elif self._queue and now - worker.started > self.turn:
+            worker.stop(again=True)
+
+    def _end(self, run: str, worker: "_Worker") -> None:
+        del self._workers[run]
+        worker.end()
+        if worker.again and self._status(worker.run).state == "stopped":
+            self._queue.append(run)
+        else:
+            del self._owners[run]
+
+    def _delete_old(self) -> None:
+        for folder in self.root.iterdir():
+            run = self.find(folder.name)
+            with self._lock, suppress(OSError):
+                if run and not self._status(run).active and _age(folder) > self.kept:
+                    self.delete(run)
+
+
+class _Worker:
+    """A process that trains, and what it was told since."""
+
+    def __init__(self, run: PageRun):
+        self.run = run
+        self.started, self.stopping, self.again = time.monotonic(), 0.0, False
+        threads = str(max(1, (os.cpu_count() or 1) - 1))  # one core stays with the page
+        env = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(_import_path())}
+        if is_space():
+            env = {key: value for key, value in env.items() if "TOKEN" not in key}
+            env["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
+        # An id that begins with a dash is no argument of anything: the folder is the working directory.
+        arguments = [sys.executable, "-c", _WORKER, json.dumps(run.facts().get("config"))]
+        with run.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                arguments, cwd=run.folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+            )
+
+    def stop(self, *, again: bool) -> None:
+        """Asks it to stop, for good or until its next turn."""
+        self.stopping, self.again = self.stopping or time.monotonic(), again
+        self.ask()
+
+    def ask(self) -> None:
+        with suppress(OSError):  # again and again: a run that only begins takes the file for an old one
+            self.run.run.stop.touch()
+
+    def kill(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def end(self) -> None:
+        """Notes that it stopped where it was asked to and could not say so itself."""
+        event = _last_event(self.run.log)
+        if self.stopping and not (event and event["event"] in _ENDS):
+            with suppress(OSError), self.run.log.open("a") as log:
+                log.write('\n{"event": "Stopped"}\n')
+
+
+def _import_path() -> list[str]:
+    """Where the worker finds this package, started from another folder as it is."""
+    return [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+
+
+def _last_event(log: Path) -> dict[str, Any] | None:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        with suppress(ValueError, TypeError, KeyError):
+            event = json.loads(line)
+            if event["event"] in _TOLD:
+                return event
+    return None
+
+
+def _age(folder: Path) -> float:
+    """Seconds since a run was last touched."""
+    return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+
+
+def configure(run: PageRun, base: str | Path | None, **choices: Any) -> TrainConfig:
+    """What the worker shall be asked for; a folder of the shelf is linked in, so that its name alone is told."""
+    if isinstance(base, Path):
+        link = run.folder / "weights" / base.name
+        link.parent.mkdir(exist_ok=True)
+        with suppress(FileExistsError):
+            link.symlink_to(base.resolve(), target_is_directory=True)
+        base = f"weights/{base.name}"
+    config = TrainConfig(data=run.facts()["data"], run="run", base=base, **choices)
+    config.resolved()  # refuses what cannot be
+    return config

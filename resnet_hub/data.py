@@ -481,7 +481,7 @@ class _Numbered(Sequence[Any]):
         return self.length
 
     def __getitem__(self, index: Any) -> str:
-        return f"{self.split}[{int(index)}]"
+        return f"{self.split}[{range(self.length)[int(index)]}]"
 
 
 def _roots(source: str | Path) -> list[Path]:
@@ -500,7 +500,7 @@ def _calm(source: str) -> Iterator[None]:
         import datasets
         import huggingface_hub.utils as hub
     except ImportError:
-        raise DataError("Parquet and the Hub are read with datasets: pip install 'resnet-hub[train]'.") from None
+        raise DataError("Parquet and the Hub are read with datasets: pip install 'resnet_hub[train]'.") from None
     bars, hub_bars = not datasets.are_progress_bars_disabled(), not hub.are_progress_bars_disabled()
     level = datasets.logging.get_verbosity()
     datasets.disable_progress_bars()

@@ -25,6 +25,7 @@ _HASH_BITS = 8  # of 64 that may differ; candidates share one of four bands of 1
 _NEIGHBOURS = 64  # candidates a picture is compared with in each band: thousands of equal hashes cost no square
 _MEAN_DIFFERENCE = 8.0  # of 255, between miniatures; JPEG at quality 30 or half the size change them by less
 _SHOWN = 5  # names in a sentence
+_REMEMBERED = 20_000  # pictures, 1 KB each
 
 
 class Picture(NamedTuple):
@@ -257,6 +258,9 @@ def _look(images: ImageSet, index: int) -> "_Seen | str":
 
     try:
         content = images.read(index)
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        if known := _remembered.get(digest):
+            return known
         image = load_image(content, name=images.name(index).rpartition("/")[2])
     except ImageError as error:
         return str(error)
@@ -264,8 +268,13 @@ def _look(images: ImageSet, index: int) -> "_Seen | str":
     grey = np.asarray(small.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
     bits = np.packbits(grey[:, 1:] > grey[:, :-1])  # dHash: does it get brighter to the right
     miniature = np.asarray(small.resize((_SIDE // 2, _SIDE // 2), Image.Resampling.BOX))
-    digest = hashlib.blake2b(content, digest_size=16).digest()
-    return _Seen(digest, len(content), *image.size, int.from_bytes(bits.tobytes()), miniature)
+    if len(_remembered) >= _REMEMBERED:
+        _remembered.clear()
+    seen = _remembered[digest] = _Seen(digest, len(content), *image.size, int.from_bytes(bits.tobytes()), miniature)
+    return seen
+
+
+_remembered: dict[bytes, _Seen] = {}  # a page that reports twice decodes once
 
 
 def _spread(values: list[int]) -> tuple[int, int, int]:

@@ -34,7 +34,7 @@ def _reflect(places: Tensor, size: int) -> Tensor:
 def random_resized_crop(
     images: Tensor, random: Generator, *, size: int, scale: tuple[float, float] = (0.35, 1.0), flip: bool = True
 ) -> Tensor:
-    """Inception's crops (https://arxiv.org/abs/1409.4842, section 6): a random part of each picture, stretched to `size`.
+    """Inception's crops (https://arxiv.org/abs/1409.4842, section 6): a random part of each picture, stretched.
 
     Floats (N, C, H, W) to (N, C, size, size). The part covers `scale` of the area, its sides in a ratio of 3/4 to 4/3.
     """

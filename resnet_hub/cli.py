@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -126,9 +127,7 @@ def train(arguments: argparse.Namespace) -> int:
     show = _told_as_json if arguments.json else _told
     before = signal.signal(signal.SIGINT, stop)
     try:
-        last = None
-        for last in show(events_of(config)):
-            pass
+        last = deque(show(events_of(config)), maxlen=1).pop()
     finally:
         signal.signal(signal.SIGINT, before)
     if isinstance(last, Failed):
@@ -149,10 +148,9 @@ def _told(events: "Iterator[Event]") -> "Iterator[Event]":
             match event:
                 case Started():
                     start = f", from epoch {event.epoch}" if event.epoch else ""
-                    line = (
-                        f"{event.train_images:,} pictures of {len(event.labels)} classes, {event.validation_images:,} to "
-                        f"measure on ({event.split}); {event.parameters:,} parameters on {event.device}{start}"
-                    )
+                    line = f"{event.train_images:,} pictures of {len(event.labels)} classes, "
+                    line += f"{event.validation_images:,} to measure on ({event.split}); "
+                    line += f"{event.parameters:,} parameters on {event.device}{start}"
                 case Preparing():
                     bar.total, bar.n = event.total, event.done
                     bar.set_description(event.what)
@@ -162,7 +160,8 @@ def _told(events: "Iterator[Event]") -> "Iterator[Event]":
                     left = tqdm.format_interval(event.seconds_left)
                     bar.set_postfix_str(f"loss {event.loss:.3f}, {event.images_per_second:.0f} pictures/s, {left} left")
                 case Epoch():
-                    line = f"epoch {event.epoch:3}" + ("" if event.train_loss is None else f"  loss {event.train_loss:.4f}")
+                    line = f"epoch {event.epoch:3}"
+                    line += "" if event.train_loss is None else f"  loss {event.train_loss:.4f}"
                     if event.accuracy is not None:
                         line += f"  held out: loss {event.validation_loss:.4f}, accuracy {event.accuracy:.2%}"
                         line += "  kept" if event.best else ""
@@ -333,14 +332,15 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
     comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(TrainConfig), re.MULTILINE))
     for key, hint in get_type_hints(TrainConfig).items():
-        kinds = [kind for kind in (get_args(hint) if type(None) in get_args(hint) else [hint]) if kind is not type(None)]
+        kind = next(kind for kind in [*get_args(hint), hint] if isinstance(kind, type) or get_origin(kind) is Literal)
+        kind = hint if get_origin(hint) is Literal else kind
         options: dict[str, Any] = {"help": comments.get(key, "").replace("%", "%%"), "required": key == "run"}
-        if kinds[0] is bool:
+        if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
-        elif get_origin(kinds[0]) is Literal:
-            options["choices"] = get_args(kinds[0])
+        elif get_origin(kind) is Literal:
+            options["choices"] = get_args(kind)
         else:
-            options |= {"type": kinds[0], "metavar": key.upper()}
+            options |= {"type": kind, "metavar": key.upper()}
         default = getattr(TrainConfig, key, None)
         if default is not None:
             options["help"] += f" (default: {default})".lstrip("" if options["help"] else " ")

@@ -1,8 +1,9 @@
-"""What a finished run leaves with its model: an evaluation of every picture held out, pictures of it, and an honest card."""
+"""What a finished run leaves with its model: how good it is on what was held out, in figures, pictures and a card."""
 
 import hashlib
 import io
 import platform
+import re
 import shlex
 from dataclasses import fields
 from pathlib import Path
@@ -42,22 +43,21 @@ def finish(run: Run, held_out: ImageSet, called: str) -> Evaluation:
 def card_facts(run: Run, evaluation: Evaluation, called: str) -> CardFacts:
     """What a card says of a run, all of it read off the run."""
     config, history = run.config.resolved(), run.epochs()
-    minutes = history[-1].seconds / 60
+    epochs, minutes = history[-1].epoch, history[-1].seconds / 60
     kept = max((event.epoch for event in history if event.best), default=0)
+    metrics = {"accuracy": evaluation.accuracy, "top-5 accuracy": evaluation.top5, "macro F1": evaluation.macro_f1}
+    if len(evaluation.classes) <= 5:  # any five labels would be right
+        del metrics["top-5 accuracy"]
     return CardFacts(
-        dataset_name=Path(config.data).name,
-        base_model=config.base,
-        metrics={
-            "accuracy": evaluation.accuracy,
-            "top-5 accuracy": evaluation.top5,
-            "macro F1": evaluation.macro_f1,
-            "expected calibration error": evaluation.calibration_error,
-        },
+        dataset_name=_shown(config.data),
+        datasets=[config.data] if _is_hub_id(config.data) else [],
+        base_model=config.base if _is_hub_id(config.base) else None,
+        metrics=metrics | {"expected calibration error": evaluation.calibration_error},
         split=called,
         per_class={score.label: score.recall for score in evaluation.classes},
         command=command(config),
         training=(
-            f"{history[-1].epoch} epochs in {minutes:.1f} minutes on {hardware()}; the weights kept are those of epoch "
+            f"{_count(epochs, 'epoch')} in {minutes:.1f} minutes on {hardware()}; the weights kept are those of epoch "
             f"{kept}. Recipe {config.recipe}, seed {config.seed}, torch {torch.__version__}."
         ),
         pictures=(CURVES, CONFUSION),
@@ -65,13 +65,29 @@ def card_facts(run: Run, evaluation: Evaluation, called: str) -> CardFacts:
 
 
 def command(config: TrainConfig) -> str:
-    """The terminal's command for a run: every setting that is not the default."""
+    """The terminal's command for a run: every setting that its recipe would not choose, no folder of this machine."""
+    usual = TrainConfig(data=config.data, run=config.run, base=config.base, recipe=config.recipe).resolved()
     words = ["resnet-hub", "train"]
     for field in fields(TrainConfig):
-        value = getattr(config, field.name)
-        if value != field.default:
-            words += [f"--{field.name.replace('_', '-')}", str(value)]
+        value, option = getattr(config, field.name), field.name.replace("_", "-")
+        if field.name in ("data", "run", "base") and value:
+            words += [f"--{option}", _shown(value)]
+        elif value != getattr(usual, field.name) or (field.name == "recipe" and value):
+            words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
     return shlex.join(words)
+
+
+def _shown(source: str) -> str:
+    """A Hub id as it is, of a folder its name: where it lies is nobody's business."""
+    return source if _is_hub_id(source) else Path(source).name
+
+
+def _is_hub_id(source: str | None) -> bool:
+    return bool(source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def hardware() -> str:
@@ -80,6 +96,6 @@ def hardware() -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = names[0] if names else name
-    return f"{torch.get_num_threads()} threads of {name}"
+        found = re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE)
+        name = found[1] if found else name
+    return f"{_count(torch.get_num_threads(), 'thread')} of {name}"

@@ -45,8 +45,8 @@ def fit_head(inputs: Tensor, targets: Tensor, classes: int, *, weights: Tensor, 
 
     optimizer.step(closure)
     with torch.no_grad():  # the standardisation moves into the head
-        head.weight /= std
-        head.bias -= head.weight @ mean
+        head.weight.div_(std)
+        head.bias.sub_(head.weight @ mean)
     return head
 
 
@@ -61,8 +61,8 @@ class FeatureCache:
         digest = hashlib.sha256(repr((model.config.mean, model.config.std, tuple(images.shape))).encode())
         for name, value in model.state_dict().items():
             if not name.startswith("fc."):
-                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        digest.update(images.contiguous().numpy())
+                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest.update(images.contiguous().numpy().data)
         return self.folder / f"{digest.hexdigest()}.safetensors"
 
     def read(self, path: Path) -> Tensor | None:

@@ -146,7 +146,7 @@ class Epoch(NamedTuple):
     """
 
     epoch: int
-    train_loss: float
+    train_loss: float | None  # None where nothing was trained
     validation_loss: float | None
     accuracy: float | None
     best: bool
@@ -235,4 +235,3 @@ class Run:
                     continue
                 found[event.epoch] = event
         return [found[epoch] for epoch in sorted(found)]
-

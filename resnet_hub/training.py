@@ -8,9 +8,10 @@ import errno
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,7 +26,19 @@ from resnet_hub.finish import finish
 from resnet_hub.head import FeatureCache, features, fit_head
 from resnet_hub.model import ResNet
 from resnet_hub.report import report
-from resnet_hub.run import Epoch, Event, Failed, Finished, Preparing, Progress, Run, Saved, Started, Stopped, TrainConfig
+from resnet_hub.run import (
+    Epoch,
+    Event,
+    Failed,
+    Finished,
+    Preparing,
+    Progress,
+    Run,
+    Saved,
+    Started,
+    Stopped,
+    TrainConfig,
+)
 
 _TICK = 0.5  # seconds between two `Progress` events
 _CHUNK = 256  # pictures decoded or evaluated at a time
@@ -109,8 +122,8 @@ class _Trainer:
         labels = list(splits[data.TRAIN].labels)
         if (content["pictures"], content["labels"]) != (found, labels):
             raise DataError(
-                f"The data set {self.config.data} changed since the run began: it had {content['pictures']} pictures and "
-                f"the labels {content['labels'][:5]}, now {found} and {labels[:5]}; start a new run."
+                f"The data set {self.config.data} changed since the run began, from {content['pictures']} pictures "
+                f"with the labels {content['labels'][:5]} to {found} with {labels[:5]}; start a new run."
             )
         train, held_out = content["train"], content["held_out"]
         return splits[data.TRAIN].subset(train), splits[content["split"]].subset(held_out), content["called"]
@@ -212,7 +225,7 @@ class _Trainer:
             for start in range(0, len(images), _CHUNK):
                 yield Preparing("pictures", done, total)
                 part = images.subset(range(start, min(start + _CHUNK, len(images))))
-                decoded.append(torch.from_numpy(part.decode(lambda image, config=config: fit(config, image))))
+                decoded.append(torch.from_numpy(part.decode(partial(fit, config))))
                 done += len(part)
             parts.append(torch.cat(decoded))
         self.pictures, self.validation_pictures = parts
@@ -349,7 +362,7 @@ class _Trainer:
         start, first = time.monotonic(), not self.step  # first: the fitted head, before any step
         if not first:
             self.epoch += 1
-        train_loss = float("nan") if first else self._mean_over_processes(self.loss_sum / self.step)
+        train_loss = None if first else self._mean_over_processes(self.loss_sum / self.step)
         loss, accuracy, better = None, None, False
         if first or self.epoch % self.config.evaluate_every == 0 or self.epoch == self.epochs:
             loss, accuracy = self._evaluate()
@@ -396,7 +409,7 @@ class _Trainer:
     @property
     def _kept(self) -> ResNet:
         """The weights that are evaluated and shared."""
-        return self.average.module if self.average else self._plain
+        return cast(ResNet, self.average.module) if self.average else self._plain
 
     def _rate(self, progress: float) -> float:
         """The learning rate at a share of the run."""
@@ -464,15 +477,15 @@ class _Trainer:
 
 
 def _average(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
-    """An exponential average of the weights that forgets faster at first, so that a short run does not keep its start."""
+    """An exponential average of the weights that forgets faster at first: a short run must not keep its start."""
 
     @torch.no_grad()
-    def update(average: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
         weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
         if average[0].is_floating_point():
-            torch._foreach_lerp_(average, current, weight)
+            torch._foreach_lerp_(list(average), list(current), weight)
         else:  # BatchNorm's counters
-            torch._foreach_copy_(average, current)
+            torch._foreach_copy_(list(average), list(current))
 
     return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 

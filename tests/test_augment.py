@@ -56,7 +56,7 @@ def test_a_resized_crop_covers_the_area_it_was_asked_for() -> None:
     ramp = torch.linspace(0, 1, 64).expand(200, 1, 64, 64)  # the columns' values tell the width of the part
     views = augment.random_resized_crop(ramp, random(), size=32, scale=(0.25, 0.25), flip=False)
     widths = (views[:, 0, 0, -1] - views[:, 0, 0, 0]) * 32 / 31
-    assert (0.5 * (3 / 4) ** 0.5 - 0.03 < widths).all() and (widths < 0.5 * (4 / 3) ** 0.5 + 0.03).all()
+    assert (widths > 0.5 * (3 / 4) ** 0.5 - 0.03).all() and (widths < 0.5 * (4 / 3) ** 0.5 + 0.03).all()
     assert widths.std() > 0.02
 
 

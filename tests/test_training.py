@@ -22,8 +22,19 @@ from resnet_hub import training
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.model import ResNet
-from resnet_hub.run import RECIPES, Epoch, Event, Failed, Finished, Preparing, Progress, Run, Saved, Started, Stopped
-from resnet_hub.run import TrainConfig
+from resnet_hub.run import (
+    RECIPES,
+    Epoch,
+    Event,
+    Failed,
+    Finished,
+    Preparing,
+    Progress,
+    Run,
+    Started,
+    Stopped,
+    TrainConfig,
+)
 from resnet_hub.training import train
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
@@ -60,9 +71,7 @@ def config(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> T
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network with random weights: its features are good enough to tell colours apart."""
     torch.manual_seed(0)
-    config = ResNetConfig(
-        depths=(1, 1), width=8, stem="3x3", image_size=16, crop_pct=1.0, id2label={0: "a", 1: "b"}
-    )
+    config = ResNetConfig(depths=(1, 1), width=8, stem="3x3", image_size=16, crop_pct=1.0, id2label={0: "a", 1: "b"})
     folder = tmp_path_factory.mktemp("base") / "model"
     ResNet(config).save_pretrained(folder)
     return folder
@@ -188,7 +197,9 @@ def test_balancing_makes_a_rare_class_count(config: TrainConfig, pictures: Path,
     assert 0.4 < float(drawn.float().mean()) < 0.6
 
 
-def test_the_kept_epoch_is_the_one_asked_for_and_patience_ends_a_run(config: TrainConfig, tmp_path: Path) -> None:
+def test_the_kept_epoch_is_the_one_asked_for_and_patience_ends_a_run(
+    config: TrainConfig, base: Path, tmp_path: Path
+) -> None:
     last = list(train(replace(config, epochs=3, select="last", run=str(tmp_path / "last"))))[-1]
     assert isinstance(last, Finished) and last.epoch == 3
     by_loss = replace(config, epochs=3, select="loss", run=str(tmp_path / "loss"))
@@ -196,8 +207,9 @@ def test_the_kept_epoch_is_the_one_asked_for_and_patience_ends_a_run(config: Tra
     history = Run(by_loss.run).epochs()
     assert isinstance(finished, Finished)
     assert finished.epoch == min(history, key=lambda event: event.validation_loss or math.inf).epoch
-    still = replace(config, epochs=20, learning_rate=0.0, ema=0.0, patience=1, run=str(tmp_path / "still"))
-    assert len([event for event in train(replace(still, frozen_norm=True)) if isinstance(event, Epoch)]) == 3
+    still = replace(config, base=str(base), image_size=None, epochs=20, learning_rate=0.0, patience=1)
+    events = list(train(replace(still, run=str(tmp_path / "still"))))
+    assert [event.epoch for event in events if isinstance(event, Epoch)] == [0, 1, 2]
 
 
 # -- from a base ---------------------------------------------------------------------------------------------------

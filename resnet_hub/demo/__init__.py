@@ -30,7 +30,25 @@ CSS = """
 #examples .grid-wrap { padding-top: 2rem; min-height: 0; max-height: none; }
 #examples .grid-container { grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); }
 #examples .thumbnail-lg { aspect-ratio: 1; height: auto; }
-#notice:not(:has(p)) { display: none; }
+#notice:not(:has(p)), #train-notice:not(:has(p)), #outcome:not(:has(p)), #run-link:not(:has(p)) { display: none; }
+.hint p, .hint { color: var(--body-text-color-subdued); }
+#progress progress { appearance: none; width: 100%; height: 0.5rem; margin: 0.4rem 0; border: 0; }
+#progress progress, #progress ::-webkit-progress-bar { background: var(--border-color-primary); border-radius: 1rem; }
+#progress ::-webkit-progress-value { background: var(--color-accent); border-radius: 1rem; }
+#progress ::-moz-progress-bar { background: var(--color-accent); border-radius: 1rem; }
+#report ul { margin: 0.4rem 0 0.8rem; padding-left: 1.2rem; list-style: disc; }
+#report li { overflow-wrap: anywhere; }
+#report summary { cursor: pointer; }
+.table { overflow: auto; max-height: 24rem; }
+.table :is(table, tr) { border: 0; width: auto; }
+.table table { border-collapse: collapse; }
+.table :is(th, td) { border: 0; border-bottom: 1px solid var(--border-color-primary); padding: 0.3rem 1rem 0.3rem 0; }
+.table :is(th, td):first-child { overflow-wrap: anywhere; min-width: 6rem; text-align: left; }
+.table :is(th, td):not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; }
+#figures dl { display: flex; flex-wrap: wrap; gap: 0.5rem 2.5rem; margin: 0 0 0.5rem; }
+#figures dl > div { display: flex; flex-direction: column-reverse; }
+#figures dt { color: var(--body-text-color-subdued); }
+#figures dd { margin: 0; font-size: 1.5rem; font-weight: 600; }
 @media (min-width: 700px) { #classes { min-height: 340px; } }
 """
 

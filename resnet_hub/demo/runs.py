@@ -27,6 +27,7 @@ from resnet_hub.files import write_atomic
 from resnet_hub.run import Run, TrainConfig
 
 if TYPE_CHECKING:
+    from resnet_hub.data import ImageSet
     from resnet_hub.report import DataReport
 
 MAX_IMAGES = 20_000
@@ -112,8 +113,17 @@ class PageRun:
     def evaluation(self) -> dict[str, Any] | None:
         """The figures of the finished model, as `Evaluation.to_dict` has them."""
         with suppress(OSError, ValueError):
-            return json.loads((self.run.folder / "evaluation.json").read_text(encoding="utf-8"))
+            return json.loads(self.run.evaluation.read_text(encoding="utf-8"))
         return None
+
+    def held_out(self) -> "tuple[str, ImageSet]":
+        """What the pictures that the evaluation is about are called, and the pictures."""
+        from resnet_hub.data import HUB, load
+
+        split = json.loads(self.run.split.read_text(encoding="utf-8"))
+        source = self.facts()["data"]
+        splits = load(source, token=_reader()) if source.startswith(HUB) else load(self.folder / source)
+        return split["called"], splits[split["split"]].subset(split["held_out"])
 
     def pack(self, name: str) -> Path:
         """The model's folder as a ZIP."""
@@ -145,7 +155,7 @@ class PageRun:
         from resnet_hub.data import HUB, load
 
         source = HUB + name.strip().removeprefix(HUB).removeprefix("https://huggingface.co/datasets/").strip("/")
-        return self._look(load(source, token=False if is_space() else None), source)
+        return self._look(load(source, token=_reader()), source)
 
     def _look(self, splits: Any, source: str, *, export: bool = False) -> "DataReport":
         """The report on a data set, noted with it; raises `DataError` where there is nothing to learn from it."""
@@ -155,8 +165,8 @@ class PageRun:
         _check_budget(sum(map(len, splits.values())), 0)
         found = report(splits)
         found.check()
-        if not source.startswith(data.HUB) and (export or found.unreadable):
-            data.export(found.readable(splits), self.folder / source)
+        if export:
+            data.export(splits, self.folder / source)
         write_atomic(self.folder / "report.json", found.to_json())
         self.note(data=source, title=source.removeprefix(data.HUB))
         return found
@@ -165,6 +175,11 @@ class PageRun:
 def is_space() -> bool:
     """Whether strangers visit: then nothing is done in the name of whoever runs the page."""
     return "SPACE_ID" in os.environ
+
+
+def _reader() -> bool | None:
+    """The token to read from the Hub with: a local user's own; none where strangers visit."""
+    return False if is_space() else None
 
 
 def _check_budget(images: int, size: int) -> None:
@@ -204,6 +219,15 @@ class Runs:
         folder = self.root / run
         folder.mkdir(mode=0o700)
         return PageRun(run, folder)
+
+    def copy(self, run: PageRun) -> PageRun:
+        """A new run on the same data."""
+        new, facts = self.create(), run.facts()
+        for name in (facts["data"], "report.json"):
+            with suppress(FileNotFoundError):  # data on the Hub have no file
+                shutil.copyfile(run.folder / name, new.folder / name)
+        new.note(data=facts["data"], title=facts["title"])
+        return new
 
     def find(self, run: object) -> PageRun | None:
         """The run of that id; None for one that is not there, whatever was given."""

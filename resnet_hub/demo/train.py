@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from resnet_hub.images import SUFFIXES
 if TYPE_CHECKING:
     import pandas as pd
 
+    from resnet_hub.data import ImageSet
     from resnet_hub.report import DataReport
 
 MAX_CLASSES = 12  # with photos given one class at a time; a ZIP may have any number
@@ -76,6 +78,8 @@ class TrainTab:
         """Makes a run of the data that the visitor has given, and shows the report on it."""
         old, new = self.runs.find(run), None
         try:
+            if old and self.runs.status(old).active:
+                raise PageError("one_run")
             new = self.runs.create()
             found = bring(new)
         except ResNetHubError as error:
@@ -106,6 +110,8 @@ class TrainTab:
         """Puts the run into the queue, or says why that cannot be."""
         try:
             found = self._found(run)
+            if self.runs.status(found).active:
+                return self.watch(run, None, request) | self._step(TRAINING)
             source = self.models.source(str(base or "").strip())
             choices: dict[str, Any] = {"recipe": "head", "seed": int(seed or 0)}
             if finetune:
@@ -118,13 +124,15 @@ class TrainTab:
                 }
             choices |= {"image_size": int(image_size) if image_size else None, "balance": "loss" if balance else "none"}
             self._check_memory(found, source, choices["image_size"])
+            if self.runs.status(found).state != "new":  # the same data, other choices: another run
+                found = self.runs.copy(found)
             visitor = _visitor(kept)
             self.runs.start(found, {visitor, request.session_hash or visitor}, configure(found, source, **choices))
         except (ResNetHubError, ValueError, OverflowError, TypeError) as error:
             refusal = error if isinstance(error, ResNetHubError) else TrainingError(f"A choice is no number: {error}.")
             return {self.notice: alert(sentence(request, refusal))}
-        stored = {"visitor": visitor, "run": run}
-        return {self.notice: "", self.stored: stored} | self.watch(run, None, request) | self._step(TRAINING)
+        out = {self.run: found.id, self.notice: "", self.stored: {"visitor": visitor, "run": found.id}}
+        return out | self.watch(found.id, None, request) | self._step(TRAINING)
 
     def _check_memory(self, run: PageRun, base: str | Path, image_size: int | None) -> None:
         from resnet_hub.hub import read_config
@@ -151,16 +159,17 @@ class TrainTab:
             return {self.notice: alert(sentence(request, error))}
         return {self.notice: "", self.stored: {"visitor": visitor, "run": run}} | self.watch(run, None, request)
 
-    def delete(self, run: str, kept: Any) -> dict[Any, Any]:
+    def delete(self, run: str, kept: Any, request: gr.Request) -> dict[Any, Any]:
         if found := self.runs.find(run):
+            self.models.forget(run)
             self.runs.delete(found)
-        return self.anew(kept)
+        return self.anew(kept, request)
 
-    def anew(self, kept: Any) -> dict[Any, Any]:
-        """The page without a run; the one before goes on, for who has its link."""
-        empty = {self.report: "", self.proceed: gr.update(visible=False), self.seen: None, self.done: ""}
-        stored = {"visitor": _visitor(kept), "run": ""}
-        return {self.run: "", self.stored: stored, self.timer: gr.Timer(active=False)} | empty | self._step(DATA)
+    def anew(self, kept: Any, request: gr.Request) -> dict[Any, Any]:
+        """The page without a run; whoever has the link of the one before still finds it."""
+        out = {self.run: "", self.report: "", self.proceed: gr.update(visible=False)}
+        out |= {self.stored: {"visitor": _visitor(kept), "run": ""}}
+        return out | self.watch("", None, request) | self._step(DATA)
 
     def find(self, kept: Any, request: gr.Request) -> dict[Any, Any]:
         """The run of the link, or else the one that this browser had."""
@@ -184,7 +193,9 @@ class TrainTab:
         found = self.runs.find(run)
         if found is None:
             gone = alert(say(request, "no_run")) if run else ""
-            hidden = {button: gr.update(visible=False) for button in (self.stopping, self.resuming, self.deleting)}
+            parts = (self.stopping, self.resuming, self.deleting, self.again, self.onward, self.ending)
+            hidden = {part: gr.update(visible=False) for part in parts}
+            hidden |= {self.link: "", self.loss: None, self.accuracy: None}
             return {self.progress: gone, self.timer: gr.Timer(active=False), self.done: "", self.seen: None} | hidden
         status, history = self.runs.status(found), found.run.epochs()
         out: dict[Any, Any] = {self.progress: _progress(found, status, history, request)}
@@ -201,6 +212,8 @@ class TrainTab:
             self.resuming: gr.update(visible=status.state in ("stopped", "failed", "interrupted")),
             self.deleting: gr.update(visible=True),
             self.again: gr.update(visible=not status.active),
+            self.onward: gr.update(visible=status.state != "new"),
+            self.ending: gr.update(visible=ended),
             self.link: _link(found, request),
             self.done: f"{status.state} {len(history)}" if ended else "",
         }
@@ -209,33 +222,32 @@ class TrainTab:
 
     def result(self, run: str, done: str, request: gr.Request) -> dict[Any, Any]:
         """What came of the run, once it has a model and does not train any more."""
+        from resnet_hub.finish import CONFUSION, CURVES
+
         found = self.runs.find(run)
         folder = self.runs.model(run) if done else None
         if found is None or folder is None:
             hidden = {part: gr.update(visible=False) for part in (self.pictures, self.mistakes, self.actions)}
             return {self.figures: f"<p>{escape(say(request, 'result_none'))}</p>", self.outcome: ""} | hidden
         evaluation = found.evaluation() if done.startswith("finished") else None
+        called, mistakes = "", []
+        with suppress(ResNetHubError, OSError, ValueError):  # a data set that left the Hub since, for one
+            called, held_out = found.held_out()
+            mistakes = _mistakes(evaluation, held_out, request) if evaluation else []
         title = Path(found.facts().get("title", "")).stem or "photos"
         packed = save_file_to_cache(found.pack(title), cache_dir=self.download.GRADIO_CACHE)
         out: dict[Any, Any] = {
-            self.figures: _figures(found, evaluation, request),
+            self.figures: _figures(found, evaluation, called, request),
             self.download: gr.update(value=packed),
             self.actions: gr.update(visible=True),
             self.pictures: gr.update(visible=evaluation is not None),
             self.outcome: "",
         }
+        out[self.mistakes] = gr.update(value=mistakes, visible=bool(mistakes))
         if evaluation is None:
-            return out | {self.mistakes: gr.update(visible=False)}
-        mistakes = _mistakes(found, evaluation, request)
-        return (
-            out
-            | {
-                self.confusion: _picture(folder / "confusion.png"),
-                self.curves: _picture(folder / "curves.png"),
-                self.mistakes: gr.update(value=mistakes, visible=bool(mistakes)),
-            }
-            | self._step(RESULT)
-        )
+            return out
+        pictures = {self.confusion: _picture(folder / CONFUSION), self.curves: _picture(folder / CURVES)}
+        return out | pictures | self._step(RESULT)
 
     def try_it(self, run: str, request: gr.Request) -> tuple[Any, ...]:
         """The Predict tab with this run's model in its picker."""
@@ -291,7 +303,9 @@ class TrainTab:
                 self.proceed = gr.Button(t("continue"), variant="primary", visible=False)
             with gr.Step(t("step_model"), id=MODEL):
                 choices = self._render_choices(default)
-                start = gr.Button(t("start"), variant="primary")
+                with gr.Row():
+                    start = gr.Button(t("start"), variant="primary")
+                    self.onward = gr.Button(t("to_training"), visible=False)
                 self.notice = gr.HTML(elem_id="train-notice")
             with gr.Step(t("step_training"), id=TRAINING):
                 self._render_training()
@@ -303,18 +317,19 @@ class TrainTab:
         slow = private | {"concurrency_limit": 1, "trigger_mode": "once"}
         watched = [
             *(self.progress, self.seen, self.timer, self.loss, self.accuracy, self.stopping, self.resuming),
-            *(self.deleting, self.again, self.link, self.done),
+            *(self.deleting, self.again, self.onward, self.ending, self.link, self.done),
         ]
-        told = [*watched, self.notice, self.stored, self.steps]
+        told = [*watched, self.run, self.notice, self.stored, self.steps]
         checking: dict[str, Any] = {"outputs": [self.run, self.report, self.proceed], "show_progress_on": [self.report]}
         checking |= slow | {"concurrency_id": "data", "concurrency_limit": 2}
         for button, function, inputs in checks:
             button.click(function, [self.run, *inputs], **checking)
-        self.proceed.click(lambda: gr.Walkthrough(selected=MODEL), None, self.steps, **quick)
+        for button, step in ((self.proceed, MODEL), (self.onward, TRAINING), (self.ending, RESULT)):
+            button.click(lambda step=step: gr.Walkthrough(selected=step), None, self.steps, **quick)
         start.click(self.begin, [self.run, self.stored, *choices], told, **quick)
         self.stopping.click(self.stop, self.run, watched, **quick)
         self.resuming.click(self.resume, [self.run, self.stored], told, **quick)
-        fresh = [self.run, self.stored, self.timer, self.report, self.proceed, self.seen, self.done, self.steps]
+        fresh = [*told, self.report, self.proceed]
         self.deleting.click(self.delete, [self.run, self.stored], fresh, **quick)
         self.again.click(self.anew, self.stored, fresh, **quick)
         self.timer.tick(self.watch, [self.run, self.seen], watched, trigger_mode="once", **quick)
@@ -334,7 +349,7 @@ class TrainTab:
         )
         trying = self.trying.click(self.try_it, self.run, [self.predict.picker, tabs], **quick)
         trying.success(**self.predict.choosing).success(**self.predict.answering)
-        page.load(self.find, self.stored, [self.run, self.report, self.proceed, tabs, *told], **quick)
+        page.load(self.find, self.stored, [self.report, self.proceed, tabs, *told], **quick)
 
     def _render_data(self) -> list[tuple[Any, Any, list[Any]]]:
         """Three ways to bring data: for each its button, what answers it, and the inputs."""
@@ -450,6 +465,7 @@ class TrainTab:
             self.loss = gr.LinePlot(label=t("loss"), elem_id="loss", **chart)
             self.accuracy = gr.LinePlot(label=t("accuracy"), y_axis_format=".0%", elem_id="accuracy", **chart)
         with gr.Row():
+            self.ending = gr.Button(t("to_result"), variant="primary", visible=False)
             self.stopping = gr.Button(t("stop"), variant="stop", visible=False)
             self.resuming = gr.Button(t("resume"), variant="primary", visible=False)
             self.again = gr.Button(t("new_run"), visible=False)
@@ -474,8 +490,9 @@ class TrainTab:
                 self.outcome = gr.HTML(elem_id="outcome")
         with gr.Row(visible=False) as self.pictures:
             shown: dict[str, Any] = {"interactive": False, "buttons": ["fullscreen"], "format": "png", "min_width": 300}
-            self.confusion = gr.Image(label=t("confusion"), elem_id="confusion", **shown)
-            self.curves = gr.Image(label=t("curves"), **shown)
+            shown |= {"show_label": False}  # each has its title in it
+            self.confusion = gr.Image(alt_text=t("confusion"), elem_id="confusion", **shown)
+            self.curves = gr.Image(alt_text=t("curves"), **shown)
         self.mistakes = gr.Gallery(
             label=t("mistakes"),
             columns=6,
@@ -597,7 +614,7 @@ def _link(run: PageRun, request: gr.Request) -> str:
     return f'<p>{hint}</p><p><a href="?run={run.id}">{text}</a></p>'
 
 
-def _figures(run: PageRun, evaluation: dict[str, Any] | None, request: gr.Request) -> str:
+def _figures(run: PageRun, evaluation: dict[str, Any] | None, called: str, request: gr.Request) -> str:
     if evaluation is None:
         best = [epoch for epoch in run.run.epochs() if epoch.best and epoch.accuracy is not None]
         text = say(request, "best", accuracy=f"{best[-1].accuracy:.1%}", epoch=best[-1].epoch) if best else ""
@@ -605,9 +622,9 @@ def _figures(run: PageRun, evaluation: dict[str, Any] | None, request: gr.Reques
     rows = {"accuracy": "accuracy", "macro_f1": "macro_f1", "calibration": "calibration_error"}
     if len(evaluation["classes"]) > 5:
         rows["top5"] = "top5"
-    cells = [f"<dt>{escape(say(request, key))}</dt><dd>{evaluation[field]:.1%}</dd>" for key, field in rows.items()]
-    split = str(run.run.facts().get("split", evaluation["split"]))
-    hint = say(request, "result_split", images=f"{evaluation['num_images']:,}", split=split)
+    figures = {say(request, key): f"{evaluation[field]:.1%}" for key, field in rows.items()}
+    cells = [f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in figures.items()]
+    hint = say(request, "result_split", images=f"{evaluation['num_images']:,}", split=called)
     columns = [say(request, key) for key in ("class", "precision", "recall", "macro_f1", "pictures")]
     columns[3] = "F1"
     scores = [
@@ -627,10 +644,13 @@ def _picture(path: Path) -> Any:
         return picture.convert("RGB")
 
 
-def _mistakes(run: PageRun, evaluation: dict[str, Any], request: gr.Request) -> list[tuple[Any, str]]:
-    pictures = [_picture(run.run.folder / "mistakes" / f"{n}.jpg") for n in range(len(evaluation["worst"]))]
-    return [
-        (picture, say(request, "mistake", **{**row, "score": f"{row['score']:.0%}"}))
-        for picture, row in zip(pictures, evaluation["worst"], strict=True)
-        if picture is not None
-    ]
+def _mistakes(evaluation: dict[str, Any], held_out: "ImageSet", request: gr.Request) -> list[tuple[Any, str]]:
+    """The pictures that the model is surest and wrong about, small."""
+    from resnet_hub.images import load_image
+
+    found = []
+    for row in evaluation["worst"]:
+        picture = load_image(held_out.sources[row["index"]], name=row["name"])
+        picture.thumbnail((320, 320))
+        found.append((picture, say(request, "mistake", **{**row, "score": f"{row['score']:.0%}"})))
+    return found

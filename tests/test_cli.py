@@ -235,6 +235,92 @@ def test_info_of_a_model_on_the_hub(capfd: pytest.CaptureFixture[str], model: Pa
     assert (code, lines, len(errors)) == (2, [], 1)
 
 
+# train and push
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """Two classes of sixteen plain pictures each."""
+    for label, colour in {"blue": (30, 40, 200), "red": (200, 40, 30)}.items():
+        (tmp_path / "colours" / label).mkdir(parents=True)
+        for number in range(16):
+            shade = tuple(channel + 3 * number for channel in colour)
+            Image.new("RGB", (16, 16), shade).save(tmp_path / "colours" / label / f"{number}.png")
+    return tmp_path / "colours"
+
+
+def test_train_tells_each_epoch_and_the_same_command_goes_on(
+    capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path
+) -> None:
+    settings = ["--run", tmp_path / "run", "--data", colours, "--base", model, "--epochs", "1", "--precision", "no"]
+    code, lines, errors = run(capfd, "train", *settings)
+    assert (code, errors) == (0, [])
+    assert lines[0].startswith("26 pictures of 2 classes, 6 to measure on (20% held out)")
+    assert [line.split()[:2] for line in lines[1:3]] == [["epoch", "0"], ["epoch", "1"]]
+    assert lines[3].endswith(str(tmp_path / "run" / "model"))
+    assert ResNet.from_pretrained(tmp_path / "run" / "model").config.labels == ["blue", "red"]
+
+    code, lines, errors = run(capfd, "train", "--run", tmp_path / "run", "--json")
+    events = [json.loads(line) for line in lines]
+    assert (code, errors) == (0, [])
+    assert (events[0]["event"], events[0]["epoch"], events[-1]["event"]) == ("Started", 1, "Finished")
+
+    code, lines, errors = run(capfd, "train", *settings, "--seed", "7")
+    assert (code, lines, len(errors)) == (2, [], 1)
+    assert "has seed 0, not 7" in errors[0]
+
+
+def test_the_card_of_a_run_names_its_command_and_no_folder_of_this_machine(
+    capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path
+) -> None:
+    arguments = ["--recipe", "head", "--label-smoothing", "0.1", "--no-nesterov"]
+    assert run(capfd, "train", "--run", tmp_path / "run", "--data", colours, "--base", model, *arguments)[0] == 0
+    card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "resnet-hub train --data colours --run run --base tiny --recipe head --label-smoothing 0.1\n" in card
+    assert str(tmp_path) not in card
+    evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
+    assert f"| accuracy | {evaluation['accuracy']:.2%} |".replace("%", " %") in card
+
+
+def test_ctrl_c_stops_and_keeps_and_the_run_goes_on(model: Path, colours: Path, tmp_path: Path) -> None:
+    command = [*COMMAND, "train", "--run", str(tmp_path / "run"), "--json"]
+    settings = ["--data", str(colours), "--base", str(model), "--epochs", "60", "--batch-size", "4"]
+    with subprocess.Popen(
+        [*command, *settings, "--precision", "no"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as training:
+        assert training.stdout is not None and training.stderr is not None
+        for line in training.stdout:
+            if json.loads(line)["event"] == "Progress":
+                training.send_signal(signal.SIGINT)
+                break
+        events = [json.loads(line)["event"] for line in training.stdout]
+        assert training.stderr.read() == "stopping after this step; Ctrl-C again leaves at once\n"
+    assert (training.returncode, events[-1]) == (130, "Stopped")
+    done = subprocess.run([*command], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])["event"] == "Finished"
+
+
+def test_a_run_that_cannot_start_is_one_sentence(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for arguments in (["--data", tmp_path / "empty"], ["--data", tmp_path / "nowhere"], []):
+        code, lines, errors = run(capfd, "train", "--run", tmp_path / "run", *arguments)
+        assert (code, lines, len(errors)) == (2, [], 1)
+        assert errors[0].startswith("error: ")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_push_prints_where_the_model_is(
+    capfd: pytest.CaptureFixture[str], hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    code, lines, errors = run(capfd, "push", model, "user/pets", "--private")
+    assert (code, errors) == (0, [])
+    assert lines[0].startswith(hub.url) and "user/pets" in lines[0]
+    assert hub.repos["user/pets"].private
+    code, lines, errors = run(capfd, "push", model, "stranger/pets")
+    assert (code, lines, len(errors)) == (2, [], 1)
+
+
 # What goes wrong
 
 

@@ -18,6 +18,7 @@ from resnet_hub import __version__
 from resnet_hub.errors import CheckpointError, ImageError, ResNetHubError, TrainingError
 
 if TYPE_CHECKING:
+    from resnet_hub.data import Splits
     from resnet_hub.run import Event
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "resnet20-cifar10"  # comes with the repository
@@ -181,6 +182,40 @@ def _told_as_json(events: "Iterator[Event]") -> "Iterator[Event]":
         yield event
 
 
+def data_report(arguments: argparse.Namespace) -> int:
+    """Print what is in a data set."""
+    from tqdm import tqdm
+
+    from resnet_hub.report import report
+
+    splits = _splits(arguments)
+    with tqdm(unit=" pictures", leave=False, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        found = report(splits, progress)
+    print(found.to_json() + "\n" if arguments.json else found.to_text(), end="")
+    found.check()
+    return 1 if found.unreadable else 0
+
+
+def data_export(arguments: argparse.Namespace) -> int:
+    """Write a data set as a ZIP of class folders and print its path."""
+    from resnet_hub.data import export
+
+    print(_shown(export(_splits(arguments), arguments.target)))
+    return 0
+
+
+def _splits(arguments: argparse.Namespace) -> "Splits":
+    from resnet_hub.data import load
+
+    keys = ("subset", "split", "image_column", "label_column", "revision")
+    return load(arguments.source, **{key: getattr(arguments, key) for key in keys})
+
+
 def push(arguments: argparse.Namespace) -> int:
     """Upload a checkpoint folder to the Hub and print its address."""
     from resnet_hub.hub import push_folder
@@ -296,6 +331,27 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="each event as a JSON object a line")
     command.set_defaults(run_command=train)
 
+    command = commands.add_parser("data", help="look at a data set, or pack it as a ZIP")
+    actions = command.add_subparsers(metavar="ACTION", required=True)
+    action = actions.add_parser(
+        "report",
+        help="what is in it, and what is wrong with it",
+        description="What is in a data set: pictures of each class, damaged files, duplicates, other things to know.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_source(action)
+    action.add_argument("--json", action="store_true", help="one JSON object")
+    action.set_defaults(run_command=data_report)
+    action = actions.add_parser(
+        "export",
+        help="pack it as a ZIP of class folders",
+        description="Pack a data set as a ZIP of class folders, the pictures as they are.",
+    )
+    _add_source(action)
+    action.add_argument("target", type=Path, metavar="ZIP", help="the file to write")
+    action.set_defaults(run_command=data_export)
+
     command = commands.add_parser(
         "push",
         help="upload a checkpoint folder to the Hub",
@@ -321,6 +377,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(run_command=info)
     return parser
+
+
+def _add_source(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "source", metavar="DATA", help="folder or ZIP of class folders, folder of parquet files, or data set on the Hub"
+    )
+    command.add_argument("--subset", help="of a data set that has several")
+    command.add_argument("--split", help="what to train on, such as train[:10%%]; parquet and the Hub only")
+    command.add_argument("--image-column", help="default: the one with pictures")
+    command.add_argument("--label-column", help="default: the one with classes")
+    command.add_argument("--revision", help="branch, tag or commit of a data set on the Hub")
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:

@@ -24,6 +24,7 @@ _SIDE = 32  # pixels of the miniature that pictures are compared by
 _HASH_BITS = 8  # of 64 that may differ; candidates share one of four bands of 16 bits, as nearly all such pairs do
 _NEIGHBOURS = 64  # candidates a picture is compared with in each band: thousands of equal hashes cost no square
 _MEAN_DIFFERENCE = 8.0  # of 255, between miniatures; JPEG at quality 30 or half the size change them by less
+_PAIRS = 2048  # candidates compared at a time, 3 MB
 _SHOWN = 5  # names in a sentence
 _REMEMBERED = 20_000  # pictures, 1 KB each
 
@@ -313,7 +314,7 @@ def _near(seen: list[_Seen], places: list[int]) -> Iterable[tuple[int, int]]:
     if len(places) < 2:
         return
     hashes = np.array([seen[place].hash for place in places], np.uint64)
-    miniatures = np.stack([seen[place].miniature for place in places])
+    miniatures = np.stack([seen[place].miniature for place in places]).astype(np.int16)
     for shift in range(0, 64, 16):
         band = (hashes >> np.uint64(shift)) & np.uint64(0xFFFF)
         order = np.lexsort((hashes, band))
@@ -323,9 +324,10 @@ def _near(seen: list[_Seen], places: list[int]) -> Iterable[tuple[int, int]]:
             if not same.any():
                 break
             same &= np.bitwise_count(hashes[one] ^ hashes[other]) <= _HASH_BITS
-            for a, b in zip(one[same], other[same], strict=True):
-                if np.abs(miniatures[a].astype(np.int16) - miniatures[b]).mean() <= _MEAN_DIFFERENCE:
-                    yield places[a], places[b]
+            pairs = np.stack([one[same], other[same]], 1)
+            for part in np.split(pairs, range(_PAIRS, len(pairs), _PAIRS)):
+                difference = np.abs(miniatures[part[:, 0]] - miniatures[part[:, 1]]).mean((1, 2, 3))
+                yield from ((places[a], places[b]) for a, b in part[difference <= _MEAN_DIFFERENCE])
 
 
 # -- findings ----------------------------------------------------------------------------------------------------------
@@ -350,13 +352,13 @@ def _findings(found: DataReport, gathered: Mapping[str, list[str]]) -> Iterable[
         if missing and len(missing) < len(found.labels):
             yield warning("missing", f"The {split} split has no pictures of {_list(missing)}.")
     if found.leaks:
-        groups = _list([_group(group) for group in found.leaks])
+        groups = _joined([_group(group) for group in found.leaks[:_SHOWN]], len(found.leaks))
         yield warning(
             "leak",
             f"{_count(found.leaks, 'picture')} in several splits, so accuracy will look better than it is: {groups}.",
         )
     if found.conflicts:
-        groups = _list([_group(group) for group in found.conflicts])
+        groups = _joined([_group(group) for group in found.conflicts[:_SHOWN]], len(found.conflicts))
         yield warning("conflict", f"{_count(found.conflicts, 'picture')} have more than one label: {groups}.")
     few = [f"{label} ({count})" for label, count in present.items() if count < FEW]
     if few:
@@ -370,7 +372,8 @@ def _findings(found: DataReport, gathered: Mapping[str, list[str]]) -> Iterable[
         )
     yield from (warning("name", message) for message in _suspicious(found.labels))
     if gathered:
-        groups = _list([f"{_short(label)} from {_list(folders)}" for label, folders in gathered.items()])
+        shown = [f"{_short(label)} from {_list(folders)}" for label, folders in list(gathered.items())[:_SHOWN]]
+        groups = _joined(shown, len(gathered))
         yield warning("gathered", f"Folders of one name became one class: {groups}.")
     uniform = sorted(found._uniform, key=found.labels.index)
     if uniform:
@@ -386,7 +389,7 @@ def _findings(found: DataReport, gathered: Mapping[str, list[str]]) -> Iterable[
             f"such as {_group(inside[0])}; copies stay on one side of the validation split.",
         )
     for reason, left_out in found.skipped.items():
-        yield Finding("note", "skipped", f"Left out, {len(left_out):,} times {reason}: {_list(left_out)}.")
+        yield Finding("note", "skipped", f"{len(left_out):,} left out ({reason}): {_list(left_out)}.")
 
 
 def _fatal(found: DataReport, present: Mapping[str, int]) -> Iterable[Finding]:
@@ -444,8 +447,11 @@ def _group(group: Duplicates) -> str:
 
 
 def _list(names: list[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(map(_short, names[:_SHOWN])) + (f" and {more:,} more" if more > 0 else "")
+    return _joined([_short(name) for name in names[:_SHOWN]], len(names))
+
+
+def _joined(shown: list[str], count: int) -> str:
+    return ", ".join(shown) + (f" and {count - len(shown):,} more" if count > len(shown) else "")
 
 
 def _short(text: str) -> str:

@@ -502,10 +502,11 @@ def _calm(source: str) -> Iterator[None]:
     except ImportError:
         raise DataError("Parquet and the Hub are read with datasets: pip install 'resnet_hub[train]'.") from None
     bars, hub_bars = not datasets.are_progress_bars_disabled(), not hub.are_progress_bars_disabled()
-    level = datasets.logging.get_verbosity()
+    level, hub_level = datasets.logging.get_verbosity(), hub.logging.get_verbosity()
     datasets.disable_progress_bars()
     hub.disable_progress_bars()
     datasets.logging.set_verbosity_error()
+    hub.logging.set_verbosity_error()
     try:
         yield
     except ResNetHubError:
@@ -514,6 +515,7 @@ def _calm(source: str) -> Iterator[None]:
         raise DataError(_sentence(source, error)) from None
     finally:
         datasets.logging.set_verbosity(level)
+        hub.logging.set_verbosity(hub_level)
         if bars:
             datasets.enable_progress_bars()
         if hub_bars:

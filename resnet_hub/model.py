@@ -4,7 +4,7 @@ He et al. 2015, *Deep Residual Learning for Image Recognition* (https://arxiv.or
 names are the checkpoint format: those of torchvision and timm, so that weights move without renaming.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from resnet_hub.config import ResNetConfig, label_table
 
@@ -84,6 +85,18 @@ class Bottleneck(nn.Module):
         residual = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
         residual = self.bn3(self.conv3(residual))
         return self.relu(residual if self.plain else residual + self.downsample(x))
+
+
+class _Undrawn(TorchFunctionMode):
+    """No initial weights: none could be drawn on the meta device, and torch loads 900 modules to find that out."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 class ResNet(nn.Module):
@@ -167,7 +180,7 @@ class ResNet(nn.Module):
         from resnet_hub.hub import check_weights, load_checkpoint
 
         checkpoint = load_checkpoint(source, **hub)
-        with torch.device("meta"):  # no random numbers drawn, no second copy: the loaded tensors become the parameters
+        with torch.device("meta"), _Undrawn():  # no second copy: the loaded tensors become the parameters
             model = cls(checkpoint.config)
         model.load_state_dict(check_weights(model.state_dict(), checkpoint.weights), assign=True)
         model.card = checkpoint.card

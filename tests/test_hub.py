@@ -84,6 +84,27 @@ def test_loading_draws_no_random_numbers(model: ResNet, tmp_path: Path) -> None:
     assert all(parameter.requires_grad and not parameter.is_meta for parameter in loaded.parameters())
 
 
+LOAD = """
+import resource, sys
+from resnet_hub.model import ResNet
+ResNet.from_pretrained(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model = ResNet.from_pretrained(sys.argv[2])
+total = sum(float(value.sum()) for value in model.state_dict().values())  # every page is read
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, "sympy" in sys.modules)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory in other units")
+def test_loading_holds_one_copy_of_the_weights(model: ResNet, tmp_path: Path) -> None:
+    small = model.save_pretrained(tmp_path / "small")
+    large = ResNet(ResNetConfig.from_name("resnet34", num_classes=3)).save_pretrained(tmp_path / "large")
+    run = subprocess.run([sys.executable, "-c", LOAD, small, large], capture_output=True, text=True, check=True)
+    kilobytes, symbolic = run.stdout.split()
+    assert int(kilobytes) * 1024 < 1.5 * (large / "model.safetensors").stat().st_size
+    assert symbolic == "False"  # a meta tensor that is initialised costs a second of imports
+
+
 def test_a_swapped_head_saves_and_loads(model: ResNet, tmp_path: Path) -> None:
     folder = model.save_pretrained(tmp_path / "m", card=CardFacts(metrics={"accuracy": 0.9}))
     swapped = ResNet.from_pretrained(folder, id2label=["a", "b", "c", "d", "e"])

@@ -7,7 +7,7 @@ names, and the model card `README.md`. Pickles are never opened.
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -273,11 +273,12 @@ def _fetch(
     local_files_only: bool = False,
 ) -> Path:
     """The folder with the files `names`, as far as `source` has them: itself, or a snapshot in the Hub's cache."""
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise CheckpointError(f"{source} is a file; name the folder that holds {CONFIG} and {WEIGHTS}.")
+    with suppress(OSError, RuntimeError):  # a name too long for this disk, a home that is not there
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            return folder
+        if folder.exists():
+            raise CheckpointError(f"{source} is a file; name the folder that holds {CONFIG} and {WEIGHTS}.")
     if isinstance(source, Path) or source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") > 1:
         raise CheckpointError(f"There is no folder {source}; a model on the Hub is named user/name.")
 

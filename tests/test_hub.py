@@ -217,7 +217,9 @@ def test_a_pickle_is_not_opened_and_the_way_out_is_named(tmp_path: Path) -> None
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("source", ["./gone", "/gone/away", "~/gone-away", "a/b/c", Path("user/name")])
+@pytest.mark.parametrize(
+    "source", ["./gone", "/gone/away", "~/gone-away", "~nobody-here/m", "a/b/c", Path("user/name")]
+)
 def test_a_path_that_is_not_there_is_not_sought_on_the_hub(source: str | Path, hub: Hub) -> None:
     with pytest.raises(CheckpointError, match="There is no folder") as error:
         load_checkpoint(source)
@@ -425,7 +427,7 @@ def test_no_such_repo(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "user/-name", "user--x/y", "user/name.git", "two words", "a" * 97, "user/", "é/x"]
+    "name", ["", "user/-name", "user--x/y", "user/name.git", "two words", "a" * 97, "a" * 5000, "nul\0", "user/", "é/x"]
 )
 def test_invalid_ids_are_not_sent(name: str, model: ResNet, hub: Hub, tmp_path: Path) -> None:
     if name:  # the empty path is the folder that one stands in

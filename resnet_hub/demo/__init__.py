@@ -43,12 +43,13 @@ CSS = """
 .table :is(table, tr) { border: 0; width: auto; }
 .table table { border-collapse: collapse; }
 .table :is(th, td) { border: 0; border-bottom: 1px solid var(--border-color-primary); padding: 0.3rem 1rem 0.3rem 0; }
-.table :is(th, td):first-child { overflow-wrap: anywhere; min-width: 6rem; text-align: left; }
+.table :is(th, td):first-child { overflow-wrap: anywhere; min-width: 4rem; text-align: left; }
 .table :is(th, td):not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; }
 #figures dl { display: flex; flex-wrap: wrap; gap: 0.5rem 2.5rem; margin: 0 0 0.5rem; }
 #figures dl > div { display: flex; flex-direction: column-reverse; }
 #figures dt { color: var(--body-text-color-subdued); }
 #figures dd { margin: 0; font-size: 1.5rem; font-weight: 600; }
+@media (max-width: 480px) { .table :is(th, td) { padding-right: 0.6rem; } }
 @media (min-width: 700px) { #classes { min-height: 340px; } }
 """
 

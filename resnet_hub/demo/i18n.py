@@ -106,7 +106,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "at_epoch": "Epoch {epoch} of {epochs}",
         "speed": "{speed} images/s",
         "left": "{time} left",
-        "best": "best so far: {accuracy} of the held-out pictures right (epoch {epoch})",
+        "best": "Best so far: {accuracy} of the held-out pictures right (epoch {epoch})",
         "minutes": "{minutes} min {seconds} s",
         "seconds": "{seconds} s",
         "training": "training",

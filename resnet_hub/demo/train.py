@@ -460,8 +460,8 @@ class TrainTab:
     def _render_training(self) -> None:
         self.progress = gr.HTML(elem_id="progress")
         with gr.Row():
-            chart: dict[str, Any] = {"x": "epoch", "y": "value", "color": "series", "height": 260, "min_width": 300}
-            chart |= {"x_title": "", "y_title": "", "color_title": ""}
+            chart: dict[str, Any] = {"x": "epoch", "y": "value", "color": "series", "min_width": 300}
+            chart |= {"x_title": " ", "y_title": " ", "color_title": " "}  # the label says it, translated
             self.loss = gr.LinePlot(label=t("loss"), elem_id="loss", **chart)
             self.accuracy = gr.LinePlot(label=t("accuracy"), y_axis_format=".0%", elem_id="accuracy", **chart)
         with gr.Row():

@@ -72,7 +72,7 @@ def command(config: TrainConfig) -> str:
         value, option = getattr(config, field.name), field.name.replace("_", "-")
         if field.name in ("data", "run", "base") and value:
             words += [f"--{option}", _shown(value)]
-        elif value != getattr(usual, field.name) or (field.name == "recipe" and value):
+        elif value is not None and (value != getattr(usual, field.name) or field.name == "recipe"):
             words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
     return shlex.join(words)
 

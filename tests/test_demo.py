@@ -412,7 +412,6 @@ def test_a_failure_is_not_remembered(tmp_path: Path) -> None:
     assert models.get("a").config.num_classes == 2
 
 
-@pytest.mark.skipif(not EMBEDDED.exists(), reason="The embedded model is still to be trained.")
 def test_the_embedded_model_recognises_the_examples() -> None:
     classify = Classifier.from_pretrained(EMBEDDED)
     assert {path.stem: classify(path, top_k=1)[0]["label"] for path in EXAMPLES} == {

@@ -363,15 +363,6 @@ def test_a_damaged_state_is_named(config: TrainConfig) -> None:
     assert isinstance(events[-1], Failed) and "state.safetensors" in events[-1].reason
 
 
-def test_a_history_with_a_torn_line_reads_on(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    one = Epoch(1, 1.0, 0.9, 0.5, True, 0.1, 2.0)
-    run.append(one)
-    with run.history.open("a") as file:
-        file.write('{"epoch": 2, "train_lo')
-    assert run.epochs() == [one]
-
-
 # -- precision and processes -------------------------------------------------------------------------------------------
 
 

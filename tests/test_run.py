@@ -1,0 +1,73 @@
+"""What a run is asked, and the folder that others read."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnet_hub.errors import TrainingError
+from resnet_hub.run import RECIPES, Epoch, Run, TrainConfig
+
+CONFIG = TrainConfig(data="flowers", run="runs/flowers")
+
+
+def test_a_recipe_fills_what_is_left_open_and_nothing_else() -> None:
+    assert CONFIG.resolved().recipe == "modern"
+    assert TrainConfig(data="a", run="b", base="c").resolved().recipe == "finetune"
+    for recipe, row in RECIPES.items():
+        base = "base" if recipe in ("finetune", "head") else None
+        chosen = TrainConfig(data="a", run="b", base=base, recipe=recipe, ema=0.5).resolved()
+        assert {key: getattr(chosen, key) for key in row} == row | {"ema": 0.5}
+        assert chosen.resolved() == chosen
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"recipe": "magic"}, "Unknown recipe 'magic'; choose one of paper, modern, finetune, head."),
+        ({"recipe": "head"}, "The recipe 'head' starts from a trained model; name one as base."),
+        ({"epochs": 0}, "epochs is 0; only a head on a base is fitted without any."),
+        ({"frozen_norm": True}, "frozen_norm keeps the statistics of a base; name one as base, or leave it out."),
+        ({"batch_size": 0}, "batch_size is 0; expected 1 to 65536."),
+        ({"learning_rate": math.nan}, "learning_rate is nan; expected 0 to 100."),
+        ({"validation": 1.0}, "validation is 1.0; expected 0.01 to 0.9."),
+    ],
+)
+def test_what_describes_no_run_is_one_sentence(change: dict, sentence: str) -> None:
+    with pytest.raises(TrainingError) as error:
+        TrainConfig(**vars(CONFIG) | change).resolved()
+    assert str(error.value) == sentence
+
+
+def test_a_folder_gives_back_what_it_was_asked(tmp_path: Path) -> None:
+    run = Run(tmp_path / "deep" / "run")
+    assert not run.exists()
+    run.create(CONFIG)
+    assert run.exists() and run.config == CONFIG
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"data": "a"}', '{"data": "a", "run": "b", "colour": 1}'])
+def test_a_folder_that_holds_no_run_is_one_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(TrainingError, match="holds no run that can be read"):
+        _ = Run(tmp_path).config
+
+
+def test_the_last_account_of_an_epoch_counts_and_a_torn_line_does_not(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    first = Epoch(0, None, 1.2, 0.4, True, 0.0, 1.0)
+    once, again = Epoch(1, 1.0, 0.9, 0.5, True, 0.1, 2.0), Epoch(1, 1.0, 0.9, 0.5, True, 0.1, 3.0)
+    for event in (first, once, again):
+        run.append(event)
+    with run.history.open("a") as file:
+        file.write('{"epoch": 2, "train_lo')
+    assert run.epochs() == [first, again]
+    assert [json.loads(line)["epoch"] for line in run.history.read_text().splitlines()[:3]] == [0, 1, 1]
+
+
+def test_watching_a_run_needs_no_torch() -> None:
+    script = "import sys, resnet_hub.run; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -180,11 +180,11 @@ class TrainTab:
             missing = alert(say(request, "no_run")) if linked else ""
             return {self.report: missing} | ({self.tabs: gr.Tabs(selected="train")} if linked else {})
         out = {self.run: found.id, self.stored: {"visitor": _visitor(kept), "run": found.id}}
-        if linked:
+        status = self.runs.status(found)
+        if linked or status.active:
             out[self.tabs] = gr.Tabs(selected="train")
         if report := found.report():
             out |= {self.report: _report(report, request), self.proceed: gr.update(visible=True)}
-        status = self.runs.status(found)
         step = RESULT if status.state == "finished" else MODEL if status.state == "new" else TRAINING
         return out | self.watch(found.id, None, request) | self._step(step)
 

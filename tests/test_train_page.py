@@ -1,0 +1,246 @@
+"""The Train tab in a real browser, from a ZIP to a model on the Hub, and what visitors see of each other: nothing."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from hub_server import WRITER, Hub
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from test_demo import CHROMIUM, FLAGS
+from test_runs import picture, save_base, write_zip
+
+from resnet_hub.demo.i18n import TEXTS
+from resnet_hub.model import ResNet
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    save_base(folder / "shelf" / "tiny")
+    write_zip(folder / "colours.zip")
+    (folder / "red.png").write_bytes(picture(0, 99))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    """The page of a local user who has a token saved; it must not print a traceback, nor the token."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(folder / "uploads"),
+        "RESNET_HUB_RUNS": str(folder / "runs"),
+        "HF_TOKEN": WRITER,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    program = "from resnet_hub.demo import build, launch; launch(build('shelf'))"
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-c", program], env=os.environ | settings, cwd=folder, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            for _ in range(600):
+                assert server.poll() is None, (folder / "log").read_text()
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(10)
+    said = (folder / "log").read_text()
+    assert "Traceback" not in said and WRITER not in said
+    for path in (folder / "runs").rglob("*"):
+        assert not path.is_file() or WRITER.encode() not in path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("Chromium is not installed.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+def visit(browser: Browser, address: str, **options: Any) -> Page:
+    """A visitor of their own, with an empty browser."""
+    page = browser.new_context(viewport={"width": options.pop("width", 1280), "height": 900}, **options).new_page()
+    page.set_default_timeout(30_000)
+    expect.set_options(timeout=30_000)
+    page.on("pageerror", lambda error: pytest.fail(str(error)))
+    page.on("dialog", lambda dialog: pytest.fail(f"A label was run as a script: {dialog.message}"))
+    page.goto(address)
+    expect(page.locator("#facts dl")).to_be_attached()
+    return page
+
+
+def train(page: Page, data: Path, epochs: int | None) -> None:
+    """Bring a ZIP and start a run on it: of so many epochs, or the head alone."""
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="ZIP file").click()
+    page.locator("#zip input[type=file]").set_input_files(data)
+    expect(page.locator("#zip")).to_contain_text(data.name)
+    page.locator("#check-zip").click()
+    page.get_by_role("button", name="Continue").click()
+    if epochs:
+        page.get_by_role("button", name="More choices").click()
+        page.locator("#epochs input[type=number]").fill(str(epochs))
+        page.locator("#epochs input[type=number]").press("Tab")
+    else:
+        page.locator("#finetune input").uncheck()
+    page.get_by_role("button", name="Start training").click()
+
+
+def link_of(page: Page) -> str:
+    href = page.get_by_role("link", name="Link to this run").get_attribute("href")
+    assert href and re.fullmatch(r"\?run=[\w-]{32}", href)
+    return href
+
+
+def test_from_a_zip_to_a_model_on_the_hub(
+    browser: Browser, address: str, folder: Path, hub: Hub, tmp_path: Path
+) -> None:
+    page = visit(browser, address)
+    train(page, folder / "colours.zip", epochs=60)
+    expect(page.locator("#progress")).to_contain_text(re.compile(r"Epoch \d+ of 60 · [\d,]+ images/s · .* left"))
+    expect(page.locator("#loss .mark-line path")).to_have_count(2)  # training and held out
+    expect(page.locator("#progress")).to_contain_text("Best so far")
+    link = link_of(page)
+    page.context.close()  # the browser, with all that it knows
+
+    page = visit(browser, address + link)
+    figures = page.locator("#figures")
+    expect(figures.locator("dl")).to_be_visible(timeout=120_000)
+    accuracy = figures.locator("dd").first.inner_text()
+    expect(figures).to_contain_text("Measured on 6 pictures that training has not seen (20% held out).")
+    expect(figures.locator("tbody tr")).to_have_count(3)
+    expect(page.locator("#confusion img")).to_be_visible()
+
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    download.value.save_as(tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as packed:
+        packed.extractall(tmp_path)
+    assert ResNet.from_pretrained(tmp_path / "colours").config.labels == ["blue", "green", "red"]
+
+    page.get_by_role("button", name="Share on the Hugging Face Hub").click()
+    page.locator("#repo input, #repo textarea").press_sequentially("no/such/name")
+    expect(page.locator("#outcome")).to_contain_text("cannot be the name of a repository")
+    page.locator("#repo input, #repo textarea").fill("user/colours")
+    page.get_by_role("button", name="Push", exact=True).click()
+    expect(page.locator("#outcome a")).to_have_attribute("href", re.compile("/user/colours$"))
+    pushed = hub.repos["user/colours"]
+    assert pushed.private and len(pushed.log) <= 2  # the empty repo's own commit, and ours
+    assert accuracy in pushed.files()["README.md"].decode()
+    assert link.removeprefix("?run=") not in str(pushed.files())
+    assert ResNet.from_pretrained("user/colours", token=WRITER).config.labels == ["blue", "green", "red"]
+
+    page.get_by_role("button", name="Try it").click()
+    expect(page.locator("#model input")).to_have_value("My model: colours.zip")
+    expect(page.locator("#facts")).to_contain_text("blue, green, red")
+    page.locator("#photo input[type=file]").set_input_files(folder / "red.png")
+    expect(page.locator("#classes h2")).to_have_text("red")
+    expect(page.locator("#line")).to_contain_text("My model: colours.zip")
+    page.context.close()
+
+
+def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, address: str, folder: Path) -> None:
+    ann, bob = visit(browser, address), visit(browser, address, width=390)
+    train(ann, folder / "colours.zip", epochs=100)
+    expect(ann.locator("#progress")).to_contain_text("Epoch")
+    train(bob, folder / "colours.zip", epochs=None)
+    expect(bob.locator("#progress")).to_contain_text("place 1 in the queue")
+    assert bob.evaluate("document.documentElement.scrollWidth") == 390
+
+    ann.reload()
+    expect(ann.locator("#progress")).to_contain_text("Training", timeout=60_000)  # found again without the link
+    anns, bobs = link_of(ann), link_of(bob)
+    assert anns != bobs
+    root = folder / "runs" / anns.removeprefix("?run=")
+    assert httpx2.get(f"{address}/gradio_api/file={root / 'page.json'}").status_code == 403
+
+    ann.get_by_role("button", name="Stop").click()
+    expect(ann.locator("#progress")).to_contain_text("Stopped.")
+    expect(ann.get_by_role("button", name="Resume")).to_be_visible()
+    expect(bob.locator("#figures dl")).to_be_visible(timeout=60_000)
+    ann.get_by_role("button", name="Delete this run").click()
+    expect(ann.locator("#own-classes")).to_be_visible()
+    assert not root.exists()
+
+    for name in (anns, "?run=" + "A" * 32, "?run=../runs", "?run=" + EVIL):
+        ann.goto(f"{address}/{name}")
+        expect(ann.get_by_role("alert")).to_have_text("There is no such run here, or it was deleted.")
+    expect(bob.locator("#figures dl")).to_be_visible()
+    ann.context.close()
+    bob.context.close()
+
+
+def test_photos_class_by_class(browser: Browser, address: str, tmp_path: Path) -> None:
+    photos: list[list[Path]] = [[], [], []]
+    for channel, paths in enumerate(photos):
+        for number in range(4):
+            paths.append(tmp_path / f"{channel}-{number}.png")
+            paths[-1].write_bytes(picture(channel, number))
+    page = visit(browser, address, locale="zh-CN")
+    text = TEXTS["zh"]
+    page.get_by_role("tab", name=text["train_tab"]).click()
+    classes = page.locator("#own-classes")
+    check = page.get_by_role("button", name=text["check"]).first
+    check.click()
+    expect(page.get_by_role("alert")).to_have_text(text["no_data"])
+    page.get_by_role("button", name=text["add_class"]).click()
+    expect(classes.locator("input[type=file]")).to_have_count(3)
+    for place, paths in enumerate(photos):
+        classes.locator("input[type=file]").nth(place).set_input_files(paths)
+        expect(classes.locator(".thumbnail-item")).to_have_count(4 * (place + 1))
+    names = classes.get_by_label(text["class_name"])
+    for place, name in enumerate(["红", EVIL]):
+        names.nth(place).fill(name)
+    check.click()
+    expect(page.get_by_role("alert")).to_have_text(text["unnamed"])
+    names.nth(2).fill("红")
+    check.click()
+    expect(page.get_by_role("alert")).to_have_text(text["twice"].format(name="红"))
+    classes.get_by_role("button", name=text["remove_class"]).nth(2).click()
+    expect(names).to_have_count(2)
+    check.click()
+    expect(page.locator("#report h3")).to_have_text(text["report_head"].format(images=8, classes=2))
+    expect(page.locator("#report")).to_contain_text(EVIL)
+    assert page.locator("img[src='x']").count() == 0
+    assert "__i18n__" not in page.locator("body").inner_text()
+    page.context.close()
+
+
+def test_a_base_that_cannot_be_used_is_refused(browser: Browser, address: str, folder: Path, hub: Hub) -> None:
+    page = visit(browser, address)
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="Hub data set").click()
+    page.get_by_label("Data set on the Hugging Face Hub").fill("../../etc")
+    page.get_by_role("button", name="Check the data").last.click()
+    expect(page.get_by_role("alert")).to_contain_text("nor is it a data set on the Hub")
+    page.get_by_role("tab", name="ZIP file").click()
+    page.locator("#zip input[type=file]").set_input_files(folder / "colours.zip")
+    page.locator("#check-zip").click()
+    page.get_by_role("button", name="Continue").click()
+    for name in ("/etc/passwd", "../shelf/tiny", "user/absent"):
+        page.locator("#base input").fill(name)
+        page.locator("#base input").press("Enter")
+        page.get_by_role("button", name="Start training").click()
+        expect(page.locator("#train-notice [role=alert]")).to_contain_text(name)
+    page.context.close()

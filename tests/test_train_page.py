@@ -81,8 +81,8 @@ def browser() -> Iterator[Browser]:
 def visit(browser: Browser, address: str, **options: Any) -> Page:
     """A visitor of their own, with an empty browser."""
     page = browser.new_context(viewport={"width": options.pop("width", 1280), "height": 900}, **options).new_page()
-    page.set_default_timeout(30_000)
-    expect.set_options(timeout=30_000)
+    page.set_default_timeout(90_000)
+    expect.set_options(timeout=90_000)
     page.on("pageerror", lambda error: pytest.fail(str(error)))
     page.on("dialog", lambda dialog: pytest.fail(f"A label was run as a script: {dialog.message}"))
     page.goto(address)
@@ -101,7 +101,8 @@ def train(page: Page, data: Path, epochs: int | None) -> None:
     if epochs:
         page.get_by_role("button", name="More choices").click()
         page.locator("#epochs input[type=number]").fill(str(epochs))
-        page.locator("#epochs input[type=number]").press("Tab")
+        page.get_by_label("Image size").fill("64")  # slower
+        page.get_by_label("Image size").press("Tab")
     else:
         page.locator("#finetune input").uncheck()
     page.get_by_role("button", name="Start training").click()
@@ -126,7 +127,7 @@ def test_from_a_zip_to_a_model_on_the_hub(
 
     page = visit(browser, address + link)
     figures = page.locator("#figures")
-    expect(figures.locator("dl")).to_be_visible(timeout=120_000)
+    expect(figures.locator("dl")).to_be_visible(timeout=180_000)
     accuracy = figures.locator("dd").first.inner_text()
     expect(figures).to_contain_text("Measured on 6 pictures that training has not seen (20% held out).")
     expect(figures.locator("tbody tr")).to_have_count(3)
@@ -169,7 +170,7 @@ def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, 
     assert bob.evaluate("document.documentElement.scrollWidth") == 390
 
     ann.reload()
-    expect(ann.locator("#progress")).to_contain_text("Training", timeout=60_000)  # found again without the link
+    expect(ann.locator("#progress")).to_contain_text("Training")  # found again without the link
     anns, bobs = link_of(ann), link_of(bob)
     assert anns != bobs
     root = folder / "runs" / anns.removeprefix("?run=")
@@ -178,7 +179,7 @@ def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, 
     ann.get_by_role("button", name="Stop").click()
     expect(ann.locator("#progress")).to_contain_text("Stopped.")
     expect(ann.get_by_role("button", name="Resume")).to_be_visible()
-    expect(bob.locator("#figures dl")).to_be_visible(timeout=60_000)
+    expect(bob.locator("#figures dl")).to_be_visible(timeout=180_000)
     ann.get_by_role("button", name="Delete this run").click()
     expect(ann.locator("#own-classes")).to_be_visible()
     assert not root.exists()

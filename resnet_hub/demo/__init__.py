@@ -61,12 +61,13 @@ def build(shelf: str | Path, default: str | None = None) -> gr.Blocks:
     default = default or next(iter(models.names()), "")
     with gr.Blocks(title="resnet_hub", analytics_enabled=False, delete_cache=(600, 3600)) as demo:
         gr.Markdown(t("head"), elem_id="head")
+        predict = PredictTab(models)
+        train = TrainTab(models, runs, predict)
         with gr.Tabs() as tabs:
             with gr.Tab(t("predict_tab"), id="predict"):
-                predict = PredictTab(models)
                 predict.render(demo, default)
             with gr.Tab(t("train_tab"), id="train"):
-                TrainTab(models, runs, predict).render(demo, tabs, default)
+                train.render(demo, tabs, default)
     demo.queue(max_size=64)
     if default:  # the first visitor shall not wait for torch
         threading.Thread(target=models.warm_up, args=[default], daemon=True).start()

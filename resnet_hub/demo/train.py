@@ -35,10 +35,12 @@ _HUB = "https://huggingface.co/"
 
 
 class TrainTab:
-    """The answers of the tab; of a run, the page keeps the id alone."""
+    """The answers of the tab; of a run, the page keeps the id alone. Made where the page is built, before its tabs."""
 
     def __init__(self, models: Models, runs: Runs, predict: PredictTab):
         self.models, self.runs, self.predict = models, runs, predict
+        # Outside the tab, which the browser builds only when it is opened. A fixed key outlives the app's restart.
+        self.stored = gr.BrowserState(storage_key="resnet_hub", secret="resnet_hub")
 
     # -- data ----------------------------------------------------------------------------------------------------------
 
@@ -275,6 +277,7 @@ class TrainTab:
             url = push_folder(folder, name.strip(), private=bool(private), token=token)
         except ResNetHubError as error:
             return alert(sentence(request, error))
+        url = url.partition("/commit/")[0]  # the model's page says more than the commit's
         anchor = f'<a href="{escape(url)}" target="_blank" rel="noopener">{escape(url)}</a>'
         return f'<p role="status">{escape(say(request, "pushed", link="")).strip()} {anchor}</p>'
 
@@ -293,7 +296,6 @@ class TrainTab:
         """Add the tab to the page that is being built."""
         self.tabs = tabs
         self.run, self.seen, self.done = gr.State(""), gr.State(None), gr.State("")
-        self.stored = gr.BrowserState(storage_key="resnet_hub", secret="resnet_hub")  # kept when the app starts anew
         self.timer = gr.Timer(1.0, active=False)
         gr.HTML(t("train_head"), elem_classes="hint")
         with gr.Walkthrough(selected=DATA) as self.steps:

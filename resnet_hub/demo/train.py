@@ -181,7 +181,7 @@ class TrainTab:
         if found is None:
             missing = alert(say(request, "no_run")) if linked else ""
             return {self.report: missing} | ({self.tabs: gr.Tabs(selected="train")} if linked else {})
-        out = {self.run: found.id, self.stored: {"visitor": _visitor(kept), "run": found.id}}
+        out: dict[Any, Any] = {self.run: found.id, self.stored: {"visitor": _visitor(kept), "run": found.id}}
         status = self.runs.status(found)
         if linked or status.active:
             out[self.tabs] = gr.Tabs(selected="train")
@@ -196,7 +196,7 @@ class TrainTab:
         if found is None:
             gone = alert(say(request, "no_run")) if run else ""
             parts = (self.stopping, self.resuming, self.deleting, self.again, self.onward, self.ending)
-            hidden = {part: gr.update(visible=False) for part in parts}
+            hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in parts}
             hidden |= {self.link: "", self.loss: None, self.accuracy: None}
             return {self.progress: gone, self.timer: gr.Timer(active=False), self.done: "", self.seen: None} | hidden
         status, history = self.runs.status(found), found.run.epochs()
@@ -624,7 +624,7 @@ def _figures(run: PageRun, evaluation: dict[str, Any] | None, called: str, reque
     rows = {"accuracy": "accuracy", "macro_f1": "macro_f1", "calibration": "calibration_error"}
     if len(evaluation["classes"]) > 5:
         rows["top5"] = "top5"
-    figures = {say(request, key): f"{evaluation[field]:.1%}" for key, field in rows.items()}
+    figures = {say(request, key): f"{evaluation[field]:.2%}" for key, field in rows.items()}
     cells = [f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in figures.items()]
     hint = say(request, "result_split", images=f"{evaluation['num_images']:,}", split=called)
     columns = [say(request, key) for key in ("class", "precision", "recall", "macro_f1", "pictures")]

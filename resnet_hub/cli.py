@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from resnet_hub import __version__
+from resnet_hub.config import VARIANTS
 from resnet_hub.errors import CheckpointError, ImageError, ResNetHubError, TrainingError
+from resnet_hub.layouts import LABEL_SETS
 
 if TYPE_CHECKING:
     from resnet_hub.data import Splits
@@ -216,6 +218,30 @@ def _splits(arguments: argparse.Namespace) -> "Splits":
     return load(arguments.source, **{key: getattr(arguments, key) for key in keys})
 
 
+def convert(arguments: argparse.Namespace) -> int:
+    """Write a checkpoint folder from someone else's file and print what was recognised in it."""
+    from resnet_hub.hub import CARD, WEIGHTS, save_checkpoint
+    from resnet_hub.layouts import known_labels, read_checkpoint, read_labels, recognise
+    from resnet_hub.model import ResNet
+
+    labels = read_labels(arguments.labels) if arguments.labels is not None else None
+    labels = known_labels(arguments.labels_from) if arguments.labels_from else labels
+    keys = ("architecture", "shortcut", "stride_in_1x1", "image_size", "mean", "std")
+    options = {key: getattr(arguments, key) for key in keys}
+    options["layout"] = None if arguments.layout == "auto" else arguments.layout
+    config, weights, notes = recognise(read_checkpoint(arguments.file), arguments.file, labels=labels, **options)
+    width = max(len(topic) for topic, _ in notes)
+    for topic, note in notes:
+        print(f"{topic:{width}}  {_shown(note)}")
+
+    folder = arguments.folder.expanduser()
+    mine = (folder / CARD).is_file() and not (folder / WEIGHTS).exists()  # somebody's README, of no checkpoint of ours
+    old_card = (folder / CARD).read_text("utf-8", "replace") if mine else None
+    ResNet.from_pretrained(save_checkpoint(folder, config, weights, old_card=old_card))
+    print(f"{'saved':{width}}  {_shown(folder)}, and read back")
+    return 0
+
+
 def push(arguments: argparse.Namespace) -> int:
     """Upload a checkpoint folder to the Hub and print its address."""
     from resnet_hub.hub import push_folder
@@ -353,6 +379,28 @@ def _parser() -> argparse.ArgumentParser:
     action.set_defaults(run_command=data_export)
 
     command = commands.add_parser(
+        "convert",
+        help="make a checkpoint folder of someone else's weights",
+        description="Make a checkpoint folder of weights as torchvision or the CIFAR repositories save them. It says "
+        "what was recognised and assumed, and why. Of a pickle only tensors and plain values are read, nothing is run.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="weights: .safetensors, or a pickle (.pth, .pt, .bin)")
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="checkpoint folder to write")
+    command.add_argument("--layout", choices=("auto", "torchvision", "cifar"), default="auto", help="default: auto")
+    command.add_argument("--architecture", choices=VARIANTS, metavar="NAME", help="refuse any other, such as resnet50")
+    choice = command.add_mutually_exclusive_group()
+    choice.add_argument("--labels", metavar="LABELS", help="a text file with one a line, or a,b,c")
+    choice.add_argument("--labels-from", choices=LABEL_SETS, help="those of a well-known data set")
+    command.add_argument("--image-size", type=_count, metavar="N", help="pixels of a side")
+    command.add_argument("--mean", type=_numbers, metavar="A,B,C", help="of each channel, for pixels in 0..1")
+    command.add_argument("--std", type=_numbers, metavar="A,B,C", help="of each channel, for pixels in 0..1")
+    command.add_argument("--shortcut", choices=("A", "none"), help="of a network without weights in its shortcuts")
+    command.add_argument("--stride-in-1x1", action="store_true", help="bottlenecks as in the paper (V1), not V1.5")
+    command.set_defaults(run_command=convert)
+
+    command = commands.add_parser(
         "push",
         help="upload a checkpoint folder to the Hub",
         description="Upload a checkpoint folder to the Hub, in one commit, as the user that `hf auth login` knows.",
@@ -436,6 +484,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
     return int(text)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 0.5,0.5,0.5") from None
 
 
 def _shown(text: str | Path) -> str:

@@ -15,16 +15,16 @@ from resnet_hub.files import write_atomic
 RECIPES: dict[str, dict[str, Any]] = {
     # Section 4.2: 64,000 steps, the rate divided by 10 at half and at three quarters of them.
     "paper": {"epochs": 164, "learning_rate": 0.1, "schedule": "steps", "warmup": 0.0, "weight_decay": 1e-4}
-    | {"nesterov": False, "ema": 0.0, "frozen_norm": False},
-    # One cycle (https://arxiv.org/abs/1708.07120) and an average of the weights: as good in a third of the time.
+    | {"nesterov": False, "ema": 0.0, "clip": 0.0, "frozen_norm": False},
+    # One cycle (https://arxiv.org/abs/1708.07120), and an average of the weights.
     "modern": {"epochs": 50, "learning_rate": 0.2, "schedule": "cosine", "warmup": 0.2, "weight_decay": 5e-4}
-    | {"nesterov": True, "ema": 0.999, "frozen_norm": False},
-    # From a base: its features fit a new head, then the whole network follows at small rates.
-    "finetune": {"epochs": 10, "learning_rate": 0.02, "schedule": "cosine", "warmup": 0.1, "weight_decay": 1e-4}
-    | {"nesterov": True, "ema": 0.99, "frozen_norm": True},
+    | {"nesterov": True, "ema": 0.999, "clip": 0.0, "frozen_norm": False},
+    # From a base: its features fit a new head, then the whole network follows.
+    "finetune": {"epochs": 10, "learning_rate": 0.05, "schedule": "cosine", "warmup": 0.1, "weight_decay": 1e-4}
+    | {"nesterov": True, "ema": 0.99, "clip": 1.0, "frozen_norm": True},
     # The fitted head alone, on a body that stays as it is.
     "head": {"epochs": 0, "learning_rate": 0.0, "schedule": "constant", "warmup": 0.0, "weight_decay": 0.0}
-    | {"nesterov": False, "ema": 0.0, "frozen_norm": True},
+    | {"nesterov": False, "ema": 0.0, "clip": 0.0, "frozen_norm": True},
 }
 
 
@@ -41,7 +41,7 @@ class TrainConfig:
     epochs: int | None = None  # passes over the training pictures
     batch_size: int = 128  # pictures a step, over all processes; the recipes' rates are for 128
     learning_rate: float | None = None  # the schedule's highest
-    body_rate: float = 0.1  # the body's rate over the head's, with a base
+    body_rate: float = 0.5  # the body's rate over the head's, with a base
     schedule: Literal["cosine", "steps", "constant"] | None = None  # after the warm-up
     warmup: float | None = None  # share of all steps in which the rate rises from 0
     momentum: float = 0.9
@@ -49,11 +49,12 @@ class TrainConfig:
     weight_decay: float | None = None  # of every weight, as in the paper
     label_smoothing: float = 0.0
     balance: Literal["none", "sampling", "loss"] = "none"  # rare classes are drawn more often, or weigh more
-    augmentation: Literal["shift", "crop", "none"] | None = None  # None: shift up to 64 pixels, crop above
+    augmentation: Literal["shift", "crop", "none"] | None = None  # None: shift from scratch up to 64 pixels, else crop
     mixup: float = 0.0  # alpha; 0: off
     cutmix: float = 0.0  # alpha; 0: off
     erasing: float = 0.0  # share of pictures that lose a rectangle
     ema: float | None = None  # decay, a step, of the averaged weights that are evaluated and kept; 0: off
+    clip: float | None = None  # largest norm of a step's gradient, which is scaled down to it; 0: off
     frozen_norm: bool | None = None  # BatchNorm keeps the base's statistics
     validation: float = 0.2  # share held out where the data has neither validation nor test split
     select: Literal["accuracy", "loss", "last"] = "accuracy"  # which epoch's weights are kept
@@ -97,6 +98,7 @@ _RANGES = (
     ("cutmix", 0, 10),
     ("erasing", 0, 1),
     ("ema", 0, 0.99999),
+    ("clip", 0, 1000),
     ("validation", 0.01, 0.9),
     ("evaluate_every", 1, 10_000),
     ("patience", 0, 10_000),

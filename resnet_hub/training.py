@@ -93,7 +93,8 @@ class _Trainer:
         model = self._initial_model().to(memory_format=torch.channels_last)
         self.model_config = model.config
         self.mean, self.std = torch.tensor(self.model_config.mean), torch.tensor(self.model_config.std)
-        self.augmentation = config.augmentation or ("shift" if self.model_config.image_size <= 64 else "crop")
+        small = self.model_config.image_size <= 64 and not config.base  # a base meets photos of all kinds
+        self.augmentation = config.augmentation or ("shift" if small else "crop")
         self.batch = min(config.batch_size, len(self.train_set)) // self.world * self.world
         if not self.batch:
             raise TrainingError(f"{len(self.train_set)} pictures cannot be shared by {self.world} processes.")
@@ -331,6 +332,8 @@ class _Trainer:
         weight = self.class_weights.to(self.device) if self.config.balance == "loss" else None
         loss = F.cross_entropy(logits.float(), targets, weight, label_smoothing=self.config.label_smoothing)
         self.accelerator.backward(loss)
+        if self.config.clip:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average:

@@ -195,9 +195,9 @@ class TrainTab:
         found = self.runs.find(run)
         if found is None:
             gone = alert(say(request, "no_run")) if run else ""
-            parts = (self.stopping, self.resuming, self.deleting, self.again, self.onward, self.ending)
-            hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in parts}
-            hidden |= {self.link: "", self.loss: None, self.accuracy: None}
+            buttons = (self.stopping, self.resuming, self.deleting, self.again, self.onward, self.ending)
+            hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in (*buttons, self.charts)}
+            hidden[self.link] = ""
             return {self.progress: gone, self.timer: gr.Timer(active=False), self.done: "", self.seen: None} | hidden
         status, history = self.runs.status(found), found.run.epochs()
         out: dict[Any, Any] = {self.progress: _progress(found, status, history, request)}
@@ -208,8 +208,8 @@ class TrainTab:
         return out | {
             self.seen: now,
             self.timer: gr.Timer(active=status.active),
-            self.loss: _curve(history, request, ("training", "train_loss"), ("validation", "validation_loss")),
-            self.accuracy: _curve(history, request, ("validation", "accuracy")),
+            **(self._curves(history, request) if history else {}),
+            self.charts: gr.update(visible=bool(history)),
             self.stopping: gr.update(visible=status.active, interactive=status.state != "stopping"),
             self.resuming: gr.update(visible=status.state in ("stopped", "failed", "interrupted")),
             self.deleting: gr.update(visible=True),
@@ -218,6 +218,12 @@ class TrainTab:
             self.ending: gr.update(visible=ended),
             self.link: _link(found, request),
             self.done: f"{status.state} {len(history)}" if ended else "",
+        }
+
+    def _curves(self, history: Sequence[Any], request: gr.Request) -> dict[Any, Any]:
+        return {  # never emptied, but hidden: a chart that loses its values is an error in the browser
+            self.loss: _curve(history, request, ("training", "train_loss"), ("validation", "validation_loss")),
+            self.accuracy: _curve(history, request, ("validation", "accuracy")),
         }
 
     # -- result --------------------------------------------------------------------------------------------------------
@@ -318,7 +324,16 @@ class TrainTab:
         quick = private | {"concurrency_limit": 16, "concurrency_id": "watch", "show_progress": "hidden"}
         slow = private | {"concurrency_limit": 1, "trigger_mode": "once"}
         watched = [
-            *(self.progress, self.seen, self.timer, self.loss, self.accuracy, self.stopping, self.resuming),
+            *(
+                self.progress,
+                self.seen,
+                self.timer,
+                self.charts,
+                self.loss,
+                self.accuracy,
+                self.stopping,
+                self.resuming,
+            ),
             *(self.deleting, self.again, self.onward, self.ending, self.link, self.done),
         ]
         told = [*watched, self.run, self.notice, self.stored, self.steps]
@@ -461,7 +476,7 @@ class TrainTab:
 
     def _render_training(self) -> None:
         self.progress = gr.HTML(elem_id="progress")
-        with gr.Row():
+        with gr.Row(visible=False) as self.charts:
             chart: dict[str, Any] = {"x": "epoch", "y": "value", "color": "series", "min_width": 300}
             chart |= {"x_title": " ", "y_title": " ", "color_title": " "}  # the label says it, translated
             self.loss = gr.LinePlot(label=t("loss"), elem_id="loss", **chart)
@@ -596,7 +611,7 @@ def _duration(seconds: float, request: gr.Request) -> str:
     return say(request, "seconds", seconds=rest)
 
 
-def _curve(history: Sequence[Any], request: gr.Request, *series: tuple[str, str]) -> "pd.DataFrame | None":
+def _curve(history: Sequence[Any], request: gr.Request, *series: tuple[str, str]) -> "pd.DataFrame":
     import pandas as pd
 
     rows = [
@@ -605,8 +620,6 @@ def _curve(history: Sequence[Any], request: gr.Request, *series: tuple[str, str]
         for epoch in history
         if getattr(epoch, field) is not None
     ]
-    if not rows:
-        return None
     frame = pd.DataFrame(rows, columns=["epoch", "value", "series"])
     return frame.astype({"epoch": "float", "value": "float", "series": "str"})
 

@@ -59,6 +59,7 @@ def read_checkpoint(path: str | Path) -> Any:
     """
     path = Path(path).expanduser()
     try:
+        path.open("rb").close()  # the parsers below word it in their own ways
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -165,7 +166,7 @@ def known_labels(name: str) -> list[str]:
     if name != "imagenet":
         return {"cifar10": _CIFAR10, "cifar100": _CIFAR100}[name].split()
     try:
-        from torchvision.models import ResNet18_Weights  # type: ignore[import-untyped]
+        from torchvision.models import ResNet18_Weights
     except ImportError:
         raise CheckpointError("ImageNet's labels come with torchvision: pip install torchvision.") from None
     return list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
@@ -383,4 +384,4 @@ def _size(shape: "tuple[int, ...] | Any") -> str:
 def _some(keys: list[Any]) -> str:
     """The first of some keys from a stranger's file, on one line whatever is in them."""
     names = [key if isinstance(key, str) and key.isprintable() else ascii(key) for key in keys[:_SOME]]
-    return ", ".join(name[:80] for name in names) + (", ..." if len(keys) > _SOME else "")
+    return ", ".join(name[:80] for name in names) + (f" and {len(keys) - _SOME} more" if len(keys) > _SOME else "")

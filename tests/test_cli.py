@@ -321,6 +321,59 @@ def test_push_prints_where_the_model_is(
     assert (code, lines, len(errors)) == (2, [], 1)
 
 
+# convert
+
+
+def test_convert_says_what_it_recognised_and_replaces_the_folder(
+    capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    net = ResNet.from_pretrained(model)
+    weights = {f"module.{key}".replace("fc", "linear"): tensor for key, tensor in net.state_dict().items()}
+    torch.save({"state_dict": weights, "epoch": 3}, file := tmp_path / "net.pth.tar")
+    (folder := tmp_path / "converted").mkdir()
+    (folder / "README.md").write_text("My own words.")
+    code, lines, errors = run(capfd, "convert", file, folder, "--labels", "cat,dog,雏菊", "--image-size", "16")
+    assert (code, errors) == (0, [])
+    assert {line.split()[0] for line in lines} >= {"layout", "block", "shortcut", "head", "picture", "network", "saved"}
+    assert [line.split(maxsplit=2)[2] for line in lines if line.startswith("left out")] == ["epoch: no weights"]
+    converted = ResNet.from_pretrained(folder)
+    assert (converted.config.labels, converted.config.image_size) == (["cat", "dog", "雏菊"], 16)
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(converted(images), net(images))
+    assert "My own words." in (folder / "README.md").read_text()
+
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    weights.pop("module.layer1.0.bn1.bias")
+    torch.save(weights, file)
+    code, lines, errors = run(capfd, "convert", file, folder)
+    assert (code, lines, len(errors)) == (2, [], 1)
+    assert errors[0].endswith("but does not match it; 1 missing: layer1.0.bn1.bias.")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+    code, lines, errors = run(
+        capfd, "convert", model / "model.safetensors", folder, "--mean", "0,0,0", "--std", "1,1,1"
+    )
+    assert (code, errors) == (0, [])
+    assert ResNet.from_pretrained(folder).config.std == (1, 1, 1)
+    assert "0,0,0" not in (folder / "README.md").read_text() and "class 2" in (folder / "README.md").read_text()
+
+
+class Payload:
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def test_convert_never_runs_a_pickle(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "args": Payload(tmp_path / "marker")}, file := tmp_path / "bad.pt")
+    code, lines, errors = run(capfd, "convert", file, tmp_path / "out")
+    assert (code, lines, len(errors)) == (2, [], 1)
+    assert "mkdir; it was refused and nothing was run" in errors[0]
+    assert list(tmp_path.iterdir()) == [file]
+
+
 # What goes wrong
 
 
@@ -333,6 +386,9 @@ def test_push_prints_where_the_model_is(
         ["predict", "a.png", "--top-k", "0"],
         ["predict", "a.png", "--top-k", "many"],
         ["info", "one", "two"],
+        ["convert", "a.pth"],
+        ["convert", "a.pth", "out", "--mean", "grey"],
+        ["convert", "a.pth", "out", "--labels", "a,b", "--labels-from", "cifar10"],
     ],
 )
 def test_wrong_arguments(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> None:

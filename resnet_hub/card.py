@@ -92,6 +92,11 @@ def refresh_card(remote: str, local: str) -> str:
     return _compose(now._replace(metadata=_merged(was, now)))
 
 
+def is_generated(card: str) -> bool:
+    """Whether the text is as it was rendered, so that no word of a person is lost with it."""
+    return _parse(card).origin == "generated"
+
+
 def name_card(card: str, repo_id: str) -> str:
     """A generated card with `repo_id` in its code samples; one that a person wrote as it is."""
     parsed = _parse(card)

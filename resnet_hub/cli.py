@@ -220,7 +220,8 @@ def _splits(arguments: argparse.Namespace) -> "Splits":
 
 def convert(arguments: argparse.Namespace) -> int:
     """Write a checkpoint folder from someone else's file and print what was recognised in it."""
-    from resnet_hub.hub import CARD, WEIGHTS, save_checkpoint
+    from resnet_hub.card import is_generated
+    from resnet_hub.hub import read_card, save_checkpoint
     from resnet_hub.layouts import known_labels, read_checkpoint, read_labels, recognise
     from resnet_hub.model import ResNet
 
@@ -235,8 +236,9 @@ def convert(arguments: argparse.Namespace) -> int:
         print(f"{topic:{width}}  {_shown(note)}")
 
     folder = arguments.folder.expanduser()
-    mine = (folder / CARD).is_file() and not (folder / WEIGHTS).exists()  # somebody's README, of no checkpoint of ours
-    old_card = (folder / CARD).read_text("utf-8", "replace") if mine else None
+    old_card = read_card(folder) if folder.is_dir() else None
+    if old_card and is_generated(old_card):  # for what was there; what a person wrote stays
+        old_card = None
     ResNet.from_pretrained(save_checkpoint(folder, config, weights, old_card=old_card))
     print(f"{'saved':{width}}  {_shown(folder)}, and read back")
     return 0

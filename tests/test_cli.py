@@ -350,12 +350,15 @@ def test_convert_says_what_it_recognised_and_replaces_the_folder(
     assert errors[0].endswith("but does not match it; 1 missing: layer1.0.bn1.bias.")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
 
-    code, lines, errors = run(
-        capfd, "convert", model / "model.safetensors", folder, "--mean", "0,0,0", "--std", "1,1,1"
-    )
-    assert (code, errors) == (0, [])
-    assert ResNet.from_pretrained(folder).config.std == (1, 1, 1)
-    assert "0,0,0" not in (folder / "README.md").read_text() and "class 2" in (folder / "README.md").read_text()
+    cards = {}
+    for target, value in ((folder, "3"), (tmp_path / "new", "4"), (tmp_path / "new", "5")):
+        three = ",".join(value * 3)
+        code, _, errors = run(capfd, "convert", model / "model.safetensors", target, "--mean", three, "--std", three)
+        assert (code, errors) == (0, [])
+        assert ResNet.from_pretrained(target).config.std == (float(value),) * 3
+        cards[value] = (target / "README.md").read_text()
+    assert "My own words." in cards["3"]
+    assert "deviation 4, 4, 4" in cards["4"] and "deviation 5, 5, 5" in cards["5"]
 
 
 class Payload:

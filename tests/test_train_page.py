@@ -228,8 +228,10 @@ def test_photos_class_by_class(browser: Browser, address: str, tmp_path: Path) -
     expect(page.get_by_role("alert")).to_have_text(text["twice"].format(name="红"))
     classes.get_by_role("button", name=text["remove_class"]).nth(2).click()
     expect(names).to_have_count(2)
+    classes.get_by_role("button", name="Delete image").first.click()
+    expect(classes.locator(".thumbnail-item")).to_have_count(7)
     check.click()
-    expect(page.locator("#report h3")).to_have_text(text["report_head"].format(images=8, classes=2))
+    expect(page.locator("#report h3")).to_have_text(text["report_head"].format(images=7, classes=2))
     expect(page.locator("#report")).to_contain_text(EVIL)
     assert page.locator("img[src='x']").count() == 0
     assert "__i18n__" not in page.locator("body").inner_text()
@@ -239,7 +241,7 @@ def test_photos_class_by_class(browser: Browser, address: str, tmp_path: Path) -
 def test_a_base_that_cannot_be_used_is_refused(browser: Browser, address: str, folder: Path, hub: Hub) -> None:
     page = visit(browser, address)
     page.get_by_role("tab", name="Train").click()
-    page.get_by_role("tab", name="Hub data set").click()
+    page.get_by_role("tab", name="From the Hub").click()
     page.get_by_label("Data set on the Hugging Face Hub").fill("../../etc")
     page.get_by_role("button", name="Check the data").last.click()
     expect(page.get_by_role("alert")).to_contain_text("nor is it a data set on the Hub")

@@ -32,6 +32,8 @@ CSS = """
 #examples .thumbnail-lg { aspect-ratio: 1; height: auto; }
 #notice:not(:has(p)), #train-notice:not(:has(p)), #outcome:not(:has(p)), #run-link:not(:has(p)) { display: none; }
 .hint p, .hint { color: var(--body-text-color-subdued); }
+#own-classes .grid-wrap { padding-top: 2.5rem; min-height: 0; max-height: 20rem; }
+#own-classes .delete-button { opacity: 1; }
 #progress progress { appearance: none; width: 100%; height: 0.5rem; margin: 0.4rem 0; border: 0; }
 #progress progress, #progress ::-webkit-progress-bar { background: var(--border-color-primary); border-radius: 1rem; }
 #progress ::-webkit-progress-value { background: var(--color-accent); border-radius: 1rem; }
@@ -49,7 +51,7 @@ CSS = """
 #figures dl > div { display: flex; flex-direction: column-reverse; }
 #figures dt { color: var(--body-text-color-subdued); }
 #figures dd { margin: 0; font-size: 1.5rem; font-weight: 600; }
-@media (max-width: 480px) { .table :is(th, td) { padding-right: 0.6rem; } }
+@media (max-width: 480px) { .table :is(th, td) { padding-right: 0.5rem; font-size: 0.8rem; } }
 @media (min-width: 700px) { #classes { min-height: 340px; } }
 """
 

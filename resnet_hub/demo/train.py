@@ -403,7 +403,8 @@ class TrainTab:
                             sources=["upload", "webcam", "clipboard"],
                             file_types=["image", *sorted(SUFFIXES)],
                             columns=5,
-                            height=220,
+                            fit_columns=False,
+                            allow_preview=False,
                             object_fit="cover",
                             buttons=[],
                         )

@@ -180,6 +180,15 @@ def test_ids_cannot_be_guessed(runs: Runs) -> None:
     assert runs.find("A" * 32) is None
 
 
+def test_a_folder_that_others_write_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("open", "link"):
+        with pytest.raises(TrainingError, match="RESNET_HUB_RUNS"):
+            Runs(tmp_path / name)
+
+
 def test_a_fair_queue_of_one_run_a_visitor(runs: Runs, data: Path, base: Path) -> None:
     first = started(runs, data, base, "ann")
     second = started(runs, data, base, "bob", recipe="head", epochs=None)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from resnet_hub.demo.i18n import PageError
+from resnet_hub.errors import TrainingError
 from resnet_hub.files import write_atomic
 from resnet_hub.run import Run, TrainConfig
 
@@ -172,6 +173,12 @@ class PageRun:
         return found
 
 
+def _default_root() -> Path:
+    """A folder that outlives the app, and is none of which Gradio may serve files: the working one, and its own."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir(), f"resnet_hub_runs_{user}")
+
+
 def is_space() -> bool:
     """Whether strangers visit: then nothing is done in the name of whoever runs the page."""
     return "SPACE_ID" in os.environ
@@ -191,28 +198,23 @@ class Runs:
     """All runs below one folder, of which `at_once` are at work; a thread of its own starts, ends and deletes them."""
 
     def __init__(self, root: str | Path | None = None, *, at_once: int = 1, turn: float = TURN, kept: float = KEPT):
-        root = root or os.environ.get("RESNET_HUB_RUNS")
-        # Gradio serves files from below the working directory and its own temporary folder: runs lie in neither.
-        self.root = Path(root or tempfile.mkdtemp(prefix="resnet_hub_runs_")).resolve()
+        self.root = Path(root or os.environ.get("RESNET_HUB_RUNS") or _default_root()).absolute()
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.root.is_symlink() or not os.access(self.root, os.W_OK) or self.root.stat().st_mode & 0o022:
+            raise TrainingError(f"Others may write to {self.root}; name a folder of your own in RESNET_HUB_RUNS.")
         self.at_once, self.turn, self.kept = at_once, turn, kept
-        self._temporary = root is None
         self._lock = threading.RLock()
         self._queue: list[str] = []
         self._workers: dict[str, _Worker] = {}
         self._owners: dict[str, set[str]] = {}  # of the runs that wait or work
         self._closed = threading.Event()
-        self._thread: threading.Thread | None = None
         atexit.register(self.close)
+        threading.Thread(target=self._watch, daemon=True).start()
 
     # -- for the page --------------------------------------------------------------------------------------------------
 
     def create(self) -> PageRun:
         """A run without data yet."""
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, daemon=True)
-                self._thread.start()
         if shutil.disk_usage(self.root).free < FREE_BYTES or len(list(self.root.iterdir())) >= MAX_KEPT:
             raise PageError("disk_full")
         run = secrets.token_urlsafe(24)
@@ -280,7 +282,7 @@ class Runs:
         return found.run.model
 
     def close(self) -> None:
-        """Ends all workers; what they reached stays in their folders, if those are not temporary ones."""
+        """Ends all workers; what they reached stays in their folders."""
         atexit.unregister(self.close)
         self._closed.set()
         with self._lock:
@@ -288,8 +290,6 @@ class Runs:
                 worker.kill()
             self._workers.clear()
             self._queue.clear()
-            if self._temporary:
-                shutil.rmtree(self.root, ignore_errors=True)
 
     # -- at work -------------------------------------------------------------------------------------------------------
 

@@ -121,7 +121,9 @@ def test_any_file_name_and_label_fit_any_terminal(
 
 def test_results_come_as_they_are_done_and_ctrl_c_ends_it_quietly(model: Path, pictures: Path) -> None:
     command = [*COMMAND, "predict", *[str(pictures)] * 5000, "--model", str(model)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # A shell's background job ignores Ctrl-C, and so would what the tests start in it.
+    heeding: Any = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **heeding) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline().startswith(bytes(pictures / "a.png"))

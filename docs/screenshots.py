@@ -20,6 +20,7 @@ if __name__ == "__main__":
             page.locator("#examples").get_by_role("img", name="cat").click()
             page.locator("#why img").wait_for()
             page.wait_for_timeout(2000)  # until the pictures are drawn and the status line is gone
+            page.evaluate("scrollTo(0, 0)")
             picture = Image.open(io.BytesIO(page.screenshot()))
             picture.convert("P", palette=Image.Palette.ADAPTIVE).save(
                 Path(__file__).with_name(f"{name}.png"), optimize=True

@@ -37,6 +37,8 @@ class TrainConfig:
     base: str | None = None  # checkpoint folder or Hub id whose body to start from; None: from scratch
     architecture: str = "resnet18"  # a name of `VARIANTS`; from scratch only
     image_size: int | None = None  # pixels, both sides
+    first_size: int | None = None  # pixels in the first epochs, growing by 16 up to image_size; None: no growth
+    crop_pct: float | None = None  # share of the picture's short side that the network sees
     recipe: Literal["paper", "modern", "finetune", "head"] | None = None  # None: finetune with a base, else modern
     epochs: int | None = None  # passes over the training pictures
     batch_size: int = 128  # pictures a step, over all processes; the recipes' rates are for 128
@@ -86,6 +88,8 @@ class TrainConfig:
 
 _RANGES = (
     ("image_size", 8, 1024),
+    ("first_size", 8, 1024),
+    ("crop_pct", 0.1, 1),
     ("epochs", 0, 10_000),
     ("batch_size", 1, 65_536),
     ("learning_rate", 0, 100),

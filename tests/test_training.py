@@ -163,6 +163,9 @@ def test_every_option_reaches_the_weights(config: TrainConfig, tmp_path: Path) -
         {"erasing": 1.0},
         {"augmentation": "crop"},
         {"augmentation": "none"},
+        {"augmentation": "crop", "first_size": 8},
+        {"first_size": 8},
+        {"crop_pct": 0.5},
         {"ema": 0.0},
         {"clip": 0.01},
         {"momentum": 0.5},
@@ -179,6 +182,17 @@ def test_every_option_reaches_the_weights(config: TrainConfig, tmp_path: Path) -
         found.append(weights(run)["layer1.0.conv1.weight"])
     for index, change in enumerate(changes[1:], start=1):
         assert not torch.equal(found[0], found[index]), change
+
+
+def test_pictures_grow_over_the_epochs_up_to_the_size_of_the_network(config: TrainConfig) -> None:
+    config = replace(config, image_size=48, first_size=16, epochs=7, crop_pct=1.0).resolved()
+    trainer = training._Trainer(config, Run(config.run))
+    assert [trainer._size(epoch) for epoch in range(7)] == [16, 16, 16, 32, 32, 48, 48]
+    plain = training._Trainer(replace(config, first_size=None), Run(config.run))
+    assert {plain._size(epoch) for epoch in range(7)} == {48}
+    assert isinstance(list(train(replace(config, epochs=3)))[-1], Finished)
+    kept = ResNet.from_pretrained(Run(config.run).model).config
+    assert (kept.image_size, kept.crop_pct) == (48, 1.0)
 
 
 def test_balancing_makes_a_rare_class_count(config: TrainConfig, pictures: Path, tmp_path: Path) -> None:

@@ -43,9 +43,17 @@ class CardFacts:
 
 
 def render_card(
-    config: ResNetConfig, facts: CardFacts | None = None, *, weights_sha256: str, repo_id: str = PLACEHOLDER
+    config: ResNetConfig,
+    facts: CardFacts | None = None,
+    *,
+    weights_sha256: str,
+    dtype: str = "float32",
+    repo_id: str = PLACEHOLDER,
 ) -> str:
-    """The card of a model; `weights_sha256` is the digest of the `model.safetensors` that `facts` were measured on."""
+    """The card of a model; `weights_sha256` is the digest of the `model.safetensors` that `facts` were measured on.
+
+    `dtype` is what the weights are stored as.
+    """
     facts = facts or CardFacts()
     sections = [
         f"# {_text(facts.title) or _title(config)}",
@@ -55,6 +63,7 @@ def render_card(
         _table("Label", "Accuracy", {_text(label): _percent(value) for label, value in facts.per_class.items()}),
         _labels(config),
         _preprocessing(config),
+        _precision(config, dtype),
         _training(facts),
         f"## Limits\n\n{facts.limits.strip() or _limits(config)}",
         _usage(config, repo_id),
@@ -286,6 +295,16 @@ def _preprocessing(config: ResNetConfig) -> str:
         f"## Preprocessing\n\nA picture is turned upright, {first}, its centre of {side} x {side} is cropped, values "
         f"are scaled to 0..1, and {config.in_channels} channels are normalised with mean {_numbers(config.mean)} "
         f"and deviation {_numbers(config.std)}. `config.json` says the same to programs."
+    )
+
+
+def _precision(config: ResNetConfig, dtype: str) -> str:
+    if dtype == "float32":
+        return ""
+    size = f"{2 * config.num_parameters / 1e6:.1f} MB, half of what float32 takes"
+    return (
+        f"## Precision\n\nThe weights are stored as {dtype}: {size}. Here, in timm, in torchvision and in transformers "
+        "they are computed with as float32."
     )
 
 

@@ -29,7 +29,7 @@ class Classifier:
         if not model.config.num_classes:
             raise ResNetHubError("The model has no head and so no classes; load it with id2label= or num_classes=.")
         self.transform = eval_transform(model.config)
-        wanted, present = _device(device), model.conv1.weight.device
+        wanted, present = _device(device), model.device
         if wanted.type != present.type or wanted.index not in (None, present.index) or _in_training(model):
             try:
                 model = copy.deepcopy(model).eval().to(wanted)
@@ -37,7 +37,7 @@ class Classifier:
                 reason = str(error).splitlines()[0].rstrip(".")
                 raise ResNetHubError(f"The model cannot run on {wanted}: {reason}.") from None
         self.model = model
-        self.device = model.conv1.weight.device
+        self.device = model.device
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, device: str | torch.device | None = None, **hub: Any) -> Self:
@@ -86,7 +86,7 @@ class Classifier:
         with torch.inference_mode():
             # convolutions on a CPU are faster with the channels last, and follow their input
             batch = torch.stack(inputs).to(memory_format=torch.channels_last)
-            scores = self.model(batch.to(self.device, self.model.conv1.weight.dtype)).float().softmax(1).cpu()
+            scores = self.model(batch.to(self.device, self.model.dtype)).float().softmax(1).cpu()
         if not scores.isfinite().all():
             raise CheckpointError("The model answers with values that are no numbers: its weights are damaged.")
         return scores.clone()  # outside of inference mode: a tensor that the caller may use with gradients

@@ -188,6 +188,7 @@ class ResNetConfig:
             "architecture": self.architecture,
             "num_classes": self.num_classes,
             "num_features": self.num_features,
+            "dtype": "float32",  # transformers would compute in that of the file, which may be half as wide
             "pretrained_cfg": {
                 "input_size": [self.in_channels, self.image_size, self.image_size],
                 "crop_mode": "center",

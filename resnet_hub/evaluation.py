@@ -203,7 +203,7 @@ def _classifier(model: ResNet | Classifier | str | Path) -> Classifier:
         model = ResNet.from_pretrained(model)
     if isinstance(model, ResNet):
         model = Classifier(model)
-    if model.model.conv1.weight.dtype != torch.float32:
+    if model.model.dtype != torch.float32:
         return Classifier(copy.deepcopy(model.model).float(), device=model.device)
     return model
 

@@ -35,7 +35,7 @@ def explain(classify: Classifier, image: Image.Image, index: int, *, longest: in
 
     Only the centre crop that the model was shown is coloured; what it never saw is faded.
     """
-    pixels = classify.transform(image).unsqueeze(0).to(classify.device, classify.model.conv1.weight.dtype)
+    pixels = classify.transform(image).unsqueeze(0).to(classify.device, classify.model.dtype)
     heat = heat_map(classify.model, pixels, index)[0].mul(255).byte().cpu().numpy()
 
     scale = min(1.0, longest / max(image.size))

@@ -35,7 +35,7 @@ def finish(run: Run, held_out: ImageSet, called: str) -> Evaluation:
         picture.save(content, "PNG", optimize=True)
         write_atomic(run.model / name, content.getvalue())
     digest = hashlib.sha256((run.model / WEIGHTS).read_bytes()).hexdigest()
-    card = render_card(model.config, card_facts(run, evaluation, called), weights_sha256=digest)
+    card = render_card(model.config, card_facts(run, evaluation, called), weights_sha256=digest, dtype=model.stored_as)
     write_atomic(run.model / CARD, card)
     return evaluation
 

@@ -19,7 +19,7 @@ def features(model: ResNet, images: Tensor, mean: Tensor, std: Tensor, batch: in
     """Pooled features (n, C) of uint8 pictures (N, H, W, C), a batch at a time."""
     with torch.inference_mode():
         for part in images.split(batch):
-            pixels = ((part.float() / 255 - mean) / std).permute(0, 3, 1, 2).to(model.conv1.weight.device)
+            pixels = ((part.float() / 255 - mean) / std).permute(0, 3, 1, 2).to(model.device)
             yield model.avgpool(model.forward_features(pixels)).flatten(1).float().cpu()
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _STALE = ("onnx", "preprocessor_config.json")  # speak of other weights, or overrule the config: they go with the old
+DTYPES = ("float32", "bfloat16", "float16")  # that weights are stored as
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 _TIMEOUT = 10  # seconds until a Hub that does not answer counts as unreachable, and the cache is used
 
@@ -32,6 +33,11 @@ class Checkpoint(NamedTuple):
     config: ResNetConfig
     weights: "dict[str, Tensor]"  # torchvision's key names, on the CPU, in the dtype of the file
     card: str | None
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights in the file: "float32", or the lowest precision where they are mixed."""
+        return stored_dtype(self.weights)
 
 
 def load_checkpoint(source: str | Path, **hub: Any) -> Checkpoint:
@@ -65,11 +71,13 @@ def save_checkpoint(
     card: "str | CardFacts | None" = None,
     *,
     old_card: str | None = None,
+    dtype: str | None = None,
 ) -> Path:
     """Write a checkpoint folder beside `folder` and put it in its place, whole; other files in it stay.
 
     `card` is a text that is kept, or facts for a new one; without, `old_card` is kept as far as it is still true.
-    Raises `CheckpointError` where the labels and the head disagree, or the disk refuses.
+    `dtype` is what the weights are stored as. Raises `CheckpointError` where the labels and the head disagree, a weight
+    has no room in `dtype`, or the disk refuses.
     """
     from safetensors.torch import save_file
 
@@ -77,6 +85,7 @@ def save_checkpoint(
 
     folder = Path(folder).expanduser()
     _check_head(config, weights, folder)
+    weights = cast(weights, dtype) if dtype else weights
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; name a folder to save the model in.")
     try:
@@ -89,7 +98,7 @@ def save_checkpoint(
             if isinstance(card, str):
                 text = sign_card(card, sha256)
             else:
-                text = render_card(config, card, weights_sha256=sha256)
+                text = render_card(config, card, weights_sha256=sha256, dtype=stored_dtype(weights))
                 text = carry_card(old_card, text) if old_card is not None and card is None else text
             (part / CARD).write_bytes(text.encode())
     except OSError as error:
@@ -173,6 +182,34 @@ def check_weights(expected: "Mapping[str, Tensor]", weights: "Mapping[str, Tenso
     if found := [f"{len(keys)} {what}: {_some(keys)}" for what, keys in problems.items() if keys]:
         raise CheckpointError(f"The weights do not fit the network in {CONFIG}; {'; '.join(found)}.")
     return full
+
+
+def cast(weights: "Mapping[str, Tensor]", dtype: str) -> "dict[str, Tensor]":
+    """The weights as `dtype`, counters as they are; raises `CheckpointError` where a finite one becomes infinite."""
+    import torch
+
+    if dtype not in DTYPES:
+        raise CheckpointError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
+    done = {}
+    for key, tensor in weights.items():
+        done[key] = tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+        if done[key].dtype != tensor.dtype and dtype == "float16" and bool((done[key].isinf() & ~tensor.isinf()).any()):
+            raise CheckpointError(f"{key} holds values above 65504, for which float16 has no room; take bfloat16.")
+    return done
+
+
+def survives(weights: "Mapping[str, Tensor]", dtype: str) -> bool:
+    """Whether the weights lose nothing as `dtype`."""
+    import torch
+
+    kind = getattr(torch, dtype)
+    return all(torch.equal(w.to(kind).to(w.dtype), w) for w in weights.values() if w.is_floating_point())
+
+
+def stored_dtype(weights: "Mapping[str, Tensor]") -> str:
+    """The dtype of the weights, the narrowest where they are mixed; "float32" where there is none of `DTYPES`."""
+    present = {str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()}
+    return next((dtype for dtype in reversed(DTYPES) if dtype in present), DTYPES[0])
 
 
 @contextmanager

@@ -110,6 +110,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.config = config
         self.card: str | None = None  # README.md of the folder it came from
+        self.stored_as = "float32"  # dtype of the weights in that folder
         imagenet = config.stem == "7x7"
         self.conv1 = conv(config.in_channels, config.width, 7 if imagenet else 3, 2 if imagenet else 1)
         self.bn1 = nn.BatchNorm2d(config.width)
@@ -138,6 +139,14 @@ class ResNet(nn.Module):
             elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
                 nn.init.zeros_((module.bn3 if isinstance(module, Bottleneck) else module.bn2).weight)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.bn1.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.bn1.weight.device
+
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.avgpool(self.forward_features(x)).flatten(1))
 
@@ -158,9 +167,8 @@ class ResNet(nn.Module):
     def reset_head(self, id2label: Mapping[int, str] | list[str] | None = None, num_classes: int | None = None) -> None:
         """A fresh head for other labels, in place; with neither, none: the model then returns features."""
         self.config = replace(self.config, id2label=label_table(id2label, num_classes))
-        where: dict[str, Any] = {"device": self.conv1.weight.device, "dtype": self.conv1.weight.dtype}
-        classes = self.config.num_classes
-        self.fc = nn.Linear(self.config.num_features, classes, **where) if classes else nn.Identity()
+        classes, features = self.config.num_classes, self.config.num_features
+        self.fc = nn.Linear(features, classes, device=self.device, dtype=self.dtype) if classes else nn.Identity()
 
     @classmethod
     def from_pretrained(
@@ -169,40 +177,52 @@ class ResNet(nn.Module):
         *,
         id2label: Mapping[int, str] | list[str] | None = None,
         num_classes: int | None = None,
+        dtype: str = "float32",
         **hub: Any,
     ) -> Self:
         """The model of a checkpoint folder or a Hub repo `user/name`, in evaluation mode.
 
-        `id2label` or `num_classes` asks for a fresh head on the same body. `hub` takes `revision`, `token`,
-        `cache_dir` and `local_files_only`. Strict: raises `CheckpointError` where config and weights disagree,
+        `id2label` or `num_classes` asks for a fresh head on the same body. Weights of any precision become `dtype`,
+        or stay as they are with "auto": float32 is exact for them, and on a CPU it is faster than half precision.
+        `hub` takes `revision`, `token`, `cache_dir` and `local_files_only`. Strict: raises `CheckpointError` where config and weights disagree,
         `HubError` where the Hub refuses.
         """
-        from resnet_hub.hub import check_weights, load_checkpoint
+        from resnet_hub.hub import cast, check_weights, load_checkpoint
 
         checkpoint = load_checkpoint(source, **hub)
         with torch.device("meta"), _Undrawn():  # no second copy: the loaded tensors become the parameters
             model = cls(checkpoint.config)
-        model.load_state_dict(check_weights(model.state_dict(), checkpoint.weights), assign=True)
-        model.card = checkpoint.card
+        weights = check_weights(model.state_dict(), checkpoint.weights)
+        model.load_state_dict(weights if dtype == "auto" else cast(weights, dtype), assign=True)
+        model.card, model.stored_as = checkpoint.card, checkpoint.dtype
         if id2label is not None or num_classes is not None:
             model.reset_head(id2label, num_classes)
         return model.eval()
 
-    def save_pretrained(self, folder: str | Path, *, card: "str | CardFacts | None" = None) -> Path:
+    def save_pretrained(
+        self, folder: str | Path, *, card: "str | CardFacts | None" = None, dtype: str | None = None
+    ) -> Path:
         """Write config, weights and card as a checkpoint folder, whole or not at all; other files in it stay.
 
         `card` is a text, or facts for one; without, the card that the model came with stays as far as it is still true.
+        `dtype` "float16" or "bfloat16" halves the file; without, weights that came in half precision and have not
+        changed go back as they came.
         """
-        from resnet_hub.hub import save_checkpoint
+        from resnet_hub.hub import save_checkpoint, survives
 
-        return save_checkpoint(folder, self.config, self.state_dict(), card, old_card=self.card)
+        weights = self.state_dict()
+        if dtype is None and self.stored_as != "float32" and survives(weights, self.stored_as):
+            dtype = self.stored_as
+        return save_checkpoint(folder, self.config, weights, card, old_card=self.card, dtype=dtype)
 
-    def push_to_hub(self, repo_id: str, *, card: "str | CardFacts | None" = None, **hub: Any) -> str:
-        """Save, and upload to the Hub repo `user/name` in one commit; returns its URL.
+    def push_to_hub(
+        self, repo_id: str, *, card: "str | CardFacts | None" = None, dtype: str | None = None, **hub: Any
+    ) -> str:
+        """Save as `save_pretrained` does, and upload to the Hub repo `user/name` in one commit; returns its URL.
 
         `hub` takes `private`, `token`, `branch`, `create_pr` and `message`, as `resnet_hub.hub.push_folder`.
         """
         from resnet_hub.hub import push_folder
 
         with TemporaryDirectory() as folder:
-            return push_folder(self.save_pretrained(folder, card=card), repo_id, **hub)
+            return push_folder(self.save_pretrained(folder, card=card, dtype=dtype), repo_id, **hub)

@@ -294,14 +294,14 @@ def test_each_wrong_file_has_its_sentence(content: Any, sentence: str) -> None:
 )
 def test_a_hostile_file_is_refused_at_once_in_a_short_sentence(text: str | bytes) -> None:
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with pytest.raises(ConfigError) as caught:
             ResNetConfig.from_json(text)
     finally:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert peak < 200 * 2**20
     assert len(str(caught.value)) < 400
     assert str(caught.value).isprintable()

@@ -71,9 +71,50 @@ def test_a_saved_folder_loads_as_it_was(model: ResNet, tmp_path: Path) -> None:
         assert file.metadata() == {"format": "pt"}
 
 
-def test_weights_keep_their_dtype(model: ResNet, tmp_path: Path) -> None:
-    folder = model.bfloat16().save_pretrained(tmp_path / "half")
-    assert ResNet.from_pretrained(folder).conv1.weight.dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_half_the_file_and_computed_with_in_full(dtype: str, model: ResNet, tmp_path: Path) -> None:
+    full, half = (model.save_pretrained(tmp_path / str(name), dtype=name) for name in (None, dtype))
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (full, half)]
+    headers = 15_000
+    assert sizes[1] - headers < sizes[0] / 2 < sizes[1]
+    stored = load_file(half / "model.safetensors")
+    assert {str(tensor.dtype) for tensor in stored.values()} == {f"torch.{dtype}", "torch.int64"}
+    assert f"The weights are stored as {dtype}" in (half / "README.md").read_text(encoding="utf-8")
+    assert "## Precision" not in (full / "README.md").read_text(encoding="utf-8")
+
+    loaded = ResNet.from_pretrained(half)
+    assert (loaded.dtype, loaded.stored_as) == (torch.float32, dtype)
+    assert ResNet.from_pretrained(full).stored_as == "float32"
+    assert torch.allclose(logits(loaded), logits(model), atol=0.05)
+    assert not torch.equal(logits(loaded), logits(model))
+    kept = ResNet.from_pretrained(half, dtype="auto")
+    assert kept.dtype == getattr(torch, dtype)
+    assert torch.equal(kept.float().conv1.weight, loaded.conv1.weight)
+
+
+def test_what_came_in_half_precision_goes_back_so_while_that_loses_nothing(model: ResNet, tmp_path: Path) -> None:
+    first = model.save_pretrained(tmp_path / "1", dtype="float16", card=CardFacts(metrics={"accuracy": 0.9}))
+    loaded = ResNet.from_pretrained(first)
+    again = loaded.save_pretrained(tmp_path / "2")
+    for name in ("model.safetensors", "config.json", "README.md"):
+        assert (again / name).read_bytes() == (first / name).read_bytes()
+    with torch.no_grad():
+        loaded.fc.bias += 1e-5  # a step of training
+    trained = loaded.save_pretrained(tmp_path / "3")
+    assert torch.equal(ResNet.from_pretrained(trained).fc.bias, loaded.fc.bias)
+    assert "90.00 %" not in (trained / "README.md").read_text(encoding="utf-8")
+    assert ResNet.from_pretrained(model.half().save_pretrained(tmp_path / "4")).stored_as == "float16"
+
+
+def test_a_weight_without_room_in_half_precision_is_refused(model: ResNet, tmp_path: Path) -> None:
+    with torch.no_grad():
+        model.bn1.running_var[0] = 1e5
+    with pytest.raises(CheckpointError, match=r"^bn1.running_var holds values above 65504.*bfloat16\.$"):
+        model.save_pretrained(tmp_path / "m", dtype="float16")
+    with pytest.raises(CheckpointError, match=r"^dtype is 'int8'; choose one of float32, bfloat16, float16\.$"):
+        model.save_pretrained(tmp_path / "m", dtype="int8")
+    assert not (tmp_path / "m").exists()
+    assert ResNet.from_pretrained(model.save_pretrained(tmp_path / "m", dtype="bfloat16")).dtype == torch.float32
 
 
 def test_loading_draws_no_random_numbers(model: ResNet, tmp_path: Path) -> None:
@@ -561,6 +602,26 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[ResNet, Path]:
     """A network that the whole field knows, and its folder."""
     model = random_model(ResNetConfig.from_name("resnet18", id2label=LABELS, image_size=64))
     return model, model.save_pretrained(tmp_path_factory.mktemp("shared") / "resnet18")
+
+
+@pytest.fixture(scope="module")
+def half(shared: tuple[ResNet, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared[0].save_pretrained(tmp_path_factory.mktemp("shared") / "half", dtype="float16")
+
+
+def test_half_precision_opens_everywhere_and_is_computed_with_in_full(half: Path) -> None:
+    import timm
+    from torchvision.models import resnet18
+    from transformers import AutoModelForImageClassification
+
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    theirs = resnet18(num_classes=3).eval()
+    theirs.load_state_dict(load_file(half / "model.safetensors"))
+    with torch.inference_mode():
+        ours = ResNet.from_pretrained(half)(images)
+        assert close(ours, theirs(images))
+        assert close(ours, timm.create_model(f"local-dir:{half}", pretrained=True).eval()(images))
+        assert close(ours, AutoModelForImageClassification.from_pretrained(half)(images).logits)
 
 
 @pytest.fixture

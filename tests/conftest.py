@@ -4,13 +4,18 @@ huggingface_hub reads its environment when it is imported, so all of it is set h
 """
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hub_server import Hub
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 assert "huggingface_hub" not in sys.modules, "too late to point it at the loopback Hub"
 _hub = Hub().__enter__()
@@ -45,3 +50,19 @@ def hub() -> Iterator[Hub]:
     _hub.reset()
     yield _hub
     _hub.reset()
+
+
+@pytest.fixture(scope="module")  # not longer: its event loop runs in this thread, where others may want theirs
+def browser() -> "Iterator[Browser]":
+    """Chromium for journeys through the page; without it they are skipped, in CI they fail."""
+    from playwright.sync_api import expect, sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not chromium:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("Chromium is not installed.")
+    flags = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags.split())
+        expect.set_options(timeout=90_000)  # whatever else this machine does meanwhile
+        yield browser
+        browser.close()

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from resnet_hub.classifier import Classifier
 from resnet_hub.config import ResNetConfig
@@ -34,8 +33,6 @@ from resnet_hub.model import ResNet
 EVIL = "<img src=x onerror=alert(1)>"
 LABELS = ["cat", "dog", "ship", "truck", "bird", EVIL]
 EMBEDDED = Path(__file__).parents[1] / "weights" / "resnet20-cifar10"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
 
 
 def save_tiny(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
@@ -125,22 +122,12 @@ def address(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     assert "Traceback" not in (folder / "log").read_text()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("Chromium is not installed.")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield browser
-        browser.close()
-
-
 def visit(browser: Browser, address: str, *, width: int = 1280, locale: str = "en-US") -> Page:
     page = browser.new_page(viewport={"width": width, "height": 800}, locale=locale)
     page.on("pageerror", lambda error: pytest.fail(str(error)))
     page.on("dialog", lambda dialog: pytest.fail(f"A label was run as a script: {dialog.message}"))
     page.goto(address)
-    expect(page.locator("#facts dl")).to_be_visible(timeout=30_000)
+    expect(page.locator("#facts dl")).to_be_visible()
     return page
 
 
@@ -221,7 +208,7 @@ def test_a_model_that_cannot_be_used_leaves_the_one_before(page: Page, photo: Pa
     }
     for name, sentence in refusals.items():
         choose_model(page, name)
-        expect(page.get_by_role("alert")).to_contain_text(sentence, timeout=20_000)
+        expect(page.get_by_role("alert")).to_contain_text(sentence)
         expect(page.get_by_role("alert")).to_contain_text("Still using tiny-a.")
         expect(page.locator("#model input")).to_have_value("tiny-a")
     drop(page, photo)
@@ -232,7 +219,7 @@ def test_typing_suggests_models_of_the_hub(page: Page) -> None:
     page.locator("#model input").click()
     page.keyboard.press("Control+a")
     page.keyboard.type("resnet18", delay=30)
-    page.get_by_role("option").filter(has_text="timm/resnet18.a1_in1k").wait_for(timeout=10_000)
+    page.get_by_role("option").filter(has_text="timm/resnet18.a1_in1k").wait_for()
     expect(page.locator("#model input")).to_have_value("resnet18")
 
 
@@ -296,7 +283,7 @@ def test_asks_nobody_else(browser: Browser, address: str) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
-    expect(page.locator("#facts dl")).to_be_visible(timeout=30_000)
+    expect(page.locator("#facts dl")).to_be_visible()
     page.close()
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
 

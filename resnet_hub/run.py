@@ -42,6 +42,7 @@ class TrainConfig:
     recipe: Literal["paper", "modern", "finetune", "head"] | None = None  # None: finetune with a base, else modern
     epochs: int | None = None  # passes over the training pictures
     batch_size: int = 128  # pictures a step, over all processes; the recipes' rates are for 128
+    accumulate: int = 1  # parts that a step's pictures pass in one after the other, where memory holds no more
     learning_rate: float | None = None  # the schedule's highest
     body_rate: float = 0.5  # the body's rate over the head's, with a base
     schedule: Literal["cosine", "steps", "constant"] | None = None  # after the warm-up
@@ -92,6 +93,7 @@ _RANGES = (
     ("crop_pct", 0.1, 1),
     ("epochs", 0, 10_000),
     ("batch_size", 1, 65_536),
+    ("accumulate", 1, 1024),
     ("learning_rate", 0, 100),
     ("body_rate", 0, 1),
     ("warmup", 0, 0.9),
@@ -160,6 +162,15 @@ class Epoch(NamedTuple):
     seconds: float
 
 
+class Sample(NamedTuple):
+    """What the network makes of one held-out picture, the one at `place` of them."""
+
+    place: int
+    label: str
+    predicted: str
+    score: float
+
+
 class Saved(NamedTuple):
     """The state on disk is that after `step` of `epoch`; a kill from now on loses only what follows."""
 
@@ -178,10 +189,11 @@ class Finished(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """Stopped on request, with all that was reached; training the same run goes on from here."""
+    """Stopped on request or out of time, with all that was reached; training the same run goes on from here."""
 
     epoch: int
     step: int
+    trained: bool = False  # every epoch is done; what is left is to measure what came of it
 
 
 class Failed(NamedTuple):
@@ -197,8 +209,9 @@ class Run:
     """The folder of a run.
 
     `run.json` is what was asked, `report.json` what the data is like, `split.json` which pictures are held out,
-    `history.jsonl` a line an epoch, `state.safetensors` where it stands, `model` the checkpoint folder kept so far,
-    `evaluation.json` how good that is in the end, and a file `stop` asks it to stop.
+    `history.jsonl` a line an epoch, `state.safetensors` where it stands, `samples.json` what the last epoch made of a
+    few held-out pictures, `model` the checkpoint folder kept so far, `evaluation.json` how good that is in the end, and
+    a file `stop` asks it to stop. Runs in pieces keep `pictures.safetensors` and `features.safetensors` meanwhile.
     """
 
     def __init__(self, folder: str | Path):
@@ -207,6 +220,8 @@ class Run:
         self.report, self.split = self.folder / "report.json", self.folder / "split.json"
         self.state, self.model = self.folder / "state.safetensors", self.folder / "model"
         self.evaluation, self.stop = self.folder / "evaluation.json", self.folder / "stop"
+        self.samples = self.folder / "samples.json"
+        self.pictures, self.features = self.folder / "pictures.safetensors", self.folder / "features.safetensors"
 
     def exists(self) -> bool:
         return self.settings.is_file()
@@ -229,6 +244,13 @@ class Run:
             file.write(json.dumps(event._asdict()) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def read_samples(self) -> list[Sample]:
+        """The last account of a few held-out pictures; none before the first evaluation."""
+        try:
+            return [Sample(**row) for row in json.loads(self.samples.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError):
+            return []
 
     def epochs(self) -> list[Epoch]:
         """The history; of an epoch that a resumed run repeated, the last account."""

@@ -5,13 +5,15 @@ over processes, repeats the unbroken one.
 """
 
 import errno
+import itertools
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from resnet_hub.errors import DataError, ResNetHubError, TrainingError
 from resnet_hub.files import write_atomic
 from resnet_hub.finish import finish
 from resnet_hub.head import FeatureCache, features, fit_head
+from resnet_hub.hub import read_config
 from resnet_hub.model import ResNet
 from resnet_hub.report import report
 from resnet_hub.run import (
@@ -34,28 +37,39 @@ from resnet_hub.run import (
     Preparing,
     Progress,
     Run,
+    Sample,
     Saved,
     Started,
     Stopped,
     TrainConfig,
 )
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _TICK = 0.5  # seconds between two `Progress` events
 _CHUNK = 256  # pictures decoded or evaluated at a time
+_SAMPLES = 6  # held-out pictures whose predictions are told while it trains
+_POSITION = ("epoch", "step", "loss_sum", "best", "worse", "seconds")
 
 T = TypeVar("T")
 
 
-def train(config: TrainConfig) -> Iterator[Event]:
+def train(config: TrainConfig, *, seconds: float | None = None) -> Iterator[Event]:
     """Trains as `config` says and tells it event by event; a run that its folder holds already is taken up again.
 
     The last event is `Finished`, `Stopped` (asked by a file `stop` in the run's folder) or `Failed`; closing the
     generator stops too, with the state saved. Raises `ResNetHubError` for what cannot start: a bad setting, bad data.
+
+    With `seconds` a run goes on in pieces, a call each, that do nothing but train: 0 only decodes the pictures, which
+    stay on disk for the others; then each call stops by itself after about so long, until `Stopped.trained`; a call
+    without `seconds` measures what came of it. The weights are those of one unbroken run.
     """
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
     run = Run(config.run)
     config = (run.config if run.exists() else config).resolved()
     run.stop.unlink(missing_ok=True)
-    trainer = _Trainer(config, run)
+    trainer = _Trainer(config, run, seconds, deadline)
     try:
         yield from trainer.events()
     except ResNetHubError as error:
@@ -68,7 +82,10 @@ def _reason(error: Exception, config: TrainConfig) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"The disk of {config.run} is full; make room and resume, the last saved state is kept."
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return f"A batch of {config.batch_size} does not fit into memory; start again with a smaller batch_size."
+        return (
+            f"A batch of {config.batch_size} does not fit into memory; start again with a larger accumulate, or with a "
+            "smaller batch_size."
+        )
     if isinstance(error, OSError):
         return f"The run {config.run} cannot be written: {error}."
     raise error
@@ -77,11 +94,12 @@ def _reason(error: Exception, config: TrainConfig) -> str:
 class _Trainer:
     """A run at work: pictures, model, average, optimiser, and how far it is."""
 
-    def __init__(self, config: TrainConfig, run: Run):
+    def __init__(self, config: TrainConfig, run: Run, seconds: float | None = None, deadline: float = math.inf):
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
-        self.config, self.run = config, run
+        self.config, self.run, self.deadline = config, run, deadline
+        self.in_pieces, self.only_decodes = seconds is not None, seconds == 0
         AcceleratorState._reset_state()  # it refuses the other precision of an earlier run in this process
         self.accelerator = Accelerator(mixed_precision=config.precision or ("bf16" if _has_bf16() else "no"))
         self.device, self.world = self.accelerator.device, self.accelerator.num_processes
@@ -92,9 +110,7 @@ class _Trainer:
         self.labels = self.train_set.labels
         model = self._initial_model().to(memory_format=torch.channels_last)
         self.model_config = model.config
-        self.mean, self.std = torch.tensor(self.model_config.mean), torch.tensor(self.model_config.std)
-        small = self.model_config.image_size <= 64 and not config.base  # a base meets photos of all kinds
-        self.augmentation = config.augmentation or ("shift" if small else "crop")
+        self.view = _View(config, self.model_config)
         self.batch = min(config.batch_size, len(self.train_set)) // self.world * self.world
         if not self.batch:
             raise TrainingError(f"{len(self.train_set)} pictures cannot be shared by {self.world} processes.")
@@ -163,8 +179,7 @@ class _Trainer:
         write_atomic(self.run.split, json.dumps(content))
 
     def _initial_model(self) -> ResNet:
-        asked = {"image_size": self.config.image_size, "crop_pct": self.config.crop_pct}
-        changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+        changes = _asked(self.config)
         if not self.config.base:
             names = dict(enumerate(self.labels))
             return ResNet(ResNetConfig.from_name(self.config.architecture, id2label=names, **changes))
@@ -179,7 +194,8 @@ class _Trainer:
         if self.accelerator.is_main_process and not run.exists():
             run.create(config)
         resumed = run.state.is_file()
-        position = self._read_state() if resumed else {}
+        if resumed:
+            self._read_state()
         yield Started(
             str(run.folder),
             list(self.labels),
@@ -187,19 +203,39 @@ class _Trainer:
             len(self.validation_set),
             self.split,
             self.model_config.num_parameters,
-            position.get("epoch", 0),
+            self.epoch,
             self.epochs,
             str(self.device),
         )
-        yield from self._decode()
-        if config.base and not resumed:
-            yield from self._fit_head()
-        self._prepare(position)
+        if not (resumed and self._is_trained):
+            yield from self._decode()
+            if self.only_decodes:
+                yield Stopped(self.epoch, self.step)
+                return
+            if config.base and not resumed and not (yield from self._fit_head()):
+                yield Stopped(0, 0)
+                return
+            self._prepare(resumed)
+            yield from self._fit(fitted=bool(config.base and not resumed))
+            if not self._is_trained:
+                return
+        if self.in_pieces:
+            yield Stopped(self.epoch, self.step, trained=True)
+            return
+        if self.accelerator.is_main_process:
+            finish(run, self.validation_set, self.split)
+            run.pictures.unlink(missing_ok=True)
+        kept = self.best
+        yield Finished(str(run.model), kept["epoch"], kept["accuracy"], kept["loss"], round(self.seconds, 1))
+
+    def _fit(self, *, fitted: bool) -> Iterator[Event]:
+        """Trains until all epochs are done or `Stopped` is told; `fitted`: the head was fitted just now."""
         try:
-            if config.base and not resumed:
+            if fitted:
                 yield self._end_epoch()
                 self._save_state()
-            while self.epoch < self.epochs and not self._has_patience_ended():
+                self.run.features.unlink(missing_ok=True)
+            while not self._is_trained:
                 for event in self._train_epoch():
                     yield event
                     if isinstance(event, Stopped):
@@ -210,19 +246,29 @@ class _Trainer:
         except GeneratorExit:
             self._save_state()
             raise
-        if self.accelerator.is_main_process:
-            finish(run, self.validation_set, self.split)
-        kept = self.best
-        yield Finished(str(run.model), kept["epoch"], kept["accuracy"], kept["loss"], round(self.seconds, 1))
 
     def _decode(self) -> Iterator[Preparing]:
         """Both splits as uint8 (N, H, W, C) in memory; training pictures with the margin that evaluation cuts off."""
+        from safetensors.torch import load_file, save
+
+        if self.run.pictures.is_file():
+            kept = load_file(self.run.pictures)
+            self.pictures, self.validation_pictures = kept["training"], kept["validation"]
+        else:
+            yield from self._decode_anew()
+            if self.in_pieces and self.accelerator.is_main_process:
+                content = {"training": self.pictures, "validation": self.validation_pictures}
+                write_atomic(self.run.pictures, save(content))
+        self.targets = torch.from_numpy(self.train_set.targets)
+        self.validation_targets = torch.from_numpy(self.validation_set.targets)
+        counts = torch.bincount(self.targets, minlength=len(self.labels)).clamp_min(1)
+        self.class_weights = len(self.targets) / (len(self.labels) * counts)
+
+    def _decode_anew(self) -> Iterator[Preparing]:
         from resnet_hub.images import fit
 
-        side = self.model_config.resize_size
-        canvas = replace(self.model_config, image_size=side, crop_pct=1.0)
         total, done, parts = len(self.train_set) + len(self.validation_set), 0, []
-        for images, config in ((self.train_set, canvas), (self.validation_set, self.model_config)):
+        for images, config in ((self.train_set, self.view.canvas), (self.validation_set, self.model_config)):
             decoded = []
             for start in range(0, len(images), _CHUNK):
                 yield Preparing("pictures", done, total)
@@ -231,13 +277,9 @@ class _Trainer:
                 done += len(part)
             parts.append(torch.cat(decoded))
         self.pictures, self.validation_pictures = parts
-        self.targets = torch.from_numpy(self.train_set.targets)
-        self.validation_targets = torch.from_numpy(self.validation_set.targets)
-        counts = torch.bincount(self.targets, minlength=len(self.labels)).clamp_min(1)
-        self.class_weights = len(self.targets) / (len(self.labels) * counts)
 
-    def _fit_head(self) -> Iterator[Preparing]:
-        """Fits the head to the base's features of every training picture, as it is and mirrored."""
+    def _fit_head(self) -> Generator[Preparing, None, bool]:
+        """Fits the head to the base's features of every training picture, as it is and mirrored; False: out of time."""
         model = self._plain.eval()
         margin = (self.pictures.shape[1] - self.model_config.image_size) // 2
         seen = slice(margin, margin + self.model_config.image_size)
@@ -246,19 +288,38 @@ class _Trainer:
         path = cache.path(model, pictures)
         inputs = cache.read(path)
         if inputs is None:
-            parts: list[Tensor] = []
-            for view in (pictures, pictures.flip(2)):
-                for part in features(model, view, self.mean, self.std):
-                    parts.append(part)
-                    yield Preparing("features", sum(map(len, parts)), 2 * len(pictures))
-            inputs = torch.cat(parts)
+            inputs = yield from self._features(model, pictures)
+            if len(inputs) < 2 * len(pictures):
+                return False
             cache.write(path, inputs)
         balanced = self.config.balance != "none"
         weights = self.class_weights if balanced else torch.ones(len(self.labels))
         head = fit_head(inputs, self.targets.repeat(2), len(self.labels), weights=weights)
         model.fc.load_state_dict(head.state_dict())
+        return True
 
-    def _prepare(self, position: dict[str, Any]) -> None:
+    def _features(self, model: ResNet, pictures: Tensor) -> Generator[Preparing, None, Tensor]:
+        """Features (2N, C), or the first of them where the time is over; the next piece of the run goes on there."""
+        from safetensors.torch import load_file, save
+
+        parts = [load_file(self.run.features)["features"]] if self.run.features.is_file() else []
+        done, total = sum(map(len, parts)), 2 * len(pictures)
+        rest = (pictures[done:], pictures[max(0, done - len(pictures)) :].flip(2))
+        try:
+            for part in itertools.chain(
+                *(features(model, view, self.view.mean, self.view.std) for view in rest if len(view))
+            ):
+                parts.append(part)
+                done += len(part)
+                yield Preparing("features", done, total)
+                if time.monotonic() > self.deadline:
+                    break
+        finally:
+            if self.in_pieces and 0 < done < total and self.accelerator.is_main_process:
+                write_atomic(self.run.features, save({"features": torch.cat(parts)}))
+        return torch.cat(parts)
+
+    def _prepare(self, resumed: bool) -> None:
         """Average, optimiser and distribution, and the saved state into them."""
         config, model = self.config, self._plain
         rate = config.body_rate if config.base else 1.0
@@ -276,8 +337,8 @@ class _Trainer:
         if self.world > 1 and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        if position:
-            self._restore(position)
+        if resumed:
+            self._restore()
 
     def _train_epoch(self) -> Iterator[Event]:
         order = self._order()
@@ -292,7 +353,7 @@ class _Trainer:
             rate = self._rate((self.epoch * self.steps + self.step) / (self.epochs * self.steps))
             self.loss_sum += self._train_step(places, rate)
             self.step, counted = self.step + 1, counted + self.batch
-            if self.run.stop.exists():
+            if self.run.stop.exists() or time.monotonic() > self.deadline:
                 self.accelerator.set_trigger()
             stopping = (self.world == 1 or self.step % 10 == 0) and self.accelerator.check_trigger()
             now = time.monotonic()
@@ -323,41 +384,32 @@ class _Trainer:
         return torch.randperm(len(self.targets), generator=random)
 
     def _train_step(self, places: Tensor, rate: float) -> float:
-        images, targets = self._augmented(places)
+        pictures, targets = self.pictures[places], F.one_hot(self.targets[places], len(self.labels)).float()
+        random = self._random(self.epoch, self.step)
+        images, targets = self.view.draw(pictures, targets, random, self._size(self.epoch))
         share = slice(self.accelerator.process_index, None, self.world)
         images, targets = images[share].to(self.device), targets[share].to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        with self.accelerator.autocast():
-            logits = self.model(images)
         weight = self.class_weights.to(self.device) if self.config.balance == "loss" else None
-        loss = F.cross_entropy(logits.float(), targets, weight, label_smoothing=self.config.label_smoothing)
-        self.accelerator.backward(loss)
+        parts = list(zip(images.chunk(self.config.accumulate), targets.chunk(self.config.accumulate), strict=True))
+        total = 0.0
+        for number, (part, wanted) in enumerate(parts, 1):
+            # Processes share their gradients once a step, with the last part.
+            with self.accelerator.no_sync(self.model) if number < len(parts) else nullcontext():
+                with self.accelerator.autocast():
+                    logits = self.model(part)
+                loss = F.cross_entropy(logits.float(), wanted, weight, label_smoothing=self.config.label_smoothing)
+                loss = loss * (len(part) / len(images))
+                self.accelerator.backward(loss)
+            total += float(loss.detach())
         if self.config.clip:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average:
             self.average.update_parameters(self._plain)
-        return float(loss.detach())
-
-    def _augmented(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised training pictures (N, C, H, W) and their targets (N, classes)."""
-        config, size = self.config, self.model_config.image_size
-        random = self._random(self.epoch, self.step)
-        pictures, targets = self.pictures[places], F.one_hot(self.targets[places], len(self.labels)).float()
-        if self.augmentation != "crop":
-            margin = size // 8 if self.augmentation == "shift" else 0
-            flip = self.augmentation == "shift"
-            pictures = augment.shift_and_flip(pictures, random, size=size, margin=margin, flip=flip)
-        images, now = self._normalised(pictures), self._size(self.epoch)
-        if self.augmentation == "crop":
-            images = augment.random_resized_crop(images, random, size=now)
-        elif now < size:
-            images = F.interpolate(images, size=(now, now), mode="bilinear", antialias=True)
-        if config.erasing:
-            images = augment.random_erasing(images, random, probability=config.erasing)
-        return augment.mix(images, targets, random, mixup=config.mixup, cutmix=config.cutmix)
+        return total
 
     def _size(self, epoch: int) -> int:
         """Pixels of a side in an epoch: sizes 16 apart share the epochs, the last of them is the network's own.
@@ -368,10 +420,6 @@ class _Trainer:
         last = self.model_config.image_size
         sizes = [*range(min(self.config.first_size or last, last), last, 16), last]
         return sizes[len(sizes) * epoch // self.epochs]
-
-    def _normalised(self, pictures: Tensor) -> Tensor:
-        """uint8 (N, H, W, C) to floats (N, C, H, W), channels last in memory."""
-        return ((pictures.float() / 255 - self.mean) / self.std).permute(0, 3, 1, 2)
 
     def _end_epoch(self) -> Epoch:
         """Evaluates, keeps the model if it is better, and writes the history."""
@@ -393,6 +441,8 @@ class _Trainer:
         event = Epoch(self.epoch, train_loss, loss, accuracy, better, rate, round(self.seconds, 1))
         if self.accelerator.is_main_process:
             self.run.append(event)
+            if accuracy is not None:
+                self._write_samples()
         self.step, self.loss_sum = 0, 0.0
         return event
 
@@ -401,8 +451,10 @@ class _Trainer:
             return True
         return loss < self.best["loss"] if self.config.select == "loss" else accuracy > self.best["accuracy"]
 
-    def _has_patience_ended(self) -> bool:
-        return self.config.patience is not None and self.worse > self.config.patience
+    @property
+    def _is_trained(self) -> bool:
+        out_of_patience = self.config.patience is not None and self.worse > self.config.patience
+        return self.epoch >= self.epochs or out_of_patience
 
     def _evaluate(self) -> tuple[float, float]:
         """Mean cross-entropy and accuracy of the kept weights on the validation pictures, in float32."""
@@ -410,10 +462,22 @@ class _Trainer:
         with torch.inference_mode():
             for places in torch.arange(len(self.validation_targets)).split(_CHUNK):
                 targets = self.validation_targets[places].to(self.device)
-                logits = model(self._normalised(self.validation_pictures[places]).to(self.device)).float()
+                logits = model(self.view.normalised(self.validation_pictures[places]).to(self.device)).float()
                 loss += float(F.cross_entropy(logits, targets, reduction="sum"))
                 right += int((logits.argmax(1) == targets).sum())
         return loss / len(self.validation_targets), right / len(self.validation_targets)
+
+    def _write_samples(self) -> None:
+        """What the weights just evaluated make of a few held-out pictures, always the same ones."""
+        count = len(self.validation_targets)
+        places = torch.linspace(0, count - 1, min(_SAMPLES, count)).round().long()
+        with torch.inference_mode():
+            images = self.view.normalised(self.validation_pictures[places]).to(self.device)
+            best = self._kept.eval()(images).float().softmax(1).max(1)
+        targets, labels = self.validation_targets[places].tolist(), self.labels
+        rows = zip(places.tolist(), targets, best.indices.tolist(), best.values.tolist(), strict=True)
+        samples = [Sample(place, labels[true], labels[found], score) for place, true, found, score in rows]
+        write_atomic(self.run.samples, json.dumps([sample._asdict() for sample in samples]))
 
     def _mean_over_processes(self, value: float) -> float:
         return float(self.accelerator.reduce(torch.tensor(value, device=self.device), "mean"))
@@ -456,23 +520,25 @@ class _Trainer:
         for index, state in self.optimizer.state_dict()["state"].items():
             if (momentum := state.get("momentum_buffer")) is not None:
                 tensors[f"momentum.{index}"] = momentum
-        position = {key: getattr(self, key) for key in ("epoch", "step", "loss_sum", "best", "worse", "seconds")}
+        position = {key: getattr(self, key) for key in _POSITION}
         if self.accelerator.scaler is not None:
             position["scaler"] = self.accelerator.scaler.state_dict()
         tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         write_atomic(self.run.state, save(tensors, metadata={"position": json.dumps(position)}))
 
-    def _read_state(self) -> dict[str, Any]:
-        """Where the saved state stands; `_restore` takes up the rest."""
+    def _read_state(self) -> None:
+        """Takes up where the saved state stands; `_restore` the rest of it."""
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(self.run.state, "pt") as file:
-                return json.loads(file.metadata()["position"])
+                self.position = json.loads(file.metadata()["position"])
+            for key in _POSITION:
+                setattr(self, key, self.position[key])
         except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
             raise TrainingError(f"The state {self.run.state} cannot be read: {error}; start a new run.") from None
 
-    def _restore(self, position: dict[str, Any]) -> None:
+    def _restore(self) -> None:
         from safetensors.torch import load_file
 
         tensors = load_file(self.run.state)
@@ -487,9 +553,61 @@ class _Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": momentum, "param_groups": groups})
         if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(position["scaler"])
-        for key in ("epoch", "step", "loss_sum", "best", "worse", "seconds"):
-            setattr(self, key, position[key])
+            self.accelerator.scaler.load_state_dict(self.position["scaler"])
+
+
+class _View:
+    """How a network's training pictures are decoded, changed and normalised."""
+
+    def __init__(self, config: TrainConfig, model_config: ResNetConfig):
+        self.config, self.size = config, model_config.image_size
+        self.canvas = replace(model_config, image_size=model_config.resize_size, crop_pct=1.0)  # as they are decoded
+        self.mean, self.std = torch.tensor(model_config.mean), torch.tensor(model_config.std)
+        small = self.size <= 64 and not config.base  # a base meets photos of all kinds
+        self.augmentation = config.augmentation or ("shift" if small else "crop")
+
+    def draw(self, pictures: Tensor, targets: Tensor, random: torch.Generator, size: int) -> tuple[Tensor, Tensor]:
+        """Normalised pictures (N, C, size, size) and targets (N, classes) for uint8 pictures (N, H, W, C)."""
+        config = self.config
+        if self.augmentation != "crop":
+            margin = self.size // 8 if self.augmentation == "shift" else 0
+            flip = self.augmentation == "shift"
+            pictures = augment.shift_and_flip(pictures, random, size=self.size, margin=margin, flip=flip)
+        images = self.normalised(pictures)
+        if self.augmentation == "crop":
+            images = augment.random_resized_crop(images, random, size=size)
+        elif size < self.size:
+            images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+        if config.erasing:
+            images = augment.random_erasing(images, random, probability=config.erasing)
+        return augment.mix(images, targets, random, mixup=config.mixup, cutmix=config.cutmix)
+
+    def normalised(self, pictures: Tensor) -> Tensor:
+        """uint8 (N, H, W, C) to floats (N, C, H, W), channels last in memory."""
+        return ((pictures.float() / 255 - self.mean) / self.std).permute(0, 3, 1, 2)
+
+
+def preview(config: TrainConfig, images: data.ImageSet, *, token: str | bool | None = None) -> "list[Image.Image]":
+    """Pictures as the training of `config` would see them, in a random draw; raises `ImageError` for a bad one."""
+    from PIL import Image
+
+    from resnet_hub.images import fit
+
+    config = config.resolved()
+    base = read_config(config.base, token=token) if config.base else ResNetConfig.from_name(config.architecture)
+    view = _View(config, replace(base, **_asked(config)))
+    pictures = torch.from_numpy(images.decode(partial(fit, view.canvas)))
+    targets = F.one_hot(torch.from_numpy(images.targets), len(images.labels)).float()
+    random = torch.Generator().manual_seed(config.seed)
+    drawn, _ = view.draw(pictures, targets, random, view.size)
+    pixels = (drawn.permute(0, 2, 3, 1) * view.std + view.mean).mul(255).round().clamp(0, 255).byte()
+    return [Image.fromarray(picture.numpy()) for picture in pixels]
+
+
+def _asked(config: TrainConfig) -> dict[str, Any]:
+    """What a run changes in the preprocessing of its network."""
+    asked = {"image_size": config.image_size, "crop_pct": config.crop_pct}
+    return {key: value for key, value in asked.items() if value is not None}
 
 
 def _average(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:

@@ -19,7 +19,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from resnet_hub import training
+from resnet_hub.classifier import Classifier
 from resnet_hub.config import ResNetConfig
+from resnet_hub.data import load
 from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.model import ResNet
 from resnet_hub.run import (
@@ -35,7 +37,7 @@ from resnet_hub.run import (
     Stopped,
     TrainConfig,
 )
-from resnet_hub.training import train
+from resnet_hub.training import preview, train
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 
@@ -212,6 +214,48 @@ def test_balancing_makes_a_rare_class_count(config: TrainConfig, pictures: Path,
     assert 0.4 < float(drawn.float().mean()) < 0.6
 
 
+def test_a_batch_in_parts_gives_the_weights_of_the_whole_one(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+    """With statistics that are the base's: BatchNorm would take others from each part."""
+    whole = replace(config, base=str(base), image_size=None, select="last", balance="loss", mixup=0.2)
+    parts = replace(whole, run=str(tmp_path / "parts"), accumulate=3)
+    for run in (whole, parts):
+        assert isinstance(list(train(run))[-1], Finished)
+    for key, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[key], value, rtol=1e-4, atol=1e-5)
+    for one, other in zip(Run(whole.run).epochs()[1:], Run(parts.run).epochs()[1:], strict=True):
+        assert other.train_loss == pytest.approx(one.train_loss, rel=1e-4)
+
+
+def test_a_few_held_out_pictures_are_told_with_what_the_kept_weights_make_of_them(config: TrainConfig) -> None:
+    finished = list(train(replace(config, select="last")))[-1]
+    assert isinstance(finished, Finished)
+    run = Run(config.run)
+    samples = run.read_samples()
+    assert [sample.label for sample in samples] == ["blue"] * 2 + ["green"] * 2 + ["red"] * 2
+    split = json.loads(run.split.read_text())
+    held_out = load(config.data)["train"].subset(split["held_out"])
+    classify = Classifier.from_pretrained(finished.model)
+    for sample in samples:
+        (best,) = classify(held_out.sources[sample.place], top_k=1)
+        assert best["label"] == sample.predicted and best["score"] == pytest.approx(sample.score, abs=1e-5)
+        assert held_out.labels[held_out.targets[sample.place]] == sample.label
+    assert Run(config.run + "-absent").read_samples() == []
+
+
+def test_the_preview_is_what_training_sees(config: TrainConfig, base: Path) -> None:
+    images = load(config.data)["train"].subset(range(8))
+    plain = preview(replace(config, augmentation="none"), images)
+    for picture, path in zip(plain, images.sources, strict=True):
+        assert picture.size == (16, 16)
+        np.testing.assert_allclose(np.asarray(picture), np.asarray(Image.open(path)), atol=1)
+    for change in ({}, {"mixup": 1.0}, {"erasing": 1.0}, {"base": str(base), "image_size": 24}):
+        drawn = preview(replace(config, **change), images)
+        assert all(
+            np.asarray(one).tobytes() != np.asarray(two).tobytes() for one, two in zip(drawn, plain, strict=True)
+        )
+        assert drawn[0].size == (change.get("image_size", 16),) * 2
+
+
 def test_the_kept_epoch_is_the_one_asked_for_and_patience_ends_a_run(
     config: TrainConfig, base: Path, tmp_path: Path
 ) -> None:
@@ -276,6 +320,35 @@ def test_a_stop_file_stops_and_keeps_and_the_run_goes_on_to_the_same_weights(
     more = list(train(config))
     assert isinstance(more[-1], Finished)
     assert equal(weights(config), weights(unbroken))
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+def test_pieces_of_a_run_end_with_the_weights_of_the_unbroken_one(
+    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_base: bool
+) -> None:
+    if with_base:
+        config = replace(config, base=str(base), image_size=None)
+    unbroken = replace(config, run=str(tmp_path / "unbroken"))
+    monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / "one"))
+    list(train(unbroken))
+    monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / "two"))
+    run, kind = Run(config.run), "pictures"
+    first = list(train(config, seconds=0))
+    assert kinds(first) == ["Started", "Preparing", "Preparing", "Stopped"] and not run.state.exists()
+    pieces = 0
+    while True:
+        events = list(train(config, seconds=1e-9))  # one batch of features, or one step
+        pieces += 1
+        assert not any(isinstance(event, Preparing) and event.what == kind for event in events)
+        assert isinstance(events[-1], Stopped) and not any(isinstance(event, Finished) for event in events)
+        if events[-1].trained:
+            break
+        assert run.features.exists() == (with_base and pieces == 1)
+    assert pieces >= 6 and not run.evaluation.exists()
+    last = list(train(config))
+    assert kinds(last) == ["Started", "Finished"]
+    assert equal(weights(config), weights(unbroken)) and run.evaluation.exists()
+    assert not run.pictures.exists() and not run.features.exists()
 
 
 def test_closing_the_generator_saves_where_it_was(config: TrainConfig, tmp_path: Path) -> None:
@@ -396,13 +469,11 @@ def test_two_processes_give_the_numbers_of_one(config: TrainConfig, base: Path, 
     one = replace(config, base=str(base), image_size=None, run=str(tmp_path / "one"), select="last", seed=3)
     list(train(one))
     two = replace(one, run=str(tmp_path / "two"))
-    script = tmp_path / "two.py"
-    script.write_text(
-        "from resnet_hub.run import TrainConfig\nfrom resnet_hub.training import train\n"
-        f"for event in train(TrainConfig(**{vars(two)!r})):\n    pass\n"
-    )
+    words = ["train", "--data", two.data, "--base", str(base), "--run", two.run, "--epochs", "2", "--seed", "3"]
+    words += ["--batch-size", "16", "--precision", "no", "--select", "last"]
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script)]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch += ["-m", "resnet_hub", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

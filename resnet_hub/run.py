@@ -64,6 +64,7 @@ class TrainConfig:
     evaluate_every: int = 1  # epochs; the last is evaluated always
     patience: int | None = None  # evaluations without a better one before it ends early; None: never
     precision: Literal["no", "bf16", "fp16"] | None = None  # of the forward pass; None: bf16 where the machine has it
+    compile: bool = False  # fuse the steps with torch.compile: minutes to compile, then on a CPU up to a seventh faster
     seed: int = 0
     checkpoint_seconds: float = 60.0  # at most between two saved states
 

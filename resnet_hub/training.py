@@ -74,6 +74,9 @@ def train(config: TrainConfig, *, seconds: float | None = None) -> Iterator[Even
         yield from trainer.events()
     except ResNetHubError as error:
         yield Failed(str(error))
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        yield Failed(f"torch.compile does not work here ({reason}); start again without compile.")
     except (RuntimeError, MemoryError, OSError) as error:
         yield Failed(_reason(error, config))
 
@@ -337,6 +340,7 @@ class _Trainer:
         if self.world > 1 and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.forward = torch.compile(self.model, dynamic=False) if config.compile else self.model
         if resumed:
             self._restore()
 
@@ -398,7 +402,7 @@ class _Trainer:
             # Processes share their gradients once a step, with the last part.
             with self.accelerator.no_sync(self.model) if number < len(parts) else nullcontext():
                 with self.accelerator.autocast():
-                    logits = self.model(part)
+                    logits = self.forward(part)
                 loss = F.cross_entropy(logits.float(), wanted, weight, label_smoothing=self.config.label_smoothing)
                 loss = loss * (len(part) / len(images))
                 self.accelerator.backward(loss)

@@ -197,6 +197,26 @@ def test_pictures_grow_over_the_epochs_up_to_the_size_of_the_network(config: Tra
     assert (kept.image_size, kept.crop_pct) == (48, 1.0)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of the compiler's own
+def test_compiled_steps_learn_the_same_and_a_missing_compiler_is_a_sentence(
+    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, base=str(base), epochs=1, select="last")
+    compiled = replace(config, run=str(tmp_path / "compiled"), compile=True)
+    assert isinstance(list(train(config))[-1], Finished)
+    assert isinstance(list(train(compiled))[-1], Finished)
+    for key, value in weights(config).items():
+        torch.testing.assert_close(weights(compiled)[key], value, rtol=1e-3, atol=1e-4)
+
+    torch._dynamo.reset()
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.fx_graph_cache", False)
+    monkeypatch.setattr("torch._functorch.config.enable_autograd_cache", False)
+    *_, last = train(replace(compiled, run=str(tmp_path / "none"), image_size=24))
+    assert isinstance(last, Failed)
+    assert "without compile" in last.reason
+
+
 def test_balancing_makes_a_rare_class_count(config: TrainConfig, pictures: Path, tmp_path: Path) -> None:
     rare = tmp_path / "rare"
     for label, count in (("blue", 20), ("red", 4)):

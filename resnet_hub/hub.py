@@ -391,7 +391,7 @@ def _kind(tensor: "Tensor") -> str:
 
 
 def _some(names: list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    return ", ".join(name[:80] for name in names[:count]) + (", ..." if len(names) > count else "")
 
 
 def _sha256(path: Path) -> str:

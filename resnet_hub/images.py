@@ -8,6 +8,7 @@ import io
 import os
 import re
 import stat
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -58,6 +59,12 @@ _MAX_EXIF = 2**16  # bytes; a JPEG segment cannot hold more
 _EXIF = re.compile(rb"\xff\xe1..Exif\0\0", re.DOTALL)
 _MAX_SCANNED_PIXELS = 2_000_000_000  # over all scans of a progressive JPEG, usually ten
 _SCAN = re.compile(rb"\xff\xda\x00(\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+_PIECES = (273, 324)  # StripOffsets, TileOffsets
+_MAX_PIECES = 70_000  # strips or tiles of a TIFF, over each of which Pillow loops; one a row is common
+# Bytes a pixel takes at its peak until it is RGB, measured; for slow kinds as many as keep the decoder within seconds.
+_MEMORY = 8 * MAX_PIXELS
+_COSTS = {"WEBP": 19, "AVIF": 19, "HEIF": 19, "I;16": 9, "I": 30, "F": 30, "LAB": 30, "LA": 13, "La": 13, "PA": 13}
+_COST, _COST_TRANSPARENT, _COST_PROGRESSIVE = 8, 10, 10
 _MAX_RESIZED_PIXELS = 2**26  # a 20000x1 picture with a short side of 256 would have 1.3 billion
 
 
@@ -213,6 +220,7 @@ class _Metered(io.BytesIO):
 def _open(data: bytes, name: str) -> Image.Image:
     """The picture with its header read, and no pixel decoded."""
     formats = _formats()
+    _check_pieces(data, name)
     if exif := data.startswith(b"\xff\xd8") and _EXIF.search(data):  # Pillow would join any number of EXIF segments
         data = data[: exif.end()] + data[exif.end() :].replace(b"Exif\0\0", b"exif\0\0")
     try:
@@ -222,6 +230,7 @@ def _open(data: bytes, name: str) -> Image.Image:
             raise ImageError(f"{name} is a HEIC picture; to read it, pip install pillow-heif.") from None
         raise
     _check_size(image, name)
+    _check_cost(image, name)
     if image.format == "PNG":
         image.verify()  # Pillow leaves the check sums of pixel data alone; the image is of no use afterwards
         image = Image.open(_Metered(data), formats=formats)
@@ -249,6 +258,35 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise ImageError(f"{name} has no pixels: it is {width} x {height}.")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise ImageError(_too_large(name, f" ({width} x {height} pixels)"))
+
+
+def _check_cost(image: Image.Image, name: str) -> None:
+    """Refuses, by its header, what takes more memory or seconds to decode than a plain picture of `MAX_PIXELS`."""
+    costs = [_COSTS.get(image.format or "", _COST), _COSTS.get(image.mode, _COST)]
+    costs += [_COST_TRANSPARENT] * image.has_transparency_data
+    costs += [_COST_PROGRESSIVE] * bool(image.info.get("progressive"))
+    limit = _MEMORY // max(costs)
+    if image.width * image.height > limit:
+        found = f"{image.width} x {image.height} pixels as {image.format} in mode {image.mode}"
+        raise ImageError(f"{name} is too large ({found}); at most {limit // 10**6} megapixels of that kind are opened.")
+
+
+def _check_pieces(data: bytes, name: str) -> None:
+    """Refuses a TIFF in more strips or tiles than `_MAX_PIECES`, from its first directory, before Pillow lists them."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None:
+        return
+    big = b"\x2b" in data[2:4]  # BigTIFF, with 8 bytes for what has 4, and a longer header
+    with suppress(struct.error, OverflowError):  # shorter than it says, which is for Pillow to find
+        (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+        (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
+        for entry in range(min(entries, 2**16)):
+            place = start + (8 + 20 * entry if big else 2 + 12 * entry)
+            tag, _, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, place)
+            if tag in _PIECES and count > _MAX_PIECES:
+                raise ImageError(
+                    f"{name} is cut into {count:,} pieces, at most {_MAX_PIECES:,} are read; save it anew."
+                )
 
 
 def _too_large(name: str, found: str = "") -> str:

@@ -20,6 +20,10 @@ _SAMPLE = re.compile(r'from_pretrained\("([^"\n]+)"\)')
 _MARK = re.compile(
     r"\s*<!-- resnet_hub card; weights: ([0-9a-f]{64}|unknown); (generated|written|edited): ([0-9a-f]{64}|since) -->\s*"
 )
+_TORCHVISION = {
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+}
 _FOLD_ABOVE = 20  # labels; a longer list is folded away
 
 
@@ -206,11 +210,11 @@ def _parse(card: str) -> _Card:
 
 def _loaders(config: ResNetConfig) -> list[str]:
     """Libraries besides ours that open the checkpoint."""
-    if config.architecture == CUSTOM or config.stem != "7x7":
+    if config.architecture == CUSTOM or config.stem == "3x3":
         return []
     if config.in_channels != 3 or not config.num_classes:
         return ["timm"]
-    return ["timm", "transformers", "torchvision"]
+    return ["timm", "transformers", *(["torchvision"] if config.architecture in _TORCHVISION else [])]
 
 
 def _metadata(config: ResNetConfig, facts: CardFacts) -> dict[str, Any]:

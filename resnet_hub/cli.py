@@ -383,14 +383,16 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "convert",
         help="make a checkpoint folder of someone else's weights",
-        description="Make a checkpoint folder of weights as torchvision or the CIFAR repositories save them. It says "
-        "what was recognised and assumed, and why. Of a pickle only tensors and plain values are read, nothing is run.",
+        description="Make a checkpoint folder of weights as torchvision, timm or the CIFAR repositories save them. It "
+        "says what was recognised and assumed, and why. Of a pickle only tensors and plain values are read.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("file", type=Path, metavar="FILE", help="weights: .safetensors, or a pickle (.pth, .pt, .bin)")
     command.add_argument("folder", type=Path, metavar="FOLDER", help="checkpoint folder to write")
-    command.add_argument("--layout", choices=("auto", "torchvision", "cifar"), default="auto", help="default: auto")
+    command.add_argument(
+        "--layout", choices=("auto", "torchvision", "timm", "cifar"), default="auto", help="default: auto"
+    )
     command.add_argument("--architecture", choices=VARIANTS, metavar="NAME", help="refuse any other, such as resnet50")
     choice = command.add_mutually_exclusive_group()
     choice.add_argument("--labels", metavar="LABELS", help="a text file with one a line, or a,b,c")

@@ -2,7 +2,8 @@
 
 Table 1 and sections 3.3 and 4.2 of He et al. 2015, *Deep Residual Learning for Image Recognition*
 (https://arxiv.org/abs/1512.03385); wider kin from ResNeXt (https://arxiv.org/abs/1611.05431) and
-Wide ResNet (https://arxiv.org/abs/1605.07146).
+Wide ResNet (https://arxiv.org/abs/1605.07146); deep stems and shortcut D from *Bag of Tricks for Image Classification
+with Convolutional Neural Networks* (https://arxiv.org/abs/1812.01187).
 """
 
 import json
@@ -14,26 +15,58 @@ from typing import Any, Literal, NamedTuple, Self, get_args, get_origin, get_typ
 
 from resnet_hub.errors import ConfigError
 
-SCHEMA = 1  # of the "resnet_hub" section of config.json; raised when an older reader would misread it
+SCHEMA = 2  # of the "resnet_hub" section of config.json; raised when an older reader would misread it
 CUSTOM = "resnet_custom"  # the architecture of a network without a row below; no other library knows it
 
 _BASIC, _BOTTLENECK = {"block": "basic"}, {"block": "bottleneck"}
+_18 = {"depths": (2, 2, 2, 2)}
+_50, _101, _152, _200 = ({"depths": (3, middle, late, 3)} for middle, late in ((4, 6), (4, 23), (8, 36), (24, 36)))
+# The stems and shortcuts that timm names by a letter, after MXNet's model zoo
+_C: dict[str, Any] = {"stem": "deep"}
+_D = _C | {"shortcut": "D"}
+_S = _C | {"stem_channels": (64, 64, 128)}
+_T = _D | {"stem_channels": (24, 32, 64)}
 _CIFAR = {"stem": "3x3", "width": 16, "shortcut": "A", "image_size": 32, "crop_pct": 1.0}
 _CIFAR |= {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
 
 # name -> the fields of ResNetConfig that differ from its defaults
 VARIANTS: dict[str, dict[str, Any]] = {
-    "resnet18": _BASIC | {"depths": (2, 2, 2, 2)},
-    "resnet34": _BASIC | {"depths": (3, 4, 6, 3)},
-    "resnet50": _BOTTLENECK | {"depths": (3, 4, 6, 3)},
-    "resnet101": _BOTTLENECK | {"depths": (3, 4, 23, 3)},
-    "resnet152": _BOTTLENECK | {"depths": (3, 8, 36, 3)},
-    "resnext50_32x4d": _BOTTLENECK | {"depths": (3, 4, 6, 3), "groups": 32, "group_width": 4},
-    "resnext101_32x8d": _BOTTLENECK | {"depths": (3, 4, 23, 3), "groups": 32, "group_width": 8},
-    "resnext101_64x4d": _BOTTLENECK | {"depths": (3, 4, 23, 3), "groups": 64, "group_width": 4},
-    "wide_resnet50_2": _BOTTLENECK | {"depths": (3, 4, 6, 3), "group_width": 128},
-    "wide_resnet101_2": _BOTTLENECK | {"depths": (3, 4, 23, 3), "group_width": 128},
-    "resnet20": _CIFAR | {"depths": (3, 3, 3)},  # 6n + 2 layers: three stages of n blocks of two
+    "resnet18": _BASIC | _18,
+    "resnet34": _BASIC | _50,
+    "resnet50": _BOTTLENECK | _50,
+    "resnet101": _BOTTLENECK | _101,
+    "resnet152": _BOTTLENECK | _152,
+    "resnext50_32x4d": _BOTTLENECK | _50 | {"groups": 32, "group_width": 4},
+    "resnext101_32x8d": _BOTTLENECK | _101 | {"groups": 32, "group_width": 8},
+    "resnext101_64x4d": _BOTTLENECK | _101 | {"groups": 64, "group_width": 4},
+    "wide_resnet50_2": _BOTTLENECK | _50 | {"group_width": 128},
+    "wide_resnet101_2": _BOTTLENECK | _101 | {"group_width": 128},
+    # timm has these, torchvision does not
+    "resnet10t": _BASIC | _T | {"depths": (1, 1, 1, 1)},
+    "resnet14t": _BOTTLENECK | _T | {"depths": (1, 1, 1, 1)},
+    "resnet18d": _BASIC | _D | _18,
+    "resnet26": _BOTTLENECK | _18,
+    "resnet26d": _BOTTLENECK | _D | _18,
+    "resnet26t": _BOTTLENECK | _T | _18,
+    "resnet34d": _BASIC | _D | _50,
+    "resnet50c": _BOTTLENECK | _C | _50,
+    "resnet50d": _BOTTLENECK | _D | _50,
+    "resnet50s": _BOTTLENECK | _S | _50,
+    "resnet50t": _BOTTLENECK | _T | _50,
+    "resnet101c": _BOTTLENECK | _C | _101,
+    "resnet101d": _BOTTLENECK | _D | _101,
+    "resnet101s": _BOTTLENECK | _S | _101,
+    "resnet152c": _BOTTLENECK | _C | _152,
+    "resnet152d": _BOTTLENECK | _D | _152,
+    "resnet152s": _BOTTLENECK | _S | _152,
+    "resnet200": _BOTTLENECK | _200,
+    "resnet200d": _BOTTLENECK | _D | _200,
+    "resnext50d_32x4d": _BOTTLENECK | _D | _50 | {"groups": 32, "group_width": 4},
+    "resnext101_32x4d": _BOTTLENECK | _101 | {"groups": 32, "group_width": 4},
+    "resnext101_32x16d": _BOTTLENECK | _101 | {"groups": 32, "group_width": 16},
+    "resnext101_32x32d": _BOTTLENECK | _101 | {"groups": 32, "group_width": 32},
+    # section 4.2: 6n + 2 layers, three stages of n blocks of two
+    "resnet20": _CIFAR | {"depths": (3, 3, 3)},
     "resnet32": _CIFAR | {"depths": (5, 5, 5)},
     "resnet44": _CIFAR | {"depths": (7, 7, 7)},
     "resnet56": _CIFAR | {"depths": (9, 9, 9)},
@@ -41,8 +74,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "resnet1202": _CIFAR | {"depths": (200, 200, 200)},
 }
 
-_STRUCTURE = ("block", "depths", "width", "groups", "group_width", "stem", "shortcut", "stride_in_1x1")
-_PREPROCESSING = ("crop_pct", "interpolation", "mean", "std")
+_STRUCTURE = (
+    "block", "depths", "width", "stage_widths", "groups", "group_width",
+    "stem", "stem_channels", "shortcut", "stride_in_1x1", "halve_first_stage",
+)  # fmt: skip
+_PREPROCESSING = ("crop_pct", "crop_mode", "interpolation", "mean", "std")
 
 # A config from a stranger must not be able to ask for more.
 _MAX_PARAMETERS = 1_000_000_000
@@ -56,6 +92,8 @@ _MAX_JSON_BYTES = 16 * 2**20
 class Convolution(NamedTuple):
     """A convolution without bias, followed by a BatchNorm."""
 
+    name: str  # in the state dict
+    norm: str
     inputs: int
     outputs: int
     kernel: int
@@ -78,15 +116,21 @@ class ResNetConfig:
     block: Literal["basic", "bottleneck"] = "basic"
     depths: tuple[int, ...] = (2, 2, 2, 2)  # blocks of each stage; each stage after the first halves the map
     width: int = 64  # channels of the stem and of the first stage; each stage after it doubles them
+    stage_widths: tuple[int, ...] = ()  # where they do not double: those of each stage, `width` first
     groups: int = 1  # of a bottleneck's 3x3 convolution (ResNeXt's cardinality)
     group_width: int = 64  # channels of each group in the first stage, at width 64 (torchvision's width_per_group)
-    stem: Literal["7x7", "3x3"] = "7x7"  # 7x7: stride 2, then max-pool (ImageNet); 3x3: full size (CIFAR)
-    shortcut: Literal["A", "B", "C", "none"] = "B"  # section 3.3; none: the plain network
+    stem: Literal["7x7", "3x3", "deep"] = "7x7"  # stride 2, then max-pool: 7x7, or deep, of three 3x3; 3x3: full size
+    stem_channels: tuple[
+        int, ...
+    ] = ()  # of its convolutions, where they are not `width`, in a deep one after two halves
+    shortcut: Literal["A", "B", "C", "D", "none"] = "B"  # section 3.3; D: average pool, then B; none: the plain network
     stride_in_1x1: bool = False  # where a bottleneck halves the map: its first 1x1 (V1, the paper) or its 3x3 (V1.5)
+    halve_first_stage: bool = False
     in_channels: int = 3
 
     image_size: int = 224  # both sides of the input, in pixels
     crop_pct: float = 0.875  # the short side is resized to int(image_size / crop_pct), then the centre is cropped
+    crop_mode: Literal["center", "squash"] = "center"  # squash: both sides are resized so, whatever their ratio
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of each channel, for pixels in 0..1
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -134,7 +178,22 @@ class ResNetConfig:
     @property
     def stage_channels(self) -> tuple[int, ...]:
         """Channels of each stage's output map."""
-        return tuple(self.width * 2**stage * self.expansion for stage in range(len(self.depths)))
+        return tuple(planes * self.expansion for planes in self.stage_planes)
+
+    @property
+    def stage_planes(self) -> tuple[int, ...]:
+        """Channels of each stage before `expansion`."""
+        return self.stage_widths or tuple(self.width * 2**stage for stage in range(len(self.depths)))
+
+    @property
+    def stem_outputs(self) -> tuple[int, ...]:
+        """Output channels of each convolution of the stem."""
+        halves = (self.width // 2, self.width // 2) if self.stem == "deep" else ()
+        return self.stem_channels or (*halves, self.width)
+
+    @property
+    def stage_strides(self) -> tuple[int, ...]:
+        return (2 if self.halve_first_stage else 1, *[2] * (len(self.depths) - 1))
 
     @property
     def num_features(self) -> int:
@@ -148,25 +207,37 @@ class ResNetConfig:
 
     def convolutions(self) -> Iterator[Convolution]:
         """Every convolution in order, the projections of the shortcuts included."""
-        kernel, size = (7, math.ceil(self.image_size / 2)) if self.stem == "7x7" else (3, self.image_size)
-        yield Convolution(self.in_channels, self.width, kernel, 1, size)
-        size = math.ceil(size / 2) if self.stem == "7x7" else size
-        inputs = self.width
-        for stage, depth in enumerate(self.depths):
-            planes = self.width * 2**stage
+        size, inputs = self.image_size, self.in_channels
+        if self.stem != "3x3":
+            size = math.ceil(size / 2)
+        for index, outputs in enumerate(self.stem_outputs):
+            last = index == len(self.stem_outputs) - 1
+            name = f"conv1.{3 * index}" if self.stem == "deep" else "conv1"
+            norm = "bn1" if last else f"conv1.{3 * index + 1}"
+            yield Convolution(name, norm, inputs, outputs, 7 if self.stem == "7x7" else 3, 1, size)
+            inputs = outputs
+        if self.stem != "3x3":
+            size = math.ceil(size / 2)
+        for stage, (depth, planes, stride) in enumerate(
+            zip(self.depths, self.stage_planes, self.stage_strides, strict=True)
+        ):
             outputs = planes * self.expansion
             for block in range(depth):
-                before, size = size, math.ceil(size / 2) if stage and not block else size
+                before, size = size, size if block else math.ceil(size / stride)
                 if self.block == "basic":
-                    yield Convolution(inputs, planes, 3, 1, size)
-                    yield Convolution(planes, planes, 3, 1, size)
+                    made = [(inputs, planes, 3, 1, size), (planes, planes, 3, 1, size)]
                 else:
                     mid = planes * self.group_width // 64 * self.groups
-                    yield Convolution(inputs, mid, 1, 1, size if self.stride_in_1x1 else before)
-                    yield Convolution(mid, mid, 3, self.groups, size)
-                    yield Convolution(mid, outputs, 1, 1, size)
-                if self.shortcut == "C" or (self.shortcut == "B" and (inputs != outputs or before != size)):
-                    yield Convolution(inputs, outputs, 1, 1, size)
+                    made = [(inputs, mid, 1, 1, size if self.stride_in_1x1 else before)]
+                    made += [(mid, mid, 3, self.groups, size), (mid, outputs, 1, 1, size)]
+                at = f"layer{stage + 1}.{block}"
+                for number, shape in enumerate(made, start=1):
+                    yield Convolution(f"{at}.conv{number}", f"{at}.bn{number}", *shape)
+                changes = inputs != outputs or (stride != 1 and not block)
+                if self.shortcut == "C" or (self.shortcut in ("B", "D") and changes):
+                    index = 1 if self.shortcut == "D" else 0  # after the pool
+                    name, norm = f"{at}.downsample.{index}", f"{at}.downsample.{index + 1}"
+                    yield Convolution(name, norm, inputs, outputs, 1, 1, size)
                 inputs = outputs
 
     @property
@@ -183,7 +254,8 @@ class ResNetConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `config.json`: timm's keys at the root, where transformers reads them too, and ours beside."""
-        pool = math.ceil(self.image_size / (2 ** (len(self.depths) - 1) * (4 if self.stem == "7x7" else 1)))
+        stride = math.prod(self.stage_strides) * (1 if self.stem == "3x3" else 4)
+        pool = math.ceil(self.image_size / stride)
         content: dict[str, Any] = {
             "architecture": self.architecture,
             "num_classes": self.num_classes,
@@ -191,10 +263,9 @@ class ResNetConfig:
             "dtype": "float32",  # transformers would compute in that of the file, which may be half as wide
             "pretrained_cfg": {
                 "input_size": [self.in_channels, self.image_size, self.image_size],
-                "crop_mode": "center",
                 **{key: _plain(getattr(self, key)) for key in _PREPROCESSING},
                 "pool_size": [pool, pool],
-                "first_conv": "conv1",
+                "first_conv": "conv1.0" if self.stem == "deep" else "conv1",
                 "classifier": "fc",
             },
             "resnet_hub": {"schema": SCHEMA, **{key: _plain(getattr(self, key)) for key in _STRUCTURE}},
@@ -206,37 +277,28 @@ class ResNetConfig:
         return content
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """The network that a `config.json` describes; what the file says twice must agree."""
-        own = _section(content, "resnet_hub")
-        if own.get("schema", SCHEMA) != SCHEMA:
+    def from_dict(cls, content: Mapping[str, Any], processor: Mapping[str, Any] | None = None) -> Self:
+        """The network that a `config.json` describes, ours, timm's or transformers'; what it says twice must agree.
+
+        `processor` is the `preprocessor_config.json` beside it, where transformers keeps the preprocessing.
+        """
+        if "resnet_hub" not in content:
+            from resnet_hub.foreign import foreign_fields
+
+            return cls(**foreign_fields(content, processor))
+        own = section(content, "resnet_hub")
+        if own.get("schema", SCHEMA) not in range(1, SCHEMA + 1):
             schema = brief(own["schema"])
             raise ConfigError(f"config.json has schema {schema}, this version reads {SCHEMA}; update resnet_hub.")
-        name = content.get("architecture")
-        if own:
-            values = {key: own[key] for key in _STRUCTURE if key in own}
-        elif isinstance(name, str) and name in VARIANTS:
-            values = dict(VARIANTS[name])
-        else:
-            raise ConfigError(f"config.json names the architecture {brief(name)}; known are {', '.join(VARIANTS)}.")
-
-        picture = _section(content, "pretrained_cfg")
-        values |= {key: picture[key] for key in _PREPROCESSING if key in picture}
-        if "input_size" in picture:
-            match picture["input_size"]:
-                case [channels, height, width] if height == width:
-                    values |= {"in_channels": channels, "image_size": height}
-                case other:
-                    raise ConfigError(f"config.json has input_size {brief(other)}; expected [channels, side, side].")
-        if picture.get("crop_mode", "center") != "center":
-            raise ConfigError(f"config.json has crop_mode {brief(picture['crop_mode'])}; only 'center' is supported.")
-
+        values = {key: own[key] for key in _STRUCTURE if key in own}
+        values |= picture_fields(section(content, "pretrained_cfg"))
         names = content.get("label_names")
         if names is not None and not isinstance(names, list):
             raise ConfigError(f"config.json has label_names of type {type(names).__name__}; expected a list of texts.")
         values["id2label"] = label_table(names, content.get("num_classes"))
         config = cls(**values)
-        if own and name is not None and name != config.architecture:
+        name = content.get("architecture")
+        if name not in (None, CUSTOM, config.architecture):  # a network may have got its name since
             raise ConfigError(f"config.json names the architecture {brief(name)}, but describes {config.architecture}.")
         return config
 
@@ -244,17 +306,9 @@ class ResNetConfig:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        if len(text) > _MAX_JSON_BYTES:
-            limit = f"{_MAX_JSON_BYTES // 2**20} MB"
-            raise ConfigError(f"config.json is larger than {limit}; it is no model configuration.")
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"config.json is not valid JSON: {error}.") from None
-        if not isinstance(content, dict):
-            raise ConfigError(f"config.json holds a {type(content).__name__}; expected an object.")
-        return cls.from_dict(content)
+    def from_json(cls, text: str | bytes, processor: str | bytes | None = None) -> Self:
+        content = _parsed(text, "config.json")
+        return cls.from_dict(content, None if processor is None else _parsed(processor, "preprocessor_config.json"))
 
 
 def label_table(labels: Mapping[int, str] | list[str] | None, num_classes: int | None = None) -> dict[int, str]:
@@ -269,11 +323,37 @@ def label_table(labels: Mapping[int, str] | list[str] | None, num_classes: int |
     return table
 
 
-def _section(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    section = content.get(key, {})
-    if not isinstance(section, dict):
-        raise ConfigError(f"config.json has {key} of type {type(section).__name__}; expected an object.")
-    return section
+def section(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The object under `key` of a `config.json`; empty where it is missing or null."""
+    found = content.get(key)
+    if not isinstance(found, dict | None):
+        raise ConfigError(f"config.json has {key} of type {type(found).__name__}; expected an object.")
+    return found or {}
+
+
+def picture_fields(picture: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that timm's `pretrained_cfg` gives. Not its `test_input_size`: timm leaves that out unless asked."""
+    values = {key: picture[key] for key in _PREPROCESSING if picture.get(key) is not None}
+    if picture.get("input_size") is not None:
+        match picture["input_size"]:
+            case [channels, height, width] if height == width:
+                values |= {"in_channels": channels, "image_size": height}
+            case other:
+                raise ConfigError(f"config.json has input_size {brief(other)}; expected [channels, side, side].")
+    return values
+
+
+def _parsed(text: str | bytes, name: str) -> dict[str, Any]:
+    if len(text) > _MAX_JSON_BYTES:
+        limit = f"{_MAX_JSON_BYTES // 2**20} MB"
+        raise ConfigError(f"{name} is larger than {limit}; it is no model configuration.")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name} is not valid JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{name} holds a {type(content).__name__}; expected an object.")
+    return content
 
 
 def _plain(value: Any) -> Any:
@@ -301,10 +381,17 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     need(all(1 <= depth <= 1000 for depth in good["depths"]), "depths", "1 to 1000 blocks a stage")
     for key, largest in {"width": 4096, "groups": 4096, "group_width": 4096, "in_channels": _MAX_CHANNELS}.items():
         need(1 <= good[key] <= largest, key, f"a number from 1 to {largest}")
+    stages, stem = len(good["depths"]), 3 if good["stem"] == "deep" else 1
+    for key, count in {"stage_widths": stages, "stem_channels": stem}.items():
+        need(len(good[key]) in (0, count), key, f"{count} of them, or none")
+        need(all(1 <= channels <= 4096 for channels in good[key]), key, "numbers from 1 to 4096")
+    need(good["stage_widths"][:1] in ((), (good["width"],)), "stage_widths", f"the width {good['width']} first")
+    need(good["stem"] != "deep" or good["width"] > 1, "width", "at least 2 with a deep stem")
     if good["block"] == "basic":
         for key in ("groups", "group_width", "stride_in_1x1"):
             need(good[key] == getattr(ResNetConfig, key), key, f"{getattr(ResNetConfig, key)!r} in a basic block")
-    need(good["width"] * good["group_width"] >= 64, "group_width", f"at least one channel at width {good['width']}")
+    narrowest = min(good["width"], *good["stage_widths"], 4096)
+    need(narrowest * good["group_width"] >= 64, "group_width", f"at least one channel at width {narrowest}")
     need(1 <= good["image_size"] <= _MAX_IMAGE_SIZE, "image_size", f"1 to {_MAX_IMAGE_SIZE} pixels")
     need(0.1 <= good["crop_pct"] <= 1, "crop_pct", "a fraction from 0.1 to 1")
     for key, smallest in {"mean": -math.inf, "std": 1e-6}.items():
@@ -312,6 +399,12 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
         need(all(math.isfinite(value) and value >= smallest for value in good[key]), key, "finite values, std above 0")
 
     config = object.__new__(ResNetConfig)
+    config.__dict__.update(good | {"stage_widths": (), "stem_channels": ()})
+    # The same network is the same config: what would follow from `width` is not kept.
+    if good["stage_widths"] == config.stage_planes:
+        good["stage_widths"] = ()
+    if good["stem_channels"] == config.stem_outputs:
+        good["stem_channels"] = ()
     config.__dict__.update(good)
     if config.num_parameters > _MAX_PARAMETERS:
         limit = f"{_MAX_PARAMETERS:,}"

@@ -154,6 +154,8 @@ def _transform(config: ResNetConfig, mean: Tensor, std: Tensor, image: Image.Ima
 
 def _resized(config: ResNetConfig, size: tuple[int, int]) -> tuple[int, int]:
     short = config.resize_size
+    if config.crop_mode == "squash":
+        return short, short
     long = int(short * max(size) / min(size))
     return (short, long) if size[0] <= size[1] else (long, short)
 

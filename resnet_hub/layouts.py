@@ -1,4 +1,4 @@
-"""Other people's checkpoints: state dicts of torchvision and of the CIFAR repositories, as our config and keys.
+"""Other people's checkpoints: state dicts of torchvision, timm and the CIFAR repositories, as our config and keys.
 
 The network is read off the shapes. What they cannot tell is assumed, and every assumption is said. A pickle is read
 with torch's restricted unpickler (`weights_only=True`), which builds tensors and plain values and runs nothing.
@@ -7,24 +7,26 @@ with torch's restricted unpickler (`weights_only=True`), which builds tensors an
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from resnet_hub.config import CUSTOM, ResNetConfig, label_table
 from resnet_hub.errors import CheckpointError, ConfigError
+from resnet_hub.foreign import imagenet_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Layout = Literal["torchvision", "cifar"]
+Layout = Literal["torchvision", "timm", "cifar"]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which training scripts put the weights
 _PREFIX = re.compile(r"(?:(?:module|_orig_mod)\.)+")  # of DataParallel and torch.compile
 _RENAMED = {"linear": "fc", "shortcut": "downsample"}  # as the CIFAR repositories call them
 _COUNTER = ".num_batches_tracked"  # missing in old files, and never read in inference
 _SOME = 8  # keys that a message names
-_STEMS = {"torchvision": "stride 2, then max-pool", "cifar": "full size, no max-pool assumed"}
+_HALVED = "stride 2, then max-pool"
+_STEMS = {"torchvision": _HALVED, "timm": _HALVED, "cifar": "full size, no max-pool assumed"}
 _IMAGENET = {"mean": ResNetConfig.mean, "std": ResNetConfig.std}
 
 # https://github.com/akamaster/pytorch_resnet_cifar10 (A) normalises as for ImageNet; with projections (B),
@@ -106,21 +108,21 @@ def recognise(
     tensors, notes = _state_dict(content, source)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     depths = _depths(shapes)
-    match shapes.get("conv1.weight"):
-        case (width, in_channels, 3 | 7 as kernel, side) if kernel == side and width and depths:
-            found: Layout = "torchvision" if kernel == 7 else "cifar"
-        case shape:
-            stem = f"conv1.weight of {_size(shape)}" if shape else "no conv1.weight"
-            raise CheckpointError(
-                f"{source} is no ResNet as torchvision or the CIFAR repositories lay it out: it has {stem} and "
-                f"{len(depths)} stages layer1, layer2, ...; its keys are {_some(list(shapes)) or 'none'}."
-            )
+    found, fields = _stem(shapes)
+    if not found or not depths:
+        shape = shapes.get("conv1.weight")
+        stem = f"conv1.weight of {_size(shape)}" if shape else "no conv1.weight"
+        raise CheckpointError(
+            f"{source} is no ResNet as torchvision, timm or the CIFAR repositories lay it out: it has {stem} and "
+            f"{len(depths)} stages layer1, layer2, ...; its keys are {_some(list(shapes)) or 'none'}."
+        )
+    stem, width = fields["stem"], fields["width"]
     if layout not in (None, found):
-        raise CheckpointError(f"{source} has a {kernel}x{kernel} stem, so its layout is {found}, not {layout}.")
+        raise CheckpointError(f"{source} has a {stem} stem, so its layout is {found}, not {layout}.")
 
-    fields: dict[str, Any] = {"stem": f"{kernel}x{kernel}", "width": width, "in_channels": in_channels}
     fields |= {"depths": depths, "stride_in_1x1": stride_in_1x1}
-    notes.append(("layout", f"{found}, since conv1 is {kernel}x{kernel}: {_STEMS[found]}"))
+    conv1 = "of three 3x3" if stem == "deep" else stem
+    notes.append(("layout", f"{found}, since conv1 is {conv1}: {_STEMS[found]}"))
     fields |= _block(shapes, depths, width, notes)
     fields["shortcut"] = _shortcut(shapes, depths, fields, shortcut, source, notes)
     if fields["block"] == "bottleneck":
@@ -163,13 +165,7 @@ def read_labels(text: str) -> list[str]:
 
 def known_labels(name: str) -> list[str]:
     """The labels of one of `LABEL_SETS`, in the order of the published data set."""
-    if name != "imagenet":
-        return {"cifar10": _CIFAR10, "cifar100": _CIFAR100}[name].split()
-    try:
-        from torchvision.models import ResNet18_Weights
-    except ImportError:
-        raise CheckpointError("ImageNet's labels come with torchvision: pip install torchvision.") from None
-    return list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+    return imagenet_labels() if name == "imagenet" else {"cifar10": _CIFAR10, "cifar100": _CIFAR100}[name].split()
 
 
 def _state_dict(content: Any, source: str | Path) -> "tuple[dict[str, Tensor], list[tuple[str, str]]]":
@@ -217,6 +213,20 @@ def _depths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(depths[: depths.index(0)] if 0 in depths else depths)
 
 
+def _stem(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layout | None, dict[str, Any]]:
+    """The layout that the stem tells, and the fields in it."""
+    match shapes.get("conv1.weight"), shapes.get("conv1.0.weight"), shapes.get("layer1.0.conv1.weight"):
+        case (width, in_channels, 3 | 7 as kernel, side), _, _ if kernel == side and width:
+            fields = {"stem": f"{kernel}x{kernel}", "width": width, "in_channels": in_channels}
+            return "torchvision" if kernel == 7 else "cifar", fields
+        case None, (first, in_channels, 3, 3), (planes, *_) if planes:
+            second, last = (shapes.get(f"conv1.{index}.weight", (0,))[:1] for index in (3, 6))
+            width = shapes["layer1.0.conv3.weight"][0] // 4 if "layer1.0.conv3.weight" in shapes else planes
+            channels = (first, *second, *last)
+            return "timm", {"stem": "deep", "stem_channels": channels, "width": width, "in_channels": in_channels}
+    return None, {}
+
+
 def _block(
     shapes: Mapping[str, tuple[int, ...]], depths: tuple[int, ...], width: int, notes: list[tuple[str, str]]
 ) -> dict[str, Any]:
@@ -261,10 +271,13 @@ def _shortcut(
         if asked:
             raise CheckpointError(f"{source} has weights in its shortcuts (downsample); leave --shortcut {asked} out.")
         kind = min("BC", key=lambda kind: len(found ^ _projecting(kind, fields["block"], depths)))
-        where = {"B": "where the shape changes", "C": "in every block"}[kind]
+        stage, index = min(found)
+        if len(shapes.get(f"layer{stage + 1}.{index}.downsample.1.weight", ())) == 4:
+            kind = "D"
+        where = {"B": "where the shape changes", "C": "in every block", "D": "after an average pool"}[kind]
         notes.append(("shortcut", f"{kind} (projection), since downsample is there {where}"))
         return kind
-    if not asked and fields["stem"] == "7x7":
+    if not asked and fields["stem"] != "3x3":
         raise CheckpointError(
             f"{source} has no weights in its shortcuts (downsample), so it may be zero-padded or a plain network: "
             "say which with --shortcut A or --shortcut none."
@@ -308,26 +321,13 @@ def _preprocessing(
 def expected_shapes(config: ResNetConfig) -> dict[str, tuple[int, ...]]:
     """Key and shape of every tensor of the network, in the order of its state dict."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for (conv, norm), made in zip(_names(config), config.convolutions(), strict=True):
-        shapes[f"{conv}.weight"] = (made.outputs, made.inputs // made.groups, made.kernel, made.kernel)
-        shapes |= {f"{norm}.{key}": (made.outputs,) for key in ("weight", "bias", "running_mean", "running_var")}
-        shapes[f"{norm}{_COUNTER}"] = ()
+    for made in config.convolutions():
+        shapes[f"{made.name}.weight"] = (made.outputs, made.inputs // made.groups, made.kernel, made.kernel)
+        shapes |= {f"{made.norm}.{key}": (made.outputs,) for key in ("weight", "bias", "running_mean", "running_var")}
+        shapes[f"{made.norm}{_COUNTER}"] = ()
     if config.num_classes:
         shapes |= {"fc.weight": (config.num_classes, config.num_features), "fc.bias": (config.num_classes,)}
     return shapes
-
-
-def _names(config: ResNetConfig) -> Iterator[tuple[str, str]]:
-    """Convolution and BatchNorm, in the order of `ResNetConfig.convolutions`."""
-    yield "conv1", "bn1"
-    projecting = _projecting(config.shortcut, config.block, config.depths)
-    for stage, depth in enumerate(config.depths):
-        for index in range(depth):
-            at = f"layer{stage + 1}.{index}"
-            for number in range(1, 4 if config.block == "bottleneck" else 3):
-                yield f"{at}.conv{number}", f"{at}.bn{number}"
-            if (stage, index) in projecting:
-                yield f"{at}.downsample.0", f"{at}.downsample.1"
 
 
 def _weights(

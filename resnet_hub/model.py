@@ -38,9 +38,15 @@ class ZeroPad(nn.Module):
 
 
 def shortcut(kind: str, inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Section 3.3: identity where the shape stays; else zero padding (A) or projection (B); C projects always."""
+    """Section 3.3: identity where the shape stays; else zero padding (A) or projection (B); C projects always.
+
+    D halves the map before it projects, so that no pixel is left out (https://arxiv.org/abs/1812.01187, section 4.2).
+    """
     if kind == "C" or (kind == "B" and (stride != 1 or inputs != outputs)):
         return nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+    if kind == "D" and (stride != 1 or inputs != outputs):
+        pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+        return nn.Sequential(pool, conv(inputs, outputs, 1), nn.BatchNorm2d(outputs))
     if kind == "A" and (stride != 1 or inputs != outputs):
         return ZeroPad(inputs, outputs, stride)
     return nn.Identity()
@@ -111,24 +117,37 @@ class ResNet(nn.Module):
         self.config = config
         self.card: str | None = None  # README.md of the folder it came from
         self.stored_as = "float32"  # dtype of the weights in that folder
-        imagenet = config.stem == "7x7"
-        self.conv1 = conv(config.in_channels, config.width, 7 if imagenet else 3, 2 if imagenet else 1)
-        self.bn1 = nn.BatchNorm2d(config.width)
+        self.conv1 = self._stem(config)
+        self.bn1 = nn.BatchNorm2d(config.stem_outputs[-1])
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if imagenet else nn.Identity()
+        self.maxpool = nn.Identity() if config.stem == "3x3" else nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1, self.layer2, self.layer3, self.layer4 = (self._stage(config, stage) for stage in range(4))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(config.num_features, config.num_classes) if config.num_classes else nn.Identity()
         self._initialise(zero_init_residual)
 
     @staticmethod
+    def _stem(config: ResNetConfig) -> nn.Module:
+        """Up to the BatchNorm that every stem ends with."""
+        channels = config.stem_outputs
+        if config.stem != "deep":
+            kernel, stride = (7, 2) if config.stem == "7x7" else (3, 1)
+            return conv(config.in_channels, channels[0], kernel, stride)
+        first, second, last = channels
+        return nn.Sequential(
+            *(conv(config.in_channels, first, 3, 2), nn.BatchNorm2d(first), nn.ReLU(inplace=True)),
+            *(conv(first, second, 3), nn.BatchNorm2d(second), nn.ReLU(inplace=True)),
+            conv(second, last, 3),
+        )
+
+    @staticmethod
     def _stage(config: ResNetConfig, stage: int) -> nn.Module:
         if stage >= len(config.depths):  # the CIFAR family has three stages
             return nn.Identity()
         block = {"basic": BasicBlock, "bottleneck": Bottleneck}[config.block]
-        planes = config.width * 2**stage
-        inputs = config.stage_channels[stage - 1] if stage else config.width
-        first = block(config, inputs, planes, stride=2 if stage else 1)
+        planes, stride = config.stage_planes[stage], config.stage_strides[stage]
+        inputs = config.stage_channels[stage - 1] if stage else config.stem_outputs[-1]
+        first = block(config, inputs, planes, stride)
         rest = (block(config, planes * config.expansion, planes, stride=1) for _ in range(config.depths[stage] - 1))
         return nn.Sequential(first, *rest)
 

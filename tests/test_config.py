@@ -5,9 +5,11 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from hypothesis import given, settings
@@ -40,7 +42,7 @@ def refused_json(sentence: str, content: Any) -> None:
 
 def test_the_table_holds_torchvisions_resnets_and_the_papers_cifar_nets() -> None:
     assert len(TORCHVISION) == 10
-    assert set(VARIANTS) == {*TORCHVISION, *CIFAR}
+    assert set(VARIANTS) - set(timm.list_models(module="resnet")) == set(CIFAR)
 
 
 @pytest.mark.parametrize("name", CIFAR)
@@ -69,6 +71,9 @@ def test_counted_parameters_are_those_of_the_module(name: str) -> None:
         {"depths": (3, 4, 6, 3), "block": "bottleneck", "stride_in_1x1": True, "shortcut": "A"},
         {"depths": (3, 4, 6, 3), "block": "bottleneck", "groups": 32, "group_width": 4},
         {"depths": (3, 3, 3), "stem": "3x3", "width": 16, "shortcut": "C", "image_size": 33},
+        {"depths": (2, 1, 2), "stem": "deep", "shortcut": "D", "halve_first_stage": True},
+        {"depths": (1, 2), "block": "bottleneck", "stem": "deep", "stem_channels": (8, 16, 24), "shortcut": "D"},
+        {"depths": (1, 2, 1), "stage_widths": (64, 96, 80), "stem_channels": (24,)},
         {"depths": (1, 2), "width": 24, "shortcut": "none", "in_channels": 1, "mean": (0.5,), "std": (0.5,)},
     ],
 )
@@ -107,6 +112,18 @@ def test_other_structures_are_custom() -> None:
     assert ResNetConfig.from_name("resnet50", stride_in_1x1=True).architecture == CUSTOM
 
 
+def test_what_follows_from_the_width_is_the_same_config_said_or_not() -> None:
+    deep = ResNetConfig(stem="deep", stem_channels=(32, 32, 64), stage_widths=(64, 128, 256, 512))
+    assert deep == ResNetConfig(stem="deep")
+    assert replace(deep, width=32).stage_planes == (32, 64, 128, 256)
+    assert replace(deep, width=32).stem_outputs == (16, 16, 32)
+
+
+def test_a_network_that_got_its_name_since_still_opens() -> None:
+    content = ResNetConfig.from_name("resnet26d").to_dict() | {"architecture": CUSTOM}
+    assert ResNetConfig.from_dict(content).architecture == "resnet26d"
+
+
 def test_labels_come_as_a_number_a_list_or_a_mapping() -> None:
     assert ResNetConfig.from_name("resnet18").num_classes == 0
     assert ResNetConfig.from_name("resnet18", num_classes=2).labels == ["class 0", "class 1"]
@@ -133,8 +150,8 @@ def test_an_unknown_name_or_field_is_answered_with_the_known_ones() -> None:
     ("changes", "sentence"),
     [
         ({"block": "dense"}, "block is 'dense'; choose one of basic, bottleneck."),
-        ({"stem": 7}, "stem is 7; choose one of 7x7, 3x3."),
-        ({"shortcut": "a"}, "shortcut is 'a'; choose one of A, B, C, none."),
+        ({"stem": 7}, "stem is 7; choose one of 7x7, 3x3, deep."),
+        ({"shortcut": "a"}, "shortcut is 'a'; choose one of A, B, C, D, none."),
         ({"interpolation": None}, "interpolation is None; choose one of bilinear, bicubic, nearest."),
         ({"depths": ()}, "depths is (); expected one to four stages."),
         ({"depths": (1,) * 5}, "depths is (1, 1, 1, 1, 1); expected one to four stages."),
@@ -145,6 +162,12 @@ def test_an_unknown_name_or_field_is_answered_with_the_known_ones() -> None:
         ({"depths": (True,)}, "depths is True; expected int."),
         ({"width": 0}, "width is 0; expected a number from 1 to 4096."),
         ({"width": "64"}, "width is '64'; expected int."),
+        ({"stage_widths": (64, 128)}, "stage_widths is (64, 128); expected 4 of them, or none."),
+        ({"stage_widths": (32, 64, 64, 64)}, "stage_widths is (32, 64, 64, 64); expected the width 64 first."),
+        ({"stage_widths": (64, 64, 64, 0)}, "stage_widths is (64, 64, 64, 0); expected numbers from 1 to 4096."),
+        ({"stem_channels": (8, 8, 8)}, "stem_channels is (8, 8, 8); expected 1 of them, or none."),
+        ({"stem": "deep", "stem_channels": (8,)}, "stem_channels is (8,); expected 3 of them, or none."),
+        ({"stem": "deep", "width": 1}, "width is 1; expected at least 2 with a deep stem."),
         ({"groups": -1, "block": "bottleneck"}, "groups is -1; expected a number from 1 to 4096."),
         ({"group_width": 5000, "block": "bottleneck"}, "group_width is 5000; expected a number from 1 to 4096."),
         ({"in_channels": 65}, "in_channels is 65; expected a number from 1 to 64."),
@@ -210,12 +233,16 @@ def test_every_field_survives_json() -> None:
         width=32,
         groups=2,
         group_width=32,
-        stem="3x3",
-        shortcut="C",
+        stage_widths=(32, 48, 96),
+        stem="deep",
+        stem_channels=(8, 16, 24),
+        shortcut="D",
         stride_in_1x1=True,
+        halve_first_stage=True,
         in_channels=1,
         image_size=48,
         crop_pct=0.9,
+        crop_mode="squash",
         interpolation="bicubic",
         mean=(0.1,),
         std=(0.3,),
@@ -228,7 +255,7 @@ def test_every_field_survives_json() -> None:
 
 def test_timms_minimum_is_read() -> None:
     config = ResNetConfig.from_json('{"architecture": "resnet50", "num_classes": 2}')
-    assert config == ResNetConfig.from_name("resnet50", num_classes=2)
+    assert config == ResNetConfig.from_name("resnet50", num_classes=2, interpolation="bicubic")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +265,7 @@ def test_timms_minimum_is_read() -> None:
         ({}, f"config.json names the architecture None; known are {', '.join(VARIANTS)}."),
         ({"architecture": ["a"]}, f"config.json names the architecture ['a']; known are {', '.join(VARIANTS)}."),
         ({"resnet_hub": 1}, "config.json has resnet_hub of type int; expected an object."),
-        ({"resnet_hub": {"schema": 2}}, "config.json has schema 2, this version reads 1; update resnet_hub."),
+        ({"resnet_hub": {"schema": 3}}, "config.json has schema 3, this version reads 2; update resnet_hub."),
         (
             {"architecture": "resnet18", "pretrained_cfg": []},
             "config.json has pretrained_cfg of type list; expected an object.",
@@ -249,10 +276,10 @@ def test_timms_minimum_is_read() -> None:
         ),
         (
             {"architecture": "resnet18", "pretrained_cfg": {"crop_mode": "border"}},
-            "config.json has crop_mode 'border'; only 'center' is supported.",
+            "crop_mode is 'border'; choose one of center, squash.",
         ),
         (
-            {"architecture": "resnet18", "label_names": {"0": "a"}},
+            {"resnet_hub": {"schema": 1}, "label_names": {"0": "a"}},
             "config.json has label_names of type dict; expected a list of texts.",
         ),
         (

@@ -275,7 +275,7 @@ def half(**changes: Any) -> dict[str, Any]:
         (
             {"epoch": 3},
             {},
-            "x is no ResNet as torchvision or the CIFAR repositories lay it out: it has no conv1.weight",
+            "x is no ResNet as torchvision, timm or the CIFAR repositories lay it out: it has no conv1.weight",
         ),
         ({3: torch.ones(1)}, {}, "x is no ResNet"),
         ({}, {}, "x is no ResNet"),
@@ -388,3 +388,5 @@ def test_labels_of_well_known_data_sets() -> None:
     assert (len(ten), len(hundred), len(thousand)) == (10, 100, 1000)
     assert ten == sorted(ten) and hundred == sorted(hundred)
     assert (ten[9], hundred[0], hundred[99], thousand[207]) == ("truck", "apple", "worm", "golden retriever")
+    long = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    assert sum(b.startswith(a) for a, b in zip(long, thousand, strict=True)) > 980

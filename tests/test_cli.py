@@ -217,7 +217,7 @@ def test_info_of_other_peoples_models(capfd: pytest.CaptureFixture[str], tmp_pat
         (tmp_path / "README.md").write_text(card)
         code, lines, errors = run(capfd, "info", tmp_path)
         assert (code, errors) == (0, [])
-        assert dict(line.split(maxsplit=1) for line in lines)["labels"] == "0"
+        assert dict(line.split(maxsplit=1) for line in lines)["labels"].startswith("1000: tench")
 
 
 def test_info_reads_no_weights_and_imports_no_torch(model: Path) -> None:

@@ -244,6 +244,15 @@ def convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def export(arguments: argparse.Namespace) -> int:
+    """Write a checkpoint folder's ONNX files and print their paths."""
+    from resnet_hub.export import export as write
+
+    for path in write(arguments.folder):
+        print(f"{_shown(path)}  {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
 def push(arguments: argparse.Namespace) -> int:
     """Upload a checkpoint folder to the Hub and print its address."""
     from resnet_hub.hub import push_folder
@@ -403,6 +412,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--shortcut", choices=("A", "none"), help="of a network without weights in its shortcuts")
     command.add_argument("--stride-in-1x1", action="store_true", help="bottlenecks as in the paper (V1), not V1.5")
     command.set_defaults(run_command=convert)
+
+    command = commands.add_parser(
+        "export",
+        help="write a checkpoint folder's ONNX files",
+        description="Write a network as ONNX for programs without PyTorch: onnx/model.onnx in its checkpoint folder, "
+        "checked against PyTorch, and onnx/model_quantized.onnx where `resnet-hub quantize` has calibrated it.",
+    )
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="checkpoint folder")
+    command.set_defaults(run_command=export)
 
     command = commands.add_parser(
         "push",

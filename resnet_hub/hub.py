@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from resnet_hub.card import CardFacts
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CALIBRATION = "onnx/int8.json"  # see `graph.Calibration`
 _STALE = ("onnx", "preprocessor_config.json")  # speak of other weights, or overrule the config: they go with the old
 DTYPES = ("float32", "bfloat16", "float16")  # that weights are stored as
+_MAX_CALIBRATION = 2**20  # bytes; of 1,202 layers it has 250,000
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 _TIMEOUT = 10  # seconds until a Hub that does not answer counts as unreachable, and the cache is used
 
@@ -33,6 +35,7 @@ class Checkpoint(NamedTuple):
     config: ResNetConfig
     weights: "dict[str, Tensor]"  # torchvision's key names, on the CPU, in the dtype of the file
     card: str | None
+    calibration: bytes | None = None  # of int8, as the file has it
 
     @property
     def dtype(self) -> str:
@@ -47,11 +50,11 @@ def load_checkpoint(source: str | Path, **hub: Any) -> Checkpoint:
     cached copy is used. Raises `CheckpointError` for a folder or repo that is incomplete or disagrees with itself,
     `ConfigError` for a config that describes no network, `HubError` where the Hub refuses.
     """
-    folder = _fetch(source, (CONFIG, WEIGHTS, CARD), **hub)
+    folder = _fetch(source, (CONFIG, WEIGHTS, CARD, CALIBRATION), **hub)
     config = _read_config(folder, source)
     weights = _read_weights(folder, source)
     _check_head(config, weights, source)
-    return Checkpoint(config, weights, _read_card(folder))
+    return Checkpoint(config, weights, _read_card(folder), _read_calibration(folder))
 
 
 def read_config(source: str | Path, **hub: Any) -> ResNetConfig:
@@ -335,7 +338,9 @@ def _fetch(
                 except errors.LocalEntryNotFoundError as missing:
                     raise missing from error
             present = [file.rfilename for file in remote.siblings or []]
-            if missing_name := next((name for name in names if name not in present and name != CARD), None):
+            if missing_name := next(
+                (name for name in names if name not in present and name not in (CARD, CALIBRATION)), None
+            ):
                 raise CheckpointError(_absent(missing_name, present, source))
         return Path(snapshot_download(source, **options, local_files_only=local_files_only))
 
@@ -365,6 +370,11 @@ def _read_config(folder: Path, source: str | Path) -> ResNetConfig:
 def _read_card(folder: Path) -> str | None:
     card = folder / CARD
     return card.read_bytes().decode(errors="replace").removeprefix("\ufeff") if card.is_file() else None
+
+
+def _read_calibration(folder: Path) -> bytes | None:
+    file = folder / CALIBRATION
+    return file.read_bytes() if file.is_file() and file.stat().st_size <= _MAX_CALIBRATION else None
 
 
 def _read_weights(folder: Path, source: str | Path) -> "dict[str, Tensor]":

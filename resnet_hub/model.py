@@ -117,6 +117,7 @@ class ResNet(nn.Module):
         self.config = config
         self.card: str | None = None  # README.md of the folder it came from
         self.stored_as = "float32"  # dtype of the weights in that folder
+        self.calibration: bytes | None = None  # of int8 for the weights in that folder
         self.conv1 = self._stem(config)
         self.bn1 = nn.BatchNorm2d(config.stem_outputs[-1])
         self.relu = nn.ReLU(inplace=True)
@@ -213,7 +214,7 @@ class ResNet(nn.Module):
             model = cls(checkpoint.config)
         weights = check_weights(model.state_dict(), checkpoint.weights)
         model.load_state_dict(weights if dtype == "auto" else cast(weights, dtype), assign=True)
-        model.card, model.stored_as = checkpoint.card, checkpoint.dtype
+        model.card, model.stored_as, model.calibration = checkpoint.card, checkpoint.dtype, checkpoint.calibration
         if id2label is not None or num_classes is not None:
             model.reset_head(id2label, num_classes)
         return model.eval()
@@ -235,13 +236,25 @@ class ResNet(nn.Module):
         return save_checkpoint(folder, self.config, weights, card, old_card=self.card, dtype=dtype)
 
     def push_to_hub(
-        self, repo_id: str, *, card: "str | CardFacts | None" = None, dtype: str | None = None, **hub: Any
+        self,
+        repo_id: str,
+        *,
+        card: "str | CardFacts | None" = None,
+        dtype: str | None = None,
+        onnx: bool = False,
+        **hub: Any,
     ) -> str:
         """Save as `save_pretrained` does, and upload to the Hub repo `user/name` in one commit; returns its URL.
 
-        `hub` takes `private`, `token`, `branch`, `create_pr` and `message`, as `resnet_hub.hub.push_folder`.
+        With `onnx`, the graphs of `resnet_hub.export.export` come along. `hub` takes `private`, `token`, `branch`,
+        `create_pr` and `message`, as `resnet_hub.hub.push_folder`.
         """
         from resnet_hub.hub import push_folder
 
         with TemporaryDirectory() as folder:
-            return push_folder(self.save_pretrained(folder, card=card, dtype=dtype), repo_id, **hub)
+            self.save_pretrained(folder, card=card, dtype=dtype)
+            if onnx:
+                from resnet_hub.export import export
+
+                export(folder)
+            return push_folder(folder, repo_id, **hub)

@@ -37,7 +37,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def classify(model):
-    return Classifier(model)
+    return Classifier(model).prepare()  # one engine for all tests, so that equal pictures have equal scores
 
 
 @pytest.fixture
@@ -141,9 +141,10 @@ def test_the_batch_changes_nothing(classify):
 def test_large_inputs_make_small_batches(model, monkeypatch):
     sizes = []
     monkeypatch.setattr(classifier, "_MAX_BATCH_PIXELS", 2 * 32 * 32)
-    counted = copy.deepcopy(model)
-    counted.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    assert len(Classifier(counted)([noise(index) for index in range(5)], batch_size=100)) == 5
+    classify = Classifier(model)
+    answer = classify.answer
+    monkeypatch.setattr(classify, "answer", lambda inputs: [sizes.append(len(inputs)), answer(inputs)][1])
+    assert len(classify([noise(index) for index in range(5)], batch_size=100)) == 5
     assert sizes == [2, 2, 1]
 
 
@@ -178,6 +179,27 @@ def test_scores_are_a_tensor_for_further_work(model, classify):
     expected = torch.stack([probabilities(model, noise(0)), probabilities(model, noise(1))])
     assert torch.allclose(scores, expected, atol=1e-6)
     assert classify.scores([]).shape == (0, 3)
+
+
+# Engines
+
+
+def test_the_engine_comes_up_beside_the_first_answers(model):
+    classify = Classifier(model)
+    assert (classify.engine, classify.precision) == ("PyTorch", "fp32")
+    first = classify(noise(0))
+    assert not classify._prepared  # one picture alone is not worth it
+    answers = [classify(noise(0)) for _ in range(3)]
+    assert classify.prepare().engine == "ONNX Runtime"
+    assert_answers([*answers, classify(noise(0))], [first] * 4)
+
+
+def test_precision_is_what_was_asked_for(model):
+    assert Classifier(model, precision="fp32").prepare().precision == "fp32"
+    with pytest.raises(ResNetHubError, match=r"^precision is 'int4'; choose one of auto, fp32, int8\.$"):
+        Classifier(model, precision="int4")
+    with pytest.raises(ResNetHubError, match="no int8 calibration"):
+        Classifier(model, precision="int8")
 
 
 # Pictures that cannot be read
@@ -279,10 +301,10 @@ def test_eight_threads_answer_as_one(classify):
 
 def test_from_a_checkpoint_folder(model, classify, tmp_path):
     model.save_pretrained(tmp_path / "model")
-    loaded = Classifier.from_pretrained(tmp_path / "model", device="cpu")
+    loaded = Classifier.from_pretrained(tmp_path / "model", device="cpu").prepare()
     assert loaded.config == model.config
     assert loaded(noise(0)) == classify(noise(0))
-    assert Classifier.from_pretrained(str(tmp_path / "model"))(noise(0)) == classify(noise(0))
+    assert Classifier.from_pretrained(str(tmp_path / "model")).prepare()(noise(0)) == classify(noise(0))
 
 
 def test_the_answer_is_that_of_the_pipeline_of_transformers(tmp_path: Path):

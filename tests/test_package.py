@@ -43,6 +43,7 @@ def test_a_classifier_imports_no_more_than_the_core() -> None:
         "torchvision",
         "datasets",
         "accelerate",
+        "onnx",
         "onnxruntime",
         "gradio",
         "transformers",
@@ -84,8 +85,8 @@ def test_the_command_is_the_terminals_main() -> None:
 
 def test_requirements_are_the_projects() -> None:
     extras = PROJECT["optional-dependencies"]
-    of_the_page = {*PROJECT["dependencies"], *extras["demo"], *extras["heic"], *extras["train"]}
-    assert requirements(ROOT / "requirements.txt") == of_the_page - {"resnet_hub[heic,train]"}
+    of_the_page = {*PROJECT["dependencies"], *extras["demo"], *extras["heic"], *extras["onnx"], *extras["train"]}
+    assert requirements(ROOT / "requirements.txt") == of_the_page - {"resnet_hub[heic,onnx,train]"}
 
 
 def test_every_package_is_listed_for_installation() -> None:

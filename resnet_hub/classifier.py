@@ -4,6 +4,7 @@ import copy
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -17,6 +18,8 @@ from resnet_hub.errors import CheckpointError, ImageError, ResNetHubError
 from resnet_hub.images import eval_transform, list_images, load_image
 from resnet_hub.model import ResNet
 
+_NEAR = 2  # times the resized picture: no less is left of a JPEG's sides by its decoder
+_DECODERS = min(4, os.cpu_count() or 1)  # threads that read pictures of a list ahead
 _MAX_BATCH_PIXELS = 2**22  # of the network's input: 83 pictures of 224 x 224, one of 2048 x 2048
 
 
@@ -31,15 +34,27 @@ class Classifier:
     accuracy and where it is faster, and on a GPU half precision; "fp32" and "int8" ask for either. Which engine runs is
     in `engine` and `precision`: it comes up in the background, from the second batch on, or with `prepare`.
 
+    Pictures of at least twice the size that is needed are decoded and resized in faster steps, on average one or two
+    levels of 255 from what `transform` makes of them; with `exact` they are equal to it to the bit.
+
     Raises `ResNetHubError` for a model without a head, and for int8 where it cannot be.
     """
 
-    def __init__(self, model: ResNet, *, device: str | torch.device | None = None, precision: Precision = "auto"):
+    def __init__(
+        self,
+        model: ResNet,
+        *,
+        device: str | torch.device | None = None,
+        precision: Precision = "auto",
+        exact: bool = False,
+    ):
         if precision not in get_args(Precision):
             raise ResNetHubError(f"precision is {precision!r}; choose one of {', '.join(get_args(Precision))}.")
         if not model.config.num_classes:
             raise ResNetHubError("The model has no head and so no classes; load it with id2label= or num_classes=.")
         self.transform = eval_transform(model.config)
+        self._fit = eval_transform(model.config, exact=exact)
+        self._near = None if exact else _NEAR * model.config.resize_size
         wanted, present = _device(device), model.device
         if wanted.type != present.type or wanted.index not in (None, present.index) or _in_training(model):
             try:
@@ -62,10 +77,11 @@ class Classifier:
         *,
         device: str | torch.device | None = None,
         precision: Precision = "auto",
+        exact: bool = False,
         **hub: Any,
     ) -> Self:
         """The classifier of a checkpoint folder or a Hub repo; `hub` as `ResNet.from_pretrained` takes it."""
-        return cls(ResNet.from_pretrained(source, **hub), device=device, precision=precision)
+        return cls(ResNet.from_pretrained(source, **hub), device=device, precision=precision, exact=exact)
 
     def prepare(self) -> Self:
         """Bring the fastest engine up now, in a second or so, instead of beside the first answers."""
@@ -115,11 +131,21 @@ class Classifier:
             return list(self._stream(images, top_k, batch_size, errors))
         if isinstance(images, Iterator) and not hasattr(images, "read"):  # an open file is an iterator too
             return self._stream(images, top_k, batch_size, errors)
-        return next(self._stream([images], top_k, batch_size, errors, names=False))
+        image = self.read(images, errors=errors)
+        return image if isinstance(image, ImageError) else self._ranking(self._scores([image])[0], top_k)
+
+    def read(self, image: Any, *, name: str | None = None, errors: Literal["raise", "return"] = "raise") -> Any:
+        """The network's input (C, side, side) from a picture as `load_image` takes it."""
+        try:
+            return self._fit(load_image(image, name=name, near=self._near))
+        except ImageError as error:
+            if errors == "raise":
+                raise
+            return error
 
     def scores(self, images: Iterable[Any]) -> Tensor:
         """Probabilities (N, num_classes), float32 on the CPU, of images as `load_image` takes them, in one batch."""
-        return self._scores([self.transform(load_image(image)) for image in images])
+        return self._scores([self.read(image) for image in images])
 
     def _scores(self, inputs: list[Tensor]) -> Tensor:
         if not inputs:
@@ -137,25 +163,31 @@ class Classifier:
         return self._run(inputs)
 
     def _stream(
-        self, images: Iterable[Any], top_k: int | None, batch_size: int, errors: str, names: bool = True
+        self, images: Iterable[Any], top_k: int | None, batch_size: int, errors: Literal["raise", "return"]
     ) -> Iterator[Any]:
+        """Threads decode the next batch while the network works on this one."""
         batch_size = min(batch_size, max(1, _MAX_BATCH_PIXELS // self.config.image_size**2))
         numbered = iter(enumerate(images, start=1))
-        while True:
-            inputs: list[Tensor | ImageError] = []
-            for number, image in islice(numbered, batch_size):  # one at a time: a decoded photo may take 500 MB
-                unnamed = names and not isinstance(image, str | os.PathLike)
-                try:
-                    inputs.append(self.transform(load_image(image, name=f"Image {number}" if unnamed else None)))
-                except ImageError as error:
-                    if errors == "raise":
-                        raise
-                    inputs.append(error)
-            if not inputs:
-                return
-            scores = iter(self._scores([item for item in inputs if isinstance(item, Tensor)]))
-            for item in inputs:
-                yield item if isinstance(item, ImageError) else self._ranking(next(scores), top_k)
+        pool = ThreadPoolExecutor(_DECODERS)
+
+        def submit() -> list[Future[Tensor | ImageError]]:
+            batch = []
+            for number, image in islice(numbered, batch_size):
+                name = None if isinstance(image, str | os.PathLike) else f"Image {number}"
+                batch.append(pool.submit(self.read, image, name=name, errors=errors))
+            return batch
+
+        try:
+            batch = submit()
+            while batch:
+                following = submit()
+                inputs = [future.result() for future in batch]
+                scores = iter(self._scores([item for item in inputs if isinstance(item, Tensor)]))
+                for item in inputs:
+                    yield item if isinstance(item, ImageError) else self._ranking(next(scores), top_k)
+                batch = following
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _ranking(self, scores: Tensor, top_k: int | None) -> list[dict[str, Any]]:
         best = scores.sort(descending=True, stable=True)

@@ -15,7 +15,7 @@ from resnet_hub import classifier
 from resnet_hub.classifier import Classifier
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import CheckpointError, ImageError, ResNetHubError
-from resnet_hub.images import list_images
+from resnet_hub.images import list_images, load_image
 from resnet_hub.model import ResNet
 
 LABELS = ["daisy", "rose", "tulip"]
@@ -106,7 +106,7 @@ def test_a_list_a_tuple_and_a_folder_give_a_list_of_lists(classify, folder):
     assert classify([]) == []
 
 
-def test_a_generator_is_read_one_batch_at_a_time(classify):
+def test_a_generator_is_read_one_batch_ahead(classify):
     taken = []
 
     def source():
@@ -117,7 +117,7 @@ def test_a_generator_is_read_one_batch_at_a_time(classify):
     answers = classify(source(), batch_size=3)
     assert taken == []
     first = next(answers)
-    assert taken == [0, 1, 2]
+    assert taken == [0, 1, 2, 3, 4, 5]
     assert_answers([first, *answers], [classify(noise(index)) for index in range(7)])
     assert len(taken) == 7
 
@@ -179,6 +179,31 @@ def test_scores_are_a_tensor_for_further_work(model, classify):
     expected = torch.stack([probabilities(model, noise(0)), probabilities(model, noise(1))])
     assert torch.allclose(scores, expected, atol=1e-6)
     assert classify.scores([]).shape == (0, 3)
+
+
+# Large pictures
+
+
+def smooth(width, height):
+    return Image.effect_noise((width // 150, height // 150), 90).convert("RGB").resize((width, height), Image.BICUBIC)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_large_picture_is_read_in_fewer_steps_and_looks_the_same(model, format):
+    fast, exact = Classifier(model), Classifier(model, exact=True)
+    file = io.BytesIO()
+    smooth(1200, 900).save(file, format)
+    found, expected = fast.read(file), exact.read(file)
+    assert torch.equal(expected, exact.transform(load_image(file)))
+    assert not torch.equal(found, expected)
+    assert (found - expected).abs().mean() < 2 / 255 / min(model.config.std)
+    assert fast(file)[0]["label"] == exact(file)[0]["label"]
+
+
+def test_a_picture_of_less_than_twice_the_size_is_read_to_the_bit(model):
+    file = io.BytesIO()
+    noise(0, 79, 90).save(file, "JPEG")
+    assert torch.equal(Classifier(model).read(file), Classifier(model).transform(load_image(file)))
 
 
 # Engines

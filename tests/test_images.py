@@ -668,3 +668,52 @@ def test_the_crop_box_is_what_the_transform_shows():
         around = Image.new("RGB", size, WHITE)
         around.paste((0, 0, 0), (left, top, right, bottom))
         assert eval_transform(settings)(around).mean() < 0.03
+
+
+# Faster steps for large pictures
+
+
+@pytest.mark.parametrize(
+    ("size", "near", "expected"),
+    [
+        ((1000, 800), 400, (500, 400)),
+        ((1000, 800), 401, (1000, 800)),
+        ((801, 1601), 100, (101, 201)),
+        ((1000, 800), None, (1000, 800)),
+        ((100, 80), 400, (100, 80)),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_jpeg_comes_smaller_but_not_below_what_is_needed(size, near, expected, options):
+    data = encoded(picture(*size), "JPEG", quality=95, **options)
+    image = load_image(data, near=near)
+    assert image.mode == "RGB" and image.size == expected
+    whole = load_image(data).resize(expected, Image.Resampling.BOX)
+    assert np.abs(np.asarray(image, int) - np.asarray(whole, int)).mean() < 3  # blocks at the edge are cut otherwise
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_smaller_jpeg_of_other_colours(mode):
+    data = encoded(picture(800, 800).convert(mode), "JPEG", quality=95)
+    assert_same(load_image(data, near=100), load_image(data).resize((100, 100), Image.Resampling.BOX), tolerance=90)
+    assert load_image(data, near=100).getpixel((10, 10)) == load_image(data).getpixel((80, 80))
+
+
+def test_a_smaller_jpeg_is_turned_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(picture(800, 400).transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95, exif=exif)
+    assert_same(load_image(data, near=100), picture(200, 100), tolerance=90)
+
+
+def test_other_formats_have_one_size():
+    assert load_image(encoded(picture(800, 400), "PNG"), near=10).size == (800, 400)
+
+
+@pytest.mark.parametrize("size", [(1200, 900), (900, 1200), (300, 2000), (512, 512)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_hurried_transform_is_within_a_level(size, interpolation):
+    config = ResNetConfig(image_size=112, interpolation=interpolation, std=(1, 1, 1), mean=(0, 0, 0))
+    image = Image.effect_noise((size[0] // 10, size[1] // 10), 80).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    gap = (eval_transform(config, exact=False)(image) - eval_transform(config)(image)).abs() * 255
+    assert gap.mean() < 1 and gap.max() < 16

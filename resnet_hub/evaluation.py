@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnet_hub.classifier import _MAX_BATCH_PIXELS, Classifier
-from resnet_hub.data import TEST, TRAIN, VALIDATION, ImageSet
+from resnet_hub.data import TEST, TRAIN, VALIDATION, ImageSet, Splits
 from resnet_hub.data import load as load_data
 from resnet_hub.errors import CheckpointError, DataError, ImageError
 from resnet_hub.images import _printable, load_image
@@ -146,7 +146,7 @@ def evaluate(
         raise DataError(f"batch_size is {batch_size} and worst is {worst}; expected at least 1 and 0.")
     classify = _classifier(model)
     if not isinstance(data, ImageSet):
-        split, data = _one_split(data, split)
+        split, data = one_split(load_data(data), split)
     targets = _targets(classify.config.labels, data)
     total, size = len(targets), classify.config.image_size
 
@@ -208,8 +208,8 @@ def _classifier(model: ResNet | Classifier | str | Path) -> Classifier:
     return model
 
 
-def _one_split(source: str | Path | Mapping[str, Sequence[Any]], split: str | None) -> tuple[str, ImageSet]:
-    splits = load_data(source)
+def one_split(splits: Splits, split: str | None) -> tuple[str, ImageSet]:
+    """The split of that name, or the first of validation, test, train that exists, with its name."""
     wanted = (VALIDATION, TEST, TRAIN) if split is None else (split,)
     for name in wanted:
         if name in splits:

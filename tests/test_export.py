@@ -5,11 +5,14 @@ import onnxruntime
 import pytest
 import torch
 from hub_server import WRITER
+from PIL import Image
 from test_graph import network
 
-from resnet_hub import Classifier, ResNet, cli, export
-from resnet_hub.errors import CheckpointError, ResNetHubError
-from resnet_hub.export import MODEL
+from resnet_hub import Classifier, ResNet, cli, evaluate, export
+from resnet_hub.errors import CheckpointError, DataError, ResNetHubError
+from resnet_hub.export import MODEL, QUANTIZED
+from resnet_hub.graph import Calibration
+from resnet_hub.hub import CALIBRATION, push_folder
 
 
 @pytest.fixture
@@ -63,3 +66,89 @@ def test_a_disk_that_refuses(folder):
     (folder / "onnx").write_text("a file where the folder has to be")
     with pytest.raises(CheckpointError, match=r"^The ONNX files cannot be saved to "):
         export.export(folder)
+
+
+# int8
+
+
+def pictures(count, seed=0):
+    """Noise around the colour of its class, as sources and labels."""
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(60, 200, (5, 3))
+    found = {label: [] for label in "abcde"}
+    for index in range(count):
+        noise = colours[index % 5] + rng.normal(0, 25, (32, 32, 3))
+        found["abcde"[index % 5]].append(noise.clip(0, 255).astype(np.uint8))
+    return found
+
+
+@pytest.fixture
+def data(tmp_path):
+    for split, count in (("train", 40), ("test", 25)):
+        for label, arrays in pictures(count).items():
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for index, array in enumerate(arrays):
+                Image.fromarray(array).save(tmp_path / "data" / split / label / f"{index}.png")
+    return tmp_path / "data"
+
+
+def test_int8_is_measured_and_stored_and_used(folder, data, monkeypatch):
+    seen = []
+    found = export.quantize(folder, data, progress=lambda done, total: seen.append((done, total)), force=True)
+    assert seen[-1] == (65, 65)
+    assert (found.pictures, found.data) == (25, "test split, 25 pictures")
+    assert found.accuracy == evaluate(folder, data).accuracy
+    assert Calibration.from_json((folder / CALIBRATION).read_bytes()) == found
+
+    int8 = Classifier.from_pretrained(folder, precision="int8", device="cpu")
+    assert (int8.engine, int8.precision) == ("ONNX Runtime", "int8")
+    source = sorted((data / "test").rglob("*.png"))
+    batch = torch.stack([int8.read(path) for path in source])
+    (logits,) = onnxruntime.InferenceSession(folder / QUANTIZED).run(None, {"pixel_values": batch.numpy()})
+    assert np.abs(logits - int8.answer(batch).logits.numpy()).max() < 1e-4
+    labels = [path.parent.name for path in source]
+    right = [int8(path, top_k=1)[0]["label"] == label for path, label in zip(source, labels, strict=True)]
+    assert np.mean(right) == pytest.approx(found.accuracy_int8)
+
+    (folder / QUANTIZED).unlink()
+    assert export.export(folder) == [folder / MODEL, folder / QUANTIZED]
+
+
+def test_int8_that_loses_too_much_is_not_kept(folder, data, monkeypatch, capsys):
+    monkeypatch.setattr(export, "MAY_LOSE", -1)
+    assert cli.main(["quantize", str(folder), "--calibrate", str(data)]) == 2
+    assert "more than half a point is lost" in capsys.readouterr().err
+    assert not (folder / "onnx").exists()
+    assert cli.main(["quantize", str(folder), "--calibrate", str(data), "--force"]) == 0
+    out = capsys.readouterr().out
+    assert "in float32" in out and "in int8, on the test split, 25 pictures" in out
+    assert not Calibration.from_json((folder / CALIBRATION).read_bytes()).passed
+    assert Classifier.from_pretrained(folder, device="cpu").prepare().precision == "fp32"
+    assert Classifier.from_pretrained(folder, device="cpu", precision="int8").precision == "int8"
+
+
+def test_int8_goes_with_the_model_to_the_hub(hub, folder, data):
+    export.quantize(folder, data, force=True)
+    push_folder(folder, "user/whole", token=WRITER)
+    there = Classifier.from_pretrained("user/whole", precision="int8", device="cpu")
+    here = Classifier.from_pretrained(folder, precision="int8", device="cpu")
+    path = next((data / "test").rglob("*.png"))
+    assert there(path) == here(path)
+
+
+def test_int8_of_what_cannot_be_calibrated(folder, data, tmp_path):
+    with pytest.raises(CheckpointError, match="There is no folder"):
+        export.quantize(tmp_path / "nothing", data)
+    for path in (data / "train").rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match="None of the pictures to calibrate on can be read"):
+        export.quantize(folder, data)
+    with pytest.raises(DataError, match="no split 'nothing'"):
+        export.quantize(folder, data, split="nothing")
+    for path in (data / "train").rglob("*.png"):
+        Image.new("RGB", (32, 32)).save(path)
+    model = ResNet.from_pretrained(folder)
+    model.fc.weight.data.fill_(torch.nan)
+    model.conv1.weight.data.fill_(torch.nan)
+    with pytest.raises(CheckpointError, match="damaged"):
+        export.quantize(model.save_pretrained(tmp_path / "broken"), data, split="test", force=True)

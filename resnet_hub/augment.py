@@ -1,6 +1,7 @@
 """Random changes to a batch of training pictures, on tensors, each drawn from a generator of its own.
 
-A batch's draws depend on nothing but the generator handed in, so that a resumed or a distributed run repeats them.
+A batch's draws depend on nothing but the generator handed in, so that a resumed or a distributed run repeats them;
+they are made on the CPU, also where the pictures are on a GPU.
 """
 
 import math
@@ -49,7 +50,7 @@ def random_resized_crop(
     sideways = torch.stack([width * mirrored, zero, across * (1 - width)], 1)
     upright = torch.stack([zero, height, down * (1 - height)], 1)
     grid = F.affine_grid(torch.stack([sideways, upright], 1), [count, images.shape[1], size, size], align_corners=False)
-    return F.grid_sample(images, grid.to(images.dtype), padding_mode="reflection", align_corners=False)
+    return F.grid_sample(images, grid.to(images), padding_mode="reflection", align_corners=False)
 
 
 def random_erasing(images: Tensor, random: Generator, *, probability: float) -> Tensor:
@@ -63,7 +64,7 @@ def random_erasing(images: Tensor, random: Generator, *, probability: float) -> 
     row, column = torch.arange(height), torch.arange(width)
     rows = (row >= top[:, None]) & (row < (top + tall)[:, None]) & chosen[:, None]
     columns = (column >= left[:, None]) & (column < (left + wide)[:, None])
-    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None].to(images.device), 0.0)
 
 
 def mix(images: Tensor, targets: Tensor, random: Generator, *, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:

@@ -389,10 +389,11 @@ class _Trainer:
 
     def _train_step(self, places: Tensor, rate: float) -> float:
         pictures, targets = self.pictures[places], F.one_hot(self.targets[places], len(self.labels)).float()
+        pictures, targets = pictures.to(self.device), targets.to(self.device)  # as bytes; what follows is for its cores
         random = self._random(self.epoch, self.step)
         images, targets = self.view.draw(pictures, targets, random, self._size(self.epoch))
         share = slice(self.accelerator.process_index, None, self.world)
-        images, targets = images[share].to(self.device), targets[share].to(self.device)
+        images, targets = images[share], targets[share]
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         weight = self.class_weights.to(self.device) if self.config.balance == "loss" else None
@@ -466,7 +467,7 @@ class _Trainer:
         with torch.inference_mode():
             for places in torch.arange(len(self.validation_targets)).split(_CHUNK):
                 targets = self.validation_targets[places].to(self.device)
-                logits = model(self.view.normalised(self.validation_pictures[places]).to(self.device)).float()
+                logits = model(self.view.normalised(self.validation_pictures[places].to(self.device))).float()
                 loss += float(F.cross_entropy(logits, targets, reduction="sum"))
                 right += int((logits.argmax(1) == targets).sum())
         return loss / len(self.validation_targets), right / len(self.validation_targets)
@@ -476,7 +477,7 @@ class _Trainer:
         count = len(self.validation_targets)
         places = torch.linspace(0, count - 1, min(_SAMPLES, count)).round().long()
         with torch.inference_mode():
-            images = self.view.normalised(self.validation_pictures[places]).to(self.device)
+            images = self.view.normalised(self.validation_pictures[places].to(self.device))
             best = self._kept.eval()(images).float().softmax(1).max(1)
         targets, labels = self.validation_targets[places].tolist(), self.labels
         rows = zip(places.tolist(), targets, best.indices.tolist(), best.values.tolist(), strict=True)
@@ -588,7 +589,8 @@ class _View:
 
     def normalised(self, pictures: Tensor) -> Tensor:
         """uint8 (N, H, W, C) to floats (N, C, H, W), channels last in memory."""
-        return ((pictures.float() / 255 - self.mean) / self.std).permute(0, 3, 1, 2)
+        mean, std = self.mean.to(pictures.device), self.std.to(pictures.device)
+        return ((pictures.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
 def preview(config: TrainConfig, images: data.ImageSet, *, token: str | bool | None = None) -> "list[Image.Image]":

@@ -21,7 +21,7 @@ from resnet_hub.layouts import LABEL_SETS
 
 if TYPE_CHECKING:
     from resnet_hub.data import Splits
-    from resnet_hub.run import Event
+    from resnet_hub.run import Event, TrainConfig
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "resnet20-cifar10"  # comes with the repository
 _SOME = 8  # labels that `info` shows
@@ -103,12 +103,42 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """Train, or go on with a run; Ctrl-C stops and keeps, a second one leaves."""
-    from resnet_hub.run import Failed, Run, Stopped, TrainConfig
-    from resnet_hub.training import train as events_of
+    """Train, or go on with a run, here or as a job; Ctrl-C stops and keeps, a second one leaves."""
+    from resnet_hub.run import Failed, Stopped, TrainConfig
 
     given = {key: getattr(arguments, key) for key in get_type_hints(TrainConfig)}
     given = {key: value for key, value in given.items() if value is not None}
+    _check_place(arguments, given)
+    if arguments.on == "jobs":
+        last = _train_as_job(arguments, TrainConfig(**{"run": "run"} | given))
+    else:
+        last = _train_here(arguments, given)
+    if isinstance(last, Failed):
+        raise TrainingError(last.reason)
+    return 130 if isinstance(last, Stopped) else 0
+
+
+def _check_place(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Refuses what has no meaning where the run shall be."""
+    if arguments.on == "jobs":
+        if not arguments.push:
+            raise TrainingError("A job keeps nothing: name the repo that its model shall go to, --push user/name.")
+        if "data" not in given:
+            raise TrainingError("Name what the job shall train on with --data.")
+    else:
+        if "run" not in given:
+            raise TrainingError("Name the folder of the run with --run.")
+        for key in ("flavor", "timeout", "upload"):
+            if getattr(arguments, key):
+                raise TrainingError(f"--{key} is for jobs; add --on jobs, or leave it out.")
+    if arguments.private is not None and not arguments.push:
+        raise TrainingError("--private is about the repo of --push; name one, or leave it out.")
+
+
+def _train_here(arguments: argparse.Namespace, given: dict[str, Any]) -> "Event | None":
+    from resnet_hub.run import Finished, Pushed, Run, TrainConfig
+    from resnet_hub.training import train as events_of
+
     run = Run(given["run"])
     if run.exists():
         known = vars(run.config)
@@ -122,30 +152,66 @@ def train(arguments: argparse.Namespace) -> int:
     else:
         raise TrainingError(f"The folder {run.folder} holds no run to go on with; name what to train on with --data.")
 
+    def events() -> "Iterator[Event]":
+        from resnet_hub.hub import push_folder
+
+        for event in events_of(config):
+            yield event
+            if isinstance(event, Finished) and arguments.push and _speaks():
+                yield Pushed(push_folder(event.model, arguments.push, private=arguments.private))
+
     def stop(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         run.stop.touch()
         print("stopping after this step; Ctrl-C again leaves at once", file=sys.stderr)
 
-    show = _told_as_json if arguments.json else _told
     before = signal.signal(signal.SIGINT, stop)
     try:
-        last = deque(show(events_of(config)), maxlen=1).pop()
+        return _last(arguments, events())
     finally:
         signal.signal(signal.SIGINT, before)
-    if isinstance(last, Failed):
-        raise TrainingError(last.reason)
-    return 130 if isinstance(last, Stopped) else 0
+
+
+def _train_as_job(arguments: argparse.Namespace, config: "TrainConfig") -> "Event | None":
+    from resnet_hub import jobs
+
+    asked = {key: getattr(arguments, key) for key in ("flavor", "timeout", "private")}
+    chosen = {key: value for key, value in asked.items() if value is not None}
+    job = jobs.submit(config, arguments.push, upload=arguments.upload, **chosen)
+    print(f"job {job.id} on {arguments.flavor or 't4-small'}: {job.url}", file=sys.stderr)
+
+    def events() -> "Iterator[Event]":
+        for event in jobs.follow(job):
+            if isinstance(event, str):
+                print(_shown(event), file=sys.stderr)
+            else:
+                yield event
+
+    try:
+        return _last(arguments, events())
+    except KeyboardInterrupt:
+        print(f"the job goes on: {job.url}; `hf jobs cancel {job.id}` ends it", file=sys.stderr)
+        raise
+
+
+def _last(arguments: argparse.Namespace, events: "Iterator[Event]") -> "Event | None":
+    """Prints events as they come, and returns the last one."""
+    show = _told_as_json if arguments.json else _told
+    return deque(show(events), maxlen=1).pop()
+
+
+def _speaks() -> bool:
+    """Of several processes the first one speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _told(events: "Iterator[Event]") -> "Iterator[Event]":
-    """Prints a line an epoch, and on a terminal a bar within it; of several processes the first one speaks."""
+    """Prints a line an epoch, and on a terminal a bar within it."""
     from tqdm import tqdm
 
-    from resnet_hub.run import Epoch, Finished, Preparing, Progress, Started, Stopped
+    from resnet_hub.run import Epoch, Finished, Preparing, Progress, Pushed, Started, Stopped
 
-    first = os.environ.get("RANK", "0") == "0"
-    with tqdm(leave=False, disable=None if first else True) as bar:
+    with tqdm(leave=False, disable=None if _speaks() else True) as bar:
         for event in events:
             line = ""
             match event:
@@ -172,15 +238,20 @@ def _told(events: "Iterator[Event]") -> "Iterator[Event]":
                     line = f"accuracy {event.accuracy:.2%} after {event.seconds:.0f} s: {event.model}"
                 case Stopped():
                     line = f"stopped in epoch {event.epoch + 1}, all kept; the same command goes on"
-            if line and first:
+                case Pushed():
+                    line = event.url
+            if line and _speaks():
                 tqdm.write(line)
             yield event
 
 
 def _told_as_json(events: "Iterator[Event]") -> "Iterator[Event]":
     """Prints an object a line, for programs that watch."""
+    from resnet_hub.run import told
+
     for event in events:
-        print(json.dumps({"event": type(event).__name__, **event._asdict()}), flush=True)
+        if _speaks():
+            print(told(event), flush=True)
         yield event
 
 
@@ -207,7 +278,11 @@ def data_export(arguments: argparse.Namespace) -> int:
     """Write a data set as a ZIP of class folders and print its path."""
     from resnet_hub.data import export
 
-    print(_shown(export(_splits(arguments), arguments.target)))
+    splits = _splits(arguments)
+    target = export(splits, arguments.target)
+    counts = {split: len(images) for split, images in splits.items()}
+    facts = {"file": str(target), "bytes": target.stat().st_size, "pictures": counts}
+    print(json.dumps(facts) if arguments.json else _shown(target))
     return 0
 
 
@@ -386,6 +461,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_settings(command)
     command.add_argument("--json", action="store_true", help="each event as a JSON object a line")
+    command.add_argument(
+        "--push", metavar="REPO", help="where the model goes when it is finished: user/name on the Hub"
+    )
+    command.add_argument(
+        "--private",
+        action=argparse.BooleanOptionalAction,
+        help="whether only you see a repo that --push makes (default: yes for a job, else as your account has it)",
+    )
+    command.add_argument("--on", choices=("here", "jobs"), default="here", help="jobs: on a machine of Hugging Face")
+    command.add_argument("--flavor", help="that machine, as in `hf jobs hardware` (default: t4-small)")
+    command.add_argument("--timeout", help="after which the job is ended, such as 90m (default: 2h)")
+    command.add_argument("--upload", action="store_true", help="copy local data to a private data set for the job")
     command.set_defaults(run_command=train)
 
     command = commands.add_parser("data", help="look at a data set, or pack it as a ZIP")
@@ -407,6 +494,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_source(action)
     action.add_argument("target", type=Path, metavar="ZIP", help="the file to write")
+    action.add_argument("--json", action="store_true", help="one JSON object")
     action.set_defaults(run_command=data_export)
 
     command = commands.add_parser(
@@ -508,7 +596,7 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     for key, hint in get_type_hints(TrainConfig).items():
         kind = next(kind for kind in [*get_args(hint), hint] if isinstance(kind, type) or get_origin(kind) is Literal)
         kind = hint if get_origin(hint) is Literal else kind
-        options: dict[str, Any] = {"help": comments.get(key, "").replace("%", "%%"), "required": key == "run"}
+        options: dict[str, Any] = {"help": comments.get(key, "").replace("%", "%%"), "dest": key}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif get_origin(kind) is Literal:

@@ -5,7 +5,7 @@ import io
 import platform
 import re
 import shlex
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from resnet_hub.files import write_atomic
 from resnet_hub.hub import CARD, WEIGHTS
 from resnet_hub.model import ResNet
 from resnet_hub.pictures import confusion_picture, curves_picture
-from resnet_hub.run import Run, TrainConfig
+from resnet_hub.run import Run, TrainConfig, is_hub_id, options
 
 CONFUSION, CURVES = "confusion.png", "curves.png"
 
@@ -50,8 +50,8 @@ def card_facts(run: Run, evaluation: Evaluation, called: str) -> CardFacts:
         del metrics["top-5 accuracy"]
     return CardFacts(
         dataset_name=_shown(config.data),
-        datasets=[config.data] if _is_hub_id(config.data) else [],
-        base_model=config.base if _is_hub_id(config.base) else None,
+        datasets=[config.data] if is_hub_id(config.data) else [],
+        base_model=config.base if is_hub_id(config.base) else None,
         metrics=metrics | {"expected calibration error": evaluation.calibration_error},
         split=called,
         per_class={score.label: score.recall for score in evaluation.classes},
@@ -66,24 +66,13 @@ def card_facts(run: Run, evaluation: Evaluation, called: str) -> CardFacts:
 
 def command(config: TrainConfig) -> str:
     """The terminal's command for a run: every setting that its recipe would not choose, no folder of this machine."""
-    usual = TrainConfig(data=config.data, run=config.run, base=config.base, recipe=config.recipe).resolved()
-    words = ["resnet-hub", "train"]
-    for field in fields(TrainConfig):
-        value, option = getattr(config, field.name), field.name.replace("_", "-")
-        if field.name in ("data", "run", "base") and value:
-            words += [f"--{option}", _shown(value)]
-        elif value is not None and (value != getattr(usual, field.name) or field.name == "recipe"):
-            words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
-    return shlex.join(words)
+    shown = replace(config, data=_shown(config.data), run=_shown(config.run), base=config.base and _shown(config.base))
+    return shlex.join(["resnet-hub", "train", *options(shown)])
 
 
 def _shown(source: str) -> str:
     """A Hub id as it is, of a folder its name: where it lies is nobody's business."""
-    return source if _is_hub_id(source) else Path(source).name
-
-
-def _is_hub_id(source: str | None) -> bool:
-    return bool(source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists())
+    return source if is_hub_id(source) else Path(source).name
 
 
 def _count(number: int, noun: str) -> str:

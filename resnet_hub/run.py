@@ -5,9 +5,10 @@ Whoever holds the folder can watch, stop, resume or share the run; nothing of it
 
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+import re
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from resnet_hub.errors import TrainingError
 from resnet_hub.files import write_atomic
@@ -86,6 +87,25 @@ class TrainConfig:
             if value is not None and not low <= value <= high:
                 raise TrainingError(f"{key} is {value!r}; expected {low:g} to {high:g}.")
         return config
+
+
+def options(config: TrainConfig) -> list[str]:
+    """The arguments of `resnet-hub train` for a run: data, run and base, and what its recipe would not choose."""
+    usual = TrainConfig(data=config.data, run=config.run, base=config.base, recipe=config.recipe).resolved()
+    words = []
+    for field in fields(TrainConfig):
+        value, option = getattr(config, field.name), f"--{field.name.replace('_', '-')}"
+        if value is None or (
+            value == getattr(usual, field.name) and field.name not in ("data", "run", "base", "recipe")
+        ):
+            continue
+        words += [option if value else f"--no-{option[2:]}"] if isinstance(value, bool) else [option, str(value)]
+    return words
+
+
+def is_hub_id(source: str | None) -> bool:
+    """Whether `user/name` is on the Hub, and no folder here."""
+    return bool(source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists())
 
 
 _RANGES = (
@@ -203,7 +223,27 @@ class Failed(NamedTuple):
     reason: str
 
 
-Event = Started | Preparing | Progress | Epoch | Saved | Finished | Stopped | Failed
+class Pushed(NamedTuple):
+    """The model is on the Hub."""
+
+    url: str
+
+
+Event = Started | Preparing | Progress | Epoch | Saved | Finished | Stopped | Failed | Pushed
+
+
+def told(event: NamedTuple) -> str:
+    """An event as a line of JSON, for logs and for programs that watch."""
+    return json.dumps({"event": type(event).__name__, **event._asdict()})
+
+
+def read_event(line: str) -> Event | None:
+    """What `told` wrote; None for any other line."""
+    try:
+        content = json.loads(line)
+        return {kind.__name__: kind for kind in get_args(Event)}[content.pop("event")](**content)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 class Run:

@@ -2,18 +2,24 @@
 
 Covers, for model repos: create, info, tree, resolve (HEAD and GET, with ranges), preupload, LFS upload, commit (files,
 deletions, parent, pull request), branches, refs, README from `Hub.edit`, tokens that may read or write, private and
-gated repos, and the error headers that the client reads. Left out: Xet, redirects to a CDN, multipart uploads, data
-sets and Spaces, discussions, quotas, and git itself. `Hub.fail` is the switch for faults.
+gated repos, and the error headers that the client reads. Data sets are repos of the same kind, and jobs are run: their
+command, in a process of this machine, with the data sets that they mount in a folder of their own. Left out: Xet,
+redirects to a CDN, multipart uploads, Spaces, discussions, quotas, and git itself. `Hub.fail` is the switch for faults.
 """
 
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Lock, Thread
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -31,6 +37,39 @@ class Fault:
     seconds: float = 0  # to wait before the answer
     body: bytes | None = None  # of the file, in place of the true one
     first: Callable[[], object] | None = None  # is called before the request is answered
+
+
+@dataclass
+class Job:
+    spec: dict  # as the client asked for it
+    owner: str
+    stage: str = "RUNNING"
+    log: list[str] = field(default_factory=list)
+    status: str | None = None
+
+    def run(self, hub: "Hub") -> None:
+        """What a machine of the Hub would do, with this Python in the place of `uv run --with ...`."""
+        with tempfile.TemporaryDirectory() as home:
+            folder = Path(home, "input")
+            (volume,) = self.spec["volumes"]
+            for name, content in hub.repos[f"datasets/{volume['source']}"].files(volume["revision"]).items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(content)
+            command = self.spec["command"]
+            words = [sys.executable, *command[command.index("python") + 1 :]]
+            words = [
+                word.replace(volume["mountPath"], str(folder)).replace("/tmp/run", f"{home}/run") for word in words
+            ]
+            env = {**os.environ, **self.spec["environment"], **self.spec["secrets"]}
+            env |= {"PYTHONPATH": str(folder), "HF_HOME": f"{home}/hub", "RESNET_HUB_CACHE": f"{home}/cache"}
+            pipes: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            with subprocess.Popen(words, cwd=home, env=env, **pipes) as process:
+                self.log += ["===== Job started", *(line.rstrip("\n") for line in process.stdout or ())]
+        self.stage = "ERROR" if process.returncode else "COMPLETED"
+
+    def to_dict(self, job_id: str) -> dict:
+        status = {"stage": self.stage, "message": self.status}
+        return {"id": job_id, "owner": {"id": "1", "name": self.owner, "type": "user"}, "status": status}
 
 
 @dataclass
@@ -74,6 +113,7 @@ class Hub:
         self.tokens = {WRITER: ("user", True), READER: ("user", False), STRANGER: ("stranger", True)}
         self.faults: list[Fault] = []
         self.requests: list[str] = []  # "METHOD /path" of each
+        self.jobs: dict[str, Job] = {}
 
     def __enter__(self) -> "Hub":
         Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -110,7 +150,7 @@ class Hub:
     def repo(self, repo_id: str, token: str | None, *, write: bool = False) -> Repo:
         user = self.user(token)
         repo = self.repos.get(repo_id)
-        owner = repo_id.split("/")[0] == user
+        owner = repo_id.removeprefix("datasets/").split("/")[0] == user
         if repo is None or (repo.private and not owner):
             raise RefusalError(404 if user else 401, "Repository not found", "RepoNotFound")
         if write:
@@ -144,10 +184,10 @@ class Hub:
         owner = body.get("organization") or user
         if owner != user:
             raise RefusalError(403, f"Forbidden: you have no rights to create a model under the namespace {owner}")
-        repo_id = f"{owner}/{body['name']}"
+        repo_id = f"{'datasets/' if body.get('type') == 'dataset' else ''}{owner}/{body['name']}"
         if repo_id in self.repos:
             raise RefusalError(409, "You already created this model repo", url=f"{self.url}/{repo_id}")
-        repo = self.repos[repo_id] = Repo(private=body.get("visibility") == "private")
+        repo = self.repos[repo_id] = Repo(private=body.get("visibility") == "private" or bool(body.get("private")))
         repo.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
         return {"url": f"{self.url}/{repo_id}", "name": repo_id, "id": repo_id}
 
@@ -268,6 +308,37 @@ class Hub:
             raise RefusalError(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": commit})
         return files[path], {"X-Repo-Commit": commit, "ETag": f'"{_oid(path, files[path])}"'}
 
+    def start_job(self, token, query, body, owner):
+        if self.user(token, write=True) != owner:
+            raise RefusalError(403, "Forbidden: you have no rights to run jobs there")
+        job_id = f"job{len(self.jobs)}"
+        job = self.jobs[job_id] = Job(body, owner)
+        Thread(target=job.run, args=[self], daemon=True).start()
+        return job.to_dict(job_id)
+
+    def job(self, token, query, body, owner, job_id):
+        if self.user(token) != owner or job_id not in self.jobs:
+            raise RefusalError(404, "Job not found")
+        return self.jobs[job_id].to_dict(job_id)
+
+    def cancel_job(self, token, query, body, owner, job_id):
+        self.job(token, query, body, owner, job_id)
+        self.jobs[job_id].stage = "CANCELED"
+        return {}
+
+    def job_log(self, token, query, body, owner, job_id):
+        """All lines, once the job has ended."""
+        while self.job(token, query, body, owner, job_id)["status"]["stage"] == "RUNNING":
+            time.sleep(0.05)
+        stamp = {"timestamp": "2026-01-01T00:00:00.000Z"}
+        lines = [json.dumps({"data": line, **stamp}) for line in self.jobs[job_id].log]
+        return "".join(f"data: {line}\n\n" for line in lines).encode(), {"Content-Type": "text/event-stream"}
+
+
+def _of_data_set(route: Callable) -> Callable:
+    """The same answer about the data set of a name."""
+    return lambda hub, token, query, body, name, *parts: route(hub, token, query, body, f"datasets/{name}", *parts)
+
 
 _ID = r"([\w.-]+/[\w.-]+)"
 _ROUTES = [
@@ -283,6 +354,14 @@ _ROUTES = [
     (rf"POST /api/models/{_ID}/preupload/([^/]+)", Hub.preupload),
     (rf"POST /api/models/{_ID}/commit/([^/]+)", Hub.commit),
     (rf"POST /{_ID}\.git/info/lfs/objects/batch", Hub.batch),
+    (rf"GET /api/datasets/{_ID}(?:/revision/([^/]+))?", _of_data_set(Hub.info)),
+    (rf"POST /api/datasets/{_ID}/preupload/([^/]+)", _of_data_set(Hub.preupload)),
+    (rf"POST /api/datasets/{_ID}/commit/([^/]+)", _of_data_set(Hub.commit)),
+    (rf"POST /datasets/{_ID}\.git/info/lfs/objects/batch", _of_data_set(Hub.batch)),
+    (r"POST /api/jobs/([\w-]+)", Hub.start_job),
+    (r"GET /api/jobs/([\w-]+)/(\w+)", Hub.job),
+    (r"GET /api/jobs/([\w-]+)/(\w+)/logs", Hub.job_log),
+    (r"POST /api/jobs/([\w-]+)/(\w+)/cancel", Hub.cancel_job),
     (r"PUT /lfs/([0-9a-f]{64})", Hub.lfs_put),
     (rf"(?:GET|HEAD) /{_ID}/resolve/([^/]+)/(.+)", Hub.resolve),
 ]
@@ -361,7 +440,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _lfs(path: str) -> bool:
-    return path.endswith((".safetensors", ".onnx", ".png"))
+    return path.endswith((".safetensors", ".onnx", ".png", ".zip"))
 
 
 def _oid(path: str, content: bytes) -> str:

@@ -251,6 +251,23 @@ def colours(tmp_path: Path) -> Path:
     return tmp_path / "colours"
 
 
+def test_data_are_reported_and_packed(capfd: pytest.CaptureFixture[str], colours: Path, tmp_path: Path) -> None:
+    (colours / "red" / "16.png").write_bytes(b"no picture")
+    code, lines, errors = run(capfd, "data", "report", colours)
+    assert (code, errors) == (1, []) and any("red/16.png" in line for line in lines)
+    code, lines, errors = run(capfd, "data", "report", colours, "--json")
+    classes = json.loads("\n".join(lines))["classes"]
+    assert (code, errors) == (1, []) and sum(row["images"] for row in classes) == 33
+    code, lines, errors = run(capfd, "data", "export", colours, tmp_path / "packed.zip")
+    assert (code, lines, errors) == (0, [str(tmp_path / "packed.zip")], [])
+    code, lines, errors = run(capfd, "data", "export", tmp_path / "packed.zip", tmp_path / "again.zip", "--json")
+    facts = json.loads(lines[0])
+    assert (code, facts["pictures"], errors) == (0, {"train": 33}, [])
+    assert facts["bytes"] == (tmp_path / "again.zip").stat().st_size == (tmp_path / "packed.zip").stat().st_size
+    code, lines, errors = run(capfd, "data", "report", tmp_path / "absent", "--json")
+    assert (code, lines, len(errors)) == (2, [], 1)
+
+
 def test_train_tells_each_epoch_and_the_same_command_goes_on(
     capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,173 @@
+"""Training on a machine of Hugging Face: the terminal's own command runs in a Job, whose log is read here as events.
+
+A job reads what is on the Hub and nothing of this computer. So this package, and a data set and base that lie here, go
+into a private data set first, which the job finds in its folder `/input`; the model goes from the job to its repo. The
+token is a secret of the job, in neither its arguments nor its environment, and nothing prints it.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from resnet_hub.data import HUB, export, load
+from resnet_hub.errors import HubError, TrainingError
+from resnet_hub.hub import CARD, CONFIG, WEIGHTS, hub_errors
+from resnet_hub.run import Event, Failed, Pushed, Run, TrainConfig, is_hub_id, options, read_event
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
+
+# What the command needs in the job: the library and its extra `train`, as pyproject.toml has them.
+DEPENDENCIES = (
+    *("torch>=2.8", "safetensors>=0.5", "huggingface_hub>=2.4,<3", "pyyaml>=6", "numpy>=2", "pillow>=11.3,<13"),
+    *("tqdm>=4.66", "pillow-heif>=1.0", "datasets>=5.0,<6", "accelerate>=1.10,<2"),
+)
+FLAVORS = ("cpu-upgrade", "t4-small", "t4-medium", "l4x1", "a10g-small", "a10g-large", "a100-large", "h200")
+_INPUT, _RUN = "/input", "/tmp/run"  # folders of the job
+
+
+class Job(NamedTuple):
+    """A job on the Hub; whoever may see it finds it at `url`."""
+
+    id: str
+    owner: str
+    url: str
+
+
+def submit(
+    config: TrainConfig,
+    repo_id: str,
+    *,
+    flavor: str = "t4-small",
+    timeout: str = "2h",
+    private: bool = True,
+    upload: bool = False,
+    root: Path = Path(),
+    token: str | None = None,
+) -> Job:
+    """Starts a job that trains as `config` says and pushes the model to `repo_id`, of which the run's folder is none.
+
+    A data set or base on this computer, whose relative paths are below `root`, is copied to the private data set
+    `repo_id`-input with `upload`, and refused without. `timeout` ends the job, such as `90m` or `2h`. Raises
+    `ResNetHubError` for settings or data that cannot be, and `HubError` where the Hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, Volume, get_token
+
+    config.resolved()
+    token = token or get_token()
+    if not token:
+        raise HubError("There is no token on this computer; log in with `hf auth login`.")
+    package = Path(__file__).parent
+    files = [
+        CommitOperationAdd(f"resnet_hub/{path.relative_to(package).as_posix()}", path) for path in _source(package)
+    ]
+    input_id = f"{repo_id}-input"
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        data = _brought(config.data, root, upload, input_id, lambda path: _data_files(path, scratch), files)
+        base = config.base and _brought(config.base, root, upload, input_id, _base_files, files)
+        words = options(replace(config, data=data, base=base, run=_RUN))
+        words += ["--json", "--push", repo_id, "--private" if private else "--no-private"]
+        stack.enter_context(hub_errors(repo_id, token=token, writing=True))
+        api = HfApi(token=token, library_name="resnet_hub")
+        api.create_repo(input_id, repo_type="dataset", private=True, exist_ok=True)
+        if not api.dataset_info(input_id).private:
+            raise HubError(f"The data set {input_id} exists and is public; make it private, or push to another name.")
+        commit = api.create_commit(
+            input_id, files, repo_type="dataset", commit_message="What a job of resnet_hub is to train on"
+        )
+        volume = Volume(type="dataset", source=input_id, mount_path=_INPUT, revision=commit.oid, read_only=True)
+        stack.enter_context(warnings.catch_warnings(action="ignore", category=UserWarning))  # jobs are experimental
+        job = api.run_uv_job(
+            "python",
+            script_args=["-m", "resnet_hub", "train", *words],
+            dependencies=list(DEPENDENCIES),
+            env={"PYTHONPATH": _INPUT, "PYTHONUNBUFFERED": "1"},
+            secrets={"HF_TOKEN": token},
+            flavor=flavor,
+            timeout=timeout,
+            volumes=[volume],
+            name=f"resnet_hub {repo_id}"[:60],
+        )
+    return Job(job.id, job.owner.name, job.url)
+
+
+def follow(job: Job, *, token: str | None = None) -> Iterator[Event | str]:
+    """What the job says, until it ends: the events of its training, and other lines of its log as they are.
+
+    A job that ends before its model is pushed is `Failed`, with where to look.
+    """
+    from huggingface_hub import HfApi
+
+    last: Event | None = None
+    with hub_errors(job.id, token=token):
+        api = HfApi(token=token, library_name="resnet_hub")
+        for line in api.fetch_job_logs(job_id=job.id, namespace=job.owner, follow=True):
+            event = read_event(line)
+            last = event or last
+            yield event or line
+        status = api.inspect_job(job_id=job.id, namespace=job.owner).status
+    if status.stage != "COMPLETED" and not isinstance(last, Failed):
+        reason = f" ({status.message})" if status.message else ""
+        yield Failed(f"The job ended as {str(status.stage).lower()}{reason}; its log is at {job.url}.")
+    elif not isinstance(last, Failed | Pushed):
+        yield Failed(f"The job ended without a model; its log is at {job.url}.")
+
+
+def cancel(job: Job, *, token: str | None = None) -> None:
+    """Ends the job; what it had reached is lost."""
+    from huggingface_hub import HfApi
+
+    with hub_errors(job.id, token=token, writing=True):
+        HfApi(token=token, library_name="resnet_hub").cancel_job(job_id=job.id, namespace=job.owner)
+
+
+def record(run: Run, events: Iterator[Event | str]) -> Iterator[Event | str]:
+    """The same events, with the epochs among them written to the history of a run here."""
+    from resnet_hub.run import Epoch
+
+    run.folder.mkdir(parents=True, exist_ok=True)
+    for event in events:
+        if isinstance(event, Epoch):
+            run.append(event)
+        yield event
+
+
+def _source(package: Path) -> list[Path]:
+    """The files of this package that a job needs: all but the page."""
+    return sorted(path for path in package.iterdir() if path.is_file())
+
+
+def _brought(source: str, root: Path, upload: bool, input_id: str, pack: Any, files: "list[CommitOperationAdd]") -> str:
+    """The name of a data set or base in the job: as it is on the Hub, or below `/input` where it is taken there."""
+    from huggingface_hub import CommitOperationAdd
+
+    path = root / Path(source).expanduser()
+    if source.startswith(HUB) or (is_hub_id(source) and not path.exists()):
+        return source
+    if not path.exists():
+        raise TrainingError(f"There is no folder or file {source}, nor is it a name on the Hub (user/name).")
+    if not upload:
+        raise TrainingError(
+            f"A job cannot read {source} on this computer; allow with --upload that it is copied to {input_id}, a "
+            "private data set of yours, or name one on the Hub."
+        )
+    name, packed = pack(path)
+    files += [CommitOperationAdd(inside, file) for inside, file in packed.items()]
+    return f"{_INPUT}/{name}"
+
+
+def _data_files(path: Path, scratch: Path) -> tuple[str, dict[str, Path]]:
+    """One ZIP, whatever the data set is."""
+    if path.suffix.lower() != ".zip":
+        path = export(load(path), scratch / f"{path.resolve().name}.zip")
+    return path.name, {path.name: path}
+
+
+def _base_files(path: Path) -> tuple[str, dict[str, Path]]:
+    name = f"base/{path.resolve().name}"
+    return name, {f"{name}/{file}": path / file for file in (CONFIG, WEIGHTS, CARD) if (path / file).is_file()}

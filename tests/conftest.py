@@ -63,6 +63,6 @@ def browser() -> "Iterator[Browser]":
     flags = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=flags.split())
-        expect.set_options(timeout=90_000)  # whatever else this machine does meanwhile
+        expect.set_options(timeout=240_000)  # whatever else this machine does meanwhile
         yield browser
         browser.close()

@@ -257,7 +257,7 @@ def test_data_are_reported_and_packed(capfd: pytest.CaptureFixture[str], colours
     assert (code, errors) == (1, []) and any("red/16.png" in line for line in lines)
     code, lines, errors = run(capfd, "data", "report", colours, "--json")
     classes = json.loads("\n".join(lines))["classes"]
-    assert (code, errors) == (1, []) and sum(row["images"] for row in classes) == 33
+    assert (code, errors) == (1, []) and sum(row["images"] for row in classes) == 32  # what can be read
     code, lines, errors = run(capfd, "data", "export", colours, tmp_path / "packed.zip")
     assert (code, lines, errors) == (0, [str(tmp_path / "packed.zip")], [])
     code, lines, errors = run(capfd, "data", "export", tmp_path / "packed.zip", tmp_path / "again.zip", "--json")

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from resnet_hub.config import ResNetConfig
+from resnet_hub.data import load
 from resnet_hub.demo import runs as module
 from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.runs import PageRun, Runs, configure
@@ -128,6 +129,13 @@ def test_files_by_class_are_kept_as_a_data_set(runs: Runs, tmp_path: Path) -> No
     assert set(report.labels) == set(files)
     assert {path.name for path in run.folder.iterdir()} == {"photos.zip", "page.json", "report.json"}
     assert {path.name for path in tmp_path.iterdir()} >= {"runs"} and not (tmp_path / "evil").exists()
+
+
+def test_a_data_set_leaves_as_it_came(runs: Runs, data: Path) -> None:
+    exported = made(runs, data).export()
+    assert exported.name == "colours-data.zip"
+    there, back = load(data)["train"], load(exported)["train"]
+    assert back.labels == there.labels and [back.read(i) for i in range(36)] == [there.read(i) for i in range(36)]
 
 
 @pytest.mark.parametrize("name", ["../../up.zip", ".zip", "a b\0c.zip", "照片.zip", "x" * 300 + ".zip", "-.zip"])

@@ -15,7 +15,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.i18n import PageError
-from resnet_hub.demo.runs import Runs
+from resnet_hub.demo.runs import Runs, is_zero
 from resnet_hub.errors import ResNetHubError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Models:
         if not config.num_classes:
             raise PageError("no_head", name=name)
         self._make_room(name, config)
-        return Classifier.from_pretrained(source, token=token)
+        return Classifier.from_pretrained(source, token=token, device="cpu" if is_zero() else None)
 
     def _make_room(self, name: str, config: ResNetConfig) -> None:
         wanted = config.num_parameters * _BYTES_PER_PARAMETER

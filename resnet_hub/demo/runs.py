@@ -16,8 +16,8 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from resnet_hub.demo.i18n import PageError
 from resnet_hub.errors import TrainingError
 from resnet_hub.files import write_atomic
-from resnet_hub.run import Run, TrainConfig
+from resnet_hub.run import Event, Run, TrainConfig, told
 
 if TYPE_CHECKING:
-    from resnet_hub.data import ImageSet
+    from resnet_hub.data import ImageSet, Splits
     from resnet_hub.report import DataReport
 
 MAX_IMAGES = 20_000
@@ -49,20 +49,25 @@ os.nice(10)  # predictions go first
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: ends with the app, however that ends
 from resnet_hub.errors import ResNetHubError
-from resnet_hub.run import Failed, TrainConfig
+from resnet_hub.run import Failed, TrainConfig, told
 from resnet_hub.training import train
-def tell(event):
-    print(json.dumps({"event": type(event).__name__, **event._asdict()}), flush=True)
 try:
-    for event in train(TrainConfig(**json.loads(sys.argv[1]))):
-        tell(event)
+    for event in train(TrainConfig(**json.loads(sys.argv[1])), seconds=json.loads(sys.argv[2])):
+        print(told(event), flush=True)
 except ResNetHubError as error:
-    tell(Failed(str(error)))
+    print(told(Failed(str(error))), flush=True)
 """
 
-State = Literal["new", "queued", "running", "stopping", "stopped", "failed", "interrupted", "finished"]
-_TOLD = {"Started", "Preparing", "Progress", "Finished", "Stopped", "Failed"}  # the history has the rest
-_ENDS: dict[str, State] = {"Finished": "finished", "Stopped": "stopped", "Failed": "failed"}
+State = Literal["new", "queued", "running", "stopping", "stopped", "waiting", "failed", "interrupted", "finished"]
+_TOLD = {"Started", "Preparing", "Progress", "Finished", "Stopped", "Waiting", "Failed"}  # the history has the rest
+_ENDS: dict[str, State] = {"Finished": "finished", "Stopped": "stopped", "Waiting": "waiting", "Failed": "failed"}
+
+
+class Waiting(NamedTuple):
+    """There is no GPU to go on with now, for this reason; all is kept."""
+
+    reason: str
+    seconds_left: int | None  # of the visitor's GPU time, where the platform tells
 
 
 class Status(NamedTuple):
@@ -105,6 +110,16 @@ class PageRun:
             return json.loads((self.folder / "page.json").read_text(encoding="utf-8"))
         return {}
 
+    def tell(self, event: Event | Waiting) -> None:
+        """Adds to the log what happened to the run outside its worker."""
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(told(event) + "\n")
+
+    def told(self) -> str:
+        """The kind of the last event that was told."""
+        event = _last_event(self.log)
+        return event["event"] if event else ""
+
     def report(self) -> "DataReport | None":
         from resnet_hub.report import DataReport
 
@@ -117,14 +132,24 @@ class PageRun:
             return json.loads(self.run.evaluation.read_text(encoding="utf-8"))
         return None
 
-    def held_out(self) -> "tuple[str, ImageSet]":
-        """What the pictures that the evaluation is about are called, and the pictures."""
+    def pictures(self) -> "Splits":
+        """All of the data set."""
         from resnet_hub.data import HUB, load
 
-        split = json.loads(self.run.split.read_text(encoding="utf-8"))
         source = self.facts()["data"]
-        splits = load(source, token=_reader()) if source.startswith(HUB) else load(self.folder / source)
-        return split["called"], splits[split["split"]].subset(split["held_out"])
+        return load(source, token=_reader()) if source.startswith(HUB) else load(self.folder / source)
+
+    def held_out(self) -> "tuple[str, ImageSet]":
+        """What the pictures that the evaluation is about are called, and the pictures."""
+        split = json.loads(self.run.split.read_text(encoding="utf-8"))
+        return split["called"], self.pictures()[split["split"]].subset(split["held_out"])
+
+    def export(self) -> Path:
+        """The data set as a ZIP of class folders."""
+        from resnet_hub.data import export
+
+        title = re.sub(r"[^\w.-]+", "-", Path(self.facts()["title"]).stem) or "photos"
+        return export(self.pictures(), self.folder / "export" / f"{title}-data.zip")
 
     def pack(self, name: str) -> Path:
         """The model's folder as a ZIP."""
@@ -184,6 +209,11 @@ def is_space() -> bool:
     return "SPACE_ID" in os.environ
 
 
+def is_zero() -> bool:
+    """Whether this is a Space on ZeroGPU, where a GPU is there for the length of a call."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
 def _reader() -> bool | None:
     """The token to read from the Hub with: a local user's own; none where strangers visit."""
     return False if is_space() else None
@@ -206,6 +236,7 @@ class Runs:
         self._lock = threading.RLock()
         self._queue: list[str] = []
         self._workers: dict[str, _Worker] = {}
+        self._led: dict[str, _Led] = {}  # by the page, between a worker and the next
         self._owners: dict[str, set[str]] = {}  # of the runs that wait or work
         self._closed = threading.Event()
         atexit.register(self.close)
@@ -243,7 +274,7 @@ class Runs:
         with self._lock:
             if self._status(run).active:
                 return
-            if any(owners & self._owners[other] for other in [*self._queue, *self._workers]):
+            if any(owners & others for others in self._owners.values()):
                 raise PageError("one_run")
             if len(self._queue) >= MAX_WAITING:
                 raise PageError("queue_full")
@@ -255,11 +286,46 @@ class Runs:
     def stop(self, run: PageRun) -> None:
         """Ends its training, with all that was reached; `start` goes on from there."""
         with self._lock:
+            if led := self._led.get(run.id):
+                led.stopping = True
             if run.id in self._queue:
                 self._queue.remove(run.id)
-                del self._owners[run.id]
+                self._disown(run.id)
             elif run.id in self._workers:
                 self._workers[run.id].stop(again=False)
+
+    @contextmanager
+    def led(self, run: PageRun, owners: set[str] | None = None) -> "Iterator[_Led]":
+        """The run counts as at work in the block, whether it has a worker or not; as that of `owners`, if they are new.
+
+        Whoever stops it finds `stopping` set.
+        """
+        with self._lock:
+            if run.id in self._led or any((owners or set()) & others for others in self._owners.values()):
+                raise PageError("one_run")
+            if owners:
+                self._owners[run.id] = owners
+            led = self._led[run.id] = _Led()
+        try:
+            yield led
+        finally:
+            with self._lock:
+                del self._led[run.id]
+                self._disown(run.id)
+
+    def is_at_work(self, run: PageRun) -> bool:
+        """Whether a worker has the run, or will."""
+        with self._lock:
+            return run.id in self._queue or run.id in self._workers
+
+    def measure(self, run: PageRun) -> None:
+        """Puts a run that the page leads, and that is trained, into the queue for what is left: the measuring."""
+        with self._lock:
+            self._queue.append(run.id)
+
+    def _disown(self, run: str) -> None:
+        if run not in self._led and run not in self._queue and run not in self._workers:
+            self._owners.pop(run, None)
 
     def delete(self, run: PageRun) -> None:
         with self._lock:
@@ -267,6 +333,8 @@ class Runs:
                 self._queue.remove(run.id)
             if worker := self._workers.pop(run.id, None):
                 worker.kill()
+            if led := self._led.get(run.id):
+                led.stopping = True
             self._owners.pop(run.id, None)
             shutil.rmtree(run.folder, ignore_errors=True)
 
@@ -299,6 +367,8 @@ class Runs:
             return Status("queued", self._queue.index(run.id) + 1, event)
         if worker := self._workers.get(run.id):
             return Status("stopping" if worker.stopping and not worker.again else "running", 0, event)
+        if led := self._led.get(run.id):
+            return Status("stopping" if led.stopping else "running", 0, event)
         if not run.log.is_file():
             return Status("new")
         return Status(_ENDS.get(event["event"], "interrupted") if event else "interrupted", 0, event)
@@ -313,6 +383,9 @@ class Runs:
                         self._urge(worker)
                     else:
                         self._end(run, worker)
+                for run, led in self._led.items():
+                    if led.stopping and run not in self._workers:
+                        _ask_to_stop(PageRun(run, self.root / run))
                 while self._queue and len(self._workers) < self.at_once and not self._closed.is_set():
                     run = self._queue.pop(0)
                     self._workers[run] = _Worker(PageRun(run, self.root / run))
@@ -332,10 +405,9 @@ class Runs:
     def _end(self, run: str, worker: "_Worker") -> None:
         del self._workers[run]
         worker.end()
-        if worker.again and self._status(worker.run).state == "stopped":
+        if worker.again and worker.run.told() == "Stopped":
             self._queue.append(run)
-        else:
-            del self._owners[run]
+        self._disown(run)
 
     def _delete_old(self) -> None:
         for folder in self.root.iterdir():
@@ -343,6 +415,12 @@ class Runs:
             with self._lock, suppress(OSError):
                 if run and not self._status(run).active and _age(folder) > self.kept:
                     self.delete(run)
+
+
+class _Led:
+    """What the page was told of a run that it leads."""
+
+    stopping = False
 
 
 class _Worker:
@@ -357,7 +435,11 @@ class _Worker:
             env = {key: value for key, value in env.items() if "TOKEN" not in key}
             env["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
         # An id that begins with a dash is no argument of anything: the folder is the working directory.
-        arguments = [sys.executable, "-c", _WORKER, json.dumps(run.facts().get("config"))]
+        seconds = None
+        if is_zero():  # all but the steps, which the GPU does
+            env["CUDA_VISIBLE_DEVICES"] = ""
+            seconds = None if run.facts().get("trained") else 0
+        arguments = [sys.executable, "-c", _WORKER, json.dumps(run.facts().get("config")), json.dumps(seconds)]
         with run.log.open("wb") as log:
             self.process = subprocess.Popen(
                 arguments, cwd=run.folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
@@ -369,8 +451,7 @@ class _Worker:
         self.ask()
 
     def ask(self) -> None:
-        with suppress(OSError):  # again and again: a run that only begins takes the file for an old one
-            self.run.run.stop.touch()
+        _ask_to_stop(self.run)
 
     def kill(self) -> None:
         self.process.terminate()
@@ -386,6 +467,11 @@ class _Worker:
         if self.stopping and not (event and event["event"] in _ENDS):
             with suppress(OSError), self.run.log.open("a") as log:
                 log.write('\n{"event": "Stopped"}\n')
+
+
+def _ask_to_stop(run: PageRun) -> None:
+    with suppress(OSError):  # again and again: a run that only begins takes the file for an old one
+        run.run.stop.touch()
 
 
 def _import_path() -> list[str]:

@@ -2,27 +2,33 @@
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import gradio as gr
-from gradio.processing_utils import save_file_to_cache
+import numpy as np
+from gradio.processing_utils import save_bytes_to_cache, save_file_to_cache
 from huggingface_hub import get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from resnet_hub.demo.i18n import PageError, say, sentence, t
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.predict import PredictTab, alert
-from resnet_hub.demo.runs import PageRun, Runs, Status, configure, is_space
+from resnet_hub.demo.runs import PageRun, Runs, Status, configure, is_space, is_zero
+from resnet_hub.demo.zero import drive
 from resnet_hub.errors import ResNetHubError, TrainingError
 from resnet_hub.images import SUFFIXES
+from resnet_hub.run import Pushed, Stopped, TrainConfig
 
 if TYPE_CHECKING:
     import pandas as pd
+    from PIL import Image
 
     from resnet_hub.data import ImageSet
     from resnet_hub.report import DataReport
@@ -31,7 +37,8 @@ MAX_CLASSES = 12  # with photos given one class at a time; a ZIP may have any nu
 MAX_EPOCHS = 100
 MAX_PIXELS = 2**30  # of all pictures decoded, three bytes each, which stay in memory
 DATA, MODEL, TRAINING, RESULT = 1, 2, 3, 4
-_HUB = "https://huggingface.co/"
+_FILMSTRIP: dict[str, Any] = {"columns": 6, "height": "auto", "object_fit": "contain", "interactive": False}
+_FILMSTRIP |= {"allow_preview": False, "buttons": []}
 
 
 class TrainTab:
@@ -87,17 +94,50 @@ class TrainTab:
         except ResNetHubError as error:
             if new:
                 self.runs.delete(new)
-            return {self.report: alert(sentence(request, error)), self.proceed: gr.update(visible=False)}
+            return {self.report: alert(sentence(request, error))} | self._offer(None)
         if old and self.runs.status(old).state == "new":
             self.runs.delete(old)
-        return {self.run: new.id, self.report: _report(found, request), self.proceed: gr.update(visible=True)}
+        return {self.run: new.id, self.report: _report(found, request)} | self._offer(found)
+
+    def _offer(self, found: "DataReport | None") -> dict[Any, Any]:
+        """What can be done with data that have a report: go on, or take both along."""
+        out = {part: gr.update(visible=found is not None) for part in (self.proceed, self.taking)}
+        if found is not None:
+            name = save_bytes_to_cache(found.to_json().encode(), "data-report.json", self.download.GRADIO_CACHE)
+            out[self.report_file] = gr.update(value=name)
+        return out | {self.data_file: gr.update(visible=False)}
+
+    def export(self, run: str, request: gr.Request) -> dict[Any, Any]:
+        """The data set as a ZIP of class folders, the pictures as they came."""
+        try:
+            packed = self._found(run).export()
+        except (ResNetHubError, OSError) as error:
+            text = sentence(request, error) if isinstance(error, ResNetHubError) else say(request, "disk_full")
+            raise gr.Error(text, print_exception=False) from None
+        value = save_file_to_cache(packed, cache_dir=self.download.GRADIO_CACHE)
+        return {self.data_file: gr.update(value=value, visible=True)}
 
     # -- model and training --------------------------------------------------------------------------------------------
 
-    def begin(
+    def begin(self, run: str, kept: Any, request: gr.Request, *choices: Any) -> dict[Any, Any]:
+        """Puts the run into the queue, or says why that cannot be."""
+        try:
+            found = self._found(run)
+            if self.runs.status(found).active:
+                return {self.leading: ""} | self.watch(run, None, request) | self._step(TRAINING)
+            source, settings = self._settings(*choices)
+            self._check_memory(found, source, settings["image_size"])
+            if self.runs.status(found).state != "new":  # the same data, other choices: another run
+                found = self.runs.copy(found)
+            visitor = _visitor(kept)
+            self.runs.start(found, {visitor, request.session_hash or visitor}, configure(found, source, **settings))
+        except ResNetHubError as error:
+            return {self.leading: "", self.notice: alert(sentence(request, error))}
+        out = {self.run: found.id, self.notice: "", self.stored: {"visitor": visitor, "run": found.id}}
+        return out | {self.leading: found.id} | self.watch(found.id, None, request) | self._step(TRAINING)
+
+    def _settings(
         self,
-        run: str,
-        kept: Any,
         base: str,
         finetune: bool,
         epochs: float,
@@ -107,34 +147,91 @@ class TrainTab:
         mixup: float,
         label_smoothing: float,
         seed: float,
-        request: gr.Request,
-    ) -> dict[Any, Any]:
-        """Puts the run into the queue, or says why that cannot be."""
+    ) -> tuple[str | Path, dict[str, Any]]:
+        """Where the base is, and what else was chosen, as `TrainConfig` has it."""
+        source = self.models.source(str(base or "").strip())
         try:
-            found = self._found(run)
-            if self.runs.status(found).active:
-                return self.watch(run, None, request) | self._step(TRAINING)
-            source = self.models.source(str(base or "").strip())
-            choices: dict[str, Any] = {"recipe": "head", "seed": int(seed or 0)}
+            settings: dict[str, Any] = {"recipe": "head", "seed": int(seed or 0)}
             if finetune:
-                choices |= {
+                settings |= {
                     "recipe": "finetune",
                     "epochs": min(int(epochs), MAX_EPOCHS),
                     "learning_rate": float(learning_rate) if learning_rate else None,
                     "mixup": float(mixup),
                     "label_smoothing": float(label_smoothing),
                 }
-            choices |= {"image_size": int(image_size) if image_size else None, "balance": "loss" if balance else "none"}
-            self._check_memory(found, source, choices["image_size"])
-            if self.runs.status(found).state != "new":  # the same data, other choices: another run
+            settings |= {"image_size": int(image_size) if image_size else None}
+        except (ValueError, OverflowError, TypeError) as error:
+            raise TrainingError(f"A choice is no number: {error}.") from None
+        return source, settings | {"balance": "loss" if balance else "none"}
+
+    def begin_job(
+        self,
+        run: str,
+        kept: Any,
+        repo: str,
+        flavor: str,
+        request: gr.Request,
+        signed_in: gr.OAuthToken | None,
+        *choices: Any,
+    ) -> Iterator[dict[Any, Any]]:
+        """Trains as a job in the account of whoever asks, and follows it as long as the page is open."""
+        from resnet_hub import jobs
+
+        try:
+            _check_repo(repo)
+            token = _token(request, signed_in)
+            found = self._found(run)
+            source, settings = self._settings(*choices)
+            if self.runs.status(found).active:
+                raise PageError("one_run")
+            if self.runs.status(found).state != "new":
                 found = self.runs.copy(found)
-            visitor = _visitor(kept)
-            self.runs.start(found, {visitor, request.session_hash or visitor}, configure(found, source, **choices))
-        except (ResNetHubError, ValueError, OverflowError, TypeError) as error:
-            refusal = error if isinstance(error, ResNetHubError) else TrainingError(f"A choice is no number: {error}.")
-            return {self.notice: alert(sentence(request, refusal))}
-        out = {self.run: found.id, self.notice: "", self.stored: {"visitor": visitor, "run": found.id}}
-        return out | self.watch(found.id, None, request) | self._step(TRAINING)
+            visitor, repo = _visitor(kept), repo.strip()
+            config = configure(found, source, **settings)
+            with self.runs.led(found, {visitor, request.session_hash or visitor}) as led:
+                job = jobs.submit(config, repo, flavor=flavor, upload=True, root=found.folder, token=token)
+                found.note(config=asdict(config), job=job.url)
+                found.log.touch()
+                out = {self.run: found.id, self.notice: "", self.stored: {"visitor": visitor, "run": found.id}}
+                yield out | self.watch(found.id, None, request) | self._step(TRAINING)
+                for event in jobs.record(found.run, jobs.follow(job, token=token)):
+                    if led.stopping:
+                        jobs.cancel(job, token=token)
+                        found.tell(Stopped(0, 0))
+                        return
+                    if isinstance(event, Pushed):
+                        found.note(pushed=event.url)
+                    elif not isinstance(event, str):
+                        found.tell(event)
+                    yield {self.notice: ""}
+        except ResNetHubError as error:
+            yield {self.notice: alert(sentence(request, error))}
+
+    def preview(self, run: str, request: gr.Request, *choices: Any) -> dict[Any, Any]:
+        """A few of the pictures as the training would see them, each of them twice."""
+        from resnet_hub.training import preview
+
+        try:
+            source, settings = self._settings(*choices)
+            if settings["recipe"] == "head":  # sees the pictures as they are
+                settings["augmentation"] = "none"
+            config = TrainConfig(data="", run="", base=str(source), **settings)
+            images = self._found(run).pictures()["train"]
+            places = np.linspace(0, len(images) - 1, min(6, len(images))).round().astype(int)
+            drawn = preview(config, images.subset(places.repeat(2)), token=False if is_space() else None)
+        except ResNetHubError as error:
+            return {self.notice: alert(sentence(request, error)), self.seen_by_training: gr.update(visible=False)}
+        return {self.notice: "", self.seen_by_training: gr.update(value=drawn, visible=True)}
+
+    def lead(self, run: str, request: gr.Request) -> Iterator[str]:
+        """On ZeroGPU: takes the run that was just started through its calls of the GPU, as long as the page is open."""
+        found = self.runs.find(run)
+        if found is None:
+            return
+        with suppress(PageError):  # another tab leads it
+            for used in drive(self.runs, found):
+                yield f"<p>{escape(say(request, 'gpu_used', time=_duration(used, request)))}</p>" if used else ""
 
     def _check_memory(self, run: PageRun, base: str | Path, image_size: int | None) -> None:
         from resnet_hub.hub import read_config
@@ -158,8 +255,9 @@ class TrainTab:
             self.models.forget(run)
             self.runs.start(self._found(run), {visitor, request.session_hash or visitor})
         except ResNetHubError as error:
-            return {self.notice: alert(sentence(request, error))}
-        return {self.notice: "", self.stored: {"visitor": visitor, "run": run}} | self.watch(run, None, request)
+            return {self.leading: "", self.notice: alert(sentence(request, error))}
+        out = {self.notice: "", self.stored: {"visitor": visitor, "run": run}, self.leading: run}
+        return out | self.watch(run, None, request)
 
     def delete(self, run: str, kept: Any, request: gr.Request) -> dict[Any, Any]:
         if found := self.runs.find(run):
@@ -169,7 +267,7 @@ class TrainTab:
 
     def anew(self, kept: Any, request: gr.Request) -> dict[Any, Any]:
         """The page without a run; whoever has the link of the one before still finds it."""
-        out = {self.run: "", self.report: "", self.proceed: gr.update(visible=False)}
+        out = {self.run: "", self.report: "", self.leading: ""} | self._offer(None)
         out |= {self.stored: {"visitor": _visitor(kept), "run": ""}}
         return out | self.watch("", None, request) | self._step(DATA)
 
@@ -186,7 +284,7 @@ class TrainTab:
         if linked or status.active:
             out[self.tabs] = gr.Tabs(selected="train")
         if report := found.report():
-            out |= {self.report: _report(report, request), self.proceed: gr.update(visible=True)}
+            out |= {self.report: _report(report, request)} | self._offer(report)
         step = RESULT if status.state == "finished" else MODEL if status.state == "new" else TRAINING
         return out | self.watch(found.id, None, request) | self._step(step)
 
@@ -196,7 +294,7 @@ class TrainTab:
         if found is None:
             gone = alert(say(request, "no_run")) if run else ""
             buttons = (self.stopping, self.resuming, self.deleting, self.again, self.onward, self.ending)
-            hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in (*buttons, self.charts)}
+            hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in (*buttons, self.charts, self.samples)}
             hidden[self.link] = ""
             return {self.progress: gone, self.timer: gr.Timer(active=False), self.done: "", self.seen: None} | hidden
         status, history = self.runs.status(found), found.run.epochs()
@@ -205,13 +303,15 @@ class TrainTab:
         if now == seen:
             return out
         ended = not status.active and self.runs.model(found.id) is not None
+        resumable = status.state in ("stopped", "waiting", "failed", "interrupted") and "job" not in found.facts()
         return out | {
             self.seen: now,
             self.timer: gr.Timer(active=status.active),
             **(self._curves(history, request) if history else {}),
+            self.samples: _samples(found, request),
             self.charts: gr.update(visible=bool(history)),
             self.stopping: gr.update(visible=status.active, interactive=status.state != "stopping"),
-            self.resuming: gr.update(visible=status.state in ("stopped", "failed", "interrupted")),
+            self.resuming: gr.update(visible=resumable),
             self.deleting: gr.update(visible=True),
             self.again: gr.update(visible=not status.active),
             self.onward: gr.update(visible=status.state != "new"),
@@ -277,15 +377,11 @@ class TrainTab:
             folder = self.runs.model(run)
             if folder is None:
                 raise PageError("at_work" if self.runs.find(run) else "no_run")
-            token = signed_in.token if signed_in else get_token() if _is_local_user(request) else None
-            if not token:
-                raise PageError("sign_in")
-            url = push_folder(folder, name.strip(), private=bool(private), token=token)
+            url = push_folder(folder, name.strip(), private=bool(private), token=_token(request, signed_in))
         except ResNetHubError as error:
             return alert(sentence(request, error))
         url = url.partition("/commit/")[0]  # the model's page says more than the commit's
-        anchor = f'<a href="{escape(url)}" target="_blank" rel="noopener">{escape(url)}</a>'
-        return f'<p role="status">{escape(say(request, "pushed", link="")).strip()} {anchor}</p>'
+        return f'<p role="status">{escape(say(request, "pushed_at"))} {_anchor(url)}</p>'
 
     def _found(self, run: str) -> PageRun:
         found = self.runs.find(run)
@@ -301,7 +397,7 @@ class TrainTab:
     def render(self, page: gr.Blocks, tabs: gr.Tabs, default: str) -> None:
         """Add the tab to the page that is being built."""
         self.tabs = tabs
-        self.run, self.seen, self.done = gr.State(""), gr.State(None), gr.State("")
+        self.run, self.seen, self.done, self.leading = gr.State(""), gr.State(None), gr.State(""), gr.State("")
         self.timer = gr.Timer(1.0, active=False)
         gr.HTML(t("train_head"), elem_classes="hint")
         with gr.Walkthrough(selected=DATA) as self.steps:
@@ -309,11 +405,18 @@ class TrainTab:
                 checks = self._render_data()
                 self.report = gr.HTML(elem_id="report")
                 self.proceed = gr.Button(t("continue"), variant="primary", visible=False)
+                with gr.Row(visible=False) as self.taking:
+                    exporting = gr.Button(t("export_data"), size="sm")
+                    self.data_file = gr.DownloadButton(
+                        t("download_data"), size="sm", visible=False, elem_id="data-file"
+                    )
+                    self.report_file = gr.DownloadButton(t("download_report"), size="sm", elem_id="report-file")
             with gr.Step(t("step_model"), id=MODEL):
-                choices = self._render_choices(default)
+                choices, previewing = self._render_choices(default)
                 with gr.Row():
                     start = gr.Button(t("start"), variant="primary")
                     self.onward = gr.Button(t("to_training"), visible=False)
+                employing = self._render_job()
                 self.notice = gr.HTML(elem_id="train-notice")
             with gr.Step(t("step_training"), id=TRAINING):
                 self._render_training()
@@ -333,20 +436,37 @@ class TrainTab:
                 self.accuracy,
                 self.stopping,
                 self.resuming,
+                self.samples,
             ),
             *(self.deleting, self.again, self.onward, self.ending, self.link, self.done),
         ]
-        told = [*watched, self.run, self.notice, self.stored, self.steps]
-        checking: dict[str, Any] = {"outputs": [self.run, self.report, self.proceed], "show_progress_on": [self.report]}
+        told = [*watched, self.run, self.notice, self.stored, self.steps, self.leading]
+        offered = [self.report, self.proceed, self.taking, self.report_file, self.data_file]
+        checking: dict[str, Any] = {"outputs": [self.run, *offered], "show_progress_on": [self.report]}
         checking |= slow | {"concurrency_id": "data", "concurrency_limit": 2}
         for button, function, inputs in checks:
             button.click(function, [self.run, *inputs], **checking)
         for button, step in ((self.proceed, MODEL), (self.onward, TRAINING), (self.ending, RESULT)):
             button.click(lambda step=step: gr.Walkthrough(selected=step), None, self.steps, **quick)
-        start.click(self.begin, [self.run, self.stored, *choices], told, **quick)
+        exporting.click(self.export, self.run, self.data_file, **slow | {"concurrency_id": "data"})
+        shown = [self.notice, self.seen_by_training]
+        previewing.click(self.preview, [self.run, *choices], shown, **slow | {"concurrency_id": "preview"})
+        starting = start.click(self.begin, [self.run, self.stored, *choices], told, **quick)
+        button, repo, flavor = employing
+        repo.input(self.check_name, repo, self.notice, trigger_mode="always_last", **quick)
+        button.click(
+            self.begin_job,
+            [self.run, self.stored, repo, flavor, *choices],
+            told,
+            show_progress_on=[self.notice],
+            **slow | {"concurrency_id": "job", "concurrency_limit": 8},
+        )
         self.stopping.click(self.stop, self.run, watched, **quick)
-        self.resuming.click(self.resume, [self.run, self.stored], told, **quick)
-        fresh = [*told, self.report, self.proceed]
+        resuming = self.resuming.click(self.resume, [self.run, self.stored], told, **quick)
+        if is_zero():
+            for started in (starting, resuming):
+                started.success(self.lead, self.leading, self.gpu, **quick | {"concurrency_id": "gpu"})
+        fresh = [*told, *offered]
         self.deleting.click(self.delete, [self.run, self.stored], fresh, **quick)
         self.again.click(self.anew, self.stored, fresh, **quick)
         self.timer.tick(self.watch, [self.run, self.seen], watched, trigger_mode="once", **quick)
@@ -366,7 +486,7 @@ class TrainTab:
         )
         trying = self.trying.click(self.try_it, self.run, [self.predict.picker, tabs], **quick)
         trying.success(**self.predict.choosing).success(**self.predict.answering)
-        page.load(self.find, self.stored, [self.report, self.proceed, tabs, *told], **quick)
+        page.load(self.find, self.stored, [*offered, tabs, *told], **quick)
 
     def _render_data(self) -> list[tuple[Any, Any, list[Any]]]:
         """Three ways to bring data: for each its button, what answers it, and the inputs."""
@@ -434,7 +554,7 @@ class TrainTab:
             )
         return names, galleries
 
-    def _render_choices(self, default: str) -> list[Any]:
+    def _render_choices(self, default: str) -> tuple[list[Any], gr.Button]:
         with gr.Row():
             with gr.Column(min_width=300):
                 base = gr.Dropdown(
@@ -469,7 +589,26 @@ class TrainTab:
                 mixup = gr.Slider(0, 1, 0, step=0.1, label=t("mixup"), info=t("mixup_info"))
                 smoothing = gr.Slider(0, 0.5, 0, step=0.05, label=t("label_smoothing"))
                 seed = gr.Number(0, label=t("seed"), precision=0, minimum=0, maximum=2**31)
-        return [base, finetune, epochs, image_size, rate, balance, mixup, smoothing, seed]
+            previewing = gr.Button(t("preview"), size="sm")
+            self.seen_by_training = gr.Gallery(
+                label=t("seen_by_training"), visible=False, elem_id="seen-by-training", **_FILMSTRIP
+            )
+        return [base, finetune, epochs, image_size, rate, balance, mixup, smoothing, seed], previewing
+
+    def _render_job(self) -> tuple[gr.Button, gr.Textbox, gr.Dropdown]:
+        """For whoever may start one: the local user, and visitors of a Space whose owner asks them for that right."""
+        from resnet_hub.jobs import FLAVORS
+
+        allowed = not is_space() or "jobs" in os.environ.get("OAUTH_SCOPES", "").split()
+        with gr.Accordion(t("job_head"), open=False, visible=allowed, elem_id="job"):
+            gr.HTML(t("job_hint"), elem_classes="hint")
+            with gr.Row():
+                repo = gr.Textbox(
+                    label=t("repo"), info=t("repo_info"), placeholder="user/name", max_length=90, elem_id="job-repo"
+                )
+                flavor = gr.Dropdown(list(FLAVORS), value="t4-small", label=t("flavor"), info=t("flavor_info"))
+            button = gr.Button(t("start_job"))
+        return button, repo, flavor
 
     def _suggest(self, typed: gr.KeyUpData) -> Any:
         found = self.models.search(typed.input_value.strip())
@@ -477,6 +616,7 @@ class TrainTab:
 
     def _render_training(self) -> None:
         self.progress = gr.HTML(elem_id="progress")
+        self.gpu = gr.HTML(elem_id="gpu")
         with gr.Row(visible=False) as self.charts:
             chart: dict[str, Any] = {"x": "epoch", "y": "value", "color": "series", "min_width": 300}
             chart |= {"x_title": " ", "y_title": " ", "color_title": " "}  # the label says it, translated
@@ -488,6 +628,7 @@ class TrainTab:
             self.resuming = gr.Button(t("resume"), variant="primary", visible=False)
             self.again = gr.Button(t("new_run"), visible=False)
             self.deleting = gr.Button(t("delete_run"), visible=False)
+        self.samples = gr.Gallery(label=t("samples"), visible=False, elem_id="samples", **_FILMSTRIP)
         self.link = gr.HTML(elem_id="run-link")
 
     def _render_result(self) -> tuple[gr.Button, gr.Textbox, gr.Checkbox]:
@@ -539,6 +680,14 @@ def _check_repo(name: str) -> None:
         raise PageError("bad_repo", name=str(name)[:100])
 
 
+def _token(request: gr.Request, signed_in: gr.OAuthToken | None) -> str:
+    """Of whoever asks: signed in on a Space, or the local user with a saved one; it lives in the request only."""
+    token = signed_in.token if signed_in else get_token() if _is_local_user(request) else None
+    if not token:
+        raise PageError("sign_in")
+    return token
+
+
 def _is_local_user(request: gr.Request) -> bool:
     """Whether who asks sits at this machine: not on a Space, nor behind a tunnel or proxy, nor led here by a name."""
     if is_space() or any(key in request.headers for key in ("x-forwarded-for", "forwarded", "x-forwarded-host")):
@@ -567,15 +716,22 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _progress(run: PageRun, status: Status, history: Sequence[Any], request: gr.Request) -> str:
-    event = status.event or {}
+    event, facts = status.event or {}, run.facts()
     lines, bar = [], ""
     if status.state == "failed":
         lines.append(alert(str(event.get("reason", ""))))
-    else:
+    elif not ("job" in facts and status.state == "interrupted"):
         lines.append(f"<p><strong>{escape(say(request, f'is_{status.state}', place=status.place))}</strong></p>")
+    for key in ("job", "pushed"):
+        if url := facts.get(key):
+            lines.append(f"<p>{escape(say(request, f'{key}_at'))} {_anchor(url)}</p>")
     if status.state in ("running", "stopping"):
         text, bar = _step_text(run, event, request)
         lines.append(f"<p>{escape(text)}</p>")
+    if status.state == "waiting":
+        left, reason = event.get("seconds_left"), str(event.get("reason", ""))
+        told = reason if left is None else f"{say(request, 'gpu_left', time=_duration(left, request))} {reason}"
+        lines.append(f"<p>{escape(told)}</p>")
     best = [epoch for epoch in history if epoch.best and epoch.accuracy is not None]
     if best:
         accuracy = f"{best[-1].accuracy:.1%}"
@@ -592,13 +748,18 @@ def _step_text(run: PageRun, event: dict[str, Any], request: gr.Request) -> tupl
         return text, _bar(event["done"], event["total"])
     if kind != "Progress":
         return say(request, "starting"), _bar(0, 1)
-    epochs = run.run.config.epochs or 1
+    config = run.run.config if run.run.exists() else TrainConfig(**run.facts()["config"])  # a job's folder is there
+    epochs = config.resolved().epochs or 1
     parts = [
         say(request, "at_epoch", epoch=event["epoch"], epochs=epochs),
         say(request, "speed", speed=f"{event['images_per_second']:,.0f}"),
         say(request, "left", time=_duration(event["seconds_left"], request)),
     ]
     return " · ".join(parts), _bar(event["epoch"] - 1 + event["step"] / event["steps"], epochs)
+
+
+def _anchor(url: str) -> str:
+    return f'<a href="{escape(url)}" target="_blank" rel="noopener">{escape(url)}</a>'
 
 
 def _bar(done: float, total: float) -> str:
@@ -623,6 +784,32 @@ def _curve(history: Sequence[Any], request: gr.Request, *series: tuple[str, str]
     ]
     frame = pd.DataFrame(rows, columns=["epoch", "value", "series"])
     return frame.astype({"epoch": "float", "value": "float", "series": "str"})
+
+
+@lru_cache(maxsize=16)
+def _thumbnails(run: PageRun, places: tuple[int, ...]) -> "list[Image.Image]":
+    """Small copies of held-out pictures."""
+    from resnet_hub.images import load_image
+
+    _, held_out = run.held_out()
+    pictures = [load_image(held_out.sources[place], name=held_out.name(place)) for place in places]
+    for picture in pictures:
+        picture.thumbnail((160, 160))
+    return pictures
+
+
+def _samples(run: PageRun, request: gr.Request) -> Any:
+    """What the model makes of a few held-out pictures so far."""
+    samples = run.run.read_samples()
+    captions = [
+        say(request, "sample_right" if sample.label == sample.predicted else "sample_wrong", **row)
+        for sample in samples
+        for row in [{**sample._asdict(), "score": f"{sample.score:.0%}"}]
+    ]
+    pictures: list[Any] = []
+    with suppress(ResNetHubError, OSError, ValueError, IndexError):  # a data set that left the Hub since, for one
+        pictures = _thumbnails(run, tuple(sample.place for sample in samples)) if samples else []
+    return gr.update(value=list(zip(pictures, captions, strict=False)), visible=bool(pictures))
 
 
 def _link(run: PageRun, request: gr.Request) -> str:

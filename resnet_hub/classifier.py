@@ -54,7 +54,7 @@ class Classifier:
             raise ResNetHubError("The model has no head and so no classes; load it with id2label= or num_classes=.")
         self.transform = eval_transform(model.config)
         self._fit = eval_transform(model.config, exact=exact)
-        self._near = None if exact else _NEAR * model.config.resize_size
+        self.near = None if exact else _NEAR * model.config.resize_size
         wanted, present = _device(device), model.device
         if wanted.type != present.type or wanted.index not in (None, present.index) or _in_training(model):
             try:
@@ -131,13 +131,22 @@ class Classifier:
             return list(self._stream(images, top_k, batch_size, errors))
         if isinstance(images, Iterator) and not hasattr(images, "read"):  # an open file is an iterator too
             return self._stream(images, top_k, batch_size, errors)
-        image = self.read(images, errors=errors)
-        return image if isinstance(image, ImageError) else self._ranking(self._scores([image])[0], top_k)
+        try:
+            return self.look(images, top_k)[0]
+        except ImageError as error:
+            if errors == "raise":
+                raise
+            return error
+
+    def look(self, image: Any, top_k: int | None = 5) -> tuple[list[dict[str, Any]], Tensor]:
+        """The answer to one image, and the last stage's maps (K, h, w) that it comes from."""
+        answer = self.answer(self.read(image).unsqueeze(0))
+        return self._ranking(_probabilities(answer)[0], top_k), answer.maps[0]
 
     def read(self, image: Any, *, name: str | None = None, errors: Literal["raise", "return"] = "raise") -> Any:
         """The network's input (C, side, side) from a picture as `load_image` takes it."""
         try:
-            return self._fit(load_image(image, name=name, near=self._near))
+            return self._fit(load_image(image, name=name, near=self.near))
         except ImageError as error:
             if errors == "raise":
                 raise
@@ -150,10 +159,7 @@ class Classifier:
     def _scores(self, inputs: list[Tensor]) -> Tensor:
         if not inputs:
             return torch.empty(0, self.config.num_classes)
-        scores = self.answer(torch.stack(inputs)).logits.softmax(1)
-        if not scores.isfinite().all():
-            raise CheckpointError("The model answers with values that are no numbers: its weights are damaged.")
-        return scores.clone()  # outside of inference mode: a tensor that the caller may use with gradients
+        return _probabilities(self.answer(torch.stack(inputs)))
 
     def answer(self, inputs: Tensor) -> Answer:
         """Logits and last maps of inputs (N, C, side, side), as `transform` makes them."""
@@ -193,6 +199,13 @@ class Classifier:
         best = scores.sort(descending=True, stable=True)
         pairs = zip(best.indices[:top_k].tolist(), best.values[:top_k].tolist(), strict=True)
         return [{"label": self.config.id2label[index], "score": score} for index, score in pairs]
+
+
+def _probabilities(answer: Answer) -> Tensor:
+    scores = answer.logits.softmax(1)
+    if not scores.isfinite().all():
+        raise CheckpointError("The model answers with values that are no numbers: its weights are damaged.")
+    return scores.clone()  # outside of inference mode: a tensor that the caller may use with gradients
 
 
 def _is_folder(path: str | os.PathLike[str]) -> bool:

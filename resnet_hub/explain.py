@@ -13,30 +13,32 @@ from torch import Tensor
 
 from resnet_hub.classifier import Classifier
 from resnet_hub.images import crop_box
-from resnet_hub.model import ResNet
 
 _COLD, _WARM, _HOT = "#3b1c8c", "#e0457b", "#ffe14d"  # told apart without colour vision: dark to light
 _STRONGEST = 0.75  # share of colour in the hottest spot; the rest is the picture
 
 
-def heat_map(model: ResNet, images: Tensor, index: int) -> Tensor:
-    """What speaks for class `index` in each of the images (N, C, H, W): (N, h, w), from 0 to 1.
+def heat_map(maps: Tensor, head: Tensor) -> Tensor:
+    """What speaks for a class in each of the last maps (N, K, h, w), by the head's row for it (K,): (N, h, w), 0 to 1.
 
-    The strongest spot of a map is 1; a map without any evidence is all 0. `h` and `w` are those of the last stage.
+    The strongest spot of a map is 1; a map without any evidence is all 0.
     """
     with torch.inference_mode():
-        maps = model.forward_features(images)  # (N, K, h, w)
-        heat = torch.einsum("nkhw,k->nhw", maps, model.get_parameter("fc.weight")[index]).relu()
+        heat = torch.einsum("nkhw,k->nhw", maps, head.to(maps)).relu()
         return heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
 
 
-def explain(classify: Classifier, image: Image.Image, index: int, *, longest: int = 768) -> Image.Image:
+def explain(
+    classify: Classifier, image: Image.Image, index: int, *, maps: Tensor | None = None, longest: int = 768
+) -> Image.Image:
     """The upright RGB picture, at most `longest` pixels on a side, with the heat of class `index` over it.
 
-    Only the centre crop that the model was shown is coloured; what it never saw is faded.
+    Only the centre crop that the model was shown is coloured; what it never saw is faded. `maps` are those that
+    `Classifier.look` found in the picture, if it was asked already.
     """
-    pixels = classify.transform(image).unsqueeze(0).to(classify.device, classify.model.dtype)
-    heat = heat_map(classify.model, pixels, index)[0].mul(255).byte().cpu().numpy()
+    if maps is None:
+        maps = classify.look(image)[1]
+    heat = heat_map(maps[None], classify.model.get_parameter("fc.weight")[index])[0].mul(255).byte().numpy()
 
     scale = min(1.0, longest / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

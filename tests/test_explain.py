@@ -43,7 +43,8 @@ def test_equals_grad_cam_by_autograd(changes: dict[str, Any]) -> None:
     model = model_of(**changes)
     images = torch.randn(2, 3, model.config.image_size, model.config.image_size)
     for index in LABELS:
-        torch.testing.assert_close(heat_map(model, images, index), grad_cam(model, images, index))
+        heat = heat_map(model.forward_features(images).detach(), model.fc.weight[index].detach())
+        torch.testing.assert_close(heat, grad_cam(model, images, index))
 
 
 def test_without_evidence_the_map_is_cold_and_the_picture_as_it_was() -> None:
@@ -69,7 +70,7 @@ def test_colours_only_what_the_model_saw(size: tuple[int, int]) -> None:
 def test_colour_lies_where_the_map_is_hot() -> None:
     classify = Classifier(model_of(crop_pct=1.0))
     dark = photo(64, 64).point(lambda value: value // 10)  # against which every colour stands out
-    heat = heat_map(classify.model, classify.transform(dark)[None], 0)[0].numpy()
+    heat = heat_map(classify.look(dark)[1][None], classify.model.get_parameter("fc.weight")[0])[0].numpy()
     change = np.abs(np.asarray(explain(classify, dark, 0)).astype(int) - np.asarray(dark)).sum(axis=2)
     cells = change.reshape(16, 4, 16, 4).mean(axis=(1, 3))
     assert np.corrcoef(cells.ravel(), heat.ravel())[0, 1] > 0.9
@@ -82,10 +83,18 @@ def test_shrinks_large_pictures_and_leaves_small_ones() -> None:
 
 
 def test_threads_share_a_model() -> None:
-    classify = Classifier(model_of())
+    classify = Classifier(model_of()).prepare()
     images = [photo(40 + 8 * number, 48) for number in range(8)]
-    alone = [explain(classify, image, 0).tobytes() for image in images]
+    alone = [explain(classify, image, 0) for image in images]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda image: explain(classify, image, 0).tobytes(), images * 3))
-    assert together == alone * 3
-    assert all(parameter.grad is None for parameter in classify.model.parameters())
+        together = list(pool.map(lambda image: explain(classify, image, 0), images * 3))
+    for found, expected in zip(together, alone * 3, strict=True):  # a batch of several rounds otherwise
+        assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 3
+
+
+def test_maps_that_are_there_already_are_not_computed_again() -> None:
+    classify = Classifier(model_of())
+    maps = classify.look(photo(40, 48))[1]
+    expected = explain(classify, photo(40, 48), 0)
+    classify.look = None  # type: ignore[method-assign, assignment]
+    assert explain(classify, photo(40, 48), 0, maps=maps).tobytes() == expected.tobytes()

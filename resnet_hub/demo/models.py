@@ -21,7 +21,7 @@ from resnet_hub.errors import ResNetHubError
 if TYPE_CHECKING:
     from resnet_hub.classifier import Classifier
 
-_BYTES_PER_PARAMETER = 4  # float32
+_BYTES_PER_PARAMETER = 12  # float32: in PyTorch, in ONNX Runtime, and there again while it packs them
 _SEARCH_TIMEOUT = 3.0  # seconds for a suggestion, after which nobody waits for it
 _SEARCH_PAUSE = 60.0  # seconds without suggestions after the Hub did not answer
 
@@ -29,10 +29,10 @@ _SEARCH_PAUSE = 60.0  # seconds without suggestions after the Hub did not answer
 class Models:
     """The checkpoint folders on the shelf and, by id, those of the Hub and of runs; loaded once and shared read-only.
 
-    Loaded models together stay under `max_bytes` of parameters: the least recently used one goes first.
+    Loaded models together stay under about `max_bytes`: the least recently used one goes first.
     """
 
-    def __init__(self, shelf: Path, runs: Runs | None = None, *, max_bytes: int = 2**30):
+    def __init__(self, shelf: Path, runs: Runs | None = None, *, max_bytes: int = 2**31):
         self.shelf, self.runs, self.max_bytes = shelf, runs, max_bytes
         self._lock = threading.Lock()
         self._held: OrderedDict[str, Future[Classifier]] = OrderedDict()  # the least recently used first
@@ -118,11 +118,13 @@ class Models:
             self._bytes[name] = wanted
 
     def warm_up(self, name: str) -> None:
-        """Load a model and answer once, so that the first visitor waits for neither; errors are told when asked for."""
+        """Load a model, answer once and bring its engine up: no visitor waits; errors are told when asked for."""
         from PIL import Image
 
         with suppress(ResNetHubError):
-            self.get(name)(Image.new("RGB", (64, 64)))
+            classifier = self.get(name)
+            classifier(Image.new("RGB", (64, 64)))
+            classifier.prepare()
 
     def search(self, text: str) -> list[str]:
         """Ids of image classifiers on the Hub that match, most used first; none where the Hub does not answer."""

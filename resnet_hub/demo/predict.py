@@ -13,10 +13,13 @@ from resnet_hub.errors import ResNetHubError
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from resnet_hub.classifier import Classifier
 
 TOP = 5
+_SHOWN = 768  # pixels of the shorter side that are enough for the heat map; a large photo is not decoded whole
+_AT_ONCE = 4  # visitors' pictures that are decoded; the network takes those that wait together
 EXAMPLES = sorted(Path(__file__).with_name("examples").glob("*.jpg"))
 _SHOWN_BY_BROWSERS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
@@ -32,14 +35,15 @@ class PredictTab:
         if photo is None:
             return None, "", None, gr.skip()
         try:
-            classifier, image, top, seconds = self._classify(photo, model, TOP)
+            classifier, image, top, maps, seconds = self._classify(photo, model, TOP)
         except ResNetHubError as error:
             return None, alert(sentence(request, error)), None, gr.skip()
-        took, device = f"{seconds * 1000:.0f} ms", classifier.device.type.upper()
+        took = f"{seconds * 1000:.0f} ms"
+        device = f"{classifier.device.type.upper()} ({classifier.engine}, {classifier.precision})"
         line = _status(say(request, "took", time=took, device=device, model=self._called(model, request)))
         scores = {entry["label"]: entry["score"] for entry in top}
         shown = gr.skip() if Path(photo["path"]).suffix.lower() in _SHOWN_BY_BROWSERS else image
-        return scores, line, _heat(classifier, image, top[0]["label"], request), shown
+        return scores, line, _heat(classifier, image, top[0]["label"], request, maps), shown
 
     def example(self, model: str, request: gr.Request, chosen: gr.SelectData) -> tuple[Any, ...]:
         """The answer for one of the example pictures, and that picture as the photo."""
@@ -54,7 +58,7 @@ class PredictTab:
         if photo is None:
             return None
         try:
-            image = load_image(photo["path"], name=photo["orig_name"])
+            image = load_image(photo["path"], name=photo["orig_name"], near=_SHOWN)
             return _heat(self.models.get(model), image, chosen.value, request)
         except (ResNetHubError, ValueError):  # the model changed meanwhile, and its answer brings its own heat
             return gr.skip()
@@ -103,15 +107,17 @@ class PredictTab:
         except ResNetHubError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
-    def _classify(self, photo: dict[str, Any], model: str, top_k: int) -> "tuple[Classifier, Image.Image, list, float]":
-        """The classifier, the upright picture, its top classes, and the seconds for decoding and classifying."""
+    def _classify(
+        self, photo: dict[str, Any], model: str, top_k: int
+    ) -> "tuple[Classifier, Image.Image, list, Tensor, float]":
+        """The classifier, the upright picture, its top classes, its last maps, and the seconds that all took."""
         from resnet_hub.images import load_image
 
         classifier = self.models.get(model)
         start = time.perf_counter()
-        image = load_image(photo["path"], name=photo["orig_name"])
-        top = classifier(image, top_k=top_k)
-        return classifier, image, top, time.perf_counter() - start
+        image = load_image(photo["path"], name=photo["orig_name"], near=max(_SHOWN, classifier.near or 0))
+        top, maps = classifier.look(image, top_k)
+        return classifier, image, top, maps, time.perf_counter() - start
 
     def render(self, page: gr.Blocks, default: str) -> None:
         """Add the tab to the page that is being built."""
@@ -170,7 +176,7 @@ class PredictTab:
         self.picker = picker
         private: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
         # Without Gradio's preprocessing the file arrives as it came, and every picture goes through load_image.
-        predicting = private | {"preprocess": False, "concurrency_limit": 2, "concurrency_id": "predict"}
+        predicting = private | {"preprocess": False, "concurrency_limit": _AT_ONCE, "concurrency_id": "predict"}
         loading = private | {"concurrency_limit": 4, "concurrency_id": "load"}
         outcome: dict[str, Any] = {"outputs": [classes, line, why, photo], "show_progress_on": [classes]}
         self.answering: dict[str, Any] = {"fn": self.answer, "inputs": [photo, current]} | outcome | predicting
@@ -197,15 +203,17 @@ class PredictTab:
                 gr.JSON(label="classes"),
                 api_name="predict",
                 preprocess=False,
-                concurrency_limit=2,
+                concurrency_limit=_AT_ONCE,
                 concurrency_id="endpoint",  # a program that waits for a download keeps no visitor waiting
             )
 
 
-def _heat(classifier: "Classifier", image: "Image.Image", label: str, request: gr.Request) -> Any:
+def _heat(
+    classifier: "Classifier", image: "Image.Image", label: str, request: gr.Request, maps: "Tensor | None" = None
+) -> Any:
     from resnet_hub.explain import explain
 
-    picture = explain(classifier, image, classifier.config.labels.index(label))
+    picture = explain(classifier, image, classifier.config.labels.index(label), maps=maps)
     return gr.update(value=picture, label=say(request, "heat_of", label=_short(label)))
 
 

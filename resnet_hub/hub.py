@@ -1,10 +1,12 @@
 """Checkpoint folders, on this disk and on the Hugging Face Hub. Imports torch only where weights move.
 
 A checkpoint folder holds `config.json` (see `ResNetConfig.to_dict`), `model.safetensors` with torchvision's key
-names, and the model card `README.md`. Pickles are never opened.
+names, and the model card `README.md`. Those of timm and transformers are read as they are. Pickles are never opened.
 """
 
+import glob
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 CALIBRATION = "onnx/int8.json"  # see `graph.Calibration`
-_STALE = ("onnx", "preprocessor_config.json")  # speak of other weights, or overrule the config: they go with the old
+PROCESSOR, INDEX = "preprocessor_config.json", "model.safetensors.index.json"  # of transformers
+_STALE = ("onnx", PROCESSOR, INDEX)  # speak of other weights, or overrule the config: they go with the old
 DTYPES = ("float32", "bfloat16", "float16")  # that weights are stored as
 _MAX_CALIBRATION = 2**20  # bytes; of 1,202 layers it has 250,000
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
+_MAX_INDEX_BYTES, _MAX_PARTS = 16 * 2**20, 1000
 _TIMEOUT = 10  # seconds until a Hub that does not answer counts as unreachable, and the cache is used
 
 
@@ -43,28 +47,31 @@ class Checkpoint(NamedTuple):
         return stored_dtype(self.weights)
 
 
-def load_checkpoint(source: str | Path, **hub: Any) -> Checkpoint:
+def load_checkpoint(source: str | Path, *, weights: str | None = None, **hub: Any) -> Checkpoint:
     """The checkpoint in a folder, or in the Hub repo `user/name`; of a repo, all files are of one commit.
 
-    `hub` takes `revision` (branch, tag, commit), `token`, `cache_dir` and `local_files_only`. Without a connection the
-    cached copy is used. Raises `CheckpointError` for a folder or repo that is incomplete or disagrees with itself,
-    `ConfigError` for a config that describes no network, `HubError` where the Hub refuses.
+    `weights` names the file, where there are several. `hub` takes `subfolder`, `revision` (branch, tag, commit),
+    `token`, `cache_dir` and `local_files_only`. The config is read first: what does not open here costs no download.
+    Without a connection the cached copy is used. Raises `CheckpointError` for a folder or repo that is incomplete or
+    disagrees with itself, `ConfigError` for a config that describes no network, `HubError` where the Hub refuses.
     """
-    folder = _fetch(source, (CONFIG, WEIGHTS, CARD, CALIBRATION), **hub)
-    config = _read_config(folder, source)
-    weights = _read_weights(folder, source)
-    _check_head(config, weights, source)
-    return Checkpoint(config, weights, _read_card(folder), _read_calibration(folder))
+    files = _Files(source, **hub)
+    config = _read_config(files)
+    names = _weight_files(files, weights)
+    folder = files.get(*names, CARD, CALIBRATION)
+    tensors = _read_weights(folder, names, source)
+    _check_head(config, tensors, source)
+    return Checkpoint(config, tensors, _read_card(folder), _read_calibration(folder))
 
 
 def read_config(source: str | Path, **hub: Any) -> ResNetConfig:
     """The config alone, a few kilobytes; arguments and errors as in `load_checkpoint`."""
-    return _read_config(_fetch(source, (CONFIG,), **hub), source)
+    return _read_config(_Files(source, **hub))
 
 
 def read_card(source: str | Path, **hub: Any) -> str | None:
     """The model card alone, if there is one; arguments and errors as in `load_checkpoint`."""
-    return _read_card(_fetch(source, (CONFIG, CARD), **hub))
+    return _read_card(_Files(source, **hub).get(CARD))
 
 
 def save_checkpoint(
@@ -303,46 +310,111 @@ def _line(error: object) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _fetch(
-    source: str | Path,
-    names: tuple[str, ...],
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Path:
-    """The folder with the files `names`, as far as `source` has them: itself, or a snapshot in the Hub's cache."""
-    with suppress(OSError, RuntimeError):  # a name too long for this disk, a home that is not there
-        folder = Path(source).expanduser()
-        if folder.is_dir():
-            return folder
-        if folder.exists():
-            raise CheckpointError(f"{source} is a file; name the folder that holds {CONFIG} and {WEIGHTS}.")
-    if isinstance(source, Path) or source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") > 1:
-        raise CheckpointError(f"There is no folder {source}; a model on the Hub is named user/name.")
+class _Files:
+    """The files of a folder, or of one commit of a Hub repo, which are fetched as they are asked for."""
 
-    from huggingface_hub import HfApi, errors, snapshot_download
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        subfolder: str = "",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ):
+        self.source = source
+        self.names: list[str] = []  # of the files
+        self._subfolder = subfolder.strip("/")
+        self._hub: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
+        self._folder: Path | None = None  # where they all are, unless they are fetched
+        if ".." in self._subfolder.split("/") or "\\" in subfolder:
+            raise CheckpointError(f"{subfolder!r} is no folder inside of {source}.")
+        with suppress(OSError, RuntimeError):  # a name too long for this disk, a home that is not there
+            folder = Path(source).expanduser()
+            if folder.is_dir():
+                return self._at(folder)
+            if folder.exists():
+                raise CheckpointError(f"{source} is a file; name the folder that holds {CONFIG} and {WEIGHTS}.")
+        if isinstance(source, Path) or source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") > 1:
+            raise CheckpointError(f"There is no folder {source}; a model on the Hub is named user/name.")
+        with hub_errors(source, revision=revision, token=token):
+            self._ask(source, local_files_only)
 
-    options: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
-    options["allow_patterns"] = list(names)
-    with hub_errors(source, revision=revision, token=token):
-        if not local_files_only:
-            try:  # a quick question first: the download below waits long for a Hub that does not answer
-                remote = HfApi(token=token).model_info(source, revision=revision, timeout=_TIMEOUT)
-            except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
-                if isinstance(error, errors.HfHubHTTPError) and error.response.status_code < 429:
-                    raise  # an answer, not a failure
-                try:
-                    return Path(snapshot_download(source, **options, local_files_only=True))
-                except errors.LocalEntryNotFoundError as missing:
-                    raise missing from error
-            present = [file.rfilename for file in remote.siblings or []]
-            if missing_name := next(
-                (name for name in names if name not in present and name not in (CARD, CALIBRATION)), None
-            ):
-                raise CheckpointError(_absent(missing_name, present, source))
-        return Path(snapshot_download(source, **options, local_files_only=local_files_only))
+    def _at(self, folder: Path) -> None:
+        self._folder = folder / self._subfolder
+        if not self._folder.is_dir():
+            raise CheckpointError(f"{self.source} has no folder {self._subfolder}.")
+        inner = (path.relative_to(self._folder).as_posix() for path in self._folder.glob(f"*/{CONFIG}"))
+        self.names = sorted([path.name for path in self._folder.iterdir() if path.is_file()] + list(inner))
+
+    def _ask(self, repo_id: str, local_files_only: bool) -> None:
+        from huggingface_hub import HfApi, errors, snapshot_download
+
+        offline = {**self._hub, "allow_patterns": [], "local_files_only": True}
+        if local_files_only:
+            return self._at(Path(snapshot_download(repo_id, **offline)))
+        try:  # a quick question first: a download waits long for a Hub that does not answer
+            head = HfApi(token=self._hub["token"]).model_info(repo_id, revision=self._hub["revision"], timeout=_TIMEOUT)
+        except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
+            if isinstance(error, errors.HfHubHTTPError) and error.response.status_code < 429:
+                raise  # an answer, not a failure
+            try:
+                return self._at(Path(snapshot_download(repo_id, **offline)))
+            except errors.LocalEntryNotFoundError as missing:
+                raise missing from error
+        inside = f"{self._subfolder}/" if self._subfolder else ""
+        names = [file.rfilename for file in head.siblings or []]
+        self.names = [name.removeprefix(inside) for name in names if name.startswith(inside)]
+
+    def get(self, *names: str) -> Path:
+        """The folder with those of the files that there are."""
+        if self._folder:
+            return self._folder
+        from huggingface_hub import snapshot_download
+
+        patterns = [glob.escape(f"{self._subfolder}/{name}".lstrip("/")) for name in names]
+        with hub_errors(str(self.source), revision=self._hub["revision"], token=self._hub["token"]):
+            folder = Path(snapshot_download(str(self.source), **self._hub, allow_patterns=patterns))
+        self._hub["revision"] = folder.name  # the commit, for what is asked next
+        return folder / self._subfolder
+
+
+def _weight_files(files: _Files, wanted: str | None) -> list[str]:
+    """The file with the weights, or the parts of it; raises `CheckpointError` where there is none, or a choice."""
+    names = files.names
+    if wanted is not None:
+        if wanted not in names or not wanted.endswith(".safetensors"):
+            raise CheckpointError(f"{files.source} has no weights {wanted}; it has {_some(names) or 'nothing'}.")
+        return [wanted]
+    if WEIGHTS in names:
+        return [WEIGHTS]
+    if INDEX in names:
+        return _parts(files.get(INDEX) / INDEX, names, files.source)
+    found = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
+    if len(found) > 1:
+        raise CheckpointError(f'{files.source} has several files of weights: name one, as weights="{found[0]}".')
+    if not found:
+        raise CheckpointError(_absent(WEIGHTS, names, files.source))
+    return found
+
+
+def _parts(index: Path, names: list[str], source: str | Path) -> list[str]:
+    """The files that an index of weights in parts names: files beside it, whatever it says."""
+    try:
+        with index.open("rb") as file:
+            table = json.loads(file.read(_MAX_INDEX_BYTES))["weight_map"]
+        parts = sorted(set(table.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(f"{INDEX} of {source} is damaged; fetch or save it again.") from None
+    for part in parts:
+        if not isinstance(part, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", part):
+            raise CheckpointError(f"{INDEX} of {source} names {part!r:.80}, which is no file of weights beside it.")
+        if part not in names:
+            raise CheckpointError(f"{source} has no {part}, which its {INDEX} names; fetch or save it again.")
+    if not 0 < len(parts) <= _MAX_PARTS:
+        raise CheckpointError(f"{INDEX} of {source} names {len(parts)} files; expected 1 to {_MAX_PARTS}.")
+    return parts
 
 
 def _named(folder: Path, name: str, source: str | Path) -> Path:
@@ -352,6 +424,8 @@ def _named(folder: Path, name: str, source: str | Path) -> Path:
 
 
 def _absent(name: str, present: list[str], source: str | Path) -> str:
+    if name == CONFIG and (inner := [other.rpartition("/")[0] for other in present if other.endswith(f"/{CONFIG}")]):
+        return f'{source} has no {name} but folders that have one: open one, as subfolder="{inner[0]}".'
     if pickle := next((other for other in present if other.endswith(_PICKLES)), None):
         return (
             f"{source} has no {name} but {pickle}, a pickle, which is never opened because it can run code; "
@@ -360,11 +434,16 @@ def _absent(name: str, present: list[str], source: str | Path) -> str:
     return f"{source} has no {name}, so it is no checkpoint that can be opened; it has {_some(present) or 'nothing'}."
 
 
-def _read_config(folder: Path, source: str | Path) -> ResNetConfig:
+def _read_config(files: _Files) -> ResNetConfig:
+    if CONFIG not in files.names:
+        raise CheckpointError(_absent(CONFIG, files.names, files.source))
+    folder = files.get(CONFIG, PROCESSOR)
+    processor = folder / PROCESSOR
     try:
-        return ResNetConfig.from_json(_named(folder, CONFIG, source).read_bytes())
+        content = processor.read_bytes() if processor.is_file() else None
+        return ResNetConfig.from_json(_named(folder, CONFIG, files.source).read_bytes(), content)
     except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
+        raise ConfigError(f"{files.source}: {error}") from None
 
 
 def _read_card(folder: Path) -> str | None:
@@ -377,14 +456,23 @@ def _read_calibration(folder: Path) -> bytes | None:
     return file.read_bytes() if file.is_file() and file.stat().st_size <= _MAX_CALIBRATION else None
 
 
-def _read_weights(folder: Path, source: str | Path) -> "dict[str, Tensor]":
+def _read_weights(folder: Path, names: list[str], source: str | Path) -> "dict[str, Tensor]":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        return load_file(_named(folder, WEIGHTS, source))
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{WEIGHTS} of {source} is damaged ({_line(error)}); fetch or save it again.") from None
+    from resnet_hub.layouts import our_name
+
+    weights: dict[str, Tensor] = {}
+    for name in names:
+        try:
+            part = load_file(_named(folder, name, source))
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{name} of {source} is damaged ({_line(error)}); fetch or save it again.") from None
+        for key, tensor in part.items():
+            if (ours := our_name(key)) in weights:
+                raise CheckpointError(f"The weights of {source} have {ours[:80]} twice, the second time in {name}.")
+            weights[ours] = tensor
+    return weights
 
 
 def _check_head(config: ResNetConfig, weights: "Mapping[str, Tensor]", source: str | Path) -> None:

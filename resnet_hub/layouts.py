@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 Layout = Literal["torchvision", "timm", "cifar"]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which training scripts put the weights
-_PREFIX = re.compile(r"(?:(?:module|_orig_mod)\.)+")  # of DataParallel and torch.compile
+_PREFIX = re.compile(r"(?:(?:module|_orig_mod|timm_model)\.)+")  # of DataParallel, torch.compile, transformers
 _RENAMED = {"linear": "fc", "shortcut": "downsample"}  # as the CIFAR repositories call them
+_TRANSFORMERS = re.compile(
+    r"(?:resnet\.)?(?:embedder\.embedder|encoder\.stages\.(\d{1,4})\.layers\.(\d{1,4})\.(?:shortcut|layer\.(\d)))"
+    r"\.(convolution|normalization)(\..+)"
+)
 _COUNTER = ".num_batches_tracked"  # missing in old files, and never read in inference
 _SOME = 8  # keys that a message names
 _HALVED = "stride 2, then max-pool"
@@ -149,6 +153,20 @@ def recognise(
     return Recognised(config, _weights(tensors, config, source, notes), notes)
 
 
+def our_name(key: str) -> str:
+    """What transformers, the CIFAR repositories and wrappers call a tensor, as we do; any other name as it is."""
+    key = _PREFIX.sub("", key, count=1) if _PREFIX.match(key) else key
+    if found := _TRANSFORMERS.fullmatch(key):
+        stage, block, number, kind, rest = found.groups()
+        at = f"layer{int(stage) + 1}.{block}." if stage else ""
+        if stage and number is None:
+            return f"{at}downsample.{0 if kind == 'convolution' else 1}{rest}"
+        return f"{at}{'conv' if kind == 'convolution' else 'bn'}{int(number or 0) + 1}{rest}"
+    if key.startswith("classifier.1."):  # of transformers
+        return "fc" + key.removeprefix("classifier.1")
+    return ".".join(_RENAMED.get(part, part) for part in key.split("."))
+
+
 def read_labels(text: str) -> list[str]:
     """Labels from a file with one a line, or from a list with commas; raises `CheckpointError`."""
     path = Path(text).expanduser()
@@ -194,7 +212,8 @@ def _state_dict(content: Any, source: str | Path) -> "tuple[dict[str, Tensor], l
         parts = key[prefix.end() if prefix else 0 :].split(".")
         renamed |= {f"{prefix[0]} dropped"} if prefix else set()
         renamed |= {f"{part} is {_RENAMED[part]}" for part in parts if part in _RENAMED}
-        name = ".".join(_RENAMED.get(part, part) for part in parts)
+        name = our_name(key)
+        renamed |= {"transformers' names are torchvision's"} if _TRANSFORMERS.search(key) else set()
         if name in tensors:
             raise CheckpointError(f"{source} has {_some([name])} twice, once under another name.")
         tensors[name] = value

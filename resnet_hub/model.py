@@ -204,8 +204,9 @@ class ResNet(nn.Module):
 
         `id2label` or `num_classes` asks for a fresh head on the same body. Weights of any precision become `dtype`,
         or stay as they are with "auto": float32 is exact for them, and on a CPU it is faster than half precision.
-        `hub` takes `revision`, `token`, `cache_dir` and `local_files_only`. Strict: raises `CheckpointError` where
-        config and weights disagree, `HubError` where the Hub refuses.
+        `hub` takes `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder` and, where there are several files
+        of them, the name of one as `weights`. Strict: raises `CheckpointError` where config and weights disagree,
+        `HubError` where the Hub refuses.
         """
         from resnet_hub.hub import cast, check_weights, load_checkpoint
 

@@ -243,3 +243,149 @@ def test_what_timm_says_that_we_lack_is_named(changes: dict[str, Any], sentence:
     with pytest.raises(ConfigError, match=re.escape(sentence.replace("do not", "does not open"))[:60]) as error:
         read({"architecture": "resnet18", "num_classes": 2} | changes)
     assert str(error.value).endswith(".") and "\n" not in str(error.value)
+
+
+# transformers
+
+FIVE = {  # microsoft/resnet-18 .. -152
+    18: {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]},
+    34: {"layer_type": "basic", "depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512]},
+    50: {"layer_type": "bottleneck", "depths": [3, 4, 6, 3]},
+    101: {"layer_type": "bottleneck", "depths": [3, 4, 23, 3]},
+    152: {"layer_type": "bottleneck", "depths": [3, 8, 36, 3]},
+}
+SMALL = {"depths": [1, 2], "hidden_sizes": [16, 32], "embedding_size": 8}
+OTHERS = [
+    SMALL | {"layer_type": "basic"},
+    SMALL | {"layer_type": "bottleneck", "downsample_in_bottleneck": True},
+    SMALL | {"layer_type": "bottleneck", "downsample_in_first_stage": True, "embedding_size": 64},
+    SMALL | {"layer_type": "basic", "downsample_in_first_stage": True, "embedding_size": 16, "num_channels": 1},
+    SMALL | {"layer_type": "basic", "depths": [1, 1, 1], "hidden_sizes": [12, 20, 30]},
+    SMALL | {"layer_type": "bottleneck", "depths": [1, 1, 1], "hidden_sizes": [16, 40, 60]},
+]
+LABELS = {0: "tench, Tinca tinca", 1: "hound", 2: "owl"}
+CONVNEXT = {"size": {"shortest_edge": 224}, "crop_pct": 0.875, "image_mean": [0.485, 0.456, 0.406]}
+PIXELS = [
+    ("ConvNextImageProcessorPil", CONVNEXT),
+    ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 64}, "crop_pct": 0.8, "resample": 2}),
+    ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 384}}),
+    ("ViTImageProcessorPil", {"size": {"height": 224, "width": 224}}),
+    ("BitImageProcessorPil", {"size": {"shortest_edge": 73}, "crop_size": {"height": 64, "width": 64}}),
+]
+
+
+def saved(changes: dict[str, Any], folder: Path, **how: Any) -> nn.Module:
+    from transformers import ResNetConfig as TheirConfig
+    from transformers import ResNetForImageClassification
+
+    label2id = {label: index for index, label in LABELS.items()}
+    with torch.device("meta"):
+        theirs = ResNetForImageClassification(TheirConfig(**changes, id2label=LABELS, label2id=label2id))
+    theirs = filled(theirs)
+    theirs.save_pretrained(folder, **how)
+    return theirs
+
+
+@pytest.mark.parametrize("depth", FIVE)
+def test_transformers_resnets_of_all_five_depths_open_with_equal_logits_labels_and_pixels(
+    depth: int, tmp_path: Path
+) -> None:
+    from transformers import ConvNextImageProcessor, ConvNextImageProcessorPil
+
+    theirs = saved(FIVE[depth], tmp_path)
+    ConvNextImageProcessor(**CONVNEXT).save_pretrained(tmp_path)
+    ours = ResNet.from_pretrained(tmp_path)
+    assert (ours.config.architecture, ours.config.id2label) == (f"resnet{depth}", LABELS)
+    assert (ours.config.image_size, ours.config.resize_size, ours.config.interpolation) == (224, 256, "bicubic")
+    assert same(ours, theirs, batch())
+    pixels = ConvNextImageProcessorPil.from_pretrained(tmp_path)(photo(), return_tensors="pt")["pixel_values"][0]
+    difference = (eval_transform(ours.config)(photo()) - pixels).abs() * torch.tensor(ours.config.std).view(3, 1, 1)
+    assert difference.max() < 0.01 / 255
+
+
+@pytest.mark.parametrize("changes", OTHERS)
+def test_other_resnets_of_transformers_open(changes: dict[str, Any], tmp_path: Path) -> None:
+    theirs = saved(changes, tmp_path)
+    if changes.get("num_channels") == 1:
+        grey = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.5], "image_std": [0.5], "size": 32}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(grey))
+    ours = ResNet.from_pretrained(tmp_path)
+    assert same(ours, theirs, batch(ours.config.in_channels))
+    again = ResNet.from_pretrained(ours.save_pretrained(tmp_path / "ours"))
+    assert again.config == ours.config
+    assert same(again, theirs, batch(ours.config.in_channels))
+
+
+def test_the_body_alone_opens_without_a_head(tmp_path: Path) -> None:
+    theirs = saved(OTHERS[0], tmp_path / "whole").resnet
+    theirs.save_pretrained(tmp_path)
+    ours = ResNet.from_pretrained(tmp_path)
+    assert ours.config.num_classes == 0
+    with torch.inference_mode():
+        assert torch.allclose(ours(batch()), theirs(batch()).pooler_output.flatten(1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "options"), PIXELS)
+def test_pixels_of_transformers_processors(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    import transformers
+
+    processor = getattr(transformers, name)(**options)
+    processor.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    config = read({"model_type": "resnet", "id2label": {"0": "a"}}, content)
+    theirs = processor(photo(), return_tensors="pt")["pixel_values"][0]
+    ours = eval_transform(config)(photo())
+    assert ours.shape == theirs.shape
+    assert ((ours - theirs).abs() * torch.tensor(config.std).view(3, 1, 1)).max() <= 1.01 / 255
+
+
+def test_a_processor_of_old_is_read() -> None:
+    """As it lies in microsoft/resnet-50."""
+    old = {
+        "feature_extractor_type": "ConvNextFeatureExtractor", "crop_pct": 0.875, "do_normalize": True,
+        "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3, "size": 224,
+    }  # fmt: skip
+    config = read({"model_type": "resnet", "num_labels": 2}, old)
+    assert (config.image_size, config.resize_size, config.crop_mode) == (224, 256, "center")
+    assert config.labels == ["LABEL_0", "LABEL_1"]
+    assert read({"model_type": "resnet"}, old | {"crop_pct": None}).resize_size == 256
+    assert read({"model_type": "resnet"}, old | {"size": 384}).crop_mode == "squash"
+
+
+def test_what_transformers_saves_of_a_timm_network_opens(tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    with torch.device("meta"):
+        ours = ResNet(ResNetConfig.from_name("resnet10t", id2label=LABELS, image_size=64, crop_pct=0.9))
+    ours = filled(ours)
+    folder = ours.save_pretrained(tmp_path / "ours")
+    AutoModelForImageClassification.from_pretrained(folder).save_pretrained(tmp_path / "theirs")
+    AutoImageProcessor.from_pretrained(folder).save_pretrained(tmp_path / "theirs")
+    again = ResNet.from_pretrained(tmp_path / "theirs")
+    assert again.config == ours.config
+    assert same(again, ours, batch())
+
+
+@pytest.mark.parametrize(
+    ("changes", "processor", "sentence"),
+    [
+        ({"hidden_act": "gelu"}, None, "config.json has hidden_act 'gelu': only relu opens here."),
+        ({"problem_type": "regression"}, None, "config.json has problem_type 'regression': only one label"),
+        ({"hidden_sizes": [10, 20, 30, 42]}, None, "config.json has hidden_sizes [10, 20, 30, 42]: bottlenecks"),
+        ({"hidden_sizes": "x"}, None, "config.json has hidden_sizes 'x'; expected"),
+        ({"layer_type": "dense"}, None, "block is 'dense'; choose one of basic, bottleneck."),
+        ({"depths": [1]}, None, "stage_widths is (64, 128, 256, 512); expected 1 of them, or none."),
+        ({"id2label": {"a": "b"}}, None, "config.json has id2label {'a': 'b'}; expected class indices"),
+        ({"id2label": {"1": "b"}}, None, "id2label is {1: 'b'}; expected the class indices"),
+        ({}, {"do_normalize": False}, "preprocessor_config.json has do_normalize False: only true opens here."),
+        ({}, {"rescale_factor": 1}, "preprocessor_config.json has rescale_factor 1: only 1/255 opens here."),
+        ({}, {"resample": 1}, "preprocessor_config.json has resample 1: only 0, 2 and 3 open here."),
+        ({}, {"size": {"longest_edge": 9}}, "preprocessor_config.json has size {'longest_edge': 9} and crop_size None"),
+        ({}, {"size": {"shortest_edge": 9}, "do_center_crop": True, "crop_size": 99}, "preprocessor_config.json crops"),
+        ({}, {"size": {"shortest_edge": 10**30}}, "image_size is 1000000000000000000000000000000"),
+        ({}, [], "preprocessor_config.json holds a list; expected an object."),
+    ],
+)
+def test_what_transformers_says_that_we_lack_is_named(changes: dict[str, Any], processor: Any, sentence: str) -> None:
+    with pytest.raises(ConfigError, match="^" + re.escape(sentence)):
+        read({"model_type": "resnet", "id2label": {"0": "a"}} | changes, processor)

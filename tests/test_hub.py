@@ -1,5 +1,6 @@
 """Checkpoint folders and the Hub: the real client, and its `hf` command, over HTTP against `hub_server`."""
 
+import json
 import os
 import re
 import shutil
@@ -508,7 +509,7 @@ def test_no_such_revision(model: ResNet, hub: Hub) -> None:
 
 def test_no_such_file_says_what_there_is(hub: Hub) -> None:
     hub.repos["user/pickle"] = Repo()
-    hub.repos["user/pickle"].commit("main", {"config.json": b"{}", "pytorch_model.bin": b"", "README.md": b""}, "x")
+    hub.repos["user/pickle"].commit("main", {"config.json": TINY.to_json().encode(), "pytorch_model.bin": b""}, "x")
     with pytest.raises(CheckpointError, match=r"user/pickle has no model.safetensors but pytorch_model.bin"):
         load_checkpoint("user/pickle")
     hub.repos["user/text"] = Repo()
@@ -684,3 +685,138 @@ def test_transformers_opens_it(where: str, shared: tuple[ResNet, Path], hub: Hub
     for mine, other in zip(ours, classify(picture, top_k=3), strict=True):
         assert mine["label"] == other["label"]
         assert mine["score"] == pytest.approx(other["score"], abs=1e-5)
+
+
+# Other files of weights
+
+
+def split(folder: Path, parts: dict[str, list[str]] | None = None) -> dict[str, torch.Tensor]:
+    """The weights of a folder in two parts with an index, as large models are saved."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = list(weights)
+    parts = parts or {"model-1-of-2.safetensors": names[:10], "model-2-of-2.safetensors": names[10:]}
+    for part, keys in parts.items():
+        save_file({key: weights[key] for key in keys}, folder / part)
+    table = {key: part for part, keys in parts.items() for key in keys}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": table}))
+    return weights
+
+
+@pytest.mark.parametrize("where", ["folder", "hub"])
+def test_weights_in_parts(where: str, model: ResNet, hub: Hub, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    split(folder)
+    if where == "hub":
+        put(hub, "user/parts", folder)
+    loaded = ResNet.from_pretrained(folder if where == "folder" else "user/parts")
+    assert torch.equal(logits(loaded), logits(model))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (
+            {"weight_map": {"a": "../m/model.safetensors"}},
+            r"names '../m/model.safetensors', which is no file of weights",
+        ),
+        ({"weight_map": {"a": "/etc/passwd"}}, "names '/etc/passwd', which is no file"),
+        ({"weight_map": {"a": "..\\secret.safetensors"}}, "which is no file of weights beside it"),
+        ({"weight_map": {"a": "pytorch_model.bin"}}, "names 'pytorch_model.bin', which is no file of weights"),
+        ({"weight_map": {"a": "gone.safetensors"}}, "has no gone.safetensors, which its"),
+        ({"weight_map": {"a": 1}}, "names 1, which is no file"),
+        ({"weight_map": {"a": ["b"]}}, "is damaged"),
+        ({"weight_map": {}}, "names 0 files"),
+        ({"weight_map": []}, "is damaged"),
+        ([], "is damaged"),
+        ("[" * 100_000, "is damaged"),
+    ],
+)
+def test_an_index_reaches_no_file_but_those_beside_it(
+    index: object, message: str, model: ResNet, tmp_path: Path
+) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    (folder / "model.safetensors").rename(tmp_path / "secret.safetensors")
+    text = index if isinstance(index, str) else json.dumps(index)
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(CheckpointError, match=re.escape(message)) as error:
+        ResNet.from_pretrained(folder)
+    assert one_sentence(error.value)
+
+
+def test_a_tensor_in_two_parts_is_refused(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    names = list(model.state_dict())
+    split(folder, {"a.safetensors": names[:10], "b.safetensors": names[9:]})
+    with pytest.raises(CheckpointError, match=f"have {re.escape(names[9])} twice, the second time in b.safetensors"):
+        ResNet.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("where", ["folder", "hub"])
+def test_one_of_several_files_is_named(where: str, model: ResNet, hub: Hub, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file(weights, folder / "best.safetensors")
+    if where == "hub":
+        put(hub, "user/one", folder)
+    source = folder if where == "folder" else "user/one"
+    assert torch.equal(logits(ResNet.from_pretrained(source)), logits(model))  # the only one
+
+    save_file({key: tensor * 2 for key, tensor in weights.items()}, folder / "last.safetensors")
+    if where == "hub":
+        put(hub, "user/one", folder)
+    with pytest.raises(CheckpointError, match=r'several files of weights: name one, as weights="best.safetensors"\.$'):
+        ResNet.from_pretrained(source)
+    last = ResNet.from_pretrained(source, weights="last.safetensors")
+    assert torch.equal(last.conv1.weight, 2 * model.conv1.weight)
+    for wrong in ("gone.safetensors", "config.json", "../m/best.safetensors"):
+        with pytest.raises(CheckpointError, match="has no weights"):
+            ResNet.from_pretrained(source, weights=wrong)
+
+
+@pytest.mark.parametrize("where", ["folder", "hub"])
+def test_a_model_in_a_subfolder(where: str, model: ResNet, hub: Hub, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "repo" / "models" / "tiny").parent.parent
+    if where == "hub":
+        put(hub, "user/many", folder)
+    source = folder if where == "folder" else "user/many"
+    loaded = ResNet.from_pretrained(source, subfolder="models/tiny")
+    assert torch.equal(logits(loaded), logits(model))
+    assert loaded.card is not None
+    assert read_config(source, subfolder="models/tiny/") == TINY
+    parent = folder / "models" if where == "folder" else "user/many"
+    with pytest.raises(CheckpointError, match=r'open one, as subfolder="(models/)?tiny"'):
+        ResNet.from_pretrained(parent)
+    for wrong in ("../repo/models/tiny", "models/../models/tiny", "models/gone"):
+        with pytest.raises(CheckpointError) as error:
+            ResNet.from_pretrained(source, subfolder=wrong)
+        assert one_sentence(error.value)
+
+
+def put(hub: Hub, repo_id: str, folder: Path) -> None:
+    """A repo as someone else has filled it."""
+    repo = hub.repos.setdefault(repo_id, Repo())
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    repo.commit("main", files, "Upload")
+
+
+def test_names_of_wrappers_and_of_the_cifar_repositories_open(tmp_path: Path) -> None:
+    model = random_model(ResNetConfig.from_name("resnet20", num_classes=10, shortcut="B"))
+    folder = model.save_pretrained(tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    theirs = {
+        "module." + key.replace("fc.", "linear.").replace("downsample", "shortcut"): tensor
+        for key, tensor in weights.items()
+    }
+    save_file(theirs, folder / "model.safetensors")
+    assert torch.equal(logits(ResNet.from_pretrained(folder)), logits(model))
+
+
+def test_what_does_not_open_costs_no_download_of_weights(model: ResNet, hub: Hub, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    (folder / "config.json").write_text('{"architecture": "seresnet50.a1_in1k", "num_classes": 3}')
+    put(hub, "user/se", folder)
+    with pytest.raises(ConfigError, match=r"user/se: .* seresnet50, which has squeeze-excitation"):
+        ResNet.from_pretrained("user/se")
+    assert not any("safetensors" in request for request in hub.requests)

@@ -1,0 +1,56 @@
+"""What the benchmarks share: contestants take turns, so that whatever else the machine does meets all of them."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+
+def machine(*packages: str) -> str:
+    """Processor, cores and versions, on one line."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    found = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8") if flag in flags]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = []
+    for package in ("torch", *packages):
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            versions.append(f"no {package}")
+    return f"{cores} x {names[0] if names else platform.processor()} ({', '.join(found)}); {', '.join(versions)}"
+
+
+def race(
+    contestants: Mapping[str, Callable[[Any], object]], given: Any, *, rounds: int = 8, each: int = 3
+) -> dict[str, list[float]]:
+    """Seconds of each contestant's call with what is `given`: the median of `each` calls, for every round."""
+    for call in contestants.values():
+        call(given), call(given)
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, call in contestants.items():
+            times = []
+            for _ in range(each):
+                start = time.perf_counter()
+                call(given)
+                times.append(time.perf_counter() - start)
+            seconds[name].append(statistics.median(times))
+    return seconds
+
+
+def show(title: str, seconds: Mapping[str, list[float]], *, images: int = 1, unit: str = "ms") -> None:
+    """A table: the median, pictures a second, and the speed over that of the first row, with its range over rounds."""
+    first = next(iter(seconds.values()))
+    print(f"\n### {title}\n\n| | {unit} | pictures/s | times the first row's speed |\n|---|---:|---:|---:|")
+    for name, times in seconds.items():
+        ratios = sorted(a / b for a, b in zip(first, times, strict=True))
+        middle = statistics.median(times)
+        span = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        print(f"| {name} | {middle * 1000:.1f} | {images / middle:.1f} | {span} |", flush=True)

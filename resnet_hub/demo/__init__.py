@@ -15,6 +15,7 @@ from resnet_hub.demo.train import TrainTab
 
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=["ui-monospace", "monospace"])
+THEME.set(checkbox_border_color="*neutral_400")  # else an empty one cannot be seen
 CSS = """
 .gradio-container { width: 100%; max-width: 1200px !important; margin: 0 auto; }
 #head p, #line p, #hint { color: var(--body-text-color-subdued); margin: 0; }
@@ -31,6 +32,11 @@ CSS = """
 #examples .grid-container { grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); }
 #examples .thumbnail-lg { aspect-ratio: 1; height: auto; }
 #notice:not(:has(p)), #train-notice:not(:has(p)), #outcome:not(:has(p)), #run-link:not(:has(p)) { display: none; }
+#gpu:not(:has(p)), .film:not(:has(img)) { display: none; }
+.film .frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 0.75rem; }
+.film figure { margin: 0; }
+.film img { width: 100%; aspect-ratio: 1; object-fit: cover; margin: 0; border-radius: var(--block-radius); }
+.film figcaption { overflow-wrap: anywhere; font-size: 0.85rem; margin-top: 0.2rem; }
 .hint p, .hint { color: var(--body-text-color-subdued); }
 #own-classes .grid-wrap { padding-top: 2.5rem; min-height: 0; max-height: 20rem; }
 #own-classes .delete-button { opacity: 1; }

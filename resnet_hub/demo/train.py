@@ -2,11 +2,13 @@
 
 import os
 import secrets
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -37,8 +39,6 @@ MAX_CLASSES = 12  # with photos given one class at a time; a ZIP may have any nu
 MAX_EPOCHS = 100
 MAX_PIXELS = 2**30  # of all pictures decoded, three bytes each, which stay in memory
 DATA, MODEL, TRAINING, RESULT = 1, 2, 3, 4
-_FILMSTRIP: dict[str, Any] = {"columns": 6, "height": "auto", "object_fit": "contain", "interactive": False}
-_FILMSTRIP |= {"allow_preview": False, "buttons": []}
 
 
 class TrainTab:
@@ -221,8 +221,8 @@ class TrainTab:
             places = np.linspace(0, len(images) - 1, min(6, len(images))).round().astype(int)
             drawn = preview(config, images.subset(places.repeat(2)), token=False if is_space() else None)
         except ResNetHubError as error:
-            return {self.notice: alert(sentence(request, error)), self.seen_by_training: gr.update(visible=False)}
-        return {self.notice: "", self.seen_by_training: gr.update(value=drawn, visible=True)}
+            return {self.notice: alert(sentence(request, error)), self.seen_by_training: ""}
+        return {self.notice: "", self.seen_by_training: _film([(picture, "") for picture in drawn])}
 
     def lead(self, run: str, request: gr.Request) -> Iterator[str]:
         """On ZeroGPU: takes the run that was just started through its calls of the GPU, as long as the page is open."""
@@ -294,8 +294,8 @@ class TrainTab:
         if found is None:
             gone = alert(say(request, "no_run")) if run else ""
             buttons = (self.stopping, self.resuming, self.deleting, self.again, self.onward, self.ending)
-            hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in (*buttons, self.charts, self.samples)}
-            hidden[self.link] = ""
+            hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in (*buttons, self.charts)}
+            hidden |= {self.link: "", self.samples: ""}
             return {self.progress: gone, self.timer: gr.Timer(active=False), self.done: "", self.seen: None} | hidden
         status, history = self.runs.status(found), found.run.epochs()
         out: dict[Any, Any] = {self.progress: _progress(found, status, history, request)}
@@ -335,13 +335,14 @@ class TrainTab:
         found = self.runs.find(run)
         folder = self.runs.model(run) if done else None
         if found is None or folder is None:
-            hidden = {part: gr.update(visible=False) for part in (self.pictures, self.mistakes, self.actions)}
-            return {self.figures: f"<p>{escape(say(request, 'result_none'))}</p>", self.outcome: ""} | hidden
+            hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in (self.pictures, self.actions)}
+            hidden |= {self.mistakes: "", self.outcome: ""}
+            return hidden | {self.figures: f"<p>{escape(say(request, 'result_none'))}</p>"}
         evaluation = found.evaluation() if done.startswith("finished") else None
-        called, mistakes = "", []
+        called, mistakes = "", ""
         with suppress(ResNetHubError, OSError, ValueError):  # a data set that left the Hub since, for one
             called, held_out = found.held_out()
-            mistakes = _mistakes(evaluation, held_out, request) if evaluation else []
+            mistakes = _mistakes(evaluation, held_out, request) if evaluation else ""
         title = Path(found.facts().get("title", "")).stem or "photos"
         packed = save_file_to_cache(found.pack(title), cache_dir=self.download.GRADIO_CACHE)
         out: dict[Any, Any] = {
@@ -351,7 +352,7 @@ class TrainTab:
             self.pictures: gr.update(visible=evaluation is not None),
             self.outcome: "",
         }
-        out[self.mistakes] = gr.update(value=mistakes, visible=bool(mistakes))
+        out[self.mistakes] = mistakes
         if evaluation is None:
             return out
         pictures = {self.confusion: _picture(folder / CONFUSION), self.curves: _picture(folder / CURVES)}
@@ -582,17 +583,15 @@ class TrainTab:
                 epochs = gr.Slider(
                     1, MAX_EPOCHS, 10, step=1, label=t("epochs"), info=t("epochs_info"), elem_id="epochs"
                 )
-                image_size = gr.Number(None, label=t("image_size"), info=t("image_size_info"), precision=0, minimum=0)
-                rate = gr.Number(None, label=t("learning_rate"), info=t("learning_rate_info"), minimum=0, maximum=1)
+                image_size = gr.Number(0, label=t("image_size"), info=t("image_size_info"), precision=0, minimum=0)
+                rate = gr.Number(0, label=t("learning_rate"), info=t("learning_rate_info"), minimum=0, maximum=1)
             with gr.Row():
                 balance = gr.Checkbox(False, label=t("balance"), info=t("balance_info"))
                 mixup = gr.Slider(0, 1, 0, step=0.1, label=t("mixup"), info=t("mixup_info"))
                 smoothing = gr.Slider(0, 0.5, 0, step=0.05, label=t("label_smoothing"))
                 seed = gr.Number(0, label=t("seed"), precision=0, minimum=0, maximum=2**31)
             previewing = gr.Button(t("preview"), size="sm")
-            self.seen_by_training = gr.Gallery(
-                label=t("seen_by_training"), visible=False, elem_id="seen-by-training", **_FILMSTRIP
-            )
+            self.seen_by_training = gr.HTML(elem_id="seen-by-training", elem_classes="film")
         return [base, finetune, epochs, image_size, rate, balance, mixup, smoothing, seed], previewing
 
     def _render_job(self) -> tuple[gr.Button, gr.Textbox, gr.Dropdown]:
@@ -628,7 +627,7 @@ class TrainTab:
             self.resuming = gr.Button(t("resume"), variant="primary", visible=False)
             self.again = gr.Button(t("new_run"), visible=False)
             self.deleting = gr.Button(t("delete_run"), visible=False)
-        self.samples = gr.Gallery(label=t("samples"), visible=False, elem_id="samples", **_FILMSTRIP)
+        self.samples = gr.HTML(elem_id="samples", elem_classes="film")
         self.link = gr.HTML(elem_id="run-link")
 
     def _render_result(self) -> tuple[gr.Button, gr.Textbox, gr.Checkbox]:
@@ -652,16 +651,7 @@ class TrainTab:
             shown |= {"show_label": False}  # each has its title in it
             self.confusion = gr.Image(alt_text=t("confusion"), elem_id="confusion", **shown)
             self.curves = gr.Image(alt_text=t("curves"), **shown)
-        self.mistakes = gr.Gallery(
-            label=t("mistakes"),
-            columns=6,
-            height="auto",
-            object_fit="contain",
-            interactive=False,
-            buttons=[],
-            visible=False,
-            elem_id="mistakes",
-        )
+        self.mistakes = gr.HTML(elem_id="mistakes", elem_classes="film")
         return push, name, hidden
 
 
@@ -780,7 +770,8 @@ def _curve(history: Sequence[Any], request: gr.Request, *series: tuple[str, str]
         (epoch.epoch, getattr(epoch, field), say(request, name))
         for name, field in series
         for epoch in history
-        if getattr(epoch, field) is not None
+        # A series that begins later is there from the start, without a value: a chart does not learn of new ones.
+        if getattr(epoch, field) is not None or epoch is history[0]
     ]
     frame = pd.DataFrame(rows, columns=["epoch", "value", "series"])
     return frame.astype({"epoch": "float", "value": "float", "series": "str"})
@@ -798,7 +789,7 @@ def _thumbnails(run: PageRun, places: tuple[int, ...]) -> "list[Image.Image]":
     return pictures
 
 
-def _samples(run: PageRun, request: gr.Request) -> Any:
+def _samples(run: PageRun, request: gr.Request) -> str:
     """What the model makes of a few held-out pictures so far."""
     samples = run.run.read_samples()
     captions = [
@@ -806,10 +797,23 @@ def _samples(run: PageRun, request: gr.Request) -> Any:
         for sample in samples
         for row in [{**sample._asdict(), "score": f"{sample.score:.0%}"}]
     ]
-    pictures: list[Any] = []
+    pictures: list[Image.Image] = []
     with suppress(ResNetHubError, OSError, ValueError, IndexError):  # a data set that left the Hub since, for one
         pictures = _thumbnails(run, tuple(sample.place for sample in samples)) if samples else []
-    return gr.update(value=list(zip(pictures, captions, strict=False)), visible=bool(pictures))
+    return _film(list(zip(pictures, captions, strict=False)), say(request, "samples"))
+
+
+def _film(pictures: "Sequence[tuple[Image.Image, str]]", title: str = "") -> str:
+    """Small pictures in rows, each with its caption; nothing where there are none."""
+    cells = []
+    for picture, caption in pictures:
+        content = BytesIO()
+        picture.convert("RGB").save(content, "JPEG", quality=90)
+        source = f"data:image/jpeg;base64,{b64encode(content.getvalue()).decode()}"
+        below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+        cells.append(f'<figure><img src="{source}" alt="{escape(caption)}">{below}</figure>')
+    head = f"<h3>{escape(title)}</h3>" if title else ""
+    return f'{head}<div class="frames">{"".join(cells)}</div>' if cells else ""
 
 
 def _link(run: PageRun, request: gr.Request) -> str:
@@ -847,7 +851,7 @@ def _picture(path: Path) -> Any:
         return picture.convert("RGB")
 
 
-def _mistakes(evaluation: dict[str, Any], held_out: "ImageSet", request: gr.Request) -> list[tuple[Any, str]]:
+def _mistakes(evaluation: dict[str, Any], held_out: "ImageSet", request: gr.Request) -> str:
     """The pictures that the model is surest and wrong about, small."""
     from resnet_hub.images import load_image
 
@@ -856,4 +860,4 @@ def _mistakes(evaluation: dict[str, Any], held_out: "ImageSet", request: gr.Requ
         picture = load_image(held_out.sources[row["index"]], name=row["name"])
         picture.thumbnail((320, 320))
         found.append((picture, say(request, "mistake", **{**row, "score": f"{row['score']:.0%}"})))
-    return found
+    return _film(found, say(request, "mistakes"))

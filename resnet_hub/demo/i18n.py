@@ -96,6 +96,9 @@ TEXTS: dict[str, dict[str, str]] = {
         "new_run": "New run",
         "delete_run": "Delete this run",
         "run_link": "Link to this run",
+        "run_kept_zero": "Keep this page open while it trains, for the GPU time is yours. Once it is closed, all is "
+        "kept, and Resume goes on; the link brings you back. Whoever has the link can see the run. It is deleted a day "
+        "after its last use.",
         "run_kept": "You may close this page: training goes on, and the link brings you back. Whoever has the link can "
         "see the run. It is deleted a day after its last use.",
         "loss": "Loss",
@@ -251,6 +254,8 @@ TEXTS: dict[str, dict[str, str]] = {
         "new_run": "新的训练",
         "delete_run": "删除这次训练",
         "run_link": "这次训练的链接",
+        "run_kept_zero": "训练使用您的 GPU 时间，请保持本页打开。关闭后已有成果都会保留，用链接回来后点“继续训练”即可。"
+        "持有链接的人都能看到这次训练。最后一次使用一天后删除。",
         "run_kept": "可以关闭本页：训练会继续，用链接即可回来。持有链接的人都能看到这次训练。最后一次使用一天后删除。",
         "loss": "损失",
         "accuracy": "准确率",

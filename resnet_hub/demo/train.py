@@ -817,7 +817,8 @@ def _film(pictures: "Sequence[tuple[Image.Image, str]]", title: str = "") -> str
 
 
 def _link(run: PageRun, request: gr.Request) -> str:
-    hint, text = escape(say(request, "run_kept")), escape(say(request, "run_link"))
+    hint = escape(say(request, "run_kept_zero" if is_zero() else "run_kept"))
+    text = escape(say(request, "run_link"))
     return f'<p>{hint}</p><p><a href="?run={run.id}">{text}</a></p>'
 
 

@@ -23,6 +23,15 @@ ROWS = {
     "ours, head on the frozen base": {"recipe": "head"},
     "ours, fine-tuned": {"recipe": "finetune"},
 }
+PHASES = {
+    "Started": "imports and report",
+    "pictures": "decoding",
+    "features": "features",
+    "Progress": "steps",
+    "Epoch": "fitting the head, evaluation",
+    "Saved": "saving",
+    "Finished": "figures and card",
+}
 SEED = 0
 CLASSIC = {"size": 224, "batch": 16, "rate": 1e-4, "epochs": 3}
 
@@ -93,18 +102,26 @@ class Pictures:
 
 
 def ours(recipe: str, base: str, data: str, run: Path, options: dict[str, Any]) -> Iterator[tuple[float, int]]:
+    """Accuracy of the fitted head and after each epoch, and how many pictures were trained on until then.
+
+    Writes to the run's folder where the time went, by what the run told at the end of it.
+    """
+    start = time.time()
     from resnet_hub import TrainConfig, train
-    from resnet_hub.run import Epoch, Failed, Started
+    from resnet_hub.run import Epoch, Failed, Preparing, Started
 
     os.environ["RESNET_HUB_CACHE"] = str(run.with_name("cache"))  # no features of an earlier run
-    images = 0
+    images, phases = 0, dict.fromkeys(PHASES.values(), 0.0)
     for event in train(TrainConfig(data=data, base=base, run=str(run), recipe=recipe, seed=SEED, **options)):
+        if isinstance(event, Failed):
+            raise SystemExit(event.reason)
+        start, spent = time.time(), time.time() - start
+        phases[PHASES[event.what if isinstance(event, Preparing) else type(event).__name__]] += spent
         if isinstance(event, Started):
             images = event.train_images
         if isinstance(event, Epoch) and event.accuracy is not None:
             yield event.accuracy, event.epoch * images
-        if isinstance(event, Failed):
-            raise SystemExit(event.reason)
+    (run / "phases.json").write_text(json.dumps(phases))
 
 
 def row(arguments: argparse.Namespace) -> None:
@@ -135,6 +152,13 @@ def measured(name: str, arguments: argparse.Namespace, folder: Path) -> tuple[li
     lines = map(json.loads, out.read_text().splitlines())
     points = [Point(at - start, accuracy, images) for at, accuracy, images in lines]
     return points, time.time() - start, usage.ru_maxrss / 1024
+
+
+def print_phases(folder: Path) -> None:
+    for recipe in ("head", "finetune"):
+        if (found := folder / recipe / "phases.json").is_file():
+            phases = json.loads(found.read_text())
+            print(f"\nours, {recipe}: " + ", ".join(f"{name} {spent:.1f} s" for name, spent in phases.items()))
 
 
 def reached(points: list[Point], accuracy: float) -> str:
@@ -168,6 +192,7 @@ def main() -> None:
         next(train(TrainConfig(data=arguments.data, base=arguments.base, run=str(run.folder), seed=SEED)))
         run.split.rename(folder / "split.json")
         results = {name: measured(name, arguments, folder) for name in (list(ROWS)[row] for row in arguments.rows)}
+        print_phases(folder)
 
     # against the classic script from the same base, where it was run
     against = next((results[name] for name in list(ROWS)[1::-1] if name in results), None)

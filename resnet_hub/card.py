@@ -24,6 +24,18 @@ _TORCHVISION = {
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
 }
+_ONNX = f"""
+
+### ONNX Runtime
+
+```python
+import onnxruntime
+from huggingface_hub import hf_hub_download
+
+session = onnxruntime.InferenceSession(hf_hub_download("{PLACEHOLDER}", "onnx/model.onnx"))
+# session.run(None, {{"pixel_values": a batch of pictures, preprocessed as above, float32 (N, C, H, W)}})
+```"""
+_GRAPH = re.compile(r"\n\n### ONNX Runtime\n\n```python\n.*?```", re.DOTALL)
 _FOLD_ABOVE = 20  # labels; a longer list is folded away
 
 
@@ -110,13 +122,18 @@ def is_generated(card: str) -> bool:
     return _parse(card).origin == "generated"
 
 
-def name_card(card: str, repo_id: str) -> str:
-    """A generated card with `repo_id` in its code samples; one that a person wrote as it is."""
+def name_card(card: str, repo_id: str, *, onnx: bool = False) -> str:
+    """A generated card with `repo_id` in its code samples; one that a person wrote as it is.
+
+    With `onnx` it says how to run the graph that comes along.
+    """
     parsed = _parse(card)
     before, use, after = parsed.body.partition(_USE)
     if parsed.origin != "generated" or not (sample := _SAMPLE.search(after)):
         return card
-    return _compose(parsed._replace(body=before + use + after.replace(sample[1], repo_id)))
+    code, licence, rest = _GRAPH.sub("", after).partition("\n\n## Licence")
+    code = (code + (_ONNX if onnx else "")).replace(sample[1], repo_id).replace(PLACEHOLDER, repo_id)
+    return _compose(parsed._replace(body=before + use + code + licence + rest))
 
 
 class Metric(NamedTuple):
@@ -294,7 +311,8 @@ def _labels(config: ResNetConfig) -> str:
 
 def _preprocessing(config: ResNetConfig) -> str:
     side = config.image_size
-    first = f"the short side is resized to {config.resize_size} pixels ({config.interpolation})"
+    what = "it is resized to a square of" if config.crop_mode == "squash" else "the short side is resized to"
+    first = f"{what} {config.resize_size} pixels ({config.interpolation})"
     return (
         f"## Preprocessing\n\nA picture is turned upright, {first}, its centre of {side} x {side} is cropped, values "
         f"are scaled to 0..1, and {config.in_channels} channels are normalised with mean {_numbers(config.mean)} "
@@ -330,7 +348,8 @@ def _limits(config: ResNetConfig) -> str:
 
 
 def _usage(config: ResNetConfig, repo_id: str) -> str:
-    classes = config.num_classes
+    classes, short = config.num_classes, config.resize_size
+    resize = (short, short) if config.crop_mode == "squash" else short
     samples = {
         "resnet_hub": f"""
 from resnet_hub import Classifier
@@ -346,9 +365,17 @@ model = ResNet.from_pretrained("{repo_id}")
 """,
         "timm": f"""
 import timm
+from PIL import Image
 
 model = timm.create_model("hf-hub:{repo_id}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+model(transform(Image.open("photo.jpg").convert("RGB"))[None]){".softmax(1)" if classes else ""}
+"""
+        if config.in_channels == 3
+        else f"""
+import timm
+
+model = timm.create_model("hf-hub:{repo_id}", pretrained=True).eval()
 """,
         "transformers": f"""
 from transformers import pipeline
@@ -357,17 +384,29 @@ pipeline("image-classification", model="{repo_id}")("photo.jpg")
 """,
         "torchvision": f"""
 from huggingface_hub import hf_hub_download
+from PIL import Image
 from safetensors.torch import load_file
+from torchvision import transforms
 from torchvision.models import {config.architecture}
 
 model = {config.architecture}(num_classes={classes})
 model.load_state_dict(load_file(hf_hub_download("{repo_id}", "model.safetensors")))
-model.eval()
+transform = transforms.Compose([
+    transforms.Resize({resize}, transforms.InterpolationMode.{config.interpolation.upper()}),
+    transforms.CenterCrop({config.image_size}),
+    transforms.ToTensor(),
+    transforms.Normalize({config.mean}, {config.std}),
+])
+model.eval()(transform(Image.open("photo.jpg").convert("RGB"))[None]).softmax(1)
 """,
     }
     loaders = ["resnet_hub", *_loaders(config)]
     code = "\n".join(f"### {name}\n\n```python\n{samples[name].strip()}\n```\n" for name in loaders)
-    only = "No other library knows this network: it opens in resnet_hub only." if len(loaders) == 1 else ""
+    only = (
+        "No other library knows this network: it opens in resnet_hub, and as ONNX (`resnet-hub export`) in any runtime."
+        if len(loaders) == 1
+        else ""
+    )
     return "\n\n".join(part for part in (_USE, code.strip(), only) if part)
 
 

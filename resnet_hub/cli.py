@@ -16,14 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from resnet_hub import __version__
 from resnet_hub.config import VARIANTS
-from resnet_hub.errors import CheckpointError, ImageError, ResNetHubError, TrainingError
+from resnet_hub.errors import CheckpointError, HubError, ImageError, ResNetHubError, TrainingError
 from resnet_hub.layouts import LABEL_SETS
 
 if TYPE_CHECKING:
+    from resnet_hub import hub
+    from resnet_hub.config import ResNetConfig
     from resnet_hub.data import Splits
     from resnet_hub.run import Event, TrainConfig
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "resnet20-cifar10"  # comes with the repository
+_FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}  # as safetensors calls them
+_BYTES = {"F16": 2, "BF16": 2, "F64": 8, "I64": 8}  # of a number; of others 4
 _SOME = 8  # labels that `info` shows
 
 _MODEL_HELP = f"checkpoint folder, or user/name on the Hub (default: {DEFAULT_MODEL.name}, where it is present)"
@@ -369,11 +373,18 @@ def push(arguments: argparse.Namespace) -> int:
 def info(arguments: argparse.Namespace) -> int:
     """Print what a model is made of and how good it is."""
     from resnet_hub.card import read_metrics
-    from resnet_hub.hub import read_card, read_config
+    from resnet_hub.hub import read_card, read_config, stored_numbers
 
     model = _model(arguments)
-    config = read_config(model, revision=arguments.revision)
-    metrics = read_metrics(read_card(model, revision=arguments.revision) or "")
+    where = {"revision": arguments.revision, "subfolder": arguments.subfolder}
+    config = read_config(model, **where)
+    metrics = read_metrics(read_card(model, **where) or "")
+    try:
+        stored = stored_numbers(model, **where)
+    except CheckpointError:  # a config alone can be described too
+        stored = {}
+    size = sum(count * _BYTES.get(kind, 4) for kind, count in stored.items())
+    precision = ", ".join(sorted(_FLOATS[kind] for kind in stored.keys() & _FLOATS.keys()))
     if arguments.json:
         facts = {
             "model": str(model),
@@ -381,6 +392,8 @@ def info(arguments: argparse.Namespace) -> int:
             "num_parameters": config.num_parameters,
             "multiply_adds": config.multiply_adds,
             "resize_size": config.resize_size,
+            "stored_as": precision or None,
+            "bytes": size or None,
             "metrics": [metric._asdict() for metric in metrics],
             "config": config.to_dict(),
         }
@@ -388,6 +401,7 @@ def info(arguments: argparse.Namespace) -> int:
         return 0
 
     more = ", ..." if config.num_classes > _SOME else ""
+    sides = "short side" if config.crop_mode == "center" else "both sides"
     rows = [
         ("model", str(model)),
         ("architecture", config.architecture),
@@ -395,7 +409,8 @@ def info(arguments: argparse.Namespace) -> int:
         ("parameters", f"{config.num_parameters:,}"),
         ("multiply-adds", f"{config.multiply_adds:,} a picture"),
         ("labels", f"{config.num_classes}{': ' if config.labels else ''}{', '.join(config.labels[:_SOME])}{more}"),
-        ("resize", f"short side to {config.resize_size} pixels, {config.interpolation}"),
+        *([("weights", f"{size / 1e6:.1f} MB of {precision or 'other numbers'}")] if stored else []),
+        ("resize", f"{sides} to {config.resize_size} pixels, {config.interpolation}"),
         ("crop", f"{config.image_size} x {config.image_size} pixels from the centre"),
         ("mean", ", ".join(f"{value:g}" for value in config.mean)),
         ("std", ", ".join(f"{value:g}" for value in config.std)),
@@ -404,6 +419,36 @@ def info(arguments: argparse.Namespace) -> int:
     width = max(len(key) for key, _ in rows)
     for key, value in rows:
         print(f"{_shown(key):{width}}  {_shown(value)}")
+    return 0
+
+
+def search(arguments: argparse.Namespace) -> int:
+    """Print the ResNets on the Hub that match and open here: id, architecture, labels, downloads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from resnet_hub.hub import read_config
+    from resnet_hub.hub import search as find
+
+    def config(found: "hub.Found") -> "ResNetConfig | None":
+        try:
+            return read_config(found.id)
+        except ResNetHubError:
+            return None
+
+    found = find(arguments.text, limit=arguments.limit)
+    with ThreadPoolExecutor(8) as pool:
+        opened = [(model, read) for model, read in zip(found, pool.map(config, found), strict=True) if read]
+    width = max((len(model.id) for model, _ in opened), default=0)
+    for model, read in opened:
+        about = {"architecture": read.architecture, "labels": read.num_classes, "downloads": model.downloads}
+        if arguments.json:
+            print(json.dumps({"model": model.id, **about}))
+        else:
+            print(f"{model.id:{width}}  {read.architecture}, {read.num_classes} labels, {model.downloads} downloads")
+    if not opened:
+        raise HubError(f"No ResNet on the Hub with {arguments.text!r} in its name opens here; try another word.")
+    if others := len(found) - len(opened):
+        print(f"{others} more match but do not open here: `resnet-hub info` says why.", file=sys.stderr)
     return 0
 
 
@@ -570,7 +615,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("model", nargs="?", metavar="MODEL", help=_MODEL_HELP)
     command.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
     command.add_argument("--json", action="store_true", help="one JSON object")
+    command.add_argument("--subfolder", default="", help="of a repo that holds several models")
     command.set_defaults(run_command=info)
+
+    command = commands.add_parser(
+        "search",
+        help="find ResNets on the Hub",
+        description="Find ResNets on the Hub by their names: ours, timm's and transformers', as far as they open here.",
+    )
+    command.add_argument("text", metavar="TEXT", help="a word in the name, such as flowers")
+    command.add_argument("--limit", type=_count, default=20, metavar="N", help="models to look at (default: 20)")
+    command.add_argument("--json", action="store_true", help="a JSON object a line")
+    command.set_defaults(run_command=search)
     return parser
 
 

@@ -7,7 +7,9 @@ names, and the model card `README.md`. Those of timm and transformers are read a
 import glob
 import hashlib
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from resnet_hub.card import CardFacts
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+GRAPH = "onnx/model.onnx"
 CALIBRATION = "onnx/int8.json"  # see `graph.Calibration`
 PROCESSOR, INDEX = "preprocessor_config.json", "model.safetensors.index.json"  # of transformers
 _STALE = ("onnx", PROCESSOR, INDEX)  # speak of other weights, or overrule the config: they go with the old
@@ -72,6 +75,68 @@ def read_config(source: str | Path, **hub: Any) -> ResNetConfig:
 def read_card(source: str | Path, **hub: Any) -> str | None:
     """The model card alone, if there is one; arguments and errors as in `load_checkpoint`."""
     return _read_card(_Files(source, **hub).get(CARD))
+
+
+def stored_numbers(source: str | Path, *, weights: str | None = None, **hub: Any) -> dict[str, int]:
+    """How many numbers the weights hold, by safetensors' name of their kind ("F32", "F16", ...), read off the header.
+
+    Needs no torch and, of a Hub repo, no download; arguments and errors as in `load_checkpoint`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    files = _Files(source, **hub)
+    counts: Counter[str] = Counter()
+    for name in _weight_files(files, weights):
+        if files.here:
+            try:
+                with safe_open(files.here / name, "np") as file:
+                    for key in file.keys():  # noqa: SIM118, it is no mapping
+                        part = file.get_slice(key)
+                        counts[part.get_dtype()] += math.prod(part.get_shape())
+            except (SafetensorError, OSError, ValueError) as error:
+                raise CheckpointError(
+                    f"{name} of {source} is damaged ({_line(error)}); fetch or save it again."
+                ) from None
+        else:
+            counts.update(files.header(name).parameter_count)
+    return dict(counts)
+
+
+class Found(NamedTuple):
+    """A model that a search found."""
+
+    id: str
+    downloads: int
+    sure: bool  # that it is a ResNet, by its tags or its name
+
+
+def search(text: str, *, limit: int = 20, token: str | bool | None = None, timeout: float = _TIMEOUT) -> list[Found]:
+    """Image classifiers on the Hub whose names match, most used first: those tagged as ResNets, and timm's.
+
+    Raises `HubError` where the Hub does not answer.
+    """
+    from huggingface_hub import constants, errors, get_session
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    asked: dict[str, Any] = {"search": text, "pipeline_tag": "image-classification", "sort": "downloads"}
+    found: dict[str, Found] = {}
+    for tag in ("resnet", "timm"):
+        try:
+            reply = get_session().get(
+                f"{constants.ENDPOINT}/api/models",
+                params=asked | {"filter": tag, "limit": limit},
+                headers=build_hf_headers(token=token),
+                timeout=timeout,
+            )
+            hf_raise_for_status(reply)
+            answers = reply.json()
+        except (errors.HTTPError, errors.OfflineModeIsEnabled, errors.LocalTokenNotFoundError, ValueError) as error:
+            raise HubError(_sentence(error, "the search", None, False)) from None
+        for answer in answers:
+            name = str(answer["id"])
+            sure = tag == "resnet" or re.search("resne[tx]", name, re.IGNORECASE) is not None
+            found.setdefault(name, Found(name, int(answer.get("downloads") or 0), sure))
+    return sorted(found.values(), key=lambda model: -model.downloads)[:limit]
 
 
 def save_checkpoint(
@@ -152,7 +217,7 @@ def push_folder(
         remote = {file.rfilename for file in head.siblings or []}
         additions = {name: CommitOperationAdd(name, path) for name, path in files.items() if name != CARD}
         if CARD in files:
-            card = name_card(files[CARD].read_bytes().decode(errors="replace"), repo_id)
+            card = name_card(files[CARD].read_bytes().decode(errors="replace"), repo_id, onnx=GRAPH in files)
             if CARD in remote:
                 old = Path(api.hf_hub_download(repo_id, CARD, revision=head.sha))
                 card = refresh_card(old.read_bytes().decode(errors="replace"), card)
@@ -366,6 +431,24 @@ class _Files:
         inside = f"{self._subfolder}/" if self._subfolder else ""
         names = [file.rfilename for file in head.siblings or []]
         self.names = [name.removeprefix(inside) for name in names if name.startswith(inside)]
+
+    @property
+    def here(self) -> Path | None:
+        """The folder that they are in, unless they are fetched."""
+        return self._folder
+
+    def header(self, name: str) -> Any:
+        """What huggingface_hub reads of a file of weights with a range request."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+
+        path, source = f"{self._subfolder}/{name}".lstrip("/"), str(self.source)
+        with hub_errors(source, revision=self._hub["revision"], token=self._hub["token"]):
+            try:
+                api = HfApi(token=self._hub["token"])
+                return api.parse_safetensors_file_metadata(source, path, revision=self._hub["revision"])
+            except (SafetensorsParsingError, NotASafetensorsRepoError):
+                raise CheckpointError(f"{name} of {source} is damaged; ask its author to save it again.") from None
 
     def get(self, *names: str) -> Path:
         """The folder with those of the files that there are."""

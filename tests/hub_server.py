@@ -76,6 +76,7 @@ class Job:
 class Repo:
     private: bool = False
     gated: bool = False
+    downloads: int = 0
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)  # id -> path -> content
     refs: dict[str, str] = field(default_factory=dict)  # branch or refs/pr/N -> commit id
     log: list[str] = field(default_factory=list)  # a line a commit: "ref: message"
@@ -207,6 +208,17 @@ class Hub:
             **({"library_name": name} if (name := self._metadata(repo, commit).get("library_name")) else {}),
             **({"pipeline_tag": tag} if (tag := self._metadata(repo, commit).get("pipeline_tag")) else {}),
         }  # fmt: skip
+
+    def models(self, token, query, body):
+        user, found = self.user(token), []
+        for repo_id, repo in self.repos.items():
+            about = self._metadata(repo, repo.refs["main"])
+            tags = [*about.get("tags", []), about.get("library_name"), about.get("pipeline_tag")]
+            wanted = [*query.get("filter", []), *query.get("pipeline_tag", [])]
+            visible = not repo.private or repo_id.split("/")[0] == user
+            if visible and query["search"][0].lower() in repo_id.lower() and set(wanted) <= set(tags):
+                found.append({"id": repo_id, "downloads": repo.downloads, "tags": tags})
+        return sorted(found, key=lambda model: -model["downloads"])[: int(query["limit"][0])]
 
     def _metadata(self, repo: Repo, commit: str) -> dict:
         front = re.match(r"---\n(.*?)\n---", repo.commits[commit].get("README.md", b"").decode(), re.S)
@@ -346,6 +358,7 @@ _ROUTES = [
     (r"POST /api/validate-yaml", Hub.validate),
     (r"POST /api/repos/create", Hub.create),
     (r"DELETE /api/repos/delete", Hub.delete),
+    (r"GET /api/models", Hub.models),
     (rf"GET /api/models/{_ID}", Hub.info),
     (rf"GET /api/models/{_ID}/revision/([^/]+)", Hub.info),
     (rf"GET /api/models/{_ID}/tree/([^/]+)(/.*)?", Hub.tree),

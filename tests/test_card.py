@@ -83,7 +83,7 @@ def test_code_is_shown_for_the_libraries_that_open_it(name: str) -> None:
         assert (library in card) == known
     assert (f"from torchvision.models import {name}" in card) == (name in torchvision.models.list_models())
     assert ModelCard(card).data.library_name == ("timm" if known else "resnet_hub")
-    assert ("resnet_hub only" in card) == (not known)
+    assert ("opens in resnet_hub, and as ONNX" in card) == (not known)
 
 
 @pytest.mark.parametrize("changes", [{}, {"in_channels": 4, "mean": (0,) * 4, "std": (1,) * 4}, {"id2label": {}}])

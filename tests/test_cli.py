@@ -183,6 +183,7 @@ def test_info_in_text(capfd: pytest.CaptureFixture[str], model: Path) -> None:
         "model": str(model),
         "architecture": "resnet_custom",
         "blocks": "1 + 1 + 1 basic, shortcut A",
+        "weights": "0.1 MB of float32",
         "parameters": f"{config.num_parameters:,}",
         "multiply-adds": f"{config.multiply_adds:,} a picture",
         "labels": "3: cat, dog, 雏菊",
@@ -326,6 +327,27 @@ def test_a_run_that_cannot_start_is_one_sentence(capfd: pytest.CaptureFixture[st
         assert (code, lines, len(errors)) == (2, [], 1)
         assert errors[0].startswith("error: ")
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_search_lists_what_opens(capfd: pytest.CaptureFixture[str], model: Path, hub: Hub) -> None:
+    ours = ResNet.from_pretrained(model)
+    for name, dtype in (("user/pets-small", "float16"), ("user/pets-large", None)):
+        ours.push_to_hub(name, token=WRITER, dtype=dtype)
+    hub.repos["user/pets-large"].downloads = 12
+    hub.edit("user/pets-large", "notes.txt", "x")
+    code, lines, errors = run(capfd, "search", "pets")
+    assert (code, errors) == (0, [])
+    assert lines == [
+        "user/pets-large  resnet_custom, 3 labels, 12 downloads",
+        "user/pets-small  resnet_custom, 3 labels, 0 downloads",
+    ]
+    hub.edit("user/pets-large", "config.json", '{"architecture": "seresnet18", "num_classes": 3}')
+    code, lines, errors = run(capfd, "search", "pets", "--json")
+    assert [json.loads(line)["model"] for line in lines] == ["user/pets-small"]
+    assert (code, errors) == (0, ["1 more match but do not open here: `resnet-hub info` says why."])
+    assert run(capfd, "search", "nothing")[0] == 2
+    _, lines, _ = run(capfd, "info", "user/pets-small")
+    assert dict(line.split(maxsplit=1) for line in lines)["weights"].endswith("MB of float16")
 
 
 def test_push_prints_where_the_model_is(

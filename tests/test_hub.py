@@ -1,5 +1,6 @@
 """Checkpoint folders and the Hub: the real client, and its `hf` command, over HTTP against `hub_server`."""
 
+import ast
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,8 @@ from safetensors.torch import load_file, safe_open, save_file
 from resnet_hub.card import CardFacts
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import CheckpointError, ConfigError, HubError
-from resnet_hub.hub import load_checkpoint, push_folder, read_config
+from resnet_hub.hub import load_checkpoint, push_folder, read_config, search, stored_numbers
+from resnet_hub.images import eval_transform, load_image
 from resnet_hub.model import ResNet
 
 LABELS = {0: "tabby cat", 1: "hound", 2: 'naïve "owl": 猫'}
@@ -687,6 +690,56 @@ def test_transformers_opens_it(where: str, shared: tuple[ResNet, Path], hub: Hub
         assert mine["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
+def run_samples(card: str) -> dict[str, Any]:
+    """What the last line of each code sample of a card gives, by the library it is for, run as it is printed."""
+    found = {}
+    for title, code in re.findall(r"### ([^\n]+)\n\n```python\n(.*?)```", card, re.DOTALL):
+        tree = ast.parse(code)
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        names: dict[str, Any] = {}
+        exec(compile(tree, title, "exec"), names)
+        found[title] = eval(compile(ast.Expression(last.value), title, "eval"), names) if last else names
+    return found
+
+
+NETS = [
+    ({"name": "resnet18", "id2label": LABELS, "image_size": 64}, "float32"),
+    ({"name": "resnet26t", "id2label": LABELS, "image_size": 96, "crop_mode": "squash", "crop_pct": 1.0}, "float32"),
+    ({"name": "resnet18", "id2label": LABELS, "image_size": 64, "interpolation": "bicubic"}, "float16"),
+    ({"name": "resnet20", "id2label": LABELS}, "float32"),
+]
+
+
+@pytest.mark.parametrize(("about", "dtype"), NETS)
+def test_the_code_on_a_card_runs_as_printed_and_gives_the_same_scores(
+    about: dict[str, Any], dtype: str, hub: Hub, picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture.save("photo.jpg", quality=95)
+    model = random_model(ResNetConfig.from_name(**about))
+    model.push_to_hub("user/printed", token=WRITER, dtype=dtype, onnx=True)
+    answers = run_samples(hub.repos["user/printed"].files()["README.md"].decode())
+    known = {"resnet18": {"timm", "transformers", "torchvision"}, "resnet26t": {"timm", "transformers"}}
+    assert set(answers) == {"resnet_hub", "ONNX Runtime"} | known.get(about["name"], set())
+
+    scores = {answer["label"]: answer["score"] for answer in answers["resnet_hub"]}
+    expected = [scores[label] for label in LABELS.values()]
+    if "transformers" in answers:
+        assert {answer["label"]: answer["score"] for answer in answers["transformers"]} == pytest.approx(
+            scores, abs=1e-4
+        )
+    for library in {"timm", "torchvision"} & answers.keys():
+        assert answers[library][0].tolist() == pytest.approx(expected, abs=1e-4)
+    session = answers["ONNX Runtime"]["session"]
+    pixels = eval_transform(model.config)(load_image("photo.jpg"))[None].numpy()
+    graph = torch.tensor(session.run(None, {"pixel_values": pixels})[0]).softmax(1)[0]
+    assert graph.tolist() == pytest.approx(expected, abs=1e-4)
+    print(f"\n{about['name']} as {dtype}: one repo, {len(answers)} loaders agree")  # noqa: T201
+
+    ResNet.from_pretrained("user/printed").push_to_hub("user/printed", token=WRITER)
+    assert "ONNX" not in hub.repos["user/printed"].files()["README.md"].decode().replace("as ONNX (`", "")
+
+
 # Other files of weights
 
 
@@ -820,3 +873,58 @@ def test_what_does_not_open_costs_no_download_of_weights(model: ResNet, hub: Hub
     with pytest.raises(ConfigError, match=r"user/se: .* seresnet50, which has squeeze-excitation"):
         ResNet.from_pretrained("user/se")
     assert not any("safetensors" in request for request in hub.requests)
+
+
+# The Hub as a place
+
+
+def test_a_search_finds_resnets_of_every_kind(model: ResNet, hub: Hub) -> None:
+    front = "---\nlibrary_name: {}\npipeline_tag: image-classification\ntags: [{}]\n---\n"
+    cards = {
+        "user/flowers-ours": front.format("resnet_hub", "resnet"),
+        "lab/flowers-theirs": front.format("transformers", "resnet"),
+        "timm/resnet18.flowers": front.format("timm", "timm"),
+        "lab/flowers-of-timm": front.format("timm", "timm"),
+        "lab/flowers-vit": front.format("transformers", "vit"),
+        "lab/pets": front.format("transformers", "resnet"),
+    }
+    for number, (name, card) in enumerate(cards.items()):
+        hub.repos[name] = Repo(downloads=number)
+        hub.repos[name].commit("main", {"README.md": card.encode()}, "x")
+    found = search("flowers")
+    assert [(model.id, model.downloads, model.sure) for model in found] == [
+        ("lab/flowers-of-timm", 3, False),
+        ("timm/resnet18.flowers", 2, True),
+        ("lab/flowers-theirs", 1, True),
+        ("user/flowers-ours", 0, True),
+    ]
+    assert [model.id for model in search("flowers", limit=1)] == ["lab/flowers-of-timm"]
+    assert search("nothing like it") == []
+    hub.fail("GET /api/models$", 503)
+    with pytest.raises(HubError, match="The Hub has a problem of its own") as error:
+        search("flowers")
+    assert one_sentence(error.value)
+
+
+def test_what_is_stored_is_read_off_the_header(model: ResNet, hub: Hub, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m", dtype="float16")
+    tensors = load_file(folder / "model.safetensors").values()
+    floats = sum(tensor.numel() for tensor in tensors if tensor.is_floating_point())
+    expected = {"F16": floats, "I64": len([tensor for tensor in tensors if not tensor.is_floating_point()])}
+    program = "import sys; from resnet_hub.hub import stored_numbers as read; "
+    program += "print(read(sys.argv[1]), 'torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    assert ast.literal_eval(run.stdout.replace(" False", "")) == expected
+
+    put(hub, "user/half", folder)
+    assert stored_numbers("user/half") == expected
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    split(folder)
+    put(hub, "user/parts", folder)
+    assert stored_numbers(folder) == stored_numbers("user/parts") == expected
+    hub.edit("user/half", "model.safetensors", b"text that is no header of weights")
+    (folder / "model-1-of-2.safetensors").write_bytes(b"text that is no header of weights")
+    for damaged in ("user/half", folder):
+        with pytest.raises(CheckpointError, match="is damaged") as error:
+            stored_numbers(damaged)
+        assert one_sentence(error.value)

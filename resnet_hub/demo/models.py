@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradio.utils import get_space
-from huggingface_hub import constants, get_session
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from resnet_hub.config import ResNetConfig
@@ -139,12 +138,6 @@ class Models:
 
 @lru_cache(maxsize=1024)
 def _search_hub(text: str) -> list[str]:
-    wanted: dict[str, str | int] = {
-        "search": text,
-        "pipeline_tag": "image-classification",
-        "sort": "downloads",
-        "limit": 20,
-    }
-    reply = get_session().get(f"{constants.ENDPOINT}/api/models", params=wanted, timeout=_SEARCH_TIMEOUT)
-    reply.raise_for_status()
-    return [model["id"] for model in reply.json()]
+    from resnet_hub.hub import search
+
+    return [found.id for found in search(text, token=False, timeout=_SEARCH_TIMEOUT) if found.sure]

@@ -324,6 +324,7 @@ def test_on_zero_gpu_a_run_waits_for_time_and_goes_on(browser: Browser, folder: 
         train(page, folder / "colours.zip", epochs=3)
         expect(page.locator("#progress")).to_contain_text("Waiting for GPU time.")
         expect(page.locator("#progress")).to_contain_text("3 s of your GPU time are left.")
+        expect(page.locator("#run-link")).to_contain_text("Keep this page open while it trains")
         page.get_by_role("button", name="Resume").click()
         expect(page.locator("#figures dl")).to_be_visible()
         expect(page.locator("#gpu")).to_contain_text("GPU time used by this run:")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from PIL import Image
 from timm.models import _hub, _registry, save_for_hf
 from torch import nn
@@ -18,6 +19,7 @@ from resnet_hub.errors import ConfigError
 from resnet_hub.foreign import imagenet_labels
 from resnet_hub.hub import check_weights, read_config
 from resnet_hub.images import eval_transform
+from resnet_hub.layouts import recognise
 from resnet_hub.model import ResNet
 
 # Every entry of timm's registry that is a residual network by its name, whatever module it comes from
@@ -243,6 +245,28 @@ def test_what_timm_says_that_we_lack_is_named(changes: dict[str, Any], sentence:
     with pytest.raises(ConfigError, match=re.escape(sentence.replace("do not", "does not open"))[:60]) as error:
         read({"architecture": "resnet18", "num_classes": 2} | changes)
     assert str(error.value).endswith(".") and "\n" not in str(error.value)
+
+
+# torchvision
+
+TORCHVISION = [name for name in torchvision.models.list_models(module=torchvision.models) if "resne" in name]
+
+
+def test_all_builders_of_torchvision_are_among_ours() -> None:
+    print(f"\n{len(TORCHVISION)} ResNet builders in torchvision, all open: {', '.join(TORCHVISION)}")  # noqa: T201
+    assert len(TORCHVISION) == 10 and set(TORCHVISION) <= set(VARIANTS)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_each_builder_of_torchvision_opens_with_equal_logits(name: str) -> None:
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(name, num_classes=3)
+    config, weights, _ = recognise(filled(theirs).state_dict(), name)
+    assert config == ResNetConfig.from_name(name, num_classes=3)
+    with torch.device("meta"):
+        ours = ResNet(config).eval()
+    ours.load_state_dict(weights, assign=True)
+    assert same(ours, theirs, batch())
 
 
 # transformers

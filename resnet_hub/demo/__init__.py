@@ -1,12 +1,23 @@
 """The web demo, in Gradio only: one module a tab, which call the library and hold no model code."""
 
+import os
+import tempfile
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+# Uploads lie in a folder of this user and this app, which may then empty it. Gradio reads the name when it is imported.
+_USER = os.getuid() if hasattr(os, "getuid") else "user"
+os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir(), f"resnet_hub_uploads_{_USER}")))
 
+import gradio as gr
+from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
+
+from resnet_hub import __version__
+from resnet_hub.demo.guard import Guard, start_log, sweep
 from resnet_hub.demo.i18n import I18N, t
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.predict import EXAMPLES, PredictTab
@@ -31,6 +42,7 @@ CSS = """
 #examples .grid-wrap { padding-top: 2rem; min-height: 0; max-height: none; }
 #examples .grid-container { grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); }
 #examples .thumbnail-lg { aspect-ratio: 1; height: auto; }
+#version p { color: var(--body-text-color-subdued); font-size: 0.75rem; text-align: center; margin: 0; }
 #notice:not(:has(p)), #train-notice:not(:has(p)), #outcome:not(:has(p)), #run-link:not(:has(p)) { display: none; }
 #gpu:not(:has(p)), .film:not(:has(img)) { display: none; }
 .film .frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 0.75rem; }
@@ -76,6 +88,7 @@ def build(shelf: str | Path, default: str | None = None) -> gr.Blocks:
                 predict.render(demo, default)
             with gr.Tab(t("train_tab"), id="train"):
                 train.render(demo, tabs, default)
+        gr.HTML(f"<p>resnet_hub {__version__}</p>", elem_id="version")
     demo.queue(max_size=64)
     if default:  # the first visitor shall not wait for torch
         threading.Thread(target=models.warm_up, args=[default], daemon=True).start()
@@ -84,6 +97,10 @@ def build(shelf: str | Path, default: str | None = None) -> gr.Blocks:
 
 def launch(demo: gr.Blocks, **options: Any) -> None:
     """Serve the page; `options` are those of `gradio.Blocks.launch`."""
+    start_log()
+    uploads = Path(get_upload_folder())
+    uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
+    threading.Thread(target=_tidy, args=[uploads], daemon=True).start()
     demo.launch(
         theme=THEME,
         css=CSS,
@@ -93,5 +110,14 @@ def launch(demo: gr.Blocks, **options: Any) -> None:
         footer_links=["api", "settings"],
         ssr_mode=False,
         mcp_server=find_spec("mcp") is not None,
+        run_history=False,  # it would keep visitors' pictures in their browsers
+        enable_monitoring=False,
+        app_kwargs={"middleware": [Middleware(Guard, uploads=uploads)]},
         **options,
     )
+
+
+def _tidy(uploads: Path) -> None:
+    while True:
+        sweep(uploads)
+        time.sleep(600)

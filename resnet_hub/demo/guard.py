@@ -14,6 +14,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -190,13 +191,11 @@ class Guard:
 
 def sweep(folder: Path, kept: float = UPLOADS_KEPT) -> None:
     """Deletes what was uploaded longer ago than `kept` seconds; Gradio forgets it when the app is killed."""
-    for parent, _, names in os.walk(folder, topdown=False):
-        for path in (*(Path(parent, name) for name in names), Path(parent)):
-            try:
-                if time.time() - path.lstat().st_mtime > kept and path != folder:
+    for parent, inner, names in os.walk(folder, topdown=False):
+        for path in (Path(parent, name) for name in (*names, *inner)):
+            with suppress(OSError):  # still in use, or gone already
+                if time.time() - path.lstat().st_mtime > kept:
                     path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-            except OSError:  # still in use, or gone already
-                continue
 
 
 def start_log() -> None:

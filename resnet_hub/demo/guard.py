@@ -264,7 +264,10 @@ def _checked(body: bytes, scope: MutableMapping[str, Any]) -> bytes:
         if isinstance(node, dict) and isinstance(path := node.get("path"), str) and _ADDRESS.match(path):
             node["path"] = _uploaded(path, scope)
         waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
-    return json.dumps(call).encode()
+    try:
+        return json.dumps(call, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a character, at which Gradio's answer would break off
+        raise RefusedError(400, "The call is no text.") from None
 
 
 def _uploaded(address: str, scope: MutableMapping[str, Any]) -> str:

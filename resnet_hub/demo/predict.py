@@ -65,7 +65,7 @@ class PredictTab:
 
     def choose(self, name: str | None, current: str, request: gr.Request) -> tuple[Any, ...]:
         """The model to use from now on and its facts, or a sentence and the model that the page had."""
-        name = (name or "").strip()
+        name = str(name or "").strip()
         try:
             classifier = self.models.get(name)
         except ResNetHubError as error:

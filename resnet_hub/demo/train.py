@@ -187,7 +187,7 @@ class TrainTab:
                 raise PageError("one_run")
             if self.runs.status(found).state != "new":
                 found = self.runs.copy(found)
-            visitor, repo = _visitor(kept), repo.strip()
+            visitor, repo = _visitor(kept), str(repo or "").strip()
             config = configure(found, source, **settings)
             with self.runs.led(found, {visitor, request.session_hash or visitor}) as led:
                 job = jobs.submit(config, repo, flavor=flavor, upload=True, root=found.folder, token=token)
@@ -378,7 +378,7 @@ class TrainTab:
             folder = self.runs.model(run)
             if folder is None:
                 raise PageError("at_work" if self.runs.find(run) else "no_run")
-            url = push_folder(folder, name.strip(), private=bool(private), token=_token(request, signed_in))
+            url = push_folder(folder, str(name).strip(), private=bool(private), token=_token(request, signed_in))
         except ResNetHubError as error:
             return alert(sentence(request, error))
         url = url.partition("/commit/")[0]  # the model's page says more than the commit's

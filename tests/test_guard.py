@@ -1,7 +1,6 @@
 """What comes to the page past the page: raw requests, hostile calls, other sites; against the real app over HTTP."""
 
 import asyncio
-import json
 import logging
 import os
 import re

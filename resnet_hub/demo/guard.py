@@ -24,7 +24,8 @@ from resnet_hub.demo.runs import FREE_BYTES, is_space
 from resnet_hub.errors import ResNetHubError
 
 Message = MutableMapping[str, Any]
-Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 MAX_UPLOAD = 4 * 2**30  # bytes an hour that a visitor may send

@@ -63,7 +63,8 @@ def predict(arguments: argparse.Namespace) -> int:
 
     from resnet_hub.classifier import Classifier
 
-    classify = Classifier.from_pretrained(_model(arguments), revision=arguments.revision, device=arguments.device)
+    options = {key: getattr(arguments, key) for key in ("revision", "device", "precision", "exact")}
+    classify = Classifier.from_pretrained(_model(arguments), **options)
     paths = [path for item in arguments.images for path in _pictures(item)]
     answers = classify(iter(paths), top_k=arguments.top_k, errors="return")
     failed = 0
@@ -474,6 +475,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
     command.add_argument("--top-k", type=_count, default=5, metavar="N", help="labels a picture (default: 5)")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
+    command.add_argument(
+        "--precision", choices=("auto", "fp32", "int8"), default="auto", help="default: the fastest that is as good"
+    )
+    command.add_argument("--exact", action="store_true", help="read large pictures to the bit, which takes longer")
     command.add_argument("--json", action="store_true", help="a JSON object a line")
     command.set_defaults(run_command=predict)
 

@@ -31,6 +31,8 @@ def test_the_file_answers_as_the_model_does(folder):
 def test_from_the_terminal(folder, capsys):
     assert cli.main(["export", str(folder)]) == 0
     assert capsys.readouterr().out.startswith(f"{folder / MODEL}  0.")
+    assert cli.main(["predict", "photo.jpg", "--model", str(folder), "--precision", "int8"]) == 2
+    assert "no int8 calibration of these weights" in capsys.readouterr().err
     assert cli.main(["export", str(folder / "nothing")]) == 2
     assert "There is no folder" in capsys.readouterr().err
 
@@ -123,6 +125,8 @@ def test_int8_that_loses_too_much_is_not_kept(folder, data, monkeypatch, capsys)
     out = capsys.readouterr().out
     assert "in float32" in out and "in int8, on the test split, 25 pictures" in out
     assert not Calibration.from_json((folder / CALIBRATION).read_bytes()).passed
+    picture = str(next((data / "test").rglob("*.png")))
+    assert cli.main(["predict", picture, "--model", str(folder), "--precision", "int8", "--exact"]) == 0
     assert Classifier.from_pretrained(folder, device="cpu").prepare().precision == "fp32"
     assert Classifier.from_pretrained(folder, device="cpu", precision="int8").precision == "int8"
 

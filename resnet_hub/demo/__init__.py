@@ -74,8 +74,11 @@ CSS = """
 """
 
 
-def build(shelf: str | Path, default: str | None = None) -> gr.Blocks:
-    """The page over a shelf of checkpoint folders; it opens with the model `default`, else the first by name."""
+def build(shelf: str | Path, default: str | None = None, base: str | None = None) -> gr.Blocks:
+    """The page over a shelf of checkpoint folders: it predicts with the model `default`, and trains from `base`.
+
+    Where they are not named, with the first of the shelf, and from the one that predicts.
+    """
     runs = Runs()
     models = Models(Path(shelf), runs)
     default = default or next(iter(models.names()), "")
@@ -87,7 +90,7 @@ def build(shelf: str | Path, default: str | None = None) -> gr.Blocks:
             with gr.Tab(t("predict_tab"), id="predict"):
                 predict.render(demo, default)
             with gr.Tab(t("train_tab"), id="train"):
-                train.render(demo, tabs, default)
+                train.render(demo, tabs, base or default)
         gr.HTML(f"<p>resnet_hub {__version__}</p>", elem_id="version")
     demo.queue(max_size=64)
     if default:  # the first visitor shall not wait for torch

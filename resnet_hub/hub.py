@@ -56,7 +56,8 @@ def load_checkpoint(source: str | Path, *, weights: str | None = None, **hub: An
     `weights` names the file, where there are several. `hub` takes `subfolder`, `revision` (branch, tag, commit),
     `token`, `cache_dir` and `local_files_only`. The config is read first: what does not open here costs no download.
     Without a connection the cached copy is used. Raises `CheckpointError` for a folder or repo that is incomplete or
-    disagrees with itself, `ConfigError` for a config that describes no network, `HubError` where the Hub refuses.
+    disagrees with itself, `ConfigError` for a config that describes no network, `HubError` where the Hub refuses or a
+    file comes damaged.
     """
     files = _Files(source, **hub)
     config = _read_config(files)
@@ -219,7 +220,7 @@ def push_folder(
         if CARD in files:
             card = name_card(files[CARD].read_bytes().decode(errors="replace"), repo_id, onnx=GRAPH in files)
             if CARD in remote:
-                old = Path(api.hf_hub_download(repo_id, CARD, revision=head.sha))
+                old = _fetch(repo_id, [CARD], revision=head.sha, token=token) / CARD
                 card = refresh_card(old.read_bytes().decode(errors="replace"), card)
             additions[CARD] = CommitOperationAdd(CARD, card.encode())
         stale = [name for name in remote - additions.keys() if name.split("/")[0] in _STALE]
@@ -454,13 +455,74 @@ class _Files:
         """The folder with those of the files that there are."""
         if self._folder:
             return self._folder
-        from huggingface_hub import snapshot_download
-
-        patterns = [glob.escape(f"{self._subfolder}/{name}".lstrip("/")) for name in names]
+        paths = [f"{self._subfolder}/{name}".lstrip("/") for name in names]
         with hub_errors(str(self.source), revision=self._hub["revision"], token=self._hub["token"]):
-            folder = Path(snapshot_download(str(self.source), **self._hub, allow_patterns=patterns))
+            folder = _fetch(str(self.source), paths, **self._hub)
         self._hub["revision"] = folder.name  # the commit, for what is asked next
         return folder / self._subfolder
+
+
+def _fetch(
+    repo_id: str,
+    names: list[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+) -> Path:
+    """The folder of a commit in the cache, with those of the files that the repo has.
+
+    The client checks the size of what it fetches, this the digest: of the files that the commit had not in the cache,
+    a damaged one is deleted and fetched once more. Raises `HubError` where it comes damaged again.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.file_download import repo_folder_name
+
+    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().resolve()
+    commits = cache / repo_folder_name(repo_id=repo_id, repo_type="model") / "snapshots"
+    patterns = [glob.escape(name) for name in names]
+    damaged: list[str] = []
+    for _ in range(2):
+        known = set(commits.rglob("*"))
+        asked: Any = {"revision": revision, "token": token, "cache_dir": cache_dir, "allow_patterns": patterns}
+        try:
+            folder = Path(snapshot_download(repo_id, **asked))
+            new = [name for name in names if folder / name not in known and (folder / name).is_file()]
+            damaged = _damaged(repo_id, folder, new, token)
+        except BaseException:  # what came and was not checked must be new to the next load, which checks it
+            came = {path for pattern in patterns for path in commits.glob(f"*/{pattern}")}
+            for path in came - known:
+                path.unlink(missing_ok=True)
+            raise
+        if not damaged:
+            return folder
+        for name in damaged:
+            (folder / name).resolve().unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)  # the link to what was just deleted
+    raise HubError(
+        f"{damaged[0]} of {repo_id} came damaged from {constants.ENDPOINT} twice: its digest is not the one that the "
+        "Hub names; check the connection and its proxy, or try again later."
+    )
+
+
+def _damaged(repo_id: str, folder: Path, names: list[str], token: str | bool | None) -> list[str]:
+    """Those of the files whose content has another digest than the Hub names; a commit's folder, relative names."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    digests = {name: (folder / name).readlink().name for name in names if (folder / name).is_symlink()}
+    if copies := [name for name in names if name not in digests]:  # on a disk without links
+        for file in HfApi(token=token).get_paths_info(repo_id, copies, revision=folder.name):
+            if isinstance(file, RepoFile):
+                digests[file.path] = file.lfs.sha256 if file.lfs else file.blob_id
+    return [name for name, digest in digests.items() if _digest(folder / name, len(digest)) not in (digest, None)]
+
+
+def _digest(path: Path, length: int) -> str | None:
+    """What the Hub calls a file by: SHA-256 of a large one (64 digits), git's of a small one (40), or nothing known."""
+    if length == 64:
+        return _sha256(path)
+    return hashlib.sha1(b"blob %d\0" % path.stat().st_size + path.read_bytes()).hexdigest() if length == 40 else None
 
 
 def _weight_files(files: _Files, wanted: str | None) -> list[str]:

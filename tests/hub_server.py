@@ -1,10 +1,11 @@
 """A Hugging Face Hub on loopback, in memory, for tests of the real client over HTTP.
 
-Covers, for model repos: create, info, tree, resolve (HEAD and GET, with ranges), preupload, LFS upload, commit (files,
-deletions, parent, pull request), branches, refs, README from `Hub.edit`, tokens that may read or write, private and
-gated repos, and the error headers that the client reads. Data sets are repos of the same kind, and jobs are run: their
-command, in a process of this machine, with the data sets that they mount in a folder of their own. Left out: Xet,
-redirects to a CDN, multipart uploads, Spaces, discussions, quotas, and git itself. `Hub.fail` is the switch for faults.
+Covers, for model repos: create, info, tree, paths, resolve (HEAD and GET, with ranges), preupload, LFS upload, commit
+(files, deletions, parent, pull request), branches, refs, README from `Hub.edit`, tokens that may read or write,
+private and gated repos, and the error headers that the client reads. Data sets are repos of the same kind, and jobs are
+run: their command, in a process of this machine, with the data sets that they mount in a folder of their own. Left out:
+Xet, redirects to a CDN, multipart uploads, Spaces, discussions, quotas, and git itself. `Hub.fail` is the switch for
+faults.
 """
 
 import base64
@@ -36,6 +37,8 @@ class Fault:
     times: int = 10**9
     seconds: float = 0  # to wait before the answer
     body: bytes | None = None  # of the file, in place of the true one
+    flip: bool = False  # the last bit of the file
+    cut: int | None = None  # bytes of the file that are sent before the connection is closed
     first: Callable[[], object] | None = None  # is called before the request is answered
 
 
@@ -236,6 +239,10 @@ class Hub:
             if path.startswith(unquote(folder).lstrip("/"))
         ]  # fmt: skip
 
+    def paths_info(self, token, query, body, repo_id, revision):
+        asked = parse_qs(body.decode())["paths"]
+        return [file for file in self.tree(token, query, body, repo_id, revision) if file["path"] in asked]
+
     def refs(self, token, query, body, repo_id):
         repo = self.repo(repo_id, token)
         branches = {name: commit for name, commit in repo.refs.items() if not name.startswith("refs/")}
@@ -362,6 +369,7 @@ _ROUTES = [
     (rf"GET /api/models/{_ID}", Hub.info),
     (rf"GET /api/models/{_ID}/revision/([^/]+)", Hub.info),
     (rf"GET /api/models/{_ID}/tree/([^/]+)(/.*)?", Hub.tree),
+    (rf"POST /api/models/{_ID}/paths-info/([^/]+)", Hub.paths_info),
     (rf"GET /api/models/{_ID}/refs", Hub.refs),
     (rf"POST /api/models/{_ID}/branch/([^/]+)", Hub.branch),
     (rf"POST /api/models/{_ID}/preupload/([^/]+)", Hub.preupload),
@@ -417,7 +425,9 @@ class _Handler(BaseHTTPRequestHandler):
             content, headers = found
             if fault and fault.body is not None:
                 content = fault.body
-            return self.send_file(content, headers)
+            if fault and fault.flip:
+                content = content[:-1] + bytes([content[-1] ^ 1])
+            return self.send_file(content, headers, fault.cut if fault else None)
         return self.send(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
 
     def content(self) -> bytes:
@@ -432,21 +442,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
 
-    def send_file(self, content: bytes, headers: dict[str, str]) -> None:
+    def send_file(self, content: bytes, headers: dict[str, str], cut: int | None = None) -> None:
         wanted = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not wanted:
-            return self.send(200, content, headers)
+            return self.send(200, content, headers, cut)
         start, end = int(wanted[1]), int(wanted[2] or len(content) - 1)
         headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
-        return self.send(206, content[start : end + 1], headers)
+        return self.send(206, content[start : end + 1], headers, cut)
 
-    def send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    def send(self, status: int, body: bytes, headers: Mapping[str, str], cut: int | None = None) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[:cut])
+            self.close_connection |= cut is not None
 
     def log_message(self, *_: object) -> None:
         pass

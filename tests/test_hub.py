@@ -19,6 +19,7 @@ from huggingface_hub import ModelCard, constants
 from PIL import Image
 from safetensors.torch import load_file, safe_open, save_file
 
+import resnet_hub.hub
 from resnet_hub.card import CardFacts
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import CheckpointError, ConfigError, HubError
@@ -456,13 +457,13 @@ def test_the_card_of_unchanged_weights_is_kept_to_the_byte(model: ResNet, hub: H
 # Refusals, each one sentence with what to do
 
 
-def refused(source: str = "user/tiny", **options) -> str:
+def refused(source: str = "user/tiny", *, seconds: float = 5, **options) -> str:
     start = time.perf_counter()
     with pytest.raises(HubError) as error:
         load_checkpoint(source, **options)
     assert one_sentence(error.value)
     assert "hf_" not in str(error.value)
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < seconds
     return str(error.value)
 
 
@@ -530,8 +531,12 @@ def test_rate_limit_and_server_errors(model: ResNet, hub: Hub) -> None:
         hub.fail("api/models", status)
         assert f"a problem of its own ({status})" in refused()
         hub.faults.clear()
-    hub.fail("GET .*/resolve/", 503)  # half-way
-    assert "a problem of its own (503)" in refused()
+    for status in (500, 503):  # half-way
+        hub.fail("GET .*/resolve/", status)
+        assert f"a problem of its own ({status})" in refused()
+        hub.faults.clear()
+    hub.fail("GET .*/resolve/.*config", 429, headers={"Retry-After": "0"})  # and stays so
+    assert "try again in 0 seconds" in refused(seconds=30)
     hub.faults.clear()
     hub.fail("POST /api/repos/create", 503)
     with pytest.raises(HubError, match="a problem of its own"):
@@ -544,6 +549,80 @@ def test_a_cut_download_is_not_taken_for_the_file(model: ResNet, hub: Hub) -> No
     assert "cannot be fetched" in refused()
     hub.faults.clear()
     assert torch.equal(logits(ResNet.from_pretrained("user/tiny")), logits(model))
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    hub.fail("GET .*/resolve/.*safetensors", cut=1000, times=1)
+    hub.fail("GET .*/resolve/.*README", 429, headers={"Retry-After": "0"}, times=1)
+    assert torch.equal(logits(ResNet.from_pretrained("user/tiny")), logits(model))
+
+
+def test_a_download_that_keeps_breaking_off_is_given_up(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    hub.fail("GET .*/resolve/.*safetensors", cut=0)
+    assert "cannot be reached" in refused(seconds=30)
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "copies"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_damaged_download_is_noticed_and_fetched_again(
+    name: str, links: bool, model: ResNet, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", not links)
+    monkeypatch.setattr("huggingface_hub.file_download._are_symlinks_supported_in_dir", {})
+    model.push_to_hub("user/tiny", token=WRITER)
+    hub.fail(f"GET .*/resolve/.*{name}", flip=True)
+    for _ in range(2):  # nothing of the first is left to be taken for the file
+        assert re.search(rf"^{name} of user/tiny came damaged from {hub.url} twice", refused())
+    hub.faults.clear()
+    hub.fail(f"GET .*/resolve/.*{name}", flip=True, times=1)
+    loaded = ResNet.from_pretrained("user/tiny")
+    assert torch.equal(logits(loaded), logits(model))
+    assert loaded.config == TINY
+    files = [path for path in (tmp_path / "cache").rglob(name) if path.parent.parent.name == "snapshots"]
+    assert [path.is_symlink() for path in files] == [links]
+
+
+def test_a_file_is_checked_until_it_was_and_never_again(
+    model: ResNet, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    checked, digest = [], resnet_hub.hub._digest
+
+    def watched(path: Path, length: int) -> str | None:
+        checked.append(path.name)
+        if checked.count(path.name) == 1 and path.name == "model.safetensors":
+            raise KeyboardInterrupt
+        return digest(path, length)
+
+    monkeypatch.setattr(resnet_hub.hub, "_digest", watched)
+    hub.fail("GET .*/resolve/.*safetensors", flip=True, times=1)
+    with pytest.raises(KeyboardInterrupt):
+        ResNet.from_pretrained("user/tiny")
+    assert torch.equal(logits(ResNet.from_pretrained("user/tiny")), logits(model))
+    assert checked.count("model.safetensors") == 3  # interrupted, damaged, whole
+    assert {"config.json", "README.md"} < set(checked)
+    checked.clear()
+    assert torch.equal(logits(ResNet.from_pretrained("user/tiny")), logits(model))
+    assert checked == []
+
+
+def test_a_damaged_file_of_a_download_that_failed_is_noticed_later(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER, card="---\nlicense: mit\n---\n")
+    hub.fail("GET .*/resolve/.*README", flip=True, times=1)
+    hub.fail("GET .*/resolve/.*safetensors", 503, seconds=0.3, times=1)
+    assert "a problem of its own" in refused()
+    assert ResNet.from_pretrained("user/tiny").card == hub.repos["user/tiny"].files()["README.md"].decode()
+    assert sum("GET" in request and "README" in request for request in hub.requests) == 2
+
+
+def test_a_repo_that_was_deleted_is_named_and_its_copy_stays(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    ResNet.from_pretrained("user/tiny")
+    del hub.repos["user/tiny"]
+    assert "no model on the Hub named user/tiny" in refused()
+    assert torch.equal(logits(ResNet.from_pretrained("user/tiny", local_files_only=True)), logits(model))
 
 
 @pytest.mark.parametrize("trouble", ["limit", "down", "silent", "offline", "local", "dead"])

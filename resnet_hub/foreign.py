@@ -118,7 +118,10 @@ def _timm_name(given: Any) -> str:
         return name
     if feature := next((what for pattern, what in _LACKING.items() if re.search(pattern, name)), None):
         raise ConfigError(f"config.json names the architecture {name}, which has {feature}: it does not open here.")
-    raise ConfigError(f"config.json names the architecture {brief(given)}; known are {', '.join(VARIANTS)}.")
+    raise ConfigError(
+        f"config.json names the architecture {brief(given)}, which does not open here: resnet10t to resnet1202, "
+        "resnext* and wide_resnet* do, as `resnet_hub.config.VARIANTS` lists them."
+    )
 
 
 def _timm_arguments(arguments: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,7 +91,6 @@ def session(graph: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads would take a core from others
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

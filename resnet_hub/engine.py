@@ -91,6 +91,7 @@ def session(graph: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads would take a core from others
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

@@ -1,6 +1,7 @@
 """ZIP files from strangers: nothing is extracted, and names from inside are labels, never paths to write to."""
 
 import io
+import os
 import re
 import stat
 import threading
@@ -16,13 +17,15 @@ MAX_DIRECTORY = 24 * 2**20  # bytes of the table of contents, which zipfile read
 MAX_UNPACKED = 64 * 2**30  # bytes, were every picture read once: some minutes of reading
 FREE_UNPACKED = 2**30  # bytes that any ZIP may unpack to, so that small sets of drawings pass as BMP
 MAX_RATIO = 50  # unpacked over packed bytes above that; photos reach 1.1, a bomb 1,000
+MAX_DEPTH = 32  # folders above a file: every one of them may be a class
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile bounds the memory of no other
+UNREAD = "packed in a way that is not read here"  # the reason, in `Archive.skipped`
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
 class Archive:
-    """The files of a ZIP, read one at a time from any thread.
+    """The files of a ZIP, read one at a time from any thread, and from processes forked off.
 
     `files` maps each safe name, a relative path with forward slashes, to its entry; `folders` are those listed on their
     own; `skipped` holds the names left out, by reason. Raises `DataError` for a file that is no ZIP, is damaged, is
@@ -35,6 +38,7 @@ class Archive:
         self.folders: list[str] = []
         self.skipped: dict[str, list[str]] = {}
         self._file, self._zip = self._open()
+        self._process = os.getpid()
         entries = self._zip.infolist()
         if len(entries) > MAX_ENTRIES:
             raise DataError(f"{path.name} holds {len(entries):,} files; unpack it and give the folder.")
@@ -69,12 +73,14 @@ class Archive:
             self._skip("path that leaves the ZIP", name)
         elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             self._skip("link or device", name)
+        elif len(parts) > MAX_DEPTH + 1:
+            self._skip("path too deep", name[:200])
         elif name.endswith("/"):
             self.folders.append(clean)
         elif entry.flag_bits & 0x41:
             raise DataError(f"{self.path.name} is protected by a password; pack it again without one.")
         elif entry.compress_type not in _METHODS:
-            self._skip("packed in a way that is not read here", name)
+            self._skip(UNREAD, name)
         elif clean in self.files:
             self._skip("name that occurs twice", name)
         elif clean:
@@ -89,8 +95,11 @@ class Archive:
         if entry.file_size > MAX_BYTES:
             raise ImageError(f"{short} is larger than {MAX_BYTES // 2**20} MB; save it smaller.")
         try:
-            with self._lock, self._zip.open(entry) as file:  # zipfile counts its readers without a lock
-                return file.read(MAX_BYTES + 1)
+            with self._lock:  # zipfile counts its readers without one
+                if self._process != os.getpid():  # the position in an open file is shared with the parent of a fork
+                    (self._file, self._zip), self._process = self._open(), os.getpid()
+                with self._zip.open(entry) as file:
+                    return file.read(MAX_BYTES + 1)
         except Exception:  # bad check sum, bad stream, another name in the entry, a file changed meanwhile
             raise ImageError(f"{short} is damaged in {self.path.name}; pack it again.") from None
 

@@ -9,10 +9,13 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from resnet_hub.config import CUSTOM, ResNetConfig
+
+if TYPE_CHECKING:
+    from resnet_hub.graph import Calibration
 
 PLACEHOLDER = "user/name"  # stands in the code samples until the model is pushed
 _USE = "## Use it"
@@ -36,6 +39,7 @@ session = onnxruntime.InferenceSession(hf_hub_download("{PLACEHOLDER}", "onnx/mo
 # session.run(None, {{"pixel_values": a batch of pictures, preprocessed as above, float32 (N, C, H, W)}})
 ```"""
 _GRAPH = re.compile(r"\n\n### ONNX Runtime\n\n```python\n.*?```", re.DOTALL)
+_INT8 = re.compile(rf"## int8\n\n.*?(?={re.escape(_USE)})", re.DOTALL)
 _FOLD_ABOVE = 20  # labels; a longer list is folded away
 
 
@@ -51,6 +55,7 @@ class CardFacts:
     base_model: str | None = None  # id on the Hub
     metrics: Mapping[str, float] = field(default_factory=dict)  # name -> value in 0..1
     split: str = ""  # that the metrics were measured on
+    measured_by: str = ""  # engine and precision that answered then
     per_class: Mapping[str, float] = field(default_factory=dict)  # label -> accuracy in 0..1
     command: str = ""  # that repeats the training
     training: str = ""  # a paragraph: hardware, minutes, seed, epochs
@@ -83,7 +88,7 @@ def render_card(
         _training(facts),
         f"## Limits\n\n{facts.limits.strip() or _limits(config)}",
         _usage(config, repo_id),
-        f"## Licence\n\n{_text(facts.license or '') or 'None is given: ask the author before you build on the model.'}",
+        f"## Licence\n\n{_licence(facts)}",
     ]
     body = "\n\n".join(section for section in sections if section)
     return _compose(_Card(_metadata(config, facts), body, weights_sha256, "generated"))
@@ -98,11 +103,13 @@ def sign_card(card: str, weights_sha256: str) -> str:
 def carry_card(old: str, fresh: str) -> str:
     """The card to save with a model that was loaded with `old`, where `fresh` is the one rendered for it now.
 
-    For the same weights it is `old`. For others its figures are dropped; what a person wrote stays.
+    For the same weights it is `old`, without the int8 that is not saved along. For others its figures are dropped; what
+    a person wrote stays.
     """
     was, now = _parse(old), _parse(fresh)
     if was.weights == now.weights:
-        return old
+        body = _INT8.sub("", was.body)
+        return old if body == was.body or was.origin == "edited" else _compose(was._replace(body=body))
     return fresh if was.origin == "generated" else _merge(was, now)
 
 
@@ -134,6 +141,27 @@ def name_card(card: str, repo_id: str, *, onnx: bool = False) -> str:
     code, licence, rest = _GRAPH.sub("", after).partition("\n\n## Licence")
     code = (code + (_ONNX if onnx else "")).replace(sample[1], repo_id).replace(PLACEHOLDER, repo_id)
     return _compose(parsed._replace(body=before + use + code + licence + rest))
+
+
+def tell_int8(card: str, calibration: "Calibration") -> str:
+    """A generated card that says what int8 costs, as it was measured; one that a person wrote as it is."""
+    parsed = _parse(card)
+    if parsed.origin != "generated" or _USE not in parsed.body:
+        return card
+    before, after = (_percent(value) for value in (calibration.accuracy, calibration.accuracy_int8))
+    used = "It is used where it is faster." if calibration.passed else 'It is used for `precision="int8"` only.'
+    text = (
+        f"## int8\n\nIn 8-bit integers (`onnx/model_quantized.onnx`) {after} of the answers are right, in float32 "
+        f"{before}, both by ONNX Runtime on the {_text(calibration.data)}. {used}\n\n"
+    )
+    body, _, use = _INT8.sub("", parsed.body).partition(_USE)
+    return _compose(parsed._replace(body=body + text + _USE + use))
+
+
+def read_licence(card: str) -> str | None:
+    """The identifier of a card's licence, from its metadata."""
+    found = _parse(card).metadata.get("license")
+    return found if isinstance(found, str) else None
 
 
 class Metric(NamedTuple):
@@ -287,7 +315,9 @@ def _results(facts: CardFacts) -> str:
     data = _text(facts.dataset_name or ", ".join(facts.datasets))
     where = " of ".join(part for part in (f"the {_text(facts.split)} split" if facts.split else "", data) if part)
     table = _table("Metric", "Value", {_text(name): _percent(value) for name, value in facts.metrics.items()})
-    return f"## Results\n\n{f'Measured on {where}.' if where else ''}\n\n{table}"
+    by = f"by {_text(facts.measured_by)}" if facts.measured_by else ""
+    told = " ".join(part for part in (f"on {where}" if where else "", by) if part)
+    return f"## Results\n\n{f'Measured {told}.' if told else ''}\n\n{table}"
 
 
 def _table(left: str, right: str, rows: Mapping[str, str]) -> str:
@@ -328,6 +358,13 @@ def _precision(config: ResNetConfig, dtype: str) -> str:
         f"## Precision\n\nThe weights are stored as {dtype}: {size}. Here, in timm, in torchvision and in transformers "
         "they are computed with as float32."
     )
+
+
+def _licence(facts: CardFacts) -> str:
+    """`other` is what the Hub's metadata call a licence that its list has not: no word for people."""
+    if facts.license in ("other", "unknown"):
+        return "Another one than the Hub's list has; what is known of it stands above, the author knows the rest."
+    return _text(facts.license or "") or "None is given: ask the author before you build on the model."
 
 
 def _training(facts: CardFacts) -> str:

@@ -9,11 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from resnet_hub.config import ResNetConfig
-from resnet_hub.engine import Answer, Precision, PyTorch, Runner, fastest
+from resnet_hub.engine import Answer, Precision, PyTorch, Runner, fastest, joined
 from resnet_hub.errors import CheckpointError, ImageError, ResNetHubError
 from resnet_hub.images import eval_transform, list_images, load_image
 from resnet_hub.model import ResNet
@@ -66,7 +67,8 @@ class Classifier:
         self.device = model.device
         self._wanted = precision
         self._run = Runner(PyTorch(model, exact=precision == "fp32"))
-        self._lock, self._batches, self._prepared = threading.Lock(), 0, False
+        self._lock, self._prepared = threading.Lock(), False
+        self._counting, self._batches = threading.Lock(), 0
         if precision == "int8":
             self.prepare()
 
@@ -159,12 +161,14 @@ class Classifier:
     def _scores(self, inputs: list[Tensor]) -> Tensor:
         if not inputs:
             return torch.empty(0, self.config.num_classes)
-        return _probabilities(self.answer(torch.stack(inputs)))
+        return _probabilities(self.answer(joined(np.stack, inputs)))
 
     def answer(self, inputs: Tensor) -> Answer:
         """Logits and last maps of inputs (N, C, side, side), as `transform` makes them."""
-        self._batches += 1
-        if self._batches == 2 and not self._prepared:  # one picture alone is faster done than an engine made
+        with self._counting:
+            self._batches += 1
+            second = self._batches == 2  # one picture alone is faster done than an engine made
+        if second and not self._prepared:
             threading.Thread(target=self.prepare, name="resnet_hub engine").start()
         return self._run(inputs)
 

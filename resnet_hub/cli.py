@@ -10,13 +10,14 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from resnet_hub import __version__
 from resnet_hub.config import VARIANTS
-from resnet_hub.errors import CheckpointError, HubError, ImageError, ResNetHubError, TrainingError
+from resnet_hub.errors import CheckpointError, HubError, ImageError, ResNetHubError, TrainingError, memory_is_full
 from resnet_hub.layouts import LABEL_SETS
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from resnet_hub.data import Splits
     from resnet_hub.run import Event, TrainConfig
 
-DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "resnet20-cifar10"  # comes with the repository
+DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "resnet18-tiny-imagenet"  # comes with the repository
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}  # as safetensors calls them
 _BYTES = {"F16": 2, "BF16": 2, "F64": 8, "I64": 8}  # of a number; of others 4
 _SOME = 8  # labels that `info` shows
@@ -55,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ResNetHubError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if not memory_is_full(error):
+            raise
+        print("error: There is too little memory for that; free some, or take a smaller model.", file=sys.stderr)
+        return 2
 
 
 def predict(arguments: argparse.Namespace) -> int:
@@ -83,18 +89,11 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Print how good a model is on labelled pictures."""
-    from tqdm import tqdm
-
     from resnet_hub import evaluation
     from resnet_hub.classifier import Classifier
 
     classify = Classifier.from_pretrained(arguments.model, revision=arguments.revision, device=arguments.device)
-    with tqdm(unit=" pictures", leave=False, disable=None) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _counting() as progress:
         found = evaluation.evaluate(
             classify,
             arguments.data,
@@ -141,17 +140,15 @@ def _check_place(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
 
 
 def _train_here(arguments: argparse.Namespace, given: dict[str, Any]) -> "Event | None":
+    from dataclasses import replace
+
     from resnet_hub.run import Finished, Pushed, Run, TrainConfig
     from resnet_hub.training import train as events_of
 
     run = Run(given["run"])
     if run.exists():
-        known = vars(run.config)
-        for key, value in given.items():
-            if known[key] != value and key != "run":
-                again = f"go on with `resnet-hub train --run {run.folder}`, or name another folder"
-                raise TrainingError(f"The run {run.folder} has {key} {known[key]!r}, not {value!r}; {again}.")
-        config = run.config
+        config = replace(run.config, **given)
+        config.check_same(run.config, given)
     elif "data" in given:
         config = TrainConfig(**given)
     else:
@@ -167,6 +164,7 @@ def _train_here(arguments: argparse.Namespace, given: dict[str, Any]) -> "Event 
 
     def stop(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        run.folder.mkdir(parents=True, exist_ok=True)
         run.stop.touch()
         print("stopping after this step; Ctrl-C again leaves at once", file=sys.stderr)
 
@@ -216,7 +214,7 @@ def _told(events: "Iterator[Event]") -> "Iterator[Event]":
 
     from resnet_hub.run import Epoch, Finished, Preparing, Progress, Pushed, Started, Stopped
 
-    with tqdm(leave=False, disable=None if _speaks() else True) as bar:
+    with tqdm(desc="looking at the pictures", leave=False, disable=None if _speaks() else True) as bar:
         for event in events:
             line = ""
             match event:
@@ -262,17 +260,10 @@ def _told_as_json(events: "Iterator[Event]") -> "Iterator[Event]":
 
 def data_report(arguments: argparse.Namespace) -> int:
     """Print what is in a data set."""
-    from tqdm import tqdm
-
     from resnet_hub.report import report
 
     splits = _splits(arguments)
-    with tqdm(unit=" pictures", leave=False, disable=None) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _counting() as progress:
         found = report(splits, progress)
     print(found.to_json() + "\n" if arguments.json else found.to_text(), end="")
     found.check()
@@ -335,16 +326,9 @@ def export(arguments: argparse.Namespace) -> int:
 
 def quantize(arguments: argparse.Namespace) -> int:
     """Calibrate a checkpoint folder for int8 and print what it costs."""
-    from tqdm import tqdm
-
     from resnet_hub import export
 
-    with tqdm(unit=" pictures", leave=False, disable=None) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _counting() as progress:
         found = export.quantize(
             arguments.folder, arguments.calibrate, split=arguments.split, force=arguments.force, progress=progress
         )
@@ -357,12 +341,11 @@ def push(arguments: argparse.Namespace) -> int:
     """Upload a checkpoint folder to the Hub and print its address."""
     from resnet_hub.hub import push_folder
 
-    private = None if arguments.private is None else bool(arguments.private)
     print(
         push_folder(
             arguments.folder,
             arguments.repo,
-            private=private,
+            private=arguments.private,
             branch=arguments.branch,
             create_pr=arguments.create_pr,
             message=arguments.message,
@@ -382,7 +365,7 @@ def info(arguments: argparse.Namespace) -> int:
     metrics = read_metrics(read_card(model, **where) or "")
     try:
         stored = stored_numbers(model, **where)
-    except CheckpointError:  # a config alone can be described too
+    except (CheckpointError, HubError):  # a config alone can be described too, also its copy where no Hub answers
         stored = {}
     size = sum(count * _BYTES.get(kind, 4) for kind, count in stored.items())
     precision = ", ".join(sorted(_FLOATS[kind] for kind in stored.keys() & _FLOATS.keys()))
@@ -667,7 +650,22 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
         default = getattr(TrainConfig, key, None)
         if default is not None:
             options["help"] += f" (default: {default})".lstrip("" if options["help"] else " ")
-        command.add_argument(f"--{key.replace('_', '-')}", **options)
+        also = ["--out"] if key == "run" else []  # as other programs call the folder that they write
+        command.add_argument(f"--{key.replace('_', '-')}", *also, **options)
+
+
+@contextmanager
+def _counting() -> "Iterator[Callable[[int, int], None]]":
+    """A bar on a terminal, and what moves it: called with how many pictures are done, and of how many."""
+    from tqdm import tqdm
+
+    with tqdm(unit=" pictures", leave=False, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
 
 
 def _pictures(item: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args, get_origin, get_typ
 
 from resnet_hub.errors import ConfigError
 
-SCHEMA = 2  # of the "resnet_hub" section of config.json; raised when an older reader would misread it
+SCHEMA = 2  # the newest of the "resnet_hub" section of config.json; raised when an older reader would misread it
 CUSTOM = "resnet_custom"  # the architecture of a network without a row below; no other library knows it
 
 _BASIC, _BOTTLENECK = {"block": "basic"}, {"block": "bottleneck"}
@@ -78,6 +78,9 @@ _STRUCTURE = (
     "block", "depths", "width", "stage_widths", "groups", "group_width",
     "stem", "stem_channels", "shortcut", "stride_in_1x1", "halve_first_stage",
 )  # fmt: skip
+# Schema 1 had neither these fields and names, nor deep stems, shortcut D and squashing.
+_SINCE_2 = ("stage_widths", "stem_channels", "halve_first_stage")
+_NAMED_SINCE_2 = ("resnet26", "resnet200", "resnext101_32x4d", "resnext101_32x16d", "resnext101_32x32d")
 _PREPROCESSING = ("crop_pct", "crop_mode", "interpolation", "mean", "std")
 
 # A config from a stranger must not be able to ask for more.
@@ -252,6 +255,13 @@ class ResNetConfig:
         body = sum(convolution.weights * convolution.size**2 for convolution in self.convolutions())
         return body + self.num_features * self.num_classes
 
+    @property
+    def schema(self) -> int:
+        """The oldest schema whose readers understand this network."""
+        newer = self.stem == "deep" or self.shortcut == "D" or self.crop_mode == "squash"
+        newer |= any(getattr(self, key) for key in _SINCE_2) or self.architecture in _NAMED_SINCE_2
+        return 2 if newer else 1
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `config.json`: timm's keys at the root, where transformers reads them too, and ours beside."""
         stride = math.prod(self.stage_strides) * (1 if self.stem == "3x3" else 4)
@@ -268,7 +278,7 @@ class ResNetConfig:
                 "first_conv": "conv1.0" if self.stem == "deep" else "conv1",
                 "classifier": "fc",
             },
-            "resnet_hub": {"schema": SCHEMA, **{key: _plain(getattr(self, key)) for key in _STRUCTURE}},
+            "resnet_hub": {"schema": self.schema, **{key: _plain(getattr(self, key)) for key in _STRUCTURE}},
         }
         if self.id2label:
             content["label_names"] = self.labels

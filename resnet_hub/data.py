@@ -1,24 +1,27 @@
 """Labelled pictures from wherever they lie: class folders, a ZIP of them, lists of files, parquet, or the Hub."""
 
 import contextlib
-import os
 import re
 import tempfile
 import unicodedata
 import zipfile
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 import numpy as np
 
-from resnet_hub.archive import Archive
-from resnet_hub.errors import DataError, ImageError, ResNetHubError
+from resnet_hub.archive import UNREAD, Archive
+from resnet_hub.errors import DataError, ImageError, ResNetHubError, TooLargeError, disk_is_full
+from resnet_hub.files import walk
 from resnet_hub.images import MAX_BYTES, SUFFIXES
+from resnet_hub.patience import ask, patience
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,11 +31,14 @@ _ALIASES = {TRAIN: ("train", "training"), VALIDATION: ("validation", "valid", "v
 SPLIT_NAMES = {alias: split for split, aliases in _ALIASES.items() for alias in aliases}  # lower case
 
 HUB = "hf://datasets/"  # before an id: the data set of that name on the Hub, never a folder that is called so
-MAX_DOWNLOAD = 32 * 2**30  # bytes of a data set on the Hub, where it tells; ImageNet has 150 GB
+MAX_DOWNLOAD = 32 * 2**30  # bytes of the files of a data set on the Hub; ImageNet has 150 GB
 MAX_LABELS = 10_000  # a column with more of them holds numbers or captions, not classes
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 _SYSTEM_FOLDERS = {"__macosx", "$recycle.bin", "@eadir"}
+_CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # what `datasets` is configured by
+_MAX_CARD = 2**20  # bytes
+_OUTSIDE = re.compile(r"^[/\\~]|:|(^|[/\\])\.\.([/\\]|$)")  # a path here, an address, a drive, the folder above
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
 
 Folder = tuple[str, ...]
@@ -130,6 +136,7 @@ def load(
     label_column: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    max_bytes: int | None = None,
 ) -> Splits:
     """The splits of a data set by name: `train`, and `validation` and `test` where it has them.
 
@@ -137,22 +144,28 @@ def load(
     same, at any depth; a mapping of labels to picture files or bytes; a folder of parquet files; or the id of a data
     set on the Hub. The other arguments are for parquet and the Hub: the name of a subset, an expression for the split
     to train on (such as `train[:10%]`), the columns (found by their type where they are not named), and the token of
-    whoever asks; False asks as nobody, where None may use the one saved on this machine.
+    whoever asks; False asks as nobody, where None may use the one saved on this machine. Of the Hub no more than
+    `max_bytes` are downloaded (`MAX_DOWNLOAD`, where it is None).
 
     Labels are in natural order (`class 2` before `class 10`), or in the order of a `ClassLabel` column. Raises
-    `DataError` where there is nothing to train on.
+    `DataError` where there is nothing to train on, and `TooLargeError` before a download over `max_bytes`.
     """
+    hub: dict[str, Any] = {
+        "revision": revision,
+        "token": token,
+        "max_bytes": MAX_DOWNLOAD if max_bytes is None else max_bytes,
+    }
     named = {"subset": subset, "split": split, "image_column": image_column, "label_column": label_column}
     if isinstance(source, Mapping):
         splits = _from_mapping(source)
     elif str(source).startswith(HUB):
-        splits = _from_datasets(_repo_id(str(source)), **named, revision=revision, token=token)
+        splits = _from_datasets(_repo_id(str(source)), **named, **hub)
     elif Path(source).is_dir():
         splits = _from_folder(Path(source)) or _from_datasets(Path(source), **named)
     elif Path(source).is_file():
         splits = _from_archive(Path(source))
     else:
-        splits = _from_datasets(_repo_id(str(source)), **named, revision=revision, token=token)
+        splits = _from_datasets(_repo_id(str(source)), **named, **hub)
     if TRAIN not in splits:
         raise DataError(f"{_called(source)} has no training pictures, only {' and '.join(splits)}.")
     return splits
@@ -186,7 +199,7 @@ def _from_folder(root: Path) -> Splits | None:
     """None for a folder that has no pictures but parquet files."""
     files: dict[str, Path] = {}
     folders, parquet = [], False
-    for parent, inner, names in os.walk(root):
+    for parent, inner, names in walk(root):
         inner[:] = [name for name in inner if not _is_system(name)]
         below = _utf8(Path(parent).relative_to(root).as_posix())
         folders.append(below)
@@ -266,6 +279,8 @@ def _arranged(
 def _nothing(title: str, left_out: Mapping[str, list[str]]) -> str:
     if left_out["archive inside"]:
         return f"{title} holds no pictures but archives such as {left_out['archive inside'][0]}; unpack them first."
+    if left_out[UNREAD]:
+        return f"{title} holds no pictures but files {UNREAD}; pack it again as a plain ZIP."
     if left_out["picture outside the class folders"]:
         return f"{title} has pictures but no class folders; put the pictures of each class into a folder of its name."
     return f"{title} holds no pictures; expected a folder for each class with its pictures inside."
@@ -294,9 +309,14 @@ def _places(folders: set[Folder]) -> tuple[dict[Folder, tuple[str, str]], dict[s
 
 def _empty(folders: list[str], used: set[Folder]) -> list[str]:
     """The topmost folders that have no picture in them or below."""
-    full = {folder[:depth] for folder in used for depth in range(len(folder) + 1)}
-    empty = {tuple(folder.split("/")) for folder in folders if folder not in ("", ".")} - full
-    return sorted("/".join(f) for f in empty if f[:-1] not in empty and not any(map(_is_system, f)))
+    full = sorted("/".join(folder) + "/" for folder in used)
+
+    def is_empty(folder: str) -> bool:
+        place = bisect_left(full, folder + "/")  # of the first that could lie in it
+        return place == len(full) or not full[place].startswith(folder + "/")
+
+    empty = {folder for folder in folders if folder not in ("", ".") and is_empty(folder)}
+    return sorted(f for f in empty if f.rpartition("/")[0] not in empty and not any(map(_is_system, f.split("/"))))
 
 
 def _below_wrapper(folders: set[Folder]) -> tuple[Folder, set[Folder]]:
@@ -371,18 +391,18 @@ def _from_datasets(
     split: str | None,
     image_column: str | None,
     label_column: str | None,
-    revision: str | None = None,
-    token: str | bool | None = None,
+    **hub: Any,
 ) -> Splits:
-    with _calm(str(source)):
+    with _calm(str(source)), patience() if not isinstance(source, Path) else contextlib.nullcontext():
         import datasets
 
-        builder = datasets.load_dataset_builder(str(source), subset, revision=revision, token=token)
-        size = builder.info.download_size or 0
-        if size > MAX_DOWNLOAD:
-            allowed = f"at most {MAX_DOWNLOAD / 2**30:.0f} GB are downloaded"
-            raise DataError(f"The data set {str(source)!r} has {size / 2**30:.0f} GB; {allowed}.")
-        found = datasets.load_dataset(str(source), subset, split=split, revision=revision, token=token)
+        if isinstance(source, Path):
+            _check_cards(str(source), [source / name for name in _CARDS if (source / name).is_file()])
+            builder = datasets.load_dataset_builder(str(source), subset)
+        else:
+            builder = _builder(source, subset, **hub)
+        builder.download_and_prepare()
+        found = builder.as_dataset(split=split)
         tables = found if isinstance(found, datasets.DatasetDict) else {TRAIN: found}
         if len(tables) == 1:
             tables = {TRAIN: next(iter(tables.values()))}
@@ -392,8 +412,80 @@ def _from_datasets(
         picked.pop("", None)
         if TRAIN not in picked:
             names = ", ".join(map(str, tables))
-            raise DataError(f"The data set {str(source)!r} has no training split but {names}; name one as split.")
+            title = str(source)
+            raise DataError(f"{title!r} has no training split but {names}; name one: resnet-hub data export --split.")
         return _from_tables(picked, image_column, label_column, _roots(source))
+
+
+def _builder(name: str, subset: str | None, revision: str | None, token: str | bool | None, max_bytes: int) -> Any:
+    """What downloads a data set of the Hub, once it is known what that will be; the last copy where there is no Hub."""
+    import datasets
+    from datasets.packaged_modules.cache.cache import Cache
+    from huggingface_hub import HfApi, errors
+
+    api = HfApi(token=token)
+    try:
+        info = ask(api.dataset_info, name, revision=revision, files_metadata=True)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+        cards = [card for card in _CARDS if card in sizes]
+        if any(sizes[card] > _MAX_CARD for card in cards):
+            raise DataError(_long_card(name))
+        fetch: Callable[..., str] = partial(api.hf_hub_download, name, repo_type="dataset", revision=info.sha)
+        _check_cards(name, [Path(ask(fetch, card)) for card in cards])
+    except (ResNetHubError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise
+    except Exception:
+        with contextlib.suppress(Exception):  # as `datasets` does, which would ask the Hub again before
+            return Cache(repo_id=name, dataset_name=name.split("/")[1], config_name=subset, version="auto", hash="auto")
+        raise
+    builder = datasets.load_dataset_builder(name, subset, revision=info.sha, token=token)
+    files, inside = builder.config.data_files or {}, f"hf://datasets/{name}@{info.sha}/"
+    size = 0
+    for file in {str(file) for split in files.values() for file in split}:
+        own = file.removeprefix(inside)
+        if own not in sizes:
+            raise DataError(_outside(name, file))
+        size += sizes[own]
+    if size > max_bytes:
+        raise TooLargeError(name, size, max_bytes)
+    return builder
+
+
+def _check_cards(name: str, paths: list[Path]) -> None:
+    """Refuses what would have `datasets` read anything but the data set: any path here, and any address."""
+    import yaml  # type: ignore[import-untyped]
+    from huggingface_hub import DatasetCard
+
+    for path in paths:
+        if path.stat().st_size > _MAX_CARD:
+            raise DataError(_long_card(name))
+        if path.suffix == ".json":
+            continue
+        card = DatasetCard.load(path).data if path.suffix == ".md" else yaml.safe_load(path.read_text("utf-8"))
+        configs = (card or {}).get("configs") or ()
+        waiting = [
+            [value for key, value in config.items() if key not in ("features", "description")]
+            if isinstance(config, dict)
+            else config
+            for config in (configs if isinstance(configs, list) else [configs])
+        ]
+        seen = set()
+        while waiting:  # no recursion: an alias of YAML may lead back to what it lies in
+            value = waiting.pop()
+            if isinstance(value, dict | list | tuple | set):
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    waiting += value.values() if isinstance(value, dict) else value
+            elif isinstance(value, bytes) or (isinstance(value, str) and _OUTSIDE.search(value)):
+                raise DataError(_outside(name, str(value)))
+
+
+def _outside(name: str, file: str) -> str:
+    return f"The data set {name!r} names files outside itself ({file[:100]!r}), which are never read; choose another."
+
+
+def _long_card(name: str) -> str:
+    return f"The data set {name!r} has a card of over {_MAX_CARD // 2**20} MB, which is not read; choose another."
 
 
 def _from_tables(
@@ -403,8 +495,12 @@ def _from_tables(
 
     features = tables[TRAIN].features
     image_column = _column(features, image_column, "image", ("image", "img", "picture", "photo"), datasets.Image)
-    label_column = _column(features, label_column, "label", ("label", "labels", "class", "target"), datasets.ClassLabel)
+    label_column = _column(
+        features, label_column, "label", ("label", "labels", "class", "target", "fine_label"), datasets.ClassLabel
+    )
     kind = features[label_column]
+    if not isinstance(kind, datasets.ClassLabel | datasets.Value):  # to read a picture may be to fetch it
+        raise DataError(_no_classes(label_column))
     values = {split: table.with_format(None)[label_column][:] for split, table in tables.items()}
     if isinstance(kind, datasets.ClassLabel):
         labels = tuple(kind.names)
@@ -415,7 +511,7 @@ def _from_tables(
     else:
         distinct = {value for column in values.values() for value in column if value is not None}
         if len(distinct) > MAX_LABELS or not all(isinstance(value, str | int) for value in distinct):
-            raise DataError(f"The column {label_column!r} holds no classes; name the one that does as label_column.")
+            raise DataError(_no_classes(label_column))
         labels = tuple(sorted({str(value) for value in distinct}, key=natural))
         place = {label: number for number, label in enumerate(labels)}
         index = {value: place[str(value)] for value in distinct}
@@ -433,6 +529,10 @@ def _from_tables(
     return Splits(splits, skipped=skipped)
 
 
+def _no_classes(column: str) -> str:
+    return f"The column {column!r} holds no classes; name the one that does as label_column."
+
+
 def _column(features: Mapping[str, Any], name: str | None, what: str, usual: tuple[str, ...], kind: type) -> str:
     """The named column, else the only one of the kind, else one with a usual name."""
     columns = ", ".join(features)
@@ -440,10 +540,12 @@ def _column(features: Mapping[str, Any], name: str | None, what: str, usual: tup
         if name not in features:
             raise DataError(f"The data set has no column {name!r}; it has {columns}.")
         return name
-    found = [column for column in features if isinstance(features[column], kind)]
-    found = [column for column in usual if column in found] or found or [c for c in usual if c in features]
+    typed = [column for column in features if isinstance(features[column], kind)]
+    found = [column for column in usual if column in typed] or (typed if len(typed) == 1 else [])
+    found = found or [column for column in usual if column in features]
     if not found:
-        raise DataError(f"Which column holds the {what} is not plain to see in {columns}; name it as {what}_column.")
+        name = f"name it: resnet-hub data export --{what}-column"
+        raise DataError(f"Which column holds the {what} is not plain to see in {columns}; {name}.")
     return found[0]
 
 
@@ -523,13 +625,25 @@ def _calm(source: str) -> Iterator[None]:
 
 
 def _sentence(source: str, error: Exception) -> str:
+    from huggingface_hub import errors
+
+    match error:
+        case errors.GatedRepoError():
+            return f"The data set {source!r} is gated: ask for access on its page, then log in as who has it."
+        case errors.RepositoryNotFoundError():
+            return f"The data set {source!r} is not on the Hub, or private: check the name, or `hf auth login`."
+        case errors.RevisionNotFoundError():
+            return f"The data set {source!r} has no such branch, tag or commit; see its page for those it has."
     reason = str(error).strip().split("\n")[0] or type(error).__name__
     if isinstance(error, ValueError) and "Config name is missing" in reason:
         names = re.findall(r"'([^']+)'", str(error).split("`load_dataset")[0])
-        return f"The data set {source!r} has subsets; name one as subset: {', '.join(names)}."
+        return (
+            f"The data set {source!r} has subsets; name one with resnet-hub data export --subset: {', '.join(names)}."
+        )
     if "scripts are no longer supported" in reason:
         return f"The data set {source!r} needs its own code to be read, which is never run here; choose another."
-    if isinstance(error, ConnectionError | TimeoutError):
+    unreached = isinstance(error, errors.HTTPError) and not isinstance(error, errors.HfHubHTTPError)
+    if unreached or isinstance(error, ConnectionError | TimeoutError):
         return f"The data set {source!r} could not be fetched; check the network, or give a folder or ZIP."
     return f"The data set {source!r} cannot be read: {reason.rstrip('.')}."
 
@@ -588,7 +702,8 @@ def export(data: ImageSet | Mapping[str, ImageSet], target: str | Path) -> Path:
         Path(partial).chmod(0o644)
         Path(partial).replace(target)
     except OSError as error:
-        raise DataError(f"{target} cannot be written: {error.strerror or error}.") from None
+        reason = "the disk is full" if disk_is_full(error) else error.strerror or error
+        raise DataError(f"{target} cannot be written: {reason}.") from None
     finally:
         if partial:
             Path(partial).unlink(missing_ok=True)

@@ -4,8 +4,10 @@ Figures and what else was tried are in docs/log.md. onnxruntime is imported when
 """
 
 import logging
+import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -86,6 +88,7 @@ class OnnxRuntime:
 
 def session(graph: bytes) -> Any:
     """An ONNX Runtime session on the CPU with as many threads as PyTorch has."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it looks once, when it is imported, and notes who runs it
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -181,6 +184,15 @@ def _seconds(engine: Engine, batch: Tensor) -> float:
     return min(times)
 
 
+def joined(how: Callable[[list[np.ndarray]], np.ndarray], tensors: list[Tensor]) -> Tensor:
+    """Tensors on the CPU, joined by NumPy.
+
+    PyTorch would wake its threads for it, which then wait busily for more to do and take a core from ONNX Runtime's: a
+    ResNet-18 on two cores lost a third of its speed, and more after a pause (docs/log.md).
+    """
+    return torch.from_numpy(how([tensor.numpy() for tensor in tensors]))
+
+
 class Runner:
     """Runs one batch at a time, with all cores; those that threads bring meanwhile run together in the next."""
 
@@ -202,7 +214,7 @@ class Runner:
         with self._arriving:
             together, self._waiting = self._waiting, []
         try:
-            answer = self.engine(torch.cat([batch for batch, _ in together]))
+            answer = self.engine(joined(np.concatenate, [batch for batch, _ in together]))
         except BaseException as error:
             for _, place in together:
                 place.set_exception(error)

@@ -1,5 +1,7 @@
 """The errors that a user meets: each message is one sentence with what, where and what to do."""
 
+import errno
+
 
 class ResNetHubError(Exception):
     """Base of every error that this package raises on purpose; safe to show to a user as it is."""
@@ -25,5 +27,27 @@ class DataError(ResNetHubError):
     """A data set that cannot be trained or evaluated on."""
 
 
+class TooLargeError(DataError):
+    """A data set on the Hub of more bytes than may be downloaded."""
+
+    def __init__(self, name: str, size: int, most: int):
+        self.size = f"{size / 2**30:,.1f} GB"
+        allowed = f"at most {most / 2**30:.0f} GB are downloaded"
+        super().__init__(f"The data set {name!r} has {self.size}; {allowed}: choose a smaller one.")
+
+
 class TrainingError(ResNetHubError):
     """A training run that cannot start or go on; what it had reached is kept."""
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error says so: by its number, or in the words of safetensors, which writes files itself."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return getattr(error, "errno", None) in numbers or any(f"(os error {number})" in str(error) for number in numbers)
+
+
+def memory_is_full(error: BaseException) -> bool:
+    """Whether an error says so: Python's, or in the words of PyTorch, ONNX Runtime or the system."""
+    words = ("can't allocate memory", "Cannot allocate memory", "Failed to allocate memory", "bad_alloc", "new thread")
+    kinds = ("MemoryError", "OutOfMemoryError")
+    return type(error).__name__ in kinds or any(part in str(error) for part in words)

@@ -147,14 +147,14 @@ def evaluate(
     classify = _classifier(model)
     if not isinstance(data, ImageSet):
         split, data = one_split(load_data(data), split)
-    targets = _targets(classify.config.labels, data)
+    targets = true_indices(classify.config.labels, data)
     total, size = len(targets), classify.config.image_size
 
     known = np.zeros(total, bool)  # pictures that could be read
     predicted, rank = np.zeros(total, np.int64), np.zeros(total, np.int64)
     score, loss = np.zeros(total), np.zeros(total)
     done = 0
-    for inputs in _inputs(classify, data, min(batch_size, max(1, _MAX_BATCH_PIXELS // size**2))):
+    for inputs in network_inputs(classify, data, min(batch_size, max(1, _MAX_BATCH_PIXELS // size**2))):
         unreadable = [data.name(done + place) for place, item in enumerate(inputs) if isinstance(item, ImageError)]
         if unreadable and not skip_unreadable:
             names = _printable(_some(unreadable))
@@ -217,7 +217,7 @@ def one_split(splits: Splits, split: str | None) -> tuple[str, ImageSet]:
     raise DataError(f"The data set has no split {split!r}; it has {', '.join(splits)}.")
 
 
-def _targets(names: Sequence[str], data: ImageSet) -> np.ndarray:
+def true_indices(names: Sequence[str], data: ImageSet) -> np.ndarray:
     """The model's class index of every picture, (N,); the data set may count its labels in another order."""
     targets = np.asarray(data.targets, np.int64)
     if not len(targets):
@@ -238,7 +238,7 @@ def _targets(names: Sequence[str], data: ImageSet) -> np.ndarray:
     return np.array([place[label] for label in data.labels])[targets]
 
 
-def _inputs(classify: Classifier, data: ImageSet, batch: int) -> Iterator[list[Tensor | ImageError]]:
+def network_inputs(classify: Classifier, data: ImageSet, batch: int) -> Iterator[list[Tensor | ImageError]]:
     """The network's input for each picture, in order; threads decode one batch ahead, so that memory stays bounded."""
 
     def read(index: int) -> Tensor | ImageError:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from resnet_hub import engine, graph
-from resnet_hub.errors import CheckpointError, DataError, ResNetHubError
+from resnet_hub.card import tell_int8
+from resnet_hub.errors import CheckpointError, DataError, ResNetHubError, disk_is_full
 from resnet_hub.files import write_atomic
 from resnet_hub.graph import Calibration
-from resnet_hub.hub import CALIBRATION
+from resnet_hub.hub import CALIBRATION, CARD
 from resnet_hub.model import ResNet
 
 MODEL, QUANTIZED = "onnx/model.onnx", "onnx/model_quantized.onnx"
@@ -53,7 +54,7 @@ def quantize(
 ) -> Calibration:
     """Calibrate a checkpoint folder for int8 and store it with the graph, `CALIBRATION` and `QUANTIZED`.
 
-    Ranges come from `CALIBRATE_ON` pictures of the training split, or of the one measured on where there is no other.
+    Ranges come from `CALIBRATE_ON` pictures of the training split.
     Accuracy is measured in float32 and in int8 on all of `split`, or the first of validation, test, train that exists.
     `progress` hears how many pictures are done, and of how many. Raises `ResNetHubError` where int8 loses more than
     `MAY_LOSE`, unless `force`: it is then kept for those who ask for it by `precision="int8"`.
@@ -71,13 +72,13 @@ def quantize(
     model = classify.model
     splits = load_data(data)
     name, pictures = evaluation.one_split(splits, split)
-    sample = splits.get(TRAIN, pictures)
-    targets = evaluation._targets(model.config.labels, pictures)
+    sample = splits[TRAIN]
+    targets = evaluation.true_indices(model.config.labels, pictures)
     few = sorted({round(place) for place in np.linspace(0, len(sample) - 1, CALIBRATE_ON)})
     total = len(few) + len(pictures)
 
     def inputs(images: Any, done: int) -> Any:
-        for items in evaluation._inputs(classify, images, _BATCH):
+        for items in evaluation.network_inputs(classify, images, _BATCH):
             yield [item if isinstance(item, Tensor) else None for item in items]
             done += len(items)
             if progress is not None:
@@ -115,7 +116,10 @@ def quantize(
         accuracy_int8=after,
         passed=passed,
     )
-    _write(folder, {QUANTIZED: whole, CALIBRATION: calibration.to_json().encode()})
+    files = {QUANTIZED: whole, CALIBRATION: calibration.to_json().encode()}
+    if model.card:
+        files[CARD] = tell_int8(model.card, calibration).encode()
+    _write(folder, files)
     return calibration
 
 
@@ -153,7 +157,8 @@ def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
             (folder / name).parent.mkdir(exist_ok=True)
             write_atomic(folder / name, data)
     except OSError as error:
-        raise CheckpointError(f"The ONNX files cannot be saved to {folder}: {error.strerror or error}.") from None
+        reason = "the disk is full" if disk_is_full(error) else error.strerror or error
+        raise CheckpointError(f"The ONNX files cannot be saved to {folder}: {reason}.") from None
     return [folder / name for name in files]
 
 

@@ -38,6 +38,10 @@ def replace_folder(folder: str | Path, *, keep: Callable[[str], bool]) -> Iterat
     `.NAME.*.part` beside it, which may be deleted.
     """
     folder = Path(folder).resolve()  # a link to a folder stays a link
+    if folder.is_dir() and (os.path.ismount(folder) or Path.cwd().is_relative_to(folder)):
+        raise OSError(
+            errno.EBUSY, "a working directory or a mount point cannot be replaced as a whole; name a folder in it"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = _beside(folder)
     part.mkdir()
@@ -58,6 +62,18 @@ def replace_folder(folder: str | Path, *, keep: Callable[[str], bool]) -> Iterat
         _sync(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def walk(root: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` that goes into linked folders too, and into each folder once."""
+    seen = set()
+    for parent, folders, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(parent)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        yield parent, folders, names
 
 
 def _beside(path: Path) -> Path:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from resnet_hub.card import CardFacts, render_card
-from resnet_hub.data import ImageSet
+from resnet_hub.card import CardFacts, read_licence, render_card
+from resnet_hub.data import HUB, ImageSet
 from resnet_hub.evaluation import Evaluation, evaluate
 from resnet_hub.files import write_atomic
 from resnet_hub.hub import CARD, WEIGHTS
@@ -22,25 +22,35 @@ from resnet_hub.run import Run, TrainConfig, is_hub_id, options
 CONFUSION, CURVES = "confusion.png", "curves.png"
 
 
-def finish(run: Run, held_out: ImageSet, called: str) -> Evaluation:
+def finish(run: Run, held_out: ImageSet, called: str, hardware: str) -> Evaluation:
     """Evaluates the kept model on the pictures `held_out` from it, which the card says were `called` so.
 
-    Writes `evaluation.json` to the run, pictures of it and the card to the model's folder.
+    Writes pictures of it and the card to the model's folder, then `evaluation.json` to the run. `hardware` is what the
+    run was trained on.
     """
     model = ResNet.from_pretrained(run.model)
     evaluation = evaluate(model, held_out)
-    write_atomic(run.evaluation, evaluation.to_json())
     for name, picture in {CURVES: curves_picture(run.epochs()), CONFUSION: confusion_picture(evaluation)}.items():
         content = io.BytesIO()
         picture.save(content, "PNG", optimize=True)
         write_atomic(run.model / name, content.getvalue())
     digest = hashlib.sha256((run.model / WEIGHTS).read_bytes()).hexdigest()
-    card = render_card(model.config, card_facts(run, evaluation, called), weights_sha256=digest, dtype=model.stored_as)
+    facts = card_facts(run, evaluation, called, hardware)
+    card = render_card(model.config, facts, weights_sha256=digest, dtype=model.stored_as)
     write_atomic(run.model / CARD, card)
+    write_atomic(run.evaluation, evaluation.to_json())
     return evaluation
 
 
-def card_facts(run: Run, evaluation: Evaluation, called: str) -> CardFacts:
+def is_finished(run: Run) -> bool:
+    """Whether `finish` is done with the model that the run keeps; what a person has done to it since then stays."""
+    try:
+        return run.evaluation.stat().st_mtime >= (run.model / WEIGHTS).stat().st_mtime
+    except FileNotFoundError:
+        return False
+
+
+def card_facts(run: Run, evaluation: Evaluation, called: str, hardware: str) -> CardFacts:
     """What a card says of a run, all of it read off the run."""
     config, history = run.config.resolved(), run.epochs()
     epochs, minutes = history[-1].epoch, history[-1].seconds / 60
@@ -48,20 +58,35 @@ def card_facts(run: Run, evaluation: Evaluation, called: str) -> CardFacts:
     metrics = {"accuracy": evaluation.accuracy, "top-5 accuracy": evaluation.top5, "macro F1": evaluation.macro_f1}
     if len(evaluation.classes) <= 5:  # any five labels would be right
         del metrics["top-5 accuracy"]
+    origin, licence = _origin(config.base)
     return CardFacts(
-        dataset_name=_shown(config.data),
-        datasets=[config.data] if is_hub_id(config.data) else [],
+        license=licence,
+        dataset_name=_shown(config.data).removeprefix(HUB),
+        datasets=[config.data.removeprefix(HUB)] if _is_on_hub(config.data) else [],
         base_model=config.base if is_hub_id(config.base) else None,
         metrics=metrics | {"expected calibration error": evaluation.calibration_error},
         split=called,
+        measured_by="PyTorch in float32",
         per_class={score.label: score.recall for score in evaluation.classes},
         command=command(config),
         training=(
-            f"{_count(epochs, 'epoch')} in {minutes:.1f} minutes on {hardware()}; the weights kept are those of epoch "
-            f"{kept}. Recipe {config.recipe}, seed {config.seed}, torch {torch.__version__}."
+            f"{_count(epochs, 'epoch')} in {minutes:.1f} minutes on {hardware}; the weights kept are those of epoch "
+            f"{kept}. Recipe {config.recipe}, seed {config.seed}, torch {torch.__version__}.{origin}"
         ),
         pictures=(CURVES, CONFUSION),
     )
+
+
+def _origin(base: str | None) -> tuple[str, str | None]:
+    """What to say of a base that is a folder, and the licence on its card, which goes for what came of it too."""
+    if not base or is_hub_id(base):
+        return "", None
+    try:
+        licence = read_licence(Path(base, CARD).read_text(encoding="utf-8"))
+    except (OSError, UnicodeError):
+        licence = None
+    stated = f", whose card states the licence: {licence}" if licence else ""
+    return f" It started from the weights of {_shown(base)}{stated}.", licence
 
 
 def command(config: TrainConfig) -> str:
@@ -72,7 +97,11 @@ def command(config: TrainConfig) -> str:
 
 def _shown(source: str) -> str:
     """A Hub id as it is, of a folder its name: where it lies is nobody's business."""
-    return source if is_hub_id(source) else Path(source).name
+    return source if _is_on_hub(source) else Path(source).name
+
+
+def _is_on_hub(source: str) -> bool:
+    return source.startswith(HUB) or is_hub_id(source)
 
 
 def _count(number: int, noun: str) -> str:

@@ -3,12 +3,16 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resnet_hub.engine import fastest
 from resnet_hub.files import write_atomic
 from resnet_hub.model import ResNet
 
@@ -16,11 +20,12 @@ CACHE_BYTES = 2**30  # of features kept on disk; the oldest go first
 
 
 def features(model: ResNet, images: Tensor, mean: Tensor, std: Tensor, batch: int = 64) -> Iterator[Tensor]:
-    """Pooled features (n, C) of uint8 pictures (N, H, W, C), a batch at a time."""
-    with torch.inference_mode():
-        for part in images.split(batch):
-            pixels = ((part.float() / 255 - mean) / std).permute(0, 3, 1, 2).to(model.device)
-            yield model.avgpool(model.forward_features(pixels)).flatten(1).float().cpu()
+    """Pooled features (n, C) of uint8 pictures (N, H, W, C), a batch at a time, from the fastest engine there is."""
+    engine = fastest(model, "fp32")
+    for part in images.split(batch):
+        pixels = (part.numpy().astype(np.float32) / 255 - mean.numpy()) / std.numpy()
+        maps = engine(torch.from_numpy(pixels.transpose(0, 3, 1, 2))).maps
+        yield torch.from_numpy(maps.numpy().mean((2, 3)))
 
 
 def fit_head(inputs: Tensor, targets: Tensor, classes: int, *, weights: Tensor, l2: float = 1e-3) -> nn.Linear:
@@ -51,14 +56,15 @@ def fit_head(inputs: Tensor, targets: Tensor, classes: int, *, weights: Tensor, 
 
 
 class FeatureCache:
-    """Features on disk under a digest of what made them: the body's weights and the pictures' pixels."""
+    """Features on disk under a digest of what made them: the body, its weights and the pictures' pixels."""
 
     def __init__(self, folder: str | Path | None = None):
-        home = os.environ.get("RESNET_HUB_CACHE") or Path.home() / ".cache" / "resnet_hub"
+        home = os.environ.get("RESNET_HUB_CACHE") or Path("~/.cache/resnet_hub").expanduser()
         self.folder = Path(folder or Path(home) / "features")
 
     def path(self, model: ResNet, images: Tensor) -> Path:
-        digest = hashlib.sha256(repr((model.config.mean, model.config.std, tuple(images.shape))).encode())
+        config = replace(model.config, id2label={0: "any"})
+        digest = hashlib.sha256(repr((config, tuple(images.shape))).encode())
         for name, value in model.state_dict().items():
             if not name.startswith("fc."):
                 digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
@@ -78,10 +84,11 @@ class FeatureCache:
     def write(self, path: Path, found: Tensor) -> None:
         from safetensors.torch import save
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, save({"features": found}))
-        kept = 0
-        for old in sorted(self.folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True):
-            kept += old.stat().st_size
-            if kept > CACHE_BYTES and old != path:
-                old.unlink(missing_ok=True)
+        with suppress(OSError):  # no home to write to, a full disk, another run that makes room: it is only a cache
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, save({"features": found}))
+            kept = 0
+            for old in sorted(self.folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True):
+                kept += old.stat().st_size
+                if kept > CACHE_BYTES and old != path:
+                    old.unlink(missing_ok=True)

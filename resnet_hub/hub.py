@@ -4,7 +4,6 @@ A checkpoint folder holds `config.json` (see `ResNetConfig.to_dict`), `model.saf
 names, and the model card `README.md`. Those of timm and transformers are read as they are. Pickles are never opened.
 """
 
-import glob
 import hashlib
 import json
 import math
@@ -12,14 +11,24 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_hub.config import ResNetConfig
-from resnet_hub.errors import CheckpointError, ConfigError, HubError
-from resnet_hub.files import replace_folder
+from resnet_hub.errors import (
+    CheckpointError,
+    ConfigError,
+    HubError,
+    ResNetHubError,
+    disk_is_full,
+    memory_is_full,
+)
+from resnet_hub.files import replace_folder, write_atomic
+from resnet_hub.patience import PASSING, ask, ask_once, asked_wait
 
 if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, HfApi
     from torch import Tensor
 
     from resnet_hub.card import CardFacts
@@ -31,6 +40,8 @@ PROCESSOR, INDEX = "preprocessor_config.json", "model.safetensors.index.json"  #
 _STALE = ("onnx", PROCESSOR, INDEX)  # speak of other weights, or overrule the config: they go with the old
 DTYPES = ("float32", "bfloat16", "float16")  # that weights are stored as
 _MAX_CALIBRATION = 2**20  # bytes; of 1,202 layers it has 250,000
+_MAX_TEXT = 16 * 2**20  # bytes of any file but weights: a larger one is not fetched
+_BYTES_PER_PARAMETER = 9  # of float64, and a little for BatchNorm's statistics
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 _MAX_INDEX_BYTES, _MAX_PARTS = 16 * 2**20, 1000
 _TIMEOUT = 10  # seconds until a Hub that does not answer counts as unreachable, and the cache is used
@@ -62,6 +73,7 @@ def load_checkpoint(source: str | Path, *, weights: str | None = None, **hub: An
     files = _Files(source, **hub)
     config = _read_config(files)
     names = _weight_files(files, weights)
+    files.check_size(names, config)
     folder = files.get(*names, CARD, CALIBRATION)
     tensors = _read_weights(folder, names, source)
     _check_head(config, tensors, source)
@@ -116,27 +128,28 @@ def search(text: str, *, limit: int = 20, token: str | bool | None = None, timeo
 
     Raises `HubError` where the Hub does not answer.
     """
-    from huggingface_hub import constants, errors, get_session
+    from huggingface_hub import constants, get_session
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    def answer(tag: str) -> list[dict[str, Any]]:
+        reply = get_session().get(
+            f"{constants.ENDPOINT}/api/models",
+            params=asked | {"filter": tag, "limit": limit},
+            headers=build_hf_headers(token=token),
+            timeout=timeout,
+        )
+        hf_raise_for_status(reply)
+        return [{"id": str(model["id"]), "downloads": int(model.get("downloads") or 0)} for model in reply.json()]
 
     asked: dict[str, Any] = {"search": text, "pipeline_tag": "image-classification", "sort": "downloads"}
     found: dict[str, Found] = {}
     for tag in ("resnet", "timm"):
-        try:
-            reply = get_session().get(
-                f"{constants.ENDPOINT}/api/models",
-                params=asked | {"filter": tag, "limit": limit},
-                headers=build_hf_headers(token=token),
-                timeout=timeout,
-            )
-            hf_raise_for_status(reply)
-            answers = reply.json()
-        except (errors.HTTPError, errors.OfflineModeIsEnabled, errors.LocalTokenNotFoundError, ValueError) as error:
-            raise HubError(_sentence(error, "the search", None, False)) from None
-        for answer in answers:
-            name = str(answer["id"])
+        with _sentences("The search", None, writing=False):
+            answers = ask_once(answer, tag)
+        for model in answers:
+            name = model["id"]
             sure = tag == "resnet" or re.search("resne[tx]", name, re.IGNORECASE) is not None
-            found.setdefault(name, Found(name, int(answer.get("downloads") or 0), sure))
+            found.setdefault(name, Found(name, model["downloads"], sure))
     return sorted(found.values(), key=lambda model: -model.downloads)[:limit]
 
 
@@ -155,6 +168,7 @@ def save_checkpoint(
     `dtype` is what the weights are stored as. Raises `CheckpointError` where the labels and the head disagree, a weight
     has no room in `dtype`, or the disk refuses.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from resnet_hub.card import carry_card, render_card, sign_card
@@ -177,8 +191,9 @@ def save_checkpoint(
                 text = render_card(config, card, weights_sha256=sha256, dtype=stored_dtype(weights))
                 text = carry_card(old_card, text) if old_card is not None and card is None else text
             (part / CARD).write_bytes(text.encode())
-    except OSError as error:
-        raise CheckpointError(f"The model cannot be saved to {folder}: {error.strerror or error}.") from None
+    except (OSError, SafetensorError) as error:  # what was there before stays
+        reason = "the disk is full" if disk_is_full(error) else getattr(error, "strerror", None) or _line(error)
+        raise CheckpointError(f"The model cannot be saved to {folder}: {reason}.") from None
     return folder
 
 
@@ -197,7 +212,7 @@ def push_folder(
     Creates the repo (`private` or not) and the branch where they are missing. Hidden files stay here. A README that was
     edited on the Hub keeps its text; only metadata of ours is refreshed. Raises `HubError` where the Hub refuses.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, errors
 
     from resnet_hub.card import name_card, refresh_card
 
@@ -209,10 +224,10 @@ def push_folder(
 
     with hub_errors(repo_id, revision=branch, token=token, writing=True):
         api = HfApi(token=token, library_name="resnet_hub")
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id  # with the user's name before it
+        repo_id = ask(api.create_repo, repo_id, private=private, exist_ok=True).repo_id  # the user's name before it
         if branch and not create_pr:
-            api.create_branch(repo_id, branch=branch, exist_ok=True)
-        head = api.model_info(repo_id, revision=branch, timeout=_TIMEOUT)
+            ask(api.create_branch, repo_id, branch=branch, exist_ok=True)
+        head = ask(api.model_info, repo_id, revision=branch, timeout=_TIMEOUT)
         if private and not head.private:
             raise HubError(f"{repo_id} exists and is public; make it private in its settings, or push to another name.")
         remote = {file.rfilename for file in head.siblings or []}
@@ -220,19 +235,51 @@ def push_folder(
         if CARD in files:
             card = name_card(files[CARD].read_bytes().decode(errors="replace"), repo_id, onnx=GRAPH in files)
             if CARD in remote:
-                old = _fetch(repo_id, [CARD], revision=head.sha, token=token) / CARD
+                old = _fetch(repo_id, [CARD], _folder_name(head.sha), token=token) / CARD
                 card = refresh_card(old.read_bytes().decode(errors="replace"), card)
             additions[CARD] = CommitOperationAdd(CARD, card.encode())
         stale = [name for name in remote - additions.keys() if name.split("/")[0] in _STALE]
-        commit = api.create_commit(
-            repo_id,
-            [*additions.values(), *(CommitOperationDelete(name) for name in stale)],
-            commit_message=message or f"Upload {config.architecture} with resnet_hub",
-            revision=branch,
-            create_pr=create_pr,
-            parent_commit=head.sha,  # whoever pushes at the same time is noticed, not overwritten
-        )
+        for addition in additions.values():  # one at a time, in this thread: see `ask`
+            ask(api.preupload_lfs_files, repo_id, [addition], revision=branch, create_pr=create_pr, free_memory=False)
+        try:
+            commit = (
+                ask_once if create_pr else ask
+            )(  # which the parent makes safe; a second proposal would be one more
+                partial(api.create_commit, repo_id),
+                [*additions.values(), *(CommitOperationDelete(name) for name in stale)],
+                commit_message=message or f"Upload {config.architecture} with resnet_hub",
+                revision=branch,
+                create_pr=create_pr,
+                parent_commit=head.sha,  # whoever pushes at the same time is noticed, not overwritten
+            )
+        except errors.HTTPError as error:
+            response = getattr(error, "response", None)
+            if response is not None and response.status_code not in (412, *PASSING):
+                raise
+            # A commit whose answer was lost is refused as someone else's when it is sent again.
+            if create_pr or not (found := _arrived(api, repo_id, branch, additions, stale)):
+                raise
+            return f"{constants.ENDPOINT}/{repo_id}/commit/{found}"
     return commit.pr_url or commit.commit_url
+
+
+def _arrived(
+    api: "HfApi", repo_id: str, branch: str | None, additions: "dict[str, CommitOperationAdd]", stale: list[str]
+) -> str | None:
+    """The commit that a branch is at, where it has just what was to be pushed."""
+    from huggingface_hub import errors
+
+    try:
+        head = ask_once(api.model_info, repo_id, revision=branch, timeout=_TIMEOUT)
+        files = ask_once(api.get_paths_info, repo_id, [*additions, *stale], revision=head.sha)
+    except (errors.HTTPError, HubError):
+        return None
+    digests = {file.path: _named_digest(file) for file in files}
+    for name, addition in additions.items():
+        with addition.as_file() as file:
+            if digests.pop(name, None) not in (addition.upload_info.sha256.hex(), _git_digest(file.read())):
+                return None
+    return None if digests else head.sha
 
 
 def check_weights(expected: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -293,13 +340,20 @@ def hub_errors(
     repo_id: str, *, revision: str | None = None, token: str | bool | None = None, writing: bool = False
 ) -> Iterator[None]:
     """Turn whatever huggingface_hub raises about the model `repo_id` into a `HubError` of one sentence."""
-    from huggingface_hub import errors
     from huggingface_hub.utils import validate_repo_id
 
     if isinstance(token, str) and not re.fullmatch(r"[!-~]+", token):
         raise HubError("The token holds characters that no token has; copy it again, without blanks around it.")
-    try:
+    with _sentences(repo_id, revision, writing=writing):
         validate_repo_id(repo_id)
+        yield
+
+
+@contextmanager
+def _sentences(about: str, revision: str | None, *, writing: bool) -> Iterator[None]:
+    from huggingface_hub import errors
+
+    try:
         yield
     except (
         errors.HTTPError,  # refusals, and every failure of the connection
@@ -312,64 +366,77 @@ def hub_errors(
         ValueError,  # metadata that the Hub does not accept
         OSError,
     ) as error:
-        raise HubError(_sentence(error, repo_id, revision, writing)) from None
+        raise HubError(_sentence(error, about, revision, writing)) from None
 
 
-def _sentence(error: Exception, repo_id: str, revision: str | None, writing: bool) -> str:
+def _sentence(error: Exception, about: str, revision: str | None, writing: bool) -> str:
     from huggingface_hub import constants, errors
 
     hub = constants.ENDPOINT
     if isinstance(error.__cause__, errors.HTTPError) and not isinstance(error, errors.HTTPError):
         error = error.__cause__  # what kept the cache from being filled, or the upload from going through
+    failed = f"{about} cannot be {'pushed' if writing else 'fetched'}"
     match error:
         case errors.LocalEntryNotFoundError():
-            return f"{repo_id} is not in the cache, and it may not be fetched now: go online once, or name a folder."
+            return f"{about} is not in the cache, and it may not be fetched now: go online once, or name a folder."
         case errors.HFValidationError():
-            return f"{repo_id!r} is neither a folder here nor the name of a model on the Hub, such as user/name."
+            return f"{about!r} is neither a folder here nor the name of a model on the Hub, such as user/name."
         case errors.GatedRepoError():
+            return f"{about} is gated: ask for access at {hub}/{about}, then use a token of the account that has it."
+        case errors.RepositoryNotFoundError() if not _is_of_token(error.response):
             return (
-                f"{repo_id} is gated: ask for access at {hub}/{repo_id}, then use a token of the account that has it."
-            )
-        case errors.RepositoryNotFoundError():
-            return (
-                f"There is no folder and no model on the Hub named {repo_id}, or it is private: check the name, or "
+                f"There is no folder and no model on the Hub named {about}, or it is private: check the name, or "
                 "log in with `hf auth login` as someone who may see it."
             )
         case errors.RevisionNotFoundError():
-            return f"{repo_id} has no branch, tag or commit {revision or 'main'}; see {hub}/{repo_id}/commits."
+            return f"{about} has no branch, tag or commit {revision or 'main'}; see {hub}/{about}/commits."
         case errors.DisabledRepoError():
-            return f"The Hub has disabled {repo_id}; choose another model."
+            return f"The Hub has disabled {about}; choose another model."
         case errors.LocalTokenNotFoundError():
             return "There is no token on this computer; log in with `hf auth login`."
         case errors.OfflineModeIsEnabled():
-            return f"The Hub is switched off by HF_HUB_OFFLINE; unset it to reach {repo_id}."
+            return f"The Hub is switched off by HF_HUB_OFFLINE; unset it to reach {about}."
         case errors.HfHubHTTPError():
-            return _refusal(error.response.status_code, error, repo_id, writing)
+            return _refusal(error.response.status_code, error, about, failed, writing)
         case errors.HTTPError():
-            return f"The Hub at {hub} cannot be reached ({type(error).__name__}); check the connection and try again."
-    return f"{repo_id} cannot be {'pushed' if writing else 'fetched'}: {_line(error)}."
+            reason = type(error).__name__ if type(error) is not errors.HTTPError else str(error)
+            return f"{failed}: the Hub at {hub} cannot be reached ({reason}); check the connection and try again."
+    if disk_is_full(error):
+        return f"{failed}: the disk of the Hub's cache ({constants.HF_HUB_CACHE}) is full; make room and try again."
+    return f"{failed}: {_line(error)}."
 
 
-def _refusal(status: int, error: Any, repo_id: str, writing: bool) -> str:
+def _is_of_token(response: Any) -> bool:
+    """Whether a refusal is of a token, one that has expired or been deleted: the client takes it for a missing repo."""
+    return response.status_code == 401 and "token" in response.headers.get("X-Error-Message", "").lower()
+
+
+def _refusal(status: int, error: Any, about: str, failed: str, writing: bool) -> str:
     match status:
         case 401:
-            return (
-                f"The Hub does not accept the token{'' if writing else f' for {repo_id}'}; log in with `hf auth login`."
-            )
+            said = f" ({_line(error.server_message)})" if _is_of_token(error.response) else ""
+            return f"{failed}: the Hub does not accept the token{said}; log in with `hf auth login`."
         case 403 if writing:
-            return f"The token may not write to {repo_id}; use one that may, or propose the change with create_pr."
+            return f"The token may not write to {about}; use one that may, or propose the change with create_pr."
         case 403:
-            return f"The token may not read {repo_id}; use one with that permission."
+            return f"The token may not read {about}; use one with that permission."
         case 409 | 412:
-            return f"{repo_id} was changed by someone else at the same time; look at the change, then push again."
+            return f"{about} was changed by someone else at the same time; look at the change, then push again."
         case 429:
-            wait = error.response.headers.get("Retry-After", "")
-            return (
-                f"The Hub limits how often it is asked; try again in {f'{wait} seconds' if wait else 'some minutes'}."
-            )
+            wait = asked_wait(error.response.headers)
+            return f"{failed}: the Hub limits how often it is asked; try again in {_time(wait)}."
         case _ if status >= 500:
-            return f"The Hub has a problem of its own ({status}); try again in some minutes."
-    return f"The Hub refused {repo_id} ({status}): {_line(error.server_message or error)}."
+            return f"{failed}: the Hub has a problem of its own ({status}); try again in some minutes."
+    return f"The Hub refused {about} ({status}): {_line(error.server_message or error)}."
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "some minutes"
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds > 2 * length:
+            return f"{math.ceil(seconds / length)} {unit}"
+    return f"{math.ceil(seconds)} seconds"
 
 
 def _line(error: object) -> str:
@@ -391,52 +458,85 @@ class _Files:
     ):
         self.source = source
         self.names: list[str] = []  # of the files
+        self._sizes: dict[str, int] = {}  # of those on the Hub, in bytes
         self._subfolder = subfolder.strip("/")
-        self._hub: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
+        self._cache, self._token = cache_dir, token
+        self._revision, self._commit = revision, ""  # as it was asked for, and what it is: all files are of that
         self._folder: Path | None = None  # where they all are, unless they are fetched
+        self._trouble: HubError | str | None = None  # why they are of the cache, which may lack some
         if ".." in self._subfolder.split("/") or "\\" in subfolder:
             raise CheckpointError(f"{subfolder!r} is no folder inside of {source}.")
+        folder: Path | None = None
         with suppress(OSError, RuntimeError):  # a name too long for this disk, a home that is not there
-            folder = Path(source).expanduser()
-            if folder.is_dir():
-                return self._at(folder)
-            if folder.exists():
-                raise CheckpointError(f"{source} is a file; name the folder that holds {CONFIG} and {WEIGHTS}.")
+            found = Path(source).expanduser()
+            folder = found if found.exists() else None
+        if folder:
+            return self._list(folder)
         if isinstance(source, Path) or source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") > 1:
             raise CheckpointError(f"There is no folder {source}; a model on the Hub is named user/name.")
         with hub_errors(source, revision=revision, token=token):
             self._ask(source, local_files_only)
 
-    def _at(self, folder: Path) -> None:
+    def _list(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise CheckpointError(f"{self.source} is a file; name the folder that holds {CONFIG} and {WEIGHTS}.")
         self._folder = folder / self._subfolder
         if not self._folder.is_dir():
             raise CheckpointError(f"{self.source} has no folder {self._subfolder}.")
-        inner = (path.relative_to(self._folder).as_posix() for path in self._folder.glob(f"*/{CONFIG}"))
-        self.names = sorted([path.name for path in self._folder.iterdir() if path.is_file()] + list(inner))
+        try:
+            inner = [path.relative_to(self._folder).as_posix() for path in self._folder.glob(f"*/{CONFIG}")]
+            self.names = sorted([path.name for path in self._folder.iterdir() if path.is_file()] + inner)
+        except OSError as error:
+            raise CheckpointError(f"{self.source} cannot be read: {error.strerror}.") from None
 
     def _ask(self, repo_id: str, local_files_only: bool) -> None:
-        from huggingface_hub import HfApi, errors, snapshot_download
+        from huggingface_hub import HfApi, constants, errors, snapshot_download
 
-        offline = {**self._hub, "allow_patterns": [], "local_files_only": True}
-        if local_files_only:
-            return self._at(Path(snapshot_download(repo_id, **offline)))
-        try:  # a quick question first: a download waits long for a Hub that does not answer
-            head = HfApi(token=self._hub["token"]).model_info(repo_id, revision=self._hub["revision"], timeout=_TIMEOUT)
-        except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
-            if isinstance(error, errors.HfHubHTTPError) and error.response.status_code < 429:
-                raise  # an answer, not a failure
-            try:
-                return self._at(Path(snapshot_download(repo_id, **offline)))
-            except errors.LocalEntryNotFoundError as missing:
-                raise missing from error
-        inside = f"{self._subfolder}/" if self._subfolder else ""
-        names = [file.rfilename for file in head.siblings or []]
-        self.names = [name.removeprefix(inside) for name in names if name.startswith(inside)]
+        cached: Path | None = None
+        with suppress(errors.LocalEntryNotFoundError):
+            copy: dict[str, Any] = {"revision": self._revision, "cache_dir": self._cache, "allow_patterns": []}
+            cached = Path(snapshot_download(repo_id, **copy, local_files_only=True))
+        trouble: Exception = errors.LocalEntryNotFoundError(repo_id)
+        if not local_files_only and not constants.is_offline_mode():
+            try:  # with a copy there is no need to ask twice
+                info = partial(HfApi(token=self._token).model_info, files_metadata=True, timeout=_TIMEOUT)
+                head = (ask_once if cached else ask)(info, repo_id, revision=self._revision)
+            except (errors.HTTPError, HubError) as error:
+                answered = isinstance(error, errors.HfHubHTTPError) and error.response.status_code not in PASSING
+                if cached is None or answered:
+                    raise
+                trouble = error
+            else:
+                inside = f"{self._subfolder}/" if self._subfolder else ""
+                names = [file.rfilename for file in head.siblings or [] if ".." not in file.rfilename.split("/")]
+                self.names = [name.removeprefix(inside) for name in names if name.startswith(inside)]
+                self._sizes = {file.rfilename.removeprefix(inside): file.size or 0 for file in head.siblings or []}
+                self._commit = _folder_name(head.sha)
+                return
+        if cached is None:
+            raise trouble
+        self._list(cached)
+        self._trouble = trouble if isinstance(trouble, HubError) else _sentence(trouble, repo_id, None, writing=False)
+
+    def check_size(self, weights: list[str], config: ResNetConfig) -> None:
+        """Refuses to fetch more than the weights of such a network can be; raises `CheckpointError`."""
+        size, most = sum(self._sizes.get(name, 0) for name in weights), config.num_parameters * _BYTES_PER_PARAMETER
+        if size > most + _MAX_TEXT:
+            raise CheckpointError(
+                f"The weights of {self.source} have {size / 1e6:,.0f} MB, but a network as in its {CONFIG} has no more "
+                f"than {most / 1e6:,.0f}; they are not fetched."
+            )
 
     @property
     def here(self) -> Path | None:
         """The folder that they are in, unless they are fetched."""
         return self._folder
+
+    def absent(self, name: str) -> ResNetHubError:
+        """What to raise where a file is missing."""
+        return (
+            HubError(str(self._trouble)) if self._trouble else CheckpointError(_absent(name, self.names, self.source))
+        )
 
     def header(self, name: str) -> Any:
         """What huggingface_hub reads of a file of weights with a range request."""
@@ -444,10 +544,10 @@ class _Files:
         from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
         path, source = f"{self._subfolder}/{name}".lstrip("/"), str(self.source)
-        with hub_errors(source, revision=self._hub["revision"], token=self._hub["token"]):
+        with hub_errors(source, revision=self._revision, token=self._token):
             try:
-                api = HfApi(token=self._hub["token"])
-                return api.parse_safetensors_file_metadata(source, path, revision=self._hub["revision"])
+                api = HfApi(token=self._token)
+                return ask(api.parse_safetensors_file_metadata, source, path, revision=self._commit)
             except (SafetensorsParsingError, NotASafetensorsRepoError):
                 raise CheckpointError(f"{name} of {source} is damaged; ask its author to save it again.") from None
 
@@ -455,74 +555,104 @@ class _Files:
         """The folder with those of the files that there are."""
         if self._folder:
             return self._folder
-        paths = [f"{self._subfolder}/{name}".lstrip("/") for name in names]
-        with hub_errors(str(self.source), revision=self._hub["revision"], token=self._hub["token"]):
-            folder = _fetch(str(self.source), paths, **self._hub)
-        self._hub["revision"] = folder.name  # the commit, for what is asked next
+        source, paths = str(self.source), []
+        for name in names:
+            if self._sizes.get(name, 0) > _MAX_TEXT and not name.endswith(".safetensors"):
+                raise CheckpointError(
+                    f"{name} of {source} has {self._sizes[name] / 1e6:,.0f} MB; at most {_MAX_TEXT >> 20} are read."
+                )
+            if name in self.names:
+                paths.append(f"{self._subfolder}/{name}".lstrip("/"))
+        with hub_errors(source, revision=self._revision, token=self._token):
+            folder = _fetch(source, paths, self._commit, token=self._token, cache_dir=self._cache)
+            _remember(folder, self._revision or "main", set(self.names), self._subfolder)
         return folder / self._subfolder
 
 
 def _fetch(
     repo_id: str,
     names: list[str],
+    commit: str,
     *,
-    revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
 ) -> Path:
-    """The folder of a commit in the cache, with those of the files that the repo has.
+    """The folder of a commit in the cache, with those files of it.
 
-    The client checks the size of what it fetches, this the digest: of the files that the commit had not in the cache,
-    a damaged one is deleted and fetched once more. Raises `HubError` where it comes damaged again.
+    The client checks the size of what it fetches, this the digest: a file is marked before it is fetched, until it was
+    checked, whatever happens to this process. A damaged one is deleted and fetched once more; raises `HubError` where
+    it comes damaged again.
     """
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.file_download import repo_folder_name
 
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().resolve()
-    commits = cache / repo_folder_name(repo_id=repo_id, repo_type="model") / "snapshots"
-    patterns = [glob.escape(name) for name in names]
-    damaged: list[str] = []
-    for _ in range(2):
-        known = set(commits.rglob("*"))
-        asked: Any = {"revision": revision, "token": token, "cache_dir": cache_dir, "allow_patterns": patterns}
-        try:
-            folder = Path(snapshot_download(repo_id, **asked))
-            new = [name for name in names if folder / name not in known and (folder / name).is_file()]
-            damaged = _damaged(repo_id, folder, new, token)
-        except BaseException:  # what came and was not checked must be new to the next load, which checks it
-            came = {path for pattern in patterns for path in commits.glob(f"*/{pattern}")}
-            for path in came - known:
-                path.unlink(missing_ok=True)
-            raise
-        if not damaged:
-            return folder
-        for name in damaged:
-            (folder / name).resolve().unlink(missing_ok=True)
-            (folder / name).unlink(missing_ok=True)  # the link to what was just deleted
-    raise HubError(
-        f"{damaged[0]} of {repo_id} came damaged from {constants.ENDPOINT} twice: its digest is not the one that the "
-        "Hub names; check the connection and its proxy, or try again later."
-    )
+    repo = cache / repo_folder_name(repo_id=repo_id, repo_type="model")
+    folder = repo / "snapshots" / commit
+    for name in names:
+        file, mark = folder / name, repo / ".unchecked" / commit / name
+        if not file.is_file():
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        for _ in range(2 if mark.exists() else 0):
+            ask(hf_hub_download, repo_id, name, revision=commit, token=token, cache_dir=cache_dir)
+            if _is_whole(repo_id, folder, name, token):
+                mark.unlink(missing_ok=True)
+                break
+            file.resolve().unlink(missing_ok=True)
+            file.unlink(missing_ok=True)  # the link to what was just deleted
+        else:
+            if mark.exists():
+                raise HubError(
+                    f"{name} of {repo_id} came damaged from {constants.ENDPOINT} twice: its digest is not the one that "
+                    "the Hub names; check the connection and its proxy, or try again later."
+                )
+    return folder
 
 
-def _damaged(repo_id: str, folder: Path, names: list[str], token: str | bool | None) -> list[str]:
-    """Those of the files whose content has another digest than the Hub names; a commit's folder, relative names."""
+def _folder_name(commit: object) -> str:
+    """Of a commit in the cache: whatever names it otherwise must not become a path."""
+    if not re.fullmatch(r"[0-9a-f]{40}", str(commit)):
+        raise HubError(f"The Hub names the commit {str(commit)!r:.60}, which is none; check HF_ENDPOINT.")
+    return str(commit)
+
+
+def _is_whole(repo_id: str, folder: Path, name: str, token: str | bool | None) -> bool:
+    """Whether a file has the digest that the Hub names; a commit's folder, relative name."""
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
 
-    digests = {name: (folder / name).readlink().name for name in names if (folder / name).is_symlink()}
-    if copies := [name for name in names if name not in digests]:  # on a disk without links
-        for file in HfApi(token=token).get_paths_info(repo_id, copies, revision=folder.name):
-            if isinstance(file, RepoFile):
-                digests[file.path] = file.lfs.sha256 if file.lfs else file.blob_id
-    return [name for name, digest in digests.items() if _digest(folder / name, len(digest)) not in (digest, None)]
+    if (folder / name).is_symlink():
+        digest: str | None = (folder / name).readlink().name
+    else:  # on a disk without links
+        found = ask(HfApi(token=token).get_paths_info, repo_id, [name], revision=folder.name)
+        digest = next((_named_digest(file) for file in found), None)
+    return digest is None or len(digest) not in (40, 64) or digest == _digest(folder / name, len(digest))
 
 
-def _digest(path: Path, length: int) -> str | None:
-    """What the Hub calls a file by: SHA-256 of a large one (64 digits), git's of a small one (40), or nothing known."""
-    if length == 64:
-        return _sha256(path)
-    return hashlib.sha1(b"blob %d\0" % path.stat().st_size + path.read_bytes()).hexdigest() if length == 40 else None
+def _remember(folder: Path, revision: str, names: set[str], subfolder: str) -> None:
+    """What a branch is at, for a time without the Hub: once all that there was of the commit before is here too."""
+    reference = folder.parents[1] / "refs" / revision
+    if revision == folder.name:
+        return
+    with suppress(OSError, ValueError):
+        before = folder.parent / reference.read_text() / subfolder if reference.is_file() else folder
+        old = {path.relative_to(before).as_posix() for path in before.rglob("*") if path.is_file()}
+        if all((folder / subfolder / name).is_file() for name in old & names):
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(reference, folder.name)
+
+
+def _named_digest(file: Any) -> str:
+    """Of a file as the Hub lists it: SHA-256 of a large one (64 digits), git's of a small one (40)."""
+    return str(file.lfs.sha256 if file.lfs else file.blob_id)
+
+
+def _digest(path: Path, length: int) -> str:
+    return _sha256(path) if length == 64 else _git_digest(path.read_bytes())
+
+
+def _git_digest(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _weight_files(files: _Files, wanted: str | None) -> list[str]:
@@ -540,7 +670,7 @@ def _weight_files(files: _Files, wanted: str | None) -> list[str]:
     if len(found) > 1:
         raise CheckpointError(f'{files.source} has several files of weights: name one, as weights="{found[0]}".')
     if not found:
-        raise CheckpointError(_absent(WEIGHTS, names, files.source))
+        raise files.absent(WEIGHTS)
     return found
 
 
@@ -581,12 +711,12 @@ def _absent(name: str, present: list[str], source: str | Path) -> str:
 
 def _read_config(files: _Files) -> ResNetConfig:
     if CONFIG not in files.names:
-        raise CheckpointError(_absent(CONFIG, files.names, files.source))
+        raise files.absent(CONFIG)
     folder = files.get(CONFIG, PROCESSOR)
     processor = folder / PROCESSOR
     try:
         content = processor.read_bytes() if processor.is_file() else None
-        return ResNetConfig.from_json(_named(folder, CONFIG, files.source).read_bytes(), content)
+        return ResNetConfig.from_json((folder / CONFIG).read_bytes(), content)
     except ConfigError as error:
         raise ConfigError(f"{files.source}: {error}") from None
 
@@ -611,7 +741,9 @@ def _read_weights(folder: Path, names: list[str], source: str | Path) -> "dict[s
     for name in names:
         try:
             part = load_file(_named(folder, name, source))
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+            if memory_is_full(error):
+                raise MemoryError(f"There is too little memory for {name} of {source}.") from None
             raise CheckpointError(f"{name} of {source} is damaged ({_line(error)}); fetch or save it again.") from None
         for key, tensor in part.items():
             if (ours := our_name(key)) in weights:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import ConfigError, ImageError
+from resnet_hub.files import walk
 
 MAX_BYTES = 50 * 2**20
 MAX_PIXELS = 120_000_000  # a 108-megapixel phone photo passes; Pillow holds 4 bytes for each
@@ -76,7 +77,8 @@ def load_image(source: Any, *, name: str | None = None, near: int | None = None)
 
     Arrays are (H, W) or (H, W, 1 | 3 | 4), uint8, uint16, bool, or floats in 0..1. Transparency is laid over white;
     of an animation it is the first frame. URLs are never fetched. With `near`, a JPEG file may come at a half, a
-    quarter or an eighth of its size, which its decoder makes in less time, but with no side below `near` pixels.
+    quarter or an eighth of its size, which its decoder makes in less time, and any picture of over 16 megapixels at a
+    whole fraction, which takes less memory, but with no side below `near` pixels.
     Raises `ImageError`, which calls the picture `name` or by the name of its file.
     """
     name = _printable(name or _name_of(source) or "The image")
@@ -91,11 +93,14 @@ def load_image(source: Any, *, name: str | None = None, near: int | None = None)
                 if near is not None:
                     image.draft(None, (near, near))
             _check_size(image, name)
-            with _LARGE if image.width * image.height > _LARGE_PIXELS else nullcontext():
+            large = image.width * image.height > _LARGE_PIXELS
+            with _LARGE if large else nullcontext():
                 image.load()
                 _check_size(image, name)  # some formats learn their true size only now
                 turn = _turn(image)
                 image = _to_rgb(image)
+                if large and near is not None:
+                    image = image.reduce(max(1, min(image.size) // near))
                 return image if turn is None else image.transpose(turn)
     except ImageError:
         raise
@@ -113,7 +118,7 @@ def list_images(folder: str | Path) -> list[Path]:
     if not root.is_dir():
         raise ImageError(f"{_printable(str(folder))} is no folder.")
     found = []
-    for parent, folders, files in os.walk(root):
+    for parent, folders, files in walk(root):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
         found += [
             Path(parent, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES

@@ -10,12 +10,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_hub.data import HUB, export, load
 from resnet_hub.errors import HubError, TrainingError
-from resnet_hub.hub import CARD, CONFIG, WEIGHTS, hub_errors
+from resnet_hub.hub import CARD, CONFIG, INDEX, PROCESSOR, hub_errors
+from resnet_hub.patience import ask, ask_once
 from resnet_hub.run import Event, Failed, Pushed, Run, TrainConfig, is_hub_id, options, read_event
 
 if TYPE_CHECKING:
@@ -74,15 +76,17 @@ def submit(
         words += ["--json", "--push", repo_id, "--private" if private else "--no-private"]
         stack.enter_context(hub_errors(repo_id, token=token, writing=True))
         api = HfApi(token=token, library_name="resnet_hub")
-        api.create_repo(input_id, repo_type="dataset", private=True, exist_ok=True)
-        if not api.dataset_info(input_id).private:
+        ask(api.create_repo, input_id, repo_type="dataset", private=True, exist_ok=True)
+        if not ask(api.dataset_info, input_id).private:
             raise HubError(f"The data set {input_id} exists and is public; make it private, or push to another name.")
-        commit = api.create_commit(
-            input_id, files, repo_type="dataset", commit_message="What a job of resnet_hub is to train on"
-        )
+        for file in [file for file in files if not file.path_in_repo.endswith(".py")]:  # singly, here: see `ask`
+            ask(api.preupload_lfs_files, input_id, [file], repo_type="dataset", free_memory=False)
+        about = "What a job of resnet_hub is to train on"
+        commit = ask(partial(api.create_commit, input_id), files, repo_type="dataset", commit_message=about)
         volume = Volume(type="dataset", source=input_id, mount_path=_INPUT, revision=commit.oid, read_only=True)
         stack.enter_context(warnings.catch_warnings(action="ignore", category=UserWarning))  # jobs are experimental
-        job = api.run_uv_job(
+        job = ask_once(
+            api.run_uv_job,
             "python",
             script_args=["-m", "resnet_hub", "train", *words],
             dependencies=list(DEPENDENCIES),
@@ -110,7 +114,7 @@ def follow(job: Job, *, token: str | None = None) -> Iterator[Event | str]:
             event = read_event(line)
             last = event or last
             yield event or line
-        status = api.inspect_job(job_id=job.id, namespace=job.owner).status
+        status = ask(api.inspect_job, job_id=job.id, namespace=job.owner).status
     if status.stage != "COMPLETED" and not isinstance(last, Failed):
         reason = f" ({status.message})" if status.message else ""
         yield Failed(f"The job ended as {str(status.stage).lower()}{reason}; its log is at {job.url}.")
@@ -123,7 +127,7 @@ def cancel(job: Job, *, token: str | None = None) -> None:
     from huggingface_hub import HfApi
 
     with hub_errors(job.id, token=token, writing=True):
-        HfApi(token=token, library_name="resnet_hub").cancel_job(job_id=job.id, namespace=job.owner)
+        ask(HfApi(token=token, library_name="resnet_hub").cancel_job, job_id=job.id, namespace=job.owner)
 
 
 def record(run: Run, events: Iterator[Event | str]) -> Iterator[Event | str]:
@@ -169,5 +173,7 @@ def _data_files(path: Path, scratch: Path) -> tuple[str, dict[str, Path]]:
 
 
 def _base_files(path: Path) -> tuple[str, dict[str, Path]]:
+    """All that opens the checkpoint in the folder `path`, in whichever layout."""
     name = f"base/{path.resolve().name}"
-    return name, {f"{name}/{file}": path / file for file in (CONFIG, WEIGHTS, CARD) if (path / file).is_file()}
+    known = [path / file for file in (CONFIG, PROCESSOR, INDEX, CARD) if (path / file).is_file()]
+    return name, {f"{name}/{file.name}": file for file in [*known, *sorted(path.glob("*.safetensors"))]}

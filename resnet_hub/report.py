@@ -134,12 +134,12 @@ class DataReport:
         there would be nothing of it to hold out.
         """
         place = {images.name(index): index for index in range(len(images))}
-        groups = np.arange(len(images))
+        groups, uniform = np.arange(len(images)), self._uniform
         for group in self.duplicates:
             first: dict[int, int] = {}
             for picture, file in zip(group.pictures, group.files, strict=True):
                 if picture.split == split and picture.name in place:
-                    key = file if picture.label in self._uniform else 0
+                    key = file if picture.label in uniform else 0
                     groups[place[picture.name]] = groups[first.setdefault(key, place[picture.name])]
         return groups
 
@@ -198,7 +198,8 @@ class DataReport:
 def report(splits: Mapping[str, ImageSet], progress: Callable[[int, int], None] | None = None) -> DataReport:
     """Looks at every picture once and says what is in the data set; `progress` is told how many are done, of how many.
 
-    Never raises for what it finds: `check` does. Its work grows with the number of pictures, not with their pairs.
+    What `progress` raises ends it. Never raises for what it finds: `check` does. Its work grows with the number of
+    pictures, not with their pairs.
     """
     labels = next(iter(splits.values())).labels
     members = [(split, index) for split, images in splits.items() for index in range(len(images))]
@@ -209,11 +210,14 @@ def report(splits: Mapping[str, ImageSet], progress: Callable[[int, int], None] 
         )
     ]
     seen: list[_Seen | str] = []
-    with ThreadPoolExecutor(THREADS) as pool:
+    pool = ThreadPoolExecutor(THREADS)
+    try:
         for facts in pool.map(lambda member: _look(splits[member[0]], member[1]), members):
             seen.append(facts)
-            if progress and (len(seen) % 64 == 0 or len(seen) == len(members)):
+            if progress:
                 progress(len(seen), len(members))
+    finally:
+        pool.shutdown(cancel_futures=True)  # where it ends early, none but those in the threads are waited for
     unreadable = [
         Unreadable(*picture, reason=facts)
         for picture, facts in zip(pictures, seen, strict=True)
@@ -302,11 +306,13 @@ def _duplicates(pictures: list[Picture], seen: list[_Seen]) -> list[Duplicates]:
     groups = defaultdict(list)
     for place in range(len(seen)):
         groups[find(place)].append(place)
-    return [
-        Duplicates(tuple(pictures[place] for place in group), tuple(group.index(exact[place][0]) for place in group))
-        for group in groups.values()
-        if len(group) > 1
-    ]
+    out = []
+    for group in groups.values():
+        if len(group) > 1:
+            places = {place: number for number, place in enumerate(group)}
+            files = tuple(places[exact[place][0]] for place in group)
+            out.append(Duplicates(tuple(pictures[place] for place in group), files))
+    return out
 
 
 def _near(seen: list[_Seen], places: list[int]) -> Iterable[tuple[int, int]]:
@@ -382,10 +388,12 @@ def _findings(found: DataReport, gathered: Mapping[str, list[str]]) -> Iterable[
     if inside:
         extra = sum(len(group.pictures) - 1 for group in inside)
         exact = sum(group.exact for group in inside)
+        copies = "1 copy" if extra == 1 else f"{extra:,} copies"
+        alike = f"{exact:,} as the same file" if exact else "alike, but not the same file"
         yield Finding(
             "note",
             "duplicates",
-            f"{_count(inside, 'picture')} more than once ({exact} as the same file, {extra} copies in all), "
+            f"{_count(inside, 'picture')} more than once ({copies}, {alike}), "
             f"such as {_group(inside[0])}; copies stay on one side of the validation split.",
         )
     for reason, left_out in found.skipped.items():
@@ -393,12 +401,12 @@ def _findings(found: DataReport, gathered: Mapping[str, list[str]]) -> Iterable[
 
 
 def _fatal(found: DataReport, present: Mapping[str, int]) -> Iterable[Finding]:
-    copies = Counter(
-        picture.label
-        for group in found.duplicates
-        for place, picture in enumerate(group.pictures)
-        if picture.split == TRAIN and group.files[place] in group.files[:place]
-    )
+    copies = Counter[str]()
+    for group in found.duplicates:
+        files = set[int]()
+        for picture, file in zip(group.pictures, group.files, strict=True):
+            copies[picture.label] += picture.split == TRAIN and file in files
+            files.add(file)
     if not present:
         reason = f"; {found.unreadable[0].reason}" if found.unreadable else "."
         yield Finding("fatal", "nothing", f"None of the pictures to learn from can be read{reason}")

@@ -4,11 +4,11 @@ Everything random is drawn from (seed, epoch, step), never from a stream: a run 
 over processes, repeats the unbroken one.
 """
 
-import errno
 import itertools
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -22,9 +22,9 @@ from torch.nn import functional as F
 
 from resnet_hub import augment, data
 from resnet_hub.config import ResNetConfig
-from resnet_hub.errors import DataError, ResNetHubError, TrainingError
+from resnet_hub.errors import DataError, ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.files import write_atomic
-from resnet_hub.finish import finish
+from resnet_hub.finish import finish, hardware, is_finished
 from resnet_hub.head import FeatureCache, features, fit_head
 from resnet_hub.hub import read_config
 from resnet_hub.model import ResNet
@@ -67,9 +67,15 @@ def train(config: TrainConfig, *, seconds: float | None = None) -> Iterator[Even
     """
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     run = Run(config.run)
-    config = (run.config if run.exists() else config).resolved()
-    run.stop.unlink(missing_ok=True)
-    trainer = _Trainer(config, run, seconds, deadline)
+    if run.exists():
+        config.check_same(run.config)
+        config = replace(run.config, run=config.run)
+    config = config.resolved()
+    try:
+        run.stop.unlink(missing_ok=True)
+        trainer = _Trainer(config, run, seconds, deadline)
+    except OSError as error:
+        raise TrainingError(_reason(error, config)) from None
     try:
         yield from trainer.events()
     except ResNetHubError as error:
@@ -82,9 +88,9 @@ def train(config: TrainConfig, *, seconds: float | None = None) -> Iterator[Even
 
 
 def _reason(error: Exception, config: TrainConfig) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if disk_is_full(error):
         return f"The disk of {config.run} is full; make room and resume, the last saved state is kept."
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if memory_is_full(error):
         return (
             f"A batch of {config.batch_size} does not fit into memory; start again with a larger accumulate, or with a "
             "smaller batch_size."
@@ -98,23 +104,31 @@ class _Trainer:
     """A run at work: pictures, model, average, optimiser, and how far it is."""
 
     def __init__(self, config: TrainConfig, run: Run, seconds: float | None = None, deadline: float = math.inf):
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
+        try:
+            from accelerate import Accelerator
+            from accelerate.state import AcceleratorState
+        except ImportError:
+            raise TrainingError("Training needs accelerate: pip install 'resnet_hub[train]'.") from None
 
         self.config, self.run, self.deadline = config, run, deadline
         self.in_pieces, self.only_decodes = seconds is not None, seconds == 0
         AcceleratorState._reset_state()  # it refuses the other precision of an earlier run in this process
         self.accelerator = Accelerator(mixed_precision=config.precision or ("bf16" if _has_bf16() else "no"))
         self.device, self.world = self.accelerator.device, self.accelerator.num_processes
+        if config.precision == "fp16" and self.device.type == "cpu":
+            raise TrainingError("fp16 needs a GPU; choose bf16 or no.")
+        if config.base:
+            _check_channels(config.base, read_config(config.base))
         torch.manual_seed(config.seed)
 
         with self.accelerator.main_process_first():
             self.train_set, self.validation_set, self.split = self._split()
+        self.config = config = config.for_pictures(len(self.train_set))
         self.labels = self.train_set.labels
         model = self._initial_model().to(memory_format=torch.channels_last)
         self.model_config = model.config
         self.view = _View(config, self.model_config)
-        self.batch = min(config.batch_size, len(self.train_set)) // self.world * self.world
+        self.batch = min(_need(config.batch_size), len(self.train_set)) // self.world * self.world
         if not self.batch:
             raise TrainingError(f"{len(self.train_set)} pictures cannot be shared by {self.world} processes.")
         self.steps = len(self.train_set) // self.batch  # what is left over of the shuffled pictures waits an epoch
@@ -127,6 +141,7 @@ class _Trainer:
         self.best: dict[str, Any] = {}  # epoch, accuracy and loss of the kept model
         self.worse = 0  # evaluations since then
         self.seconds = 0.0  # spent in all pieces of the run
+        self.hardware = hardware()
         self.saved_at = time.monotonic()
 
     def _split(self) -> tuple[data.ImageSet, data.ImageSet, str]:
@@ -135,7 +150,8 @@ class _Trainer:
         Raises `DataError` where the report of the data finds a reason not to start, or the data changed since.
         """
         splits = data.load(self.config.data)
-        if not self.run.split.is_file():
+        # What a first start that failed has left may be of other settings.
+        if not self.run.split.is_file() or (self.accelerator.is_main_process and not self.run.exists()):
             self._write_split(splits)
         content = json.loads(self.run.split.read_text(encoding="utf-8"))
         found = {name: len(images) for name, images in splits.items()}
@@ -150,6 +166,7 @@ class _Trainer:
 
     def _write_split(self, splits: data.Splits) -> None:
         """Looks at every picture, and writes which of them the run learns from and which it is measured on."""
+        self.run.folder.mkdir(parents=True, exist_ok=True)  # first: a look at all pictures takes long
         found = report(splits)
         found.check()
         bad = {(picture.split, picture.name) for picture in found.unreadable}
@@ -177,7 +194,6 @@ class _Trainer:
             "train": train.tolist(),
             "held_out": held_out.tolist(),
         }
-        self.run.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.run.report, found.to_json())
         write_atomic(self.run.split, json.dumps(content))
 
@@ -186,7 +202,11 @@ class _Trainer:
         if not self.config.base:
             names = dict(enumerate(self.labels))
             return ResNet(ResNetConfig.from_name(self.config.architecture, id2label=names, **changes))
-        model = ResNet.from_pretrained(self.config.base, id2label=list(self.labels))
+        model = ResNet.from_pretrained(self.config.base)
+        # a base that knows these very labels goes on with its own head
+        self.keeps_head = self.config.recipe != "head" and model.config.id2label == dict(enumerate(self.labels))
+        if not self.keeps_head:
+            model.reset_head(list(self.labels))
         model.config = replace(model.config, **changes)
         return model
 
@@ -211,13 +231,18 @@ class _Trainer:
             str(self.device),
         )
         if not (resumed and self._is_trained):
-            yield from self._decode()
-            if self.only_decodes:
+            start = time.monotonic()
+            for event in self._decode():
+                yield event
+                if self._is_asked_to_stop:
+                    break
+            if self.only_decodes or self._is_asked_to_stop:
                 yield Stopped(self.epoch, self.step)
                 return
-            if config.base and not resumed and not (yield from self._fit_head()):
+            if config.base and not resumed and not self.keeps_head and not (yield from self._fit_head()):
                 yield Stopped(0, 0)
                 return
+            self.seconds += time.monotonic() - start
             self._prepare(resumed)
             yield from self._fit(fitted=bool(config.base and not resumed))
             if not self._is_trained:
@@ -226,7 +251,8 @@ class _Trainer:
             yield Stopped(self.epoch, self.step, trained=True)
             return
         if self.accelerator.is_main_process:
-            finish(run, self.validation_set, self.split)
+            if not is_finished(run):
+                finish(run, self.validation_set, self.split, hardware=self.hardware)
             run.pictures.unlink(missing_ok=True)
         kept = self.best
         yield Finished(str(run.model), kept["epoch"], kept["accuracy"], kept["loss"], round(self.seconds, 1))
@@ -272,21 +298,26 @@ class _Trainer:
 
         total, done, parts = len(self.train_set) + len(self.validation_set), 0, []
         for images, config in ((self.train_set, self.view.canvas), (self.validation_set, self.model_config)):
-            decoded = []
+            shape = (len(images), config.image_size, config.image_size, 3)
+            try:
+                decoded = torch.empty(shape, dtype=torch.uint8)
+            except (RuntimeError, MemoryError):
+                size = f"{shape[1]} x {shape[1]} pixels take {math.prod(shape) / 1e9:.1f} GB"
+                raise TrainingError(
+                    f"{len(images):,} pictures of {size}, more than there is; choose a smaller image_size, or fewer."
+                ) from None
             for start in range(0, len(images), _CHUNK):
                 yield Preparing("pictures", done, total)
                 part = images.subset(range(start, min(start + _CHUNK, len(images))))
-                decoded.append(torch.from_numpy(part.decode(partial(fit, config))))
+                decoded[start : start + len(part)] = torch.from_numpy(part.decode(partial(fit, config)))
                 done += len(part)
-            parts.append(torch.cat(decoded))
+            parts.append(decoded)
         self.pictures, self.validation_pictures = parts
 
     def _fit_head(self) -> Generator[Preparing, None, bool]:
         """Fits the head to the base's features of every training picture, as it is and mirrored; False: out of time."""
         model = self._plain.eval()
-        margin = (self.pictures.shape[1] - self.model_config.image_size) // 2
-        seen = slice(margin, margin + self.model_config.image_size)
-        pictures = self.pictures[:, seen, seen]
+        pictures = self.view.middle(self.pictures)
         cache = FeatureCache()
         path = cache.path(model, pictures)
         inputs = cache.read(path)
@@ -315,10 +346,10 @@ class _Trainer:
                 parts.append(part)
                 done += len(part)
                 yield Preparing("features", done, total)
-                if time.monotonic() > self.deadline:
+                if time.monotonic() > self.deadline or self._is_asked_to_stop:
                     break
         finally:
-            if self.in_pieces and 0 < done < total and self.accelerator.is_main_process:
+            if 0 < done < total and self.accelerator.is_main_process:
                 write_atomic(self.run.features, save({"features": torch.cat(parts)}))
         return torch.cat(parts)
 
@@ -327,19 +358,25 @@ class _Trainer:
         config, model = self.config, self._plain
         rate = config.body_rate if config.base else 1.0
         head = list(model.fc.parameters())
+        for part in self._frozen_parts:
+            part.requires_grad_(False)
         body = [parameter for name, parameter in model.named_parameters() if not name.startswith("fc.")]
-        optimizer = torch.optim.SGD(
-            [{"params": body, "factor": rate}, {"params": head, "factor": 1.0}],
-            lr=0.0,
-            momentum=config.momentum,
-            weight_decay=_need(config.weight_decay),
-            nesterov=_need(config.nesterov),
-        )
+        groups = [{"params": body, "factor": rate}, {"params": head, "factor": 1.0}]
+        decay = _need(config.weight_decay)
+        optimizer: torch.optim.Optimizer
+        if config.optimizer == "adamw":
+            betas = (config.momentum, 0.999)
+            optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, weight_decay=decay)
+        else:
+            momentum, nesterov = config.momentum, _need(config.nesterov)
+            optimizer = torch.optim.SGD(groups, 0.0, momentum, weight_decay=decay, nesterov=nesterov)
         if _need(config.ema):
             self.average = _average(model, _need(config.ema))
-        if self.world > 1 and self.device.type == "cuda":
+        if self.world > 1 and self.device.type == "cuda" and not config.frozen_norm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        # Only steps run in half precision, by `autocast`; the model itself, which is evaluated, is as it was.
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.forward = torch.compile(self.model, dynamic=False) if config.compile else self.model
         if resumed:
             self._restore()
@@ -347,6 +384,8 @@ class _Trainer:
     def _train_epoch(self) -> Iterator[Event]:
         order = self._order()
         self.model.train()
+        for part in self._frozen_parts:
+            part.eval()
         if self.config.frozen_norm:
             for module in self.model.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -359,7 +398,8 @@ class _Trainer:
             self.step, counted = self.step + 1, counted + self.batch
             if self.run.stop.exists() or time.monotonic() > self.deadline:
                 self.accelerator.set_trigger()
-            stopping = (self.world == 1 or self.step % 10 == 0) and self.accelerator.check_trigger()
+            agreed = self.world == 1 or (self.epoch * self.steps + self.step) % 10 == 0  # processes ask each other
+            stopping = agreed and self.accelerator.check_trigger()
             now = time.monotonic()
             if now - last < _TICK and self.step < self.steps and not stopping:
                 continue
@@ -457,8 +497,13 @@ class _Trainer:
         return loss < self.best["loss"] if self.config.select == "loss" else accuracy > self.best["accuracy"]
 
     @property
+    def _is_asked_to_stop(self) -> bool:
+        """Before the first step; several processes, which need not see the file at one moment, stop only after it."""
+        return self.world == 1 and self.run.stop.exists()
+
+    @property
     def _is_trained(self) -> bool:
-        out_of_patience = self.config.patience is not None and self.worse > self.config.patience
+        out_of_patience = self.config.patience is not None and self.worse >= self.config.patience
         return self.epoch >= self.epochs or out_of_patience
 
     def _evaluate(self) -> tuple[float, float]:
@@ -492,6 +537,14 @@ class _Trainer:
         return self.accelerator.unwrap_model(self.model)
 
     @property
+    def _frozen_parts(self) -> list[nn.Module]:
+        """Stem and first stages that stay as they are."""
+        model, last = self._plain, len(self.model_config.depths) - 1
+        if not (frozen := min(_need(self.config.frozen_stages), last)):
+            return []
+        return [model.conv1, model.bn1, *(model.layer1, model.layer2, model.layer3)[:frozen]]
+
+    @property
     def _kept(self) -> ResNet:
         """The weights that are evaluated and shared."""
         return cast(ResNet, self.average.module) if self.average else self._plain
@@ -523,9 +576,9 @@ class _Trainer:
         if self.average:
             tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
-            if (momentum := state.get("momentum_buffer")) is not None:
-                tensors[f"momentum.{index}"] = momentum
-        position = {key: getattr(self, key) for key in _POSITION}
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
+        self.hardware = hardware()
+        position = {key: getattr(self, key) for key in _POSITION} | {"hardware": self.hardware}
         if self.accelerator.scaler is not None:
             position["scaler"] = self.accelerator.scaler.state_dict()
         tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
@@ -540,6 +593,7 @@ class _Trainer:
                 self.position = json.loads(file.metadata()["position"])
             for key in _POSITION:
                 setattr(self, key, self.position[key])
+            self.hardware = self.position.get("hardware", self.hardware)
         except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
             raise TrainingError(f"The state {self.run.state} cannot be read: {error}; start a new run.") from None
 
@@ -554,9 +608,13 @@ class _Trainer:
         self._plain.load_state_dict(part("model."))
         if self.average:
             self.average.load_state_dict(part("average."))
-        momentum = {int(index): {"momentum_buffer": value} for index, value in part("momentum.").items()}
+        state: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
+        before = {f"{index}.momentum_buffer": value for index, value in part("momentum.").items()}  # of older runs
+        for name, value in (part("optimizer.") or before).items():
+            index, _, key = name.partition(".")
+            state[int(index)][key] = value
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": momentum, "param_groups": groups})
+        self.optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(self.position["scaler"])
 
@@ -568,16 +626,15 @@ class _View:
         self.config, self.size = config, model_config.image_size
         self.canvas = replace(model_config, image_size=model_config.resize_size, crop_pct=1.0)  # as they are decoded
         self.mean, self.std = torch.tensor(model_config.mean), torch.tensor(model_config.std)
-        small = self.size <= 64 and not config.base  # a base meets photos of all kinds
-        self.augmentation = config.augmentation or ("shift" if small else "crop")
+        self.augmentation = config.augmentation or ("shift" if self.size <= 64 else "crop")
 
     def draw(self, pictures: Tensor, targets: Tensor, random: torch.Generator, size: int) -> tuple[Tensor, Tensor]:
         """Normalised pictures (N, C, size, size) and targets (N, classes) for uint8 pictures (N, H, W, C)."""
         config = self.config
-        if self.augmentation != "crop":
-            margin = self.size // 8 if self.augmentation == "shift" else 0
-            flip = self.augmentation == "shift"
-            pictures = augment.shift_and_flip(pictures, random, size=self.size, margin=margin, flip=flip)
+        if self.augmentation == "shift":
+            pictures = augment.shift_and_flip(pictures, random, size=self.size, margin=self.size // 8)
+        elif self.augmentation == "none":
+            pictures = self.middle(pictures)
         images = self.normalised(pictures)
         if self.augmentation == "crop":
             images = augment.random_resized_crop(images, random, size=size)
@@ -586,6 +643,11 @@ class _View:
         if config.erasing:
             images = augment.random_erasing(images, random, probability=config.erasing)
         return augment.mix(images, targets, random, mixup=config.mixup, cutmix=config.cutmix)
+
+    def middle(self, pictures: Tensor) -> Tensor:
+        """The part (N, size, size, C) of decoded pictures (N, H, W, C) that evaluation sees."""
+        margin = (pictures.shape[1] - self.size) // 2
+        return pictures[:, margin : margin + self.size, margin : margin + self.size]
 
     def normalised(self, pictures: Tensor) -> Tensor:
         """uint8 (N, H, W, C) to floats (N, C, H, W), channels last in memory."""
@@ -601,6 +663,7 @@ def preview(config: TrainConfig, images: data.ImageSet, *, token: str | bool | N
 
     config = config.resolved()
     base = read_config(config.base, token=token) if config.base else ResNetConfig.from_name(config.architecture)
+    _check_channels(config.base, base)
     view = _View(config, replace(base, **_asked(config)))
     pictures = torch.from_numpy(images.decode(partial(fit, view.canvas)))
     targets = F.one_hot(torch.from_numpy(images.targets), len(images.labels)).float()
@@ -608,6 +671,11 @@ def preview(config: TrainConfig, images: data.ImageSet, *, token: str | bool | N
     drawn, _ = view.draw(pictures, targets, random, view.size)
     pixels = (drawn.permute(0, 2, 3, 1) * view.std + view.mean).mul(255).round().clamp(0, 255).byte()
     return [Image.fromarray(picture.numpy()) for picture in pixels]
+
+
+def _check_channels(base: str | None, config: ResNetConfig) -> None:
+    if config.in_channels != 3:
+        raise TrainingError(f"The base {base} takes {config.in_channels} channels, pictures have 3; choose another.")
 
 
 def _asked(config: TrainConfig) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Covers, for model repos: create, info, tree, paths, resolve (HEAD and GET, with ranges), preupload, LFS upload, commit
 (files, deletions, parent, pull request), branches, refs, README from `Hub.edit`, tokens that may read or write,
-private and gated repos, and the error headers that the client reads. Data sets are repos of the same kind, and jobs are
-run: their command, in a process of this machine, with the data sets that they mount in a folder of their own. Left out:
+private, gated and renamed repos, and the error headers that the client reads. Data sets are repos of the same kind, and
+jobs are run: their command, in a process of this machine, with the data sets that they mount in a folder. Left out:
 Xet, redirects to a CDN, multipart uploads, Spaces, discussions, quotas, and git itself. `Hub.fail` is the switch for
 faults.
 """
@@ -38,7 +38,10 @@ class Fault:
     seconds: float = 0  # to wait before the answer
     body: bytes | None = None  # of the file, in place of the true one
     flip: bool = False  # the last bit of the file
-    cut: int | None = None  # bytes of the file that are sent before the connection is closed
+    cut: int | None = None  # bytes of the answer that are sent before the connection is closed
+    hold: float = 0  # seconds of silence before it is closed there
+    lost: bool = False  # what was asked is done, and never answered
+    page: bytes = b"{}"  # what comes with `status`
     first: Callable[[], object] | None = None  # is called before the request is answered
 
 
@@ -85,7 +88,8 @@ class Repo:
     log: list[str] = field(default_factory=list)  # a line a commit: "ref: message"
 
     def commit(self, ref: str, files: dict[str, bytes], message: str) -> str:
-        digest = hashlib.sha1(f"{len(self.commits)} {ref} {message} {sorted(files)}".encode()).hexdigest()
+        tree = sorted((path, _git_oid(content)) for path, content in files.items())
+        digest = hashlib.sha1(f"{len(self.commits)} {ref} {message} {tree}".encode()).hexdigest()
         self.commits[digest] = files
         self.refs[ref] = digest
         self.log.append(f"{ref}: {message}")
@@ -118,6 +122,8 @@ class Hub:
         self.faults: list[Fault] = []
         self.requests: list[str] = []  # "METHOD /path" of each
         self.jobs: dict[str, Job] = {}
+        self.moved: dict[str, str] = {}  # repos that were renamed: old and new id
+        self.heard: Callable[[str, Mapping[str, str], bytes], object] | None = None  # request, headers, body of each
 
     def __enter__(self) -> "Hub":
         Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -204,7 +210,11 @@ class Hub:
     def info(self, token, query, body, repo_id, revision="main"):
         repo = self.repo(repo_id, token)
         commit = self.revision(repo, revision)
-        siblings = [{"rfilename": path} for path in repo.commits[commit]]
+        sized = "true" in [word.lower() for word in query.get("blobs", [])]
+        siblings = [
+            {"rfilename": path} | ({"size": len(content)} if sized else {})
+            for path, content in repo.commits[commit].items()
+        ]
         return {
             "id": repo_id, "modelId": repo_id, "sha": commit, "private": repo.private, "siblings": siblings,
             "gated": "manual" if repo.gated else False, "tags": [], "downloads": 0, "likes": 0,
@@ -376,6 +386,8 @@ _ROUTES = [
     (rf"POST /api/models/{_ID}/commit/([^/]+)", Hub.commit),
     (rf"POST /{_ID}\.git/info/lfs/objects/batch", Hub.batch),
     (rf"GET /api/datasets/{_ID}(?:/revision/([^/]+))?", _of_data_set(Hub.info)),
+    (rf"GET /api/datasets/{_ID}/tree/([^/]+)(/.*)?", _of_data_set(Hub.tree)),
+    (rf"POST /api/datasets/{_ID}/paths-info/([^/]+)", _of_data_set(Hub.paths_info)),
     (rf"POST /api/datasets/{_ID}/preupload/([^/]+)", _of_data_set(Hub.preupload)),
     (rf"POST /api/datasets/{_ID}/commit/([^/]+)", _of_data_set(Hub.commit)),
     (rf"POST /datasets/{_ID}\.git/info/lfs/objects/batch", _of_data_set(Hub.batch)),
@@ -384,6 +396,7 @@ _ROUTES = [
     (r"GET /api/jobs/([\w-]+)/(\w+)/logs", Hub.job_log),
     (r"POST /api/jobs/([\w-]+)/(\w+)/cancel", Hub.cancel_job),
     (r"PUT /lfs/([0-9a-f]{64})", Hub.lfs_put),
+    (rf"(?:GET|HEAD) /datasets/{_ID}/resolve/([^/]+)/(.+)", _of_data_set(Hub.resolve)),
     (rf"(?:GET|HEAD) /{_ID}/resolve/([^/]+)/(.+)", Hub.resolve),
 ]
 
@@ -399,6 +412,8 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         request = f"{self.command} {url.path}"
         self.hub.requests.append(request)
+        if self.hub.heard:
+            self.hub.heard(f"{self.command} {self.path}", dict(self.headers), raw)
         fault = next((f for f in self.hub.faults if f.times > 0 and re.search(f.pattern, request)), None)
         if fault:
             fault.times -= 1
@@ -406,7 +421,11 @@ class _Handler(BaseHTTPRequestHandler):
             if fault.first:
                 fault.first()
             if fault.status:
-                return self.send(fault.status, b"{}", {"Content-Type": "application/json", **fault.headers})
+                return self.send(fault.status, fault.page, {"Content-Type": "application/json", **fault.headers})
+        for old, new in self.hub.moved.items():
+            if re.search(rf"/{old}(?=[/.]|$)", url.path):
+                place = url._replace(path=url.path.replace(f"/{old}", f"/{new}", 1)).geturl()
+                return self.send(307, b"", {"Location": place})
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         kind = self.headers.get("Content-Type", "")
         parsed = json.loads(raw) if kind.endswith("json") and "ndjson" not in kind else raw
@@ -421,14 +440,17 @@ class _Handler(BaseHTTPRequestHandler):
         except RefusalError as refusal:
             body = json.dumps(refusal.body).encode()
             return self.send(refusal.status, body, {"Content-Type": "application/json", **refusal.headers})
+        if fault and fault.lost:
+            self.close_connection = True
+            return None
         if isinstance(found, tuple):
             content, headers = found
             if fault and fault.body is not None:
                 content = fault.body
             if fault and fault.flip:
                 content = content[:-1] + bytes([content[-1] ^ 1])
-            return self.send_file(content, headers, fault.cut if fault else None)
-        return self.send(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
+            return self.send_file(content, headers, fault)
+        return self.send(200, json.dumps(found).encode(), {"Content-Type": "application/json"}, fault)
 
     def content(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -442,15 +464,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
 
-    def send_file(self, content: bytes, headers: dict[str, str], cut: int | None = None) -> None:
+    def send_file(self, content: bytes, headers: dict[str, str], fault: Fault | None = None) -> None:
         wanted = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not wanted:
-            return self.send(200, content, headers, cut)
+            return self.send(200, content, headers, fault)
         start, end = int(wanted[1]), int(wanted[2] or len(content) - 1)
         headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
-        return self.send(206, content[start : end + 1], headers, cut)
+        return self.send(206, content[start : end + 1], headers, fault)
 
-    def send(self, status: int, body: bytes, headers: Mapping[str, str], cut: int | None = None) -> None:
+    def send(self, status: int, body: bytes, headers: Mapping[str, str], fault: Fault | None = None) -> None:
+        cut = fault.cut if fault else None
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
@@ -458,6 +481,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body[:cut])
             self.close_connection |= cut is not None
+        if fault and fault.hold:
+            self.wfile.flush()
+            time.sleep(fault.hold)
 
     def log_message(self, *_: object) -> None:
         pass

@@ -1,15 +1,19 @@
 """ZIP files from strangers: whatever is inside, it is read in bounds, refused in a sentence, and never written out."""
 
 import io
+import os
 import stat
 import struct
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from fuzz import cases
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -118,6 +122,8 @@ def test_methods_without_a_bound_on_memory_are_not_unpacked(method: int, written
     splits = load(written(packed_as(info)))
     assert splits.skipped == {"packed in a way that is not read here": ["cat/odd.png"]}
     assert len(splits["train"]) == 6
+    with pytest.raises(DataError, match="packed in a way that is not read here; pack it again as a plain ZIP"):
+        load(written(packed(GOOD, method)))
 
 
 def test_a_name_that_occurs_twice_counts_once(written: Callable[[bytes], Path]) -> None:
@@ -274,6 +280,29 @@ def test_empty_classes_are_named(written: Callable[[bytes], Path]) -> None:
     assert splits["train"].labels == ("cat", "dog")
 
 
+FORKED = """
+import os, sys
+from pathlib import Path
+from resnet_hub.archive import Archive
+archive = Archive(Path(sys.argv[1]))
+expected = {name: archive.read(name) for name in archive.files}
+child = os.fork()
+same = all(archive.read(name) == expected[name] for _ in range(20) for name in archive.files)
+if not child:
+    os._exit(not same)
+print(same, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_it_is_read_from_forked_processes(written: Callable[[bytes], Path]) -> None:
+    """As by the workers of a DataLoader, which inherit it open."""
+    files = {f"{n}.bin": bytes([n]) * 2**17 for n in range(50)}  # too much to lie in a buffer
+    path = written(packed(files, zipfile.ZIP_STORED))
+    found = subprocess.run([sys.executable, "-c", FORKED, path], capture_output=True, text=True, timeout=60)
+    assert found.stdout == "True 0\n", found.stderr
+
+
 def test_it_is_read_from_many_threads(written: Callable[[bytes], Path]) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -294,7 +323,7 @@ def outcome(path: Path) -> str:
     return ""
 
 
-@settings(max_examples=150, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@cases(150)
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=8), st.integers(0, 5000))
 @example([], 0)
 def test_no_damage_leads_to_anything_but_a_sentence(tmp_path: Path, changes: list[tuple[int, int]], cut: int) -> None:
@@ -308,7 +337,7 @@ def test_no_damage_leads_to_anything_but_a_sentence(tmp_path: Path, changes: lis
     assert list(tmp_path.iterdir()) == [path]
 
 
-@settings(max_examples=100, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@cases(100)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30), max_size=5))
 def test_no_name_leads_anywhere_else(tmp_path: Path, names: list[str]) -> None:
     path = tmp_path / "photos.zip"

@@ -3,16 +3,19 @@
 import ast
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 import torchvision
+from fuzz import cases
 from huggingface_hub import ModelCard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from resnet_hub.card import CardFacts, carry_card, name_card, refresh_card, render_card, sign_card
+from resnet_hub.card import CardFacts, carry_card, name_card, refresh_card, render_card, sign_card, tell_int8
 from resnet_hub.config import VARIANTS, ResNetConfig
+from resnet_hub.graph import Calibration
 
 OLD, NEW = "0" * 64, "f" * 64
 FLOWERS = ResNetConfig.from_name("resnet18", id2label={0: "daisy", 1: "rose"})
@@ -25,6 +28,7 @@ FACTS = CardFacts(
     base_model="timm/resnet18.a1_in1k",
     metrics={"accuracy": 0.91234, "f1": 0.9},
     split="test",
+    measured_by="PyTorch in float32",
     per_class={"daisy": 1.0, "rose": 0.8},
     command='resnet-hub train flowers.zip --title "```"',
     training="12 minutes on two cores, 5 epochs, seed 0.",
@@ -57,7 +61,8 @@ def test_the_metadata_says_what_the_hub_looks_for() -> None:
 def test_the_text_says_everything_that_is_known() -> None:
     html = html_of(render())
     for part in (
-        "<h1>Flowers</h1>", "Tells a daisy from a rose.", "91.23 %", "the test split of Flowers", "80.00 %",
+        "<h1>Flowers</h1>", "Tells a daisy from a rose.", "91.23 %", "80.00 %",
+        "the test split of Flowers by PyTorch in float32.",
         'src="confusion%20matrix.png"', "12 minutes on two cores", "No other flowers.", "cc-by-4.0", "short side",
         '<code class="language-bash">resnet-hub train flowers.zip --title &quot;```&quot;\n</code>',
     ):  # fmt: skip
@@ -72,6 +77,28 @@ def test_nothing_is_claimed_that_is_not_known() -> None:
     for section in ("## Results", "## Training", "%"):
         assert section not in text_of(card)
     assert "2 labels" in card
+
+
+def test_a_licence_without_a_name_is_no_section_of_one_word() -> None:
+    card = render(CardFacts(license="other"))
+    assert ModelCard(card).data.license == "other"
+    assert "Another one than the Hub's list has" in text_of(card).partition("## Licence")[2]
+
+
+def test_int8_is_told_once_and_keeps_the_rest() -> None:
+    facts: dict[str, Any] = {"weights": OLD, "ranges": {}, "data": "test split, 9 pictures", "pictures": 9}
+    facts |= {"accuracy": 0.9, "passed": True}
+    once = tell_int8(render(), Calibration(accuracy_int8=0.8, **facts))
+    assert "are right, in float32 90.00 %" in once and "80.00 % of the answers" in once
+    twice = tell_int8(once, Calibration(accuracy_int8=0.85, **facts | {"passed": False}))
+    assert "85.00 % of the answers" in twice and "80.00 % of the answers" not in twice
+    assert 'It is used for `precision="int8"` only.' in twice
+    for card in (once, twice):
+        named = name_card(card, "user/flowers")  # counts as generated still
+        assert 'from_pretrained("user/flowers")' in named and named.count("## int8") == 1
+        assert re.sub(r"## int8.*?(?=## Use it)", "", text_of(card), flags=re.DOTALL) == text_of(render())
+    written = sign_card("# Mine\n\n## Use it\n\nSomehow.", OLD)
+    assert tell_int8(written, Calibration(accuracy_int8=0.8, **facts)) == written
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -123,7 +150,7 @@ class _Tags(HTMLParser):
 HARMLESS = _Tags(html_of(render(None, ResNetConfig.from_name("resnet18", id2label={0: "a", 1: "b"})))).tags
 
 
-@settings(deadline=None, derandomize=True)
+@cases(100)
 @given(st.text(alphabet="<>&|`*_~[]()#!-+=.\\/:@$\"' ax1", min_size=1, max_size=40).filter(str.strip))
 def test_any_label_is_shown_as_it_is_and_does_nothing(label: str) -> None:
     config = ResNetConfig.from_name("resnet18", id2label={0: label, 1: "b"})
@@ -147,6 +174,9 @@ def test_a_card_stays_while_its_weights_do() -> None:
     assert carry_card(render(), render(None)) == render()
     edited = render().replace("Tells", "It tells")
     assert carry_card(edited, render(None)) == edited
+    facts: dict[str, Any] = {"weights": OLD, "ranges": {}, "data": "test split, 9 pictures", "pictures": 9}
+    calibrated = Calibration(accuracy=0.9, accuracy_int8=0.9, passed=True, **facts)
+    assert carry_card(tell_int8(render(), calibrated), render(None)) == render()  # int8 is not saved along
 
 
 def test_with_other_weights_a_generated_card_is_made_anew() -> None:

@@ -273,6 +273,7 @@ def test_train_tells_each_epoch_and_the_same_command_goes_on(
     capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path
 ) -> None:
     settings = ["--run", tmp_path / "run", "--data", colours, "--base", model, "--epochs", "1", "--precision", "no"]
+    settings += ["--seed", "5"]
     code, lines, errors = run(capfd, "train", *settings)
     assert (code, errors) == (0, [])
     assert lines[0].startswith("26 pictures of 2 classes, 6 to measure on (20% held out)")
@@ -287,14 +288,16 @@ def test_train_tells_each_epoch_and_the_same_command_goes_on(
 
     code, lines, errors = run(capfd, "train", *settings, "--seed", "7")
     assert (code, lines, len(errors)) == (2, [], 1)
-    assert "has seed 0, not 7" in errors[0]
+    assert "has seed 5, not 7" in errors[0]
+    code, lines, errors = run(capfd, "train", "--run", tmp_path / "run", "--seed", "0")  # as it is by itself, but asked
+    assert (code, len(errors)) == (2, 1) and "has seed 5, not 0" in errors[0]
 
 
 def test_the_card_of_a_run_names_its_command_and_no_folder_of_this_machine(
     capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path
 ) -> None:
     arguments = ["--recipe", "head", "--label-smoothing", "0.1", "--no-nesterov"]
-    assert run(capfd, "train", "--run", tmp_path / "run", "--data", colours, "--base", model, *arguments)[0] == 0
+    assert run(capfd, "train", "--out", tmp_path / "run", "--data", colours, "--base", model, *arguments)[0] == 0
     card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
     assert "resnet-hub train --data colours --run run --base tiny --recipe head --label-smoothing 0.1\n" in card
     assert str(tmp_path) not in card

@@ -12,11 +12,12 @@ import pytest
 import timm
 import torch
 import torchvision
-from hypothesis import given, settings
+from fuzz import cases
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnet_hub.config import CUSTOM, VARIANTS, ResNetConfig, label_table
+from resnet_hub.config import CUSTOM, SCHEMA, VARIANTS, ResNetConfig, label_table
 from resnet_hub.errors import ConfigError
 from resnet_hub.model import ResNet
 
@@ -122,6 +123,24 @@ def test_what_follows_from_the_width_is_the_same_config_said_or_not() -> None:
 def test_a_network_that_got_its_name_since_still_opens() -> None:
     content = ResNetConfig.from_name("resnet26d").to_dict() | {"architecture": CUSTOM}
     assert ResNetConfig.from_dict(content).architecture == "resnet26d"
+
+
+def test_what_older_readers_understand_is_written_for_them() -> None:
+    for name in ("resnet18", "resnet50", "wide_resnet50_2", "resnet20"):
+        assert ResNetConfig.from_name(name).to_dict()["resnet_hub"]["schema"] == 1
+    for changes in ({"depths": (1, 1), "width": 8}, {"shortcut": "C"}, {"stride_in_1x1": True, "block": "bottleneck"}):
+        assert ResNetConfig(**changes).schema == 1
+    for name in ("resnet26", "resnet26d", "resnet50c", "resnet10t", "resnext101_32x16d"):  # refused there by name
+        assert ResNetConfig.from_name(name).schema == SCHEMA
+    for changes in (
+        {"stage_widths": (64, 64, 64, 64)},
+        {"stem_channels": (32,)},
+        {"halve_first_stage": True},
+        {"stem": "deep"},
+        {"shortcut": "D"},
+        {"crop_mode": "squash"},
+    ):
+        assert ResNetConfig(**changes).schema == SCHEMA
 
 
 def test_labels_come_as_a_number_a_list_or_a_mapping() -> None:
@@ -363,7 +382,7 @@ FILES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@cases(200)
 @given(FILES | VALUES)
 def test_any_json_is_a_config_that_survives_or_a_config_error(content: Any) -> None:
     try:
@@ -373,7 +392,7 @@ def test_any_json_is_a_config_that_survives_or_a_config_error(content: Any) -> N
     assert ResNetConfig.from_json(config.to_json()) == config
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@cases(100)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_no_config(data: bytes) -> None:
     with pytest.raises(ConfigError):

@@ -1,6 +1,7 @@
 """The same pictures from every source, in an order that no file system decides; splits; out and in again."""
 
 import io
+import json
 import os
 import sys
 import zipfile
@@ -9,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzz import cases
+from hub_server import Hub, Repo
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from resnet_hub.data import HUB, ImageSet, Splits, export, load, natural, split_off
-from resnet_hub.errors import DataError, ImageError
+from resnet_hub.errors import DataError, ImageError, TooLargeError
 
 
 def picture(shade: int, kind: str = "PNG") -> bytes:
@@ -192,6 +196,13 @@ def test_links_to_files_are_followed_and_pipes_are_not(tmp_path: Path) -> None:
     assert len(load(folder)["train"]) == 10
 
 
+def test_a_class_may_be_a_link_to_a_folder(tmp_path: Path) -> None:
+    unpacked(tmp_path / "data", {"cat/1.png": picture(1), "dog/2.png": picture(2)})
+    unpacked(tmp_path / "owls", {"3.png": picture(3)})
+    (tmp_path / "data" / "owl").symlink_to(tmp_path / "owls")
+    assert load(tmp_path / "data")["train"].labels == ("cat", "dog", "owl")
+
+
 def test_natural_order() -> None:
     labels = ("b", "a10", "a2", "A1", "10", "9", "a", "", "a2b", "a02", "9" * 5000, "猫")
     ordered = sorted(labels, key=natural)
@@ -230,6 +241,23 @@ def test_columns_by_type_by_usual_name_and_as_named(tmp_path: Path) -> None:
         load(folder, label_column="label")
 
 
+def test_which_of_two_label_columns_is_asked_where_no_name_tells(tmp_path: Path) -> None:
+    import datasets
+
+    classes = datasets.ClassLabel(names=["x", "y"])
+    for names, expected in ((("coarse", "size"), None), (("coarse_label", "fine_label"), "fine_label")):
+        folder = tmp_path / names[0]
+        folder.mkdir()
+        rows = {"img": [{"bytes": picture(n), "path": None} for n in range(2)], names[0]: [0, 0], names[1]: [0, 1]}
+        features = datasets.Features({"img": datasets.Image()} | dict.fromkeys(names, classes))
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / "train.parquet")
+        if expected:
+            assert load(folder)["train"].targets.tolist() == [0, 1]
+        else:
+            with pytest.raises(DataError, match=r"in img, coarse, size; name it: .* --label-column"):
+                load(folder)
+
+
 def test_rows_without_a_label_are_left_out(tmp_path: Path) -> None:
     import datasets
 
@@ -247,7 +275,6 @@ def test_rows_without_a_label_are_left_out(tmp_path: Path) -> None:
 
 def test_a_table_reads_no_file_outside_itself(tmp_path: Path) -> None:
     import datasets
-    import pyarrow.parquet as pq
 
     secret = tmp_path / "secret.png"
     secret.write_bytes(picture(1))
@@ -294,6 +321,100 @@ def test_a_name_on_the_hub_never_reaches_a_folder_here(tmp_path: Path, monkeypat
     assert len(load("runs/theirs")["train"]) == 9
     with pytest.raises(DataError, match="folder here"):
         load(HUB + "runs/theirs")
+
+
+@pytest.fixture
+def on_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Repo:
+    """The data set user/colours of nine pictures."""
+    import datasets.config
+    from huggingface_hub import HfFileSystem
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    HfFileSystem.clear_instance_cache()  # it remembers what lies on a Hub
+    folder = parquet(tmp_path / "made", {"train": FILES})
+    repo = hub.repos["datasets/user/colours"] = Repo()
+    repo.commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "Pictures")
+    return repo
+
+
+def card(files: object, folder: object = None) -> bytes:
+    config = {"config_name": "default", "data_files": files, "data_dir": folder}
+    return f"---\n{json.dumps({'configs': [{k: v for k, v in config.items() if v is not None}]})}\n---\n".encode()
+
+
+def test_a_data_set_of_the_hub_and_its_size(hub: Hub, on_the_hub: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_hub.patience.SECONDS", 0.5)
+    size = len(on_the_hub.files()["train-00000-of-00001.parquet"])
+    with pytest.raises(TooLargeError, match="at most 0 GB are downloaded") as caught:
+        load("user/colours", max_bytes=size - 1)
+    assert caught.value.size == "0.0 GB" and not any(asked.endswith(".parquet") for asked in hub.requests)
+    hub.edit("datasets/user/colours", "README.md", card([{"split": "train", "path": ["*.parquet"]}]))
+    assert content_of(load("user/colours", max_bytes=size, token=False)["train"]) == EXPECTED
+    hub.fail("", 503)  # what was read once is there without the Hub
+    assert content_of(load(HUB + "user/colours")["train"]) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        "/etc/passwd",
+        "../secret.csv",
+        "a/../../b",
+        "~/x.csv",
+        "C:x.csv",
+        "file:/etc/passwd",
+        "data:text/csv;base64,YSxi",
+    ],
+)
+def test_a_card_that_names_files_elsewhere_is_refused(files: str, hub: Hub, on_the_hub: Repo, tmp_path: Path) -> None:
+    zipped = f"zip://*.csv::{hub.url}/secret.zip"
+    for patterns in (files, [zipped, files], [{"split": "train", "path": ["train-*", files]}]):
+        for name, content in (("README.md", card(patterns)), (".huggingface.yaml", card(patterns)[4:-4])):
+            on_the_hub.commit("main", on_the_hub.files() | {"README.md": b"# Colours"} | {name: content}, "Attack")
+            hub.requests.clear()
+            with pytest.raises(DataError, match=r"names files outside itself \(.*never read; choose another\.$"):
+                load("user/colours")
+            assert all("/api/datasets/" in asked or asked.endswith((".md", ".yaml")) for asked in hub.requests)
+            with pytest.raises(DataError, match="outside itself"):
+                load(unpacked(tmp_path / "here", {name: content, "train.parquet": b""}))
+
+
+def test_a_card_may_name_its_own_files_and_no_more(hub: Hub, on_the_hub: Repo, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    for content, reason in (
+        (card("train-*", "/etc"), "outside itself"),
+        (b"---\nconfigs:\n- &a\n  config_name: x\n  data_files: &b [*b, *a, /etc]\n---\n", "outside itself"),
+        (b"---\nconfigs: [{config_name: x, version: ../../up}]\n---\n", "outside itself"),
+        (b"# " + b"a" * 2**20, "a card of over 1 MB"),
+    ):
+        hub.edit("datasets/user/colours", "README.md", content)
+        for source in ("user/colours", unpacked(here, {"README.md": content, "train.parquet": b""})):
+            with pytest.raises(DataError, match=reason):
+                load(source)
+    features = [{"name": "label", "dtype": {"class_label": {"names": {"0": "/a:b/.."}}}}]
+    text = json.dumps({"configs": [{"config_name": "default", "data_files": "x/*", "features": features}]})
+    with pytest.raises(DataError, match="cannot be read"):  # it has no such files
+        load(unpacked(here, {"README.md": f"---\n{text}\n---\n".encode()}))
+
+
+def test_the_hub_says_why_there_is_no_data_set(hub: Hub, on_the_hub: Repo) -> None:
+    with pytest.raises(DataError, match="no such branch"):
+        load("user/colours", revision="old")
+    on_the_hub.private = True
+    with pytest.raises(DataError, match="not on the Hub, or private"):
+        load("user/colours", token=False)
+
+
+def test_a_label_that_is_a_picture_is_not_opened(tmp_path: Path) -> None:
+    import datasets
+
+    (tmp_path / "set").mkdir()
+    rows = {"image": [{"bytes": picture(1), "path": None}], "label": [{"bytes": None, "path": "/etc/passwd"}]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
+    table = datasets.Dataset.from_dict(rows, features=features).data.table
+    pq.write_table(table.replace_schema_metadata(features.arrow_schema.metadata), tmp_path / "set" / "train.parquet")
+    with pytest.raises(DataError, match="'label' holds no classes"):
+        load(tmp_path / "set", image_column="image")
 
 
 def test_damaged_parquet_is_a_sentence(tmp_path: Path) -> None:
@@ -442,8 +563,14 @@ ODD = [
 ]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=12), min_size=1, max_size=5, unique=True))
+# A name of nothing but NUL is refused, see `data.export`.
+LABELS_OF_ANY_KIND = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(
+    lambda label: label.strip("\0")
+)
+
+
+@cases(30)
+@given(st.lists(LABELS_OF_ANY_KIND, min_size=1, max_size=5, unique=True))
 def test_any_label_comes_back(tmp_path: Path, labels: list[str]) -> None:
     content = {label: [picture(place)] for place, label in enumerate([*labels, *ODD])}
     images = load(content)["train"]

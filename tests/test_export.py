@@ -12,7 +12,7 @@ from resnet_hub import Classifier, ResNet, cli, evaluate, export
 from resnet_hub.errors import CheckpointError, DataError, ResNetHubError
 from resnet_hub.export import MODEL, QUANTIZED
 from resnet_hub.graph import Calibration
-from resnet_hub.hub import CALIBRATION, push_folder
+from resnet_hub.hub import CALIBRATION, CARD, push_folder
 
 
 @pytest.fixture
@@ -101,6 +101,8 @@ def test_int8_is_measured_and_stored_and_used(folder, data, monkeypatch):
     assert (found.pictures, found.data) == (25, "test split, 25 pictures")
     assert found.accuracy == evaluate(folder, data).accuracy
     assert Calibration.from_json((folder / CALIBRATION).read_bytes()) == found
+    told = f"{found.accuracy_int8:.2%} of the answers are right, in float32 {found.accuracy:.2%}".replace("%", " %")
+    assert told in (folder / CARD).read_text() and "on the test split, 25 pictures" in (folder / CARD).read_text()
 
     int8 = Classifier.from_pretrained(folder, precision="int8", device="cpu")
     assert (int8.engine, int8.precision) == ("ONNX Runtime", "int8")

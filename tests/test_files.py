@@ -107,6 +107,27 @@ def test_a_failure_while_filling_leaves_the_old_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["m"]
 
 
+def test_the_working_directory_is_not_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "mine").write_text("mine")
+    monkeypatch.chdir(tmp_path / "inner")
+    for folder in (Path(), tmp_path):
+        with pytest.raises(OSError, match="cannot be replaced as a whole; name a folder in it"):
+            replace(folder, "new")
+    assert Path("mine").read_text() == "mine"
+    replace(Path("model"), "new")
+
+
+def test_linked_folders_are_walked_once(tmp_path: Path) -> None:
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    (tmp_path / "owls").mkdir()
+    (tmp_path / "owls" / "1.png").touch()
+    (tmp_path / "data" / "owl").symlink_to(tmp_path / "owls")
+    (tmp_path / "data" / "cat" / "again").symlink_to(tmp_path / "data")  # a loop
+    found = {Path(parent).name: names for parent, _, names in files.walk(tmp_path / "data")}
+    assert found == {"data": [], "cat": [], "owl": ["1.png"]}
+
+
 def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
     replace(tmp_path / "true", "old")
     (tmp_path / "link").symlink_to("true")

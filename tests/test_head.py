@@ -77,6 +77,14 @@ def test_features_are_found_again_for_the_same_body_and_pictures_only(tmp_path: 
     assert cache.path(model, pictures) != path
 
 
+def test_a_cache_that_cannot_be_written_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = head.FeatureCache(tmp_path / "file" / "below")
+    path = cache.path(tiny(), torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
+    cache.write(path, torch.ones(5, 8))
+    assert cache.read(path) is None
+
+
 def test_a_damaged_file_is_no_feature_and_old_ones_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = head.FeatureCache(tmp_path)
     (tmp_path / "torn.safetensors").write_bytes(b"torn")

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from fuzz import cases
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFile, ImageOps
 from torchvision import transforms
@@ -498,13 +499,13 @@ def test_heic_without_its_library(monkeypatch):
         images._formats.cache_clear()
 
 
-@settings(max_examples=150, derandomize=True, deadline=None, database=None)
+@cases(150)
 @given(st.sampled_from([b"", JPEG[:3], PNG[:16], WEBP[:16], b"GIF89a", b"BM", b"II*\0"]), st.binary(max_size=300))
 def test_random_bytes_load_or_are_refused(start, rest):
     loads_or_is_refused(start + rest)
 
 
-@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@cases(300)
 @given(
     st.sampled_from([JPEG, PNG, WEBP]),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)), min_size=1, max_size=6),
@@ -650,7 +651,7 @@ def test_crop_box():
     assert crop_box(config(crop_pct=1.0), (50, 50)) == (0, 0, 50, 50)
 
 
-@settings(max_examples=200, derandomize=True, deadline=None, database=None)
+@cases(200)
 @given(st.integers(1, 65_535), st.integers(1, 65_535), st.integers(1, 2048), st.floats(0.1, 1))
 def test_the_crop_box_lies_in_the_picture(width, height, image_size, crop_pct):
     left, top, right, bottom = crop_box(config(image_size=image_size, crop_pct=crop_pct), (width, height))
@@ -706,8 +707,10 @@ def test_a_smaller_jpeg_is_turned_upright():
     assert_same(load_image(data, near=100), picture(200, 100), tolerance=90)
 
 
-def test_other_formats_have_one_size():
+def test_other_formats_come_smaller_only_where_they_are_very_large():
     assert load_image(encoded(picture(800, 400), "PNG"), near=10).size == (800, 400)
+    assert load_image(Image.new("RGB", (6000, 3000), "red"), near=700).size == (1500, 750)
+    assert load_image(Image.new("RGB", (20_000, 1000), "red"), near=700).size == (20_000, 1000)
 
 
 @pytest.mark.parametrize("size", [(1200, 900), (900, 1200), (300, 2000), (512, 512)])

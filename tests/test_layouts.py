@@ -1,5 +1,6 @@
 """Other people's weights against the networks that made them: torchvision's own, and a small reference for CIFAR."""
 
+import math
 import os
 import pickle
 import re
@@ -10,6 +11,9 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from fuzz import cases
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -288,6 +292,88 @@ def test_what_does_not_match_is_refused_by_name(content: Any, options: dict[str,
         recognise(content, "x", **options)
     text = str(caught.value)
     assert text.isprintable() and text.endswith(".") and len(text) < 600
+
+
+# Whatever else a file may hold
+
+
+TAMPERED = half()
+NAMES = st.sampled_from([*TAMPERED, "conv1.weight", "conv1.0.weight", "layer1.0.conv3.weight", "classifier.1.weight"])
+NAMES |= st.text(max_size=12) | st.from_regex(
+    r"(module\.)?(layer[0-5]\.[0-9]{1,5}|bn1|fc|linear|shortcut)\.[a-z0-9.]{0,12}"
+)
+SHAPES = st.lists(st.integers(0, 3) | st.sampled_from([5, 7, 10, 16, 32, 64, 10**6, 2**31]), max_size=5)
+DTYPES = st.sampled_from(
+    [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int64, torch.bool, torch.complex64]
+)
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> Tensor:
+    """Of any shape, whatever its size: one number stands for all."""
+    dtype = draw(DTYPES)
+    value = draw(st.sampled_from([0.0, 1.0, -1.0])) if not dtype.is_floating_point else draw(st.floats(width=16))
+    tensor = torch.tensor(value, dtype=dtype).expand(
+        draw(SHAPES.filter(lambda shape: math.prod(side or 1 for side in shape) < 2**62))
+    )
+    how = draw(st.sampled_from(["plain"] * 5 + ["meta", "grad", "sparse"]))
+    if how == "meta":
+        return tensor.to("meta")
+    if how == "grad" and dtype.is_floating_point:
+        return tensor.detach().requires_grad_()
+    return tensor.to_sparse() if how == "sparse" and tensor.numel() < 10**4 and tensor.ndim else tensor
+
+
+OTHERS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5)
+VALUES = st.recursive(
+    OTHERS | tensors(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | OTHERS, inner, max_size=3)
+)
+WRAPPINGS = st.lists(st.sampled_from(["state_dict", "model_state_dict", "model", "net", "epoch", "other"]), max_size=4)
+
+
+@cases(80)
+@given(
+    changes=st.dictionaries(NAMES, tensors() | VALUES, max_size=4),
+    missing=st.lists(NAMES, max_size=3),
+    renames=st.dictionaries(NAMES, NAMES, max_size=3),
+    kind=DTYPES | st.none(),
+    wrappings=WRAPPINGS,
+)
+def test_any_tampering_leads_to_a_network_or_a_sentence(
+    changes: dict[Any, Any], missing: list[str], renames: dict[str, str], kind: Any, wrappings: list[str]
+) -> None:
+    kept = {key: value.to(kind) if kind else value for key, value in TAMPERED.items() if key not in missing}
+    content: Any = {renames.get(key, key): value for key, value in kept.items()} | changes
+    for wrapping in wrappings:
+        content = {wrapping: content}
+    recognised_or_refused(content)
+
+
+@cases(60)
+@given(VALUES)
+def test_anything_at_all_is_refused(content: Any) -> None:
+    recognised_or_refused(content)
+
+
+def test_depth_and_number_are_nothing_special() -> None:
+    deep: Any = {}
+    for _ in range(10_000):
+        deep = {"state_dict": deep}
+    recognised_or_refused(deep)
+    recognised_or_refused({f"layer1.{number}.conv1.weight": torch.ones(1) for number in range(10_000)})
+    while deep:  # piece by piece: Python would free it in one recursion
+        deep = deep.pop("state_dict")
+
+
+def recognised_or_refused(content: Any) -> None:
+    try:
+        found = recognise(content, "x")
+    except ResNetHubError as error:
+        text = str(error)
+        assert text.isprintable() and text.endswith(".") and len(text) < 1000
+    else:
+        rebuilt(found)
+        assert all(text.isprintable() for _, text in found.notes)
 
 
 def test_an_imagenet_network_without_projections_is_ambiguous() -> None:

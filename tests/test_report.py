@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_copies_within_a_class_across_splits_and_across_labels() -> None:
     assert message(found, "leak").startswith("2 pictures in several splits")
     assert "train/cat/2 = test/cat/0" in message(found, "leak")
     assert message(found, "conflict").startswith("2 pictures have more than one label: train/cat/1 = train/dog/20, ")
-    assert message(found, "duplicates").startswith("1 picture more than once (1 as the same file, 2 copies in all)")
+    assert message(found, "duplicates").startswith("1 picture more than once (2 copies, 1 as the same file)")
     found.check()
 
 
@@ -149,6 +150,19 @@ def test_thousands_of_equal_pictures_take_no_square_of_the_time(monkeypatch: pyt
     found = report(sets(train={"a": blank[:750], "b": blank[750:]}))
     assert 1500 < compared <= 4 * module._NEIGHBOURS * 1500
     assert sum(len(group.pictures) for group in found.duplicates) == 1500
+
+
+def test_one_group_of_many_pictures_takes_no_square_of_the_time() -> None:
+    names = [str(n) for n in range(20_000)]
+    pictures = tuple(module.Picture("train", "ab"[n % 2], name) for n, name in enumerate(names))
+    images = ImageSet(("a", "b"), [b""] * len(names), np.arange(len(names)) % 2, names)
+    counts = tuple(module.ClassCount("train", label, 10_000, 0) for label in "ab")
+    group = module.Duplicates(pictures, tuple(range(len(names))))
+    found = DataReport(("a", "b"), counts, {}, (), (group,), {})
+    start = time.process_time()
+    assert len(set(found.groups(images))) == 20_000  # in classes that look all the same, none but copies are one
+    assert {finding.kind for finding in module._findings(found, {})} == {"conflict", "alike"}
+    assert time.process_time() - start < 2
 
 
 def test_colour_tells_pictures_of_one_shape_apart() -> None:
@@ -282,6 +296,19 @@ def test_a_second_report_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     first = report(splits)
     monkeypatch.setattr(module, "load_image", None)
     assert report(splits) == first
+
+
+def test_a_report_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    monkeypatch.setattr(module, "_look", lambda images, index: looked.append(index) or time.sleep(0.01) or "damaged")
+
+    def enough(done: int, total: int) -> None:
+        if done == 5:
+            raise DataError(f"{total} are too many.")
+
+    with pytest.raises(DataError, match="400 are too many"):
+        report(sets(train={"cat": [b""] * 400}), enough)
+    assert 5 <= len(looked) < 100
 
 
 def test_the_terminal_reports_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ if __name__ == "__main__":
         for name, (width, height) in VIEWS.items():
             page = browser.new_page(viewport={"width": width, "height": height})
             page.goto(address)
-            page.locator("#examples").get_by_role("img", name="cat").click()
+            page.locator("#examples").get_by_role("img", name="espresso").click()
             page.locator("#why img").wait_for()
             page.wait_for_timeout(2000)  # until the pictures are drawn and the status line is gone
             page.evaluate("scrollTo(0, 0)")

@@ -1,4 +1,4 @@
-"""Draw the example pictures beside this file, the cat excepted: `python draw.py`. The same pixels on every run."""
+"""Draw the example pictures beside this file, the espresso excepted: `python draw.py`. The same pixels on every run."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,72 +46,72 @@ class Scene:
             pen.ellipse((cx - r, cy - r * 0.6, cx + r, cy + r * 0.6), fill=170)
         self.image.paste(Image.new("RGB", self.image.size, "white"), mask=soft.filter(ImageFilter.GaussianBlur(size)))
 
-    def finish(self) -> Image.Image:
+    def soften(self, radius: float) -> None:
+        """What is there so far, out of focus."""
+        self.image = self.image.filter(ImageFilter.GaussianBlur(radius * FINE))
+
+    def finish(self, blur: float = 0.8) -> Image.Image:
         """Shrunk, a little soft and grainy, as a camera would have it."""
-        image = self.image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(0.8))
+        image = self.image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(blur))
         grain = np.random.default_rng(0).normal(0, 4, (HEIGHT, WIDTH, 1))
         return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
 
 
-def ship() -> Image.Image:
-    scene = Scene((150, 190, 225), (215, 228, 236))
-    scene.band(225, (52, 98, 130), (24, 58, 84))
-    scene.shape([(40, 195), (445, 185), (415, 255), (85, 258)], (38, 44, 58))
-    scene.shape([(50, 226), (430, 222), (415, 255), (85, 258)], (150, 40, 38))
-    scene.box(80, 140, 190, 196, (240, 240, 238))
-    scene.box(95, 105, 175, 142, (246, 246, 244))
-    for x in range(104, 168, 16):
-        scene.box(x, 114, x + 10, 126, (60, 80, 100))
-    scene.box(120, 70, 148, 106, (190, 60, 48))
-    for column, colour in enumerate([(190, 80, 50), (60, 110, 150), (200, 160, 70), (90, 130, 90), (170, 70, 60)]):
-        scene.box(206 + column * 42, 152, 244 + column * 42, 190, colour)
-        scene.box(206 + column * 42, 118, 244 + column * 42, 150, colour[::-1])
-    for number in range(60):
-        x, y = (number * 83) % 480, 262 + (number * 47) % 92
-        scene.box(x, y, x + 26, y + 1.6, (120, 160, 182))
-    return scene.finish()
+def goldfish() -> Image.Image:
+    scene = Scene((52, 124, 134), (28, 96, 108))
+    for number in range(5):  # weeds, out of focus
+        x = 30 + number * 104
+        scene.shape([(x, 390), (x + 16, 390), (x + 22 - number * 6, 250 - number % 3 * 30)], (40, 112, 84))
+    scene.soften(6)
+    body, fin = (240, 130, 30), (245, 150, 50)
+    scene.shape([(328, 180), (440, 100), (425, 185), (445, 265)], fin)
+    scene.shape([(190, 115), (280, 55), (300, 125)], fin)
+    scene.shape([(220, 240), (262, 290), (282, 236)], fin)
+    scene.disc(228, 180, 118, body, flat=0.64)
+    scene.disc(206, 204, 82, (250, 172, 84), flat=0.42)
+    scene.disc(156, 165, 10, (20, 20, 20))
+    return scene.finish(2)
 
 
-def airplane() -> Image.Image:
-    scene = Scene((70, 130, 200), (170, 205, 235))
-    scene.cloud(110, 290, 38)
-    scene.cloud(390, 70, 30)
-    white, shade, dark = (238, 240, 244), (176, 186, 200), (52, 70, 110)
-    scene.shape([(232, 176), (150, 92), (176, 88), (300, 172)], shade)
-    scene.shape([(70, 172), (40, 98), (72, 96), (126, 168)], dark)
-    scene.shape([(56, 190), (90, 160), (380, 150), (440, 172), (446, 184), (400, 202), (120, 208)], white)
-    scene.shape([(70, 198), (120, 208), (400, 202), (446, 184), (400, 212), (120, 216)], shade)
-    scene.shape([(222, 200), (322, 196), (176, 300), (146, 302)], (206, 214, 224))
-    scene.shape([(84, 190), (134, 192), (80, 226), (58, 226)], shade)
-    scene.box(226, 228, 268, 246, (120, 130, 146), 8)
-    for x in range(140, 372, 15):
-        scene.disc(x, 178, 3.2, (70, 92, 124))
-    scene.shape([(398, 160), (424, 168), (412, 174), (392, 172)], dark)
-    return scene.finish()
+def lemon() -> Image.Image:
+    scene = Scene((244, 244, 241), (238, 237, 232))
+    scene.disc(250, 296, 150, (214, 210, 200), flat=0.1)
+    scene.soften(8)
+    scene.disc(368, 188, 32, (240, 205, 45), flat=0.85)
+    scene.disc(96, 190, 20, (240, 205, 45), flat=0.8)
+    scene.disc(225, 185, 136, (245, 215, 50), flat=0.7)
+    scene.disc(186, 142, 54, (252, 235, 120), flat=0.55)
+    return scene.finish(3)
 
 
-def automobile() -> Image.Image:
-    scene = Scene((176, 202, 226), (226, 232, 232))
-    scene.band(150, (116, 140, 96), (96, 122, 80))
-    scene.band(215, (120, 120, 122), (84, 84, 88))
-    red, dark_red, glass = (196, 34, 36), (140, 20, 26), (60, 78, 96)
-    scene.disc(240, 288, 190, (52, 52, 56), flat=0.09)
-    scene.shape([(62, 262), (58, 214), (88, 196), (150, 186), (196, 138), (318, 136), (372, 186),
-                 (420, 200), (430, 262)], red)  # fmt: skip
-    scene.shape([(166, 188), (204, 148), (254, 146), (254, 188)], glass)
-    scene.shape([(264, 188), (264, 146), (312, 146), (352, 188)], glass)
-    scene.shape([(58, 236), (430, 236), (430, 266), (62, 266)], dark_red)
-    scene.box(60, 206, 84, 222, (250, 236, 190), 6)
-    scene.box(408, 206, 428, 220, (250, 120, 90), 4)
-    scene.box(262, 202, 284, 207, dark_red, 2)
-    for x in (136, 356):
-        scene.disc(x, 264, 38, (26, 26, 30))
-        scene.disc(x, 264, 20, (176, 180, 186))
-        scene.disc(x, 264, 8, (90, 94, 100))
-    return scene.finish()
+def orange() -> Image.Image:
+    scene = Scene((204, 174, 134), (196, 166, 126))
+    scene.band(230, (150, 110, 75), (132, 96, 64))
+    for x, y, radius in ((165, 220, 105), (320, 240, 95), (250, 135, 90)):
+        scene.disc(x, y, radius, (226, 120, 22))
+        scene.disc(x - radius * 0.22, y - radius * 0.35, radius * 0.32, (246, 160, 60))
+    return scene.finish(3)
 
 
-def truck() -> Image.Image:
+def school_bus() -> Image.Image:
+    scene = Scene((150, 192, 232), (214, 228, 236))
+    scene.band(270, (95, 95, 98), (74, 74, 78))
+    yellow, black, glass = (240, 180, 20), (28, 28, 30), (45, 60, 75)
+    scene.box(370, 170, 450, 280, (235, 172, 20), 10)
+    scene.box(55, 80, 415, 280, yellow, 15)
+    for x in range(75, 360, 48):
+        scene.box(x, 110, x + 37, 165, glass, 4)
+    scene.box(368, 108, 406, 168, glass, 4)
+    scene.box(55, 190, 415, 196, black)
+    scene.box(55, 230, 450, 235, black)
+    scene.box(436, 220, 450, 236, (250, 236, 190), 4)
+    for x in (125, 360):
+        scene.disc(x, 280, 36, black)
+        scene.disc(x, 280, 16, (150, 150, 150))
+    return scene.finish(1)
+
+
+def moving_van() -> Image.Image:
     scene = Scene((168, 196, 226), (224, 230, 232))
     scene.band(200, (150, 146, 120), (126, 122, 104))
     scene.band(238, (112, 112, 116), (78, 78, 84))
@@ -128,32 +128,13 @@ def truck() -> Image.Image:
     return scene.finish()
 
 
-def bird() -> Image.Image:
-    scene = Scene((150, 160, 120), (110, 128, 84))
-    for number in range(70):  # leaves, out of focus
-        shade = (number * 13) % 36 - 18
-        x, y, radius = (number * 97) % 500 - 10, (number * 61) % 430 - 35, 14 + (number * 7) % 22
-        scene.disc(x, y, radius, (130 + shade, 150 + shade, 110 + shade))
-    scene.image = scene.image.filter(ImageFilter.GaussianBlur(5 * FINE))
-    scene.shape([(0, 292), (480, 262), (480, 276), (0, 308)], (98, 74, 52))
-    grey, light, dark = (70, 70, 78), (196, 190, 184), (40, 40, 48)
-    scene.shape([(150, 230), (70, 290), (72, 306), (96, 306), (176, 258)], dark)
-    scene.disc(226, 206, 88, grey, flat=0.78)
-    scene.disc(250, 228, 66, light, flat=0.66)
-    scene.shape([(150, 176), (236, 180), (250, 214), (136, 266), (106, 270)], dark)
-    scene.disc(308, 140, 46, grey)
-    scene.disc(322, 158, 26, light)
-    scene.shape([(346, 130), (384, 144), (346, 154)], (60, 50, 44))
-    scene.disc(322, 130, 7, (20, 18, 16))
-    scene.disc(324, 128, 2, (250, 250, 250))
-    for x in (216, 252):
-        scene.shape([(x, 264), (x + 6, 264), (x + 8, 288), (x + 2, 288)], (120, 90, 60))
-    return scene.finish()
-
-
 DRAWINGS: dict[str, Callable[[], Image.Image]] = {
-    "ship": ship, "airplane": airplane, "automobile": automobile, "truck": truck, "bird": bird,
-}  # fmt: skip
+    "goldfish": goldfish,
+    "lemon": lemon,
+    "moving-van": moving_van,
+    "orange": orange,
+    "school-bus": school_bus,
+}
 
 if __name__ == "__main__":
     for name, draw in DRAWINGS.items():

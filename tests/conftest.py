@@ -60,7 +60,8 @@ def browser() -> "Iterator[Browser]":
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if not chromium:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("Chromium is not installed.")
-    flags = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
+    flags = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
+    flags += "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"  # a camera, and leave to use it
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=flags.split())
         expect.set_options(timeout=240_000)  # whatever else this machine does meanwhile

@@ -1,4 +1,4 @@
-"""About a hundred files that a stranger might send, made here: what each is, and what has to become of it.
+"""About two hundred files that a stranger might send, made here: what each is, and what has to become of it.
 
 `python tests/hostile.py` opens each in a process of its own, as the page would, and prints a line of JSON: what a user
 reads, the processor's seconds, and the memory over that of the idle process.
@@ -170,6 +170,45 @@ def heif(image: Image.Image, format: str = "HEIF") -> bytes:
     return encoded(image, format)
 
 
+def patched(content: bytes, old: bytes, new: bytes) -> bytes:
+    assert old in content
+    return content.replace(old, new, 1)
+
+
+def top_down(height: int) -> bytes:
+    """A BMP whose first row is the top one, as a height below zero says."""
+    return bmp(64, -height, bytes(64 * 64), packed=0)
+
+
+def packed_tiff(width: int, height: int, kind: int, data: bytes) -> bytes:
+    """A TIFF of one strip, compressed as `kind` says."""
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, kind), (262, 3, 1, 1), (277, 3, 1, 1)]
+    tags += [(278, 4, 1, height), (273, 4, 1, 8 + 2 + 12 * 9 + 4), (279, 4, 1, len(data))]
+    return tiff(tags, data)
+
+
+def animated_png(width: int, height: int) -> bytes:
+    """A PNG of 4 x 4 whose only frame claims to be larger."""
+    control = struct.pack(">IIIIIHHBB", 0, width, height, 0, 0, 1, 1, 0, 0)
+    return png(4, 4, extra=chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)) + chunk(b"fcTL", control))
+
+
+def turned(orientation: bytes) -> bytes:
+    """A JPEG whose EXIF has this as the way up: type, count and value of the tag."""
+    exif = b"Exif\0\0II*\0\x08\0\0\0\1\0" + struct.pack("<H", 0x0112) + orientation + bytes(4)
+    return jpeg(before=segments(b"\xff\xe1", exif, 1))
+
+
+def icon() -> bytes:
+    content = png(16, 16)
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(content), 22) + content
+
+
+def pictures_in_one(count: int) -> bytes:
+    """What phones with two lenses write: a JPEG with others behind it, which its first names."""
+    return encoded(noise(16, 16), "MPO", save_all=True, append_images=[noise(16, 16)] * (count - 1))
+
+
 SWOLLEN = zlib.compress(bytes(2**25))  # 32 MB in 32 KB
 SIDE = 10_900  # squared nearly the 120 million pixels that are opened
 
@@ -253,6 +292,32 @@ IMAGES: dict[str, Case] = {
         lambda: tiff([(40_000 + n, 1, 2**20, 0) for n in range(1000)], bytes(2**20)), "damaged"
     ),
     "TIFF whose directory is the file": Case(lambda: b"II*\0\4\0\0\0" + bytes(100), "damaged"),
+    "JPEG of four inks": Case(lambda: encoded(noise().convert("CMYK"), "JPEG"), ""),
+    "JPEG of 300 pictures": Case(lambda: pictures_in_one(300), ""),
+    "JPEG without a table": Case(lambda: patched(jpeg(), b"\xff\xc4", b"\xff\xef"), ""),
+    "JPEG with a second, larger frame": Case(
+        lambda: patched(jpeg(), b"\xff\xda", jpeg_of_size(60_000, 60_000)[jpeg().index(b"\xff\xc0") :]), "too large"
+    ),
+    "JPEG behind a ZIP": Case(lambda: zipped({"evil.py": b"import os"}) + jpeg(), "of a kind"),
+    "JPEG that is a PDF": Case(lambda: jpeg(before=segments(b"\xff\xfe", b"%PDF-1.7\n1 0 obj<<>>endobj\n", 1)), ""),
+    "JPEG turned 99 ways": Case(lambda: turned(struct.pack("<HII", 3, 1, 99)), ""),
+    "JPEG turned by a text of 4 GB": Case(lambda: turned(struct.pack("<HII", 2, 2**32 - 1, 8)), ""),
+    "JPEG turned by 3/0": Case(lambda: turned(struct.pack("<HII", 5, 1, 26)), ""),
+    "PNG of 16 bits": Case(lambda: png(64, 64, kind=0, bits=16), ""),
+    "PNG without its palette": Case(lambda: patched(png(8, 8, kind=3), b"PLTE", b"pLTE"), "damaged"),
+    "PNG of colour type 5": Case(lambda: patched(png(4, 4), struct.pack(">BB", 8, 2), b"\x08\x05"), "damaged"),
+    "PNG whose chunk has 4 GB": Case(lambda: patched(png(4, 4), b"\0\0\0\x0dIHDR", b"\xff\xff\xff\xffIHDR"), "damaged"),
+    "PNG with another behind it": Case(lambda: png(4, 4) + png(20_000, 20_000, data=b""), ""),
+    "PNG with a frame of 2**31 x 2**31": Case(lambda: animated_png(2**31 - 1, 2**31 - 1), "damaged"),
+    "ICO": Case(icon, "of a kind"),
+    "JPEG 2000": Case(lambda: b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(100), "of a kind"),
+    "DDS": Case(lambda: b"DDS " + struct.pack("<IIII", 124, 0x1007, 60_000, 60_000) + bytes(200), "of a kind"),
+    "BMP from the top": Case(lambda: top_down(64), ""),
+    "BMP of height -2**31": Case(lambda: top_down(2**31), "too large"),
+    "TIFF that swells": Case(lambda: packed_tiff(4, 4, 8, SWOLLEN), ""),
+    "TIFF of no bits": Case(lambda: grey_tiff(4, 4, bits=0), "damaged"),
+    "TIFF of a fax of 60000 x 60000": Case(lambda: packed_tiff(60_000, 60_000, 4, bytes(100)), "too large"),
+    "TIFF of an unknown packing": Case(lambda: packed_tiff(4, 4, 34_892, bytes(100)), "damaged"),
     "TIFF in TIFF": Case(lambda: grey_tiff(4, 4, (330, 4, 1, 8)), ""),
 }
 
@@ -292,11 +357,16 @@ def entries(count: int, claimed: int | None = None) -> bytes:
 
 
 def flagged(bit: int) -> bytes:
+    return with_fields(6, bytes([bit]))
+
+
+def with_fields(offset: int, value: bytes) -> bytes:
+    """A good ZIP with other bytes at this place behind the version, in both headers of every file."""
     content = bytearray(zipped(good()))
-    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+    for signature, more in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
         place = content.find(signature)
         while place >= 0:
-            content[place + offset] |= bit
+            content[place + offset + more : place + offset + more + len(value)] = value
             place = content.find(signature, place + 4)
     return bytes(content)
 
@@ -318,6 +388,28 @@ def linked() -> bytes:
     with zipfile.ZipFile(file, "a") as out:
         out.writestr(info, "/etc/passwd")
     return file.getvalue()
+
+
+def changed(old: bytes, new: bytes) -> bytes:
+    """A good ZIP with the bytes replaced wherever they are."""
+    content = zipped(good())
+    assert old in content
+    return content.replace(old, new)
+
+
+def huge_entry() -> bytes:
+    """A ZIP whose last file claims 2**63 bytes, in the field for sizes over 4 GB."""
+    info = zipfile.ZipInfo("cat/9.png")
+    info.extra = struct.pack("<HHQQ", 1, 16, 2**63, 2**63)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as out:
+        for name, content in good().items():
+            out.writestr(name, content)
+        out.writestr(info, photo(9))
+    content = bytearray(file.getvalue())
+    place = content.rindex(b"PK\x01\x02")
+    content[place + 20 : place + 28] = b"\xff" * 8
+    return bytes(content)
 
 
 ZIPS: dict[str, Case] = {
@@ -349,6 +441,25 @@ ZIPS: dict[str, Case] = {
     "a lie about sizes": Case(lambda: claims(1000), "can be read"),
     "300,000 entries": Case(lambda: entries(300_000), "holds 300,000 files"),
     "a million entries": Case(lambda: entries(1_000_000), "no ZIP"),
+    "file of 2**63 bytes": Case(huge_entry, "ZIP"),
+    "packed by LZMA": Case(lambda: zipped(good(), zipfile.ZIP_LZMA), "holds no pictures"),
+    "packed by an unknown method": Case(lambda: with_fields(8, b"\x63"), "holds no pictures"),
+    "names that are no UTF-8": Case(lambda: changed(b"cat/", b"\xff\xfe\xfd/"), ""),
+    "names of devices": Case(lambda: with_file("CON/NUL.png"), ""),
+    "32,700 folders in each other": Case(
+        lambda: zipped(good() | {"d/" * 32_700 + f"{n}.png": b"" for n in range(4)}), ""
+    ),
+    "names that end in blanks": Case(lambda: with_file("cat ./1.png "), ""),
+    "directory of other names": Case(
+        lambda: (
+            (content := zipped(good()))[: (place := content.index(b"PK\x01\x02"))]
+            + content[place:].replace(b"cat/", b"dog/")
+        ),
+        "can be read",
+    ),
+    "a picture before it": Case(lambda: jpeg() + zipped(good()), ""),
+    "a second end": Case(lambda: zipped(good()) + zipped({}), "holds no pictures"),
+    "files of other systems": Case(lambda: with_file("__MACOSX/cat/._1.png", b"x"), ""),
     "one picture in 150,000 entries": Case(lambda: entries(150_000), "can be read"),
 }
 
@@ -425,6 +536,39 @@ def linked_weights(folder: Path) -> None:
     saved(folder)
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to("/dev/zero")
+
+
+def odd_file(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]:
+    """A good checkpoint, one of whose files is no file."""
+
+    def build(folder: Path) -> None:
+        saved(folder)
+        (folder / name).unlink()
+        make(folder / name)
+
+    return build
+
+
+def parts(*names: str) -> Callable[[Path], None]:
+    """A checkpoint in parts, of which the index says that they are there."""
+
+    def build(folder: Path) -> None:
+        index = {"metadata": {}, "weight_map": {key: names[n % len(names)] for n, key in enumerate(saved(folder))}}
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return build
+
+
+def beside(name: str, content: bytes) -> Callable[[Path], None]:
+    """A good checkpoint with one more file."""
+
+    def build(folder: Path) -> None:
+        saved(folder)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+
+    return build
 
 
 class Evil:
@@ -506,6 +650,17 @@ CHECKPOINTS: dict[str, Case] = {
     "another head than labels": Case(with_config(CONFIG | {"num_classes": 3, "label_names": list("abc")}), "3 labels"),
     "schema of tomorrow": Case(with_config(network(schema=2**70)), "update resnet_hub"),
     "code to run": Case(with_config(CONFIG | {"auto_map": {"AutoModel": "evil.Model"}, "trust_remote_code": True}), ""),
+    "weights that are a folder": Case(odd_file("model.safetensors", Path.mkdir), "has no model.safetensors"),
+    "weights that are a pipe": Case(odd_file("model.safetensors", os.mkfifo), "has no model.safetensors"),
+    "config that is a pipe": Case(odd_file("config.json", os.mkfifo), "config.json"),
+    "config without end": Case(odd_file("config.json", lambda path: path.symlink_to("/dev/zero")), "config.json"),
+    "card without end": Case(odd_file("README.md", lambda path: path.symlink_to("/dev/zero")), ""),
+    "parts that lead outside": Case(parts("../../../../etc/passwd"), "no file of weights"),
+    "parts that are not there": Case(parts("a.safetensors", "b.safetensors"), "a.safetensors"),
+    "a graph of nonsense": Case(beside("onnx/model.onnx", b"\x08\xff" * 1000), ""),
+    "int8 of nonsense": Case(beside("onnx/int8.json", b'{"version": 1e999, "ranges": [[[[]]]]}'), ""),
+    "code beside it": Case(beside("modeling_evil.py", b"raise SystemExit('run')"), ""),
+    "numbers of eight bits": Case(with_bytes(lambda content: content.replace(b'"F32"', b'"U8" ', 1)), "damaged"),
     "card of 20 MB": Case(with_bytes(lambda _: b"# " + b"a" * (20 * 2**20), "README.md"), ""),
 }
 
@@ -545,9 +700,9 @@ def open_checkpoint(case: Case, folder: Path) -> None:
 KINDS = {"image": (IMAGES, open_image), "zip": (ZIPS, open_zip), "checkpoint": (CHECKPOINTS, open_checkpoint)}
 
 
-def memory(line: str) -> float:
-    """Megabytes, as Linux counts them for this process."""
-    status = Path("/proc/self/status").read_text()
+def memory(line: str, process: int | str = "self") -> float:
+    """Megabytes, as Linux counts them for a process."""
+    status = Path(f"/proc/{process}/status").read_text()
     return int(next(text for text in status.splitlines() if text.startswith(line)).split()[1]) / 1024
 
 

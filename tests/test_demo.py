@@ -24,6 +24,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from resnet_hub.classifier import Classifier
 from resnet_hub.config import ResNetConfig
+from resnet_hub.demo import models as models_module
 from resnet_hub.demo.i18n import TEXTS, PageError
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.predict import EXAMPLES
@@ -32,7 +33,7 @@ from resnet_hub.model import ResNet
 
 EVIL = "<img src=x onerror=alert(1)>"
 LABELS = ["cat", "dog", "ship", "truck", "bird", EVIL]
-EMBEDDED = Path(__file__).parents[1] / "weights" / "resnet20-cifar10"
+EMBEDDED = Path(__file__).parents[1] / "weights" / "resnet18-tiny-imagenet"
 
 
 def save_tiny(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
@@ -97,6 +98,8 @@ def address(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
+    for path in EXAMPLES:
+        os.utime(path, (0, 0))  # as in a clone of long ago: what is that old among the uploads is deleted
     program = "import sys; from resnet_hub.demo import build, launch; launch(build(sys.argv[1]))"
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
@@ -180,12 +183,13 @@ def test_another_class_shows_its_own_heat(page: Page, photo: Path) -> None:
 
 
 def test_an_example_is_one_click(page: Page) -> None:
-    cat = page.locator("#examples").get_by_role("img", name="cat")
-    before = cat.bounding_box()
-    cat.click()
+    lemon = page.locator("#examples").get_by_role("img", name="lemon")
+    page.wait_for_function("[...document.querySelectorAll('#examples img')].every(image => image.naturalWidth)")
+    before = lemon.bounding_box()
+    lemon.click()
     expect(page.locator("#line p")).to_contain_text("tiny-a")
     expect(page.locator("#photo img")).to_be_visible()
-    assert cat.bounding_box() == before  # nothing jumps when the answer comes
+    assert lemon.bounding_box() == before  # nothing jumps when the answer comes
     page.get_by_role("button", name="Classify").click()
     expect(page.locator("#line p")).to_contain_text("tiny-a")
 
@@ -374,7 +378,7 @@ def test_one_model_for_all_who_ask(shelf: Path) -> None:
     assert len({id(classifier) for classifier in got}) == 1
 
 
-def test_memory_is_bounded_and_the_least_used_goes_first(shelf: Path, tmp_path: Path) -> None:
+def test_memory_is_bounded_and_the_least_used_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
         save_tiny(tmp_path / name, id2label={0: "cat", 1: "dog"})
     each = 12 * ResNetConfig.from_json((tmp_path / "a" / "config.json").read_bytes()).num_parameters
@@ -386,6 +390,10 @@ def test_memory_is_bounded_and_the_least_used_goes_first(shelf: Path, tmp_path: 
     assert models.get("b") is not b
     with pytest.raises(PageError, match="more than this page can hold"):
         Models(tmp_path, max_bytes=each - 1).get("a")
+    monkeypatch.setattr(models_module, "_HELD", 2)
+    few = Models(tmp_path)
+    a, b, _ = (few.get(name) for name in "abc")
+    assert few.get("b") is b and few.get("a") is not a
 
 
 def test_a_failure_is_not_remembered(tmp_path: Path) -> None:
@@ -403,9 +411,9 @@ def test_a_failure_is_not_remembered(tmp_path: Path) -> None:
 
 def test_the_embedded_model_recognises_the_examples() -> None:
     classify = Classifier.from_pretrained(EMBEDDED)
-    assert {path.stem: classify(path, top_k=1)[0]["label"] for path in EXAMPLES} == {
-        path.stem: path.stem for path in EXAMPLES
-    }
+    for path in EXAMPLES:
+        (best,) = classify(path, top_k=1)
+        assert best["label"] == path.stem.replace("-", " ") and best["score"] > 0.5
 
 
 def test_languages_have_the_same_texts() -> None:

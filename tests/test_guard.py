@@ -1,6 +1,7 @@
 """What comes to the page past the page: raw requests, hostile calls, other sites; against the real app over HTTP."""
 
 import asyncio
+import base64
 import logging
 import os
 import re
@@ -51,14 +52,13 @@ def site(folder: Path) -> Iterator[httpx2.Client]:
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
     program = "from resnet_hub.demo import build, launch; launch(build('shelf'))"
-    # Where a handler cannot even be given its arguments, Gradio writes a traceback to the log; no visitor reads it.
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "-c", program], env=os.environ | settings, cwd=folder, stdout=log, stderr=subprocess.STDOUT
         )
     try:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            for _ in range(600):
+            for _ in range(3000):
                 assert server.poll() is None, (folder / "log").read_text()
                 try:
                     if client.get("/health").status_code == 200:
@@ -102,6 +102,24 @@ def call(site: httpx2.Client, data: list[Any]) -> str:
         return reply.text
     with site.stream("GET", f"/{API}/call/predict/{reply.json()['event_id']}") as stream:
         return "".join(stream.iter_text())
+
+
+def answer(site: httpx2.Client, place: int, data: Any) -> str:
+    """What the page's own way of calling gives for any of its handlers, those without a name too."""
+    session = f"junk{time.monotonic_ns()}"
+    body = {"fn_index": place, "data": data, "session_hash": session, "event_data": None, "trigger_id": None}
+    reply = site.post(f"/{API}/queue/join", json=body)
+    if reply.status_code != 200:
+        assert reply.status_code < 500, reply.text
+        return reply.text
+    with site.stream("GET", f"/{API}/queue/data", params={"session_hash": session}) as stream:
+        assert stream.status_code < 500
+        found = ""
+        for part in stream.iter_text():
+            found += part
+            if "process_completed" in found or "close_stream" in found:
+                return found
+    return found
 
 
 def upload(site: httpx2.Client, content: bytes, name: str = "red.png") -> str:
@@ -188,6 +206,56 @@ def test_a_picture_is_classified(site: httpx2.Client, folder: Path) -> None:
     )  # as agents do
 
 
+def test_an_agent_sends_a_picture_and_reaches_nothing_else(
+    site: httpx2.Client, folder: Path, bait: tuple[str, list[str]]
+) -> None:
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    address, asked = bait
+    page = str(site.base_url).rstrip("/")
+    red = (folder / "red.png").read_bytes()
+    path = upload(site, red)
+
+    async def calls(pictures: list[Any], model: Any = "tiny") -> list[tuple[bool, str]]:
+        async with (
+            streamable_http_client(f"{page}/{API}/mcp/") as (receive, send, _),
+            ClientSession(receive, send) as session,
+        ):
+            await session.initialize()
+            assert [tool.name for tool in (await session.list_tools()).tools] == ["predict"]
+            answers = []
+            for picture in pictures:
+                answer = await session.call_tool("predict", {"image": picture, "model": model, "top_k": 2})
+                answers.append((bool(answer.isError), str(answer.content)))
+            return answers
+
+    def data(content: bytes, kind: str = "image/png") -> str:
+        return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+    for failed, said in asyncio.run(calls([data(red), data(red, "text/html"), f"{page}/{API}/file={path}"])):
+        assert not failed and "score" in said
+    refused = (address, f"{address}?x=.png", "https://169.254.169.254/latest/", f"{page}/{API}/file={address}", path)
+    refused += ("/etc/passwd", "file:///etc/passwd", "ftp://127.0.0.1/x", f" {address}", "", "text", 3, None, [path])
+    refused += ({"path": str(folder / "red.png"), **META}, [{"path": str(folder / "secret.txt"), **META}], {})
+    hostile = [
+        *((sent, "Send the picture as data") for sent in refused),
+        (f"{page}/{API}/file={folder}/secret.txt", ""),
+        (data(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"), "of a kind"),
+        (data(b"no picture"), "of a kind"),
+        (data(b""), "empty"),
+        (data(b"x", "../../../../evil"), "of a kind"),
+        *((sent, "") for sent in ("data:", "data:image/png;base64,%%%", "data:image/png;base64,AAA")),
+    ]
+    answers = asyncio.run(calls([sent for sent, _ in hostile]))
+    for (sent, words), (failed, said) in zip(hostile, answers, strict=True):
+        assert failed and words in said and "score" not in said, (sent, said)
+        assert "Traceback" not in said and "password" not in said and len(said) < 1000
+    ((failed, said),) = asyncio.run(calls([data(red)], {"path": str(folder / "secret.txt"), **META}))
+    assert failed and "Send the picture as data" in said
+    assert asked == []
+
+
 def test_files_that_were_not_uploaded_are_not_read(
     site: httpx2.Client, folder: Path, bait: tuple[str, list[str]]
 ) -> None:
@@ -238,12 +306,53 @@ def test_the_endpoint_answers_nonsense_in_a_sentence(site: httpx2.Client, folder
         assert '"score"' not in call(site, data)  # type: ignore[arg-type]
 
 
+def test_answers_of_unknown_sessions_end(site: httpx2.Client) -> None:
+    for path in ("queue/data?session_hash=unknown", "queue/data?session_hash=", "call/predict/unknown", "call/a/b"):
+        reply = site.get(f"/{API}/{path}")
+        assert "Not Found" in reply.text and "data" in reply.text
+
+
+def test_junk_at_every_handler_is_answered_and_reaches_nothing(
+    site: httpx2.Client, folder: Path, bait: tuple[str, list[str]]
+) -> None:
+    address, asked = bait
+    secret = str(folder / "secret.txt")
+    junk = [
+        None,
+        [[[]]] * 3,
+        -(10**30),
+        "x" * 20_000,
+        {"path": secret, **META},
+        {"url": address, "path": address, **META},
+        {"path": "file:///etc/passwd"},
+    ]
+    handlers = site.get("/config").json()["dependencies"]
+    assert len(handlers) > 10
+    for place, handler in enumerate(handlers):
+        if not handler.get("backend_fn", True):
+            continue
+        count = len(handler["inputs"])
+        for value in junk[place % 3 :: 3]:  # every handler gets some, all are used
+            said = answer(site, handler.get("id", place), [value] * count)
+            assert "the password of the machine" not in said and "root:" not in said and "Traceback" not in said
+        for wrong in ([None] * (count + 40), []):
+            said = answer(site, handler.get("id", place), wrong)
+            assert "Traceback" not in said
+    assert asked == []
+    assert site.get("/health").status_code == 200
+    assert "Traceback" not in (folder / "log").read_text()
+
+
 def test_bodies_have_bounds(site: httpx2.Client) -> None:
     for path in (f"/{API}/queue/join", f"/{API}/call/predict", f"/{API}/call/v2/predict"):
         reply = site.post(path, content=b'{"data": ["' + b"x" * 2**20 + b'"]}')
         assert reply.status_code == 413 and "at most 1 MB" in reply.text
         for body in (b"", b"{", b"[1]", b"[" * 500_000, b"\xff"):
             assert site.post(path, content=body).status_code == 400
+    long = {"fn_index": 0, "data": [], "session_hash": "x" * 101}
+    assert site.post(f"/{API}/queue/join", json=long).status_code == 400
+    for body in (b"{", b"[" * 500_000):
+        assert site.post(f"/{API}/mcp/", content=body).status_code == 400
     reply = site.post(f"/{API}/mcp/", content=b" " * (21 * 2**20))
     assert reply.status_code == 413 and "at most 20 MB" in reply.text
 
@@ -257,13 +366,20 @@ def test_the_log_has_a_line_an_event_and_nobody_in_it(site: httpx2.Client, folde
     )
     assert "anna" not in said and "127.0.0.1 " not in said
     assert not re.search(r"session_hash|[?&]run=", said)
+    assert "Traceback" not in said  # of what the tests before have sent, too
 
 
 # -- alone -------------------------------------------------------------------------------------------------------------
 
 
 def asked(
-    app: Any, method: str, path: str, body: bytes = b"", session: dict[str, Any] | None = None, **headers: str
+    app: Any,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    session: dict[str, Any] | None = None,
+    client: str = "1.2.3.4",
+    **headers: str,
 ) -> tuple[int, str]:
     """What the guard answers to one request; 200 "in" is what lies behind it."""
     pieces = [{"type": "http.request", "body": body, "more_body": False}]
@@ -276,7 +392,7 @@ def asked(
         sent.append(message)
 
     fields = [(key.replace("_", "-").encode(), value.encode()) for key, value in {"host": "page", **headers}.items()]
-    scope = {"type": "http", "method": method, "path": path, "headers": fields, "client": ("1.2.3.4", 5)}
+    scope = {"type": "http", "method": method, "path": path, "headers": fields, "client": (client, 5)}
     scope["session"] = session or {}
     asyncio.run(app(scope, receive, send))
     return sent[0]["status"], sent[1]["body"].decode()
@@ -292,15 +408,36 @@ async def inside(scope: Any, receive: Any, send: Any) -> None:
 JOIN, SIGNED_IN = f"/{API}/queue/join", {"oauth_info": {"access_token": "hf_x"}}
 
 
-def test_another_site_does_not_act_for_whoever_is_signed_in(tmp_path: Path) -> None:
+def test_another_site_does_not_act_for_whoever_is_signed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     door = Guard(inside, tmp_path)
-    assert asked(door, "POST", JOIN, b"{}", SIGNED_IN)[0] == 200  # a program
-    assert asked(door, "POST", JOIN, b"{}", SIGNED_IN, origin="https://page")[0] == 200
-    assert asked(door, "POST", JOIN, b"{}", SIGNED_IN, origin="https://out", x_forwarded_host="out")[0] == 200
-    assert asked(door, "POST", JOIN, b"{}", None, origin="https://evil.example")[0] == 200  # as nobody
-    status, said = asked(door, "POST", JOIN, b"{}", SIGNED_IN, origin="https://evil.example")
-    assert status == 403 and "by this page alone" in said
-    assert asked(door, "POST", JOIN, b"{}", SIGNED_IN, origin="null")[0] == 403
+
+    def status(session: dict[str, Any] | None = SIGNED_IN, **headers: str) -> int:
+        return asked(door, "POST", JOIN, b"{}", session, **headers)[0]
+
+    assert status() == 200  # a program
+    assert status(origin="https://page") == 200
+    assert status(None, origin="https://evil.example") == 200  # as nobody
+    code, said = asked(door, "POST", JOIN, b"{}", SIGNED_IN, origin="https://evil.example")
+    assert code == 403 and "by this page alone" in said
+    assert status(origin="null") == 403
+    for site, found in {"same-origin": 200, "none": 200, "same-site": 403, "cross-site": 403}.items():
+        assert status(origin="https://proxied", sec_fetch_site=site) == found
+    out = {"origin": "https://out", "x_forwarded_host": "out"}
+    assert status(**out) == 403  # any script can say that
+    monkeypatch.setenv("SPACE_ID", "user/space")
+    assert status(**out) == 200
+    assert status(**out, sec_fetch_site="cross-site") == 403
+
+
+def test_another_site_does_not_act_for_the_local_user(tmp_path: Path) -> None:
+    door = Guard(inside, tmp_path)
+    local = {"client": "127.0.0.1", "host": "localhost:7860"}
+    assert asked(door, "POST", JOIN, b"{}", **local)[0] == 200
+    assert asked(door, "POST", JOIN, b"{}", **local, origin="http://localhost:7860")[0] == 200
+    assert asked(door, "POST", JOIN, b"{}", **local, origin="http://localhost:3000")[0] == 403
+    assert asked(door, "POST", f"/{API}/upload", b"x", **local, sec_fetch_site="cross-site")[0] == 403
+    proxied = {"client": "127.0.0.1", "host": "inner", "x_forwarded_for": "1.2.3.4"}  # without a token of its own
+    assert asked(door, "POST", JOIN, b"{}", **proxied, origin="https://out")[0] == 200
 
 
 def test_uploads_and_calls_have_budgets_that_say_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +446,7 @@ def test_uploads_and_calls_have_budgets_that_say_how_much(tmp_path: Path, monkey
     assert asked(door, "POST", f"/{API}/upload", bytes(90))[0] == 200
     status, said = asked(door, "POST", f"/{API}/upload", bytes(20))
     assert status == 413 and "A visitor may upload 4 GB an hour" in said
-    monkeypatch.setattr(guard, "_visitor", lambda scope: "another")
+    monkeypatch.setattr(guard, "address", lambda scope: "another")
     status, said = asked(door, "POST", f"/{API}/upload", bytes(70))
     assert status == 507 and "All visitors may upload 16 GB an hour" in said
     door.calls = Budget(2, 10, 60)
@@ -317,6 +454,24 @@ def test_uploads_and_calls_have_budgets_that_say_how_much(tmp_path: Path, monkey
     monkeypatch.setattr(guard, "FREE_BYTES", 2**80)
     status, said = asked(door, "POST", f"/{API}/upload", b"x")
     assert status == 507 and "disk" in said
+
+
+def test_what_breaks_behind_the_door_is_a_line_of_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("resnet_hub"), "propagate", True)
+
+    async def breaking(scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "GET":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"so f", "more_body": True})
+        raise KeyError("anna")
+
+    door = Guard(breaking, tmp_path)
+    assert asked(door, "GET", f"/{API}/queue/data") == (200, "so f")
+    status, said = asked(door, "POST", JOIN, b"{}")
+    assert status == 500 and "could not be answered" in said
+    assert [line for line in caplog.messages if "KeyError" in line] == ["KeyError in a call"]  # the other is no error
 
 
 def test_a_budget_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,16 +485,58 @@ def test_a_budget_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
         "",
     ]
     now = 61.0
-    assert [budget.use("a", 10), budget.use("b", 5)] == ["", ""]
-    assert len(budget._used) == 2
+    assert [budget.use("a", 10), *(budget.use("b", 1) for _ in range(5))] == [""] * 6
+    assert len(budget._used) == 2 and len(budget._uses) == 2  # a body may come in many small parts
+
+
+def test_what_arrives_at_once_has_bounds_and_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "MAX_HELD_EACH", 100)
+    monkeypatch.setattr(guard, "MAX_HELD", 150)
+    monkeypatch.setattr(guard, "CALL_TIME", 0.2)
+    door = Guard(inside, tmp_path)
+
+    async def calls() -> None:
+        async def send_part(visitor: str, size: int, path: str = f"/{API}/mcp/") -> Any:
+            """A call of which a part comes, and then nothing: its answer."""
+            parts = [{"type": "http.request", "body": b" " * size, "more_body": True}]
+            sent: list[Any] = []
+
+            async def receive() -> Any:
+                return parts.pop(0) if parts else await asyncio.Event().wait()
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            scope = {"type": "http", "method": "POST", "path": path, "headers": [], "client": (visitor, 5)}
+            await door(scope, receive, send)
+            return sent[0]["status"]
+
+        found = asyncio.gather(*(send_part(*call) for call in (("a", 90), ("a", 20, JOIN), ("b", 50), ("c", 20))))
+        assert await found == [408, 503, 408, 503]
+        assert not door._held
+        assert door.sent._total == 160  # of agents, also where it is refused; the bytes have come
+        assert await send_part("a", 90) == 408  # given back
+
+    asyncio.run(calls())
 
 
 def test_a_visitor_of_a_space_is_who_its_proxies_name(monkeypatch: pytest.MonkeyPatch) -> None:
     scope = {"headers": [(b"x-forwarded-for", b"6.6.6.6, 8.8.8.8, 10.1.2.3")], "client": ("10.0.0.9", 1)}
-    assert guard._visitor(scope) == "10.0.0.9"
+    assert guard.address(scope) == "10.0.0.9"
     monkeypatch.setenv("SPACE_ID", "user/space")
-    assert guard._visitor(scope) == "8.8.8.8"
-    assert guard._visitor({"headers": [(b"x-forwarded-for", b"nonsense")], "client": None}) == ""
+    assert guard.address(scope) == "8.8.8.8"
+    assert guard.address({"headers": [(b"x-forwarded-for", b"nonsense")], "client": None}) == ""
+    lines = [(b"x-forwarded-for", hops) for hops in (b"6.6.6.6", b"8.8.8.8")]
+    assert guard.address({"headers": lines, "client": None}) == "8.8.8.8"
+    for hop, found in {
+        "2a00:1:2:3:4:5:6:7": "2a00:1:2:3::/64",
+        "2a00:1:2:3:ffff::1": "2a00:1:2:3::/64",
+        "::ffff:8.8.4.4": "8.8.4.4",
+        "::1": "10.0.0.9",
+    }.items():
+        scope["headers"] = [(b"x-forwarded-for", hop.encode())]
+        assert guard.address(scope) == found
+    assert guard.address({"headers": [], "client": ("::1", 1)}) == "::1"
 
 
 def test_uploads_are_deleted_when_they_are_old(tmp_path: Path) -> None:
@@ -349,8 +546,16 @@ def test_uploads_are_deleted_when_they_are_old(tmp_path: Path) -> None:
     (tmp_path / "old" / "link").symlink_to("/etc")
     for path in (*(tmp_path / "old").iterdir(), tmp_path / "old"):
         os.utime(path, (1, 1), follow_symlinks=False)
-    sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "old", "photo.png"]  # the folder goes next time
+    own = tmp_path / "new" / "example.jpg"  # of the page itself, however old
+    own.touch()
+    os.utime(own, (1, 1))
+    (tmp_path / "run").mkdir()  # served of a run that is there
+    (tmp_path / "run" / "model.zip").touch()
+    os.utime(tmp_path / "run" / "model.zip", (1, 1))
+    os.utime(tmp_path / "run", (1, 1))
+    sweep(tmp_path, own={own, tmp_path / "run"})
+    left = sorted(path.name for path in tmp_path.rglob("*"))
+    assert left == ["example.jpg", "model.zip", "new", "old", "photo.png", "run"]  # the folder goes next time
     assert Path("/etc").is_dir()
 
 

@@ -1,20 +1,26 @@
 """Runs of visitors with real workers: who finds them, whose turn it is, what a stop, a kill or a day leaves of them."""
 
+import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hub_server import Hub, Repo
 from PIL import Image
 
 from resnet_hub.config import ResNetConfig
@@ -138,6 +144,58 @@ def test_a_data_set_leaves_as_it_came(runs: Runs, data: Path) -> None:
     assert back.labels == there.labels and [back.read(i) for i in range(36)] == [there.read(i) for i in range(36)]
 
 
+def test_a_data_set_leaves_without_what_cannot_be_read(runs: Runs, data: Path, tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "colours.zip")
+    with zipfile.ZipFile(path, "a") as out:
+        out.writestr("red/broken.png", b"no picture")
+    run = made(runs, path)
+    assert run.report().unreadable and len(run.pictures()["train"]) == 37
+    assert len(load(run.export())["train"]) == len(run.readable()["train"]) == 36
+
+
+def test_a_data_set_that_grew_on_the_hub_is_not_downloaded(
+    runs: Runs, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repos["datasets/user/colours"] = Repo()
+    hub.repos["datasets/user/colours"].commit("main", {"train.parquet": bytes(2000)}, "Pictures")
+    monkeypatch.setattr(module, "MAX_BYTES", 1000)
+    run = runs.create()
+    run.note(data="hf://datasets/user/colours", title="colours")
+    runs.start(run, {"visitor"}, configure(run, None, architecture="resnet18", image_size=32))
+    wait(lambda: runs.status(run).state == "failed")
+    assert "at most 0 GB are downloaded" in runs.status(run).event["reason"]
+    assert not any(request.endswith(".parquet") for request in hub.requests)
+
+
+def test_so_much_stays_free_on_the_disk(runs: Runs, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, new = made(runs, data), runs.create()
+    free = module.FREE_BYTES + 1000  # of which each would take more
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    before = {path: path.stat().st_size for path in runs.root.rglob("*") if path.is_file()}
+    new.run.model.mkdir(parents=True)
+    (new.run.model / "config.json").write_bytes(bytes(1001))
+    for write in (
+        lambda: runs.copy(run),
+        lambda: run.export(),
+        lambda: new.pack("model"),
+        lambda: new.bring_zip(data, "colours.zip"),
+        lambda: new.bring_files({"a": [data]}),
+    ):
+        with pytest.raises(PageError, match="no room"):
+            write()
+    (new.run.model / "config.json").unlink()
+    assert {path: path.stat().st_size for path in runs.root.rglob("*") if path.is_file()} == before
+    runs.create()
+
+
+def test_a_run_starts_from_the_base_that_was_chosen_last(runs: Runs, data: Path, tmp_path: Path) -> None:
+    run = made(runs, data)
+    for name in ("one", "two"):
+        base = save_base(tmp_path / name / "model")
+        config = configure(run, base, recipe="head")
+        assert config.base == "weights/model" and (run.folder / config.base).resolve() == base
+
+
 @pytest.mark.parametrize("name", ["../../up.zip", ".zip", "a b\0c.zip", "照片.zip", "x" * 300 + ".zip", "-.zip"])
 def test_any_name_of_a_zip_stays_in_the_folder(runs: Runs, data: Path, name: str) -> None:
     run = runs.create()
@@ -147,7 +205,7 @@ def test_any_name_of_a_zip_stays_in_the_folder(runs: Runs, data: Path, name: str
 
 
 def test_data_that_cannot_be_learnt_from_is_refused_in_a_sentence(
-    runs: Runs, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub
 ) -> None:
     (tmp_path / "no.zip").write_bytes(b"no ZIP")
     with pytest.raises(DataError, match="no ZIP"):
@@ -157,12 +215,23 @@ def test_data_that_cannot_be_learnt_from_is_refused_in_a_sentence(
     for name in ("/etc", "../..", "gpt2", "", "C:\\x"):
         with pytest.raises(DataError, match="data set on the Hub"):
             runs.create().bring_hub(name)
+    monkeypatch.setattr(module, "MAX_CHECK", 0.0)
+    assert runs.create().bring_zip(data, "colours.zip").images == 36  # nobody waits for a local user
+    monkeypatch.setenv("SPACE_ID", "user/space")
+    with pytest.raises(PageError, match=r"took over 0 minutes .*fewer or smaller ones"):
+        runs.create().bring_zip(data, "colours.zip")
+    monkeypatch.delenv("SPACE_ID")
     monkeypatch.setattr(module, "MAX_IMAGES", 35)
     with pytest.raises(PageError, match="at most 35 pictures"):
         runs.create().bring_zip(data, "colours.zip")
     monkeypatch.setattr(module, "MAX_BYTES", 1000)
     with pytest.raises(PageError, match="more than this page takes"):
         runs.create().bring_zip(data, "colours.zip")
+    hub.repos["datasets/user/colours"] = Repo()
+    hub.repos["datasets/user/colours"].commit("main", {"train.parquet": bytes(2000)}, "Pictures")
+    with pytest.raises(PageError, match=r"has 0\.0 GB, and this page takes at most 0 GB; choose a smaller one"):
+        runs.create().bring_hub("user/colours")
+    assert not any(request.endswith(".parquet") for request in hub.requests)
     with pytest.raises(TrainingError, match="image_size"):
         configure(made_unchecked(runs), None, architecture="resnet18", image_size=5)
 
@@ -227,6 +296,36 @@ def test_a_fair_queue_of_one_run_a_visitor(runs: Runs, data: Path, base: Path) -
     assert runs.find(first.id) is None and not first.folder.exists()
 
 
+def test_a_run_is_led_by_one_and_may_be_taken_over(runs: Runs, data: Path) -> None:
+    run, other = made(runs, data), made(runs, data)
+    with runs.led(run, {"ann"}) as first:
+        assert runs.status(run).state == "running"
+        for again in (run, other):
+            with pytest.raises(PageError, match="run under way"), runs.led(again, {"ann"}):
+                pass
+        with runs.led(run, over=True) as second:
+            assert (first.over, second.over) == (True, False)
+        assert runs.status(run).state == "new"
+    with runs.led(other, {"ann"}):
+        pass
+
+
+def test_a_run_that_cannot_be_started_holds_up_nobody(
+    runs: Runs, data: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as short_of_processes:
+        short_of_processes.setattr(module.subprocess, "Popen", refuse)
+        first = started(runs, data, base, "ann", recipe="head", epochs=None)
+        wait(lambda: runs.status(first).state == "failed")
+    event = runs.status(first).event
+    assert event and event["reason"].startswith("The run could not be started (Resource temporarily unavailable)")
+    runs.start(first, {"ann"})
+    wait(lambda: runs.status(first).state == "finished")
+
+
 def test_long_runs_take_turns(data: Path, base: Path, tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs", turn=0.5)
     long = started(runs, data, base, "ann")
@@ -237,6 +336,65 @@ def test_long_runs_take_turns(data: Path, base: Path, tmp_path: Path) -> None:
     runs.close()
 
 
+def test_what_is_served_of_a_run_goes_with_it(data: Path, tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs", served=tmp_path / "served")
+    one, two = made(runs, data), made(runs, data)
+    first, second = (runs.serve(run, run.export) for run in (one, two))
+    assert first != second and first.read_bytes() == second.read_bytes()
+    assert one.id not in str(first) and list(one.folder.rglob("*-data.zip")) == []
+    with ThreadPoolExecutor() as tabs:  # again, in tabs of one run
+        assert set(tabs.map(lambda _: runs.serve(one, one.export), range(4))) == {first}
+    assert runs.serving() == {first.parent, second.parent}
+    runs.delete(one)
+    assert not first.parent.exists() and second.is_file() and runs.serving() == {second.parent}
+    runs.close()
+
+
+def test_an_address_has_half_of_the_places(runs: Runs, data: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_KEPT", 8)
+    monkeypatch.setattr(module, "MAX_WAITING", 4)
+    runs.at_once = 0  # all of them wait
+    kept = [runs.create("1.2.3.4") for _ in range(4)]
+    with pytest.raises(PageError, match="keeps 4 runs here"):
+        runs.create("1.2.3.4")
+    kept[0].note(data="photos.zip", title="photos")
+    with pytest.raises(PageError, match="keeps 4 runs here"):
+        runs.copy(kept[0])
+    others = runs.create("5.6.7.8")
+    runs.delete(kept.pop())
+    for number, run in enumerate([*kept, others]):
+        run.bring_zip(data, data.name)
+        config = configure(run, base, recipe="head")
+        if number == 2:
+            with pytest.raises(PageError, match="2 runs waiting"):
+                runs.start(run, {"another"}, config)
+        else:
+            runs.start(run, {f"visitor {number}"}, config)
+    assert runs.create("1.2.3.4")
+
+
+def test_a_run_trains_for_so_many_minutes_and_keeps_what_it_reached(data: Path, base: Path, tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs")
+    run = started(runs, data, base, "ann")
+    wait(at_work(runs, run))
+    runs.work = 6
+    wait(lambda: runs.status(run).state == "failed")
+    assert "0.1 minutes here at most" in str(runs.status(run).event) and runs.model(run.id)
+    with pytest.raises(PageError, match=r"0\.1 minutes here at most"):
+        runs.start(run, {"ann"})
+    runs.close()
+
+
+def test_a_local_user_trains_for_as_long_as_they_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPACE_ID", "user/space")
+    there = Runs(tmp_path / "space")
+    monkeypatch.delenv("SPACE_ID")
+    here = Runs(tmp_path / "home")
+    assert there.work == module.MAX_WORK and here.work == float("inf")
+    there.close()
+    here.close()
+
+
 def test_runs_are_deleted_after_a_day(tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs")
     old, new = runs.create(), runs.create()
@@ -245,6 +403,31 @@ def test_runs_are_deleted_after_a_day(tmp_path: Path) -> None:
     runs._delete_old()
     assert runs.find(old.id) is None and runs.find(new.id) == new
     runs.close()
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({}, None),
+        ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    10 kB"}, 9 * 1024),
+        ({"sys/fs/cgroup/memory.max": "max", "proc/meminfo": "MemAvailable: 10 kB"}, 9 * 1024),
+        ({"sys/fs/cgroup/memory.max": "500", "sys/fs/cgroup/memory.stat": "anon 100\nfile 300"}, 360),
+        ({"sys/fs/cgroup/memory.max": "500", "sys/fs/cgroup/memory.stat": "anon 600"}, 0),
+        (
+            {
+                "proc/meminfo": "MemAvailable: 10 kB",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "500",
+                "sys/fs/cgroup/memory/memory.stat": "cache 9\ntotal_rss 400",
+            },
+            90,
+        ),
+    ],
+)
+def test_the_memory_that_is_left(tmp_path: Path, files: dict[str, str], found: int | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert module.free_memory(tmp_path) == found
 
 
 def test_the_worker_ends_with_the_app_and_holds_no_token_of_a_space(data: Path, base: Path, tmp_path: Path) -> None:
@@ -269,6 +452,8 @@ time.sleep(600)
         process = Path("/proc", worker)
         assert b"TOKEN=" not in process.joinpath("environ").read_bytes().replace(b"IMPLICIT_TOKEN=1", b"")
         assert os.getpriority(os.PRIO_PROCESS, int(worker)) > os.getpriority(os.PRIO_PROCESS, app.pid)
+        assert process.joinpath("oom_score_adj").read_text() == "1000\n"
+        assert re.search(r"Max data size +\d+ +\d+ +bytes", process.joinpath("limits").read_text())
         app.kill()
         app.wait()
     wait(lambda: not process.exists() or ") Z " in process.joinpath("stat").read_text(), seconds=10)

@@ -1,5 +1,6 @@
 """The Train tab in a real browser, from a ZIP to a model on the Hub, and what visitors see of each other: nothing."""
 
+import io
 import json
 import os
 import re
@@ -15,16 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 from hub_server import WRITER, Hub
-from playwright.sync_api import Browser, Page, expect
+from PIL import Image, ImageDraw
+from playwright.sync_api import Browser, Locator, Page, expect
 from test_runs import picture, save_base, write_zip
 from zero_server import STUBS, Devices
 
+from resnet_hub.card import read_metrics
+from resnet_hub.classifier import Classifier
 from resnet_hub.data import load
 from resnet_hub.demo.i18n import TEXTS
 from resnet_hub.model import ResNet
+from resnet_hub.run import Run
 
+SHAPES: dict[str, tuple[int, tuple[int, int, int]]] = {  # corners, colour
+    "red circle": (0, (210, 40, 40)),
+    "green triangle": (3, (40, 170, 60)),
+    "blue square": (4, (50, 70, 210)),
+    "yellow hexagon": (6, (230, 210, 50)),
+}
 EVIL = "<img src=x onerror=alert(1)>"
 ERRORS: list[str] = []  # of scripts, in any page of a test
 
@@ -113,87 +125,151 @@ def uploaded(page: Page, data: Path) -> None:
     expect(page.locator(f"#zip a[href$='/{data.name}']")).to_be_visible()
 
 
-def bring(page: Page, data: Path) -> None:
-    """Bring a ZIP, and go on to the choice of a base."""
+def check(page: Page, data: Path) -> None:
+    """Bring a ZIP and have it looked at."""
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("tab", name="ZIP file").click()
     page.locator("#zip input[type=file]").set_input_files(data)
     uploaded(page, data)
     page.locator("#check-zip").click()
+
+
+def bring(page: Page, data: Path) -> None:
+    """Bring a ZIP, and go on to the choice of a base."""
+    check(page, data)
     page.get_by_role("button", name="Continue").click()
 
 
-def train(page: Page, data: Path, epochs: int | None) -> None:
-    """Bring a ZIP and start a run on it: of so many epochs, or the head alone."""
-    bring(page, data)
+def choose(page: Page, epochs: int | None) -> None:
+    """Choose a run of so many epochs, or of the head alone."""
     if epochs:
         page.get_by_role("button", name="More choices").click()
         page.locator("#epochs input[type=number]").fill(str(epochs))
         page.get_by_label("Image size").fill("64")  # slower
         page.get_by_label("Image size").press("Tab")
     else:
-        page.locator("#finetune input").uncheck()
+        page.get_by_label("The last layer only").check()
+
+
+def train(page: Page, data: Path, epochs: int | None) -> None:
+    """Bring a ZIP and start a run on it."""
+    bring(page, data)
+    choose(page, epochs)
     page.get_by_role("button", name="Start training").click()
 
 
+def lines_of(page: Page) -> Locator:
+    """The lines of the chart of the loss."""
+    return page.locator("#loss .mark-line path")
+
+
 def link_of(page: Page) -> str:
-    href = page.get_by_role("link", name="Link to this run").get_attribute("href")
+    href = page.locator("#run-link a").get_attribute("href")  # out of sight once the result is shown
     assert href and re.fullmatch(r"\?run=[\w-]{32}", href)
     return href
 
 
-def test_from_a_zip_to_a_model_on_the_hub(
-    browser: Browser, address: str, folder: Path, hub: Hub, tmp_path: Path
-) -> None:
+def draw_shape(label: str, number: int) -> bytes:
+    """A photo of one of `SHAPES` as a phone might take it: anywhere, of any size, before clutter, as JPEG."""
+    random = np.random.default_rng([list(SHAPES).index(label), number])
+    width, height = (int(side) for side in random.integers(200, 400, 2))
+    clutter = random.integers(0, 255, (height // 20, width // 20, 3), np.uint8)
+    image = Image.fromarray(clutter).resize((width, height), Image.Resampling.BICUBIC)
+    side = int(random.integers(80, 150))
+    left, top = (int(random.integers(0, whole - side)) for whole in (width, height))
+    corners, colour = SHAPES[label]
+    colour = tuple(int(value) for value in np.clip(np.array(colour) + random.integers(-40, 40, 3), 0, 255))
+    middle = (left + side / 2, top + side / 2)
+    draw = ImageDraw.Draw(image)
+    if corners:
+        draw.regular_polygon((middle, side / 2), corners, rotation=int(random.integers(360)), fill=colour)
+    else:
+        draw.ellipse((left, top, left + side, top + side), fill=colour)
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=85)
+    return content.getvalue()
+
+
+def write_shapes(path: Path, count: int) -> Path:
+    with zipfile.ZipFile(path, "w") as out:
+        for label in SHAPES:
+            for number in range(count):
+                out.writestr(f"shapes/{label}/{number}.jpg", draw_shape(label, number))
+    return path
+
+
+def test_from_200_photos_to_a_model_on_the_hub(browser: Browser, address: str, hub: Hub, tmp_path: Path) -> None:
+    shapes, labels = write_shapes(tmp_path / "shapes.zip", 50), sorted(SHAPES)
     page = visit(browser, address)
-    train(page, folder / "colours.zip", epochs=60)
-    expect(page.locator("#progress")).to_contain_text(re.compile(r"Epoch \d+ of 60 · [\d,]+ images/s · .* left"))
-    expect(page.locator("#loss .mark-line path")).to_have_count(2)  # training and held out
+    check(page, shapes)
+    report = page.locator("#report")
+    expect(report).to_contain_text("200 pictures in 4 classes")
+    for label in labels:
+        expect(report.get_by_role("row").filter(has_text=label)).to_contain_text("50")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_label("The whole network")).to_be_checked()
+    choose(page, epochs=100)
+    page.get_by_role("button", name="Start training").click()
+    expect(page.locator("#progress")).to_contain_text(re.compile(r"Epoch \d+ of 100 · [\d,]+ images/s · .* left"))
+    lines = lines_of(page)
+    expect(lines).to_have_count(2)  # training and held out
+    before = lines.first.get_attribute("d") or ""
+    expect(lines.first).not_to_have_attribute("d", before)  # the curves move
     expect(page.locator("#progress")).to_contain_text("Best so far")
     expect(page.locator("#samples img")).to_have_count(6)
-    expect(page.locator("#samples")).to_contain_text(re.compile(r"[✓✗] (red|green|blue) \(\d+%\)"))
+    expect(page.locator("#samples")).to_contain_text(re.compile(rf"[✓✗] ({'|'.join(labels)}) \(\d+%\)"))
     link = link_of(page)
+    assert "Finished" not in page.locator("#progress").inner_text()
     page.context.close()  # the browser, with all that it knows
 
     page = visit(browser, address + link)
     figures = page.locator("#figures")
     expect(figures.locator("dl")).to_be_visible()
-    accuracy = figures.locator("dd").first.inner_text()
-    expect(figures).to_contain_text("Measured on 6 pictures that training has not seen (20% held out).")
-    expect(figures.locator("tbody tr")).to_have_count(3)
+    expect(figures).to_contain_text("Measured on 40 pictures that training has not seen (20% held out).")
+    expect(figures.locator("tbody tr")).to_have_count(4)
     expect(page.locator("#confusion img")).to_be_visible()
+    said = dict(zip(figures.locator("dt").all_inner_texts(), figures.locator("dd").all_inner_texts(), strict=True))
+    assert float(said["Accuracy"].rstrip("%")) > 50  # of four classes: it has learnt something
 
     with page.expect_download() as download:
         page.locator("#download").click()
     download.value.save_as(tmp_path / "model.zip")
     with zipfile.ZipFile(tmp_path / "model.zip") as packed:
         packed.extractall(tmp_path)
-    assert ResNet.from_pretrained(tmp_path / "colours").config.labels == ["blue", "green", "red"]
+    assert ResNet.from_pretrained(tmp_path / "shapes").config.labels == labels
 
     page.get_by_role("button", name="Share on the Hugging Face Hub").click()
     page.locator("#repo input, #repo textarea").press_sequentially("no/such/name")
     expect(page.locator("#outcome")).to_contain_text("cannot be the name of a repository")
-    page.locator("#repo input, #repo textarea").fill("user/colours")
+    page.locator("#repo input, #repo textarea").fill("user/shapes")
     page.get_by_role("button", name="Push", exact=True).click()
-    expect(page.locator("#outcome a")).to_have_attribute("href", re.compile("/user/colours$"))
-    pushed = hub.repos["user/colours"]
+    expect(page.locator("#outcome a")).to_have_attribute("href", re.compile("/user/shapes$"))
+    pushed = hub.repos["user/shapes"]
     assert pushed.private and len(pushed.log) <= 2  # the empty repo's own commit, and ours
-    assert accuracy.replace("%", " %") in pushed.files()["README.md"].decode()
     assert link.removeprefix("?run=") not in str(pushed.files())
-    assert ResNet.from_pretrained("user/colours", token=WRITER).config.labels == ["blue", "green", "red"]
+    model = ResNet.from_pretrained("user/shapes", token=WRITER)
+    assert model.config.labels == labels
+    measured = {metric.name: metric for metric in read_metrics(model.card or "")}
+    names = {"accuracy": "Accuracy", "macro F1": "Macro F1", "expected calibration error": "Calibration error"}
+    assert {names[name]: f"{metric.value:.2%}" for name, metric in measured.items()} == said
+    assert {metric.split for metric in measured.values()} == {"20% held out"}
 
     page.get_by_role("button", name="Try it").click()
-    expect(page.locator("#model input")).to_have_value("My model: colours.zip")
-    expect(page.locator("#facts")).to_contain_text("blue, green, red")
-    page.locator("#photo input[type=file]").set_input_files(folder / "red.png")
-    expect(page.locator("#classes h2")).to_have_text("red")
-    expect(page.locator("#line")).to_contain_text("My model: colours.zip")
+    expect(page.locator("#model input")).to_have_value("My model: shapes.zip")
+    expect(page.locator("#facts")).to_contain_text(", ".join(labels))
+    photo = tmp_path / "new.jpg"
+    photo.write_bytes(draw_shape(labels[0], 1000))
+    page.locator("#photo input[type=file]").set_input_files(photo)
+    expect(page.locator("#line")).to_contain_text("My model: shapes.zip")
+    expect(page.locator("#classes h2")).to_have_text(Classifier(model)(photo, top_k=1)[0]["label"])
     page.context.close()
 
 
 def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, address: str, folder: Path) -> None:
     ann, bob = visit(browser, address), visit(browser, address, width=390)
-    train(ann, folder / "colours.zip", epochs=100)
+    bring(ann, write_zip(folder / "many.zip", count=300))
+    ann.get_by_label("From scratch").check()  # a ResNet-18, which takes minutes
+    ann.get_by_role("button", name="Start training").click()
     expect(ann.locator("#progress")).to_contain_text("Epoch")
     train(bob, folder / "colours.zip", epochs=None)
     expect(bob.locator("#progress")).to_contain_text("place 1 in the queue")
@@ -255,7 +331,7 @@ def test_photos_class_by_class(browser: Browser, address: str, tmp_path: Path) -
     classes.locator("input[type=file]").first.set_input_files(photos[2][0])  # one more to those that are there
     expect(classes.locator(".thumbnail-item")).to_have_count(8)
     check.click()
-    expect(page.locator("#report h3")).to_have_text(text["report_head"].format(images=8, classes=2))
+    expect(page.locator("#report h2")).to_have_text(text["report_head"].format(images=8, classes=2))
     expect(page.locator("#report")).to_contain_text(EVIL)
     with page.expect_download() as download:
         page.locator("#report-file").click()
@@ -269,11 +345,40 @@ def test_photos_class_by_class(browser: Browser, address: str, tmp_path: Path) -
     exported = load(tmp_path / "data.zip")["train"]
     assert set(exported.labels) == {"红", EVIL} and len(exported) == 8
     page.get_by_role("button", name=text["continue"]).click()
+    expect(page.get_by_label(text["how_finetune"])).to_be_checked()
     page.get_by_role("button", name=text["more_choices"]).click()
+    expect(page.get_by_label(text["select"])).to_have_value(text["select_accuracy"])
     page.get_by_role("button", name=text["preview"]).click()
     expect(page.locator("#seen-by-training img")).to_have_count(12)
     assert page.locator("img[src='x']").count() == 0
     assert "__i18n__" not in page.locator("body").inner_text()
+    page.context.close()
+
+
+COPY = """async () => {
+    const canvas = document.createElement("canvas");
+    canvas.getContext("2d").fillRect(0, 0, 30, 30);
+    const blob = await new Promise(done => canvas.toBlob(done));
+    await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
+}"""
+
+
+def test_photos_from_the_camera_and_the_clipboard(browser: Browser, address: str) -> None:
+    page = visit(browser, address, permissions=["camera", "clipboard-read", "clipboard-write"])
+    page.get_by_role("tab", name="Train").click()
+    classes = page.locator("#own-classes")
+    classes.get_by_role("button", name="Capture from camera").first.click()
+    classes.get_by_role("button", name="Click to Access Webcam").click()
+    page.wait_for_function("[...document.querySelectorAll('video')].some(video => video.readyState > 1)")  # is seen
+    classes.get_by_role("button", name="capture photo").click()
+    expect(classes.locator(".thumbnail-item")).to_have_count(1)
+
+    page.evaluate(COPY)
+    classes.get_by_role("button", name="Paste from clipboard").last.click()
+    expect(classes.locator(".thumbnail-item")).to_have_count(2)
+    taken, pasted = classes.locator(".thumbnail-item img").all()
+    expect(pasted).to_have_js_property("naturalWidth", 300)  # a canvas as it is by itself
+    expect(taken).not_to_have_js_property("naturalWidth", 0)
     page.context.close()
 
 
@@ -297,17 +402,69 @@ def test_a_base_that_cannot_be_used_is_refused(browser: Browser, address: str, f
     page.context.close()
 
 
+def test_every_choice_reaches_the_run(browser: Browser, address: str, folder: Path) -> None:
+    page = visit(browser, address)
+    bring(page, folder / "colours.zip")
+    page.get_by_role("button", name="More choices").click()
+    page.get_by_label("From scratch").check()  # by its answer the choices that just came stand
+    expect(page.locator("#base")).to_be_hidden()
+    page.locator("#architecture input").click()
+    page.get_by_role("option", name="resnet20").click()
+    numbers = {"Image size": "24", "Seed": "7", "Learning rate": "0.03", "Patience": "2"}
+    for label, value in numbers.items():
+        page.get_by_label(label).fill(value)
+        page.get_by_label(label).press("Tab")
+    for label, value in {"epochs": "3", "mixup": "0.3", "smoothing": "0.1"}.items():
+        page.locator(f"#{label} input[type=number]").fill(value)
+        page.locator(f"#{label} input[type=number]").press("Tab")
+    for label, value in {
+        "Changes to the pictures": "Cut out and mirrored",
+        "Epoch to keep": "With the lowest loss",
+    }.items():
+        page.get_by_label(label).click()
+        page.get_by_role("option", name=value).click()
+    page.get_by_label("Balance the classes").check()
+    page.get_by_label("The last layer only").check()
+    expect(page.get_by_label("Patience")).to_be_hidden()  # what a head has not
+    expect(page.locator("#base")).to_be_visible()
+    page.get_by_label("From scratch").check()
+    expect(page.get_by_label("Epoch to keep")).to_have_value("With the lowest loss")
+    for label, value in numbers.items():
+        expect(page.get_by_label(label)).to_have_value(value)
+    page.get_by_role("button", name="Start training").click()
+    expect(page.locator("#progress")).to_contain_text("Finished.")
+    run = Run(folder / "runs" / link_of(page).removeprefix("?run=") / "run")
+    asked: dict[str, Any] = {"recipe": "modern", "base": None, "architecture": "resnet20", "image_size": 24, "seed": 7}
+    asked |= {"epochs": 3, "learning_rate": 0.03, "patience": 2, "mixup": 0.3, "label_smoothing": 0.1}
+    asked |= {"augmentation": "crop", "select": "loss", "balance": "loss"}
+    assert {key: getattr(run.config, key) for key in asked} == asked
+    assert ResNet.from_pretrained(run.model).config.architecture == "resnet20"
+    page.context.close()
+
+
 def test_a_run_for_a_larger_machine_goes_to_a_job(browser: Browser, address: str, folder: Path, hub: Hub) -> None:
     page = visit(browser, address)
     bring(page, folder / "colours.zip")
-    page.locator("#finetune input").uncheck()
+    page.get_by_label("The last layer only").check()
     page.get_by_role("button", name="Train on a machine of Hugging Face").click()
     page.get_by_role("button", name="Start the job").click()
     expect(page.locator("#train-notice")).to_contain_text("cannot be the name of a repository")
     page.locator("#job-repo input, #job-repo textarea").fill("user/as-job")
     page.get_by_role("button", name="Start the job").click()
     progress = page.locator("#progress")
+    expect(progress).to_contain_text("which goes on without this page")
+    link = link_of(page)
+    page.context.close()  # while the job runs
+
+    stranger = visit(browser, address + link, extra_http_headers={"X-Forwarded-For": "192.0.2.1"})
+    # How long the page of before still follows depends on when the job speaks next.
+    expect(stranger.locator("#progress")).to_contain_text(re.compile("once you are signed in as user|Finished"))
+    page = visit(browser, address + link)
+    progress = page.locator("#progress")
     expect(progress).to_contain_text("Finished.")
+    stranger.reload()
+    expect(stranger.locator("#progress")).to_contain_text("Finished.")  # all that it has to know
+    stranger.context.close()
     expect(progress.get_by_role("link").first).to_have_attribute("href", re.compile("/jobs/user/job0$"))
     expect(progress.get_by_role("link").last).to_have_attribute("href", re.compile("/user/as-job"))
     assert ResNet.from_pretrained("user/as-job", token=WRITER).config.labels == ["blue", "green", "red"]

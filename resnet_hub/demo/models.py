@@ -1,5 +1,6 @@
 """The models of the page: which names it accepts, and those it holds in memory for all visitors."""
 
+import shutil
 import threading
 import time
 from collections import OrderedDict
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradio.utils import get_space
+from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from resnet_hub.config import ResNetConfig
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from resnet_hub.classifier import Classifier
 
 _BYTES_PER_PARAMETER = 12  # float32: in PyTorch, in ONNX Runtime, and there again while it packs them
+_HELD = 8  # models in memory: beside its parameters each takes some megabytes
+DOWNLOADS = 10 * 2**30  # bytes from the Hub that a Space keeps on its disk
+_PREPARED = 24 * 3600  # seconds for which a data set is kept as `datasets` prepared it, as long as a run
 _SEARCH_TIMEOUT = 3.0  # seconds for a suggestion, after which nobody waits for it
 _SEARCH_PAUSE = 60.0  # seconds without suggestions after the Hub did not answer
 
@@ -28,7 +33,7 @@ _SEARCH_PAUSE = 60.0  # seconds without suggestions after the Hub did not answer
 class Models:
     """The checkpoint folders on the shelf and, by id, those of the Hub and of runs; loaded once and shared read-only.
 
-    Loaded models together stay under about `max_bytes`: the least recently used one goes first.
+    Loaded models together stay under about `max_bytes`, and are few: the least recently used one goes first.
     """
 
     def __init__(self, shelf: Path, runs: Runs | None = None, *, max_bytes: int = 2**31):
@@ -49,7 +54,7 @@ class Models:
         if self.runs and self.runs.find(name):
             folder = self.runs.model(name)
             if folder is None:
-                raise PageError("at_work")
+                raise PageError("no_model")
             return folder
         try:
             validate_repo_id(name)
@@ -110,7 +115,7 @@ class Models:
             raise PageError("too_large", name=name, parameters=f"{config.num_parameters:,}")
         with self._lock:
             for other in [key for key, future in self._held.items() if future.done()]:
-                if sum(self._bytes.values()) + wanted > self.max_bytes:
+                if sum(self._bytes.values()) + wanted > self.max_bytes or len(self._held) > _HELD:
                     del self._held[other], self._bytes[other]
             if sum(self._bytes.values()) + wanted > self.max_bytes:
                 raise PageError("busy")
@@ -127,7 +132,7 @@ class Models:
 
     def search(self, text: str) -> list[str]:
         """Ids of image classifiers on the Hub that match, most used first; none where the Hub does not answer."""
-        if len(text) < 2 or time.monotonic() < self._search_again:
+        if not 2 <= len(text) <= 96 or time.monotonic() < self._search_again:  # no id is longer
             return []
         try:
             return _search_hub(text)
@@ -141,3 +146,22 @@ def _search_hub(text: str) -> list[str]:
     from resnet_hub.hub import search
 
     return [found.id for found in search(text, token=False, timeout=_SEARCH_TIMEOUT) if found.sure]
+
+
+def sweep_downloads(limit: int = DOWNLOADS, kept: float = _PREPARED) -> None:
+    """Deletes what came from the Hub, the repos unused for longest first, until `limit` bytes are left.
+
+    For a Space, whose disk is its visitors' alone: on other machines more programs use that folder. A model that is
+    in memory stays there.
+    """
+    with suppress(CacheNotFound, OSError):
+        found = scan_cache_dir(constants.HF_HUB_CACHE)
+        excess = found.size_on_disk - limit
+        for repo in sorted(found.repos, key=lambda repo: repo.last_accessed):
+            if excess > 0:
+                shutil.rmtree(repo.repo_path)  # by revisions a copy of a repo would go too: it has the same
+                excess -= repo.size_on_disk
+    for folder in Path(constants.HF_HOME, "datasets").glob("*/"):
+        with suppress(OSError, ValueError):  # another sweep, or an empty folder
+            if time.time() - max(path.stat().st_mtime for path in folder.rglob("*")) > kept:
+                shutil.rmtree(folder)

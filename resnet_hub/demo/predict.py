@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TOP = 5
 _SHOWN = 768  # pixels of the shorter side that are enough for the heat map; a large photo is not decoded whole
-_AT_ONCE = 4  # visitors' pictures that are decoded; the network takes those that wait together
+_AT_ONCE = 16  # visitors' pictures; the network takes together those that wait
 EXAMPLES = sorted(Path(__file__).with_name("examples").glob("*.jpg"))
 _SHOWN_BY_BROWSERS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
@@ -148,7 +148,7 @@ class PredictTab:
                 )
                 gr.HTML(t("heat_hint"), elem_id="hint")
         examples = gr.Gallery(
-            [(path, path.stem) for path in EXAMPLES],
+            [(path, path.stem.replace("-", " ")) for path in EXAMPLES],
             label=t("examples"),
             columns=len(EXAMPLES),
             height="auto",

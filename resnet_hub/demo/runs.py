@@ -5,7 +5,9 @@ and writes the folder, everyone else only reads it.
 """
 
 import atexit
+import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -16,16 +18,16 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from resnet_hub.demo.i18n import PageError
-from resnet_hub.errors import TrainingError
+from resnet_hub.errors import TooLargeError, TrainingError
 from resnet_hub.files import write_atomic
-from resnet_hub.run import Event, Run, TrainConfig, told
+from resnet_hub.run import Event, Failed, Run, TrainConfig, told
 
 if TYPE_CHECKING:
     from resnet_hub.data import ImageSet, Splits
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
 MAX_IMAGES = 20_000
 MAX_BYTES = 2 * 2**30  # of a data set, packed
 MAX_WAITING = 20  # runs in the queue
-MAX_KEPT = 200  # runs on the disk
+MAX_KEPT = 200  # runs on the disk; of these and of those that wait, an address has half at most
+MAX_WORK = 7200.0  # seconds that a run of a Space's visitor is at work, all its turns together
+MAX_CHECK = 600.0  # seconds that a look at the pictures of a Space's visitor may take
 FREE_BYTES = 2 * 2**30  # that stay free on the disk
 TURN = 600.0  # seconds at work after which a run gives way to those that wait, and waits for its next turn
 KEPT = 86_400.0  # seconds after its last sign of life that a run is deleted
@@ -44,18 +48,31 @@ _TAIL = 16_384  # bytes of the log that hold its last event
 
 _ID = re.compile(r"[A-Za-z0-9_-]{32}")
 _WORKER = """
-import ctypes, json, os, signal, sys
+import contextlib, ctypes, json, os, signal, sys
 os.nice(10)  # predictions go first
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: ends with the app, however that ends
-from resnet_hub.errors import ResNetHubError
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")  # where memory runs out, the kernel takes this process, and not the page
+import torch
+from resnet_hub import data
+from resnet_hub.errors import ResNetHubError, memory_is_full
 from resnet_hub.run import Failed, TrainConfig, told
 from resnet_hub.training import train
+if (memory := json.loads(sys.argv[3])) is not None and not torch.cuda.is_available():
+    import resource
+    with contextlib.suppress(OSError, ValueError):  # there is a lower bound already
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+data.MAX_DOWNLOAD = json.loads(sys.argv[4])  # the data set on the Hub may have grown since the page looked at it
 try:
     for event in train(TrainConfig(**json.loads(sys.argv[1])), seconds=json.loads(sys.argv[2])):
         print(told(event), flush=True)
 except ResNetHubError as error:
     print(told(Failed(str(error))), flush=True)
+except (RuntimeError, MemoryError) as error:
+    if not memory_is_full(error):
+        raise
+    print(told(Failed("The training does not fit into memory; start again with a smaller image size.")), flush=True)
 """
 
 State = Literal["new", "queued", "running", "stopping", "stopped", "waiting", "failed", "interrupted", "finished"]
@@ -137,7 +154,14 @@ class PageRun:
         from resnet_hub.data import HUB, load
 
         source = self.facts()["data"]
-        return load(source, token=_reader()) if source.startswith(HUB) else load(self.folder / source)
+        if source.startswith(HUB):
+            return load(source, token=_reader(), max_bytes=MAX_BYTES)
+        return load(self.folder / source)
+
+    def readable(self) -> "Splits":
+        """The pictures that the report has not left out."""
+        report = self.report()
+        return report.readable(self.pictures()) if report else self.pictures()
 
     def held_out(self) -> "tuple[str, ImageSet]":
         """What the pictures that the evaluation is about are called, and the pictures."""
@@ -145,17 +169,21 @@ class PageRun:
         return split["called"], self.pictures()[split["split"]].subset(split["held_out"])
 
     def export(self) -> Path:
-        """The data set as a ZIP of class folders."""
+        """The data set as a ZIP of class folders, without what cannot be read."""
         from resnet_hub.data import export
 
+        report = self.report()
+        _check_room(self.folder, sum(row.bytes for row in report.classes) if report else 0)
         title = re.sub(r"[^\w.-]+", "-", Path(self.facts()["title"]).stem) or "photos"
-        return export(self.pictures(), self.folder / "export" / f"{title}-data.zip")
+        return export(self.readable(), self.folder / "export" / f"{title}-data.zip")
 
     def pack(self, name: str) -> Path:
         """The model's folder as a ZIP."""
         target = self.folder / f"{name}-model.zip"
+        paths = sorted(self.run.model.rglob("*"))
+        _check_room(self.folder, sum(path.stat().st_size for path in paths))
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as out:  # weights do not pack
-            for path in sorted(self.run.model.rglob("*")):
+            for path in paths:
                 out.write(path, Path(name, path.relative_to(self.run.model)))
         return target
 
@@ -164,13 +192,17 @@ class PageRun:
         from resnet_hub.data import load
 
         files = [Path(path) for paths in classes.values() for path in paths]
-        _check_budget(len(files), sum(path.stat().st_size for path in files))
+        size = sum(path.stat().st_size for path in files)
+        _check_budget(len(files), size)
+        _check_room(self.folder, size)
         return self._look(load(classes), "photos.zip", export=True)
 
     def bring_zip(self, path: str | Path, name: str) -> "DataReport":
         from resnet_hub.data import load
 
-        _check_budget(0, Path(path).stat().st_size)
+        size = Path(path).stat().st_size
+        _check_budget(0, size)
+        _check_room(self.folder, size)
         title = re.sub(r"[^\w.-]+", "-", Path(name).stem)[:60].strip("-.") or "photos"
         target = self.folder / f"{title}.zip"
         shutil.copyfile(path, target)
@@ -181,7 +213,11 @@ class PageRun:
         from resnet_hub.data import HUB, load
 
         source = HUB + name.strip().removeprefix(HUB).removeprefix("https://huggingface.co/datasets/").strip("/")
-        return self._look(load(source, token=_reader()), source)
+        try:
+            splits = load(source, token=_reader(), max_bytes=MAX_BYTES)
+        except TooLargeError as error:
+            raise PageError("hub_too_large", size=error.size, most=f"{MAX_BYTES / 2**30:.0f} GB") from None
+        return self._look(splits, source)
 
     def _look(self, splits: Any, source: str, *, export: bool = False) -> "DataReport":
         """The report on a data set, noted with it; raises `DataError` where there is nothing to learn from it."""
@@ -189,7 +225,13 @@ class PageRun:
         from resnet_hub.report import report
 
         _check_budget(sum(map(len, splits.values())), 0)
-        found = report(splits)
+        start, limit = time.monotonic(), MAX_CHECK if is_space() else math.inf
+
+        def check_time(done: int, total: int) -> None:
+            if time.monotonic() - start > limit:
+                raise PageError("check_too_long", minutes=f"{limit / 60:g}")
+
+        found = report(splits, check_time)
         found.check()
         if export:
             data.export(splits, self.folder / source)
@@ -224,42 +266,72 @@ def _check_budget(images: int, size: int) -> None:
         raise PageError("data_too_large", images=f"{MAX_IMAGES:,}", size=f"{MAX_BYTES / 2**30:.0f} GB")
 
 
+def _check_room(folder: Path, size: int = 0) -> None:
+    """Refuses to write `size` bytes where not enough would stay free."""
+    if shutil.disk_usage(folder).free - size < FREE_BYTES:
+        raise PageError("disk_full")
+
+
 class Runs:
     """All runs below one folder, of which `at_once` are at work; a thread of its own starts, ends and deletes them."""
 
-    def __init__(self, root: str | Path | None = None, *, at_once: int = 1, turn: float = TURN, kept: float = KEPT):
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        served: str | Path | None = None,
+        at_once: int = 1,
+        turn: float = TURN,
+        kept: float = KEPT,
+        work: float | None = None,
+    ):
         self.root = Path(root or os.environ.get("RESNET_HUB_RUNS") or _default_root()).absolute()
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.root.is_symlink() or not os.access(self.root, os.W_OK) or self.root.stat().st_mode & 0o022:
             raise TrainingError(f"Others may write to {self.root}; name a folder of your own in RESNET_HUB_RUNS.")
+        self.served = Path(served) if served else None  # where the page serves files from
         self.at_once, self.turn, self.kept = at_once, turn, kept
+        self.work = work or (MAX_WORK if is_space() else math.inf)  # nobody waits for the machine of a local user
         self._lock = threading.RLock()
         self._queue: list[str] = []
         self._workers: dict[str, _Worker] = {}
         self._led: dict[str, _Led] = {}  # by the page, between a worker and the next
         self._owners: dict[str, set[str]] = {}  # of the runs that wait or work
+        self._making: dict[str, threading.Lock] = {}  # of the runs of which files are served
+        self._addresses: dict[str, str] = {}  # of who made them, until the app ends
         self._closed = threading.Event()
         atexit.register(self.close)
         threading.Thread(target=self._watch, daemon=True).start()
 
     # -- for the page --------------------------------------------------------------------------------------------------
 
-    def create(self) -> PageRun:
-        """A run without data yet."""
-        if shutil.disk_usage(self.root).free < FREE_BYTES or len(list(self.root.iterdir())) >= MAX_KEPT:
+    def create(self, address: str = "") -> PageRun:
+        """A run without data yet, for a visitor of that network address."""
+        with self._lock:
+            self._addresses = {run: of for run, of in self._addresses.items() if (self.root / run).is_dir()}
+            if address and list(self._addresses.values()).count(address) >= MAX_KEPT // 2:
+                raise PageError("address_full", count=MAX_KEPT // 2)
+        _check_room(self.root)
+        if len(list(self.root.iterdir())) >= MAX_KEPT:
             raise PageError("disk_full")
         run = secrets.token_urlsafe(24)
         folder = self.root / run
         folder.mkdir(mode=0o700)
+        self._addresses[run] = address
         return PageRun(run, folder)
 
     def copy(self, run: PageRun) -> PageRun:
         """A new run on the same data."""
-        new, facts = self.create(), run.facts()
-        for name in (facts["data"], "report.json"):
-            with suppress(FileNotFoundError):  # data on the Hub have no file
-                shutil.copyfile(run.folder / name, new.folder / name)
-        new.note(data=facts["data"], title=facts["title"])
+        new, facts = self.create(self._addresses.get(run.id, "")), run.facts()
+        try:
+            for name in (facts["data"], "report.json"):
+                with suppress(FileNotFoundError):  # data on the Hub have no file
+                    _check_room(self.root, (run.folder / name).stat().st_size)
+                    shutil.copyfile(run.folder / name, new.folder / name)
+            new.note(data=facts["data"], title=facts["title"])
+        except BaseException:
+            self.delete(new)
+            raise
         return new
 
     def find(self, run: object) -> PageRun | None:
@@ -276,8 +348,13 @@ class Runs:
                 return
             if any(owners & others for others in self._owners.values()):
                 raise PageError("one_run")
+            if run.facts().get("worked", 0) >= self.work:
+                raise self._spent()
             if len(self._queue) >= MAX_WAITING:
                 raise PageError("queue_full")
+            address = self._addresses.get(run.id)
+            if address and [self._addresses.get(other) for other in self._queue].count(address) >= MAX_WAITING // 2:
+                raise PageError("address_waits", count=MAX_WAITING // 2)
             if config:
                 run.note(config=asdict(config))
             self._owners[run.id] = owners
@@ -295,14 +372,18 @@ class Runs:
                 self._workers[run.id].stop(again=False)
 
     @contextmanager
-    def led(self, run: PageRun, owners: set[str] | None = None) -> "Iterator[_Led]":
+    def led(self, run: PageRun, owners: set[str] | None = None, *, over: bool = False) -> "Iterator[_Led]":
         """The run counts as at work in the block, whether it has a worker or not; as that of `owners`, if they are new.
 
-        Whoever stops it finds `stopping` set.
+        Whoever stops it is to find `stopping` set. Two do not lead a run: the second is refused, or else takes it over,
+        and the first finds `over` set.
         """
         with self._lock:
-            if run.id in self._led or any((owners or set()) & others for others in self._owners.values()):
+            before = self._led.get(run.id)
+            if (before and not over) or any((owners or set()) & others for others in self._owners.values()):
                 raise PageError("one_run")
+            if before:
+                before.over = True
             if owners:
                 self._owners[run.id] = owners
             led = self._led[run.id] = _Led()
@@ -310,8 +391,9 @@ class Runs:
             yield led
         finally:
             with self._lock:
-                del self._led[run.id]
-                self._disown(run.id)
+                if not led.over:
+                    del self._led[run.id]
+                    self._disown(run.id)
 
     def is_at_work(self, run: PageRun) -> bool:
         """Whether a worker has the run, or will."""
@@ -327,6 +409,28 @@ class Runs:
         if run not in self._led and run not in self._queue and run not in self._workers:
             self._owners.pop(run, None)
 
+    def serve(self, run: PageRun, make: Callable[[], Path]) -> Path:
+        """Makes a file, and moves it to where the page serves it at a path that its owner alone is told.
+
+        One at a time of a run: its tabs make the same.
+        """
+        with self._lock:
+            making = self._making.setdefault(run.id, threading.Lock())
+        with making:
+            path, folder = make(), self._served(run)
+            folder.mkdir(parents=True, exist_ok=True)
+            return Path(shutil.move(path, folder / path.name))
+
+    def serving(self) -> set[Path]:
+        """The folders that the page serves of the runs that are there."""
+        found = [self.find(folder.name) for folder in self.root.iterdir()] if self.served else []
+        return {self._served(run).resolve() for run in found if run}
+
+    def _served(self, run: PageRun) -> Path:
+        if self.served is None:
+            raise ValueError("These runs have no folder to serve files from.")
+        return self.served / hashlib.sha256(run.id.encode()).hexdigest()
+
     def delete(self, run: PageRun) -> None:
         with self._lock:
             if run.id in self._queue:
@@ -336,7 +440,10 @@ class Runs:
             if led := self._led.get(run.id):
                 led.stopping = True
             self._owners.pop(run.id, None)
+            self._making.pop(run.id, None)
             shutil.rmtree(run.folder, ignore_errors=True)
+            if self.served:
+                shutil.rmtree(self._served(run), ignore_errors=True)
 
     def status(self, run: PageRun) -> Status:
         with self._lock:
@@ -387,11 +494,20 @@ class Runs:
                     if led.stopping and run not in self._workers:
                         _ask_to_stop(PageRun(run, self.root / run))
                 while self._queue and len(self._workers) < self.at_once and not self._closed.is_set():
-                    run = self._queue.pop(0)
-                    self._workers[run] = _Worker(PageRun(run, self.root / run))
+                    self._begin(self._queue.pop(0))
             if time.monotonic() - looked > 60:
                 looked = time.monotonic()
-                self._delete_old()
+                with suppress(OSError):  # whoever sweeps temporary files may take the root
+                    self._delete_old()
+
+    def _begin(self, run: str) -> None:
+        found = PageRun(run, self.root / run)
+        try:
+            self._workers[run] = _Worker(found)
+        except OSError as error:  # a full disk, no process to be had: the others' turn comes all the same
+            with suppress(OSError):
+                found.tell(Failed(f"The run could not be started ({error.strerror}); try again in a while."))
+            self._disown(run)
 
     def _urge(self, worker: "_Worker") -> None:
         now = time.monotonic()
@@ -399,15 +515,24 @@ class Runs:
             worker.ask()
             if now - worker.stopping > _GRACE:
                 worker.kill()
+        elif worker.worked > self.work:
+            worker.stop(again=False)
         elif self._queue and now - worker.started > self.turn:
             worker.stop(again=True)
 
     def _end(self, run: str, worker: "_Worker") -> None:
         del self._workers[run]
         worker.end()
+        with suppress(OSError):
+            worker.run.note(worked=round(worker.worked, 1))
+            if worker.worked > self.work and worker.run.told() == "Stopped":
+                worker.run.tell(Failed(str(self._spent())))
         if worker.again and worker.run.told() == "Stopped":
             self._queue.append(run)
         self._disown(run)
+
+    def _spent(self) -> PageError:
+        return PageError("work_spent", minutes=f"{self.work / 60:g}")
 
     def _delete_old(self) -> None:
         for folder in self.root.iterdir():
@@ -421,6 +546,7 @@ class _Led:
     """What the page was told of a run that it leads."""
 
     stopping = False
+    over = False  # another one leads it now
 
 
 class _Worker:
@@ -429,6 +555,7 @@ class _Worker:
     def __init__(self, run: PageRun):
         self.run = run
         self.started, self.stopping, self.again = time.monotonic(), 0.0, False
+        self._before = float(run.facts().get("worked", 0))
         threads = str(max(1, (os.cpu_count() or 1) - 1))  # one core stays with the page
         env = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(_import_path())}
         if is_space():
@@ -439,11 +566,17 @@ class _Worker:
         if is_zero():  # all but the steps, which the GPU does
             env["CUDA_VISIBLE_DEVICES"] = ""
             seconds = None if run.facts().get("trained") else 0
-        arguments = [sys.executable, "-c", _WORKER, json.dumps(run.facts().get("config")), json.dumps(seconds)]
+        arguments = [sys.executable, "-c", _WORKER]
+        arguments += map(json.dumps, (run.facts().get("config"), seconds, free_memory(), MAX_BYTES))
         with run.log.open("wb") as log:
             self.process = subprocess.Popen(
                 arguments, cwd=run.folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
             )
+
+    @property
+    def worked(self) -> float:
+        """Seconds that the run is at work by now, in this turn and those before."""
+        return self._before + time.monotonic() - self.started
 
     def stop(self, *, again: bool) -> None:
         """Asks it to stop, for good or until its next turn."""
@@ -467,6 +600,28 @@ class _Worker:
         if self.stopping and not (event and event["event"] in _ENDS):
             with suppress(OSError), self.run.log.open("a") as log:
                 log.write('\n{"event": "Stopped"}\n')
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this machine, or the container that this is, has for one more process; None where it is no Linux.
+
+    A tenth stays with the others. The container's own bound is read as cgroups have it, of version 2 and 1.
+    """
+    left = []
+    with suppress(OSError, ValueError, KeyError):
+        left.append(1024 * _read_numbers(root / "proc/meminfo")["MemAvailable"])
+    for folder, bound, used in (("", "max", "anon"), ("memory", "limit_in_bytes", "total_rss")):
+        group = root / "sys/fs/cgroup" / folder
+        with suppress(OSError, ValueError, KeyError):  # another version, or no bound
+            most = int((group / f"memory.{bound}").read_text())
+            left.append(most - _read_numbers(group / "memory.stat")[used])
+    return max(0, min(left)) * 9 // 10 if left else None
+
+
+def _read_numbers(path: Path) -> dict[str, int]:
+    """The lines of a file such as `MemFree: 12 kB`."""
+    lines = [line.replace(":", " ").split() for line in path.read_text().splitlines()]
+    return {name: int(number) for name, number, *_ in lines}
 
 
 def _ask_to_stop(run: PageRun) -> None:
@@ -504,8 +659,8 @@ def configure(run: PageRun, base: str | Path | None, **choices: Any) -> TrainCon
     if isinstance(base, Path):
         link = run.folder / "weights" / base.name
         link.parent.mkdir(exist_ok=True)
-        with suppress(FileExistsError):
-            link.symlink_to(base.resolve(), target_is_directory=True)
+        link.unlink(missing_ok=True)  # of another base of that name, with which the run did not start
+        link.symlink_to(base.resolve(), target_is_directory=True)
         base = f"weights/{base.name}"
     config = TrainConfig(data=run.facts()["data"], run="run", base=base, **choices)
     config.resolved()  # refuses what cannot be

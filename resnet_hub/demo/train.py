@@ -4,21 +4,21 @@ import os
 import secrets
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from functools import lru_cache
 from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import gradio as gr
 import numpy as np
-from gradio.processing_utils import save_bytes_to_cache, save_file_to_cache
 from huggingface_hub import get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from resnet_hub.config import ResNetConfig
+from resnet_hub.demo.guard import address, is_local_user
 from resnet_hub.demo.i18n import PageError, say, sentence, t
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.predict import PredictTab, alert
@@ -26,17 +26,20 @@ from resnet_hub.demo.runs import PageRun, Runs, Status, configure, is_space, is_
 from resnet_hub.demo.zero import drive
 from resnet_hub.errors import ResNetHubError, TrainingError
 from resnet_hub.images import SUFFIXES
-from resnet_hub.run import Pushed, Stopped, TrainConfig
+from resnet_hub.run import Pushed, Started, TrainConfig
 
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
 
     from resnet_hub.data import ImageSet
+    from resnet_hub.jobs import Job
     from resnet_hub.report import DataReport
 
 MAX_CLASSES = 12  # with photos given one class at a time; a ZIP may have any number
 MAX_EPOCHS = 100
+ARCHITECTURES = ["resnet18", "resnet34", "resnet50", "resnet20", "resnet56"]  # from scratch
+SCRATCH_SIZE = 64  # pixels from scratch, where nothing else is chosen: 224 would take a CPU an evening
 MAX_PIXELS = 2**30  # of all pictures decoded, three bytes each, which stay in memory
 DATA, MODEL, TRAINING, RESULT = 1, 2, 3, 4
 
@@ -89,33 +92,38 @@ class TrainTab:
         try:
             if old and self.runs.status(old).active:
                 raise PageError("one_run")
-            new = self.runs.create()
+            new = self.runs.create(address(request.request.scope) if request.request else "")
             found = bring(new)
-        except ResNetHubError as error:
+            out = {self.run: new.id, self.report: _report(found, request)} | self._offer(found, new)
+        except Exception as error:
             if new:
                 self.runs.delete(new)
-            return {self.report: alert(sentence(request, error))} | self._offer(None)
+            return {self.report: alert(_refusal(request, error))} | self._offer(None)
         if old and self.runs.status(old).state == "new":
             self.runs.delete(old)
-        return {self.run: new.id, self.report: _report(found, request)} | self._offer(found)
+        return out
 
-    def _offer(self, found: "DataReport | None") -> dict[Any, Any]:
+    def _offer(self, found: "DataReport | None", run: PageRun | None = None) -> dict[Any, Any]:
         """What can be done with data that have a report: go on, or take both along."""
         out = {part: gr.update(visible=found is not None) for part in (self.proceed, self.taking)}
-        if found is not None:
-            name = save_bytes_to_cache(found.to_json().encode(), "data-report.json", self.download.GRADIO_CACHE)
-            out[self.report_file] = gr.update(value=name)
+        if found is not None and run is not None:
+
+            def write() -> Path:
+                path = run.folder / "data-report.json"
+                path.write_text(found.to_json(), encoding="utf-8")
+                return path
+
+            out[self.report_file] = gr.update(value=str(self.runs.serve(run, write)))
         return out | {self.data_file: gr.update(visible=False)}
 
     def export(self, run: str, request: gr.Request) -> dict[Any, Any]:
         """The data set as a ZIP of class folders, the pictures as they came."""
         try:
-            packed = self._found(run).export()
+            found = self._found(run)
+            packed = self.runs.serve(found, found.export)
         except (ResNetHubError, OSError) as error:
-            text = sentence(request, error) if isinstance(error, ResNetHubError) else say(request, "disk_full")
-            raise gr.Error(text, print_exception=False) from None
-        value = save_file_to_cache(packed, cache_dir=self.download.GRADIO_CACHE)
-        return {self.data_file: gr.update(value=value, visible=True)}
+            raise gr.Error(escape(_refusal(request, error)), print_exception=False) from None
+        return {self.data_file: gr.update(value=str(packed), visible=True)}
 
     # -- model and training --------------------------------------------------------------------------------------------
 
@@ -126,44 +134,71 @@ class TrainTab:
             if self.runs.status(found).active:
                 return {self.leading: ""} | self.watch(run, None, request) | self._step(TRAINING)
             source, settings = self._settings(*choices)
-            self._check_memory(found, source, settings["image_size"])
-            if self.runs.status(found).state != "new":  # the same data, other choices: another run
-                found = self.runs.copy(found)
+            self._check_memory(found, source, settings)
             visitor = _visitor(kept)
-            self.runs.start(found, {visitor, request.session_hash or visitor}, configure(found, source, **settings))
-        except ResNetHubError as error:
-            return {self.leading: "", self.notice: alert(sentence(request, error))}
+            with self._unused(found) as found:
+                owners = {visitor, request.session_hash or visitor}
+                self.runs.start(found, owners, configure(found, source, **settings))
+        except (ResNetHubError, OSError) as error:
+            return {self.leading: "", self.notice: alert(_refusal(request, error))}
         out = {self.run: found.id, self.notice: "", self.stored: {"visitor": visitor, "run": found.id}}
         return out | {self.leading: found.id} | self.watch(found.id, None, request) | self._step(TRAINING)
+
+    @contextmanager
+    def _unused(self, run: PageRun) -> Iterator[PageRun]:
+        """The run, or where it was started before a new one: the same data, other choices. Refused, it goes again."""
+        if self.runs.status(run).state == "new":
+            yield run
+            return
+        new = self.runs.copy(run)
+        try:
+            yield new
+        except BaseException:
+            self.runs.delete(new)
+            raise
 
     def _settings(
         self,
         base: str,
-        finetune: bool,
-        epochs: float,
+        how: str,
+        epochs: float | None,
+        architecture: str,
         image_size: float | None,
-        learning_rate: float | None,
         balance: bool,
+        seed: float | None,
+        learning_rate: float | None,
+        augmentation: str,
         mixup: float,
         label_smoothing: float,
-        seed: float,
-    ) -> tuple[str | Path, dict[str, Any]]:
-        """Where the base is, and what else was chosen, as `TrainConfig` has it."""
-        source = self.models.source(str(base or "").strip())
+        select: str,
+        patience: float | None,
+    ) -> tuple[str | Path | None, dict[str, Any]]:
+        """Where the base is, if there is one, and what else was chosen, as `TrainConfig` has it.
+
+        A number left empty or 0 is chosen by the recipe. The head alone takes the first few choices only.
+        """
+        from_scratch = how == "modern"
+        source = None if from_scratch else self.models.source(str(base or "").strip())
+        settings: dict[str, Any] = {"recipe": how, "balance": "loss" if balance else "none"}
+        if from_scratch:
+            own = ResNetConfig.from_name(str(architecture)).image_size
+            settings |= {"architecture": str(architecture), "image_size": min(own, SCRATCH_SIZE)}
         try:
-            settings: dict[str, Any] = {"recipe": "head", "seed": int(seed or 0)}
-            if finetune:
+            settings |= {"image_size": int(image_size)} if image_size else {}
+            settings |= {"seed": int(seed or 0)}
+            if how != "head":
                 settings |= {
-                    "recipe": "finetune",
-                    "epochs": min(int(epochs), MAX_EPOCHS),
+                    "epochs": min(int(epochs), MAX_EPOCHS) if epochs else None,
                     "learning_rate": float(learning_rate) if learning_rate else None,
-                    "mixup": float(mixup),
-                    "label_smoothing": float(label_smoothing),
+                    "augmentation": None if augmentation == "auto" else augmentation,
+                    "mixup": float(mixup or 0),
+                    "label_smoothing": float(label_smoothing or 0),
+                    "select": select,
+                    "patience": int(patience) if patience else None,
                 }
-            settings |= {"image_size": int(image_size) if image_size else None}
         except (ValueError, OverflowError, TypeError) as error:
             raise TrainingError(f"A choice is no number: {error}.") from None
-        return source, settings | {"balance": "loss" if balance else "none"}
+        return source, settings
 
     def begin_job(
         self,
@@ -174,8 +209,8 @@ class TrainTab:
         request: gr.Request,
         signed_in: gr.OAuthToken | None,
         *choices: Any,
-    ) -> Iterator[dict[Any, Any]]:
-        """Trains as a job in the account of whoever asks, and follows it as long as the page is open."""
+    ) -> dict[Any, Any]:
+        """Starts a job in the account of whoever asks, which `follow` then reads."""
         from resnet_hub import jobs
 
         try:
@@ -185,28 +220,67 @@ class TrainTab:
             source, settings = self._settings(*choices)
             if self.runs.status(found).active:
                 raise PageError("one_run")
-            if self.runs.status(found).state != "new":
-                found = self.runs.copy(found)
             visitor, repo = _visitor(kept), str(repo or "").strip()
-            config = configure(found, source, **settings)
-            with self.runs.led(found, {visitor, request.session_hash or visitor}) as led:
+            owners = {visitor, request.session_hash or visitor}
+            with self._unused(found) as found, self.runs.led(found, owners):
+                config = configure(found, source, **settings)
                 job = jobs.submit(config, repo, flavor=flavor, upload=True, root=found.folder, token=token)
-                found.note(config=asdict(config), job=job.url)
+                found.note(config=asdict(config), job=job._asdict())
                 found.log.touch()
-                out = {self.run: found.id, self.notice: "", self.stored: {"visitor": visitor, "run": found.id}}
-                yield out | self.watch(found.id, None, request) | self._step(TRAINING)
-                for event in jobs.record(found.run, jobs.follow(job, token=token)):
-                    if led.stopping:
-                        jobs.cancel(job, token=token)
-                        found.tell(Stopped(0, 0))
+        except (ResNetHubError, OSError) as error:
+            return {self.notice: alert(_refusal(request, error))}
+        out = {self.run: found.id, self.notice: "", self.stored: {"visitor": visitor, "run": found.id}}
+        return out | {self.followed: found.id} | self.watch(found.id, None, request) | self._step(TRAINING)
+
+    def follow(self, run: str, request: gr.Request, signed_in: gr.OAuthToken | None) -> Iterator[dict[Any, Any]]:
+        """Reads the log of the run's job into its folder, from the beginning and as long as the page is open.
+
+        The Hub shows it to its owner, so that it takes the token of whoever asks; without one nothing happens.
+        """
+        from resnet_hub import jobs
+
+        found, job = self.runs.find(run), self._job(run)
+        if found is None or job is None:
+            return
+        try:
+            token = _token(request, signed_in)
+            with self.runs.led(found, over=True) as led, suppress(FileNotFoundError):  # deleted meanwhile
+                yield {self.timer: gr.Timer(active=True)}  # `watch` shows what comes
+                for number, event in enumerate(jobs.record(found.run, jobs.follow(job, token=token))):
+                    if led.over:
                         return
+                    if number == 0:  # what an earlier look at the log has told comes again
+                        found.log.write_bytes(b"")
+                    if isinstance(event, Started):
+                        config = TrainConfig(**found.facts()["config"])
+                        found.note(config=asdict(replace(config, epochs=event.epochs)))
                     if isinstance(event, Pushed):
                         found.note(pushed=event.url)
                     elif not isinstance(event, str):
                         found.tell(event)
                     yield {self.notice: ""}
         except ResNetHubError as error:
-            yield {self.notice: alert(sentence(request, error))}
+            if not isinstance(error, PageError):
+                gr.Warning(escape(sentence(request, error)))
+
+    def _job(self, run: str) -> "Job | None":
+        """The job that trains the run, while more is to be heard of it."""
+        from resnet_hub.jobs import Job
+
+        found = self.runs.find(run)
+        facts = found.facts() if found else {}
+        if found is None or "job" not in facts or "pushed" in facts or self.runs.status(found).state == "failed":
+            return None
+        return Job(**facts["job"])
+
+    def _cancel(self, run: str, request: gr.Request, signed_in: gr.OAuthToken | None) -> bool:
+        """Ends the run's job, if it has one."""
+        from resnet_hub import jobs
+
+        job = self._job(run)
+        if job is not None:
+            jobs.cancel(job, token=_token(request, signed_in))
+        return job is not None
 
     def preview(self, run: str, request: gr.Request, *choices: Any) -> dict[Any, Any]:
         """A few of the pictures as the training would see them, each of them twice."""
@@ -216,8 +290,8 @@ class TrainTab:
             source, settings = self._settings(*choices)
             if settings["recipe"] == "head":  # sees the pictures as they are
                 settings["augmentation"] = "none"
-            config = TrainConfig(data="", run="", base=str(source), **settings)
-            images = self._found(run).pictures()["train"]
+            config = TrainConfig(data="", run="", base=str(source) if source else None, **settings)
+            images = self._found(run).readable()["train"]
             places = np.linspace(0, len(images) - 1, min(6, len(images))).round().astype(int)
             drawn = preview(config, images.subset(places.repeat(2)), token=False if is_space() else None)
         except ResNetHubError as error:
@@ -233,20 +307,26 @@ class TrainTab:
             for used in drive(self.runs, found):
                 yield f"<p>{escape(say(request, 'gpu_used', time=_duration(used, request)))}</p>" if used else ""
 
-    def _check_memory(self, run: PageRun, base: str | Path, image_size: int | None) -> None:
+    def _check_memory(self, run: PageRun, base: str | Path | None, settings: dict[str, Any]) -> None:
         from resnet_hub.hub import read_config
 
         report = run.report()
         if report is None:
             raise PageError("no_check")
-        config = read_config(base, token=False if is_space() else None)
-        side = round((image_size or config.image_size) / config.crop_pct)
+        if base:
+            config = read_config(base, token=False if is_space() else None)
+        else:
+            config = ResNetConfig.from_name(settings["architecture"])
+        side = round(settings.get("image_size", config.image_size) / config.crop_pct)
         if report.images * side**2 > MAX_PIXELS:
             raise PageError("too_many_pixels", images=f"{report.images:,}", size=side)
 
-    def stop(self, run: str, request: gr.Request) -> dict[Any, Any]:
-        if found := self.runs.find(run):
-            self.runs.stop(found)
+    def stop(self, run: str, request: gr.Request, signed_in: gr.OAuthToken | None) -> dict[Any, Any]:
+        try:
+            if not self._cancel(run, request, signed_in) and (found := self.runs.find(run)):
+                self.runs.stop(found)
+        except ResNetHubError as error:
+            gr.Warning(escape(sentence(request, error)))
         return self.watch(run, None, request)
 
     def resume(self, run: str, kept: Any, request: gr.Request) -> dict[Any, Any]:
@@ -259,15 +339,17 @@ class TrainTab:
         out = {self.notice: "", self.stored: {"visitor": visitor, "run": run}, self.leading: run}
         return out | self.watch(run, None, request)
 
-    def delete(self, run: str, kept: Any, request: gr.Request) -> dict[Any, Any]:
+    def delete(self, run: str, kept: Any, request: gr.Request, signed_in: gr.OAuthToken | None) -> dict[Any, Any]:
         if found := self.runs.find(run):
+            with suppress(ResNetHubError):  # its page on the Hub can end it still
+                self._cancel(run, request, signed_in)
             self.models.forget(run)
             self.runs.delete(found)
         return self.anew(kept, request)
 
     def anew(self, kept: Any, request: gr.Request) -> dict[Any, Any]:
         """The page without a run; whoever has the link of the one before still finds it."""
-        out = {self.run: "", self.report: "", self.leading: ""} | self._offer(None)
+        out = {self.run: "", self.report: "", self.leading: "", self.followed: ""} | self._offer(None)
         out |= {self.stored: {"visitor": _visitor(kept), "run": ""}}
         return out | self.watch("", None, request) | self._step(DATA)
 
@@ -284,8 +366,11 @@ class TrainTab:
         if linked or status.active:
             out[self.tabs] = gr.Tabs(selected="train")
         if report := found.report():
-            out |= {self.report: _report(report, request)} | self._offer(report)
-        step = RESULT if status.state == "finished" else MODEL if status.state == "new" else TRAINING
+            out |= {self.report: _report(report, request)} | self._offer(report, found)
+        if self._job(found.id):
+            out[self.followed] = found.id
+        finished = status.state == "finished" and self.runs.model(found.id)  # that of a job is on the Hub
+        step = RESULT if finished else MODEL if status.state == "new" else TRAINING
         return out | self.watch(found.id, None, request) | self._step(step)
 
     def watch(self, run: str, seen: Any, request: gr.Request) -> dict[Any, Any]:
@@ -344,10 +429,10 @@ class TrainTab:
             called, held_out = found.held_out()
             mistakes = _mistakes(evaluation, held_out, request) if evaluation else ""
         title = Path(found.facts().get("title", "")).stem or "photos"
-        packed = save_file_to_cache(found.pack(title), cache_dir=self.download.GRADIO_CACHE)
+        packed = self.runs.serve(found, lambda: found.pack(title))
         out: dict[Any, Any] = {
             self.figures: _figures(found, evaluation, called, request),
-            self.download: gr.update(value=packed),
+            self.download: gr.update(value=str(packed)),
             self.actions: gr.update(visible=True),
             self.pictures: gr.update(visible=evaluation is not None),
             self.outcome: "",
@@ -377,8 +462,9 @@ class TrainTab:
             _check_repo(name)
             folder = self.runs.model(run)
             if folder is None:
-                raise PageError("at_work" if self.runs.find(run) else "no_run")
-            url = push_folder(folder, str(name).strip(), private=bool(private), token=_token(request, signed_in))
+                raise PageError("no_model" if self.runs.find(run) else "no_run")
+            token = _token(request, signed_in, "sign_in")
+            url = push_folder(folder, str(name).strip(), private=bool(private), token=token)
         except ResNetHubError as error:
             return alert(sentence(request, error))
         url = url.partition("/commit/")[0]  # the model's page says more than the commit's
@@ -398,7 +484,8 @@ class TrainTab:
     def render(self, page: gr.Blocks, tabs: gr.Tabs, default: str) -> None:
         """Add the tab to the page that is being built."""
         self.tabs = tabs
-        self.run, self.seen, self.done, self.leading = gr.State(""), gr.State(None), gr.State(""), gr.State("")
+        self.run, self.seen, self.done = gr.State(""), gr.State(None), gr.State("")
+        self.leading, self.followed = gr.State(""), gr.State("")
         self.timer = gr.Timer(1.0, active=False)
         gr.HTML(t("train_head"), elem_classes="hint")
         with gr.Walkthrough(selected=DATA) as self.steps:
@@ -441,15 +528,16 @@ class TrainTab:
             ),
             *(self.deleting, self.again, self.onward, self.ending, self.link, self.done),
         ]
-        told = [*watched, self.run, self.notice, self.stored, self.steps, self.leading]
+        told = [*watched, self.run, self.notice, self.stored, self.steps, self.leading, self.followed]
         offered = [self.report, self.proceed, self.taking, self.report_file, self.data_file]
         checking: dict[str, Any] = {"outputs": [self.run, *offered], "show_progress_on": [self.report]}
-        checking |= slow | {"concurrency_id": "data", "concurrency_limit": 2}
+        data: dict[str, Any] = {"concurrency_id": "data", "concurrency_limit": 2}  # of one id the lowest limit counts
+        checking |= slow | data
         for button, function, inputs in checks:
             button.click(function, [self.run, *inputs], **checking)
         for button, step in ((self.proceed, MODEL), (self.onward, TRAINING), (self.ending, RESULT)):
             button.click(lambda step=step: gr.Walkthrough(selected=step), None, self.steps, **quick)
-        exporting.click(self.export, self.run, self.data_file, **slow | {"concurrency_id": "data"})
+        exporting.click(self.export, self.run, self.data_file, **slow | data)
         shown = [self.notice, self.seen_by_training]
         previewing.click(self.preview, [self.run, *choices], shown, **slow | {"concurrency_id": "preview"})
         starting = start.click(self.begin, [self.run, self.stored, *choices], told, **quick)
@@ -462,6 +550,8 @@ class TrainTab:
             show_progress_on=[self.notice],
             **slow | {"concurrency_id": "job", "concurrency_limit": 8},
         )
+        following: dict[str, Any] = {"concurrency_id": "follow", "concurrency_limit": 16, "show_progress": "hidden"}
+        self.followed.change(self.follow, self.followed, [self.timer, self.notice], **private | following)
         self.stopping.click(self.stop, self.run, watched, **quick)
         resuming = self.resuming.click(self.resume, [self.run, self.stored], told, **quick)
         if is_zero():
@@ -556,18 +646,25 @@ class TrainTab:
         return names, galleries
 
     def _render_choices(self, default: str) -> tuple[list[Any], gr.Button]:
-        with gr.Row():
-            with gr.Column(min_width=300):
-                base = gr.Dropdown(
-                    list(self.models.names()),
-                    value=default,
-                    allow_custom_value=True,
-                    label=t("base"),
-                    info=t("base_info"),
-                    elem_id="base",
-                )
-            with gr.Column(min_width=300):
-                finetune = gr.Checkbox(True, label=t("finetune"), info=t("finetune_info"), elem_id="finetune")
+        # A value that were the key of a text would be translated by Gradio, and be none of the choices then.
+        ways = [(t(f"how_{key}"), key) for key in ("finetune", "head", "modern")]
+        how = gr.Radio(ways, value="finetune", label=t("how"), info=t("how_info"), elem_id="how")
+        base = gr.Dropdown(
+            list(self.models.names()),
+            value=default,
+            allow_custom_value=True,
+            label=t("base"),
+            info=t("base_info"),
+            elem_id="base",
+        )
+        architecture = gr.Dropdown(
+            ARCHITECTURES,
+            value=ARCHITECTURES[0],
+            label=t("architecture"),
+            info=t("architecture_info"),
+            visible=False,
+            elem_id="architecture",
+        )
         base.key_up(
             self._suggest,
             None,
@@ -580,19 +677,47 @@ class TrainTab:
         )
         with gr.Accordion(t("more_choices"), open=False):
             with gr.Row():
-                epochs = gr.Slider(
-                    1, MAX_EPOCHS, 10, step=1, label=t("epochs"), info=t("epochs_info"), elem_id="epochs"
-                )
                 image_size = gr.Number(0, label=t("image_size"), info=t("image_size_info"), precision=0, minimum=0)
-                rate = gr.Number(0, label=t("learning_rate"), info=t("learning_rate_info"), minimum=0, maximum=1)
-            with gr.Row():
-                balance = gr.Checkbox(False, label=t("balance"), info=t("balance_info"))
-                mixup = gr.Slider(0, 1, 0, step=0.1, label=t("mixup"), info=t("mixup_info"))
-                smoothing = gr.Slider(0, 0.5, 0, step=0.05, label=t("label_smoothing"))
-                seed = gr.Number(0, label=t("seed"), precision=0, minimum=0, maximum=2**31)
+                seed = gr.Number(0, label=t("seed"), info=t("seed_info"), precision=0, minimum=0, maximum=2**31)
+                balance = gr.Checkbox(False, label=t("balance"), info=t("balance_info"), min_width=260)
+            with gr.Column() as whole:  # what a head alone does not have
+                with gr.Row():
+                    epochs = gr.Slider(
+                        0, MAX_EPOCHS, 0, step=1, label=t("epochs"), info=t("epochs_info"), elem_id="epochs"
+                    )
+                    rate = gr.Number(0, label=t("learning_rate"), info=t("learning_rate_info"), minimum=0, maximum=1)
+                with gr.Row():
+                    views = [(t(f"augmentation_{key}"), key) for key in ("auto", "crop", "shift", "none")]
+                    augmentation = gr.Dropdown(
+                        views, value="auto", label=t("augmentation"), info=t("augmentation_info"), filterable=False
+                    )
+                    mixup = gr.Slider(0, 1, 0, step=0.1, label=t("mixup"), info=t("mixup_info"), elem_id="mixup")
+                    smoothing = gr.Slider(
+                        0,
+                        0.5,
+                        0,
+                        step=0.05,
+                        label=t("label_smoothing"),
+                        info=t("label_smoothing_info"),
+                        elem_id="smoothing",
+                    )
+                with gr.Row():
+                    kept = [(t(f"select_{key}"), key) for key in ("accuracy", "loss", "last")]
+                    select = gr.Dropdown(
+                        kept, value="accuracy", label=t("select"), info=t("select_info"), filterable=False
+                    )
+                    patience = gr.Number(0, label=t("patience"), info=t("patience_info"), precision=0, minimum=0)
             previewing = gr.Button(t("preview"), size="sm")
             self.seen_by_training = gr.HTML(elem_id="seen-by-training", elem_classes="film")
-        return [base, finetune, epochs, image_size, rate, balance, mixup, smoothing, seed], previewing
+
+        def show(way: str) -> list[Any]:
+            scratch = way == "modern"
+            return [gr.update(visible=visible) for visible in (not scratch, scratch, way != "head")]
+
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        how.input(show, how, [base, architecture, whole], **quiet)  # `change` comes when the step is shown, too
+        first = [base, how, epochs, architecture, image_size, balance, seed]
+        return [*first, rate, augmentation, mixup, smoothing, select, patience], previewing
 
     def _render_job(self) -> tuple[gr.Button, gr.Textbox, gr.Dropdown]:
         """For whoever may start one: the local user, and visitors of a Space whose owner asks them for that right."""
@@ -606,6 +731,7 @@ class TrainTab:
                     label=t("repo"), info=t("repo_info"), placeholder="user/name", max_length=90, elem_id="job-repo"
                 )
                 flavor = gr.Dropdown(list(FLAVORS), value="t4-small", label=t("flavor"), info=t("flavor_info"))
+            _render_login()
             button = gr.Button(t("start_job"))
         return button, repo, flavor
 
@@ -619,8 +745,8 @@ class TrainTab:
         with gr.Row(visible=False) as self.charts:
             chart: dict[str, Any] = {"x": "epoch", "y": "value", "color": "series", "min_width": 300}
             chart |= {"x_title": " ", "y_title": " ", "color_title": " "}  # the label says it, translated
-            self.loss = gr.LinePlot(label=t("loss"), elem_id="loss", **chart)
-            self.accuracy = gr.LinePlot(label=t("accuracy"), y_axis_format=".0%", elem_id="accuracy", **chart)
+            self.loss = gr.LinePlot(label=t("loss_chart"), elem_id="loss", **chart)
+            self.accuracy = gr.LinePlot(label=t("accuracy_figure"), y_axis_format=".0%", elem_id="accuracy", **chart)
         with gr.Row():
             self.ending = gr.Button(t("to_result"), variant="primary", visible=False)
             self.stopping = gr.Button(t("stop"), variant="stop", visible=False)
@@ -642,8 +768,7 @@ class TrainTab:
                         label=t("repo"), info=t("repo_info"), placeholder="user/name", max_length=97, elem_id="repo"
                     )
                     hidden = gr.Checkbox(True, label=t("private"))
-                if os.environ.get("OAUTH_CLIENT_ID"):
-                    gr.LoginButton()
+                _render_login()
                 push = gr.Button(t("push"))
                 self.outcome = gr.HTML(elem_id="outcome")
         with gr.Row(visible=False) as self.pictures:
@@ -653,6 +778,20 @@ class TrainTab:
             self.curves = gr.Image(alt_text=t("curves"), **shown)
         self.mistakes = gr.HTML(elem_id="mistakes", elem_classes="film")
         return push, name, hidden
+
+
+def _render_login() -> None:
+    if os.environ.get("OAUTH_CLIENT_ID"):
+        gr.LoginButton()
+
+
+def _refusal(request: gr.Request, error: Exception) -> str:
+    """Why something was not done; raises an error that nobody expects again."""
+    if isinstance(error, ResNetHubError):
+        return sentence(request, error)
+    if isinstance(error, OSError):  # photos that were added an hour ago are swept
+        return say(request, "files_gone" if isinstance(error, FileNotFoundError) else "disk_full")
+    raise error
 
 
 def _visitor(kept: Any) -> str:
@@ -670,21 +809,13 @@ def _check_repo(name: str) -> None:
         raise PageError("bad_repo", name=str(name)[:100])
 
 
-def _token(request: gr.Request, signed_in: gr.OAuthToken | None) -> str:
+def _token(request: gr.Request, signed_in: gr.OAuthToken | None, needed: str = "sign_in_job") -> str:
     """Of whoever asks: signed in on a Space, or the local user with a saved one; it lives in the request only."""
-    token = signed_in.token if signed_in else get_token() if _is_local_user(request) else None
+    local = request.request is not None and is_local_user(request.request.scope)
+    token = signed_in.token if signed_in else get_token() if local else None
     if not token:
-        raise PageError("sign_in")
+        raise PageError(needed)
     return token
-
-
-def _is_local_user(request: gr.Request) -> bool:
-    """Whether who asks sits at this machine: not on a Space, nor behind a tunnel or proxy, nor led here by a name."""
-    if is_space() or any(key in request.headers for key in ("x-forwarded-for", "forwarded", "x-forwarded-host")):
-        return False
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname
-    local = ("127.0.0.1", "::1")
-    return request.client is not None and request.client.host in local and host in (*local, "localhost")
 
 
 def _report(found: "DataReport", request: gr.Request) -> str:
@@ -696,7 +827,7 @@ def _report(found: "DataReport", request: gr.Request) -> str:
     columns = [say(request, "class"), *(splits if len(splits) > 1 else [say(request, "pictures")])]
     opened = " open" if len(rows) <= 20 else ""
     table = f"<details{opened}><summary>{escape(say(request, 'pictures'))}</summary>{_table(columns, rows)}</details>"
-    return f'<h3 role="status">{escape(head)}</h3><ul>{"".join(findings)}</ul>{table}'
+    return f'<h2 role="status">{escape(head)}</h2><ul>{"".join(findings)}</ul>{table}'
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -709,12 +840,16 @@ def _progress(run: PageRun, status: Status, history: Sequence[Any], request: gr.
     event, facts = status.event or {}, run.facts()
     lines, bar = [], ""
     if status.state == "failed":
-        lines.append(alert(str(event.get("reason", ""))))
+        reason = str(event.get("reason", ""))
+        full = "not fit into memory" in reason and "job" not in facts  # the library advises what the page has not
+        lines.append(alert(say(request, "memory_full") if full else reason))
     elif not ("job" in facts and status.state == "interrupted"):
         lines.append(f"<p><strong>{escape(say(request, f'is_{status.state}', place=status.place))}</strong></p>")
-    for key in ("job", "pushed"):
-        if url := facts.get(key):
-            lines.append(f"<p>{escape(say(request, f'{key}_at'))} {_anchor(url)}</p>")
+    if job := facts.get("job"):
+        key = "job_alone" if status.state == "interrupted" else "job_at"
+        lines.append(f"<p>{escape(say(request, key, owner=job['owner']))} {_anchor(job['url'])}</p>")
+    if url := facts.get("pushed"):
+        lines.append(f"<p>{escape(say(request, 'pushed_at'))} {_anchor(url)}</p>")
     if status.state in ("running", "stopping"):
         text, bar = _step_text(run, event, request)
         lines.append(f"<p>{escape(text)}</p>")
@@ -736,6 +871,8 @@ def _step_text(run: PageRun, event: dict[str, Any], request: gr.Request) -> tupl
         key = "reading" if event["what"] == "pictures" else "features"
         text = say(request, key, done=f"{event['done']:,}", total=f"{event['total']:,}")
         return text, _bar(event["done"], event["total"])
+    if kind in ("Finished", "Stopped", "Failed"):  # its process is about to end
+        return say(request, "ending"), _bar(1, 1)
     if kind != "Progress":
         return say(request, "starting"), _bar(0, 1)
     config = run.run.config if run.run.exists() else TrainConfig(**run.facts()["config"])  # a job's folder is there
@@ -812,7 +949,7 @@ def _film(pictures: "Sequence[tuple[Image.Image, str]]", title: str = "") -> str
         source = f"data:image/jpeg;base64,{b64encode(content.getvalue()).decode()}"
         below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
         cells.append(f'<figure><img src="{source}" alt="{escape(caption)}">{below}</figure>')
-    head = f"<h3>{escape(title)}</h3>" if title else ""
+    head = f"<h2>{escape(title)}</h2>" if title else ""
     return f'{head}<div class="frames">{"".join(cells)}</div>' if cells else ""
 
 
@@ -827,7 +964,7 @@ def _figures(run: PageRun, evaluation: dict[str, Any] | None, called: str, reque
         best = [epoch for epoch in run.run.epochs() if epoch.best and epoch.accuracy is not None]
         text = say(request, "best", accuracy=f"{best[-1].accuracy:.1%}", epoch=best[-1].epoch) if best else ""
         return f"<p>{escape(text)}</p>"
-    rows = {"accuracy": "accuracy", "macro_f1": "macro_f1", "calibration": "calibration_error"}
+    rows = {"accuracy_figure": "accuracy", "macro_f1": "macro_f1", "calibration": "calibration_error"}
     if len(evaluation["classes"]) > 5:
         rows["top5"] = "top5"
     figures = {say(request, key): f"{evaluation[field]:.2%}" for key, field in rows.items()}

@@ -1,0 +1,117 @@
+"""What the Train tab answers, without a browser or a server: refusals, and what they leave behind."""
+
+import asyncio
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import fastapi
+import gradio as gr
+import pytest
+from test_runs import save_base, write_zip
+
+from resnet_hub import demo, training
+from resnet_hub.demo.i18n import TEXTS, PageError
+from resnet_hub.demo.runs import PageRun
+from resnet_hub.errors import DataError
+from resnet_hub.run import Failed, TrainConfig
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tab")
+    save_base(folder / "shelf" / "tiny")
+    write_zip(folder / "colours.zip")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tab(folder: Path) -> Iterator[Any]:
+    async def built() -> Any:  # where an event loop runs: Gradio would leave one of its own open
+        return demo.build(folder / "shelf")
+
+    with pytest.MonkeyPatch.context() as settings:
+        settings.setenv("RESNET_HUB_RUNS", str(folder / "runs"))
+        settings.setattr(demo, "get_upload_folder", lambda: str(folder / "served"))
+        page = asyncio.run(built())
+    tab = next(fn.fn.__self__ for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "begin")
+    yield tab
+    tab.runs.close()
+
+
+def from_browser(language: str = "en") -> gr.Request:
+    scope = {"type": "http", "headers": [(b"accept-language", language.encode())], "query_string": b"", "path": "/"}
+    return gr.Request(fastapi.Request(scope))
+
+
+CHOICES = ("tiny", "head", None, "resnet20", None, False, 0, None, "auto", 0, 0, "accuracy", None)
+
+
+def test_what_is_refused_leaves_no_run_behind(tab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept() -> int:
+        return len(list(tab.runs.root.iterdir()))
+
+    for breaks, words in (
+        (FileNotFoundError(errno.ENOENT, "gone"), TEXTS["zh"]["files_gone"]),
+        (OSError(errno.ENOSPC, "full"), TEXTS["zh"]["disk_full"]),
+    ):
+        with monkeypatch.context() as broken:
+            broken.setattr(PageRun, "bring_zip", Mock(side_effect=breaks))
+            assert words in tab.check_zip("", "photos.zip", from_browser("zh"))[tab.report]
+    with pytest.raises(TypeError):  # crafted: the page answers it
+        tab.check_files("", from_browser(), *(["a"] * 12), *([7] * 12))
+    assert kept() == 0
+
+    checked = tab.check_zip("", str(folder / "colours.zip"), from_browser())
+    run = tab.runs.find(checked[tab.run])
+    run.log.write_text('{"event": "Finished"}\n')
+    with monkeypatch.context() as broken:
+        broken.setattr(tab.runs, "start", Mock(side_effect=PageError("queue_full")))
+        assert TEXTS["en"]["queue_full"] in tab.begin(run.id, None, from_browser(), *CHOICES)[tab.notice]
+    with monkeypatch.context() as broken:
+        broken.setattr(PageRun, "note", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+        assert TEXTS["en"]["disk_full"] in tab.begin(run.id, None, from_browser(), *CHOICES)[tab.notice]
+    assert kept() == 1 and tab.runs.find(run.id)
+    tab.runs.delete(run)
+
+
+def test_what_does_not_fit_into_memory_is_told_with_what_the_page_has(tab: Any) -> None:
+    run = tab.runs.create()
+    run.tell(Failed(training._reason(MemoryError(), TrainConfig(data="", run="run"))))
+    for language in ("en", "zh"):
+        assert TEXTS[language]["memory_full"] in tab.watch(run.id, None, from_browser(language))[tab.progress]
+    tab.runs.delete(run)
+
+
+def test_a_toast_shows_what_was_written(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = "<img src=x> & co"  # Gradio shows what it is told as markup
+    monkeypatch.setattr(tab, "_found", Mock(side_effect=DataError(evil)))
+    with pytest.raises(gr.Error) as told:
+        tab.export("x", from_browser())
+    assert told.value.message == "&lt;img src=x&gt; &amp; co"
+
+
+def test_a_job_asks_for_the_sign_in_in_its_own_words(tab: Any) -> None:
+    told = tab.begin_job("x", None, "user/name", "t4-small", from_browser(), None, *CHOICES)
+    assert TEXTS["en"]["sign_in_job"] in told[tab.notice]
+
+
+def test_tidying_goes_on_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Mock(trim=Mock(side_effect=[KeyError("anna"), None]), runs=Mock(serving=set))
+    monkeypatch.setattr(demo.time, "sleep", Mock(side_effect=[None, StopIteration]))
+    with pytest.raises(StopIteration):
+        demo._tidy(page, tmp_path, set())
+    assert page.trim.call_count == 2
+
+
+def test_a_job_that_this_page_does_not_follow_names_who_can(tab: Any) -> None:
+    run = tab.runs.create("")
+    job = {"id": "job0", "owner": "ann", "url": "https://huggingface.co/jobs/ann/job0"}
+    run.note(job=job)
+    run.log.touch()
+    out = tab.watch(run.id, None, from_browser())
+    assert "reload it once you are signed in as ann" in out[tab.progress] and job["url"] in out[tab.progress]
+    assert out[tab.resuming]["visible"] is False
+    tab.runs.delete(run)

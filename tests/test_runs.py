@@ -12,6 +12,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -402,6 +403,36 @@ def test_runs_are_deleted_after_a_day(tmp_path: Path) -> None:
     os.utime(old.folder, (day, day))
     runs._delete_old()
     assert runs.find(old.id) is None and runs.find(new.id) == new
+    runs.close()
+
+
+def test_who_still_writes_brings_no_deleted_run_back(tmp_path: Path) -> None:
+    # A call on ZeroGPU is a process of its own, which saves until it is told that nobody listens any more.
+    program = """
+from pathlib import Path
+from resnet_hub.files import replace_folder
+while True:
+    with replace_folder("run/model", keep=lambda name: False) as folder:
+        for name in range(50):
+            (folder / str(name)).write_bytes(b"weights")
+"""
+    runs = Runs(tmp_path / "runs")
+    run = runs.create()
+    writer = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=run.folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+    wait(lambda: (run.folder / "run" / "model").is_dir())
+    runs.delete(run)
+    with suppress(subprocess.TimeoutExpired):
+        writer.wait(1)
+    writer.kill()
+    writer.wait()
+    assert not run.folder.exists()
+    runs._delete_old()
+    assert list(runs.root.iterdir()) == []
     runs.close()
 
 

@@ -441,7 +441,11 @@ class Runs:
                 led.stopping = True
             self._owners.pop(run.id, None)
             self._making.pop(run.id, None)
-            shutil.rmtree(run.folder, ignore_errors=True)
+            # A call on ZeroGPU may still write: under a name that finds nobody it brings nothing back.
+            deleted = run.folder.with_name(f".{run.id}")
+            with suppress(FileNotFoundError):
+                run.folder.rename(deleted)
+            shutil.rmtree(deleted, ignore_errors=True)
             if self.served:
                 shutil.rmtree(self._served(run), ignore_errors=True)
 
@@ -535,6 +539,8 @@ class Runs:
         return PageError("work_spent", minutes=f"{self.work / 60:g}")
 
     def _delete_old(self) -> None:
+        for folder in self.root.glob(".*"):  # what was still written while its run was deleted
+            shutil.rmtree(folder, ignore_errors=True)
         for folder in self.root.iterdir():
             run = self.find(folder.name)
             with self._lock, suppress(OSError):

@@ -31,12 +31,20 @@ os.environ |= {
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",  # the `hf` command would ask a package index
     "RESNET_HUB_CACHE": str(Path(_home.name, "resnet_hub")),
     "NO_PROXY": "127.0.0.1,localhost",
+    # Tests run beside each other, and two threads that wait for a busy core take ten times as long as one.
+    "OMP_NUM_THREADS": "1",
 }
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # huggingface_hub 2.4 uploads with an argument that its HTTP library deprecates.
     config.addinivalue_line("filterwarnings", "ignore:Use 'content=:DeprecationWarning")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes come first, so that none of them is what all others wait for at the end."""
+    long = ("test_train_page", "test_training", "test_demo", "test_hostile", "test_strangers", "test_zero", "test_runs")
+    items.sort(key=lambda item: long.index(item.path.stem) if item.path.stem in long else len(long))
 
 
 def pytest_unconfigure() -> None:

@@ -82,7 +82,10 @@ CSS = """
 #figures dt { color: var(--body-text-color-subdued); }
 #figures dd { margin: 0; font-size: 1.5rem; font-weight: 600; }
 .dark [role="tab"].selected { color: var(--primary-400); }
-@media (max-width: 480px) { .table :is(th, td) { padding-right: 0.5rem; font-size: 0.8rem; } }
+@media (max-width: 480px) {
+  .table :is(th, td) { padding-right: 0.4rem; font-size: 0.75rem; }
+  .table :is(th, td):first-child { min-width: 4.5rem; }
+}
 @media (min-width: 700px) { #classes { min-height: 340px; } }
 """
 

@@ -746,7 +746,7 @@ class TrainTab:
             chart: dict[str, Any] = {"x": "epoch", "y": "value", "color": "series", "min_width": 300}
             chart |= {"x_title": " ", "y_title": " ", "color_title": " "}  # the label says it, translated
             self.loss = gr.LinePlot(label=t("loss_chart"), elem_id="loss", **chart)
-            self.accuracy = gr.LinePlot(label=t("accuracy_figure"), y_axis_format=".0%", elem_id="accuracy", **chart)
+            self.accuracy = gr.LinePlot(label=t("accuracy_figure"), y_axis_format=".3~p", elem_id="accuracy", **chart)
         with gr.Row():
             self.ending = gr.Button(t("to_result"), variant="primary", visible=False)
             self.stopping = gr.Button(t("stop"), variant="stop", visible=False)

@@ -12,9 +12,10 @@ import torch
 
 from resnet_hub.card import CardFacts, read_licence, render_card
 from resnet_hub.data import HUB, ImageSet
+from resnet_hub.errors import ResNetHubError
 from resnet_hub.evaluation import Evaluation, evaluate
 from resnet_hub.files import write_atomic
-from resnet_hub.hub import CARD, WEIGHTS
+from resnet_hub.hub import CARD, WEIGHTS, read_card
 from resnet_hub.model import ResNet
 from resnet_hub.pictures import confusion_picture, curves_picture
 from resnet_hub.run import Run, TrainConfig, is_hub_id, options
@@ -79,12 +80,14 @@ def card_facts(run: Run, evaluation: Evaluation, called: str, hardware: str) -> 
 
 def _origin(base: str | None) -> tuple[str, str | None]:
     """What to say of a base that is a folder, and the licence on its card, which goes for what came of it too."""
-    if not base or is_hub_id(base):
+    if not base:
         return "", None
     try:
-        licence = read_licence(Path(base, CARD).read_text(encoding="utf-8"))
-    except (OSError, UnicodeError):
+        licence = read_licence(read_card(base) or "")
+    except (ResNetHubError, OSError):
         licence = None
+    if is_hub_id(base):
+        return "", licence
     stated = f", whose card states the licence: {licence}" if licence else ""
     return f" It started from the weights of {_shown(base)}{stated}.", licence
 

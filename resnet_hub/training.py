@@ -203,6 +203,7 @@ class _Trainer:
             names = dict(enumerate(self.labels))
             return ResNet(ResNetConfig.from_name(self.config.architecture, id2label=names, **changes))
         model = ResNet.from_pretrained(self.config.base)
+        model.card = None  # of the base: nothing on it is true of what comes of it
         # a base that knows these very labels goes on with its own head
         self.keeps_head = self.config.recipe != "head" and model.config.id2label == dict(enumerate(self.labels))
         if not self.keeps_head:
@@ -405,11 +406,7 @@ class _Trainer:
                 continue
             speed, self.seconds = counted / (now - last), self.seconds + now - last
             last, counted, loss = now, 0, self.loss_sum / self.step
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"The loss became {loss} in epoch {self.epoch + 1}; the state before is kept. Start again with a "
-                    f"learning_rate below {self.config.learning_rate:g}."
-                )
+            self._check_loss(loss, self.epoch + 1)
             left = ((self.epochs - self.epoch) * self.steps - self.step) * self.batch / speed
             yield Progress(self.epoch + 1, self.step, self.steps, loss, rate, speed, left)
             if stopping or now - self.saved_at > self.config.checkpoint_seconds:
@@ -475,6 +472,7 @@ class _Trainer:
         loss, accuracy, better = None, None, False
         if first or self.epoch % self.config.evaluate_every == 0 or self.epoch == self.epochs:
             loss, accuracy = self._evaluate()
+            self._check_loss(loss, self.epoch)  # the epoch's last step may have spoilt what the steps before had
             better = self._is_better(loss, accuracy)
             self.worse = 0 if better else self.worse + 1
         if better:
@@ -490,6 +488,13 @@ class _Trainer:
                 self._write_samples()
         self.step, self.loss_sum = 0, 0.0
         return event
+
+    def _check_loss(self, loss: float, epoch: int) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss became {loss} in epoch {epoch}; the state before is kept. Start again with a learning_rate "
+                f"below {self.config.learning_rate:g}."
+            )
 
     def _is_better(self, loss: float, accuracy: float) -> bool:
         if not self.best or self.config.select == "last":

@@ -249,6 +249,37 @@ def test_compiled_steps_learn_the_same_and_a_missing_compiler_is_a_sentence(
     assert "without compile" in last.reason
 
 
+@pytest.mark.parametrize("select", ["last", "accuracy"])
+def test_a_network_that_its_last_step_has_spoilt_is_not_kept(
+    config: TrainConfig, select: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated = training._Trainer._evaluate
+
+    def spoilt(trainer: Any) -> tuple[float, float]:
+        if trainer.epoch == 2:
+            for part in (trainer.model, trainer._kept):
+                torch.nn.init.constant_(part.get_parameter("fc.bias"), torch.nan)
+        return evaluated(trainer)
+
+    monkeypatch.setattr(training._Trainer, "_evaluate", spoilt)
+    *_, last = train(replace(config, epochs=3, select=select))
+    assert isinstance(last, Failed) and "The loss became nan in epoch 2" in last.reason
+    assert all(value.isfinite().all() for value in weights(config).values())
+    assert [epoch.epoch for epoch in Run(config.run).epochs()] == [1]
+
+
+def test_a_stopped_run_does_not_say_of_its_model_what_the_base_says(config: TrainConfig, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    written = "# Ships\n\nFinds ships, 93% of them."
+    ResNet(ResNetConfig.from_name("resnet20", id2label={0: "ship", 1: "sea"})).save_pretrained(base, card=written)
+    run = Run(config.run)
+    for event in train(replace(config, base=str(base), architecture="resnet18", recipe="finetune", epochs=50)):
+        if isinstance(event, Progress):
+            run.stop.touch()
+    assert isinstance(event, Stopped)
+    assert "ships" not in (run.model / "README.md").read_text()
+
+
 def test_balancing_makes_a_rare_class_count(config: TrainConfig, pictures: Path, tmp_path: Path) -> None:
     rare = tmp_path / "rare"
     for label, count in (("blue", 20), ("red", 4)):

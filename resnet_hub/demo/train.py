@@ -429,10 +429,12 @@ class TrainTab:
             called, held_out = found.held_out()
             mistakes = _mistakes(evaluation, held_out, request) if evaluation else ""
         title = Path(found.facts().get("title", "")).stem or "photos"
-        packed = self.runs.serve(found, lambda: found.pack(title))
+        packed = None
+        with suppress(ResNetHubError, OSError):  # a full disk: all but the download needs no room
+            packed = str(self.runs.serve(found, lambda: found.pack(title)))
         out: dict[Any, Any] = {
             self.figures: _figures(found, evaluation, called, request),
-            self.download: gr.update(value=str(packed)),
+            self.download: gr.update(value=packed, visible=packed is not None),
             self.actions: gr.update(visible=True),
             self.pictures: gr.update(visible=evaluation is not None),
             self.outcome: "",

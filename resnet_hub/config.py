@@ -85,6 +85,7 @@ _PREPROCESSING = ("crop_pct", "crop_mode", "interpolation", "mean", "std")
 
 # A config from a stranger must not be able to ask for more.
 _MAX_PARAMETERS = 1_000_000_000
+_MAX_PEAK = 2**30  # numbers, 4 GB; ResNeXt-101 at 224 pixels has 14 million
 _MAX_IMAGE_SIZE = 2048
 _MAX_CHANNELS = 64
 _MAX_CLASSES = 100_000
@@ -256,6 +257,11 @@ class ResNetConfig:
         return body + self.num_features * self.num_classes
 
     @property
+    def peak_numbers(self) -> int:
+        """Numbers that are held at once for one image: what a convolution takes, what it gives, and a copy of that."""
+        return max((part.inputs + 2 * part.outputs) * part.size**2 for part in self.convolutions())
+
+    @property
     def schema(self) -> int:
         """The oldest schema whose readers understand this network."""
         newer = self.stem == "deep" or self.shortcut == "D" or self.crop_mode == "squash"
@@ -419,6 +425,10 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     if config.num_parameters > _MAX_PARAMETERS:
         limit = f"{_MAX_PARAMETERS:,}"
         raise ConfigError(f"The network has {config.num_parameters:,} parameters; at most {limit} are built.")
+    if config.peak_numbers > _MAX_PEAK:
+        raise ConfigError(
+            f"The network holds {config.peak_numbers:,} numbers for one picture; at most {_MAX_PEAK:,} fit."
+        )
     return good
 
 

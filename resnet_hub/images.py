@@ -62,11 +62,33 @@ _EXIF = re.compile(rb"\xff\xe1..Exif\0\0", re.DOTALL)
 _MAX_SCANNED_PIXELS = 2_000_000_000  # over all scans of a progressive JPEG, usually ten
 _SCAN = re.compile(rb"\xff\xda\x00(\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 _PIECES = (273, 324)  # StripOffsets, TileOffsets
+_BITS, _SAMPLES = 258, 277  # BitsPerSample, SamplesPerPixel
+_PRIVATE = 400  # from here on tags hold blobs, such as colour profiles, which stay bytes
 _MAX_PIECES = 70_000  # strips or tiles of a TIFF, over each of which Pillow loops; one a row is common
+_MAX_NUMBERS = (
+    2**18
+)  # in any other of its usual tags, of which Pillow makes a Python number each; a colour map has 3 * 2^16
+_TEXT = 2  # type of a TIFF tag that stays bytes
 # Bytes a pixel takes at its peak until it is RGB, measured; for slow kinds as many as keep the decoder within seconds.
 _MEMORY = 8 * MAX_PIXELS
-_COSTS = {"WEBP": 19, "AVIF": 19, "HEIF": 19, "I;16": 9, "I": 30, "F": 30, "LAB": 30, "LA": 13, "La": 13, "PA": 13}
-_COST, _COST_TRANSPARENT, _COST_PROGRESSIVE = 8, 10, 10
+_COSTS = {
+    "WEBP": 19,
+    "AVIF": 19,
+    "HEIF": 19,
+    "I;16": 9,
+    "I": 30,
+    "F": 30,
+    "LAB": 30,
+    "I;16B": 9,
+    "I;16L": 9,
+    "I;16N": 9,
+    "LA": 13,
+    "La": 13,
+    "PA": 13,
+}
+_COST, _COST_TRANSPARENT, _COST_TRANSPARENT_RGB = 8, 10, 13
+_COST_SCANS = 10  # of a JPEG in several scans
+_COST_STRIP = 4  # of a TIFF, whose strips are held beside the picture: and what a pixel takes there
 _REDUCING_GAP = 3.0  # Pillow first averages whole blocks, down to so many times the size; invisible from 3 on
 _LARGE, _LARGE_PIXELS = threading.Lock(), 2**24  # above, one at a time is decoded, however many threads there are
 _MAX_RESIZED_PIXELS = 2**26  # a 20000x1 picture with a short side of 256 would have 1.3 billion
@@ -252,14 +274,14 @@ def _open(data: bytes, name: str) -> Image.Image:
             raise ImageError(f"{name} is a HEIC picture; to read it, pip install pillow-heif.") from None
         raise
     _check_size(image, name)
-    _check_cost(image, name)
+    scans = [found[1][1] for found in _SCAN.finditer(data)] if image.format in ("JPEG", "MPO") else []
+    parted = bool(image.info.get("progressive")) or any(bands != len(image.getbands()) for bands in scans)
+    _check_cost(image, name, parted=parted)
     if image.format == "PNG":
         image.verify()  # Pillow leaves the check sums of pixel data alone; the image is of no use afterwards
         image = Image.open(_Metered(data), formats=formats)
-    elif image.format in ("JPEG", "MPO"):
-        scans = sum(1 for _ in _SCAN.finditer(data))
-        if scans * image.width * image.height > _MAX_SCANNED_PIXELS:
-            raise ImageError(_too_large(name, f" ({scans} passes over {image.width} x {image.height} pixels)"))
+    elif len(scans) * image.width * image.height > _MAX_SCANNED_PIXELS:
+        raise ImageError(_too_large(name, f" ({len(scans)} passes over {image.width} x {image.height} pixels)"))
     return image
 
 
@@ -282,11 +304,19 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise ImageError(_too_large(name, f" ({width} x {height} pixels)"))
 
 
-def _check_cost(image: Image.Image, name: str) -> None:
-    """Refuses, by its header, what takes more memory or seconds to decode than a plain picture of `MAX_PIXELS`."""
+def _check_cost(image: Image.Image, name: str, *, parted: bool) -> None:
+    """Refuses, by its header, what takes more memory or seconds to decode than a plain picture of `MAX_PIXELS`.
+
+    `parted` are JPEGs in several scans.
+    """
     costs = [_COSTS.get(image.format or "", _COST), _COSTS.get(image.mode, _COST)]
-    costs += [_COST_TRANSPARENT] * image.has_transparency_data
-    costs += [_COST_PROGRESSIVE] * bool(image.info.get("progressive"))
+    transparent = _COST_TRANSPARENT_RGB if image.mode == "RGB" else _COST_TRANSPARENT
+    costs += [transparent] * image.has_transparency_data
+    costs += [max(_COST_SCANS, 4 + 2 * len(image.getbands()))] * parted  # all coefficients, two bytes a channel
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        bits = max(tags.get(_BITS, (1,)))
+        costs.append(_COST_STRIP + bits * max(1, int(tags.get(_SAMPLES, 1))) // 8)
     limit = _MEMORY // max(costs)
     if image.width * image.height > limit:
         found = f"{image.width} x {image.height} pixels as {image.format} in mode {image.mode}"
@@ -304,10 +334,14 @@ def _check_pieces(data: bytes, name: str) -> None:
         (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
         for entry in range(min(entries, 2**16)):
             place = start + (8 + 20 * entry if big else 2 + 12 * entry)
-            tag, _, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, place)
+            tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, place)
             if tag in _PIECES and count > _MAX_PIECES:
                 raise ImageError(
                     f"{name} is cut into {count:,} pieces, at most {_MAX_PIECES:,} are read; save it anew."
+                )
+            if tag < _PRIVATE and kind != _TEXT and tag not in _PIECES and count > _MAX_NUMBERS:
+                raise ImageError(
+                    f"{name} has {count:,} numbers in one tag, at most {_MAX_NUMBERS:,} are read; save it anew."
                 )
 
 

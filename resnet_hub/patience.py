@@ -105,6 +105,9 @@ def patience() -> Iterator[_Clock]:
         _clock.reset(token)
 
 
+_FOREVER = 1e6  # seconds, about eleven days: whatever a server asks beyond it
+
+
 def asked_wait(headers: Mapping[str, str]) -> float | None:
     """Seconds that an answer asks to wait, by any of the headers for that."""
     from email.utils import parsedate_to_datetime
@@ -113,12 +116,12 @@ def asked_wait(headers: Mapping[str, str]) -> float | None:
 
     text = headers.get("Retry-After", "").strip()
     if text.isdecimal():
-        return float(text)
+        return min(float(text[:12]), _FOREVER)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+        return min(max(0.0, parsedate_to_datetime(text).timestamp() - time.time()), _FOREVER)
+    except (ValueError, OverflowError):
         limit = parse_ratelimit_headers(headers)
-        return float(limit.reset_in_seconds) if limit and not limit.remaining else None
+        return float(min(limit.reset_in_seconds, int(_FOREVER))) if limit and not limit.remaining else None
 
 
 def _before(request: Any) -> None:

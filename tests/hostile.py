@@ -282,6 +282,9 @@ IMAGES: dict[str, Case] = {
     "BMP of runs": Case(lambda: bmp(SIDE, SIDE, b"\xff\0" * (SIDE * SIDE // 255)), "damaged"),
     "BMP of 24 million runs": Case(lambda: bmp(SIDE, SIDE, (b"\1\7" * SIDE + b"\0\0") * 2200), "damaged"),
     "BMP that promises 60000 x 60000": Case(lambda: bmp(60_000, 60_000, b"\0\1"), "too large"),
+    "TIFF with 5 million numbers in a tag": Case(
+        lambda: grey_tiff(4, 4, (320, 3, 5_000_000, 1000)) + bytes(10_001_000), "numbers in one tag"
+    ),
     "TIFF of 6 million tiles": Case(lambda: tiles(2450), "pieces"),
     "TIFF of 60,000 tiles": Case(lambda: tiles(244), "damaged"),
     "BigTIFF of 10 million tiles": Case(big_tiff_tiles, "pieces"),

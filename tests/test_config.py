@@ -402,3 +402,9 @@ def test_any_bytes_are_no_config(data: bytes) -> None:
 def test_the_config_alone_imports_no_torch() -> None:
     program = "import resnet_hub.config, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_network_whose_maps_fit_into_no_memory_is_refused() -> None:
+    with pytest.raises(ConfigError, match="numbers for one picture"):
+        ResNetConfig(depths=(1,), width=256, stem="3x3", image_size=2048)
+    assert ResNetConfig.from_name("resnext101_64x4d").peak_numbers < 2**24

@@ -279,3 +279,11 @@ def test_the_same_bytes_again_are_no_progress(hub: Hub, folders: dict[str, Path]
     sentence, seconds = said(lambda: load_checkpoint("user/tiny"))
     assert REACHED in sentence
     assert seconds < 2 * SECONDS
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 400, "Fri, 31 Dec 2030 23:59:59 +9999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"]
+)
+def test_no_wait_is_too_long_to_be_a_number(text: str) -> None:
+    wait = patience.asked_wait({"Retry-After": text})
+    assert wait is None or 0 <= wait <= 1e6

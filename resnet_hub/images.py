@@ -65,27 +65,12 @@ _PIECES = (273, 324)  # StripOffsets, TileOffsets
 _BITS, _SAMPLES = 258, 277  # BitsPerSample, SamplesPerPixel
 _PRIVATE = 400  # from here on tags hold blobs, such as colour profiles, which stay bytes
 _MAX_PIECES = 70_000  # strips or tiles of a TIFF, over each of which Pillow loops; one a row is common
-_MAX_NUMBERS = (
-    2**18
-)  # in any other of its usual tags, of which Pillow makes a Python number each; a colour map has 3 * 2^16
+_MAX_NUMBERS = 2**18  # in any other of its usual tags, each a Python object; a colour map has 3 * 2^16
 _TEXT = 2  # type of a TIFF tag that stays bytes
 # Bytes a pixel takes at its peak until it is RGB, measured; for slow kinds as many as keep the decoder within seconds.
 _MEMORY = 8 * MAX_PIXELS
-_COSTS = {
-    "WEBP": 19,
-    "AVIF": 19,
-    "HEIF": 19,
-    "I;16": 9,
-    "I": 30,
-    "F": 30,
-    "LAB": 30,
-    "I;16B": 9,
-    "I;16L": 9,
-    "I;16N": 9,
-    "LA": 13,
-    "La": 13,
-    "PA": 13,
-}
+_COSTS = {"WEBP": 19, "AVIF": 19, "HEIF": 19, "I": 30, "F": 30, "LAB": 30, "LA": 13, "La": 13, "PA": 13}
+_COSTS |= dict.fromkeys(("I;16", "I;16B", "I;16L", "I;16N"), 9)
 _COST, _COST_TRANSPARENT, _COST_TRANSPARENT_RGB = 8, 10, 13
 _COST_SCANS = 10  # of a JPEG in several scans
 _COST_STRIP = 4  # of a TIFF, whose strips are held beside the picture: and what a pixel takes there

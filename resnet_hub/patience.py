@@ -116,7 +116,7 @@ def asked_wait(headers: Mapping[str, str]) -> float | None:
 
     text = headers.get("Retry-After", "").strip()
     if text.isdecimal():
-        return min(float(text[:12]), _FOREVER)
+        return min(float(text), _FOREVER)
     try:
         return min(max(0.0, parsedate_to_datetime(text).timestamp() - time.time()), _FOREVER)
     except (ValueError, OverflowError):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from resnet_hub.classifier import Classifier
 
 _BYTES_PER_PARAMETER = 12  # float32: in PyTorch, in ONNX Runtime, and there again while it packs them
-_MAX_PEAK, _MAX_WORK = 2**26, 200e9  # numbers held and multiplications for one picture; ResNeXt-101 has 14e6 and 87e9
+_PEAK, _WORK = 2**26, 200e9  # numbers held and multiplications for one picture; ResNeXt-101 has 14e6 and 87e9
 _HELD = 8  # models in memory: beside its parameters each takes some megabytes
 DOWNLOADS = 10 * 2**30  # bytes from the Hub that a Space keeps on its disk
 _PREPARED = 24 * 3600  # seconds for which a data set is kept as `datasets` prepared it, as long as a run
@@ -114,7 +114,7 @@ class Models:
         wanted = config.num_parameters * _BYTES_PER_PARAMETER
         if wanted > self.max_bytes:
             raise PageError("too_large", name=name, parameters=f"{config.num_parameters:,}")
-        if config.peak_numbers > _MAX_PEAK or config.multiply_adds > _MAX_WORK:
+        if config.peak_numbers > _PEAK or config.multiply_adds > _WORK:
             raise PageError("too_slow", name=name)
         with self._lock:
             for other in [key for key, future in self._held.items() if future.done()]:

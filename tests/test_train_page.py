@@ -140,12 +140,23 @@ def bring(page: Page, data: Path) -> None:
     page.get_by_role("button", name="Continue").click()
 
 
+def type_into(field: Locator, value: str) -> None:
+    """Types until it stays: for the moment after an accordion opens Gradio still sets its fields to what they had."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        field.fill(value)
+        field.page.wait_for_timeout(300)
+        if field.input_value() == value:
+            return
+    raise AssertionError(f"{value!r} does not stay in its field")
+
+
 def choose(page: Page, epochs: int | None) -> None:
     """Choose a run of so many epochs, or of the head alone."""
     if epochs:
         page.get_by_role("button", name="More choices").click()
-        page.locator("#epochs input[type=number]").fill(str(epochs))
-        page.get_by_label("Image size").fill("32")  # slower than the 16 of the base
+        type_into(page.locator("#epochs input[type=number]"), str(epochs))
+        type_into(page.get_by_label("Image size"), "32")  # slower than the 16 of the base
         page.get_by_label("Image size").press("Tab")
     else:
         page.get_by_label("The last layer only").check()
@@ -410,10 +421,10 @@ def test_every_choice_reaches_the_run(browser: Browser, address: str, folder: Pa
     page.get_by_role("option", name="resnet20").click()
     numbers = {"Image size": "24", "Seed": "7", "Learning rate": "0.03", "Patience": "2"}
     for label, value in numbers.items():
-        page.get_by_label(label).fill(value)
+        type_into(page.get_by_label(label), value)
         page.get_by_label(label).press("Tab")
     for label, value in {"epochs": "3", "mixup": "0.3", "smoothing": "0.1"}.items():
-        page.locator(f"#{label} input[type=number]").fill(value)
+        type_into(page.locator(f"#{label} input[type=number]"), value)
         page.locator(f"#{label} input[type=number]").press("Tab")
     for label, value in {
         "Changes to the pictures": "Cut out and mirrored",

@@ -55,8 +55,11 @@ class CardFacts:
     base_model: str | None = None  # id on the Hub
     metrics: Mapping[str, float] = field(default_factory=dict)  # name -> value in 0..1
     split: str = ""  # that the metrics were measured on
+    num_images: int = 0  # of it
+    chose_epoch: bool = False  # whether the weights kept are those that did best on that very split
     measured_by: str = ""  # engine and precision that answered then
     per_class: Mapping[str, float] = field(default_factory=dict)  # label -> accuracy in 0..1
+    class_counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # label -> trained and measured on
     command: str = ""  # that repeats the training
     training: str = ""  # a paragraph: hardware, minutes, seed, epochs
     limits: str = ""
@@ -81,7 +84,7 @@ def render_card(
         facts.summary.strip() or _summary(config),
         _results(facts),
         *(f"![{_text(name.rsplit('.', 1)[0])}]({quote(name)})" for name in facts.pictures),
-        _table("Label", "Accuracy", {_text(label): _percent(value) for label, value in facts.per_class.items()}),
+        _classes(facts),
         _labels(config),
         _preprocessing(config),
         _precision(config, dtype),
@@ -314,16 +317,35 @@ def _results(facts: CardFacts) -> str:
         return ""
     data = _text(facts.dataset_name or ", ".join(facts.datasets))
     where = " of ".join(part for part in (f"the {_text(facts.split)} split" if facts.split else "", data) if part)
-    table = _table("Metric", "Value", {_text(name): _percent(value) for name, value in facts.metrics.items()})
+    if facts.num_images:
+        where = " of ".join(part for part in (f"{facts.num_images:,} pictures", where) if part)
+    table = _table(["Metric", "Value"], [[_text(name), _percent(value)] for name, value in facts.metrics.items()])
     by = f"by {_text(facts.measured_by)}" if facts.measured_by else ""
     told = " ".join(part for part in (f"on {where}" if where else "", by) if part)
-    return f"## Results\n\n{f'Measured {told}.' if told else ''}\n\n{table}"
+    sentences = [
+        f"Measured {told}." if told else "",
+        "The same pictures chose the epoch whose weights are kept, so expect a little less on others."
+        if facts.chose_epoch
+        else "",
+    ]
+    return "\n\n".join(["## Results", *filter(None, [" ".join(filter(None, sentences))]), table])
 
 
-def _table(left: str, right: str, rows: Mapping[str, str]) -> str:
-    lines = [f"| {left} | {right} |", "|---|---:|", *(f"| {key} | {value} |" for key, value in rows.items())]
-    table = "\n".join(lines)
-    return _folded(f"{left}s, {right.lower()} of each", table) if len(rows) > _FOLD_ABOVE else table if rows else ""
+def _classes(facts: CardFacts) -> str:
+    """A row a label: how often it is recognised, and how many pictures stand behind that."""
+    columns, rows = ["Label", "Accuracy"], [[_text(label), _percent(value)] for label, value in facts.per_class.items()]
+    if facts.class_counts:
+        columns += ["Trained on", "Measured on"]
+        for row, label in zip(rows, facts.per_class, strict=True):
+            row += [f"{count:,}" for count in facts.class_counts[label]]
+    table = _table(columns, rows)
+    return _folded("Labels, accuracy of each", table) if len(rows) > _FOLD_ABOVE else table
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in [columns, *rows]]
+    lines.insert(1, "|---|" + "---:|" * (len(columns) - 1))
+    return "\n".join(lines) if rows else ""
 
 
 def _folded(title: str, content: str) -> str:

@@ -8,6 +8,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from resnet_hub.card import CardFacts, read_licence, render_card
@@ -23,20 +24,20 @@ from resnet_hub.run import Run, TrainConfig, is_hub_id, options
 CONFUSION, CURVES = "confusion.png", "curves.png"
 
 
-def finish(run: Run, held_out: ImageSet, called: str, hardware: str) -> Evaluation:
-    """Evaluates the kept model on the pictures `held_out` from it, which the card says were `called` so.
+def finish(run: Run, trained: ImageSet, measured: ImageSet, hardware: str) -> Evaluation:
+    """Evaluates the kept model on the pictures `measured`, which it has not `trained` on.
 
     Writes pictures of it and the card to the model's folder, then `evaluation.json` to the run. `hardware` is what the
     run was trained on.
     """
     model = ResNet.from_pretrained(run.model)
-    evaluation = evaluate(model, held_out)
+    evaluation = evaluate(model, measured)
     for name, picture in {CURVES: curves_picture(run.epochs()), CONFUSION: confusion_picture(evaluation)}.items():
         content = io.BytesIO()
         picture.save(content, "PNG", optimize=True)
         write_atomic(run.model / name, content.getvalue())
     digest = hashlib.sha256((run.model / WEIGHTS).read_bytes()).hexdigest()
-    facts = card_facts(run, evaluation, called, hardware)
+    facts = card_facts(run, evaluation, np.bincount(trained.targets, minlength=len(trained.labels)), hardware)
     card = render_card(model.config, facts, weights_sha256=digest, dtype=model.stored_as)
     write_atomic(run.model / CARD, card)
     write_atomic(run.evaluation, evaluation.to_json())
@@ -51,9 +52,9 @@ def is_finished(run: Run) -> bool:
         return False
 
 
-def card_facts(run: Run, evaluation: Evaluation, called: str, hardware: str) -> CardFacts:
-    """What a card says of a run, all of it read off the run."""
-    config, history = run.config.resolved(), run.epochs()
+def card_facts(run: Run, evaluation: Evaluation, trained: np.ndarray, hardware: str) -> CardFacts:
+    """What a card says of a run, all of it read off the run; `trained`: how many pictures of each label it learnt."""
+    config, history, measured = run.config.resolved(), run.epochs(), run.measured()
     epochs, minutes = history[-1].epoch, history[-1].seconds / 60
     kept = max((event.epoch for event in history if event.best), default=0)
     metrics = {"accuracy": evaluation.accuracy, "top-5 accuracy": evaluation.top5, "macro F1": evaluation.macro_f1}
@@ -66,9 +67,14 @@ def card_facts(run: Run, evaluation: Evaluation, called: str, hardware: str) -> 
         datasets=[config.data.removeprefix(HUB)] if _is_on_hub(config.data) else [],
         base_model=config.base if is_hub_id(config.base) else None,
         metrics=metrics | {"expected calibration error": evaluation.calibration_error},
-        split=called,
+        split=measured.called,
+        num_images=evaluation.num_images,
+        chose_epoch=measured.chose_epoch and config.select != "last" and epochs > 0,
         measured_by="PyTorch in float32",
         per_class={score.label: score.recall for score in evaluation.classes},
+        class_counts={
+            score.label: (int(count), score.support) for score, count in zip(evaluation.classes, trained, strict=True)
+        },
         command=command(config),
         training=(
             f"{_count(epochs, 'epoch')} in {minutes:.1f} minutes on {hardware}; the weights kept are those of epoch "

@@ -181,12 +181,12 @@ class DataReport:
         counts = {(row.split, row.label): row for row in self.classes}
         total = sum(row.bytes for row in self.classes)
         width = max([len("class"), *(len(_short(label)) for label in self.labels)])
-        lines = [f"{self.images:,} pictures, {_size(total)}, {len(self.labels)} classes", ""]
+        lines = [f"{self.images:,} pictures, {format_bytes(total)}, {len(self.labels)} classes", ""]
         lines += [f"{'class':{width}}" + "".join(f"  {split:>10}" for split in splits) + f"  {'size':>9}"]
         for label in self.labels:
             rows = [counts[split, label] for split in splits]
             cells = "".join(f"  {row.images:>10,}" for row in rows)
-            lines.append(f"{_short(label):{width}}{cells}  {_size(sum(row.bytes for row in rows)):>9}")
+            lines.append(f"{_short(label):{width}}{cells}  {format_bytes(sum(row.bytes for row in rows)):>9}")
         if self.sizes:
             (w0, w1, w2), (h0, h1, h2) = self.sizes["width"], self.sizes["height"]
             lines += ["", f"Width {w0} to {w2} pixels (median {w1}), height {h0} to {h2} (median {h1})."]
@@ -468,5 +468,6 @@ def _short(text: str) -> str:
     return text if len(text) <= LONG_LABEL else f"...{text[3 - LONG_LABEL :]}"
 
 
-def _size(count: int) -> str:
+def format_bytes(count: int) -> str:
+    """Bytes for people, such as `12.3 MB`."""
     return f"{count / 2**20:,.1f} MB" if count >= 2**20 else f"{count / 2**10:,.1f} KB"

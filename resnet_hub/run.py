@@ -126,12 +126,14 @@ class TrainConfig:
     def check_same(self, other: "TrainConfig", asked: Collection[str] = ()) -> None:
         """Raises `TrainingError` where something else is asked for than the run `other` was begun with.
 
-        What is left as it is by itself asks for nothing, unless `asked` names it: a run is taken up by its folder.
+        What is left as it is by itself asks for nothing, unless `asked` names it: a run is taken up by its folder. Data
+        and base may have moved.
         """
         for field in fields(self):
             value, known = getattr(self, field.name), getattr(other, field.name)
             left = value in (None, "", field.default) and field.name not in asked
-            if field.name != "run" and value != known and not left:
+            moved = field.name in ("data", "base") and known and not Path(known).exists()
+            if field.name != "run" and value != known and not left and not moved:
                 again = f"go on with `resnet-hub train --run {self.run}`, or name another folder"
                 raise TrainingError(f"The run {self.run} has {field.name} {known!r}, not {value!r}; {again}.")
 
@@ -301,6 +303,15 @@ def read_event(line: str) -> Event | None:
         return None
 
 
+class Measured(NamedTuple):
+    """The pictures that figures are of: those at `places` of a split of the data, and what they are called."""
+
+    split: str
+    places: list[int]
+    called: str
+    chose_epoch: bool  # whether the epochs were compared on them, so that the kept one's figures are the luckiest
+
+
 class Run:
     """The folder of a run.
 
@@ -334,6 +345,13 @@ class Run:
             return TrainConfig(**{"optimizer": "sgd"} | content)  # runs from before there was a choice
         except (OSError, ValueError, TypeError) as error:
             raise TrainingError(f"The folder {self.folder} holds no run that can be read: {error}.") from None
+
+    def measured(self) -> Measured:
+        """Which pictures the figures of the finished model are of; raises `OSError` before it is decided."""
+        content = json.loads(self.split.read_text(encoding="utf-8"))
+        if (test := content.get("test")) is not None:  # runs of before there was one have none
+            return Measured("test", test, "test", chose_epoch=False)
+        return Measured(content["split"], content["held_out"], content["called"], chose_epoch=True)
 
     def append(self, event: Epoch) -> None:
         torn = self.history.is_file() and not self.history.read_bytes().endswith(b"\n")  # by a disk that was full

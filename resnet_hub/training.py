@@ -26,9 +26,9 @@ from resnet_hub.errors import DataError, ResNetHubError, TrainingError, disk_is_
 from resnet_hub.files import write_atomic
 from resnet_hub.finish import finish, hardware, is_finished
 from resnet_hub.head import FeatureCache, features, fit_head
-from resnet_hub.hub import read_config
+from resnet_hub.hub import CONFIG, read_config
 from resnet_hub.model import ResNet
-from resnet_hub.report import report
+from resnet_hub.report import DataReport, report
 from resnet_hub.run import (
     Epoch,
     Event,
@@ -45,6 +45,8 @@ from resnet_hub.run import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
 
 _TICK = 0.5  # seconds between two `Progress` events
@@ -69,7 +71,8 @@ def train(config: TrainConfig, *, seconds: float | None = None) -> Iterator[Even
     run = Run(config.run)
     if run.exists():
         config.check_same(run.config)
-        config = replace(run.config, run=config.run)
+        known = run.config
+        config = replace(known, run=config.run, data=config.data or known.data, base=config.base or known.base)
     config = config.resolved()
     try:
         run.stop.unlink(missing_ok=True)
@@ -118,11 +121,11 @@ class _Trainer:
         if config.precision == "fp16" and self.device.type == "cpu":
             raise TrainingError("fp16 needs a GPU; choose bf16 or no.")
         if config.base:
-            _check_channels(config.base, read_config(config.base))
+            _check_channels(config.base, read_config(self._start))
         torch.manual_seed(config.seed)
 
         with self.accelerator.main_process_first():
-            self.train_set, self.validation_set, self.split = self._split()
+            self.train_set, self.validation_set, self.measured_set, self.split = self._split()
         self.config = config = config.for_pictures(len(self.train_set))
         self.labels = self.train_set.labels
         model = self._initial_model().to(memory_format=torch.channels_last)
@@ -144,8 +147,16 @@ class _Trainer:
         self.hardware = hardware()
         self.saved_at = time.monotonic()
 
-    def _split(self) -> tuple[data.ImageSet, data.ImageSet, str]:
-        """The pictures to learn from, those to measure on, and what the latter are called; as the run's folder has it.
+    @property
+    def _start(self) -> "str | Path":
+        """The base, or the run's own model once it has one: the base may have moved, or its Hub be out of reach."""
+        known = self.run.state.is_file() and (self.run.model / CONFIG).is_file()
+        return self.run.model if known else _need(self.config.base)
+
+    def _split(self) -> tuple[data.ImageSet, data.ImageSet, data.ImageSet, str]:
+        """The pictures to learn from, to compare epochs on, and to measure the kept one on, as the run's folder has it.
+
+        And what those that compare the epochs are called.
 
         Raises `DataError` where the report of the data finds a reason not to start, or the data changed since.
         """
@@ -161,13 +172,21 @@ class _Trainer:
                 f"The data set {self.config.data} changed since the run began, from {content['pictures']} pictures "
                 f"with the labels {content['labels'][:5]} to {found} with {labels[:5]}; start a new run."
             )
-        train, held_out = content["train"], content["held_out"]
-        return splits[data.TRAIN].subset(train), splits[content["split"]].subset(held_out), content["called"]
+        measured = self.run.measured()
+        return (
+            splits[data.TRAIN].subset(content["train"]),
+            splits[content["split"]].subset(content["held_out"]),
+            splits[measured.split].subset(measured.places),
+            content["called"],
+        )
 
     def _write_split(self, splits: data.Splits) -> None:
-        """Looks at every picture, and writes which of them the run learns from and which it is measured on."""
+        """Writes which pictures the run learns from and which it is measured on, after a look at each of them.
+
+        Where epochs are chosen among, a test split takes no part in it: it is for the kept one's figures alone.
+        """
         self.run.folder.mkdir(parents=True, exist_ok=True)  # first: a look at all pictures takes long
-        found = report(splits)
+        found = self._known_report(splits) or report(splits)
         found.check()
         bad = {(picture.split, picture.name) for picture in found.unreadable}
 
@@ -176,7 +195,8 @@ class _Trainer:
             return np.array([index for index in range(len(images)) if (split, images.name(index)) not in bad])
 
         train = readable(data.TRAIN)
-        held = next((name for name in (data.VALIDATION, data.TEST) if name in splits), None)
+        chooses = self.config.select != "last"
+        held = next((name for name in (data.VALIDATION, data.TEST)[: 1 if chooses else 2] if name in splits), None)
         if held:
             held_out, called = readable(held), held
         else:
@@ -193,16 +213,29 @@ class _Trainer:
             "split": held or data.TRAIN,
             "train": train.tolist(),
             "held_out": held_out.tolist(),
+            "test": (readable(data.TEST).tolist() if data.TEST in splits and held != data.TEST else []) or None,
         }
         write_atomic(self.run.report, found.to_json())
         write_atomic(self.run.split, json.dumps(content))
+
+    def _known_report(self, splits: data.Splits) -> "DataReport | None":
+        """The report that whoever made the run's folder has put there, where it is of these pictures."""
+        try:
+            found = DataReport.from_json(self.run.report.read_text(encoding="utf-8"))
+        except (FileNotFoundError, DataError):
+            return None
+        counts = {name: sum(row.images for row in found.classes if row.split == name) for name in splits}
+        for picture in found.unreadable:
+            counts[picture.split] = counts.get(picture.split, 0) + 1
+        same = counts == {name: len(images) for name, images in splits.items()}
+        return found if same and found.labels == tuple(splits[data.TRAIN].labels) else None
 
     def _initial_model(self) -> ResNet:
         changes = _asked(self.config)
         if not self.config.base:
             names = dict(enumerate(self.labels))
             return ResNet(ResNetConfig.from_name(self.config.architecture, id2label=names, **changes))
-        model = ResNet.from_pretrained(self.config.base)
+        model = ResNet.from_pretrained(self._start)
         model.card = None  # of the base: nothing on it is true of what comes of it
         # a base that knows these very labels goes on with its own head
         self.keeps_head = self.config.recipe != "head" and model.config.id2label == dict(enumerate(self.labels))
@@ -253,7 +286,7 @@ class _Trainer:
             return
         if self.accelerator.is_main_process:
             if not is_finished(run):
-                finish(run, self.validation_set, self.split, hardware=self.hardware)
+                finish(run, self.train_set, self.measured_set, hardware=self.hardware)
             run.pictures.unlink(missing_ok=True)
         kept = self.best
         yield Finished(str(run.model), kept["epoch"], kept["accuracy"], kept["loss"], round(self.seconds, 1))

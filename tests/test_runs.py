@@ -113,8 +113,8 @@ def test_a_run_from_a_zip_to_a_model(runs: Runs, data: Path, base: Path) -> None
     folder = runs.model(run.id)
     assert folder and ResNet.from_pretrained(folder).config.labels == ["blue", "green", "red"]
     evaluation = run.evaluation()
-    called, held_out = run.held_out()
-    assert evaluation and evaluation["num_images"] == len(held_out) and called == "20% held out"
+    called, measured = run.measured()
+    assert evaluation and evaluation["num_images"] == len(measured) and called == "20% held out"
     with zipfile.ZipFile(run.pack("colours")) as packed:
         assert {"colours/config.json", "colours/model.safetensors", "colours/README.md"} <= set(packed.namelist())
         for name in packed.namelist():  # what is shared must not lead to the run
@@ -134,7 +134,7 @@ def test_files_by_class_are_kept_as_a_data_set(runs: Runs, tmp_path: Path) -> No
     run = runs.create()
     report = run.bring_files(files)
     assert set(report.labels) == set(files)
-    assert {path.name for path in run.folder.iterdir()} == {"photos.zip", "page.json", "report.json"}
+    assert {path.name for path in run.folder.rglob("*")} == {"photos.zip", "page.json", "run", "report.json"}
     assert {path.name for path in tmp_path.iterdir()} >= {"runs"} and not (tmp_path / "evil").exists()
 
 

@@ -171,7 +171,7 @@ def test_an_attacker_finds_nothing_of_another_visitor(address: str, folder: Path
 
     # The file route, in every spelling.
     root, shared = folder / "runs", Path(packed[1])
-    files = [root / run / name for name in ("page.json", "report.json", "worker.log", "anns-colours.zip")]
+    files = [root / run / name for name in ("page.json", "run/report.json", "worker.log", "anns-colours.zip")]
     files += [root / run / "run" / "model" / "config.json", root / run / "weights" / "tiny" / "config.json"]
     files += [root / run / "run", root / run, root, shared.parent, shared.parent.parent]
     files += [shared.parent.with_name(sha256(other.encode()).hexdigest()) / shared.name]

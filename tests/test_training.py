@@ -28,6 +28,7 @@ from resnet_hub.config import ResNetConfig
 from resnet_hub.data import load
 from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.model import ResNet
+from resnet_hub.report import report
 from resnet_hub.run import (
     RECIPES,
     Epoch,
@@ -435,6 +436,64 @@ def test_a_run_stops_before_its_first_step_too(
         assert isinstance(list(train(replace(head, run=str(tmp_path / what))))[-1], Finished)
 
 
+def test_a_card_says_of_which_pictures_its_figures_are(config: TrainConfig) -> None:
+    list(train(config))
+    card = (Run(config.run).model / "README.md").read_text()
+    assert re.search(r"Measured on 15 pictures of the 20% held out split of colours\d+ by PyTorch in float32\. ", card)
+    assert "The same pictures chose the epoch whose weights are kept" in card
+    rows = re.findall(r"^\| (\w+) \| [\d.]+ % \| (\d+) \| (\d+) \|$", card, re.MULTILINE)
+    assert rows == [(label, "19", "5") for label in COLOURS]
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("train", "validation", "test")])
+def test_a_test_split_takes_no_part_in_the_choice_of_the_epoch(
+    names: tuple[str, ...], config: TrainConfig, pictures: Path, tmp_path: Path
+) -> None:
+    for path in sorted(pictures.rglob("*.png")):
+        number = int(path.stem)
+        split = "test" if number < 4 else names[1] if number < 9 else "train"
+        target = tmp_path / "data" / split / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    splits = {name: len(images) for name, images in load(tmp_path / "data").items()}
+    config = replace(config, data=str(tmp_path / "data"))
+    for select in ("accuracy", "last"):
+        run = Run(tmp_path / select)
+        started = next(train(replace(config, run=str(run.folder), select=select)))
+        finished = list(train(replace(config, run=str(run.folder), select=select)))[-1]
+        assert isinstance(started, Started) and isinstance(finished, Finished)
+        evaluation = json.loads(run.evaluation.read_text())
+        assert evaluation["num_images"] == splits["test"]
+        card = (run.model / "README.md").read_text()
+        assert f"{splits['test']} pictures of the test split" in card and "chose the epoch" not in card
+        if "validation" in names or select == "last":  # nothing is chosen by the test split: no picture is held out
+            assert started.train_images == splits["train"]
+        else:
+            assert started.train_images + started.validation_images == splits["train"]
+            assert started.split == "20% held out"
+
+
+def test_a_report_that_is_there_spares_a_look_at_every_picture(
+    config: TrainConfig, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = shutil.copytree(pictures, tmp_path / "data")
+    config = replace(config, data=str(data))
+    (data / "red" / "23.png").write_bytes(b"no picture")
+    found, run = report(load(data)), Run(config.run)
+    looked: list[object] = []
+    monkeypatch.setattr(training, "report", lambda splits: looked.append(splits) or found)
+    run.folder.mkdir()
+    run.report.write_text(found.to_json())
+    started = next(train(config))
+    assert isinstance(started, Started) and started.train_images + started.validation_images == 71 and not looked
+    for number, text in enumerate(("no report", replace(found, labels=("a", "b", "c")).to_json())):
+        other = Run(tmp_path / str(number))
+        other.folder.mkdir()
+        other.report.write_text(text)
+        next(train(replace(config, run=str(other.folder))))
+        assert len(looked) == number + 1
+
+
 # -- interruptions -----------------------------------------------------------------------------------------------------
 
 
@@ -459,6 +518,31 @@ def test_a_stop_file_stops_and_keeps_and_the_run_goes_on_to_the_same_weights(
     more = list(train(config))
     assert isinstance(more[-1], Finished)
     assert equal(weights(config), weights(unbroken))
+
+
+def test_a_run_goes_on_where_data_and_base_have_moved(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+    tuned = replace(config, base=str(base), architecture="resnet18", image_size=None)
+    unbroken = replace(tuned, run=str(tmp_path / "unbroken"))
+    list(train(unbroken))
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(config.data, old / "colours")
+    shutil.copytree(base, old / "base")
+    moved = replace(tuned, data=str(old / "colours"), base=str(old / "base"))
+    for event in train(moved):
+        if isinstance(event, Progress):
+            Run(config.run).stop.touch()
+    with pytest.raises(TrainingError, match=r"has data .*, not"):
+        next(train(replace(moved, data=str(new / "colours"))))
+    old.rename(new)
+    with pytest.raises(DataError):
+        next(train(moved))
+    assert isinstance(list(train(replace(moved, data=str(new / "colours"))))[-1], Finished)
+    assert equal(weights(config), weights(unbroken))
+    other = shutil.copytree(new / "colours", tmp_path / "other")
+    (other / "red" / "00.png").unlink()
+    shutil.rmtree(new)
+    with pytest.raises(DataError, match="changed since the run began"):
+        next(train(replace(moved, data=str(other))))
 
 
 @pytest.mark.parametrize("with_base", [True, False])

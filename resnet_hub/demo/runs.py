@@ -140,7 +140,7 @@ class PageRun:
     def report(self) -> "DataReport | None":
         from resnet_hub.report import DataReport
 
-        path = self.folder / "report.json"
+        path = self.run.report
         return DataReport.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def evaluation(self) -> dict[str, Any] | None:
@@ -163,10 +163,15 @@ class PageRun:
         report = self.report()
         return report.readable(self.pictures()) if report else self.pictures()
 
-    def held_out(self) -> "tuple[str, ImageSet]":
-        """What the pictures that the evaluation is about are called, and the pictures."""
+    def held_out(self) -> "ImageSet":
+        """The pictures that the epochs are compared on."""
         split = json.loads(self.run.split.read_text(encoding="utf-8"))
-        return split["called"], self.pictures()[split["split"]].subset(split["held_out"])
+        return self.pictures()[split["split"]].subset(split["held_out"])
+
+    def measured(self) -> "tuple[str, ImageSet]":
+        """What the pictures that the evaluation is about are called, and the pictures."""
+        measured = self.run.measured()
+        return measured.called, self.pictures()[measured.split].subset(measured.places)
 
     def export(self) -> Path:
         """The data set as a ZIP of class folders, without what cannot be read."""
@@ -235,7 +240,8 @@ class PageRun:
         found.check()
         if export:
             data.export(splits, self.folder / source)
-        write_atomic(self.folder / "report.json", found.to_json())
+        self.run.folder.mkdir(exist_ok=True)
+        write_atomic(self.run.report, found.to_json())  # where the worker finds it, and need not look again
         self.note(data=source, title=source.removeprefix(data.HUB))
         return found
 
@@ -324,7 +330,8 @@ class Runs:
         """A new run on the same data."""
         new, facts = self.create(self._addresses.get(run.id, "")), run.facts()
         try:
-            for name in (facts["data"], "report.json"):
+            new.run.folder.mkdir()
+            for name in (facts["data"], run.run.report.relative_to(run.folder)):
                 with suppress(FileNotFoundError):  # data on the Hub have no file
                     _check_room(self.root, (run.folder / name).stat().st_size)
                     shutil.copyfile(run.folder / name, new.folder / name)

@@ -41,6 +41,7 @@ MAX_EPOCHS = 100
 ARCHITECTURES = ["resnet18", "resnet34", "resnet50", "resnet20", "resnet56"]  # from scratch
 SCRATCH_SIZE = 64  # pixels from scratch, where nothing else is chosen: 224 would take a CPU an evening
 MAX_PIXELS = 2**30  # of all pictures decoded, three bytes each, which stay in memory
+MAX_ROWS = 1000  # of a table
 DATA, MODEL, TRAINING, RESULT = 1, 2, 3, 4
 
 
@@ -426,8 +427,8 @@ class TrainTab:
         evaluation = found.evaluation() if done.startswith("finished") else None
         called, mistakes = "", ""
         with suppress(ResNetHubError, OSError, ValueError):  # a data set that left the Hub since, for one
-            called, held_out = found.held_out()
-            mistakes = _mistakes(evaluation, held_out, request) if evaluation else ""
+            called, measured = found.measured()
+            mistakes = _mistakes(evaluation, measured, request) if evaluation else ""
         title = Path(found.facts().get("title", "")).stem or "photos"
         packed = None
         with suppress(ResNetHubError, OSError):  # a full disk: all but the download needs no room
@@ -821,15 +822,32 @@ def _token(request: gr.Request, signed_in: gr.OAuthToken | None, needed: str = "
 
 
 def _report(found: "DataReport", request: gr.Request) -> str:
-    head = say(request, "report_head", images=f"{found.images:,}", classes=f"{len(found.labels):,}")
+    from resnet_hub.report import format_bytes
+
+    total = format_bytes(sum(row.bytes for row in found.classes))
+    head = say(request, "report_head", images=f"{found.images:,}", classes=f"{len(found.labels):,}", size=total)
     findings = [f'<li class="{finding.severity}">{escape(finding.message)}</li>' for finding in found.findings]
+    sizes = f"<p>{escape(say(request, 'report_sizes', **found.sizes))}</p>" if found.sizes else ""
     splits = list(dict.fromkeys(row.split for row in found.classes))
-    counts = {(row.label, row.split): row.images for row in found.classes}
-    rows = [[label, *(f"{counts[label, split]:,}" for split in splits)] for label in found.labels[:1000]]
+    counts = {(row.label, row.split): row for row in found.classes}
+    rows = []
+    for label in found.labels[:MAX_ROWS]:
+        cells = [counts[label, split] for split in splits]
+        rows.append([label, *(f"{row.images:,}" for row in cells), format_bytes(sum(row.bytes for row in cells))])
     columns = [say(request, "class"), *(splits if len(splits) > 1 else [say(request, "pictures")])]
-    opened = " open" if len(rows) <= 20 else ""
-    table = f"<details{opened}><summary>{escape(say(request, 'pictures'))}</summary>{_table(columns, rows)}</details>"
-    return f'<h2 role="status">{escape(head)}</h2><ul>{"".join(findings)}</ul>{table}'
+    columns.append(say(request, "file_size"))
+    out = f'<h2 role="status">{escape(head)}</h2><ul>{"".join(findings)}</ul>{sizes}'
+    out += _folded(say(request, "pictures"), _table(columns, rows), opened=len(rows) <= 20)
+    if found.unreadable:
+        title = say(request, "report_unreadable", images=f"{len(found.unreadable):,}")
+        columns = [say(request, key) for key in ("file", "class", "reason")]
+        bad = [[picture.name, picture.label, picture.reason] for picture in found.unreadable[:MAX_ROWS]]
+        out += _folded(title, _table(columns, bad))
+    return out
+
+
+def _folded(title: str, content: str, *, opened: bool = False) -> str:
+    return f"<details{' open' if opened else ''}><summary>{escape(title)}</summary>{content}</details>"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -921,7 +939,7 @@ def _thumbnails(run: PageRun, places: tuple[int, ...]) -> "list[Image.Image]":
     """Small copies of held-out pictures."""
     from resnet_hub.images import load_image
 
-    _, held_out = run.held_out()
+    held_out = run.held_out()
     pictures = [load_image(held_out.sources[place], name=held_out.name(place)) for place in places]
     for picture in pictures:
         picture.thumbnail((160, 160))
@@ -991,13 +1009,13 @@ def _picture(path: Path) -> Any:
         return picture.convert("RGB")
 
 
-def _mistakes(evaluation: dict[str, Any], held_out: "ImageSet", request: gr.Request) -> str:
+def _mistakes(evaluation: dict[str, Any], measured: "ImageSet", request: gr.Request) -> str:
     """The pictures that the model is surest and wrong about, small."""
     from resnet_hub.images import load_image
 
     found = []
     for row in evaluation["worst"]:
-        picture = load_image(held_out.sources[row["index"]], name=row["name"])
+        picture = load_image(measured.sources[row["index"]], name=row["name"])
         picture.thumbnail((320, 320))
         found.append((picture, say(request, "mistake", **{**row, "score": f"{row['score']:.0%}"})))
     return _film(found, say(request, "mistakes"))

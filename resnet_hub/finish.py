@@ -69,7 +69,7 @@ def card_facts(run: Run, evaluation: Evaluation, trained: np.ndarray, hardware: 
         metrics=metrics | {"expected calibration error": evaluation.calibration_error},
         split=measured.called,
         num_images=evaluation.num_images,
-        chose_epoch=measured.chose_epoch and config.select != "last" and epochs > 0,
+        chose_epoch=measured.chose_epoch,
         measured_by="PyTorch in float32",
         per_class={score.label: score.recall for score in evaluation.classes},
         class_counts={

@@ -28,11 +28,19 @@ def features(model: ResNet, images: Tensor, mean: Tensor, std: Tensor, batch: in
         yield torch.from_numpy(maps.numpy().mean((2, 3)))
 
 
-def fit_head(inputs: Tensor, targets: Tensor, classes: int, *, weights: Tensor, l2: float = 1e-3) -> nn.Linear:
+def penalty(channels: int, pictures: int) -> float:
+    """The `l2` for so many features of so many pictures: a prior that the pictures outweigh as they become more.
+
+    It expects logits to spread by a variance of 10, wherever between 2 and 50 was best in docs/log.md.
+    """
+    return channels / (10 * pictures)
+
+
+def fit_head(inputs: Tensor, targets: Tensor, classes: int, *, weights: Tensor, l2: float) -> nn.Linear:
     """Multinomial logistic regression of features (N, C) on targets (N,), each class weighing as `weights` (classes,).
 
-    `l2` is the penalty on the coefficients of standardised features. Full-batch L-BFGS: the problem is convex, so there
-    is no rate to choose and no seed that matters.
+    `l2` is the penalty on the coefficients of standardised features, beside the mean loss. Full-batch L-BFGS: the
+    problem is convex, so there is no rate to choose and no seed that matters.
     """
     mean, std = inputs.mean(0), inputs.std(0, correction=0).clamp_min(1e-6)
     inputs = (inputs - mean) / std

@@ -143,9 +143,10 @@ def curves_picture(history: Sequence["Epoch"]) -> Image.Image:
         _panel("Loss", epochs, [train, validation], kept, percent=False),
         _panel("Accuracy", epochs, [accuracy], kept, percent=True),
     )
-    picture = Image.new("RGB", (sum(panel.width for panel in panels), panels[0].height), _PAPER)
+    # One below the other: side by side they cannot be read on a phone.
+    picture = Image.new("RGB", (panels[0].width, sum(panel.height for panel in panels)), _PAPER)
     picture.paste(panels[0], (0, 0))
-    picture.paste(panels[1], (panels[0].width, 0))
+    picture.paste(panels[1], (0, panels[0].height))
     return picture
 
 
@@ -160,7 +161,7 @@ def _panel(
 ) -> Image.Image:
     """One diagram; drawn at twice its size, since Pillow draws lines without smooth edges."""
     unit = 2 * _SCALE
-    width, height, size = 440 * unit, 300 * unit, 11 * unit
+    width, height, size = 440 * unit, 250 * unit, 11 * unit
     left, right, top, bottom = 60 * unit, width - 20 * unit, 52 * unit, height - 48 * unit
     picture = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(picture)
@@ -190,7 +191,7 @@ def _panel(
 
     place = right
     for curve in reversed([curve for curve in curves if curve.points]):
-        draw.text((place, 26 * unit), curve.name, curve.colour, _font(size), anchor="rm")
+        draw.text((place, height - 20 * unit), curve.name, curve.colour, _font(size), anchor="rm")
         place -= _length(curve.name, size) + 16 * unit
         line = [at(*point) for point in curve.points]
         draw.line(line, curve.colour, 2 * unit, joint="curve")

@@ -309,7 +309,7 @@ class Measured(NamedTuple):
     split: str
     places: list[int]
     called: str
-    chose_epoch: bool  # whether the epochs were compared on them, so that the kept one's figures are the luckiest
+    chose_epoch: bool  # whether the kept epoch is the one that did best on them, so that their figures are lucky
 
 
 class Run:
@@ -351,7 +351,8 @@ class Run:
         content = json.loads(self.split.read_text(encoding="utf-8"))
         if (test := content.get("test")) is not None:  # runs of before there was one have none
             return Measured("test", test, "test", chose_epoch=False)
-        return Measured(content["split"], content["held_out"], content["called"], chose_epoch=True)
+        chose = len(self.epochs()) > 1 and self.config.select != "last"
+        return Measured(content["split"], content["held_out"], content["called"], chose_epoch=chose)
 
     def append(self, event: Epoch) -> None:
         torn = self.history.is_file() and not self.history.read_bytes().endswith(b"\n")  # by a disk that was full

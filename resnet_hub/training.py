@@ -25,7 +25,7 @@ from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import DataError, ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.files import write_atomic
 from resnet_hub.finish import finish, hardware, is_finished
-from resnet_hub.head import FeatureCache, features, fit_head
+from resnet_hub.head import FeatureCache, features, fit_head, penalty
 from resnet_hub.hub import CONFIG, read_config
 from resnet_hub.model import ResNet
 from resnet_hub.report import DataReport, report
@@ -362,7 +362,8 @@ class _Trainer:
             cache.write(path, inputs)
         balanced = self.config.balance != "none"
         weights = self.class_weights if balanced else torch.ones(len(self.labels))
-        head = fit_head(inputs, self.targets.repeat(2), len(self.labels), weights=weights)
+        l2 = penalty(inputs.shape[1], len(pictures))  # a mirrored copy tells nothing new
+        head = fit_head(inputs, self.targets.repeat(2), len(self.labels), weights=weights, l2=l2)
         model.fc.load_state_dict(head.state_dict())
         return True
 

@@ -94,7 +94,7 @@ def epoch(number, train=1.0, validation=1.0, accuracy=0.5, best=False):
 def test_curves_run_from_the_first_epoch_to_the_last():
     """Training loss falls, validation loss rises: the lines cross, and each ends where it should."""
     picture = curves_picture([epoch(n, train=2 - n / 5, validation=1 + n / 5) for n in range(6)])
-    loss = picture.crop((0, 80, picture.width // 2, picture.height))
+    loss = picture.crop((0, 80, picture.width, picture.height // 2 - 80))  # without title and legend
     pixels = np.asarray(loss)
     train, validation = ((pixels == colour).all(2) for colour in (BLUE, ORANGE))
     columns = np.flatnonzero(train.any(0))
@@ -107,10 +107,11 @@ def test_curves_run_from_the_first_epoch_to_the_last():
 def test_the_kept_epoch_has_a_ring_in_both_panels():
     epochs = [epoch(n, accuracy=0.5 + n / 20, best=n in (1, 3)) for n in range(6)]
     ringed, plain = curves_picture(epochs), curves_picture([entry._replace(best=False) for entry in epochs])
-    below_title = np.asarray(ringed)[80:], np.asarray(plain)[80:]
-    changed = np.nonzero((below_title[0] != below_title[1]).any(2))[1]
-    for half in (changed[changed < ringed.width // 2], changed[changed >= ringed.width // 2] - ringed.width // 2):
-        assert np.median(half) == pytest.approx(120 + 3 / 5 * 720, abs=15)  # epoch 3 of 0 to 5, at 60 to 420 units
+    middle = ringed.height // 2
+    for top in (80, middle + 80):  # below the titles
+        one, other = (np.asarray(picture)[top : top + middle - 80] for picture in (ringed, plain))
+        changed = np.nonzero((one != other).any(2))[1]
+        assert np.median(changed) == pytest.approx(120 + 3 / 5 * 720, abs=15)  # epoch 3 of 0 to 5, at 60 to 420 units
 
 
 @pytest.mark.parametrize(
@@ -125,11 +126,11 @@ def test_the_kept_epoch_has_a_ring_in_both_panels():
 )
 def test_any_history_can_be_drawn(history):
     picture = curves_picture(history)
-    assert picture.size == (1760, 600)
+    assert picture.size == (880, 1000)
     assert share_of(picture, WHITE) > 0.8
     known = any(entry.accuracy is not None for entry in history)
-    right = picture.crop((picture.width // 2, 110, picture.width, picture.height))
-    assert (share_of(right, ORANGE) > 0) == known
+    below = picture.crop((0, picture.height // 2 + 90, picture.width, picture.height))
+    assert (share_of(below, ORANGE) > 0) == known
 
 
 def test_drawing_needs_no_torch():

@@ -113,8 +113,8 @@ def test_a_run_from_a_zip_to_a_model(runs: Runs, data: Path, base: Path) -> None
     folder = runs.model(run.id)
     assert folder and ResNet.from_pretrained(folder).config.labels == ["blue", "green", "red"]
     evaluation = run.evaluation()
-    called, measured = run.measured()
-    assert evaluation and evaluation["num_images"] == len(measured) and called == "20% held out"
+    assert evaluation and evaluation["num_images"] == len(run.measured())
+    assert run.run.measured().called == "20% held out"
     with zipfile.ZipFile(run.pack("colours")) as packed:
         assert {"colours/config.json", "colours/model.safetensors", "colours/README.md"} <= set(packed.namelist())
         for name in packed.namelist():  # what is shared must not lead to the run

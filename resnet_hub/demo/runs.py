@@ -168,10 +168,10 @@ class PageRun:
         split = json.loads(self.run.split.read_text(encoding="utf-8"))
         return self.pictures()[split["split"]].subset(split["held_out"])
 
-    def measured(self) -> "tuple[str, ImageSet]":
-        """What the pictures that the evaluation is about are called, and the pictures."""
+    def measured(self) -> "ImageSet":
+        """The pictures that the evaluation is about."""
         measured = self.run.measured()
-        return measured.called, self.pictures()[measured.split].subset(measured.places)
+        return self.pictures()[measured.split].subset(measured.places)
 
     def export(self) -> Path:
         """The data set as a ZIP of class folders, without what cannot be read."""

@@ -425,16 +425,15 @@ class TrainTab:
             hidden |= {self.mistakes: "", self.outcome: ""}
             return hidden | {self.figures: f"<p>{escape(say(request, 'result_none'))}</p>"}
         evaluation = found.evaluation() if done.startswith("finished") else None
-        called, mistakes = "", ""
+        mistakes = ""
         with suppress(ResNetHubError, OSError, ValueError):  # a data set that left the Hub since, for one
-            called, measured = found.measured()
-            mistakes = _mistakes(evaluation, measured, request) if evaluation else ""
+            mistakes = _mistakes(evaluation, found.measured(), request) if evaluation else ""
         title = Path(found.facts().get("title", "")).stem or "photos"
         packed = None
         with suppress(ResNetHubError, OSError):  # a full disk: all but the download needs no room
             packed = str(self.runs.serve(found, lambda: found.pack(title)))
         out: dict[Any, Any] = {
-            self.figures: _figures(found, evaluation, called, request),
+            self.figures: _figures(found, evaluation, request),
             self.download: gr.update(value=packed, visible=packed is not None),
             self.actions: gr.update(visible=True),
             self.pictures: gr.update(visible=evaluation is not None),
@@ -979,7 +978,7 @@ def _link(run: PageRun, request: gr.Request) -> str:
     return f'<p>{hint}</p><p><a href="?run={run.id}">{text}</a></p>'
 
 
-def _figures(run: PageRun, evaluation: dict[str, Any] | None, called: str, request: gr.Request) -> str:
+def _figures(run: PageRun, evaluation: dict[str, Any] | None, request: gr.Request) -> str:
     if evaluation is None:
         best = [epoch for epoch in run.run.epochs() if epoch.best and epoch.accuracy is not None]
         text = say(request, "best", accuracy=f"{best[-1].accuracy:.1%}", epoch=best[-1].epoch) if best else ""
@@ -989,7 +988,10 @@ def _figures(run: PageRun, evaluation: dict[str, Any] | None, called: str, reque
         rows["top5"] = "top5"
     figures = {say(request, key): f"{evaluation[field]:.2%}" for key, field in rows.items()}
     cells = [f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in figures.items()]
-    hint = say(request, "result_split", images=f"{evaluation['num_images']:,}", split=called)
+    measured = run.run.measured()
+    hint = say(request, "result_split", images=f"{evaluation['num_images']:,}", split=measured.called)
+    if measured.chose_epoch:
+        hint += f" {say(request, 'result_chosen')}"
     columns = [say(request, key) for key in ("class", "precision", "recall", "macro_f1", "pictures")]
     columns[3] = "F1"
     scores = [

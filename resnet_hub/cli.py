@@ -98,6 +98,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             classify,
             arguments.data,
             split=arguments.split,
+            names=_data_names(arguments),
             tta=arguments.tta,
             skip_unreadable=arguments.skip_unreadable,
             progress=progress,
@@ -285,8 +286,13 @@ def data_export(arguments: argparse.Namespace) -> int:
 def _splits(arguments: argparse.Namespace) -> "Splits":
     from resnet_hub.data import load
 
-    keys = ("subset", "split", "image_column", "label_column", "revision")
-    return load(arguments.source, **{key: getattr(arguments, key) for key in keys})
+    return load(arguments.source, split=arguments.split, **_data_names(arguments))
+
+
+def _data_names(arguments: argparse.Namespace) -> dict[str, str | None]:
+    """What `_add_data_names` asks for, as `data.load` takes it."""
+    names = {key: getattr(arguments, key) for key in ("subset", "image_column", "label_column")}
+    return names | {"revision": arguments.data_revision}
 
 
 def convert(arguments: argparse.Namespace) -> int:
@@ -330,7 +336,12 @@ def quantize(arguments: argparse.Namespace) -> int:
 
     with _counting() as progress:
         found = export.quantize(
-            arguments.folder, arguments.calibrate, split=arguments.split, force=arguments.force, progress=progress
+            arguments.folder,
+            arguments.calibrate,
+            split=arguments.split,
+            names=_data_names(arguments),
+            force=arguments.force,
+            progress=progress,
         )
     print(f"accuracy  {found.accuracy:.2%} in float32, {found.accuracy_int8:.2%} in int8, on the {found.data}")
     print(f"saved     {_shown(arguments.folder / export.QUANTIZED)}")
@@ -477,7 +488,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--data", required=True, help="folder or ZIP of class folders, folder of parquet files, or data set on the Hub"
     )
-    command.add_argument("--split", help="which split (default: the first of validation, test, train that exists)")
+    command.add_argument(
+        "--split",
+        help="which split, or a part of one such as test[:500] of parquet and the Hub "
+        "(default: the first of validation, test, train that exists)",
+    )
+    _add_data_names(command, "--data-revision")
     command.add_argument("--tta", action="store_true", help="the mean over each picture and its mirror image")
     command.add_argument("--skip-unreadable", action="store_true", help="leave out pictures that cannot be read")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
@@ -577,6 +593,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folder or ZIP of class folders, folder of parquet files, or data set on the Hub",
     )
     command.add_argument("--split", help="to measure on (default: the first of validation, test, train that exists)")
+    _add_data_names(command, "--data-revision")
     command.add_argument("--force", action="store_true", help="keep it also where more is lost")
     command.set_defaults(run_command=quantize)
 
@@ -622,11 +639,16 @@ def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "source", metavar="DATA", help="folder or ZIP of class folders, folder of parquet files, or data set on the Hub"
     )
-    command.add_argument("--subset", help="of a data set that has several")
     command.add_argument("--split", help="what to train on, such as train[:10%%]; parquet and the Hub only")
+    _add_data_names(command, "--revision", "--data-revision")
+
+
+def _add_data_names(command: argparse.ArgumentParser, *revision: str) -> None:
+    """What of a data set is read: of parquet and the Hub, where a class folder has no names for it."""
+    command.add_argument("--subset", help="of a data set, parquet or on the Hub, that has several")
     command.add_argument("--image-column", help="default: the one with pictures")
     command.add_argument("--label-column", help="default: the one with classes")
-    command.add_argument("--revision", help="branch, tag or commit of a data set on the Hub")
+    command.add_argument(*revision, dest="data_revision", help="branch, tag or commit of a data set on the Hub")
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:

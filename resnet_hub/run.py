@@ -43,6 +43,13 @@ class TrainConfig:
 
     data: str  # folder of class folders, ZIP of one, folder of parquet files, or data set id on the Hub
     run: str  # folder of the run: made if missing, taken up again if it holds one
+    subset: str | None = None  # of a data set, parquet or on the Hub, that has several
+    train_split: str | None = (
+        None  # what of it to train on, such as train[:10%]; what is held out is a part of it, then
+    )
+    image_column: str | None = None  # None: the one with pictures
+    label_column: str | None = None  # None: the one with classes
+    data_revision: str | None = None  # branch, tag or commit of a data set on the Hub; the run stays with the commit
     base: str | None = None  # checkpoint folder or Hub id whose body to start from; None: from scratch
     architecture: str = "resnet18"  # a name of `VARIANTS`; from scratch only
     image_size: int | None = None  # pixels, both sides
@@ -123,14 +130,23 @@ class TrainConfig:
         epochs = min(max(math.ceil(_FINETUNED / count), 3), 10)
         return self if self.epochs is not None else replace(self, epochs=epochs)
 
+    @property
+    def data_names(self) -> dict[str, Any]:
+        """What of the data set is read, by the names that `data.load` has for it."""
+        of_load = {"subset": "subset", "split": "train_split", "revision": "data_revision"}
+        of_load |= {"image_column": "image_column", "label_column": "label_column"}
+        return {name: getattr(self, field) for name, field in of_load.items()}
+
     def check_same(self, other: "TrainConfig", asked: Collection[str] = ()) -> None:
         """Raises `TrainingError` where something else is asked for than the run `other` was begun with.
 
-        What is left as it is by itself asks for nothing, unless `asked` names it: a run is taken up by its folder.
+        What is left as it is by itself asks for nothing, unless `asked` names it: a run is taken up by its folder. Nor
+        does a branch of the data set, which may have moved since.
         """
         for field in fields(self):
             value, known = getattr(self, field.name), getattr(other, field.name)
             left = value in (None, "", field.default) and field.name not in asked
+            left = left or (field.name == "data_revision" and _is_commit(known) and not _is_commit(value))
             if field.name != "run" and value != known and not left:
                 again = f"go on with `resnet-hub train --run {self.run}`, or name another folder"
                 raise TrainingError(f"The run {self.run} has {field.name} {known!r}, not {value!r}; {again}.")
@@ -153,6 +169,10 @@ def options(config: TrainConfig) -> list[str]:
 def is_hub_id(source: str | None) -> bool:
     """Whether `user/name` is on the Hub, and no folder here."""
     return bool(source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists())
+
+
+def _is_commit(revision: str | None) -> bool:
+    return bool(revision and re.fullmatch(r"[0-9a-f]{40}", revision))
 
 
 _CHOICES = {

@@ -123,7 +123,7 @@ class _Trainer:
 
         with self.accelerator.main_process_first():
             self.train_set, self.validation_set, self.split = self._split()
-        self.config = config = config.for_pictures(len(self.train_set))
+        self.config = config = self.config.for_pictures(len(self.train_set))
         self.labels = self.train_set.labels
         model = self._initial_model().to(memory_format=torch.channels_last)
         self.model_config = model.config
@@ -149,7 +149,9 @@ class _Trainer:
 
         Raises `DataError` where the report of the data finds a reason not to start, or the data changed since.
         """
-        splits = data.load(self.config.data)
+        splits = data.load(self.config.data, **self.config.data_names)
+        if splits.commit:
+            self.config = replace(self.config, data_revision=splits.commit)  # a resumed run reads the same
         # What a first start that failed has left may be of other settings.
         if not self.run.split.is_file() or (self.accelerator.is_main_process and not self.run.exists()):
             self._write_split(splits)

@@ -289,7 +289,7 @@ def _splits(arguments: argparse.Namespace) -> "Splits":
     return load(arguments.source, split=arguments.split, **_data_names(arguments))
 
 
-def _data_names(arguments: argparse.Namespace) -> dict[str, str | None]:
+def _data_names(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `_add_data_names` asks for, as `data.load` takes it."""
     names = {key: getattr(arguments, key) for key in ("subset", "image_column", "label_column")}
     return names | {"revision": arguments.data_revision}

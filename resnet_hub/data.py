@@ -147,7 +147,8 @@ def load(
     set on the Hub. The other arguments are for parquet and the Hub: the name of a subset, an expression for the split
     to train on (such as `train[:10%]`), the columns (found by their type where they are not named), and the token of
     whoever asks; False asks as nobody, where None may use the one saved on this machine. Of the Hub no more than
-    `max_bytes` are downloaded (`MAX_DOWNLOAD`, where it is None). `Splits.commit` is the `revision` to read the same again.
+    `max_bytes` are downloaded (`MAX_DOWNLOAD`, where it is None). `Splits.commit` is the `revision` that
+    reads the same again.
 
     Labels are in natural order (`class 2` before `class 10`), or in the order of a `ClassLabel` column. Raises
     `DataError` where there is nothing to train on, and `TooLargeError` before a download over `max_bytes`.

@@ -157,8 +157,8 @@ def evaluate(
     classify = _classifier(model)
     if not isinstance(data, ImageSet):
         part = split if split and split.lower() not in SPLIT_NAMES else None
-        found, data = one_split(load_data(data, split=part, **names or {}), None if part else split)
-        split = part or found
+        name, data = one_split(load_data(data, split=part, **names or {}), None if part else split)
+        split = part or name
     targets = true_indices(classify.config.labels, data)
     total, size = len(targets), classify.config.image_size
 
@@ -169,8 +169,8 @@ def evaluate(
     for inputs in network_inputs(classify, data, min(batch_size, max(1, _MAX_BATCH_PIXELS // size**2))):
         unreadable = [data.name(done + place) for place, item in enumerate(inputs) if isinstance(item, ImageError)]
         if unreadable and not skip_unreadable:
-            names = _printable(_some(unreadable))
-            raise DataError(f"Some pictures cannot be read: {names}; remove or skip unreadable ones.")
+            some = _printable(_some(unreadable))
+            raise DataError(f"Some pictures cannot be read: {some}; remove or skip unreadable ones.")
         good = [(done + place, item) for place, item in enumerate(inputs) if isinstance(item, Tensor)]
         if good:
             at = np.array([place for place, _ in good])

@@ -18,7 +18,7 @@ from resnet_hub.data import HUB, export, load
 from resnet_hub.errors import HubError, TrainingError
 from resnet_hub.hub import CARD, CONFIG, INDEX, PROCESSOR, hub_errors
 from resnet_hub.patience import ask, ask_once
-from resnet_hub.run import Event, Failed, Pushed, Run, TrainConfig, is_hub_id, options, read_event
+from resnet_hub.run import DATA_NAMES, Event, Failed, Pushed, Run, TrainConfig, is_hub_id, options, read_event
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
@@ -70,7 +70,11 @@ def submit(
     input_id = f"{repo_id}-input"
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        data = _brought(config.data, root, upload, input_id, lambda path: _data_files(path, scratch), files)
+        pack = partial(_data_files, scratch=scratch, **config.data_names)
+        data = _brought(config.data, root, upload, input_id, pack, files)
+        if data != config.data:  # a ZIP of what they name
+            nameless: dict[str, Any] = dict.fromkeys(DATA_NAMES)
+            config = replace(config, **nameless)
         base = config.base and _brought(config.base, root, upload, input_id, _base_files, files)
         words = options(replace(config, data=data, base=base, run=_RUN))
         words += ["--json", "--push", repo_id, "--private" if private else "--no-private"]
@@ -165,10 +169,11 @@ def _brought(source: str, root: Path, upload: bool, input_id: str, pack: Any, fi
     return f"{_INPUT}/{name}"
 
 
-def _data_files(path: Path, scratch: Path) -> tuple[str, dict[str, Path]]:
-    """One ZIP, whatever the data set is."""
+def _data_files(path: Path, scratch: Path, **names: Any) -> tuple[str, dict[str, Path]]:
+    """One ZIP, whatever the data set is, of what the names of `load` say."""
+    splits = load(path, **names)
     if path.suffix.lower() != ".zip":
-        path = export(load(path), scratch / f"{path.resolve().name}.zip")
+        path = export(splits, scratch / f"{path.resolve().name}.zip")
     return path.name, {path.name: path}
 
 

@@ -34,6 +34,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     | {"optimizer": "sgd"},
 }
 
+DATA_NAMES = {  # the fields below that say what of the data set is read, each with its name in `data.load`
+    **{"subset": "subset", "train_split": "split", "image_column": "image_column", "label_column": "label_column"},
+    "data_revision": "revision",
+}
 _FINETUNED = 8_000  # pictures that a fine-tuning sees by itself: two or three minutes on a CPU at 64 pixels
 
 
@@ -133,9 +137,7 @@ class TrainConfig:
     @property
     def data_names(self) -> dict[str, Any]:
         """What of the data set is read, by the names that `data.load` has for it."""
-        of_load = {"subset": "subset", "split": "train_split", "revision": "data_revision"}
-        of_load |= {"image_column": "image_column", "label_column": "label_column"}
-        return {name: getattr(self, field) for name, field in of_load.items()}
+        return {name: getattr(self, field) for field, name in DATA_NAMES.items()}
 
     def check_same(self, other: "TrainConfig", asked: Collection[str] = ()) -> None:
         """Raises `TrainingError` where something else is asked for than the run `other` was begun with.

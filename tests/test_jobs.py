@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import STRANGER, WRITER, Hub
+from hub_server import STRANGER, WRITER, Hub, Repo
 from test_runs import save_base, write_zip
 
 from resnet_hub import jobs
@@ -129,6 +129,23 @@ def test_the_terminal_trains_in_a_job_as_it_does_here(
 
 def head(hub: Hub) -> str:
     return hub.repos["user/colours"].refs["main"]
+
+
+def test_what_is_named_of_a_data_set_goes_to_the_job(
+    folder: Path, hub: Hub, tables: Repo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = ["--subset", "three", "--train-split", "train[:-1]", "--image-column", "photo", "--label-column", "kind"]
+    words = ["train", "--on", "jobs", "--base", "tiny", "--recipe", "head", "--upload", "--push", "user/colours"]
+    for data in ("user/tables", "tables"):  # on the Hub, and here
+        assert main([*words, "--data", data, *named]) == 0, capsys.readouterr()
+        assert "29 pictures of 3 classes, 6 to measure on" in capsys.readouterr().out
+        asked = hub.jobs[f"job{len(hub.jobs) - 1}"].spec["command"]
+        assert (named[1] in asked) is (data == "user/tables")  # the others go as a ZIP of what was named
+    assert main([*words, "--data", "tables", *named[2:]]) == 2
+    assert "name one of two, three" in capsys.readouterr().err
+    assert main([*words, "--data", "colours.zip", *named[:2]]) == 2
+    assert "colours.zip has no subset 'three'" in capsys.readouterr().err
+    assert len(hub.jobs) == 2
 
 
 def test_training_here_can_push_too(folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:

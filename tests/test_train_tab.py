@@ -10,7 +10,8 @@ from unittest.mock import Mock
 import fastapi
 import gradio as gr
 import pytest
-from test_runs import save_base, write_zip
+from hub_server import Repo
+from test_runs import NAMED, save_base, write_zip
 
 from resnet_hub import demo, training
 from resnet_hub.demo.i18n import TEXTS, PageError
@@ -74,6 +75,22 @@ def test_what_is_refused_leaves_no_run_behind(tab: Any, folder: Path, monkeypatc
         broken.setattr(PageRun, "note", Mock(side_effect=OSError(errno.ENOSPC, "full")))
         assert TEXTS["en"]["disk_full"] in tab.begin(run.id, None, from_browser(), *CHOICES)[tab.notice]
     assert kept() == 1 and tab.runs.find(run.id)
+    tab.runs.delete(run)
+
+
+def test_names_of_a_data_set_on_the_hub_reach_its_run(tab: Any, tables: Repo) -> None:
+    refused = tab.check_hub("", "user/tables", from_browser(), "", "", "photo", "kind")
+    assert "has subsets; name one of two, three" in refused[tab.report]
+    checked = tab.check_hub("", "user/tables", from_browser(), *NAMED.values())
+    run = tab.runs.find(checked[tab.run])
+    assert run.facts()["names"] == NAMED | {"data_revision": tables.refs["main"]}
+    with pytest.MonkeyPatch.context() as idle:
+        idle.setattr(tab.runs, "start", start := Mock())
+        tab.begin(run.id, None, from_browser(), *CHOICES)
+    config = start.call_args.args[2]
+    assert {name: getattr(config, name) for name in NAMED} == NAMED
+    drawn = tab.preview(run.id, from_browser(), *CHOICES)[tab.seen_by_training]
+    assert drawn.count("<figure>") == 12
     tab.runs.delete(run)
 
 

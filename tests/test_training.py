@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hub_server import Repo
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from test_runs import NAMED, write_tables
 
-from resnet_hub import training
+from resnet_hub import cli, training
 from resnet_hub.classifier import Classifier
 from resnet_hub.config import ResNetConfig
 from resnet_hub.data import load
@@ -490,6 +492,31 @@ def test_pieces_of_a_run_end_with_the_weights_of_the_unbroken_one(
     assert not run.pictures.exists() and not run.features.exists()
 
 
+def test_a_run_on_the_hub_stays_with_its_commit(
+    config: TrainConfig, tables: Repo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit = tables.refs["main"]
+    config = replace(config, data="user/tables", data_revision="main", checkpoint_seconds=3600, **NAMED)
+    events = train(config)
+    next(event for event in events if isinstance(event, Progress))
+    events.close()  # type: ignore[attr-defined]
+    assert Run(config.run).config == replace(config.resolved(), data_revision=commit)
+    tables.commit("main", write_tables(tmp_path / "later", 2), "Nearly nothing")
+    *_, last = train(config)  # the same command
+    assert isinstance(last, Finished), last
+    words = ["evaluate", last.model, "--data", "user/tables", "--image-column", "photo", "--label-column", "kind"]
+    assert cli.main([*words, "--subset", "three", "--data-revision", commit, "--split", "train[:-1]"]) == 0
+    assert capsys.readouterr().out.startswith("35 pictures of the split train[:-1]")
+    assert cli.main([*words, "--subset", "two"]) == 0
+    assert "no pictures of blue" in (said := capsys.readouterr().out) and said.startswith(
+        "4 pictures of the split train"
+    )
+    with pytest.raises(TrainingError, match=f"has data_revision '{commit}', not '{tables.refs['main']}'"):
+        list(train(replace(config, data_revision=tables.refs["main"])))
+    with pytest.raises(TrainingError, match="has subset 'three', not 'two'"):
+        list(train(replace(config, subset="two")))
+
+
 def test_closing_the_generator_saves_where_it_was(config: TrainConfig, tmp_path: Path) -> None:
     config = replace(config, checkpoint_seconds=3600)
     running = train(config)
@@ -503,7 +530,7 @@ def test_closing_the_generator_saves_where_it_was(config: TrainConfig, tmp_path:
 
 _RUNNER = """
 import dataclasses, json, os, signal, sys, time
-from resnet_hub import training
+from resnet_hub import cli, training
 from resnet_hub.run import TrainConfig
 training._TICK = 0.0
 from resnet_hub import data, head, hub, images  # all that a run imports, before it is forked
@@ -567,7 +594,7 @@ def test_a_full_disk_fails_in_a_sentence_and_leaves_the_old_state(config: TrainC
     list(train(replace(config, epochs=1)))
     script = f"""
 import resource
-from resnet_hub import training
+from resnet_hub import cli, training
 from resnet_hub.run import Run, TrainConfig
 run = Run({config.run!r})
 size = run.state.stat().st_size

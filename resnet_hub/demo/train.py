@@ -41,6 +41,7 @@ MAX_EPOCHS = 100
 ARCHITECTURES = ["resnet18", "resnet34", "resnet50", "resnet20", "resnet56"]  # from scratch
 SCRATCH_SIZE = 64  # pixels from scratch, where nothing else is chosen: 224 would take a CPU an evening
 MAX_PIXELS = 2**30  # of all pictures decoded, three bytes each, which stay in memory
+HUB_NAMES = ("subset", "train_split", "image_column", "label_column")  # fields that say what of a data set is read
 DATA, MODEL, TRAINING, RESULT = 1, 2, 3, 4
 
 
@@ -83,8 +84,10 @@ class TrainTab:
 
         return self._check(run, request, bring)
 
-    def check_hub(self, run: str, name: str, request: gr.Request) -> dict[Any, Any]:
-        return self._check(run, request, lambda new: new.bring_hub(str(name)))
+    def check_hub(self, run: str, name: str, request: gr.Request, *names: str | None) -> dict[Any, Any]:
+        """A new run on a data set of the Hub; `names` are those of `HUB_NAMES`."""
+        given = {field: str(name or "") for field, name in zip(HUB_NAMES, names, strict=True)}
+        return self._check(run, request, lambda new: new.bring_hub(str(name), **given))
 
     def _check(self, run: str, request: gr.Request, bring: Any) -> dict[Any, Any]:
         """Makes a run of the data that the visitor has given, and shows the report on it."""
@@ -596,11 +599,13 @@ class TrainTab:
                 name = gr.Textbox(
                     label=t("hub_data_id"), info=t("hub_data_info"), placeholder="user/name", max_length=200
                 )
+                with gr.Accordion(t("hub_names"), open=False, elem_id="hub-names"), gr.Row():
+                    parts = [gr.Textbox(label=t(key), info=t(f"{key}_info"), max_length=200) for key in HUB_NAMES]
                 by_hub = gr.Button(t("check"), variant="primary")
         return [
             (by_class, self.check_files, [*names, *galleries]),
             (by_zip, self.check_zip, [file]),
-            (by_hub, self.check_hub, [name]),
+            (by_hub, self.check_hub, [name, *parts]),
         ]
 
     def _render_classes(self) -> tuple[list[gr.Textbox], list[gr.Gallery]]:

@@ -130,6 +130,8 @@ def _check_place(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
             raise TrainingError("A job keeps nothing: name the repo that its model shall go to, --push user/name.")
         if "data" not in given:
             raise TrainingError("Name what the job shall train on with --data.")
+        if arguments.stop_after:
+            raise TrainingError("A job stops itself before its --timeout; leave out --stop-after.")
     else:
         if "run" not in given:
             raise TrainingError("Name the folder of the run with --run.")
@@ -143,7 +145,8 @@ def _check_place(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
 def _train_here(arguments: argparse.Namespace, given: dict[str, Any]) -> "Event | None":
     from dataclasses import replace
 
-    from resnet_hub.run import Finished, Pushed, Run, TrainConfig
+    from resnet_hub.hub import check_push, push_folder
+    from resnet_hub.run import Finished, Pushed, Run, TrainConfig, seconds_of
     from resnet_hub.training import train as events_of
 
     run = Run(given["run"])
@@ -155,10 +158,12 @@ def _train_here(arguments: argparse.Namespace, given: dict[str, Any]) -> "Event 
     else:
         raise TrainingError(f"The folder {run.folder} holds no run to go on with; name what to train on with --data.")
 
-    def events() -> "Iterator[Event]":
-        from resnet_hub.hub import push_folder
+    stop_after = seconds_of(arguments.stop_after) if arguments.stop_after else None
+    if arguments.push and _speaks():
+        check_push(arguments.push, private=arguments.private)
 
-        for event in events_of(config):
+    def events() -> "Iterator[Event]":
+        for event in events_of(config, stop_after=stop_after):
             yield event
             if isinstance(event, Finished) and arguments.push and _speaks():
                 yield Pushed(push_folder(event.model, arguments.push, private=arguments.private))
@@ -213,7 +218,7 @@ def _told(events: "Iterator[Event]") -> "Iterator[Event]":
     """Prints a line an epoch, and on a terminal a bar within it."""
     from tqdm import tqdm
 
-    from resnet_hub.run import Epoch, Finished, Preparing, Progress, Pushed, Started, Stopped
+    from resnet_hub.run import Epoch, Finished, Preparing, Progress, Pushed, Started, Stopped, TimeUp
 
     with tqdm(desc="looking at the pictures", leave=False, disable=None if _speaks() else True) as bar:
         for event in events:
@@ -242,6 +247,8 @@ def _told(events: "Iterator[Event]") -> "Iterator[Event]":
                     line = f"accuracy {event.accuracy:.2%} after {event.seconds:.0f} s: {event.model}"
                 case Stopped():
                     line = f"stopped in epoch {event.epoch + 1}, all kept; the same command goes on"
+                case TimeUp():
+                    line = f"the time is up in epoch {event.epoch + 1}; the best so far is measured and kept"
                 case Pushed():
                     line = event.url
             if line and _speaks():
@@ -520,7 +527,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--on", choices=("here", "jobs"), default="here", help="jobs: on a machine of Hugging Face")
     command.add_argument("--flavor", help="that machine, as in `hf jobs hardware` (default: t4-small)")
-    command.add_argument("--timeout", help="after which the job is ended, such as 90m (default: 2h)")
+    command.add_argument(
+        "--timeout",
+        help="after which the job is ended, such as 90m (default: 2h); its training stops some minutes before, and "
+        "what it has is pushed",
+    )
+    command.add_argument(
+        "--stop-after",
+        metavar="TIME",
+        help="train so long at most, such as 90m, then measure and keep (and --push) the best so far",
+    )
     command.add_argument("--upload", action="store_true", help="copy local data to a private data set for the job")
     command.set_defaults(run_command=train)
 

@@ -168,6 +168,14 @@ def options(config: TrainConfig) -> list[str]:
     return words
 
 
+def seconds_of(text: str) -> float:
+    """Of a time such as 45s, 90m, 2h or 1d; a number alone counts seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if not found:
+        raise TrainingError(f"{text!r} is no length of time; write one such as 90m or 2h.")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]
+
+
 def is_hub_id(source: str | None) -> bool:
     """Whether `user/name` is on the Hub, and no folder here."""
     return bool(source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists())
@@ -294,6 +302,13 @@ class Stopped(NamedTuple):
     trained: bool = False  # every epoch is done; what is left is to measure what came of it
 
 
+class TimeUp(NamedTuple):
+    """The time that it was given ended its training here; what was reached is measured and kept, as at its end."""
+
+    epoch: int
+    step: int
+
+
 class Failed(NamedTuple):
     """The run cannot go on, for this reason; its last good state and model stay."""
 
@@ -306,7 +321,7 @@ class Pushed(NamedTuple):
     url: str
 
 
-Event = Started | Preparing | Progress | Epoch | Saved | Finished | Stopped | Failed | Pushed
+Event = Started | Preparing | Progress | Epoch | Saved | Finished | Stopped | TimeUp | Failed | Pushed
 
 
 def told(event: NamedTuple) -> str:

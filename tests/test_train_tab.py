@@ -111,7 +111,7 @@ def test_a_toast_shows_what_was_written(tab: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_job_asks_for_the_sign_in_in_its_own_words(tab: Any) -> None:
-    told = tab.begin_job("x", None, "user/name", "t4-small", from_browser(), None, *CHOICES)
+    told = tab.begin_job("x", None, "user/name", "t4-small", "2h", from_browser(), None, *CHOICES)
     assert TEXTS["en"]["sign_in_job"] in told[tab.notice]
 
 

@@ -492,6 +492,45 @@ def test_pieces_of_a_run_end_with_the_weights_of_the_unbroken_one(
     assert not run.pictures.exists() and not run.features.exists()
 
 
+def test_a_run_whose_time_is_up_is_measured_and_goes_on_to_the_same_weights(
+    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = replace(config, run=str(tmp_path / "unbroken"), epochs=3)
+    list(train(unbroken))
+    config = replace(config, epochs=3)
+    run = Run(config.run)
+    told: list[str] = []
+    for step in range(1, 9):  # of nine, three an epoch: a step each time
+        events = list(train(config, stop_after=1e-9))
+        told += kinds(events)
+        assert kinds(events)[-2:] == ["Epoch", "Finished"] if step < 3 else kinds(events)[-1] == "Finished"
+        assert "TimeUp" in kinds(events) and "Stopped" not in kinds(events)
+        finished, history = events[-1], run.epochs()
+        assert isinstance(finished, Finished)
+        assert history[-1].epoch == step // 3 and history[-1].accuracy is not None
+        evaluation = json.loads(run.evaluation.read_text())
+        assert evaluation["accuracy"] == pytest.approx(finished.accuracy)
+        card = (run.model / "README.md").read_text()
+        assert re.search(rf"{step // 3} epochs? in .* the weights kept are those of epoch {finished.epoch}\.", card)
+    assert told.count("Finished") == told.count("TimeUp") == 8
+    *_, last = train(config, stop_after=1000)
+    assert isinstance(last, Finished) and equal(weights(config), weights(unbroken))
+    assert run.epochs()[1:] == [
+        event._replace(seconds=found.seconds)
+        for event, found in zip(Run(unbroken.run).epochs(), run.epochs()[1:], strict=True)
+    ]
+    assert "3 epochs in" in (run.model / "README.md").read_text()
+
+    based = replace(config, architecture="resnet18", base=str(base), run=str(tmp_path / "based"))
+    events = list(train(based, stop_after=1e-9))  # whose head is fitted all the same
+    assert [event.epoch for event in Run(based.run).epochs()] == [0] and kinds(events)[-1] == "Finished"
+    asked = train(replace(config, run=str(tmp_path / "asked")), stop_after=1e-9)
+    for event in asked:  # whoever asks it to stop wants no measuring
+        if isinstance(event, Preparing):
+            Run(tmp_path / "asked").stop.touch()
+    assert isinstance(event, Stopped)
+
+
 def test_a_run_on_the_hub_stays_with_its_commit(
     config: TrainConfig, tables: Repo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -220,7 +220,7 @@ def check_push(repo_id: str, *, private: bool | None = None, token: str | bool |
                 raise
         owners, role = ask(_account, api)  # only now: the Hub limits how often it is asked that
         if role == "read":
-            raise HubError(f"The token of {owners[0]} may only read; use one that may write to {repo_id}.")
+            raise HubError(f"The token of {owners[0]} may not write to {repo_id}, only read; use one that may.")
         if "/" not in repo_id:
             return check_push(f"{owners[0]}/{repo_id}", private=private, token=token)
         owner, _, name = repo_id.partition("/")

@@ -159,7 +159,7 @@ def test_what_is_named_of_a_data_set_goes_to_the_job(
         ("no/such/name", WRITER, "'no/such/name' is neither a folder here nor the name of a model"),
         ("user/colours", "", "There is no token on this computer; log in with `hf auth login`."),
         ("user/colours", "hf_unknown", "does not accept the token"),
-        ("user/colours", READER, "The token of user may only read; use one that may write to user/colours."),
+        ("user/colours", READER, "The token of user may not write to user/colours, only read; use one that may."),
         ("user/there", READER, "The token may not write to user/there"),
         ("user/there", STRANGER, "The token may not write to user/there"),
         ("user/public", WRITER, "user/public exists and is public"),
@@ -236,7 +236,7 @@ def test_a_job_whose_time_is_up_pushes_what_it_has(
     words = ["train", "--on", "jobs", "--data", "colours.zip", "--base", "tiny", "--epochs", "10000", "--upload"]
     assert main([*words, "--push", "user/colours", "--json"]) == 0
     events = [read_event(line) for line in capsys.readouterr().out.splitlines()]
-    assert [type(event) for event in events[-3:]] == [TimeUp, Finished, Pushed], events[-5:]
+    assert [type(event) for event in events[-2:]] == [Finished, Pushed] and TimeUp in map(type, events), events[-5:]
     assert "accuracy" in hub.repos["user/colours"].files()["README.md"].decode()
     assert ResNet.from_pretrained("user/colours").config.labels == ["blue", "green", "red"]
 
@@ -245,6 +245,6 @@ def test_training_here_can_push_too(folder: Path, hub: Hub, capsys: pytest.Captu
     words = ["train", "--data", "colours.zip", "--base", "tiny", "--run", "run", "--epochs", "10000"]
     assert main([*words, "--push", "user/colours", "--private", "--stop-after", "1s"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"the time is up in epoch \d+; the best so far is measured and kept\naccuracy ", out)
+    assert re.search(r"the time is up in epoch \d+; the best so far is measured and kept\n(epoch .*\n)?accuracy ", out)
     assert out.endswith(f"{hub.url}/user/colours/commit/{head(hub)}\n")
     assert hub.repos["user/colours"].private

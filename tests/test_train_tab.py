@@ -13,11 +13,11 @@ import pytest
 from hub_server import Repo
 from test_runs import NAMED, save_base, write_zip
 
-from resnet_hub import demo, training
+from resnet_hub import demo, jobs, training
 from resnet_hub.demo.i18n import TEXTS, PageError
 from resnet_hub.demo.runs import PageRun
 from resnet_hub.errors import DataError
-from resnet_hub.run import Failed, TrainConfig
+from resnet_hub.run import Epoch, Failed, Finished, Pushed, Started, TimeUp, TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,26 @@ def test_a_toast_shows_what_was_written(tab: Any, monkeypatch: pytest.MonkeyPatc
 def test_a_job_asks_for_the_sign_in_in_its_own_words(tab: Any) -> None:
     told = tab.begin_job("x", None, "user/name", "t4-small", "2h", from_browser(), None, *CHOICES)
     assert TEXTS["en"]["sign_in_job"] in told[tab.notice]
+
+
+def test_a_job_whose_time_is_up_is_a_success_that_says_so(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tab.runs.create("")
+    job = jobs.Job("job0", "ann", "https://huggingface.co/jobs/ann/job0")
+    run.note(data="hf://datasets/ann/x", job=job._asdict(), config=vars(TrainConfig(data="x", run="run")))
+    said = [
+        Started("run", ["a", "b"], 8, 2, "20% held out", 1, 0, 50, "cpu"),
+        TimeUp(0, 3),
+        Epoch(0, 0.7, 0.6, 0.5, True, 0.1, 60.0),
+        Finished("run/model", 0, 0.5, 0.6, 60.0),
+        Pushed("https://huggingface.co/ann/x/commit/1"),
+    ]
+    monkeypatch.setattr(jobs, "follow", lambda job, token: iter(said))
+    list(tab.follow(run.id, from_browser(), Mock(token="hf_x")))
+    for language in ("en", "zh"):
+        shown = tab.watch(run.id, None, from_browser(language))[tab.progress]
+        assert TEXTS[language]["time_up"] in shown and TEXTS[language]["is_finished"] in shown
+        assert "https://huggingface.co/ann/x/commit/1" in shown
+    tab.runs.delete(run)
 
 
 def test_tidying_goes_on_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -605,7 +605,7 @@ class TrainTab:
                 )
                 with gr.Accordion(t("hub_names"), open=False, elem_id="hub-names"), gr.Row():
                     parts = [gr.Textbox(label=t(key), info=t(f"{key}_info"), max_length=200) for key in HUB_NAMES]
-                by_hub = gr.Button(t("check"), variant="primary")
+                by_hub = gr.Button(t("check"), variant="primary", elem_id="check-hub")
         return [
             (by_class, self.check_files, [*names, *galleries]),
             (by_zip, self.check_zip, [file]),

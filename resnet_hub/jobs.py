@@ -42,9 +42,7 @@ DEPENDENCIES = (
 FLAVORS = ("cpu-upgrade", "t4-small", "t4-medium", "l4x1", "a10g-small", "a10g-large", "a100-large", "h200")
 LIMITS = ("30m", "1h", "2h", "4h", "8h")  # of time, to choose from; any other may be written
 _LEAST = 15 * 60  # seconds of a job that has time to train
-_REST = (
-    8 * 60
-)  # of them, or a tenth of more, not for training: torch is installed before, and after it measured and pushed
+_REST = 8 * 60  # of them, or a tenth of more, are for what is before and after: to install torch, to measure, to push
 _INPUT, _RUN = "/input", "/tmp/run"  # folders of the job
 
 
@@ -96,14 +94,8 @@ def submit(
             config = replace(config, **nameless)
         base = config.base and _brought(config.base, root, upload, input_id, _base_files, files)
         words = options(replace(config, data=data, base=base, run=_RUN))
-        words += [
-            "--stop-after",
-            f"{stop_after}s",
-            "--json",
-            "--push",
-            repo_id,
-            "--private" if private else "--no-private",
-        ]
+        words += ["--stop-after", f"{stop_after}s", "--json"]
+        words += ["--push", repo_id, "--private" if private else "--no-private"]
         stack.enter_context(hub_errors(repo_id, token=token, writing=True))
         api = HfApi(token=token, library_name="resnet_hub")
         ask(api.create_repo, input_id, repo_type="dataset", private=True, exist_ok=True)

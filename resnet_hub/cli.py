@@ -98,6 +98,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             classify,
             arguments.data,
             split=arguments.split,
+            names=_data_names(arguments),
             tta=arguments.tta,
             skip_unreadable=arguments.skip_unreadable,
             progress=progress,
@@ -129,6 +130,8 @@ def _check_place(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
             raise TrainingError("A job keeps nothing: name the repo that its model shall go to, --push user/name.")
         if "data" not in given:
             raise TrainingError("Name what the job shall train on with --data.")
+        if arguments.stop_after:
+            raise TrainingError("A job stops itself before its --timeout; leave out --stop-after.")
     else:
         if "run" not in given:
             raise TrainingError("Name the folder of the run with --run.")
@@ -142,7 +145,8 @@ def _check_place(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
 def _train_here(arguments: argparse.Namespace, given: dict[str, Any]) -> "Event | None":
     from dataclasses import replace
 
-    from resnet_hub.run import Finished, Pushed, Run, TrainConfig
+    from resnet_hub.hub import check_push, push_folder
+    from resnet_hub.run import Finished, Pushed, Run, TrainConfig, seconds_of
     from resnet_hub.training import train as events_of
 
     run = Run(given["run"])
@@ -154,10 +158,12 @@ def _train_here(arguments: argparse.Namespace, given: dict[str, Any]) -> "Event 
     else:
         raise TrainingError(f"The folder {run.folder} holds no run to go on with; name what to train on with --data.")
 
-    def events() -> "Iterator[Event]":
-        from resnet_hub.hub import push_folder
+    stop_after = seconds_of(arguments.stop_after) if arguments.stop_after else None
+    if arguments.push and _speaks():
+        check_push(arguments.push, private=arguments.private)
 
-        for event in events_of(config):
+    def events() -> "Iterator[Event]":
+        for event in events_of(config, stop_after=stop_after):
             yield event
             if isinstance(event, Finished) and arguments.push and _speaks():
                 yield Pushed(push_folder(event.model, arguments.push, private=arguments.private))
@@ -212,7 +218,7 @@ def _told(events: "Iterator[Event]") -> "Iterator[Event]":
     """Prints a line an epoch, and on a terminal a bar within it."""
     from tqdm import tqdm
 
-    from resnet_hub.run import Epoch, Finished, Preparing, Progress, Pushed, Started, Stopped
+    from resnet_hub.run import Epoch, Finished, Preparing, Progress, Pushed, Started, Stopped, TimeUp
 
     with tqdm(desc="looking at the pictures", leave=False, disable=None if _speaks() else True) as bar:
         for event in events:
@@ -241,6 +247,8 @@ def _told(events: "Iterator[Event]") -> "Iterator[Event]":
                     line = f"accuracy {event.accuracy:.2%} after {event.seconds:.0f} s: {event.model}"
                 case Stopped():
                     line = f"stopped in epoch {event.epoch + 1}, all kept; the same command goes on"
+                case TimeUp():
+                    line = f"the time is up in epoch {event.epoch + 1}; the best so far is measured and kept"
                 case Pushed():
                     line = event.url
             if line and _speaks():
@@ -285,8 +293,13 @@ def data_export(arguments: argparse.Namespace) -> int:
 def _splits(arguments: argparse.Namespace) -> "Splits":
     from resnet_hub.data import load
 
-    keys = ("subset", "split", "image_column", "label_column", "revision")
-    return load(arguments.source, **{key: getattr(arguments, key) for key in keys})
+    return load(arguments.source, split=arguments.split, **_data_names(arguments))
+
+
+def _data_names(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `_add_data_names` asks for, as `data.load` takes it."""
+    names = {key: getattr(arguments, key) for key in ("subset", "image_column", "label_column")}
+    return names | {"revision": arguments.data_revision}
 
 
 def convert(arguments: argparse.Namespace) -> int:
@@ -330,7 +343,12 @@ def quantize(arguments: argparse.Namespace) -> int:
 
     with _counting() as progress:
         found = export.quantize(
-            arguments.folder, arguments.calibrate, split=arguments.split, force=arguments.force, progress=progress
+            arguments.folder,
+            arguments.calibrate,
+            split=arguments.split,
+            names=_data_names(arguments),
+            force=arguments.force,
+            progress=progress,
         )
     print(f"accuracy  {found.accuracy:.2%} in float32, {found.accuracy_int8:.2%} in int8, on the {found.data}")
     print(f"saved     {_shown(arguments.folder / export.QUANTIZED)}")
@@ -477,7 +495,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--data", required=True, help="folder or ZIP of class folders, folder of parquet files, or data set on the Hub"
     )
-    command.add_argument("--split", help="which split (default: the first of validation, test, train that exists)")
+    command.add_argument(
+        "--split",
+        help="which split, or a part of one such as test[:500] of parquet and the Hub "
+        "(default: the first of validation, test, train that exists)",
+    )
+    _add_data_names(command, "--data-revision")
     command.add_argument("--tta", action="store_true", help="the mean over each picture and its mirror image")
     command.add_argument("--skip-unreadable", action="store_true", help="leave out pictures that cannot be read")
     command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
@@ -504,7 +527,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--on", choices=("here", "jobs"), default="here", help="jobs: on a machine of Hugging Face")
     command.add_argument("--flavor", help="that machine, as in `hf jobs hardware` (default: t4-small)")
-    command.add_argument("--timeout", help="after which the job is ended, such as 90m (default: 2h)")
+    command.add_argument(
+        "--timeout",
+        help="after which the job is ended, such as 90m (default: 2h); its training stops some minutes before, and "
+        "what it has is pushed",
+    )
+    command.add_argument(
+        "--stop-after",
+        metavar="TIME",
+        help="train so long at most, such as 90m, then measure and keep (and --push) the best so far",
+    )
     command.add_argument("--upload", action="store_true", help="copy local data to a private data set for the job")
     command.set_defaults(run_command=train)
 
@@ -577,6 +609,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folder or ZIP of class folders, folder of parquet files, or data set on the Hub",
     )
     command.add_argument("--split", help="to measure on (default: the first of validation, test, train that exists)")
+    _add_data_names(command, "--data-revision")
     command.add_argument("--force", action="store_true", help="keep it also where more is lost")
     command.set_defaults(run_command=quantize)
 
@@ -622,11 +655,16 @@ def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "source", metavar="DATA", help="folder or ZIP of class folders, folder of parquet files, or data set on the Hub"
     )
-    command.add_argument("--subset", help="of a data set that has several")
     command.add_argument("--split", help="what to train on, such as train[:10%%]; parquet and the Hub only")
+    _add_data_names(command, "--revision", "--data-revision")
+
+
+def _add_data_names(command: argparse.ArgumentParser, *revision: str) -> None:
+    """What of a data set is read: of parquet and the Hub, where a class folder has no names for it."""
+    command.add_argument("--subset", help="of a data set, parquet or on the Hub, that has several")
     command.add_argument("--image-column", help="default: the one with pictures")
     command.add_argument("--label-column", help="default: the one with classes")
-    command.add_argument("--revision", help="branch, tag or commit of a data set on the Hub")
+    command.add_argument(*revision, dest="data_revision", help="branch, tag or commit of a data set on the Hub")
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:

@@ -38,6 +38,7 @@ _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 _SYSTEM_FOLDERS = {"__macosx", "$recycle.bin", "@eadir"}
 _CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # what `datasets` is configured by
 _MAX_CARD = 2**20  # bytes
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _OUTSIDE = re.compile(r"^[/\\~]|:|(^|[/\\])\.\.([/\\]|$)")  # a path here, an address, a drive, the folder above
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
 
@@ -106,6 +107,7 @@ class Splits(dict[str, ImageSet]):
     ):
         super().__init__(splits)
         self.skipped, self.gathered = dict(skipped or {}), dict(gathered or {})
+        self.commit: str | None = None  # that they were read at, of a data set on the Hub
 
 
 class _Picked(Sequence[Any]):
@@ -145,7 +147,8 @@ def load(
     set on the Hub. The other arguments are for parquet and the Hub: the name of a subset, an expression for the split
     to train on (such as `train[:10%]`), the columns (found by their type where they are not named), and the token of
     whoever asks; False asks as nobody, where None may use the one saved on this machine. Of the Hub no more than
-    `max_bytes` are downloaded (`MAX_DOWNLOAD`, where it is None).
+    `max_bytes` are downloaded (`MAX_DOWNLOAD`, where it is None). `Splits.commit` is the `revision` that
+    reads the same again.
 
     Labels are in natural order (`class 2` before `class 10`), or in the order of a `ClassLabel` column. Raises
     `DataError` where there is nothing to train on, and `TooLargeError` before a download over `max_bytes`.
@@ -156,16 +159,22 @@ def load(
         "max_bytes": MAX_DOWNLOAD if max_bytes is None else max_bytes,
     }
     named = {"subset": subset, "split": split, "image_column": image_column, "label_column": label_column}
+    known: set[str] = set()  # of the names, those that such a source has
     if isinstance(source, Mapping):
         splits = _from_mapping(source)
     elif str(source).startswith(HUB):
-        splits = _from_datasets(_repo_id(str(source)), **named, **hub)
+        splits, known = _from_datasets(_repo_id(str(source)), **named, **hub), {*named, "revision"}
     elif Path(source).is_dir():
-        splits = _from_folder(Path(source)) or _from_datasets(Path(source), **named)
+        classes = _from_folder(Path(source))
+        splits, known = (classes, known) if classes else (_from_datasets(Path(source), **named), {*named})
     elif Path(source).is_file():
         splits = _from_archive(Path(source))
     else:
-        splits = _from_datasets(_repo_id(str(source)), **named, **hub)
+        splits, known = _from_datasets(_repo_id(str(source)), **named, **hub), {*named, "revision"}
+    for what, name in {**named, "revision": revision}.items():
+        if name is not None and what not in known:
+            others = "data sets on the Hub" if what == "revision" else "parquet and data sets on the Hub"
+            raise DataError(f"{_called(source)} has no {what} {name!r}: only {others} have one; leave it out.")
     if TRAIN not in splits:
         raise DataError(f"{_called(source)} has no training pictures, only {' and '.join(splits)}.")
     return splits
@@ -396,11 +405,12 @@ def _from_datasets(
     with _calm(str(source)), patience() if not isinstance(source, Path) else contextlib.nullcontext():
         import datasets
 
+        commit = None
         if isinstance(source, Path):
             _check_cards(str(source), [source / name for name in _CARDS if (source / name).is_file()])
             builder = datasets.load_dataset_builder(str(source), subset)
         else:
-            builder = _builder(source, subset, **hub)
+            builder, commit = _builder(source, subset, **hub)
         builder.download_and_prepare()
         found = builder.as_dataset(split=split)
         tables = found if isinstance(found, datasets.DatasetDict) else {TRAIN: found}
@@ -413,12 +423,19 @@ def _from_datasets(
         if TRAIN not in picked:
             names = ", ".join(map(str, tables))
             title = str(source)
-            raise DataError(f"{title!r} has no training split but {names}; name one: resnet-hub data export --split.")
-        return _from_tables(picked, image_column, label_column, _roots(source))
+            raise DataError(f"{title!r} has no training split but {names}; name the one to train on.")
+        splits = _from_tables(picked, image_column, label_column, _roots(source))
+        splits.commit = commit
+        return splits
 
 
-def _builder(name: str, subset: str | None, revision: str | None, token: str | bool | None, max_bytes: int) -> Any:
-    """What downloads a data set of the Hub, once it is known what that will be; the last copy where there is no Hub."""
+def _builder(
+    name: str, subset: str | None, revision: str | None, token: str | bool | None, max_bytes: int
+) -> tuple[Any, str | None]:
+    """What downloads a data set of the Hub, once it is known what that will be, and the commit of that.
+
+    The last copy where there is no Hub; of a commit that is asked for, its own.
+    """
     import datasets
     from datasets.packaged_modules.cache.cache import Cache
     from huggingface_hub import HfApi, errors
@@ -436,7 +453,9 @@ def _builder(name: str, subset: str | None, revision: str | None, token: str | b
         raise
     except Exception:
         with contextlib.suppress(Exception):  # as `datasets` does, which would ask the Hub again before
-            return Cache(repo_id=name, dataset_name=name.split("/")[1], config_name=subset, version="auto", hash="auto")
+            copy = Cache(repo_id=name, dataset_name=name.split("/")[1], config_name=subset, version="auto", hash="auto")
+            if not _COMMIT.fullmatch(revision or "") or copy.hash == revision:
+                return copy, copy.hash if _COMMIT.fullmatch(copy.hash or "") else None
         raise
     builder = datasets.load_dataset_builder(name, subset, revision=info.sha, token=token)
     files, inside = builder.config.data_files or {}, f"hf://datasets/{name}@{info.sha}/"
@@ -448,7 +467,7 @@ def _builder(name: str, subset: str | None, revision: str | None, token: str | b
         size += sizes[own]
     if size > max_bytes:
         raise TooLargeError(name, size, max_bytes)
-    return builder
+    return builder, info.sha
 
 
 def _check_cards(name: str, paths: list[Path]) -> None:
@@ -544,8 +563,7 @@ def _column(features: Mapping[str, Any], name: str | None, what: str, usual: tup
     found = [column for column in usual if column in typed] or (typed if len(typed) == 1 else [])
     found = found or [column for column in usual if column in features]
     if not found:
-        name = f"name it: resnet-hub data export --{what}-column"
-        raise DataError(f"Which column holds the {what} is not plain to see in {columns}; {name}.")
+        raise DataError(f"Which column holds the {what} is not plain to see in {columns}; name it as {what}_column.")
     return found[0]
 
 
@@ -637,9 +655,17 @@ def _sentence(source: str, error: Exception) -> str:
     reason = str(error).strip().split("\n")[0] or type(error).__name__
     if isinstance(error, ValueError) and "Config name is missing" in reason:
         names = re.findall(r"'([^']+)'", str(error).split("`load_dataset")[0])
-        return (
-            f"The data set {source!r} has subsets; name one with resnet-hub data export --subset: {', '.join(names)}."
-        )
+        return f"The data set {source!r} has subsets; name one of {', '.join(names)}."
+    if isinstance(error, ValueError) and (
+        found := re.match(r"BuilderConfig '(.*)' not found. Available: (.*)", reason)
+    ):
+        names = re.findall(r"'([^']+)'", found[2])
+        return f"The data set {source!r} has no subset {found[1]!r}; it has {', '.join(names)}."
+    if isinstance(error, ValueError) and (found := re.match(r'Unknown split "(.*)". Should be one of (.*)', reason)):
+        names = re.findall(r"'([^']+)'", found[2])
+        return f"The data set {source!r} has no split {found[1]!r}; it has {', '.join(names)}."
+    if isinstance(error, ValueError) and (found := re.match(r"Unrecognized instruction format: (.*)", reason)):
+        return f"The split {found[1]!r} is none that can be read; write its name, or a part of it such as train[:10%]."
     if "scripts are no longer supported" in reason:
         return f"The data set {source!r} needs its own code to be read, which is never run here; choose another."
     unreached = isinstance(error, errors.HTTPError) and not isinstance(error, errors.HfHubHTTPError)

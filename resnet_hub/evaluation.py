@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnet_hub.classifier import _MAX_BATCH_PIXELS, Classifier
-from resnet_hub.data import TEST, TRAIN, VALIDATION, ImageSet, Splits
+from resnet_hub.data import SPLIT_NAMES, TEST, TRAIN, VALIDATION, ImageSet, Splits
 from resnet_hub.data import load as load_data
 from resnet_hub.errors import CheckpointError, DataError, ImageError
 from resnet_hub.images import _printable, load_image
@@ -34,7 +34,10 @@ _TABLE_LABEL = 32  # columns
 
 
 class ClassScore(NamedTuple):
-    """One class against all others; a figure whose denominator is zero is 0, as in scikit-learn."""
+    """One class against all others; a figure whose denominator is zero is 0, as in scikit-learn.
+
+    So are all of a class without pictures, whose `support` is 0: they say nothing of the model.
+    """
 
     label: str
     precision: float
@@ -105,15 +108,19 @@ class Evaluation:
         lines.append(f"{'loss':<20}{self.loss:>8.4f}")
         lines.append(f"{'calibration error':<20}{self.calibration_error:>8.2%}")
 
-        rows = sorted(self.classes, key=lambda score: score.f1) if len(self.classes) > _TABLE_CLASSES else self.classes
+        asked = [score for score in self.classes if score.support]
+        rows = sorted(asked, key=lambda score: score.f1) if len(asked) > _TABLE_CLASSES else asked
         rows = rows[:_TABLE_CLASSES]
         wide = max(_width("class"), *(min(_width(score.label), _TABLE_LABEL) for score in rows))
         lines += ["", f"{_cell('class', wide)}  precision  recall      F1  pictures"]
         for score in rows:
             figures = f"{score.precision:>9.1%}  {score.recall:>6.1%}  {score.f1:>6.1%}  {score.support:>8,}"
             lines.append(f"{_cell(score.label, wide)}  {figures}")
-        if rest := len(self.classes) - len(rows):
+        if rest := len(asked) - len(rows):
             lines.append(f"... and {rest:,} classes with a higher F1")
+        if absent := [_printable(score.label) for score in self.classes if not score.support]:
+            taken = int(self.confusion.sum(0)[[not score.support for score in self.classes]].sum())
+            lines.append(f"no pictures of {_some(absent)}; {taken:,} were taken for such")
 
         if self.worst:
             lines += ["", "surest mistakes"]
@@ -128,6 +135,7 @@ def evaluate(
     data: ImageSet | str | Path | Mapping[str, Sequence[Any]],
     *,
     split: str | None = None,
+    names: Mapping[str, Any] | None = None,
     batch_size: int = 64,
     tta: bool = False,
     worst: int = 16,
@@ -137,16 +145,20 @@ def evaluate(
     """Asks the model for the label of every picture, with the model's own preprocessing, and counts.
 
     `model` may be a checkpoint folder or Hub id, `data` all that `data.load` takes; of its splits `split`, or the first
-    of validation, test, train that exists. With an `ImageSet`, `split` only names it. Labels are matched by name,
-    whatever their order. `tta` takes the mean of the scores of the picture and of its mirror image. `worst` mistakes
-    are kept. `progress` hears how many pictures are done, and of how many. Raises `DataError` for other labels than the
-    model's, a picture without label, or one that cannot be read, unless `skip_unreadable`.
+    of validation, test, train that exists, or a part such as `test[:500]` of parquet and the Hub; `names` are those of
+    `data.load` for subset, columns and revision. With an `ImageSet`, `split` only names it. Labels are matched by name,
+    whatever their order, and may be some of the model's. `tta` takes the mean of the scores of the picture and of its
+    mirror image. `worst` mistakes are kept. `progress` hears how many pictures are done, and of how many. Raises
+    `DataError` for labels that the model does not know, a picture without label, or one that cannot be read, unless
+    `skip_unreadable`.
     """
     if batch_size < 1 or worst < 0:
         raise DataError(f"batch_size is {batch_size} and worst is {worst}; expected at least 1 and 0.")
     classify = _classifier(model)
     if not isinstance(data, ImageSet):
-        split, data = one_split(load_data(data), split)
+        part = split if split and split.lower() not in SPLIT_NAMES else None
+        name, data = one_split(load_data(data, split=part, **names or {}), None if part else split)
+        split = part or name
     targets = true_indices(classify.config.labels, data)
     total, size = len(targets), classify.config.image_size
 
@@ -157,8 +169,8 @@ def evaluate(
     for inputs in network_inputs(classify, data, min(batch_size, max(1, _MAX_BATCH_PIXELS // size**2))):
         unreadable = [data.name(done + place) for place, item in enumerate(inputs) if isinstance(item, ImageError)]
         if unreadable and not skip_unreadable:
-            names = _printable(_some(unreadable))
-            raise DataError(f"Some pictures cannot be read: {names}; remove or skip unreadable ones.")
+            some = _printable(_some(unreadable))
+            raise DataError(f"Some pictures cannot be read: {some}; remove or skip unreadable ones.")
         good = [(done + place, item) for place, item in enumerate(inputs) if isinstance(item, Tensor)]
         if good:
             at = np.array([place for place, _ in good])
@@ -218,7 +230,7 @@ def one_split(splits: Splits, split: str | None) -> tuple[str, ImageSet]:
 
 
 def true_indices(names: Sequence[str], data: ImageSet) -> np.ndarray:
-    """The model's class index of every picture, (N,); the data set may count its labels in another order."""
+    """The model's class index of every picture, (N,); the data set may have some of its labels, in another order."""
     targets = np.asarray(data.targets, np.int64)
     if not len(targets):
         raise DataError("The data set holds no pictures; there is nothing to evaluate.")
@@ -226,13 +238,14 @@ def true_indices(names: Sequence[str], data: ImageSet) -> np.ndarray:
         raise DataError(f"{bad:,} of {len(targets):,} pictures have no label; choose a split with labels.")
     if list(data.labels) == list(names):
         return targets
-    found = []
-    for side, here, there in (("model", names, set(data.labels)), ("data set", data.labels, set(names))):
-        if only := [repr(label) for label in here if label not in there]:
-            found.append(f"only the {side} has {_some(only)}")
-    if found:
-        raise DataError(f"The labels of model and data set differ: {', '.join(found)}; rename or add its classes.")
-    if twice := [label for label, count in (Counter(names) | Counter(data.labels)).items() if count > 1]:
+    known = set(names)
+    if unknown := [repr(label) for label in data.labels if label not in known]:
+        told = _some([repr(label) for label in names])
+        raise DataError(
+            f"The model does not know {_some(unknown)}, only {told}; rename those classes, or leave them out."
+        )
+    counts = Counter(names) | Counter(data.labels)
+    if twice := [label for label in data.labels if counts[label] > 1]:
         raise DataError(f"The label {twice[0]!r} names several classes, so model and data set must order them alike.")
     place = {label: index for index, label in enumerate(names)}
     return np.array([place[label] for label in data.labels])[targets]

@@ -49,12 +49,13 @@ def quantize(
     data: str | Path | Mapping[str, Sequence[Any]],
     *,
     split: str | None = None,
+    names: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Calibration:
     """Calibrate a checkpoint folder for int8 and store it with the graph, `CALIBRATION` and `QUANTIZED`.
 
-    Ranges come from `CALIBRATE_ON` pictures of the training split.
+    Ranges come from `CALIBRATE_ON` pictures of the training split; `names` are as in `evaluate`.
     Accuracy is measured in float32 and in int8 on all of `split`, or the first of validation, test, train that exists.
     `progress` hears how many pictures are done, and of how many. Raises `ResNetHubError` where int8 loses more than
     `MAY_LOSE`, unless `force`: it is then kept for those who ask for it by `precision="int8"`.
@@ -70,7 +71,7 @@ def quantize(
     _need_onnx()
     classify = Classifier.from_pretrained(folder, device="cpu", precision="fp32")
     model = classify.model
-    splits = load_data(data)
+    splits = load_data(data, **names or {})
     name, pictures = evaluation.one_split(splits, split)
     sample = splits[TRAIN]
     targets = evaluation.true_indices(model.config.labels, pictures)

@@ -197,6 +197,49 @@ def save_checkpoint(
     return folder
 
 
+def check_push(repo_id: str, *, private: bool | None = None, token: str | bool | None = None) -> None:
+    """Raises `HubError` where a push to `repo_id` would be refused: asked before the work that is to be pushed.
+
+    Of its name, a token that is there and is known, and the right to write to the repo, or to make it where it is
+    missing. With `private` a repo that is public is refused. Changes nothing on the Hub.
+    """
+    from huggingface_hub import HfApi, errors, get_token
+
+    with hub_errors(repo_id, token=token, writing=True):
+        if token is False or not (isinstance(token, str) or get_token()):
+            raise errors.LocalTokenNotFoundError
+        api = HfApi(token=token, library_name="resnet_hub")
+        try:
+            if "/" in repo_id:
+                ask(api.auth_check, repo_id, write=True)
+                if private and not ask(api.model_info, repo_id, timeout=_TIMEOUT).private:
+                    raise HubError(_exposed(repo_id))
+                return
+        except errors.RepositoryNotFoundError as error:
+            if _is_of_token(error.response):
+                raise
+        owners, role = ask(_account, api)  # only now: the Hub limits how often it is asked that
+        if role == "read":
+            raise HubError(f"The token of {owners[0]} may not write to {repo_id}, only read; use one that may.")
+        if "/" not in repo_id:
+            return check_push(f"{owners[0]}/{repo_id}", private=private, token=token)
+        owner, _, name = repo_id.partition("/")
+        if owner not in owners:
+            known = " or ".join(f"{own}/{name}" for own in owners[:3])
+            raise HubError(f"The token may not make {repo_id}, as it is not {owner}'s; push to {known}.")
+
+
+def _account(api: "HfApi") -> tuple[list[str], str | None]:
+    """Below whose names the token may make a repo, its own first; and what it may do, where the Hub tells."""
+    user = api.whoami()
+    owners = [user["name"], *(org["name"] for org in user.get("orgs", ()) if org.get("roleInOrg") != "read")]
+    return owners, user.get("auth", {}).get("accessToken", {}).get("role")
+
+
+def _exposed(repo_id: str) -> str:
+    return f"{repo_id} exists and is public; make it private in its settings, or push to another name."
+
+
 def push_folder(
     folder: str | Path,
     repo_id: str,
@@ -222,6 +265,8 @@ def push_folder(
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     files = {name: path for name, path in files.items() if not any(part.startswith(".") for part in name.split("/"))}
 
+    if not create_pr:
+        check_push(repo_id, token=token)
     with hub_errors(repo_id, revision=branch, token=token, writing=True):
         api = HfApi(token=token, library_name="resnet_hub")
         repo_id = ask(api.create_repo, repo_id, private=private, exist_ok=True).repo_id  # the user's name before it
@@ -229,7 +274,7 @@ def push_folder(
             ask(api.create_branch, repo_id, branch=branch, exist_ok=True)
         head = ask(api.model_info, repo_id, revision=branch, timeout=_TIMEOUT)
         if private and not head.private:
-            raise HubError(f"{repo_id} exists and is public; make it private in its settings, or push to another name.")
+            raise HubError(_exposed(repo_id))
         remote = {file.rfilename for file in head.siblings or []}
         additions = {name: CommitOperationAdd(name, path) for name, path in files.items() if name != CARD}
         if CARD in files:

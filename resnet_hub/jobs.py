@@ -16,9 +16,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_hub.data import HUB, export, load
 from resnet_hub.errors import HubError, TrainingError
-from resnet_hub.hub import CARD, CONFIG, INDEX, PROCESSOR, hub_errors
+from resnet_hub.hub import CARD, CONFIG, INDEX, PROCESSOR, check_push, hub_errors
 from resnet_hub.patience import ask, ask_once
-from resnet_hub.run import Event, Failed, Pushed, Run, TrainConfig, is_hub_id, options, read_event
+from resnet_hub.run import (
+    DATA_NAMES,
+    Event,
+    Failed,
+    Pushed,
+    Run,
+    TrainConfig,
+    is_hub_id,
+    options,
+    read_event,
+    seconds_of,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
@@ -29,6 +40,9 @@ DEPENDENCIES = (
     *("tqdm>=4.66", "pillow-heif>=1.0", "datasets>=5.0,<6", "accelerate>=1.10,<2"),
 )
 FLAVORS = ("cpu-upgrade", "t4-small", "t4-medium", "l4x1", "a10g-small", "a10g-large", "a100-large", "h200")
+LIMITS = ("30m", "1h", "2h", "4h", "8h")  # of time, to choose from; any other may be written
+_LEAST = 15 * 60  # seconds of a job that has time to train
+_REST = 8 * 60  # of them, or a tenth of more, are for what is before and after: to install torch, to measure, to push
 _INPUT, _RUN = "/input", "/tmp/run"  # folders of the job
 
 
@@ -51,18 +65,21 @@ def submit(
     root: Path = Path(),
     token: str | None = None,
 ) -> Job:
-    """Starts a job that trains as `config` says and pushes the model to `repo_id`, of which the run's folder is none.
+    """Starts a job that trains as `config` says and pushes the model to `repo_id`; of its run nothing else is kept.
 
     A data set or base on this computer, whose relative paths are below `root`, is copied to the private data set
-    `repo_id`-input with `upload`, and refused without. `timeout` ends the job, such as `90m` or `2h`. Raises
-    `ResNetHubError` for settings or data that cannot be, and `HubError` where the Hub refuses.
+    `repo_id`-input with `upload`, and refused without. `timeout` ends the job, such as `90m` or `2h`; some minutes
+    before it stops training, and pushes what it has. Raises `ResNetHubError` for settings or data that cannot be, and
+    `HubError` where the Hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, Volume, get_token
 
     config.resolved()
+    stop_after = _training_time(timeout)
     token = token or get_token()
     if not token:
         raise HubError("There is no token on this computer; log in with `hf auth login`.")
+    check_push(repo_id, private=private, token=token)
     package = Path(__file__).parent
     files = [
         CommitOperationAdd(f"resnet_hub/{path.relative_to(package).as_posix()}", path) for path in _source(package)
@@ -70,10 +87,15 @@ def submit(
     input_id = f"{repo_id}-input"
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        data = _brought(config.data, root, upload, input_id, lambda path: _data_files(path, scratch), files)
+        pack = partial(_data_files, scratch=scratch, **config.data_names)
+        data = _brought(config.data, root, upload, input_id, pack, files)
+        if data != config.data:  # a ZIP of what they name
+            nameless: dict[str, Any] = dict.fromkeys(DATA_NAMES)
+            config = replace(config, **nameless)
         base = config.base and _brought(config.base, root, upload, input_id, _base_files, files)
         words = options(replace(config, data=data, base=base, run=_RUN))
-        words += ["--json", "--push", repo_id, "--private" if private else "--no-private"]
+        words += ["--stop-after", f"{stop_after}s", "--json"]
+        words += ["--push", repo_id, "--private" if private else "--no-private"]
         stack.enter_context(hub_errors(repo_id, token=token, writing=True))
         api = HfApi(token=token, library_name="resnet_hub")
         ask(api.create_repo, input_id, repo_type="dataset", private=True, exist_ok=True)
@@ -93,7 +115,7 @@ def submit(
             env={"PYTHONPATH": _INPUT, "PYTHONUNBUFFERED": "1"},
             secrets={"HF_TOKEN": token},
             flavor=flavor,
-            timeout=timeout,
+            timeout=int(seconds_of(timeout)),
             volumes=[volume],
             name=f"resnet_hub {repo_id}"[:60],
         )
@@ -141,6 +163,14 @@ def record(run: Run, events: Iterator[Event | str]) -> Iterator[Event | str]:
         yield event
 
 
+def _training_time(timeout: str) -> int:
+    """Seconds for the training of a job that is ended after `timeout`."""
+    limit = seconds_of(timeout)
+    if limit < _LEAST:
+        raise TrainingError(f"A job of {timeout} has no time to train; give it {_LEAST // 60}m or more.")
+    return round(limit - max(_REST, limit / 10))
+
+
 def _source(package: Path) -> list[Path]:
     """The files of this package that a job needs: all but the page."""
     return sorted(path for path in package.iterdir() if path.is_file())
@@ -165,10 +195,11 @@ def _brought(source: str, root: Path, upload: bool, input_id: str, pack: Any, fi
     return f"{_INPUT}/{name}"
 
 
-def _data_files(path: Path, scratch: Path) -> tuple[str, dict[str, Path]]:
-    """One ZIP, whatever the data set is."""
+def _data_files(path: Path, scratch: Path, **names: Any) -> tuple[str, dict[str, Path]]:
+    """One ZIP, whatever the data set is, of what the names of `load` say."""
+    splits = load(path, **names)
     if path.suffix.lower() != ".zip":
-        path = export(load(path), scratch / f"{path.resolve().name}.zip")
+        path = export(splits, scratch / f"{path.resolve().name}.zip")
     return path.name, {path.name: path}
 
 

@@ -34,6 +34,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     | {"optimizer": "sgd"},
 }
 
+DATA_NAMES = {  # the fields below that say what of the data set is read, each with its name in `data.load`
+    **{"subset": "subset", "train_split": "split", "image_column": "image_column", "label_column": "label_column"},
+    "data_revision": "revision",
+}
 _FINETUNED = 8_000  # pictures that a fine-tuning sees by itself: two or three minutes on a CPU at 64 pixels
 
 
@@ -43,6 +47,11 @@ class TrainConfig:
 
     data: str  # folder of class folders, ZIP of one, folder of parquet files, or data set id on the Hub
     run: str  # folder of the run: made if missing, taken up again if it holds one
+    subset: str | None = None  # of a data set, parquet or on the Hub, that has several
+    train_split: str | None = None  # what of it to train on and hold out from, such as train[:10%]
+    image_column: str | None = None  # None: the one with pictures
+    label_column: str | None = None  # None: the one with classes
+    data_revision: str | None = None  # branch, tag or commit of a data set on the Hub; the run stays with the commit
     base: str | None = None  # checkpoint folder or Hub id whose body to start from; None: from scratch
     architecture: str = "resnet18"  # a name of `VARIANTS`; from scratch only
     image_size: int | None = None  # pixels, both sides
@@ -123,16 +132,22 @@ class TrainConfig:
         epochs = min(max(math.ceil(_FINETUNED / count), 3), 10)
         return self if self.epochs is not None else replace(self, epochs=epochs)
 
+    @property
+    def data_names(self) -> dict[str, Any]:
+        """What of the data set is read, by the names that `data.load` has for it."""
+        return {name: getattr(self, field) for field, name in DATA_NAMES.items()}
+
     def check_same(self, other: "TrainConfig", asked: Collection[str] = ()) -> None:
         """Raises `TrainingError` where something else is asked for than the run `other` was begun with.
 
         What is left as it is by itself asks for nothing, unless `asked` names it: a run is taken up by its folder. Data
-        and base may have moved.
+        and base may have moved, and so may a branch of the data set.
         """
         for field in fields(self):
             value, known = getattr(self, field.name), getattr(other, field.name)
             left = value in (None, "", field.default) and field.name not in asked
             moved = field.name in ("data", "base") and known and not Path(known).exists()
+            moved = moved or (field.name == "data_revision" and _is_commit(known) and not _is_commit(value))
             if field.name != "run" and value != known and not left and not moved:
                 again = f"go on with `resnet-hub train --run {self.run}`, or name another folder"
                 raise TrainingError(f"The run {self.run} has {field.name} {known!r}, not {value!r}; {again}.")
@@ -152,9 +167,21 @@ def options(config: TrainConfig) -> list[str]:
     return words
 
 
+def seconds_of(text: str) -> float:
+    """Of a time such as 45s, 90m, 2h or 1d; a number alone counts seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if not found:
+        raise TrainingError(f"{text!r} is no length of time; write one such as 90m or 2h.")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]
+
+
 def is_hub_id(source: str | None) -> bool:
     """Whether `user/name` is on the Hub, and no folder here."""
     return bool(source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists())
+
+
+def _is_commit(revision: str | None) -> bool:
+    return bool(revision and re.fullmatch(r"[0-9a-f]{40}", revision))
 
 
 _CHOICES = {
@@ -274,6 +301,13 @@ class Stopped(NamedTuple):
     trained: bool = False  # every epoch is done; what is left is to measure what came of it
 
 
+class TimeUp(NamedTuple):
+    """The time that it was given ended its training here; what was reached is measured and kept, as at its end."""
+
+    epoch: int
+    step: int
+
+
 class Failed(NamedTuple):
     """The run cannot go on, for this reason; its last good state and model stay."""
 
@@ -286,7 +320,7 @@ class Pushed(NamedTuple):
     url: str
 
 
-Event = Started | Preparing | Progress | Epoch | Saved | Finished | Stopped | Failed | Pushed
+Event = Started | Preparing | Progress | Epoch | Saved | Finished | Stopped | TimeUp | Failed | Pushed
 
 
 def told(event: NamedTuple) -> str:

@@ -41,6 +41,7 @@ from resnet_hub.run import (
     Saved,
     Started,
     Stopped,
+    TimeUp,
     TrainConfig,
 )
 
@@ -57,7 +58,7 @@ _POSITION = ("epoch", "step", "loss_sum", "best", "worse", "seconds")
 T = TypeVar("T")
 
 
-def train(config: TrainConfig, *, seconds: float | None = None) -> Iterator[Event]:
+def train(config: TrainConfig, *, seconds: float | None = None, stop_after: float | None = None) -> Iterator[Event]:
     """Trains as `config` says and tells it event by event; a run that its folder holds already is taken up again.
 
     The last event is `Finished`, `Stopped` (asked by a file `stop` in the run's folder) or `Failed`; closing the
@@ -66,8 +67,12 @@ def train(config: TrainConfig, *, seconds: float | None = None) -> Iterator[Even
     With `seconds` a run goes on in pieces, a call each, that do nothing but train: 0 only decodes the pictures, which
     stay on disk for the others; then each call stops by itself after about so long, until `Stopped.trained`; a call
     without `seconds` measures what came of it. The weights are those of one unbroken run.
+
+    With `stop_after` it trains about so many seconds at most, from this call on; then `TimeUp` is told, and the best so
+    far measured and kept: that of an epoch or, where none was evaluated yet, as it stands. It goes on like any other.
     """
-    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    limit = stop_after if seconds is None else seconds
+    deadline = math.inf if limit is None else time.monotonic() + limit
     run = Run(config.run)
     if run.exists():
         config.check_same(run.config)
@@ -115,6 +120,7 @@ class _Trainer:
 
         self.config, self.run, self.deadline = config, run, deadline
         self.in_pieces, self.only_decodes = seconds is not None, seconds == 0
+        self.time_is_up = False  # for a run that is not in pieces: it ends here
         AcceleratorState._reset_state()  # it refuses the other precision of an earlier run in this process
         self.accelerator = Accelerator(mixed_precision=config.precision or ("bf16" if _has_bf16() else "no"))
         self.device, self.world = self.accelerator.device, self.accelerator.num_processes
@@ -126,7 +132,7 @@ class _Trainer:
 
         with self.accelerator.main_process_first():
             self.train_set, self.validation_set, self.measured_set, self.split = self._split()
-        self.config = config = config.for_pictures(len(self.train_set))
+        self.config = config = self.config.for_pictures(len(self.train_set))
         self.labels = self.train_set.labels
         model = self._initial_model().to(memory_format=torch.channels_last)
         self.model_config = model.config
@@ -160,7 +166,9 @@ class _Trainer:
 
         Raises `DataError` where the report of the data finds a reason not to start, or the data changed since.
         """
-        splits = data.load(self.config.data)
+        splits = data.load(self.config.data, **self.config.data_names)
+        if splits.commit:
+            self.config = replace(self.config, data_revision=splits.commit)  # a resumed run reads the same
         # What a first start that failed has left may be of other settings.
         if not self.run.split.is_file() or (self.accelerator.is_main_process and not self.run.exists()):
             self._write_split(splits)
@@ -293,6 +301,8 @@ class _Trainer:
 
     def _fit(self, *, fitted: bool) -> Iterator[Event]:
         """Trains until all epochs are done or `Stopped` is told; `fitted`: the head was fitted just now."""
+        if self.accelerator.is_main_process:
+            self.run.evaluation.unlink(missing_ok=True)  # of a run that had ended early, which goes on
         try:
             if fitted:
                 yield self._end_epoch()
@@ -303,6 +313,10 @@ class _Trainer:
                     yield event
                     if isinstance(event, Stopped):
                         return
+                if self.step < self.steps:  # the time is up; the state on disk goes on from here
+                    if not self.best:
+                        yield self._end_epoch()
+                    return
                 yield self._end_epoch()
                 self._save_state()
                 yield Saved(self.epoch, self.step)
@@ -381,7 +395,7 @@ class _Trainer:
                 parts.append(part)
                 done += len(part)
                 yield Preparing("features", done, total)
-                if time.monotonic() > self.deadline or self._is_asked_to_stop:
+                if (self.in_pieces and time.monotonic() > self.deadline) or self._is_asked_to_stop:
                     break
         finally:
             if 0 < done < total and self.accelerator.is_main_process:
@@ -447,7 +461,9 @@ class _Trainer:
                 self._save_state()
                 yield Saved(self.epoch, self.step)
             if stopping:
-                yield Stopped(self.epoch, self.step)
+                asked = self._mean_over_processes(float(self.run.stop.exists())) > 0  # so that all say the same
+                self.time_is_up = not (asked or self.in_pieces)
+                yield TimeUp(self.epoch, self.step) if self.time_is_up else Stopped(self.epoch, self.step)
                 return
 
     def _order(self) -> Tensor:
@@ -500,11 +516,12 @@ class _Trainer:
     def _end_epoch(self) -> Epoch:
         """Evaluates, keeps the model if it is better, and writes the history."""
         start, first = time.monotonic(), not self.step  # first: the fitted head, before any step
-        if not first:
+        partial = self.step < self.steps  # so is what the time did not suffice for
+        if not partial:
             self.epoch += 1
         train_loss = None if first else self._mean_over_processes(self.loss_sum / self.step)
         loss, accuracy, better = None, None, False
-        if first or self.epoch % self.config.evaluate_every == 0 or self.epoch == self.epochs:
+        if partial or self._is_trained or self.epoch % self.config.evaluate_every == 0:
             loss, accuracy = self._evaluate()
             self._check_loss(loss, self.epoch)  # the epoch's last step may have spoilt what the steps before had
             better = self._is_better(loss, accuracy)
@@ -520,7 +537,8 @@ class _Trainer:
             self.run.append(event)
             if accuracy is not None:
                 self._write_samples()
-        self.step, self.loss_sum = 0, 0.0
+        if not partial:
+            self.step, self.loss_sum = 0, 0.0
         return event
 
     def _check_loss(self, loss: float, epoch: int) -> None:
@@ -543,7 +561,7 @@ class _Trainer:
     @property
     def _is_trained(self) -> bool:
         out_of_patience = self.config.patience is not None and self.worse >= self.config.patience
-        return self.epoch >= self.epochs or out_of_patience
+        return self.epoch >= self.epochs or out_of_patience or self.time_is_up
 
     def _evaluate(self) -> tuple[float, float]:
         """Mean cross-entropy and accuracy of the kept weights on the validation pictures, in float32."""

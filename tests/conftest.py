@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hub_server import Hub
+from hub_server import Hub, Repo
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -58,6 +58,19 @@ def hub() -> Iterator[Hub]:
     _hub.reset()
     yield _hub
     _hub.reset()
+
+
+@pytest.fixture
+def tables(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo:
+    """The data set user/tables on the Hub, of which a run must name what `test_runs.NAMED` says."""
+    from huggingface_hub import HfFileSystem
+    from test_runs import write_tables
+
+    HfFileSystem.clear_instance_cache()  # it remembers what lies on a Hub
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    repo = hub.repos["datasets/user/tables"] = Repo()
+    repo.commit("main", write_tables(tmp_path / "tables"), "Tables")
+    return repo
 
 
 @pytest.fixture(scope="module")  # not longer: its event loop runs in this thread, where others may want theirs

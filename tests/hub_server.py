@@ -1,11 +1,11 @@
 """A Hugging Face Hub on loopback, in memory, for tests of the real client over HTTP.
 
 Covers, for model repos: create, info, tree, paths, resolve (HEAD and GET, with ranges), preupload, LFS upload, commit
-(files, deletions, parent, pull request), branches, refs, README from `Hub.edit`, tokens that may read or write,
-private, gated and renamed repos, and the error headers that the client reads. Data sets are repos of the same kind, and
-jobs are run: their command, in a process of this machine, with the data sets that they mount in a folder. Left out:
-Xet, redirects to a CDN, multipart uploads, Spaces, discussions, quotas, and git itself. `Hub.fail` is the switch for
-faults.
+(files, deletions, parent, pull request), branches, refs, README from `Hub.edit`, tokens that may read or write and the
+check of that, private, gated and renamed repos, and the error headers that the client reads. Data sets are repos of the
+same kind, and jobs are run: their command, in a process of this machine, with the data sets that they mount in a
+folder. Left out: Xet, redirects to a CDN, multipart uploads, Spaces, discussions, quotas, and git itself. `Hub.fail` is
+the switch for faults.
 """
 
 import base64
@@ -119,6 +119,7 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}  # sha256 -> content
         self.tokens = {WRITER: ("user", True), READER: ("user", False), STRANGER: ("stranger", True)}
+        self.orgs: list[dict] = []  # that every user is in, as `whoami` tells them
         self.faults: list[Fault] = []
         self.requests: list[str] = []  # "METHOD /path" of each
         self.jobs: dict[str, Job] = {}
@@ -177,7 +178,14 @@ class Hub:
         return commit
 
     def whoami(self, token, query, body):
-        return {"type": "user", "name": self.user(token, write=token is None), "fullname": "", "orgs": []}
+        name = self.user(token, write=token is None)
+        role = "write" if self.tokens[token][1] else "read"
+        auth = {"type": "access_token", "accessToken": {"displayName": "", "role": role}}
+        return {"type": "user", "name": name, "fullname": "", "orgs": self.orgs, "auth": auth}
+
+    def auth_check(self, token, query, body, repo_id, write=None):
+        self.repo(repo_id, token, write=write is not None)
+        return {}
 
     def validate(self, token, query, body):
         try:
@@ -377,6 +385,7 @@ _ROUTES = [
     (r"DELETE /api/repos/delete", Hub.delete),
     (r"GET /api/models", Hub.models),
     (rf"GET /api/models/{_ID}", Hub.info),
+    (rf"GET /api/models/{_ID}/auth-check(/write)?", Hub.auth_check),
     (rf"GET /api/models/{_ID}/revision/([^/]+)", Hub.info),
     (rf"GET /api/models/{_ID}/tree/([^/]+)(/.*)?", Hub.tree),
     (rf"POST /api/models/{_ID}/paths-info/([^/]+)", Hub.paths_info),

@@ -239,6 +239,49 @@ def test_columns_by_type_by_usual_name_and_as_named(tmp_path: Path) -> None:
     assert len(load(folder, split="train[:2]")["train"]) == 2
     with pytest.raises(DataError, match="no column 'label'; it has photo, fine, coarse, note"):
         load(folder, label_column="label")
+    for split, reason in {"dev": r"has no split 'dev'; it has train\.$", "train[": r"'train\[' is none that"}.items():
+        with pytest.raises(DataError, match=reason):
+            load(folder, split=split)
+
+
+def test_names_that_a_data_set_does_not_have_are_refused(tmp_path: Path, hub: Hub, on_the_hub: Repo) -> None:
+    configs = [{"config_name": name, "data_files": "*.parquet"} for name in ("large", "small")]
+    front = f"---\n{json.dumps({'configs': configs})}\n---\n"
+    hub.edit("datasets/user/colours", "README.md", front)
+    made = unpacked(parquet(tmp_path / "parquet", {"train": FILES}), {"README.md": front.encode()})
+    for source in ("user/colours", made):
+        with pytest.raises(DataError, match=r"has subsets; name one of large, small\.$"):
+            load(source)
+        with pytest.raises(DataError, match=r"has no subset 'medium'; it has large, small\.$"):
+            load(source, subset="medium")
+        assert content_of(load(source, subset="small")["train"]) == EXPECTED
+    folder = unpacked(tmp_path / "folders", FILES)
+    sources: list[Any] = [folder, packed(tmp_path / "colours.zip", FILES), {"a": [picture(1)], "b": [picture(2)]}]
+    for source in sources:
+        for what in ("subset", "split", "image_column", "label_column", "revision"):
+            with pytest.raises(DataError, match=f"has no {what} 'x': only .*data sets on the Hub have one; leave it"):
+                load(source, **{what: "x"})
+    with pytest.raises(DataError, match="has no revision 'x': only data sets on the Hub have one"):
+        load(made, subset="small", revision="x")
+
+
+def test_a_commit_of_the_hub_is_read_again(
+    hub: Hub, on_the_hub: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_hub.patience.SECONDS", 0.5)
+    first = load("user/colours")
+    assert first.commit == on_the_hub.refs["main"]
+    folder = parquet(tmp_path / "less", {"train": dict(list(FILES.items())[:5])})
+    on_the_hub.commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "Fewer")
+    latest = load("user/colours")
+    assert latest.commit != first.commit and len(latest["train"]) == 5
+    again = load("user/colours", revision=first.commit)
+    assert again.commit == first.commit and content_of(again["train"]) == EXPECTED
+    latest = load("user/colours")
+    hub.fail("", 503)  # then a copy serves, and never that of another commit
+    assert load("user/colours", revision=latest.commit).commit == load("user/colours").commit == latest.commit
+    with pytest.raises(DataError):
+        load("user/colours", revision=first.commit)
 
 
 def test_which_of_two_label_columns_is_asked_where_no_name_tells(tmp_path: Path) -> None:
@@ -254,7 +297,7 @@ def test_which_of_two_label_columns_is_asked_where_no_name_tells(tmp_path: Path)
         if expected:
             assert load(folder)["train"].targets.tolist() == [0, 1]
         else:
-            with pytest.raises(DataError, match=r"in img, coarse, size; name it: .* --label-column"):
+            with pytest.raises(DataError, match=r"in img, coarse, size; name it as label_column"):
                 load(folder)
 
 

@@ -162,21 +162,45 @@ def test_labels_are_matched_by_name(model, data):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (("ant", "bee", "cat", "dog", "emu", "fox", "owl"), "only the model has 'gnu', only the data set has 'owl'"),
-        (("ant", "bee"), "only the model has 'cat', 'dog', 'emu' and 2 more; rename or add"),
-        ((*LABELS, "Ant"), "differ: only the data set has 'Ant'; rename"),
+        (
+            ("ant", "bee", "cat", "dog", "emu", "fox", "owl"),
+            "does not know 'owl', only 'ant', 'bee', 'cat' and 4 more; ",
+        ),
+        ((*LABELS, "Ant"), "does not know 'Ant', only .*; rename those classes, or leave them out"),
+        (("1", "2", "3", "4", "ant"), "does not know '1', '2', '3' and 1 more, only"),
     ],
 )
 def test_other_labels_are_named(model, labels, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as refusal:
         evaluate(model, pictures(4, labels=labels))
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_some_of_the_labels_in_another_order_are_measured_as_scikit_learn_does(model):
+    few = pictures(60, labels=("gnu", "bee", "dog"))
+    targets = np.array([6, 1, 3])[few.targets]
+    found = evaluate(model, few)
+    scores = Classifier(model).scores(few.sources).numpy()
+    assert set(scores.argmax(1)) - {6, 1, 3}  # which are mistakes, and count into the mean of F1
+    agrees(found, targets, scores)
+    assert [score.support for score in found.classes] == np.bincount(targets, minlength=7).tolist()
+    assert all(score[1:] == (0, 0, 0, 0) for score in found.classes if score.label in ("ant", "cat", "emu", "fox"))
+    assert {mistake.label for mistake in found.worst} <= {"gnu", "bee", "dog"}
+    text = found.to_text()
+    taken = int((~np.isin(scores.argmax(1), (6, 1, 3))).sum())
+    assert f"\nno pictures of ant, cat, emu and 1 more; {taken} were taken for such\n" in text
+    table = text[text.index("precision") : text.index("no pictures")].splitlines()[1:]
+    assert [row.split()[0] for row in table] == ["bee", "dog", "gnu"]
+    assert "no pictures of" not in evaluate(model, pictures()).to_text()
 
 
 def test_a_label_that_names_two_classes_must_stand_in_the_same_place():
     model = network(("crane", "owl", "crane"))  # as in ImageNet: the bird and the machine
     assert evaluate(model, pictures(9, labels=("crane", "owl", "crane"))).num_images == 9
-    with pytest.raises(DataError, match="'crane' names several classes"):
-        evaluate(model, pictures(9, labels=("owl", "crane", "crane")))
+    for labels in (("owl", "crane", "crane"), ("owl", "crane"), ("owl", "owl")):
+        with pytest.raises(DataError, match="names several classes"):
+            evaluate(model, pictures(9, labels=labels))
+    assert evaluate(model, pictures(9, labels=("owl",))).classes[1].support == 9  # which is plain
 
 
 def test_worst_mistakes_are_the_surest_and_show_their_pictures(model, data):
@@ -310,7 +334,7 @@ def test_json_and_text(model, data):
 
 def test_many_or_long_or_wide_labels_stay_a_table():
     labels = ("a label of more than thirty-two letters", "猫", *(f"class {number}" for number in range(60)))
-    text = evaluate(network(labels), pictures(20, labels=labels)).to_text()
+    text = evaluate(network(labels), pictures(600, labels=labels)).to_text()
     assert "... and 12 classes with a higher F1" in text
     few = evaluate(network(labels[:2]), pictures(20, labels=labels[:2])).to_text()
     assert "\na label of more than thirty-two…  " in few
@@ -324,6 +348,9 @@ def test_the_terminal_says_what_the_library_says(model, folder, tmp_path, capsys
     assert capsys.readouterr() == (evaluate(model, folder).to_text(), "")
     assert cli.main([*command, "--json", "--tta", "--split", "train"]) == 0
     assert capsys.readouterr().out == evaluate(model, folder, split="train", tta=True).to_json()
+
+    assert cli.main([*command, "--subset", "small"]) == 2
+    assert "data has no subset 'small': only parquet and data sets on the Hub" in capsys.readouterr().err
 
     (folder / "test" / "ant" / "0.png").write_bytes(b"no picture")
     assert cli.main(command) == 2

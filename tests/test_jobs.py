@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import STRANGER, WRITER, Hub
+from hub_server import READER, STRANGER, WRITER, Hub, Job, Repo
 from test_runs import save_base, write_zip
 
 from resnet_hub import jobs
 from resnet_hub.cli import main
 from resnet_hub.errors import HubError, ResNetHubError
+from resnet_hub.hub import check_push, push_folder
 from resnet_hub.model import ResNet
-from resnet_hub.run import Epoch, Failed, Finished, Pushed, Run, Started, TrainConfig
+from resnet_hub.run import Epoch, Failed, Finished, Pushed, Run, Started, TimeUp, TrainConfig, read_event
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,6 +122,10 @@ def test_the_terminal_trains_in_a_job_as_it_does_here(
         ("train", "--data", "colours.zip"): "--run",
         ("train", "--data", "colours.zip", "--run", "r", "--flavor", "h200"): "--on jobs",
         ("train", "--data", "colours.zip", "--run", "r", "--private"): "--push",
+        ("train", "--data", "colours.zip", "--run", "r", "--stop-after", "soon"): "'soon' is no length of time; write",
+        (*words, "--push", "user/x", "--stop-after", "1h"): "before its --timeout; leave out --stop-after",
+        (*words, "--push", "user/x", "--timeout", "2 hours"): "'2 hours' is no length of time",
+        (*words, "--push", "user/x", "--timeout", "10m"): "A job of 10m has no time to train; give it 15m or more.",
     }.items():
         assert main(wrong) == 2
         error = capsys.readouterr().err
@@ -131,8 +136,115 @@ def head(hub: Hub) -> str:
     return hub.repos["user/colours"].refs["main"]
 
 
+def test_what_is_named_of_a_data_set_goes_to_the_job(
+    folder: Path, hub: Hub, tables: Repo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = ["--subset", "three", "--train-split", "train[:-1]", "--image-column", "photo", "--label-column", "kind"]
+    words = ["train", "--on", "jobs", "--base", "tiny", "--recipe", "head", "--upload", "--push", "user/colours"]
+    for data in ("user/tables", "tables"):  # on the Hub, and here
+        assert main([*words, "--data", data, *named]) == 0, capsys.readouterr()
+        assert "29 pictures of 3 classes, 6 to measure on" in capsys.readouterr().out
+        asked = hub.jobs[f"job{len(hub.jobs) - 1}"].spec["command"]
+        assert (named[1] in asked) is (data == "user/tables")  # the others go as a ZIP of what was named
+    assert main([*words, "--data", "tables", *named[2:]]) == 2
+    assert "name one of two, three" in capsys.readouterr().err
+    assert main([*words, "--data", "colours.zip", *named[:2]]) == 2
+    assert "colours.zip has no subset 'three'" in capsys.readouterr().err
+    assert len(hub.jobs) == 2
+
+
+@pytest.mark.parametrize(
+    ("repo", "token", "words"),
+    [
+        ("no/such/name", WRITER, "'no/such/name' is neither a folder here nor the name of a model"),
+        ("user/colours", "", "There is no token on this computer; log in with `hf auth login`."),
+        ("user/colours", "hf_unknown", "does not accept the token"),
+        ("user/colours", READER, "The token of user may not write to user/colours, only read; use one that may."),
+        ("user/there", READER, "The token may not write to user/there"),
+        ("user/there", STRANGER, "The token may not write to user/there"),
+        ("user/public", WRITER, "user/public exists and is public"),
+        (
+            "other/colours",
+            WRITER,
+            "may not make other/colours, as it is not other's; push to user/colours or org/colours.",
+        ),
+        ("readers/colours", WRITER, "may not make readers/colours"),
+    ],
+)
+@pytest.mark.parametrize("place", ["here", "jobs"])
+def test_a_push_that_would_be_refused_is_refused_before_training(
+    folder: Path,
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    repo: str,
+    token: str,
+    words: str,
+    place: str,
+) -> None:
+    from huggingface_hub import create_repo
+
+    for name in ("user/there", "user/public"):
+        create_repo(name, private=False, token=WRITER)
+    hub.orgs = [{"name": "org", "roleInOrg": "write"}, {"name": "readers", "roleInOrg": "read"}]
+    monkeypatch.setenv("HF_TOKEN", token)
+    command = ["train", "--data", "colours.zip", "--base", "tiny", "--recipe", "head", "--push", repo]
+    command += ["--run", "run"] if place == "here" else ["--on", "jobs", "--upload"]
+    assert main([*command, *(["--private"] if repo == "user/public" else [])]) == 2
+    out, error = capsys.readouterr()
+    assert words in error and len(error.splitlines()) == 1 and (not token or token not in error)
+    assert not out and not Path("run").exists() and not hub.jobs and set(hub.repos) == {"user/there", "user/public"}
+    if repo.count("/") == 1:
+        with pytest.raises(HubError) as refusal:
+            push_folder("tiny", repo, token=token or None, private=repo == "user/public")
+        assert words in str(refusal.value)
+        assert not any(request.startswith("POST") for request in hub.requests[2:]) or repo == "user/public"
+
+
+def test_whoever_may_push_is_let_in(folder: Path, hub: Hub) -> None:
+    hub.orgs = [{"name": "org", "roleInOrg": "contributor"}]
+    for repo in ("user/colours", "org/colours", "colours"):
+        check_push(repo, private=True)
+    assert hub.repos == {} and {request.split()[0] for request in hub.requests} == {"GET"}
+    push_folder("tiny", "user/colours", private=True)
+    hub.requests.clear()
+    for repo in ("user/colours", "colours"):
+        check_push(repo, private=True)
+    push_folder("tiny", "user/colours", create_pr=True)
+    hub.fail("GET /api/whoami", 200, page=b"[]")
+    with pytest.raises(HubError, match="is no Hub"):
+        check_push("user/new")
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    {"15m": 420, "30m": 1320, "1h": 3120, "90m": 4860, "2h": 6480, "1.5h": 4860, "4h": 12960, "8h": 25920}.items(),
+)
+def test_a_job_stops_training_some_minutes_before_its_end(
+    folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, timeout: str, seconds: int
+) -> None:
+    monkeypatch.setattr(Job, "run", lambda job, hub: setattr(job, "stage", "COMPLETED"))
+    job = jobs.submit(TrainConfig(data="user/colours", run="run"), "user/colours", timeout=timeout)
+    command, limit = hub.jobs[job.id].spec["command"], hub.jobs[job.id].spec["timeoutSeconds"]
+    assert command[command.index("--stop-after") + 1] == f"{seconds}s" and limit - seconds >= max(480, limit / 10)
+
+
+def test_a_job_whose_time_is_up_pushes_what_it_has(
+    folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(jobs, "_training_time", lambda timeout: 1)
+    words = ["train", "--on", "jobs", "--data", "colours.zip", "--base", "tiny", "--epochs", "10000", "--upload"]
+    assert main([*words, "--push", "user/colours", "--json"]) == 0
+    events = [read_event(line) for line in capsys.readouterr().out.splitlines()]
+    assert [type(event) for event in events[-2:]] == [Finished, Pushed] and TimeUp in map(type, events), events[-5:]
+    assert "accuracy" in hub.repos["user/colours"].files()["README.md"].decode()
+    assert ResNet.from_pretrained("user/colours").config.labels == ["blue", "green", "red"]
+
+
 def test_training_here_can_push_too(folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["train", "--data", "colours.zip", "--base", "tiny", "--recipe", "head", "--run", "run"]
-    assert main([*words, "--push", "user/colours", "--private"]) == 0
-    assert capsys.readouterr().out.endswith(f"{hub.url}/user/colours/commit/{head(hub)}\n")
+    words = ["train", "--data", "colours.zip", "--base", "tiny", "--run", "run", "--epochs", "10000"]
+    assert main([*words, "--push", "user/colours", "--private", "--stop-after", "1s"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"the time is up in epoch \d+; the best so far is measured and kept\n(epoch .*\n)?accuracy ", out)
+    assert out.endswith(f"{hub.url}/user/colours/commit/{head(hub)}\n")
     assert hub.repos["user/colours"].private

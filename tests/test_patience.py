@@ -39,6 +39,7 @@ STEPS: dict[str, tuple[str, str]] = {
     "fetch the weights": ("GET /user/{}/resolve/.*safetensors", "load"),
     "ask for the size": ("HEAD /user/{}/resolve/.*safetensors", "load"),
     "read the config": ("GET /user/{}/resolve/.*config.json", "read"),
+    "ask whether one may": ("GET /api/models/user/{}/auth-check/write", "push"),
     "create": ("POST /api/repos/create", "push"),
     "ask before the push": ("GET /api/models/user/{}$", "push"),
     "ask how to upload": ("POST /api/models/user/{}/preupload", "push"),
@@ -82,6 +83,8 @@ OTHERWISE = {
     ("search", "cut once"): REACHED,
     ("commit", "cut"): "",  # it has happened
     ("commit", "silence half-way"): "",
+    # Its answer is a status without content; what comes next meets the hotel.
+    **{("ask whether one may", fault): "" for fault in FAULTS if "cut" in FAULTS[fault][0] or FAULTS[fault][1] == NONE},
 }
 FILES = ("fetch the config", "fetch the weights", "read the config")
 

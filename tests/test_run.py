@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resnet_hub.errors import TrainingError
-from resnet_hub.run import RECIPES, Epoch, Run, TrainConfig
+from resnet_hub.run import RECIPES, Epoch, Run, TrainConfig, options
 
 CONFIG = TrainConfig(data="flowers", run="runs/flowers")
 
@@ -59,9 +59,12 @@ def test_what_describes_no_run_is_one_sentence(change: dict, sentence: str) -> N
     assert str(error.value).startswith(sentence)
 
 
-def test_another_run_is_not_taken_up_for_this_one() -> None:
+def test_another_run_is_not_taken_up_for_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     begun = replace(CONFIG, seed=3).resolved()
     replace(CONFIG, seed=3, run="moved").check_same(begun)
+    replace(CONFIG, seed=3, data="cats").check_same(begun)  # there are no flowers here: they may have moved
+    Path(CONFIG.data).mkdir()
     with pytest.raises(TrainingError) as error:
         replace(CONFIG, seed=3, data="cats").check_same(begun)
     assert str(error.value).startswith(
@@ -70,6 +73,21 @@ def test_another_run_is_not_taken_up_for_this_one() -> None:
     CONFIG.check_same(begun)  # which leaves the seed as it is by itself
     with pytest.raises(TrainingError, match="has seed 3, not 0"):
         CONFIG.check_same(begun, ["seed"])
+    at = replace(begun, data_revision="a" * 40)
+    for revision in (None, "main", "a" * 40):  # a branch may have moved since, and the run stays
+        replace(begun, data_revision=revision).check_same(at, ["data_revision"] * bool(revision))
+    with pytest.raises(TrainingError, match=r"has data_revision 'aaaa.*, not 'bbbb"):
+        replace(begun, data_revision="b" * 40).check_same(at)
+
+
+def test_the_names_of_a_data_set_are_settings_of_the_terminal() -> None:
+    named = {"subset": "s", "train_split": "train[:10%]", "image_column": "i", "label_column": "l"}
+    config = replace(CONFIG, data_revision="r", **named)
+    assert config.data_names == {
+        **{"subset": "s", "split": "train[:10%]", "image_column": "i", "label_column": "l", "revision": "r"}
+    }
+    words = ["--subset", "s", "--train-split", "train[:10%]", "--image-column", "i", "--label-column", "l"]
+    assert options(config) == [*options(CONFIG), *words, "--data-revision", "r"]
 
 
 def test_paths_are_kept_as_text() -> None:

@@ -51,6 +51,28 @@ def write_zip(path: Path, labels: tuple[str, ...] = ("red", "green", "blue"), co
     return path
 
 
+def write_tables(folder: Path, count: int = 12) -> dict[str, bytes]:
+    """The files of a data set with two subsets, and two columns of pictures and of classes each: nothing is plain."""
+    import datasets
+
+    kinds = datasets.Features(
+        {"photo": datasets.Image(), "mask": datasets.Image()}
+        | {"kind": datasets.ClassLabel(names=["red", "green", "blue"]), "size": datasets.ClassLabel(names=["s", "l"])}
+    )
+    folder.mkdir(exist_ok=True)
+    for subset, colours in {"two": (0, 1), "three": (0, 1, 2)}.items():
+        pictures = [(colour, {"bytes": picture(colour, n), "path": None}) for colour in colours for n in range(count)]
+        rows = {"photo": [one for _, one in pictures], "mask": [{"bytes": b"no picture", "path": None}] * len(pictures)}
+        rows |= {"kind": [colour for colour, _ in pictures], "size": [n % 2 for n in range(len(pictures))]}
+        datasets.Dataset.from_dict(rows, features=kinds).to_parquet(folder / f"{subset}.parquet")
+    configs = [{"config_name": name, "data_files": f"{name}.parquet"} for name in ("two", "three")]
+    (folder / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+NAMED = {"subset": "three", "train_split": "train[:-1]", "image_column": "photo", "label_column": "kind"}
+
+
 def save_base(folder: Path) -> Path:
     torch.manual_seed(0)
     config = ResNetConfig(depths=(1, 1), width=8, stem="3x3", image_size=16, crop_pct=1.0, id2label={0: "a", 1: "b"})
@@ -166,6 +188,34 @@ def test_a_data_set_that_grew_on_the_hub_is_not_downloaded(
     wait(lambda: runs.status(run).state == "failed")
     assert "at most 0 GB are downloaded" in runs.status(run).event["reason"]
     assert not any(request.endswith(".parquet") for request in hub.requests)
+
+
+def test_what_a_visitor_names_of_a_data_set_is_read_wherever_it_is_read(
+    runs: Runs, tables: Repo, base: Path, tmp_path: Path
+) -> None:
+    commit = tables.refs["main"]
+    run = runs.create()
+    for wrong, reason in {"subset": "it has two, three", "image_column": "it has photo, mask, kind, size"}.items():
+        with pytest.raises(DataError, match=reason):
+            run.bring_hub("user/tables", **NAMED | {wrong: "x"})
+    report = run.bring_hub("user/tables", **NAMED | {"subset": " three "})
+    assert report.images == 35 and report.labels == ("red", "green", "blue")
+    config = configure(run, base, recipe="head")
+    assert {name: getattr(config, name) for name in NAMED} == NAMED and config.data_revision == commit
+    tables.commit("main", write_tables(tmp_path / "later", 2), "Nearly nothing")
+    assert len(run.pictures()["train"]) == 35
+    again = runs.copy(run)
+    assert configure(again, base, recipe="head") == config and len(again.pictures()["train"]) == 35
+    runs.start(run, {"visitor"}, config)
+    wait(lambda: runs.status(run).state in ("finished", "failed"))
+    assert runs.status(run).state == "finished", runs.status(run)
+    assert run.run.config.data_revision == commit and len(run.held_out()) == 6
+    card = (run.run.model / "README.md").read_text()
+    assert (
+        f"--subset three --train-split 'train[:-1]' --image-column photo --label-column kind --data-revision {commit}"
+        in card
+    )
+    assert runs.create().bring_hub("user/tables", subset="two", image_column="photo", label_column="kind").images == 4
 
 
 def test_so_much_stays_free_on_the_disk(runs: Runs, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,7 +212,7 @@ def test_the_tokens_of_a_space_and_of_its_visitor(folder: Path, hub: Hub) -> Non
         nobody = Visitor(address, Cookie=cookie("another-secret", OWNERS))
         nobody.call("find", visitor.stored)  # who has the link of the run has not the sign-in
         assert "Sign in" in nobody.tell("push", "owner/mine", True)
-        assert "Sign in" in nobody.tell("begin_job", None, "owner/mine", "cpu-upgrade", "tiny", "head")
+        assert "Sign in" in nobody.tell("begin_job", None, "owner/mine", "cpu-upgrade", "2h", "tiny", "head")
         shared(visitor, hub)
         for token in (MINE, OWNERS):
             nowhere(token, folder)
@@ -233,11 +233,11 @@ def shared(me: Visitor, hub: Hub) -> None:
         hub.faults.clear()
     del hub.tokens[MINE]
     assert "alert" in me.tell("push", "user/another", True)
-    assert "alert" in me.tell("begin_job", me.stored, "user/job", "cpu-upgrade", "tiny", "head")
+    assert "alert" in me.tell("begin_job", me.stored, "user/job", "cpu-upgrade", "2h", "tiny", "head")
     hub.tokens[MINE] = ("user", True)
     hub.fail("POST /api/jobs/", 403)
-    assert "alert" in me.tell("begin_job", me.stored, "user/job", "cpu-upgrade", "tiny", "head")
+    assert "alert" in me.tell("begin_job", me.stored, "user/job", "cpu-upgrade", "2h", "tiny", "head")
     hub.faults.clear()
-    me.tell("begin_job", me.stored, "user/job", "cpu-upgrade", "tiny", "head")
+    me.tell("begin_job", me.stored, "user/job", "cpu-upgrade", "2h", "tiny", "head")
     assert "/jobs/user/job0" in me.answers[-1]
     assert hub.jobs["job0"].spec["secrets"] == {"HF_TOKEN": MINE} and "datasets/user/job-input" in hub.repos

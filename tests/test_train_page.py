@@ -18,10 +18,10 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from hub_server import WRITER, Hub
+from hub_server import WRITER, Hub, Repo
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Locator, Page, expect
-from test_runs import picture, save_base, write_zip
+from test_runs import NAMED, picture, save_base, write_zip
 from zero_server import STUBS, Devices
 
 from resnet_hub.card import read_metrics
@@ -458,6 +458,11 @@ def test_a_run_for_a_larger_machine_goes_to_a_job(browser: Browser, address: str
     page.get_by_role("button", name="Train on a machine of Hugging Face").click()
     page.get_by_role("button", name="Start the job").click()
     expect(page.locator("#train-notice")).to_contain_text("cannot be the name of a repository")
+    page.locator("#job-repo input, #job-repo textarea").fill("stranger/as-job")
+    page.get_by_label("Time limit").click()
+    page.get_by_role("option", name="30m").click()
+    page.get_by_role("button", name="Start the job").click()
+    expect(page.locator("#train-notice")).to_contain_text("may not make stranger/as-job")
     page.locator("#job-repo input, #job-repo textarea").fill("user/as-job")
     page.get_by_role("button", name="Start the job").click()
     progress = page.locator("#progress")
@@ -477,8 +482,28 @@ def test_a_run_for_a_larger_machine_goes_to_a_job(browser: Browser, address: str
     expect(progress.get_by_role("link").first).to_have_attribute("href", re.compile("/jobs/user/job0$"))
     expect(progress.get_by_role("link").last).to_have_attribute("href", re.compile("/user/as-job"))
     assert ResNet.from_pretrained("user/as-job", token=WRITER).config.labels == ["blue", "green", "red"]
-    assert hub.jobs["job0"].spec["flavor"] == "t4-small" and hub.repos["user/as-job"].private
+    asked = hub.jobs["job0"].spec
+    assert (asked["flavor"], asked["timeoutSeconds"]) == ("t4-small", 1800) and "1320s" in asked["command"]
+    assert hub.repos["user/as-job"].private
     expect(page.get_by_role("button", name="Resume")).to_be_hidden()
+    page.context.close()
+
+
+def test_a_data_set_on_the_hub_is_read_as_its_visitor_names_it(browser: Browser, address: str, tables: Repo) -> None:
+    page = visit(browser, address)
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="From the Hub").click()
+    page.get_by_label("Data set on the Hugging Face Hub").fill("user/tables")
+    page.locator("#check-hub").click()
+    expect(page.locator("#report [role=alert]")).to_contain_text("has subsets; name one of two, three.")
+    folded = page.locator("#hub-names")
+    expect(folded.get_by_label("Subset")).to_be_hidden()
+    folded.get_by_role("button", name="Subset, split, columns").click()
+    labels = ("Subset", "Split", "Column of the pictures", "Column of the classes")
+    for label, name in zip(labels, NAMED.values(), strict=True):
+        type_into(folded.locator("label", has_text=re.compile(f"^\\s*{label}")).locator("input, textarea"), name)
+    page.locator("#check-hub").click()
+    expect(page.locator("#report")).to_contain_text("35 pictures in 3 classes")
     page.context.close()
 
 

@@ -10,13 +10,14 @@ from unittest.mock import Mock
 import fastapi
 import gradio as gr
 import pytest
-from test_runs import save_base, write_zip
+from hub_server import Repo
+from test_runs import NAMED, save_base, write_zip
 
-from resnet_hub import demo, training
+from resnet_hub import demo, jobs, training
 from resnet_hub.demo.i18n import TEXTS, PageError
 from resnet_hub.demo.runs import PageRun
 from resnet_hub.errors import DataError
-from resnet_hub.run import Failed, TrainConfig
+from resnet_hub.run import Epoch, Failed, Finished, Pushed, Started, TimeUp, TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,22 @@ def test_what_is_refused_leaves_no_run_behind(tab: Any, folder: Path, monkeypatc
     tab.runs.delete(run)
 
 
+def test_names_of_a_data_set_on_the_hub_reach_its_run(tab: Any, tables: Repo) -> None:
+    refused = tab.check_hub("", "user/tables", from_browser(), "", "", "photo", "kind")
+    assert "has subsets; name one of two, three" in refused[tab.report]
+    checked = tab.check_hub("", "user/tables", from_browser(), *NAMED.values())
+    run = tab.runs.find(checked[tab.run])
+    assert run.facts()["names"] == NAMED | {"data_revision": tables.refs["main"]}
+    with pytest.MonkeyPatch.context() as idle:
+        idle.setattr(tab.runs, "start", start := Mock())
+        tab.begin(run.id, None, from_browser(), *CHOICES)
+    config = start.call_args.args[2]
+    assert {name: getattr(config, name) for name in NAMED} == NAMED
+    drawn = tab.preview(run.id, from_browser(), *CHOICES)[tab.seen_by_training]
+    assert drawn.count("<figure>") == 12
+    tab.runs.delete(run)
+
+
 def test_what_does_not_fit_into_memory_is_told_with_what_the_page_has(tab: Any) -> None:
     run = tab.runs.create()
     run.tell(Failed(training._reason(MemoryError(), TrainConfig(data="", run="run"))))
@@ -94,8 +111,28 @@ def test_a_toast_shows_what_was_written(tab: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_job_asks_for_the_sign_in_in_its_own_words(tab: Any) -> None:
-    told = tab.begin_job("x", None, "user/name", "t4-small", from_browser(), None, *CHOICES)
+    told = tab.begin_job("x", None, "user/name", "t4-small", "2h", from_browser(), None, *CHOICES)
     assert TEXTS["en"]["sign_in_job"] in told[tab.notice]
+
+
+def test_a_job_whose_time_is_up_is_a_success_that_says_so(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tab.runs.create("")
+    job = jobs.Job("job0", "ann", "https://huggingface.co/jobs/ann/job0")
+    run.note(data="hf://datasets/ann/x", job=job._asdict(), config=vars(TrainConfig(data="x", run="run")))
+    said = [
+        Started("run", ["a", "b"], 8, 2, "20% held out", 1, 0, 50, "cpu"),
+        TimeUp(0, 3),
+        Epoch(0, 0.7, 0.6, 0.5, True, 0.1, 60.0),
+        Finished("run/model", 0, 0.5, 0.6, 60.0),
+        Pushed("https://huggingface.co/ann/x/commit/1"),
+    ]
+    monkeypatch.setattr(jobs, "follow", lambda job, token: iter(said))
+    list(tab.follow(run.id, from_browser(), Mock(token="hf_x")))
+    for language in ("en", "zh"):
+        shown = tab.watch(run.id, None, from_browser(language))[tab.progress]
+        assert TEXTS[language]["time_up"] in shown and TEXTS[language]["is_finished"] in shown
+        assert "https://huggingface.co/ann/x/commit/1" in shown
+    tab.runs.delete(run)
 
 
 def test_tidying_goes_on_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hub_server import Repo
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from test_runs import NAMED, write_tables
 
-from resnet_hub import training
+from resnet_hub import cli, training
 from resnet_hub.classifier import Classifier
 from resnet_hub.config import ResNetConfig
 from resnet_hub.data import load
@@ -574,6 +576,70 @@ def test_pieces_of_a_run_end_with_the_weights_of_the_unbroken_one(
     assert not run.pictures.exists() and not run.features.exists()
 
 
+def test_a_run_whose_time_is_up_is_measured_and_goes_on_to_the_same_weights(
+    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = replace(config, run=str(tmp_path / "unbroken"), epochs=3)
+    list(train(unbroken))
+    config = replace(config, epochs=3)
+    run = Run(config.run)
+    told: list[str] = []
+    for step in range(1, 9):  # of nine, three an epoch: a step each time
+        events = list(train(config, stop_after=1e-9))
+        told += kinds(events)
+        assert kinds(events)[-2:] == ["Epoch", "Finished"] if step < 3 else kinds(events)[-1] == "Finished"
+        assert "TimeUp" in kinds(events) and "Stopped" not in kinds(events)
+        finished, history = events[-1], run.epochs()
+        assert isinstance(finished, Finished)
+        assert history[-1].epoch == step // 3 and history[-1].accuracy is not None
+        evaluation = json.loads(run.evaluation.read_text())
+        assert evaluation["accuracy"] == pytest.approx(finished.accuracy)
+        card = (run.model / "README.md").read_text()
+        assert re.search(rf"{step // 3} epochs? in .* the weights kept are those of epoch {finished.epoch}\.", card)
+    assert told.count("Finished") == told.count("TimeUp") == 8
+    *_, last = train(config, stop_after=1000)
+    assert isinstance(last, Finished) and equal(weights(config), weights(unbroken))
+    assert run.epochs()[1:] == [
+        event._replace(seconds=found.seconds)
+        for event, found in zip(Run(unbroken.run).epochs(), run.epochs()[1:], strict=True)
+    ]
+    assert "3 epochs in" in (run.model / "README.md").read_text()
+
+    based = replace(config, architecture="resnet18", base=str(base), run=str(tmp_path / "based"))
+    events = list(train(based, stop_after=1e-9))  # whose head is fitted all the same
+    assert [event.epoch for event in Run(based.run).epochs()] == [0] and kinds(events)[-1] == "Finished"
+    asked = train(replace(config, run=str(tmp_path / "asked")), stop_after=1e-9)
+    for event in asked:  # whoever asks it to stop wants no measuring
+        if isinstance(event, Preparing):
+            Run(tmp_path / "asked").stop.touch()
+    assert isinstance(event, Stopped)
+
+
+def test_a_run_on_the_hub_stays_with_its_commit(
+    config: TrainConfig, tables: Repo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit = tables.refs["main"]
+    config = replace(config, data="user/tables", data_revision="main", checkpoint_seconds=3600, **NAMED)
+    events = train(config)
+    next(event for event in events if isinstance(event, Progress))
+    events.close()  # type: ignore[attr-defined]
+    assert Run(config.run).config == replace(config.resolved(), data_revision=commit)
+    tables.commit("main", write_tables(tmp_path / "later", 2), "Nearly nothing")
+    *_, last = train(config)  # the same command
+    assert isinstance(last, Finished), last
+    words = ["evaluate", last.model, "--data", "user/tables", "--image-column", "photo", "--label-column", "kind"]
+    assert cli.main([*words, "--subset", "three", "--data-revision", commit, "--split", "train[:-1]"]) == 0
+    assert capsys.readouterr().out.startswith("35 pictures of the split train[:-1]")
+    assert cli.main([*words, "--subset", "two"]) == 0
+    assert "no pictures of blue" in (said := capsys.readouterr().out) and said.startswith(
+        "4 pictures of the split train"
+    )
+    with pytest.raises(TrainingError, match=f"has data_revision '{commit}', not '{tables.refs['main']}'"):
+        list(train(replace(config, data_revision=tables.refs["main"])))
+    with pytest.raises(TrainingError, match="has subset 'three', not 'two'"):
+        list(train(replace(config, subset="two")))
+
+
 def test_closing_the_generator_saves_where_it_was(config: TrainConfig, tmp_path: Path) -> None:
     config = replace(config, checkpoint_seconds=3600)
     running = train(config)
@@ -587,7 +653,7 @@ def test_closing_the_generator_saves_where_it_was(config: TrainConfig, tmp_path:
 
 _RUNNER = """
 import dataclasses, json, os, signal, sys, time
-from resnet_hub import training
+from resnet_hub import cli, training
 from resnet_hub.run import TrainConfig
 training._TICK = 0.0
 from resnet_hub import data, head, hub, images  # all that a run imports, before it is forked
@@ -651,7 +717,7 @@ def test_a_full_disk_fails_in_a_sentence_and_leaves_the_old_state(config: TrainC
     list(train(replace(config, epochs=1)))
     script = f"""
 import resource
-from resnet_hub import training
+from resnet_hub import cli, training
 from resnet_hub.run import Run, TrainConfig
 run = Run({config.run!r})
 size = run.state.stat().st_size

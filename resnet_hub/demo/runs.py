@@ -122,7 +122,7 @@ class PageRun:
         write_atomic(self.folder / "page.json", json.dumps(self.facts() | facts))
 
     def facts(self) -> dict[str, Any]:
-        """What was noted: `data` and `title` of the data set, and the `config` asked for."""
+        """What was noted: `data`, `title` and `names` of the data set, these as a config has them; the `config`."""
         with suppress(OSError, ValueError):
             return json.loads((self.folder / "page.json").read_text(encoding="utf-8"))
         return {}
@@ -153,9 +153,11 @@ class PageRun:
         """All of the data set."""
         from resnet_hub.data import HUB, load
 
-        source = self.facts()["data"]
+        facts = self.facts()
+        source = facts["data"]
         if source.startswith(HUB):
-            return load(source, token=_reader(), max_bytes=MAX_BYTES)
+            config = TrainConfig(data=source, run="run", **facts.get("names", {}))
+            return load(source, **config.data_names, token=_reader(), max_bytes=MAX_BYTES)
         return load(self.folder / source)
 
     def readable(self) -> "Splits":
@@ -213,18 +215,26 @@ class PageRun:
         shutil.copyfile(path, target)
         return self._look(load(target), target.name)
 
-    def bring_hub(self, name: str) -> "DataReport":
-        """A data set on the Hub, by its id; where strangers visit, only one that everybody may read."""
+    def bring_hub(self, name: str, **names: str) -> "DataReport":
+        """A data set on the Hub, by its id; where strangers visit, only one that everybody may read.
+
+        `names` are fields of `TrainConfig` for its subset, split and columns, empty where they are found. Who reads it
+        again reads the same commit.
+        """
         from resnet_hub.data import HUB, load
 
         source = HUB + name.strip().removeprefix(HUB).removeprefix("https://huggingface.co/datasets/").strip("/")
+        given: dict[str, Any] = {field: name.strip() for field, name in names.items() if name.strip()}
+        config = TrainConfig(data=source, run="run", **given)
         try:
-            splits = load(source, token=_reader(), max_bytes=MAX_BYTES)
+            splits = load(source, **config.data_names, token=_reader(), max_bytes=MAX_BYTES)
         except TooLargeError as error:
             raise PageError("hub_too_large", size=error.size, most=f"{MAX_BYTES / 2**30:.0f} GB") from None
-        return self._look(splits, source)
+        return self._look(splits, source, names=given | {"data_revision": splits.commit})
 
-    def _look(self, splits: Any, source: str, *, export: bool = False) -> "DataReport":
+    def _look(
+        self, splits: Any, source: str, *, export: bool = False, names: Mapping[str, Any] | None = None
+    ) -> "DataReport":
         """The report on a data set, noted with it; raises `DataError` where there is nothing to learn from it."""
         from resnet_hub import data
         from resnet_hub.report import report
@@ -242,7 +252,7 @@ class PageRun:
             data.export(splits, self.folder / source)
         self.run.folder.mkdir(exist_ok=True)
         write_atomic(self.run.report, found.to_json())  # where the worker finds it, and need not look again
-        self.note(data=source, title=source.removeprefix(data.HUB))
+        self.note(data=source, title=source.removeprefix(data.HUB), names=names or {})
         return found
 
 
@@ -335,7 +345,7 @@ class Runs:
                 with suppress(FileNotFoundError):  # data on the Hub have no file
                     _check_room(self.root, (run.folder / name).stat().st_size)
                     shutil.copyfile(run.folder / name, new.folder / name)
-            new.note(data=facts["data"], title=facts["title"])
+            new.note(data=facts["data"], title=facts["title"], names=facts.get("names", {}))
         except BaseException:
             self.delete(new)
             raise
@@ -675,6 +685,7 @@ def configure(run: PageRun, base: str | Path | None, **choices: Any) -> TrainCon
         link.unlink(missing_ok=True)  # of another base of that name, with which the run did not start
         link.symlink_to(base.resolve(), target_is_directory=True)
         base = f"weights/{base.name}"
-    config = TrainConfig(data=run.facts()["data"], run="run", base=base, **choices)
+    facts = run.facts()
+    config = TrainConfig(data=facts["data"], run="run", base=base, **facts.get("names", {}), **choices)
     config.resolved()  # refuses what cannot be
     return config

@@ -26,7 +26,7 @@ from resnet_hub.demo.runs import PageRun, Runs, Status, configure, is_space, is_
 from resnet_hub.demo.zero import drive
 from resnet_hub.errors import ResNetHubError, TrainingError
 from resnet_hub.images import SUFFIXES
-from resnet_hub.run import Pushed, Started, TrainConfig
+from resnet_hub.run import Pushed, Started, TimeUp, TrainConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +42,7 @@ ARCHITECTURES = ["resnet18", "resnet34", "resnet50", "resnet20", "resnet56"]  # 
 SCRATCH_SIZE = 64  # pixels from scratch, where nothing else is chosen: 224 would take a CPU an evening
 MAX_PIXELS = 2**30  # of all pictures decoded, three bytes each, which stay in memory
 MAX_ROWS = 1000  # of a table
+HUB_NAMES = ("subset", "train_split", "image_column", "label_column")  # fields that say what of a data set is read
 DATA, MODEL, TRAINING, RESULT = 1, 2, 3, 4
 
 
@@ -84,8 +85,10 @@ class TrainTab:
 
         return self._check(run, request, bring)
 
-    def check_hub(self, run: str, name: str, request: gr.Request) -> dict[Any, Any]:
-        return self._check(run, request, lambda new: new.bring_hub(str(name)))
+    def check_hub(self, run: str, name: str, request: gr.Request, *names: str | None) -> dict[Any, Any]:
+        """A new run on a data set of the Hub; `names` are those of `HUB_NAMES`."""
+        given = {field: str(name or "") for field, name in zip(HUB_NAMES, names, strict=True)}
+        return self._check(run, request, lambda new: new.bring_hub(str(name), **given))
 
     def _check(self, run: str, request: gr.Request, bring: Any) -> dict[Any, Any]:
         """Makes a run of the data that the visitor has given, and shows the report on it."""
@@ -207,6 +210,7 @@ class TrainTab:
         kept: Any,
         repo: str,
         flavor: str,
+        limit: str,
         request: gr.Request,
         signed_in: gr.OAuthToken | None,
         *choices: Any,
@@ -225,7 +229,8 @@ class TrainTab:
             owners = {visitor, request.session_hash or visitor}
             with self._unused(found) as found, self.runs.led(found, owners):
                 config = configure(found, source, **settings)
-                job = jobs.submit(config, repo, flavor=flavor, upload=True, root=found.folder, token=token)
+                place: dict[str, Any] = {"flavor": flavor, "timeout": limit, "upload": True, "root": found.folder}
+                job = jobs.submit(config, repo, token=token, **place)
                 found.note(config=asdict(config), job=job._asdict())
                 found.log.touch()
         except (ResNetHubError, OSError) as error:
@@ -255,6 +260,8 @@ class TrainTab:
                     if isinstance(event, Started):
                         config = TrainConfig(**found.facts()["config"])
                         found.note(config=asdict(replace(config, epochs=event.epochs)))
+                    if isinstance(event, TimeUp):
+                        found.note(time_up=True)
                     if isinstance(event, Pushed):
                         found.note(pushed=event.url)
                     elif not isinstance(event, str):
@@ -543,11 +550,11 @@ class TrainTab:
         shown = [self.notice, self.seen_by_training]
         previewing.click(self.preview, [self.run, *choices], shown, **slow | {"concurrency_id": "preview"})
         starting = start.click(self.begin, [self.run, self.stored, *choices], told, **quick)
-        button, repo, flavor = employing
+        button, repo, *machine = employing
         repo.input(self.check_name, repo, self.notice, trigger_mode="always_last", **quick)
         button.click(
             self.begin_job,
-            [self.run, self.stored, repo, flavor, *choices],
+            [self.run, self.stored, repo, *machine, *choices],
             told,
             show_progress_on=[self.notice],
             **slow | {"concurrency_id": "job", "concurrency_limit": 8},
@@ -596,11 +603,13 @@ class TrainTab:
                 name = gr.Textbox(
                     label=t("hub_data_id"), info=t("hub_data_info"), placeholder="user/name", max_length=200
                 )
-                by_hub = gr.Button(t("check"), variant="primary")
+                with gr.Accordion(t("hub_names"), open=False, elem_id="hub-names"), gr.Row():
+                    parts = [gr.Textbox(label=t(key), info=t(f"{key}_info"), max_length=200) for key in HUB_NAMES]
+                by_hub = gr.Button(t("check"), variant="primary", elem_id="check-hub")
         return [
             (by_class, self.check_files, [*names, *galleries]),
             (by_zip, self.check_zip, [file]),
-            (by_hub, self.check_hub, [name]),
+            (by_hub, self.check_hub, [name, *parts]),
         ]
 
     def _render_classes(self) -> tuple[list[gr.Textbox], list[gr.Gallery]]:
@@ -721,9 +730,9 @@ class TrainTab:
         first = [base, how, epochs, architecture, image_size, balance, seed]
         return [*first, rate, augmentation, mixup, smoothing, select, patience], previewing
 
-    def _render_job(self) -> tuple[gr.Button, gr.Textbox, gr.Dropdown]:
+    def _render_job(self) -> tuple[gr.Button, gr.Textbox, gr.Dropdown, gr.Dropdown]:
         """For whoever may start one: the local user, and visitors of a Space whose owner asks them for that right."""
-        from resnet_hub.jobs import FLAVORS
+        from resnet_hub.jobs import FLAVORS, LIMITS
 
         allowed = not is_space() or "jobs" in os.environ.get("OAUTH_SCOPES", "").split()
         with gr.Accordion(t("job_head"), open=False, visible=allowed, elem_id="job"):
@@ -733,9 +742,17 @@ class TrainTab:
                     label=t("repo"), info=t("repo_info"), placeholder="user/name", max_length=90, elem_id="job-repo"
                 )
                 flavor = gr.Dropdown(list(FLAVORS), value="t4-small", label=t("flavor"), info=t("flavor_info"))
+                limit = gr.Dropdown(
+                    list(LIMITS),
+                    value="2h",
+                    label=t("limit"),
+                    info=t("limit_info"),
+                    filterable=False,
+                    elem_id="job-limit",
+                )
             _render_login()
             button = gr.Button(t("start_job"))
-        return button, repo, flavor
+        return button, repo, flavor, limit
 
     def _suggest(self, typed: gr.KeyUpData) -> Any:
         found = self.models.search(typed.input_value.strip())
@@ -867,6 +884,8 @@ def _progress(run: PageRun, status: Status, history: Sequence[Any], request: gr.
     if job := facts.get("job"):
         key = "job_alone" if status.state == "interrupted" else "job_at"
         lines.append(f"<p>{escape(say(request, key, owner=job['owner']))} {_anchor(job['url'])}</p>")
+    if facts.get("time_up"):
+        lines.append(f"<p>{escape(say(request, 'time_up'))}</p>")
     if url := facts.get("pushed"):
         lines.append(f"<p>{escape(say(request, 'pushed_at'))} {_anchor(url)}</p>")
     if status.state in ("running", "stopping"):

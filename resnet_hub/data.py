@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from resnet_hub.archive import UNREAD, Archive
-from resnet_hub.errors import DataError, ImageError, ResNetHubError, TooLargeError, disk_is_full
+from resnet_hub.errors import DataError, ImageError, ResNetHubError, TooLargeError, disk_is_full, one_line
 from resnet_hub.files import walk
 from resnet_hub.images import MAX_BYTES, SUFFIXES
 from resnet_hub.patience import ask, patience
@@ -423,14 +423,16 @@ def _builder(name: str, subset: str | None, revision: str | None, token: str | b
     from datasets.packaged_modules.cache.cache import Cache
     from huggingface_hub import HfApi, errors
 
+    from resnet_hub.hub import listing
+
     api = HfApi(token=token)
     try:
         info = ask(api.dataset_info, name, revision=revision, files_metadata=True)
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+        commit, sizes = listing(name, info)
         cards = [card for card in _CARDS if card in sizes]
         if any(sizes[card] > _MAX_CARD for card in cards):
             raise DataError(_long_card(name))
-        fetch: Callable[..., str] = partial(api.hf_hub_download, name, repo_type="dataset", revision=info.sha)
+        fetch: Callable[..., str] = partial(api.hf_hub_download, name, repo_type="dataset", revision=commit)
         _check_cards(name, [Path(ask(fetch, card)) for card in cards])
     except (ResNetHubError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
@@ -438,8 +440,8 @@ def _builder(name: str, subset: str | None, revision: str | None, token: str | b
         with contextlib.suppress(Exception):  # as `datasets` does, which would ask the Hub again before
             return Cache(repo_id=name, dataset_name=name.split("/")[1], config_name=subset, version="auto", hash="auto")
         raise
-    builder = datasets.load_dataset_builder(name, subset, revision=info.sha, token=token)
-    files, inside = builder.config.data_files or {}, f"hf://datasets/{name}@{info.sha}/"
+    builder = datasets.load_dataset_builder(name, subset, revision=commit, token=token)
+    files, inside = builder.config.data_files or {}, f"hf://datasets/{name}@{commit}/"
     size = 0
     for file in {str(file) for split in files.values() for file in split}:
         own = file.removeprefix(inside)
@@ -645,7 +647,7 @@ def _sentence(source: str, error: Exception) -> str:
     unreached = isinstance(error, errors.HTTPError) and not isinstance(error, errors.HfHubHTTPError)
     if unreached or isinstance(error, ConnectionError | TimeoutError):
         return f"The data set {source!r} could not be fetched; check the network, or give a folder or ZIP."
-    return f"The data set {source!r} cannot be read: {reason.rstrip('.')}."
+    return f"The data set {source!r} cannot be read: {one_line(reason)}."
 
 
 # -- split and export --------------------------------------------------------------------------------------------------

@@ -51,3 +51,10 @@ def memory_is_full(error: BaseException) -> bool:
     words = ("can't allocate memory", "Cannot allocate memory", "Failed to allocate memory", "bad_alloc", "new thread")
     kinds = ("MemoryError", "OutOfMemoryError")
     return type(error).__name__ in kinds or any(part in str(error) for part in words)
+
+
+def one_line(text: object, most: int = 300) -> str:
+    """What others have written, to stand in a sentence of ours: printable, on one line, no longer than `most`."""
+    start = "".join(sign if sign.isprintable() else " " for sign in str(text)[: 4 * most])
+    line = " ".join(start.split()).rstrip(".:")
+    return line if len(line) <= most else f"{line[: most - 1]}…"

@@ -22,7 +22,7 @@ from resnet_hub.errors import (
     HubError,
     ResNetHubError,
     disk_is_full,
-    memory_is_full,
+    memory_errors,
     one_line,
 )
 from resnet_hub.files import replace_folder, write_atomic
@@ -766,10 +766,9 @@ def _read_weights(folder: Path, names: list[str], source: str | Path) -> "dict[s
     weights: dict[str, Tensor] = {}
     for name in names:
         try:
-            part = load_file(_named(folder, name, source))
+            with memory_errors(f"{name} of {source}"):
+                part = load_file(_named(folder, name, source))
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-            if memory_is_full(error):
-                raise MemoryError(f"There is too little memory for {name} of {source}.") from None
             raise CheckpointError(f"{name} of {source} is damaged ({_line(error)}); fetch or save it again.") from None
         for key, tensor in part.items():
             if (ours := our_name(key)) in weights:

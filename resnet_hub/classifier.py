@@ -163,7 +163,9 @@ class Classifier:
     def _scores(self, inputs: list[Tensor]) -> Tensor:
         if not inputs:
             return torch.empty(0, self.config.num_classes)
-        return _probabilities(self.answer(joined(np.stack, inputs)))
+        with memory_errors("an answer of this model"):
+            batch = joined(np.stack, inputs)
+        return _probabilities(self.answer(batch))
 
     def answer(self, inputs: Tensor) -> Answer:
         """Logits and last maps of inputs (N, C, side, side), as `transform` makes them."""

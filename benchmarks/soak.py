@@ -7,6 +7,10 @@ predict, switch models, upload pictures and ZIPs, train, stop, resume, delete, d
 midst of an answer, to come back later as the browser they are. Every few seconds a line tells what the app holds. Fails
 where memory has grown by over 5% after the warm-up, where anything else has risen, or where an answer came that should
 not.
+
+Runs on the disk do rise, since those of visitors who left stay for a day, which no soak is long enough to see. So of
+them is checked that there are no more than these visitors have made and not deleted, nor than the app keeps, and that
+none takes more megabytes than a run of these small sets needs: the disk has a bound then, of `MAX_KEPT` times that.
 """
 
 import argparse
@@ -41,12 +45,14 @@ from PIL import Image
 from side_by_side import machine
 
 from resnet_hub.demo.i18n import TEXTS
+from resnet_hub.demo.runs import MAX_KEPT
 
 ROOT = Path(__file__).parents[1]
 API = "/gradio_api"
 SHELF = [path.parent.name for path in sorted((ROOT / "weights").glob("*/config.json"))]
 BASE = "resnet20-cifar10"  # of small pictures: its runs take seconds
 EVIL = "<img src=x onerror=alert(1)>"
+RUN = 12  # MB that no run of these sets takes: pictures, model, what it resumes from, and both packed
 GROWTH = 0.05  # of the memory after the warm-up that is no leak
 _PICTURES = 12  # that visitors have: the app names an upload by its content, so equal ones are one file
 
@@ -73,6 +79,9 @@ class Sample(NamedTuple):
     threads: int
     children: int
     runs: float  # MB on the disk
+    kept: int  # runs there
+    largest: float  # MB of the largest of them
+    excess: int  # runs beyond those that visitors have made and not deleted; each may be at one more
     uploads: float  # MB on the disk; each stays for an hour
 
 
@@ -83,6 +92,8 @@ class Tally:
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.refused: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
+        self.made: list[str] = []  # sessions, one for each data set that the app took in, which becomes a run
+        self.deleted: list[str] = []  # the same for each run that was deleted
 
     @contextmanager
     def timing(self, kind: str) -> Iterator[None]:
@@ -242,7 +253,11 @@ class Visitor(threading.Thread):
     def clear(self, tab: Tab) -> None:
         """Deletes the run of the visit before, if there is one."""
         if isinstance(tab.stored, dict) and tab.stored.get("run"):
-            tab.call("delete", tab.stored)
+            self.delete(tab)
+
+    def delete(self, tab: Tab) -> None:
+        tab.call("delete", tab.stored)
+        self.tally.deleted.append(tab.session)
 
     def predict(self, tab: Tab) -> None:
         for photo in tab.upload(*self.chance.sample(self.pool.photos, self.chance.randint(1, 3))):
@@ -274,6 +289,7 @@ class Visitor(threading.Thread):
 
     def begin(self, tab: Tab, *choices: Any) -> None:
         tab.call("check_zip", *tab.upload(self.chance.choice(self.pool.zips)))
+        self.tally.made.append(tab.session)
         tab.call("begin", tab.stored, BASE, *choices)
 
     def watch(self, tab: Tab, until: Callable[[str], bool]) -> str:
@@ -300,7 +316,7 @@ class Visitor(threading.Thread):
         tab.call("answer", *tab.upload(self.chance.choice(self.pool.photos)))
         tab.call("choose", BASE)
         if self.chance.random() < 0.7:  # else at the next visit
-            tab.call("delete", tab.stored)
+            self.delete(tab)
 
     def stop_and_go(self, tab: Tab) -> None:
         """A run of all layers that is stopped as soon as it trains, goes on, and is stopped again."""
@@ -312,15 +328,16 @@ class Visitor(threading.Thread):
             tab.call("resume", tab.stored)
             self.watch(tab, lambda told: "Epoch" in told or "Finished" in told)
             tab.call("stop")
-        tab.call("delete", tab.stored)
+        self.delete(tab)
 
     def by_class(self, tab: Tab) -> None:
         files = tab.upload(*self.pool.classes)
         galleries = [[{"image": file, "caption": None} for file in part] for part in (files[:4], files[4:])]
         tab.call("check_files", "a", "b", *[""] * 10, *galleries, *[[] for _ in range(10)])
+        self.tally.made.append(tab.session)
         tab.call("export")
         tab.call("begin", tab.stored, BASE, "head")
-        tab.call("delete", tab.stored)
+        self.delete(tab)
 
     def junk(self, tab: Tab) -> None:
         (junk,) = tab.upload(self.pool.junk)
@@ -403,25 +420,30 @@ def serving(folder: Path) -> Iterator[tuple[psutil.Process, str]]:
             app.wait(30)
 
 
-def sample(app: psutil.Process, folder: Path, start: float) -> Sample:
+def _size(folder: Path) -> float:
+    """Megabytes on the disk."""
+    size = 0
+    for parent, _, files in os.walk(folder):  # which minds no folder that goes meanwhile
+        for file in files:
+            with suppress(OSError):
+                size += Path(parent, file).lstat().st_blocks * 512
+    return size / 2**20
+
+
+def sample(app: psutil.Process, folder: Path, start: float, tally: Tally) -> Sample:
     held, living = 0, 0
     for child in app.children(recursive=True):
         with suppress(psutil.Error):
             held, living = held + child.memory_info().rss, living + 1
-    sizes = []
-    for name in ("runs", "uploads"):
-        size = 0
-        for parent, _, files in os.walk(folder / name):  # which minds no folder that goes meanwhile
-            for file in files:
-                with suppress(OSError):
-                    size += Path(parent, file).lstat().st_blocks * 512
-        sizes.append(size / 2**20)
+    runs = [_size(run) for run in (folder / "runs").glob("*/")]
+    excess = len(runs) - len(tally.made) + len(tally.deleted)
+    sizes = [sum(runs), len(runs), max(runs, default=0.0), excess, _size(folder / "uploads")]
     minutes = (time.monotonic() - start) / 60
     memory = app.memory_info().rss / 2**20
     return Sample(minutes, memory, held / 2**20, app.num_fds(), app.num_threads(), living, *sizes)
 
 
-def verdict(samples: list[Sample], warm: float) -> tuple[list[str], list[str]]:
+def verdict(samples: list[Sample], warm: float, visitors: int) -> tuple[list[str], list[str]]:
     """The table's rows, and what has risen: medians of a tenth of the time each, since workers come and go."""
     rest = [one for one in samples if one.minutes >= warm]
     tenth = max(1, len(rest) // 10)
@@ -430,7 +452,8 @@ def verdict(samples: list[Sample], warm: float) -> tuple[list[str], list[str]]:
     rows, risen = [], []
     for name, unit, slack in (
         *(("memory", "MB", 0), ("workers", "MB", None), ("files", "", 8), ("threads", "", 4)),
-        *(("children", "", 1), ("runs", "MB", 20), ("uploads", "MB", None)),
+        *(("children", "", 1), ("runs", "MB", None), ("kept", "", None)),
+        *(("largest", "MB", None), ("excess", "", None), ("uploads", "MB", None)),
     ):
         first, half, last = (statistics.median(getattr(one, name) for one in span) for span in spans)
         slope = np.polyfit([one.minutes for one in rest], [getattr(one, name) for one in rest], 1)[0] * 60
@@ -439,6 +462,12 @@ def verdict(samples: list[Sample], warm: float) -> tuple[list[str], list[str]]:
         rows.append(f"| {name}{f', {unit}' if unit else ''} | {' | '.join(f'{cell:.1f}' for cell in cells)} |")
         if slack is not None and last > first * (1 + GROWTH) + slack:
             risen.append(f"{name} rose from {first:.1f} to {last:.1f} {unit}".strip())
+    if (most := max(one.kept for one in samples)) > MAX_KEPT:
+        risen.append(f"{most} runs are kept, of at most {MAX_KEPT}")
+    if (size := max(one.largest for one in samples)) > RUN:
+        risen.append(f"a run has {size:.1f} MB, of at most {RUN}")
+    if (most := max(one.excess for one in samples)) > visitors:
+        risen.append(f"{most} runs more than visitors have made and not deleted")
     return rows, risen
 
 
@@ -460,7 +489,7 @@ def main() -> None:
         with serving(folder) as (app, address):
             time.sleep(5)
             start = time.monotonic()
-            fresh = sample(app, folder, start)
+            fresh = sample(app, folder, start, tally)
             print(fresh, flush=True)
             until = start + arguments.minutes * 60
             visitors = [Visitor(n, address, pool, tally, until) for n in range(arguments.visitors)]
@@ -468,20 +497,22 @@ def main() -> None:
                 visitor.start()
             while any(visitor.is_alive() for visitor in visitors):
                 time.sleep(arguments.every)
-                one = sample(app, folder, start)
+                one = sample(app, folder, start, tally)
                 if time.monotonic() < until:
                     samples.append(one)
                 print(one, flush=True)
             time.sleep(20)
-            gone = sample(app, folder, start)
+            gone = sample(app, folder, start, tally)
         said = (folder / "log").read_text()
     if arguments.log:
         arguments.log.write_text(said)
-    show(samples, fresh, gone, warm, tally, said)
+    show(samples, fresh, gone, warm, tally, said, arguments.visitors)
 
 
-def show(samples: list[Sample], fresh: Sample, gone: Sample, warm: float, tally: Tally, said: str) -> None:
-    rows, wrong = verdict(samples, warm)
+def show(
+    samples: list[Sample], fresh: Sample, gone: Sample, warm: float, tally: Tally, said: str, visitors: int
+) -> None:
+    rows, wrong = verdict(samples, warm, visitors)
     print(f"\n### {samples[-1].minutes:.0f} minutes, the first {warm:.0f} of them warm-up\n")
     print("| | warm-up's end | middle | end | most | slope per hour |\n|---|---:|---:|---:|---:|---:|")
     print("\n".join(rows))

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import stat
+import sys
 import threading
 import zipfile
 from contextlib import suppress
@@ -14,6 +15,7 @@ from resnet_hub.images import MAX_BYTES
 
 MAX_ENTRIES = 200_000  # nearly twice Tiny ImageNet; beyond it a folder serves better
 MAX_DIRECTORY = 24 * 2**20  # bytes of the table of contents, which zipfile reads at once: 5 s and 600 MB at worst
+MAX_NAMES = 2**25  # bytes of memory: ten copies are made; 200,000 names of 110 letters or 40 Chinese signs have as many
 MAX_UNPACKED = 64 * 2**30  # bytes, were every picture read once: some minutes of reading
 FREE_UNPACKED = 2**30  # bytes that any ZIP may unpack to, so that small sets of drawings pass as BMP
 MAX_RATIO = 50  # unpacked over packed bytes above that; photos reach 1.1, a bomb 1,000
@@ -42,6 +44,8 @@ class Archive:
         entries = self._zip.infolist()
         if len(entries) > MAX_ENTRIES:
             raise DataError(f"{path.name} holds {len(entries):,} files; unpack it and give the folder.")
+        if sum(sys.getsizeof(entry.filename) for entry in entries) > MAX_NAMES:  # one emoji makes all signs four bytes
+            raise DataError(f"{path.name} has too long names for so many files; shorten them, or give the folder.")
         unpacked, packed = sum(entry.file_size for entry in entries), path.stat().st_size
         if unpacked > min(MAX_UNPACKED, max(FREE_UNPACKED, MAX_RATIO * packed)):
             found = f"{packed / 2**20:.1f} MB that unpack to {unpacked / 2**30:,.1f} GB"

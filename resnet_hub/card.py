@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from resnet_hub.graph import Calibration
 
 PLACEHOLDER = "user/name"  # stands in the code samples until the model is pushed
+_MAX_METADATA = 2**17  # characters, which PyYAML reads in two seconds; 16 MB would take minutes
 _USE = "## Use it"
 _SAMPLE = re.compile(r'from_pretrained\("([^"\n]+)"\)')
 _MARK = re.compile(
@@ -184,11 +185,13 @@ def read_metrics(card: str) -> list[Metric]:
             for result in results:
                 match result:
                     case {"dataset": {"name": str(dataset), **about}, "metrics": [*metrics]}:
-                        split = str(about.get("split", ""))
+                        split = about.get("split")
                         for metric in metrics:
                             match metric:
-                                case {"type": str(name), "value": int() | float() as value}:
-                                    found.append(Metric(name, float(value), dataset, split))
+                                case {"type": str(name), "value": int() | float() as value} if abs(value) < 1e9:
+                                    found.append(
+                                        Metric(name, float(value), dataset, split if isinstance(split, str) else "")
+                                    )
     return found
 
 
@@ -209,7 +212,8 @@ def _merged(old: _Card, new: _Card) -> dict[str, Any]:
         merged["license"] = old.metadata["license"]
     lists = [card.metadata["tags"] for card in (old, new) if isinstance(card.metadata.get("tags"), list)]
     if lists:
-        merged["tags"] = list(dict.fromkeys(str(tag) for tags in lists for tag in tags))
+        plain = [str(tag) for tags in lists for tag in tags if isinstance(tag, str | int | float)]
+        merged["tags"] = list(dict.fromkeys(plain))  # others may be lists of lists of aliases without end
     return merged
 
 
@@ -246,7 +250,7 @@ def _parse(card: str) -> _Card:
     if block := REGEX_YAML_BLOCK.search(body):
         body = body[block.end() :]
         try:
-            metadata = yaml.safe_load(block[2])
+            metadata = yaml.safe_load(block[2]) if len(block[2]) <= _MAX_METADATA else {}
         except (yaml.YAMLError, ValueError, RecursionError):  # dates and numbers that cannot be are ValueErrors
             metadata = {}  # what no reader of cards can read is not worth keeping
     marks = _MARK.findall(card)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.engine import Answer, Precision, PyTorch, Runner, fastest, joined
-from resnet_hub.errors import CheckpointError, ImageError, ResNetHubError
+from resnet_hub.errors import CheckpointError, ImageError, ResNetHubError, memory_errors
 from resnet_hub.images import eval_transform, list_images, load_image
 from resnet_hub.model import ResNet
 
@@ -38,7 +38,7 @@ class Classifier:
     Pictures of at least twice the size that is needed are decoded and resized in faster steps, on average one or two
     levels of 255 from what `transform` makes of them; with `exact` they are equal to it to the bit.
 
-    Raises `ResNetHubError` for a model without a head, and for int8 where it cannot be.
+    Raises `ResNetHubError` for a model without a head, for int8 where it cannot be, and where the memory is full.
     """
 
     def __init__(
@@ -83,7 +83,8 @@ class Classifier:
         **hub: Any,
     ) -> Self:
         """The classifier of a checkpoint folder or a Hub repo; `hub` as `ResNet.from_pretrained` takes it."""
-        return cls(ResNet.from_pretrained(source, **hub), device=device, precision=precision, exact=exact)
+        with memory_errors(f"the model {source}"):
+            return cls(ResNet.from_pretrained(source, **hub), device=device, precision=precision, exact=exact)
 
     def prepare(self) -> Self:
         """Bring the fastest engine up now, in a second or so, instead of beside the first answers."""
@@ -148,7 +149,8 @@ class Classifier:
     def read(self, image: Any, *, name: str | None = None, errors: Literal["raise", "return"] = "raise") -> Any:
         """The network's input (C, side, side) from a picture as `load_image` takes it."""
         try:
-            return self._fit(load_image(image, name=name, near=self.near))
+            with memory_errors("this picture"):
+                return self._fit(load_image(image, name=name, near=self.near))
         except ImageError as error:
             if errors == "raise":
                 raise
@@ -161,7 +163,9 @@ class Classifier:
     def _scores(self, inputs: list[Tensor]) -> Tensor:
         if not inputs:
             return torch.empty(0, self.config.num_classes)
-        return _probabilities(self.answer(joined(np.stack, inputs)))
+        with memory_errors("an answer of this model"):
+            batch = joined(np.stack, inputs)
+        return _probabilities(self.answer(batch))
 
     def answer(self, inputs: Tensor) -> Answer:
         """Logits and last maps of inputs (N, C, side, side), as `transform` makes them."""
@@ -170,7 +174,8 @@ class Classifier:
             second = self._batches == 2  # one picture alone is faster done than an engine made
         if second and not self._prepared:
             threading.Thread(target=self.prepare, name="resnet_hub engine").start()
-        return self._run(inputs)
+        with memory_errors("an answer of this model"):
+            return self._run(inputs)
 
     def _stream(
         self, images: Iterable[Any], top_k: int | None, batch_size: int, errors: Literal["raise", "return"]

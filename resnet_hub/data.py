@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from resnet_hub.archive import UNREAD, Archive
-from resnet_hub.errors import DataError, ImageError, ResNetHubError, TooLargeError, disk_is_full
+from resnet_hub.errors import DataError, ImageError, ResNetHubError, TooLargeError, disk_is_full, one_line
 from resnet_hub.files import walk
 from resnet_hub.images import MAX_BYTES, SUFFIXES
 from resnet_hub.patience import ask, patience
@@ -440,14 +440,16 @@ def _builder(
     from datasets.packaged_modules.cache.cache import Cache
     from huggingface_hub import HfApi, errors
 
+    from resnet_hub.hub import listing
+
     api = HfApi(token=token)
     try:
         info = ask(api.dataset_info, name, revision=revision, files_metadata=True)
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+        commit, sizes = listing(name, info)
         cards = [card for card in _CARDS if card in sizes]
         if any(sizes[card] > _MAX_CARD for card in cards):
             raise DataError(_long_card(name))
-        fetch: Callable[..., str] = partial(api.hf_hub_download, name, repo_type="dataset", revision=info.sha)
+        fetch: Callable[..., str] = partial(api.hf_hub_download, name, repo_type="dataset", revision=commit)
         _check_cards(name, [Path(ask(fetch, card)) for card in cards])
     except (ResNetHubError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
@@ -457,8 +459,8 @@ def _builder(
             if not _COMMIT.fullmatch(revision or "") or copy.hash == revision:
                 return copy, copy.hash if _COMMIT.fullmatch(copy.hash or "") else None
         raise
-    builder = datasets.load_dataset_builder(name, subset, revision=info.sha, token=token)
-    files, inside = builder.config.data_files or {}, f"hf://datasets/{name}@{info.sha}/"
+    builder = datasets.load_dataset_builder(name, subset, revision=commit, token=token)
+    files, inside = builder.config.data_files or {}, f"hf://datasets/{name}@{commit}/"
     size = 0
     for file in {str(file) for split in files.values() for file in split}:
         own = file.removeprefix(inside)
@@ -671,7 +673,7 @@ def _sentence(source: str, error: Exception) -> str:
     unreached = isinstance(error, errors.HTTPError) and not isinstance(error, errors.HfHubHTTPError)
     if unreached or isinstance(error, ConnectionError | TimeoutError):
         return f"The data set {source!r} could not be fetched; check the network, or give a folder or ZIP."
-    return f"The data set {source!r} cannot be read: {reason.rstrip('.')}."
+    return f"The data set {source!r} cannot be read: {one_line(reason)}."
 
 
 # -- split and export --------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """The errors that a user meets: each message is one sentence with what, where and what to do."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class ResNetHubError(Exception):
@@ -36,6 +38,10 @@ class TooLargeError(DataError):
         super().__init__(f"The data set {name!r} has {self.size}; {allowed}: choose a smaller one.")
 
 
+class MemoryFullError(ResNetHubError):
+    """There is too little memory for what was asked; whatever was there before stays."""
+
+
 class TrainingError(ResNetHubError):
     """A training run that cannot start or go on; what it had reached is kept."""
 
@@ -49,5 +55,23 @@ def disk_is_full(error: BaseException) -> bool:
 def memory_is_full(error: BaseException) -> bool:
     """Whether an error says so: Python's, or in the words of PyTorch, ONNX Runtime or the system."""
     words = ("can't allocate memory", "Cannot allocate memory", "Failed to allocate memory", "bad_alloc", "new thread")
-    kinds = ("MemoryError", "OutOfMemoryError")
-    return type(error).__name__ in kinds or any(part in str(error) for part in words)
+    kinds = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return kinds or any(part in str(error) for part in words)
+
+
+@contextmanager
+def memory_errors(what: str) -> Iterator[None]:
+    """Turn whatever says that there is no memory for `what` into a `MemoryFullError` of one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ResNetHubError) or not memory_is_full(error):
+            raise
+        raise MemoryFullError(f"There is too little memory for {what}; free some, or take a smaller model.") from None
+
+
+def one_line(text: object, most: int = 300) -> str:
+    """What others have written, to stand in a sentence of ours: printable, on one line, no longer than `most`."""
+    start = "".join(sign if sign.isprintable() else " " for sign in str(text)[: 4 * most])
+    line = " ".join(start.split()).rstrip(".:")
+    return line if len(line) <= most else f"{line[: most - 1]}…"

@@ -22,7 +22,8 @@ from resnet_hub.errors import (
     HubError,
     ResNetHubError,
     disk_is_full,
-    memory_is_full,
+    memory_errors,
+    one_line,
 )
 from resnet_hub.files import replace_folder, write_atomic
 from resnet_hub.patience import PASSING, ask, ask_once, asked_wait
@@ -44,6 +45,8 @@ _MAX_TEXT = 16 * 2**20  # bytes of any file but weights: a larger one is not fet
 _BYTES_PER_PARAMETER = 9  # of float64, and a little for BatchNorm's statistics
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 _MAX_INDEX_BYTES, _MAX_PARTS = 16 * 2**20, 1000
+_MAX_NAME = 200  # characters of a file's path in a checkpoint: others are not seen
+_ID = re.compile(r"([\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)  # of a model
 _TIMEOUT = 10  # seconds until a Hub that does not answer counts as unreachable, and the cache is used
 
 
@@ -139,7 +142,7 @@ def search(text: str, *, limit: int = 20, token: str | bool | None = None, timeo
             timeout=timeout,
         )
         hf_raise_for_status(reply)
-        return [{"id": str(model["id"]), "downloads": int(model.get("downloads") or 0)} for model in reply.json()]
+        return [{"id": model["id"], "downloads": model.get("downloads") or 0} for model in reply.json()]
 
     asked: dict[str, Any] = {"search": text, "pipeline_tag": "image-classification", "sort": "downloads"}
     found: dict[str, Found] = {}
@@ -147,9 +150,11 @@ def search(text: str, *, limit: int = 20, token: str | bool | None = None, timeo
         with _sentences("The search", None, writing=False):
             answers = ask_once(answer, tag)
         for model in answers:
-            name = model["id"]
+            name, downloads = model["id"], model["downloads"]
+            if not isinstance(name, str) or not _ID.fullmatch(name) or not isinstance(downloads, int):
+                raise _nonsense("the search", f"{name!r}, downloaded {downloads!r} times")
             sure = tag == "resnet" or re.search("resne[tx]", name, re.IGNORECASE) is not None
-            found.setdefault(name, Found(name, model["downloads"], sure))
+            found.setdefault(name, Found(name, downloads, sure))
     return sorted(found.values(), key=lambda model: -model.downloads)[:limit]
 
 
@@ -212,7 +217,7 @@ def check_push(repo_id: str, *, private: bool | None = None, token: str | bool |
         try:
             if "/" in repo_id:
                 ask(api.auth_check, repo_id, write=True)
-                if private and not ask(api.model_info, repo_id, timeout=_TIMEOUT).private:
+                if private and ask(api.model_info, repo_id, timeout=_TIMEOUT).private is not True:
                     raise HubError(_exposed(repo_id))
                 return
         except errors.RepositoryNotFoundError as error:
@@ -231,9 +236,20 @@ def check_push(repo_id: str, *, private: bool | None = None, token: str | bool |
 
 def _account(api: "HfApi") -> tuple[list[str], str | None]:
     """Below whose names the token may make a repo, its own first; and what it may do, where the Hub tells."""
-    user = api.whoami()
-    owners = [user["name"], *(org["name"] for org in user.get("orgs", ()) if org.get("roleInOrg") != "read")]
-    return owners, user.get("auth", {}).get("accessToken", {}).get("role")
+    match api.whoami():
+        case {"name": str(name), **rest}:
+            pass
+        case other:
+            raise _nonsense("whose token this is", repr(other))
+    owners = [name]
+    for org in rest.get("orgs") or ():
+        match org:
+            case {"name": str(name), **about} if about.get("roleInOrg") != "read":
+                owners.append(name)
+    match rest.get("auth"):
+        case {"accessToken": {"role": str(role)}}:
+            return owners, role
+    return owners, None
 
 
 def _exposed(repo_id: str) -> str:
@@ -273,29 +289,27 @@ def push_folder(
         if branch and not create_pr:
             ask(api.create_branch, repo_id, branch=branch, exist_ok=True)
         head = ask(api.model_info, repo_id, revision=branch, timeout=_TIMEOUT)
-        if private and not head.private:
+        listed = listing(repo_id, head)
+        if private and head.private is not True:
             raise HubError(_exposed(repo_id))
-        remote = {file.rfilename for file in head.siblings or []}
         additions = {name: CommitOperationAdd(name, path) for name, path in files.items() if name != CARD}
         if CARD in files:
             card = name_card(files[CARD].read_bytes().decode(errors="replace"), repo_id, onnx=GRAPH in files)
-            if CARD in remote:
-                old = _fetch(repo_id, [CARD], _folder_name(head.sha), token=token) / CARD
+            if CARD in listed.sizes:
+                old = _fetch(repo_id, [CARD], listed.commit, token=token) / CARD
                 card = refresh_card(old.read_bytes().decode(errors="replace"), card)
             additions[CARD] = CommitOperationAdd(CARD, card.encode())
-        stale = [name for name in remote - additions.keys() if name.split("/")[0] in _STALE]
+        stale = [name for name in listed.sizes.keys() - additions.keys() if name.split("/")[0] in _STALE]
         for addition in additions.values():  # one at a time, in this thread: see `ask`
             ask(api.preupload_lfs_files, repo_id, [addition], revision=branch, create_pr=create_pr, free_memory=False)
         try:
-            commit = (
-                ask_once if create_pr else ask
-            )(  # which the parent makes safe; a second proposal would be one more
+            commit = (ask_once if create_pr else ask)(  # which the parent makes safe; a second proposal is one more
                 partial(api.create_commit, repo_id),
                 [*additions.values(), *(CommitOperationDelete(name) for name in stale)],
                 commit_message=message or f"Upload {config.architecture} with resnet_hub",
                 revision=branch,
                 create_pr=create_pr,
-                parent_commit=head.sha,  # whoever pushes at the same time is noticed, not overwritten
+                parent_commit=listed.commit,  # whoever pushes at the same time is noticed, not overwritten
             )
         except errors.HTTPError as error:
             response = getattr(error, "response", None)
@@ -315,16 +329,15 @@ def _arrived(
     from huggingface_hub import errors
 
     try:
-        head = ask_once(api.model_info, repo_id, revision=branch, timeout=_TIMEOUT)
-        files = ask_once(api.get_paths_info, repo_id, [*additions, *stale], revision=head.sha)
+        commit = listing(repo_id, ask_once(api.model_info, repo_id, revision=branch, timeout=_TIMEOUT)).commit
+        digests = ask_once(_named_digests, api, repo_id, [*additions, *stale], commit)
     except (errors.HTTPError, HubError):
         return None
-    digests = {file.path: _named_digest(file) for file in files}
     for name, addition in additions.items():
         with addition.as_file() as file:
             if digests.pop(name, None) not in (addition.upload_info.sha256.hex(), _git_digest(file.read())):
                 return None
-    return None if digests else head.sha
+    return None if digests else commit
 
 
 def check_weights(expected: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -459,7 +472,7 @@ def _is_of_token(response: Any) -> bool:
 def _refusal(status: int, error: Any, about: str, failed: str, writing: bool) -> str:
     match status:
         case 401:
-            said = f" ({_line(error.server_message)})" if _is_of_token(error.response) else ""
+            said = f" ({one_line(error.server_message)})" if _is_of_token(error.response) else ""
             return f"{failed}: the Hub does not accept the token{said}; log in with `hf auth login`."
         case 403 if writing:
             return f"The token may not write to {about}; use one that may, or propose the change with create_pr."
@@ -472,7 +485,7 @@ def _refusal(status: int, error: Any, about: str, failed: str, writing: bool) ->
             return f"{failed}: the Hub limits how often it is asked; try again in {_time(wait)}."
         case _ if status >= 500:
             return f"{failed}: the Hub has a problem of its own ({status}); try again in some minutes."
-    return f"The Hub refused {about} ({status}): {_line(error.server_message or error)}."
+    return f"The Hub refused {about} ({status}): {one_line(error.server_message or _line(error))}."
 
 
 def _time(seconds: float | None) -> str:
@@ -485,7 +498,36 @@ def _time(seconds: float | None) -> str:
 
 
 def _line(error: object) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return one_line((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
+class Listing(NamedTuple):
+    """What the Hub says of a repo."""
+
+    commit: str
+    sizes: dict[str, int]  # of its files, in bytes
+
+
+def listing(repo_id: str, info: Any) -> Listing:
+    """The commit and the files of what `HfApi.model_info` answered; raises `HubError` where that makes no sense."""
+    sizes: dict[str, int] = {}
+    for file in info.siblings or ():
+        name, size = file.rfilename, file.size or 0
+        if not isinstance(name, str) or not isinstance(size, int) or size < 0:
+            raise _nonsense(repo_id, f"a file {name!r} of {size!r} bytes")
+        sizes[name] = size
+    if not isinstance(info.sha, str) or not re.fullmatch(r"[0-9a-f]{40}", info.sha):  # it becomes a folder's name
+        raise _nonsense(repo_id, f"the commit {info.sha!r}")
+    return Listing(info.sha, sizes)
+
+
+def _nonsense(about: str, what: str) -> HubError:
+    return HubError(f"The Hub's answer about {about} makes no sense ({one_line(what, 80)}); check HF_ENDPOINT.")
+
+
+def _is_sane(name: str) -> bool:
+    """Whether a file of that name is one of ours, and its name may stand in a sentence."""
+    return name.isprintable() and len(name) <= _MAX_NAME and ".." not in name.split("/")
 
 
 class _Files:
@@ -530,7 +572,8 @@ class _Files:
             raise CheckpointError(f"{self.source} has no folder {self._subfolder}.")
         try:
             inner = [path.relative_to(self._folder).as_posix() for path in self._folder.glob(f"*/{CONFIG}")]
-            self.names = sorted([path.name for path in self._folder.iterdir() if path.is_file()] + inner)
+            names = [path.name for path in self._folder.iterdir() if path.is_file()]
+            self.names = sorted(filter(_is_sane, names + inner))
         except OSError as error:
             raise CheckpointError(f"{self.source} cannot be read: {error.strerror}.") from None
 
@@ -545,7 +588,7 @@ class _Files:
         if not local_files_only and not constants.is_offline_mode():
             try:  # with a copy there is no need to ask twice
                 info = partial(HfApi(token=self._token).model_info, files_metadata=True, timeout=_TIMEOUT)
-                head = (ask_once if cached else ask)(info, repo_id, revision=self._revision)
+                head = listing(repo_id, (ask_once if cached else ask)(info, repo_id, revision=self._revision))
             except (errors.HTTPError, HubError) as error:
                 answered = isinstance(error, errors.HfHubHTTPError) and error.response.status_code not in PASSING
                 if cached is None or answered:
@@ -553,10 +596,9 @@ class _Files:
                 trouble = error
             else:
                 inside = f"{self._subfolder}/" if self._subfolder else ""
-                names = [file.rfilename for file in head.siblings or [] if ".." not in file.rfilename.split("/")]
-                self.names = [name.removeprefix(inside) for name in names if name.startswith(inside)]
-                self._sizes = {file.rfilename.removeprefix(inside): file.size or 0 for file in head.siblings or []}
-                self._commit = _folder_name(head.sha)
+                own = {name.removeprefix(inside): size for name, size in head.sizes.items() if name.startswith(inside)}
+                self._sizes = {name: size for name, size in own.items() if _is_sane(name)}
+                self.names, self._commit = list(self._sizes), head.commit
                 return
         if cached is None:
             raise trouble
@@ -655,13 +697,6 @@ def _fetch(
     return folder
 
 
-def _folder_name(commit: object) -> str:
-    """Of a commit in the cache: whatever names it otherwise must not become a path."""
-    if not re.fullmatch(r"[0-9a-f]{40}", str(commit)):
-        raise HubError(f"The Hub names the commit {str(commit)!r:.60}, which is none; check HF_ENDPOINT.")
-    return str(commit)
-
-
 def _is_whole(repo_id: str, folder: Path, name: str, token: str | bool | None) -> bool:
     """Whether a file has the digest that the Hub names; a commit's folder, relative name."""
     from huggingface_hub import HfApi
@@ -669,8 +704,7 @@ def _is_whole(repo_id: str, folder: Path, name: str, token: str | bool | None) -
     if (folder / name).is_symlink():
         digest: str | None = (folder / name).readlink().name
     else:  # on a disk without links
-        found = ask(HfApi(token=token).get_paths_info, repo_id, [name], revision=folder.name)
-        digest = next((_named_digest(file) for file in found), None)
+        digest = ask(_named_digests, HfApi(token=token), repo_id, [name], folder.name).get(name)
     return digest is None or len(digest) not in (40, 64) or digest == _digest(folder / name, len(digest))
 
 
@@ -687,9 +721,10 @@ def _remember(folder: Path, revision: str, names: set[str], subfolder: str) -> N
             write_atomic(reference, folder.name)
 
 
-def _named_digest(file: Any) -> str:
-    """Of a file as the Hub lists it: SHA-256 of a large one (64 digits), git's of a small one (40)."""
-    return str(file.lfs.sha256 if file.lfs else file.blob_id)
+def _named_digests(api: "HfApi", repo_id: str, names: list[str], commit: str) -> dict[str, str]:
+    """Of files as the Hub lists them: SHA-256 of a large one (64 digits), git's of a small one (40)."""
+    files: list[Any] = api.get_paths_info(repo_id, names, revision=commit)
+    return {file.path: str(file.lfs.sha256 if file.lfs else file.blob_id) for file in files}
 
 
 def _digest(path: Path, length: int) -> str:
@@ -785,10 +820,9 @@ def _read_weights(folder: Path, names: list[str], source: str | Path) -> "dict[s
     weights: dict[str, Tensor] = {}
     for name in names:
         try:
-            part = load_file(_named(folder, name, source))
+            with memory_errors(f"{name} of {source}"):
+                part = load_file(_named(folder, name, source))
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-            if memory_is_full(error):
-                raise MemoryError(f"There is too little memory for {name} of {source}.") from None
             raise CheckpointError(f"{name} of {source} is damaged ({_line(error)}); fetch or save it again.") from None
         for key, tensor in part.items():
             if (ours := our_name(key)) in weights:

@@ -20,6 +20,7 @@ from resnet_hub.errors import HubError
 SECONDS = 15.0
 _PROGRESS = 2**16  # bytes since the last progress that count as some: whoever sends fewer has stalled
 _PAUSE = 8.0  # seconds, at most, that huggingface_hub waits where the Hub names no wait
+_MISREAD = (LookupError, TypeError, AttributeError, AssertionError, NameError)  # an answer of another kind
 PASSING = (408, 429, 500, 502, 503, 504)  # faults that may be gone when one asks again
 
 P = ParamSpec("P")
@@ -80,7 +81,7 @@ def _asked(call: Callable[[], T], *, again: bool) -> T:
                 clock.failure = error if response is None else response
                 if not again or not passes or wait >= clock.left:
                     raise
-            except (JSONDecodeError, LookupError, TypeError, AttributeError, AssertionError, _http().InvalidURL):
+            except (JSONDecodeError, RecursionError, *_MISREAD, _http().InvalidURL):
                 raise HubError(
                     f"What answers at {constants.ENDPOINT} is no Hub; check HF_ENDPOINT, the connection and its proxy."
                 ) from None

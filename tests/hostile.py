@@ -209,6 +209,36 @@ def pictures_in_one(count: int) -> bytes:
     return encoded(noise(16, 16), "MPO", save_all=True, append_images=[noise(16, 16)] * (count - 1))
 
 
+def strip_tiff(side: int, bits: int, samples: int) -> bytes:
+    """A square TIFF in one packed strip that is not all there."""
+    tags = [
+        (256, 4, 1, side),
+        (257, 4, 1, side),
+        (258, 3, 1, bits),
+        (259, 3, 1, 8),
+        (262, 3, 1, 1 if samples == 1 else 2),
+    ]
+    tags += [(277, 3, 1, samples), (278, 4, 1, side), (273, 4, 1, 8), (279, 4, 1, 100)]
+    return tiff(tags, bytes(100))
+
+
+def jpeg_in_scans(side: int, mode: str = "RGB", **options) -> bytes:
+    """A JPEG that promises side x side pixels, in the bytes of a small one."""
+    content = bytearray(encoded(noise(16, 16).convert(mode), "JPEG", **options))
+    place = next(content.index(mark) for mark in (b"\xff\xc0", b"\xff\xc2") if mark in content)
+    content[place + 5 : place + 9] = struct.pack(">HH", side, side)
+    return bytes(content)
+
+
+def by_channel(side: int) -> bytes:
+    """A baseline JPEG of side x side pixels with a scan for each channel, where a picture has one for all."""
+    content = bytearray(jpeg_in_scans(side, quality=50, subsampling=0))
+    start = content.index(b"\xff\xda")
+    data = bytes(content[start + 14 : -2])
+    scans = [b"\xff\xda\0\x08\x01" + bytes([n + 1, 0 if n == 0 else 0x11, 0, 63, 0]) + data for n in range(3)]
+    return bytes(content[:start]) + b"".join(scans) + b"\xff\xd9"
+
+
 SWOLLEN = zlib.compress(bytes(2**25))  # 32 MB in 32 KB
 SIDE = 10_900  # squared nearly the 120 million pixels that are opened
 
@@ -321,6 +351,29 @@ IMAGES: dict[str, Case] = {
     "TIFF of no bits": Case(lambda: grey_tiff(4, 4, bits=0), "damaged"),
     "TIFF of a fax of 60000 x 60000": Case(lambda: packed_tiff(60_000, 60_000, 4, bytes(100)), "too large"),
     "TIFF of an unknown packing": Case(lambda: packed_tiff(4, 4, 34_892, bytes(100)), "damaged"),
+    "TIFF of 16 bits in a strip, large": Case(lambda: strip_tiff(SIDE, 16, 1), "megapixels of that kind"),
+    "TIFF of 3 x 16 bits in a strip, large": Case(lambda: strip_tiff(SIDE, 16, 3), "megapixels of that kind"),
+    "TIFF with as many numbers as may be in 51 tags": Case(
+        lambda: grey_tiff(4, 4, *((tag, 3, 2**18, 2000) for tag in range(348, 399))) + b"\x12\x34" * (5 * 2**20),
+        "",
+    ),
+    "TIFF with as many fractions as may be in 51 tags": Case(
+        lambda: grey_tiff(4, 4, *((tag, 5, 2**18, 2000) for tag in range(348, 399))) + b"\x12\x34" * (16 * 2**20),
+        "damaged",
+    ),
+    "TIFF of 2,000 tags with too many numbers": Case(
+        lambda: tiff([(320, 3, 2**18 + 1, 8)] * 2000, bytes(2**20)), "numbers in one tag"
+    ),
+    "PNG of colours with one transparent, large": Case(
+        lambda: png(SIDE, SIDE, extra=chunk(b"tRNS", bytes(6)), data=b""), "megapixels of that kind"
+    ),
+    "JPEG of ten scans, large": Case(lambda: jpeg_in_scans(SIDE, progressive=True), "megapixels of that kind"),
+    "JPEG of a scan for each channel, large": Case(lambda: by_channel(SIDE), "megapixels of that kind"),
+    "JPEG of a scan for each channel": Case(lambda: by_channel(16), ""),
+    "JPEG of four inks, large": Case(lambda: jpeg_in_scans(SIDE, "CMYK"), ""),
+    "JPEG of four inks in ten scans, large": Case(
+        lambda: jpeg_in_scans(SIDE, "CMYK", progressive=True), "megapixels of that kind"
+    ),
     "TIFF in TIFF": Case(lambda: grey_tiff(4, 4, (330, 4, 1, 8)), ""),
 }
 
@@ -357,6 +410,18 @@ def entries(count: int, claimed: int | None = None) -> bytes:
     number = min(claimed or count, 65_535)
     end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, number, number, len(table), len(local), 0)
     return local + table + end
+
+
+def long_names(count: int, name: Callable[[int], str]) -> bytes:
+    """A ZIP of so many empty files at one place."""
+    local = b"PK\x03\x04" + struct.pack("<HHHHHIIIHH", 20, 0x800, 0, 0, 0, 0, 0, 0, 1, 0) + b"x"
+    table = bytearray()
+    for number in range(count):
+        title = name(number).encode()
+        fields = (20, 20, 0x800, 0, 0, 0, 0, 0, 0, len(title), 0, 0, 0, 0, 0, 0)
+        table += b"PK\x01\x02" + struct.pack("<HHHHHHIIIHHHHHII", *fields) + title
+    end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, count, count, len(table), len(local), 0)
+    return local + bytes(table) + end
 
 
 def flagged(bit: int) -> bytes:
@@ -431,6 +496,13 @@ ZIPS: dict[str, Case] = {
     "only nested": Case(lambda: zipped({"a/a.zip": zipped(good())}), "unpack"),
     "case twins": Case(lambda: with_file("CAT/1.PNG"), ""),
     "name of 10 KB": Case(lambda: with_file("cat/" + "n" * 10_000 + ".png"), ""),
+    "10,000 names of 60 KB": Case(lambda: long_names(10_000, lambda n: f"cat/{n}{'n' * 60_000}.png"), "no ZIP"),
+    "400 labels of 60 KB": Case(
+        lambda: long_names(400, lambda n: f"{n}\U0001f408{'c' * 59_000}/1.png"), "too long names"
+    ),
+    "5,900 labels of 4 KB": Case(
+        lambda: long_names(5900, lambda n: f"{n}\U0001f408{'c' * 3900}/1.png"), "too long names"
+    ),
     "label of 10 KB": Case(lambda: with_file("c" * 10_000 + "/1.png"), ""),
     "a thousand folders deep": Case(lambda: with_file("cat/" + "d/" * 5000 + "1.png"), ""),
     "label of markup": Case(lambda: with_file("<script>alert(1)</script>/1.png"), ""),
@@ -533,6 +605,11 @@ def spoilt(value: float) -> Callable[[dict[str, np.ndarray]], None]:
 
 def network(**changes: object) -> dict[str, object]:
     return CONFIG | {"resnet_hub": CONFIG["resnet_hub"] | changes}
+
+
+def large_maps(*, width: int, side: int) -> dict[str, object]:
+    """A small network on a large picture."""
+    return network(depths=[1], width=width) | {"pretrained_cfg": {"input_size": [3, side, side]}}
 
 
 def linked_weights(folder: Path) -> None:
@@ -646,6 +723,7 @@ CHECKPOINTS: dict[str, Case] = {
     "width of 10**30": Case(with_config(network(width=10**30)), "width"),
     "100 GB": Case(with_config(network(depths=[1000] * 4, width=4096)), "parameters"),
     "as many layers as it may": Case(with_config(network(depths=[1000] * 4, width=8)), "do not fit"),
+    "maps of 20 GB": Case(with_config(large_maps(width=256, side=2048)), "numbers for one picture"),
     "a million labels": Case(with_config(CONFIG | {"num_classes": 10**6, "label_names": ["a"] * 10**6}), "num_classes"),
     "label of 1 MB": Case(with_config(CONFIG | {"label_names": ["a" * 2**20, "dog"]}), "over 1000 characters"),
     "label of control characters": Case(with_config(CONFIG | {"label_names": ["a\x1b[31m", "dog"]}), "unprintable"),

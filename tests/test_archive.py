@@ -238,6 +238,14 @@ def test_too_many_files_are_refused(written: Callable[[bytes], Path], monkeypatc
         load(written(packed(GOOD)))
 
 
+@pytest.mark.parametrize("length", [100, 1000, 20_000])
+def test_names_that_would_fill_the_memory_are_refused(length: int, written: Callable[[bytes], Path]) -> None:
+    """One sign beyond the others makes Python hold all of the name in four bytes each."""
+    files = {f"{n}\U0001f408{'c' * length}/1.png": b"" for n in range(2**23 // length)}
+    with pytest.raises(DataError, match=r"^photos\.zip has too long names for so many files; shorten them"):
+        load(written(packed(files, zipfile.ZIP_STORED)))
+
+
 def test_a_picture_larger_than_it_may_be_is_named_and_never_unpacked(
     written: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import time
 from html.parser import HTMLParser
 from typing import Any
 
@@ -13,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from resnet_hub.card import CardFacts, carry_card, name_card, refresh_card, render_card, sign_card, tell_int8
+from resnet_hub.card import (
+    CardFacts,
+    Metric,
+    carry_card,
+    name_card,
+    read_metrics,
+    refresh_card,
+    render_card,
+    sign_card,
+    tell_int8,
+)
 from resnet_hub.config import VARIANTS, ResNetConfig
 from resnet_hub.graph import Calibration
 
@@ -259,3 +270,22 @@ def test_the_code_names_the_repo_and_follows_it() -> None:
     assert carry_card(twice, render(None, weights=NEW)) == render(None, weights=NEW)  # still generated
     edited = once.replace("Tells", "It tells")
     assert name_card(edited, "other/name") == edited
+
+
+def test_aliases_and_lists_without_end_cost_no_time() -> None:
+    """Lists of lists of aliases that would be a gigabyte as text, and metadata of a megabyte."""
+    fresh = render_card(ResNetConfig(depths=(1, 1), width=8), weights_sha256="0" * 64)
+    nested = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
+    result = (
+        "{task: {}, dataset: {name: d, split: *a9}, metrics: [{type: accuracy, value: 0.5}, {type: b, value: 1%s}]}"
+    )
+    index = f"model-index: [{{results: [{result % ('0' * 400)}]}}]\n"
+    long = "tags:\n" + "- a\n" * 250_000
+    start = time.process_time()
+    for metadata in (f"{nested}tags: [*a9, kept]\n{index}", long):
+        card = f"---\n{metadata}---\n# Words\n"
+        for text in (carry_card(card, fresh), refresh_card(card, fresh), name_card(card, "user/name", onnx=False)):
+            assert "# Words" in text and len(text) < 2 * len(card)
+    assert read_metrics(f"---\n{nested}{index}---\n") == [Metric("accuracy", 0.5, "d", "")]
+    assert "kept" in carry_card(f"---\n{nested}tags: [*a9, kept]\n---\n# Words\n", fresh)
+    assert time.process_time() - start < 5

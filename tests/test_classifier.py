@@ -14,7 +14,7 @@ from torchvision import transforms
 from resnet_hub import classifier
 from resnet_hub.classifier import Classifier
 from resnet_hub.config import ResNetConfig
-from resnet_hub.errors import CheckpointError, ImageError, ResNetHubError
+from resnet_hub.errors import CheckpointError, ImageError, MemoryFullError, ResNetHubError
 from resnet_hub.images import list_images, load_image
 from resnet_hub.model import ResNet
 
@@ -345,3 +345,46 @@ def test_the_answer_is_that_of_the_pipeline_of_transformers(tmp_path: Path):
     for top_k in (3, 100):
         assert_answers([ours(pictures[0], top_k=top_k)], [theirs(pictures[0], top_k=top_k)])
         assert_answers(ours(pictures, top_k=top_k), theirs(pictures, top_k=top_k))
+
+
+FULL = [
+    MemoryError(),
+    np._core._exceptions._ArrayMemoryError((2**40,), np.dtype("uint8")),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: ...\n(a)"),
+    RuntimeError(
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 9"
+    ),
+    RuntimeError("can't start new thread"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: str(error)[:30])
+def test_memory_that_is_full_is_one_sentence_in_code_and_on_the_page(error, model, monkeypatch, tmp_path):
+    from unittest.mock import Mock
+
+    from resnet_hub.demo.i18n import TEXTS
+    from resnet_hub.demo.predict import PredictTab
+
+    classify = Classifier(model)
+    monkeypatch.setattr(classify._run, "engine", Mock(side_effect=error))
+    for images in (noise(0), [noise(0), noise(1)]):
+        with pytest.raises(MemoryFullError) as told:
+            classify(images)
+        assert str(told.value) == (
+            "There is too little memory for an answer of this model; free some, or take a smaller model."
+        )
+    noise(0).save(tmp_path / "a.png")
+    photo = {"path": str(tmp_path / "a.png"), "orig_name": "a.png"}
+    tab = PredictTab(Mock(get=lambda name: classify))
+    for language in ("en", "zh"):
+        _, said, _, _ = tab.answer(photo, "any", Mock(headers={"accept-language": language}))
+        assert TEXTS[language]["no_memory"] in said and 'role="alert"' in said
+
+
+def test_other_failures_of_an_engine_stay_as_they_are(model, monkeypatch):
+    from unittest.mock import Mock
+
+    classify = Classifier(model)
+    monkeypatch.setattr(classify._run, "engine", Mock(side_effect=RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        classify(noise(0))

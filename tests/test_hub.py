@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ from safetensors.torch import load_file, safe_open, save_file
 import resnet_hub.hub
 from resnet_hub.card import CardFacts
 from resnet_hub.config import ResNetConfig
-from resnet_hub.errors import CheckpointError, ConfigError, HubError
+from resnet_hub.errors import CheckpointError, ConfigError, HubError, ResNetHubError
 from resnet_hub.hub import load_checkpoint, push_folder, read_config, search, stored_numbers
 from resnet_hub.images import eval_transform, load_image
 from resnet_hub.model import ResNet
@@ -1056,3 +1058,90 @@ def test_what_is_stored_is_read_off_the_header(model: ResNet, hub: Hub, tmp_path
         with pytest.raises(CheckpointError, match="is damaged") as error:
             stored_numbers(damaged)
         assert one_sentence(error.value)
+
+
+ODD: list[Any] = [
+    *(None, -1, 1e999, "\ud800\n\x1b[31m", "x" * 10**5, "../../x"),
+    *([[]], {"a": 1}, [{"rfilename": 1}], [{"rfilename": "config.json", "size": "1"}]),
+]
+CALLS: dict[str, Callable[[ResNet], object]] = {
+    "info": lambda model: read_config("user/tiny"),
+    "models": lambda model: search("tiny"),
+    **dict.fromkeys(
+        ("create", "preupload", "batch", "commit"), lambda model: model.push_to_hub("user/new", token=WRITER)
+    ),
+}
+
+
+def replaced(value: Any, other: Any) -> Iterator[Any]:
+    """A JSON value with each of its parts replaced in turn; of a list, the first stands for all."""
+    yield other
+    for key, part in value.items() if isinstance(value, dict) else []:
+        yield from (value | {key: new} for new in replaced(part, other))
+    for part in value[:1] if isinstance(value, list) else []:
+        yield from ([new, *value[1:]] for new in replaced(part, other))
+
+
+@pytest.mark.filterwarnings("ignore:Warnings while validating metadata:UserWarning")
+@pytest.mark.parametrize("route", CALLS)
+def test_an_answer_that_makes_no_sense_is_one_sentence(
+    route: str, model: ResNet, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = b"---\npipeline_tag: image-classification\ntags: [resnet]\n---\n"
+    config = (model.save_pretrained(tmp_path / "m") / "config.json").read_bytes()
+    hub.repos["user/tiny"] = Repo()
+    hub.repos["user/tiny"].commit("main", {"README.md": card, "config.json": config}, "x")
+    true, place, count = getattr(Hub, route), 0, 1
+
+    def twisted(*arguments: Any) -> Any:
+        nonlocal count
+        found = true(*arguments)
+        answers = [answer for odd in ODD for answer in replaced(found, odd)]
+        count = max(count, len(answers))
+        return answers[min(place, len(answers) - 1)]
+
+    routes = [(pattern, twisted if answer is true else answer) for pattern, answer in hub_server._ROUTES]
+    monkeypatch.setattr(hub_server, "_ROUTES", routes)
+    monkeypatch.setattr("resnet_hub.patience.SECONDS", 1.0)
+    said = set()
+    while place < count:
+        hub.repos.pop("user/new", None)
+        hub.blobs.clear()
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / f"cache{place}"))
+        try:
+            CALLS[route](model)
+        except ResNetHubError as error:
+            said.add(str(error))
+        place += 1
+    assert said and all(one_sentence(text) and text.isprintable() and len(text) < 600 for text in said)
+    assert any("makes no sense" in text for text in said) == (route in ("info", "models"))
+
+
+@pytest.mark.parametrize("said", ["No\n\n\x1b[31mway. " * 10_000, ["a\r\nb", "x" * 10**6], "\ud800" * 400])
+def test_what_the_hub_says_is_cut_and_on_one_line(said: object, hub: Hub) -> None:
+    hub.fail("GET /api/models/", 400, page=json.dumps({"error": said}).encode())
+    with pytest.raises(HubError, match=r"^The Hub refused user/tiny \(400\): ") as error:
+        load_checkpoint("user/tiny")
+    assert one_sentence(error.value) and str(error.value).isprintable() and len(str(error.value)) < 350
+    hub.faults.clear()
+    hub.fail("GET /api/models/", 401, headers={"X-Error-Message": "Bad token: " + "x" * 5000})
+    with pytest.raises(HubError, match=r"x…\); log in") as error:
+        load_checkpoint("user/tiny", token="hf_bad")
+    assert len(str(error.value)) < 450
+
+
+def test_files_whose_names_no_sentence_may_hold_are_not_seen(model: ResNet, hub: Hub) -> None:
+    hub.repos["user/odd"] = Repo()
+    names = ["\x1b[31m\nx/config.json", "a" * 5000 + ".bin", "\u202eevil.pkl", "plain.txt"]
+    hub.repos["user/odd"].commit("main", dict.fromkeys(names, b"x"), "x")
+    with pytest.raises(CheckpointError, match=r"^user/odd has no config\.json.*; it has plain\.txt\.$"):
+        load_checkpoint("user/odd")
+
+
+def test_the_size_of_a_file_outside_the_subfolder_is_not_that_of_its_namesake(model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    files = hub.repos["user/tiny"].files()
+    inner = {f"inner/{name}": content for name, content in files.items() if name != "model.safetensors"}
+    hub.repos["user/tiny"].commit("main", inner | {"inner/model.safetensors": bytes(2**25)} | files, "x")
+    with pytest.raises(CheckpointError, match="they are not fetched"):
+        load_checkpoint("user/tiny", subfolder="inner")

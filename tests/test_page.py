@@ -20,6 +20,10 @@ def broken(name: str) -> str:
     raise KeyError(name)
 
 
+def full(name: str) -> str:
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+
 def refusing(name: str) -> str:
     raise gr.Error("Not this one.")
 
@@ -32,6 +36,7 @@ def made() -> Page:
         gr.Button().click(refusing, box, box)
         gr.Button().click(lambda name, known: (known, name), [box, known], [box, known], api_visibility="private")
         gr.Button().click(lambda name: name, box, box, api_name="say")
+        gr.Button().click(full, box, box)
     return page
 
 
@@ -50,6 +55,9 @@ def test_an_error_is_a_sentence_to_the_visitor_and_a_line_without_them_in_the_lo
         with pytest.raises(gr.Error, match="Not this one") as told:
             await page.process_api(page.fns[1], ["anna"])
         assert not told.value.print_exception and len(caplog.messages) == 1
+        with pytest.raises(gr.Error) as told:
+            await page.process_api(page.fns[4], ["anna"])
+        assert told.value.message == TEXTS["en"]["no_memory"]
 
     asyncio.run(calls())
 

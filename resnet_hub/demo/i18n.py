@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from resnet_hub.errors import ResNetHubError
+from resnet_hub.errors import MemoryFullError, ResNetHubError
 
 TEXTS: dict[str, dict[str, str]] = {
     "en": {
@@ -38,6 +38,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "not_a_model": "“{name}” is neither in the list nor a Hub id such as user/name.",
         "too_large": "{name} has {parameters} parameters, more than this page can hold.",
         "too_slow": "{name} takes more time or memory for a picture than this page has.",
+        "no_memory": "There is too little memory for that now; try again in a minute, or take a smaller model.",
         "no_head": "{name} has no labels, so it cannot classify.",
         "busy": "Other models are being loaded; try again in a minute.",
         "crowded": "Too many visitors at the moment; try again in a minute.",
@@ -255,6 +256,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "not_a_model": "“{name}”不在列表中，也不是“用户/名称”形式的 Hub 名称。",
         "too_large": "{name} 有 {parameters} 个参数，超出了本页面的容量。",
         "too_slow": "{name} 处理一张图片所需的时间或内存超出了本页面的限度。",
+        "no_memory": "目前内存不足；请稍后再试，或选择较小的模型。",
         "no_head": "{name} 没有类别，无法识别。",
         "busy": "正在加载其他模型，请稍后再试。",
         "crowded": "目前访客太多，请稍后再试。",
@@ -462,4 +464,6 @@ def say(request: gr.Request | None, key: str, **values: object) -> str:
 
 def sentence(request: gr.Request | None, error: ResNetHubError) -> str:
     """What to tell the visitor; errors of the library are in English."""
+    if isinstance(error, MemoryFullError):
+        return say(request, "no_memory")
     return say(request, error.key, **error.values) if isinstance(error, PageError) else str(error)

@@ -16,6 +16,7 @@ from gradio.state_holder import StateHolder
 from resnet_hub.demo.guard import address
 from resnet_hub.demo.i18n import say
 from resnet_hub.demo.runs import Runs
+from resnet_hub.errors import memory_is_full
 
 MAX_WAITING = 64  # calls in the queue; of these, and of the sessions, an address has a quarter at most
 MAX_UNREAD = 500  # messages that a session has not read, each of which may hold an answer
@@ -46,7 +47,8 @@ class Page(gr.Blocks):
             name = getattr(block_fn, "api_name", block_fn)
             log.error("%s: %s in %s:%s", name, type(error).__name__, Path(place.filename).name, place.lineno)
             log.debug("%s", name, exc_info=error)
-            text = say(request if isinstance(request, gr.Request) else None, "no_answer")
+            key = "no_memory" if memory_is_full(error) else "no_answer"
+            text = say(request if isinstance(request, gr.Request) else None, key)
             raise Error(text, print_exception=False) from None
         finally:
             if session:  # the last values, for links not served here: whatever was sent

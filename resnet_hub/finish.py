@@ -56,9 +56,9 @@ def card_facts(run: Run, evaluation: Evaluation, trained: np.ndarray, hardware: 
     """What a card says of a run, all of it read off the run; `trained`: how many pictures of each label it learnt."""
     config, history, measured = run.config.resolved(), run.epochs(), run.measured()
     epochs, minutes = history[-1].epoch, history[-1].seconds / 60
-    trained = _count(epochs, "epoch")
+    length = _count(epochs, "epoch")
     if config.epochs and epochs < config.epochs:  # out of time, or of patience
-        trained += f" of {config.epochs}"
+        length += f" of {config.epochs}"
     kept = max((event.epoch for event in history if event.best), default=0)
     metrics = {"accuracy": evaluation.accuracy, "top-5 accuracy": evaluation.top5, "macro F1": evaluation.macro_f1}
     if len(evaluation.classes) <= 5:  # any five labels would be right
@@ -80,7 +80,7 @@ def card_facts(run: Run, evaluation: Evaluation, trained: np.ndarray, hardware: 
         },
         command=command(config),
         training=(
-            f"{trained} in {minutes:.1f} minutes on {hardware}; the weights kept are those of epoch "
+            f"{length} in {minutes:.1f} minutes on {hardware}; the weights kept are those of epoch "
             f"{kept}. Recipe {config.recipe}, seed {config.seed}, torch {torch.__version__}.{origin}"
         ),
         pictures=(CURVES, CONFUSION),

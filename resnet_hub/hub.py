@@ -236,20 +236,9 @@ def check_push(repo_id: str, *, private: bool | None = None, token: str | bool |
 
 def _account(api: "HfApi") -> tuple[list[str], str | None]:
     """Below whose names the token may make a repo, its own first; and what it may do, where the Hub tells."""
-    match api.whoami():
-        case {"name": str(name), **rest}:
-            pass
-        case other:
-            raise _nonsense("whose token this is", repr(other))
-    owners = [name]
-    for org in rest.get("orgs") or ():
-        match org:
-            case {"name": str(name), **about} if about.get("roleInOrg") != "read":
-                owners.append(name)
-    match rest.get("auth"):
-        case {"accessToken": {"role": str(role)}}:
-            return owners, role
-    return owners, None
+    user = api.whoami()
+    owners = [user["name"], *(org["name"] for org in user.get("orgs", ()) if org.get("roleInOrg") != "read")]
+    return owners, user.get("auth", {}).get("accessToken", {}).get("role")
 
 
 def _exposed(repo_id: str) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -424,16 +425,45 @@ def test_an_address_has_half_of_the_places(runs: Runs, data: Path, base: Path, m
     assert runs.create("1.2.3.4")
 
 
-def test_a_run_trains_for_so_many_minutes_and_keeps_what_it_reached(data: Path, base: Path, tmp_path: Path) -> None:
+def test_a_run_trains_for_so_many_minutes_and_is_measured_then(data: Path, base: Path, tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs", work=1)
+    run = started(runs, data, base, "ann")
+    wait(lambda: runs.status(run).state in ("finished", "failed"))
+    assert runs.status(run).state == "finished" and runs.model(run.id) and run.evaluation()
+    assert run.facts()["time_up"] and run.run.epochs()[-1].epoch < run.run.config.epochs
+    with pytest.raises(PageError, match=r"0\.0166667 minutes here at most"):
+        runs.start(run, {"ann"})
+    runs.close()
+
+
+def test_a_run_that_will_not_end_is_ended(data: Path, base: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "_MEASURING", 0.0)
     runs = Runs(tmp_path / "runs")
     run = started(runs, data, base, "ann")
     wait(at_work(runs, run))
     runs.work = 6
     wait(lambda: runs.status(run).state == "failed")
     assert "0.1 minutes here at most" in str(runs.status(run).event) and runs.model(run.id)
-    with pytest.raises(PageError, match=r"0\.1 minutes here at most"):
-        runs.start(run, {"ann"})
     runs.close()
+
+
+def test_a_stopped_run_can_end_where_it_is_and_go_on_all_the_same(runs: Runs, data: Path, base: Path) -> None:
+    run = started(runs, data, base, "ann")
+    wait(at_work(runs, run))
+    runs.stop(run)
+    wait(lambda: runs.status(run).state == "stopped")
+    assert runs.model(run.id) and run.evaluation() is None
+    for work in (math.inf, 1.0):  # there is time to measure it where none is left to train
+        runs.work = work
+        runs.start(run, {"ann"}, ending=True)
+        wait(lambda: runs.status(run).state in ("finished", "failed"))
+        assert runs.status(run).state == "finished" and not run.facts()["time_up"]
+        kept = max(epoch.epoch for epoch in run.run.epochs() if epoch.best)
+        assert run.evaluation() and f"those of epoch {kept}." in (run.run.model / "README.md").read_text()
+    runs.work, done = math.inf, len(run.run.epochs())
+    runs.start(run, {"ann"})
+    wait(lambda: len(run.run.epochs()) > done + 1)
+    assert run.evaluation() is None
 
 
 def test_a_local_user_trains_for_as_long_as_they_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ FREE_BYTES = 2 * 2**30  # that stay free on the disk
 TURN = 600.0  # seconds at work after which a run gives way to those that wait, and waits for its next turn
 KEPT = 86_400.0  # seconds after its last sign of life that a run is deleted
 _GRACE = 20.0  # seconds for a worker to stop by itself, its state saved
+_MEASURING = 600.0  # seconds past those of its training that a run has to be measured
 _PAUSE = 0.3  # seconds between two looks at the workers
 _TAIL = 16_384  # bytes of the log that hold its last event
 
@@ -65,7 +66,7 @@ if (memory := json.loads(sys.argv[3])) is not None and not torch.cuda.is_availab
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
 data.MAX_DOWNLOAD = json.loads(sys.argv[4])  # the data set on the Hub may have grown since the page looked at it
 try:
-    for event in train(TrainConfig(**json.loads(sys.argv[1])), seconds=json.loads(sys.argv[2])):
+    for event in train(TrainConfig(**json.loads(sys.argv[1])), **json.loads(sys.argv[2])):
         print(told(event), flush=True)
 except ResNetHubError as error:
     print(told(Failed(str(error))), flush=True)
@@ -358,14 +359,17 @@ class Runs:
         folder = self.root / run
         return PageRun(run, folder) if folder.is_dir() else None
 
-    def start(self, run: PageRun, owners: set[str], config: TrainConfig | None = None) -> None:
-        """Puts a run at the end of the queue: as `config` says, or to go on. Each owner has one run at a time."""
+    def start(self, run: PageRun, owners: set[str], config: TrainConfig | None = None, *, ending: bool = False) -> None:
+        """Puts a run at the end of the queue: as `config` says, or to go on, or, `ending`, to be measured as it is.
+
+        Each owner has one run at a time.
+        """
         with self._lock:
             if self._status(run).active:
                 return
             if any(owners & others for others in self._owners.values()):
                 raise PageError("one_run")
-            if run.facts().get("worked", 0) >= self.work:
+            if run.facts().get("worked", 0) >= self.work and not ending:
                 raise self._spent()
             if len(self._queue) >= MAX_WAITING:
                 raise PageError("queue_full")
@@ -374,6 +378,7 @@ class Runs:
                 raise PageError("address_waits", count=MAX_WAITING // 2)
             if config:
                 run.note(config=asdict(config))
+            run.note(ending=ending)
             self._owners[run.id] = owners
             self._queue.append(run.id)
 
@@ -524,7 +529,7 @@ class Runs:
     def _begin(self, run: str) -> None:
         found = PageRun(run, self.root / run)
         try:
-            self._workers[run] = _Worker(found)
+            self._workers[run] = _Worker(found, self.work)
         except OSError as error:  # a full disk, no process to be had: the others' turn comes all the same
             with suppress(OSError):
                 found.tell(Failed(f"The run could not be started ({error.strerror}); try again in a while."))
@@ -536,7 +541,7 @@ class Runs:
             worker.ask()
             if now - worker.stopping > _GRACE:
                 worker.kill()
-        elif worker.worked > self.work:
+        elif worker.worked > self.work + _MEASURING and now - worker.started > _MEASURING:
             worker.stop(again=False)
         elif self._queue and now - worker.started > self.turn:
             worker.stop(again=True)
@@ -545,7 +550,7 @@ class Runs:
         del self._workers[run]
         worker.end()
         with suppress(OSError):
-            worker.run.note(worked=round(worker.worked, 1))
+            worker.run.note(worked=round(worker.worked, 1), time_up=worker.out_of_time)
             if worker.worked > self.work and worker.run.told() == "Stopped":
                 worker.run.tell(Failed(str(self._spent())))
         if worker.again and worker.run.told() == "Stopped":
@@ -575,22 +580,28 @@ class _Led:
 class _Worker:
     """A process that trains, and what it was told since."""
 
-    def __init__(self, run: PageRun):
-        self.run = run
+    def __init__(self, run: PageRun, most: float):
+        """`most`: seconds of training that the run has, in all its turns."""
+        self.run, self._facts = run, run.facts()
         self.started, self.stopping, self.again = time.monotonic(), 0.0, False
-        self._before = float(run.facts().get("worked", 0))
+        self._before = float(self._facts.get("worked", 0))
         threads = str(max(1, (os.cpu_count() or 1) - 1))  # one core stays with the page
         env = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(_import_path())}
         if is_space():
             env = {key: value for key, value in env.items() if "TOKEN" not in key}
             env["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
         # An id that begins with a dash is no argument of anything: the folder is the working directory.
-        seconds = None
-        if is_zero():  # all but the steps, which the GPU does
+        course: dict[str, float] = {}
+        if self._facts.get("ending"):
+            course["stop_after"] = 0.0
+        elif is_zero() and not self._facts.get("trained"):  # all but the steps, which the GPU does
+            course["seconds"] = 0.0
+        elif most < math.inf:
+            course["stop_after"] = max(0.0, most - self._before)
+        if is_zero():
             env["CUDA_VISIBLE_DEVICES"] = ""
-            seconds = None if run.facts().get("trained") else 0
         arguments = [sys.executable, "-c", _WORKER]
-        arguments += map(json.dumps, (run.facts().get("config"), seconds, free_memory(), MAX_BYTES))
+        arguments += map(json.dumps, (self._facts.get("config"), course, free_memory(), MAX_BYTES))
         with run.log.open("wb") as log:
             self.process = subprocess.Popen(
                 arguments, cwd=run.folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
@@ -600,6 +611,11 @@ class _Worker:
     def worked(self) -> float:
         """Seconds that the run is at work by now, in this turn and those before."""
         return self._before + time.monotonic() - self.started
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether its training was ended before its end, and not by whom it belongs to."""
+        return not self._facts.get("ending") and b'"event": "TimeUp"' in self.run.log.read_bytes()
 
     def stop(self, *, again: bool) -> None:
         """Asks it to stop, for good or until its next turn."""

@@ -43,6 +43,7 @@ SCRATCH_SIZE = 64  # pixels from scratch, where nothing else is chosen: 224 woul
 MAX_PIXELS = 2**30  # of all pictures decoded, three bytes each, which stay in memory
 MAX_ROWS = 1000  # of a table
 HUB_NAMES = ("subset", "train_split", "image_column", "label_column")  # fields that say what of a data set is read
+UNFINISHED = ("stopped", "waiting", "failed", "interrupted")
 DATA, MODEL, TRAINING, RESULT = 1, 2, 3, 4
 
 
@@ -338,14 +339,22 @@ class TrainTab:
         return self.watch(run, None, request)
 
     def resume(self, run: str, kept: Any, request: gr.Request) -> dict[Any, Any]:
+        return self._go_on(run, kept, request, ending=False)
+
+    def measure(self, run: str, kept: Any, request: gr.Request) -> dict[Any, Any]:
+        """Ends a run that was stopped: what it has kept is measured and gets its card."""
+        return self._go_on(run, kept, request, ending=True)
+
+    def _go_on(self, run: str, kept: Any, request: gr.Request, *, ending: bool) -> dict[Any, Any]:
         try:
             visitor = _visitor(kept)
             self.models.forget(run)
-            self.runs.start(self._found(run), {visitor, request.session_hash or visitor})
+            self.runs.start(self._found(run), {visitor, request.session_hash or visitor}, ending=ending)
         except ResNetHubError as error:
             return {self.leading: "", self.notice: alert(sentence(request, error))}
-        out = {self.notice: "", self.stored: {"visitor": visitor, "run": run}, self.leading: run}
-        return out | self.watch(run, None, request)
+        out = {self.notice: "", self.stored: {"visitor": visitor, "run": run}}
+        out |= {self.leading: "" if ending else run}  # what measures needs no GPU
+        return out | self.watch(run, None, request) | self._step(TRAINING)
 
     def delete(self, run: str, kept: Any, request: gr.Request, signed_in: gr.OAuthToken | None) -> dict[Any, Any]:
         if found := self.runs.find(run):
@@ -396,7 +405,9 @@ class TrainTab:
         if now == seen:
             return out
         ended = not status.active and self.runs.model(found.id) is not None
-        resumable = status.state in ("stopped", "waiting", "failed", "interrupted") and "job" not in found.facts()
+        facts = found.facts()
+        ended_early = status.state == "finished" and bool(facts.get("ending"))
+        resumable = (status.state in UNFINISHED or ended_early) and "job" not in facts
         return out | {
             self.seen: now,
             self.timer: gr.Timer(active=status.active),
@@ -428,7 +439,8 @@ class TrainTab:
         found = self.runs.find(run)
         folder = self.runs.model(run) if done else None
         if found is None or folder is None:
-            hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in (self.pictures, self.actions)}
+            gone = (self.pictures, self.actions, self.measuring)
+            hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in gone}
             hidden |= {self.mistakes: "", self.outcome: ""}
             return hidden | {self.figures: f"<p>{escape(say(request, 'result_none'))}</p>"}
         evaluation = found.evaluation() if done.startswith("finished") else None
@@ -443,6 +455,7 @@ class TrainTab:
             self.figures: _figures(found, evaluation, request),
             self.download: gr.update(value=packed, visible=packed is not None),
             self.actions: gr.update(visible=True),
+            self.measuring: gr.update(visible=evaluation is None and "job" not in found.facts()),
             self.pictures: gr.update(visible=evaluation is not None),
             self.outcome: "",
         }
@@ -563,6 +576,7 @@ class TrainTab:
         self.followed.change(self.follow, self.followed, [self.timer, self.notice], **private | following)
         self.stopping.click(self.stop, self.run, watched, **quick)
         resuming = self.resuming.click(self.resume, [self.run, self.stored], told, **quick)
+        self.measuring.click(self.measure, [self.run, self.stored], told, **quick)
         if is_zero():
             for started in (starting, resuming):
                 started.success(self.lead, self.leading, self.gpu, **quick | {"concurrency_id": "gpu"})
@@ -572,7 +586,7 @@ class TrainTab:
         self.timer.tick(self.watch, [self.run, self.seen], watched, trigger_mode="once", **quick)
         results = [
             *(self.figures, self.pictures, self.confusion, self.curves, self.mistakes, self.actions, self.download),
-            *(self.outcome, self.steps),
+            *(self.outcome, self.steps, self.measuring),
         ]
         self.done.change(self.result, [self.run, self.done], results, **quick | {"concurrency_id": "result"})
         button, name, hidden = push
@@ -777,6 +791,7 @@ class TrainTab:
 
     def _render_result(self) -> tuple[gr.Button, gr.Textbox, gr.Checkbox]:
         self.figures = gr.HTML(f"<p>{t('result_none')}</p>", elem_id="figures")
+        self.measuring = gr.Button(t("measure"), visible=False)
         with gr.Column(visible=False) as self.actions:
             with gr.Row():
                 self.trying = gr.Button(t("try_it"), variant="primary")
@@ -1001,7 +1016,7 @@ def _figures(run: PageRun, evaluation: dict[str, Any] | None, request: gr.Reques
     if evaluation is None:
         best = [epoch for epoch in run.run.epochs() if epoch.best and epoch.accuracy is not None]
         text = say(request, "best", accuracy=f"{best[-1].accuracy:.1%}", epoch=best[-1].epoch) if best else ""
-        return f"<p>{escape(text)}</p>"
+        return f"<p>{escape(text)}</p><p>{escape(say(request, 'unmeasured'))}</p>"
     rows = {"accuracy_figure": "accuracy", "macro_f1": "macro_f1", "calibration": "calibration_error"}
     if len(evaluation["classes"]) > 5:
         rows["top5"] = "top5"

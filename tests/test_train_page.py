@@ -295,6 +295,12 @@ def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, 
     expect(ann.locator("#progress")).to_contain_text("Stopped.")
     expect(ann.get_by_role("button", name="Resume")).to_be_visible()
     expect(bob.locator("#figures dl")).to_be_visible()
+    ann.get_by_role("button", name="See the result").click()
+    expect(ann.locator("#figures")).to_contain_text("no figures of its model yet")
+    ann.get_by_role("button", name="End the run here").click()
+    expect(ann.locator("#figures dl")).to_be_visible()
+    ann.locator(".step-label", has_text="Training").click()
+    expect(ann.get_by_role("button", name="Resume")).to_be_visible()  # it may go on all the same
     ann.get_by_role("button", name="Delete this run").click()
     expect(ann.locator("#own-classes")).to_be_visible()
     assert not root.exists()

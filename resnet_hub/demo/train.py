@@ -353,8 +353,12 @@ class TrainTab:
         except ResNetHubError as error:
             return {self.leading: "", self.notice: alert(sentence(request, error))}
         out = {self.notice: "", self.stored: {"visitor": visitor, "run": run}}
-        out |= {self.leading: "" if ending else run}  # what measures needs no GPU
-        return out | self.watch(run, None, request) | self._step(TRAINING)
+        if not ending:
+            return out | {self.leading: run} | self.watch(run, None, request)
+        shown = self.watch(run, None, request)
+        for chart in (self.loss, self.accuracy):  # as they were: drawn before their step is there again, they fail
+            shown.pop(chart, None)
+        return out | {self.leading: ""} | shown | self._step(TRAINING)
 
     def delete(self, run: str, kept: Any, request: gr.Request, signed_in: gr.OAuthToken | None) -> dict[Any, Any]:
         if found := self.runs.find(run):
@@ -396,7 +400,9 @@ class TrainTab:
         if found is None:
             gone = alert(say(request, "no_run")) if run else ""
             buttons = (self.stopping, self.resuming, self.deleting, self.again, self.onward, self.ending)
-            hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in (*buttons, self.charts)}
+            # Without a run this is not the step that is seen, and a chart that is hidden with its step gone fails.
+            parts = (*buttons, self.charts) if run else buttons
+            hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in parts}
             hidden |= {self.link: "", self.samples: ""}
             return {self.progress: gone, self.timer: gr.Timer(active=False), self.done: "", self.seen: None} | hidden
         status, history = self.runs.status(found), found.run.epochs()

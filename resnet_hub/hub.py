@@ -223,13 +223,18 @@ def check_push(repo_id: str, *, private: bool | None = None, token: str | bool |
         except errors.RepositoryNotFoundError as error:
             if _is_of_token(error.response):
                 raise
-        owners, role = ask(_account, api)  # only now: the Hub limits how often it is asked that
+        try:
+            owners, role = ask(_account, api)  # only now: the Hub limits how often it is asked that
+        except errors.HfHubHTTPError as error:
+            if error.response.status_code == 429 and "/" in repo_id:
+                return  # whoever makes the repo is told
+            raise
         if role == "read":
             raise HubError(f"The token of {owners[0]} may not write to {repo_id}, only read; use one that may.")
         if "/" not in repo_id:
             return check_push(f"{owners[0]}/{repo_id}", private=private, token=token)
         owner, _, name = repo_id.partition("/")
-        if owner not in owners:
+        if owner.casefold() not in map(str.casefold, owners):
             known = " or ".join(f"{own}/{name}" for own in owners[:3])
             raise HubError(f"The token may not make {repo_id}, as it is not {owner}'s; push to {known}.")
 
@@ -237,8 +242,8 @@ def check_push(repo_id: str, *, private: bool | None = None, token: str | bool |
 def _account(api: "HfApi") -> tuple[list[str], str | None]:
     """Below whose names the token may make a repo, its own first; and what it may do, where the Hub tells."""
     user = api.whoami()
-    owners = [user["name"], *(org["name"] for org in user.get("orgs", ()) if org.get("roleInOrg") != "read")]
-    return owners, user.get("auth", {}).get("accessToken", {}).get("role")
+    owners = [user["name"], *(org["name"] for org in user.get("orgs") or () if org.get("roleInOrg") != "read")]
+    return owners, ((user.get("auth") or {}).get("accessToken") or {}).get("role")
 
 
 def _exposed(repo_id: str) -> str:

@@ -118,6 +118,18 @@ class DataReport:
         if self.fatal:
             raise DataError(self.fatal[0].message)
 
+    def renamed(self, names: Mapping[tuple[str, str], str]) -> "DataReport":
+        """The same with other names for its pictures, each by its split and name; the sentences stay as they are."""
+
+        def new(picture: Picture) -> Picture:
+            return picture._replace(name=names[picture.split, picture.name])
+
+        return replace(
+            self,
+            unreadable=tuple(replace(bad, name=names[bad.split, bad.name]) for bad in self.unreadable),
+            duplicates=tuple(replace(group, pictures=tuple(map(new, group.pictures))) for group in self.duplicates),
+        )
+
     def readable(self, splits: Mapping[str, ImageSet]) -> Splits:
         """The same splits without the pictures that cannot be read."""
         bad = {(picture.split, picture.name) for picture in self.unreadable}

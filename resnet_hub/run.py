@@ -146,7 +146,7 @@ class TrainConfig:
         for field in fields(self):
             value, known = getattr(self, field.name), getattr(other, field.name)
             left = value in (None, "", field.default) and field.name not in asked
-            moved = field.name in ("data", "base") and known and not Path(known).exists()
+            moved = field.name in ("data", "base") and known and _is_gone(known)
             moved = moved or (field.name == "data_revision" and _is_commit(known) and not _is_commit(value))
             if field.name != "run" and value != known and not left and not moved:
                 again = f"go on with `resnet-hub train --run {self.run}`, or name another folder"
@@ -178,6 +178,12 @@ def seconds_of(text: str) -> float:
 def is_hub_id(source: str | None) -> bool:
     """Whether `user/name` is on the Hub, and no folder here."""
     return bool(source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists())
+
+
+def _is_gone(source: str) -> bool:
+    """Whether it was a file or folder here, and is no more."""
+    on_hub = "://" in source or (is_hub_id(source) and not source.lower().endswith(".zip"))
+    return not on_hub and not Path(source).exists()
 
 
 def _is_commit(revision: str | None) -> bool:
@@ -385,7 +391,8 @@ class Run:
         content = json.loads(self.split.read_text(encoding="utf-8"))
         if (test := content.get("test")) is not None:  # runs of before there was one have none
             return Measured("test", test, "test", chose_epoch=False)
-        chose = len(self.epochs()) > 1 and self.config.select != "last"
+        compared = sum(epoch.accuracy is not None for epoch in self.epochs())
+        chose = compared > 1 and self.config.select != "last"
         return Measured(content["split"], content["held_out"], content["called"], chose_epoch=chose)
 
     def append(self, event: Epoch) -> None:

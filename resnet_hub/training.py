@@ -69,10 +69,13 @@ def train(config: TrainConfig, *, seconds: float | None = None, stop_after: floa
     without `seconds` measures what came of it. The weights are those of one unbroken run.
 
     With `stop_after` it trains about so many seconds at most, from this call on; then `TimeUp` is told, and the best so
-    far measured and kept: that of an epoch or, where none was evaluated yet, as it stands. It goes on like any other.
+    far measured and kept: that of an epoch or, where none was evaluated yet, as it stands; 0 measures what there is.
+    It goes on like any other.
     """
     limit = stop_after if seconds is None else seconds
     deadline = math.inf if limit is None else time.monotonic() + limit
+    if stop_after == 0:
+        deadline = -math.inf
     run = Run(config.run)
     if run.exists():
         config.check_same(run.config)
@@ -256,7 +259,7 @@ class _Trainer:
 
     def events(self) -> Iterator[Event]:
         config, run = self.config, self.run
-        if self.accelerator.is_main_process and not run.exists():
+        if self.accelerator.is_main_process and (not run.exists() or run.config != config):  # data or base have moved
             run.create(config)
         resumed = run.state.is_file()
         if resumed:
@@ -272,6 +275,9 @@ class _Trainer:
             self.epochs,
             str(self.device),
         )
+        if self.best and self.deadline == -math.inf and not self._is_trained:
+            self.time_is_up = True
+            yield TimeUp(self.epoch, self.step)
         if not (resumed and self._is_trained):
             start = time.monotonic()
             for event in self._decode():
@@ -314,12 +320,12 @@ class _Trainer:
                     if isinstance(event, Stopped):
                         return
                 if self.step < self.steps:  # the time is up; the state on disk goes on from here
-                    if not self.best:
-                        yield self._end_epoch()
-                    return
+                    break
                 yield self._end_epoch()
                 self._save_state()
                 yield Saved(self.epoch, self.step)
+            if not self.best:  # out of time before an evaluation
+                yield self._end_epoch()
         except GeneratorExit:
             self._save_state()
             raise
@@ -521,7 +527,7 @@ class _Trainer:
             self.epoch += 1
         train_loss = None if first else self._mean_over_processes(self.loss_sum / self.step)
         loss, accuracy, better = None, None, False
-        if partial or self._is_trained or self.epoch % self.config.evaluate_every == 0:
+        if partial or self.epoch >= self.epochs or self.epoch % self.config.evaluate_every == 0:
             loss, accuracy = self._evaluate()
             self._check_loss(loss, self.epoch)  # the epoch's last step may have spoilt what the steps before had
             better = self._is_better(loss, accuracy)

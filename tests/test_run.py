@@ -64,6 +64,9 @@ def test_another_run_is_not_taken_up_for_this_one(tmp_path: Path, monkeypatch: p
     begun = replace(CONFIG, seed=3).resolved()
     replace(CONFIG, seed=3, run="moved").check_same(begun)
     replace(CONFIG, seed=3, data="cats").check_same(begun)  # there are no flowers here: they may have moved
+    for hub in ("hf://datasets/user/flowers", "user/flowers"):  # what is on the Hub does not move
+        with pytest.raises(TrainingError, match="has data"):
+            replace(CONFIG, data="cats").check_same(replace(CONFIG, data=hub))
     Path(CONFIG.data).mkdir()
     with pytest.raises(TrainingError) as error:
         replace(CONFIG, seed=3, data="cats").check_same(begun)

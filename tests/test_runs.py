@@ -161,6 +161,30 @@ def test_files_by_class_are_kept_as_a_data_set(runs: Runs, tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} >= {"runs"} and not (tmp_path / "evil").exists()
 
 
+def test_photos_by_class_are_trained_on_as_their_report_says(runs: Runs, base: Path, tmp_path: Path) -> None:
+    """Packed they have other names: what cannot be read stays out all the same, and copies on one side."""
+    files: dict[str, list[str | Path]] = {"red": [], "green": []}
+    for channel, (label, photos) in enumerate(files.items()):
+        for number in (10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0):
+            photos.append(tmp_path / f"{label}-{number}.png")
+            Path(photos[-1]).write_bytes(picture(channel, number))
+    Path(files["red"][3]).write_bytes(b"no picture")
+    for copy in (7, 8, 9):
+        Path(files["green"][copy]).write_bytes(Path(files["green"][1]).read_bytes())
+    run = runs.create()
+    report = run.bring_files(files)
+    assert report.unreadable[0].name == "red/red-7.png" and run.report() == report
+    assert len(run.readable()["train"]) == 21
+    runs.start(run, {"visitor"}, configure(run, base, recipe="head"))
+    wait(lambda: runs.status(run).state in ("finished", "failed"))
+    assert runs.status(run).state == "finished", runs.status(run)
+    split = json.loads(run.run.split.read_text())
+    images = run.pictures()["train"]
+    sides = [{images.read(place) for place in split[side]} for side in ("train", "held_out")]
+    assert not sides[0] & sides[1] and b"no picture" not in sides[0] | sides[1]
+    assert len(split["train"]) + len(split["held_out"]) == 21
+
+
 def test_a_data_set_leaves_as_it_came(runs: Runs, data: Path) -> None:
     exported = made(runs, data).export()
     assert exported.name == "colours-data.zip"

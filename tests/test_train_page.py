@@ -29,6 +29,7 @@ from resnet_hub.classifier import Classifier
 from resnet_hub.data import load
 from resnet_hub.demo.i18n import TEXTS
 from resnet_hub.model import ResNet
+from resnet_hub.report import format_bytes
 from resnet_hub.run import Run
 
 SHAPES: dict[str, tuple[int, tuple[int, int, int]]] = {  # corners, colour
@@ -346,7 +347,8 @@ def test_photos_class_by_class(browser: Browser, address: str, tmp_path: Path) -
     classes.locator("input[type=file]").first.set_input_files(photos[2][0])  # one more to those that are there
     expect(classes.locator(".thumbnail-item")).to_have_count(8)
     check.click()
-    expect(page.locator("#report h2")).to_have_text(text["report_head"].format(images=8, classes=2))
+    size = format_bytes(sum(path.stat().st_size for path in [*photos[0][1:], photos[2][0], *photos[1]]))
+    expect(page.locator("#report h2")).to_have_text(text["report_head"].format(images=8, classes=2, size=size))
     expect(page.locator("#report")).to_contain_text(EVIL)
     with page.expect_download() as download:
         page.locator("#report-file").click()

@@ -522,6 +522,20 @@ def test_a_stop_file_stops_and_keeps_and_the_run_goes_on_to_the_same_weights(
     assert equal(weights(config), weights(unbroken))
 
 
+def test_what_a_run_has_kept_is_measured_without_another_step(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for event in train(replace(config, epochs=9)):
+        if isinstance(event, Epoch):
+            Run(config.run).stop.touch()
+    state = Run(config.run).state.read_bytes()
+    monkeypatch.setattr(training._Trainer, "_train_step", None)  # such as one that does not fit into memory
+    events = list(train(replace(config, epochs=9), stop_after=0))
+    assert kinds(events) == ["Started", "TimeUp", "Finished"]
+    card = (Run(config.run).model / "README.md").read_text()
+    assert re.search(r"\d epochs? of 9 in", card) and Run(config.run).state.read_bytes() == state
+
+
 def test_a_run_goes_on_where_data_and_base_have_moved(config: TrainConfig, base: Path, tmp_path: Path) -> None:
     tuned = replace(config, base=str(base), architecture="resnet18", image_size=None)
     unbroken = replace(tuned, run=str(tmp_path / "unbroken"))
@@ -538,13 +552,15 @@ def test_a_run_goes_on_where_data_and_base_have_moved(config: TrainConfig, base:
     old.rename(new)
     with pytest.raises(DataError):
         next(train(moved))
-    assert isinstance(list(train(replace(moved, data=str(new / "colours"))))[-1], Finished)
+    again = replace(moved, data=str(new / "colours"), base=str(new / "base"))
+    assert isinstance(list(train(again))[-1], Finished)
+    assert (Run(config.run).config.data, Run(config.run).config.base) == (again.data, again.base)
     assert equal(weights(config), weights(unbroken))
     other = shutil.copytree(new / "colours", tmp_path / "other")
     (other / "red" / "00.png").unlink()
     shutil.rmtree(new)
     with pytest.raises(DataError, match="changed since the run began"):
-        next(train(replace(moved, data=str(other))))
+        next(train(replace(again, data=str(other))))
 
 
 @pytest.mark.parametrize("with_base", [True, False])
@@ -595,7 +611,9 @@ def test_a_run_whose_time_is_up_is_measured_and_goes_on_to_the_same_weights(
         evaluation = json.loads(run.evaluation.read_text())
         assert evaluation["accuracy"] == pytest.approx(finished.accuracy)
         card = (run.model / "README.md").read_text()
-        assert re.search(rf"{step // 3} epochs? in .* the weights kept are those of epoch {finished.epoch}\.", card)
+        assert re.search(
+            rf"{step // 3} epochs? of 3 in .* the weights kept are those of epoch {finished.epoch}\.", card
+        )
     assert told.count("Finished") == told.count("TimeUp") == 8
     *_, last = train(config, stop_after=1000)
     assert isinstance(last, Finished) and equal(weights(config), weights(unbroken))

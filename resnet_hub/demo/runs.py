@@ -77,7 +77,8 @@ except (RuntimeError, MemoryError) as error:
 """
 
 State = Literal["new", "queued", "running", "stopping", "stopped", "waiting", "failed", "interrupted", "finished"]
-_TOLD = {"Started", "Preparing", "Progress", "Finished", "Stopped", "Waiting", "Failed"}  # the history has the rest
+# Of what a worker tells; the history has the rest.
+_TOLD = {"Started", "Preparing", "Progress", "TimeUp", "Finished", "Stopped", "Waiting", "Failed"}
 _ENDS: dict[str, State] = {"Finished": "finished", "Stopped": "stopped", "Waiting": "waiting", "Failed": "failed"}
 
 
@@ -141,7 +142,7 @@ class PageRun:
     def report(self) -> "DataReport | None":
         from resnet_hub.report import DataReport
 
-        path = self.run.report
+        path = self.folder / "report.json"
         return DataReport.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def evaluation(self) -> dict[str, Any] | None:
@@ -163,8 +164,12 @@ class PageRun:
 
     def readable(self) -> "Splits":
         """The pictures that the report has not left out."""
-        report = self.report()
-        return report.readable(self.pictures()) if report else self.pictures()
+        from resnet_hub.report import DataReport
+
+        known = self.run.report
+        if not known.is_file():
+            return self.pictures()
+        return DataReport.from_json(known.read_text(encoding="utf-8")).readable(self.pictures())
 
     def held_out(self) -> "ImageSet":
         """The pictures that the epochs are compared on."""
@@ -249,12 +254,29 @@ class PageRun:
 
         found = report(splits, check_time)
         found.check()
+        write_atomic(self.folder / "report.json", found.to_json())
         if export:
             data.export(splits, self.folder / source)
-        self.run.folder.mkdir(exist_ok=True)
-        write_atomic(self.run.report, found.to_json())  # where the worker finds it, and need not look again
+            found_there = _renamed(found, splits, data.load(self.folder / source))
+        else:
+            found_there = found
+        if found_there:
+            self.run.folder.mkdir(exist_ok=True)
+            write_atomic(self.run.report, found_there.to_json())  # where the worker finds it, and need not look again
         self.note(data=source, title=source.removeprefix(data.HUB), names=names or {})
         return found
+
+
+def _renamed(found: "DataReport", splits: "Splits", packed: "Splits") -> "DataReport | None":
+    """The report on pictures that were packed, by their names in the pack; None where those are not the same."""
+    if {name: len(images) for name, images in splits.items()} != {name: len(images) for name, images in packed.items()}:
+        return None
+    names = {
+        (split, images.name(place)): packed[split].name(place)
+        for split, images in splits.items()
+        for place in range(len(images))
+    }
+    return found.renamed(names)
 
 
 def _default_root() -> Path:
@@ -342,7 +364,7 @@ class Runs:
         new, facts = self.create(self._addresses.get(run.id, "")), run.facts()
         try:
             new.run.folder.mkdir()
-            for name in (facts["data"], run.run.report.relative_to(run.folder)):
+            for name in (facts["data"], "report.json", run.run.report.relative_to(run.folder)):
                 with suppress(FileNotFoundError):  # data on the Hub have no file
                     _check_room(self.root, (run.folder / name).stat().st_size)
                     shutil.copyfile(run.folder / name, new.folder / name)
@@ -551,7 +573,7 @@ class Runs:
         worker.end()
         with suppress(OSError):
             worker.run.note(worked=round(worker.worked, 1), time_up=worker.out_of_time)
-            if worker.worked > self.work and worker.run.told() == "Stopped":
+            if worker.worked > self.work and not worker.again and worker.run.told() == "Stopped":
                 worker.run.tell(Failed(str(self._spent())))
         if worker.again and worker.run.told() == "Stopped":
             self._queue.append(run)

@@ -930,7 +930,7 @@ def _step_text(run: PageRun, event: dict[str, Any], request: gr.Request) -> tupl
         key = "reading" if event["what"] == "pictures" else "features"
         text = say(request, key, done=f"{event['done']:,}", total=f"{event['total']:,}")
         return text, _bar(event["done"], event["total"])
-    if kind in ("Finished", "Stopped", "Failed"):  # its process is about to end
+    if kind in ("TimeUp", "Finished", "Stopped", "Failed"):  # its process is about to end
         return say(request, "ending"), _bar(1, 1)
     if kind != "Progress":
         return say(request, "starting"), _bar(0, 1)

@@ -1,4 +1,9 @@
-"""The README's pictures of a running page: `python app.py`, then `python docs/screenshots.py http://127.0.0.1:7860`."""
+"""The README's pictures of a running page: `python app.py`, then
+
+    python docs/screenshots.py http://127.0.0.1:7860 DATA.zip
+
+DATA.zip is any ZIP of class folders to train on; none of its photos is in the pictures.
+"""
 
 import io
 import shutil
@@ -6,23 +11,40 @@ import sys
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
-VIEWS = {"predict": (1280, 900), "predict-phone": (390, 1400)}
+
+def predict(page: Page) -> None:
+    page.locator("#examples").get_by_role("img", name="espresso").click()
+    page.locator("#why img").wait_for()
+
+
+def train(page: Page, data: str) -> None:
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="ZIP file").click()
+    page.locator("#zip input[type=file]").set_input_files(data)
+    page.locator("#zip a[href$='.zip']").wait_for()
+    page.locator("#check-zip").click()
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_role("button", name="Start training").click()
+    expect(page.locator("#figures dl")).to_be_visible(timeout=900_000)
+
+
+def save(page: Page, name: str) -> None:
+    page.wait_for_timeout(2000)  # until the pictures are drawn and the status line is gone
+    page.evaluate("scrollTo(0, 0)")
+    picture = Image.open(io.BytesIO(page.screenshot()))
+    picture.convert("P", palette=Image.Palette.ADAPTIVE).save(Path(__file__).with_name(f"{name}.png"), optimize=True)
+
 
 if __name__ == "__main__":
-    address = sys.argv[1]
+    address, data = sys.argv[1:]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        for name, (width, height) in VIEWS.items():
-            page = browser.new_page(viewport={"width": width, "height": height})
+        for name, height in {"predict": 900, "train": 1260}.items():
+            page = browser.new_page(viewport={"width": 1280, "height": height})
             page.goto(address)
-            page.locator("#examples").get_by_role("img", name="espresso").click()
-            page.locator("#why img").wait_for()
-            page.wait_for_timeout(2000)  # until the pictures are drawn and the status line is gone
-            page.evaluate("scrollTo(0, 0)")
-            picture = Image.open(io.BytesIO(page.screenshot()))
-            picture.convert("P", palette=Image.Palette.ADAPTIVE).save(
-                Path(__file__).with_name(f"{name}.png"), optimize=True
-            )
+            page.locator("#facts dl").wait_for()
+            predict(page) if name == "predict" else train(page, data)
+            save(page, name)
         browser.close()

@@ -365,7 +365,7 @@ def test_memory_that_is_full_is_one_sentence_in_code_and_on_the_page(error, mode
     from resnet_hub.demo.i18n import TEXTS
     from resnet_hub.demo.predict import PredictTab
 
-    classify = Classifier(model)
+    classify = Classifier(model).prepare()  # or the second batch would bring another engine up
     monkeypatch.setattr(classify._run, "engine", Mock(side_effect=error))
     for images in (noise(0), [noise(0), noise(1)]):
         with pytest.raises(MemoryFullError) as told:

@@ -255,14 +255,13 @@ class PageRun:
         found = report(splits, check_time)
         found.check()
         write_atomic(self.folder / "report.json", found.to_json())
+        for_worker: DataReport | None = found
         if export:
             data.export(splits, self.folder / source)
-            found_there = _renamed(found, splits, data.load(self.folder / source))
-        else:
-            found_there = found
-        if found_there:
+            for_worker = _renamed(found, splits, data.load(self.folder / source))
+        if for_worker:  # which need not look again, then
             self.run.folder.mkdir(exist_ok=True)
-            write_atomic(self.run.report, found_there.to_json())  # where the worker finds it, and need not look again
+            write_atomic(self.run.report, for_worker.to_json())
         self.note(data=source, title=source.removeprefix(data.HUB), names=names or {})
         return found
 

@@ -326,13 +326,10 @@ def _results(facts: CardFacts) -> str:
     table = _table(["Metric", "Value"], [[_text(name), _percent(value)] for name, value in facts.metrics.items()])
     by = f"by {_text(facts.measured_by)}" if facts.measured_by else ""
     told = " ".join(part for part in (f"on {where}" if where else "", by) if part)
-    sentences = [
-        f"Measured {told}." if told else "",
-        "The same pictures chose the epoch whose weights are kept, so expect a little less on others."
-        if facts.chose_epoch
-        else "",
-    ]
-    return "\n\n".join(["## Results", *filter(None, [" ".join(filter(None, sentences))]), table])
+    said = [f"Measured {told}."] if told else []
+    if facts.chose_epoch:
+        said.append("The same pictures chose the epoch whose weights are kept, so expect a little less on others.")
+    return "\n\n".join(part for part in ("## Results", " ".join(said), table) if part)
 
 
 def _classes(facts: CardFacts) -> str:

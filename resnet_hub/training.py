@@ -74,8 +74,6 @@ def train(config: TrainConfig, *, seconds: float | None = None, stop_after: floa
     """
     limit = stop_after if seconds is None else seconds
     deadline = math.inf if limit is None else time.monotonic() + limit
-    if stop_after == 0:
-        deadline = -math.inf
     run = Run(config.run)
     if run.exists():
         config.check_same(run.config)
@@ -84,7 +82,7 @@ def train(config: TrainConfig, *, seconds: float | None = None, stop_after: floa
     config = config.resolved()
     try:
         run.stop.unlink(missing_ok=True)
-        trainer = _Trainer(config, run, seconds, deadline)
+        trainer = _Trainer(config, run, seconds, deadline, only_measures=stop_after == 0)
     except OSError as error:
         raise TrainingError(_reason(error, config)) from None
     try:
@@ -114,7 +112,15 @@ def _reason(error: Exception, config: TrainConfig) -> str:
 class _Trainer:
     """A run at work: pictures, model, average, optimiser, and how far it is."""
 
-    def __init__(self, config: TrainConfig, run: Run, seconds: float | None = None, deadline: float = math.inf):
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Run,
+        seconds: float | None = None,
+        deadline: float = math.inf,
+        *,
+        only_measures: bool = False,
+    ):
         try:
             from accelerate import Accelerator
             from accelerate.state import AcceleratorState
@@ -122,7 +128,7 @@ class _Trainer:
             raise TrainingError("Training needs accelerate: pip install 'resnet_hub[train]'.") from None
 
         self.config, self.run, self.deadline = config, run, deadline
-        self.in_pieces, self.only_decodes = seconds is not None, seconds == 0
+        self.in_pieces, self.only_decodes, self.only_measures = seconds is not None, seconds == 0, only_measures
         self.time_is_up = False  # for a run that is not in pieces: it ends here
         AcceleratorState._reset_state()  # it refuses the other precision of an earlier run in this process
         self.accelerator = Accelerator(mixed_precision=config.precision or ("bf16" if _has_bf16() else "no"))
@@ -275,7 +281,7 @@ class _Trainer:
             self.epochs,
             str(self.device),
         )
-        if self.best and self.deadline == -math.inf and not self._is_trained:
+        if self.only_measures and self.best and not self._is_trained:
             self.time_is_up = True
             yield TimeUp(self.epoch, self.step)
         if not (resumed and self._is_trained):

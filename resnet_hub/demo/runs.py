@@ -140,10 +140,8 @@ class PageRun:
         return event["event"] if event else ""
 
     def report(self) -> "DataReport | None":
-        from resnet_hub.report import DataReport
-
-        path = self.folder / "report.json"
-        return DataReport.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+        """What the page shows, with the names that the pictures came by."""
+        return _read_report(self.folder / "report.json")
 
     def evaluation(self) -> dict[str, Any] | None:
         """The figures of the finished model, as `Evaluation.to_dict` has them."""
@@ -164,12 +162,8 @@ class PageRun:
 
     def readable(self) -> "Splits":
         """The pictures that the report has not left out."""
-        from resnet_hub.report import DataReport
-
-        known = self.run.report
-        if not known.is_file():
-            return self.pictures()
-        return DataReport.from_json(known.read_text(encoding="utf-8")).readable(self.pictures())
+        known = _read_report(self.run.report)  # with the names that they have now
+        return known.readable(self.pictures()) if known else self.pictures()
 
     def held_out(self) -> "ImageSet":
         """The pictures that the epochs are compared on."""
@@ -264,6 +258,12 @@ class PageRun:
             write_atomic(self.run.report, for_worker.to_json())
         self.note(data=source, title=source.removeprefix(data.HUB), names=names or {})
         return found
+
+
+def _read_report(path: Path) -> "DataReport | None":
+    from resnet_hub.report import DataReport
+
+    return DataReport.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _renamed(found: "DataReport", splits: "Splits", packed: "Splits") -> "DataReport | None":

@@ -2,37 +2,30 @@
 
 import os
 import secrets
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from functools import lru_cache
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
-from huggingface_hub import get_token
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from resnet_hub.config import ResNetConfig
-from resnet_hub.demo.guard import address, is_local_user
+from resnet_hub.demo import account, markup
+from resnet_hub.demo.guard import address
 from resnet_hub.demo.i18n import PageError, say, sentence, t
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.predict import PredictTab, alert
-from resnet_hub.demo.runs import PageRun, Runs, Status, configure, is_space, is_zero
+from resnet_hub.demo.result import PRIVATE, QUICK, RESULT, SLOW, ResultStep
+from resnet_hub.demo.runs import PageRun, Runs, configure, is_space, is_zero
 from resnet_hub.demo.zero import drive
 from resnet_hub.errors import ResNetHubError, TrainingError
 from resnet_hub.images import SUFFIXES
 from resnet_hub.run import Pushed, Started, TimeUp, TrainConfig
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from PIL import Image
-
-    from resnet_hub.data import ImageSet
     from resnet_hub.jobs import Job
     from resnet_hub.report import DataReport
 
@@ -41,17 +34,16 @@ MAX_EPOCHS = 100
 ARCHITECTURES = ["resnet18", "resnet34", "resnet50", "resnet20", "resnet56"]  # from scratch
 SCRATCH_SIZE = 64  # pixels from scratch, where nothing else is chosen: 224 would take a CPU an evening
 MAX_PIXELS = 2**30  # of all pictures decoded, three bytes each, which stay in memory
-MAX_ROWS = 1000  # of a table
 HUB_NAMES = ("subset", "train_split", "image_column", "label_column")  # fields that say what of a data set is read
 UNFINISHED = ("stopped", "waiting", "failed", "interrupted")
-DATA, MODEL, TRAINING, RESULT = 1, 2, 3, 4
+DATA, MODEL, TRAINING = 1, 2, 3  # the steps before the result
 
 
 class TrainTab:
     """The answers of the tab; of a run, the page keeps the id alone. Made where the page is built, before its tabs."""
 
     def __init__(self, models: Models, runs: Runs, predict: PredictTab):
-        self.models, self.runs, self.predict = models, runs, predict
+        self.models, self.runs, self.result = models, runs, ResultStep(runs, predict)
         # Outside the tab, which the browser builds only when it is opened. A fixed key outlives the app's restart.
         self.stored = gr.BrowserState(storage_key="resnet_hub", secret="resnet_hub")
 
@@ -99,7 +91,7 @@ class TrainTab:
                 raise PageError("one_run")
             new = self.runs.create(address(request.request.scope) if request.request else "")
             found = bring(new)
-            out = {self.run: new.id, self.report: _report(found, request)} | self._offer(found, new)
+            out = {self.run: new.id, self.report: markup.report(found, request)} | self._offer(found, new)
         except Exception as error:
             if new:
                 self.runs.delete(new)
@@ -220,8 +212,8 @@ class TrainTab:
         from resnet_hub import jobs
 
         try:
-            _check_repo(repo)
-            token = _token(request, signed_in)
+            account.check_repo(repo)
+            token = account.token(request, signed_in)
             found = self._found(run)
             source, settings = self._settings(*choices)
             if self.runs.status(found).active:
@@ -250,7 +242,7 @@ class TrainTab:
         if found is None or job is None:
             return
         try:
-            token = _token(request, signed_in)
+            token = account.token(request, signed_in)
             with self.runs.led(found, over=True) as led, suppress(FileNotFoundError):  # deleted meanwhile
                 yield {self.timer: gr.Timer(active=True)}  # `watch` shows what comes
                 for number, event in enumerate(jobs.record(found.run, jobs.follow(job, token=token))):
@@ -288,7 +280,7 @@ class TrainTab:
 
         job = self._job(run)
         if job is not None:
-            jobs.cancel(job, token=_token(request, signed_in))
+            jobs.cancel(job, token=account.token(request, signed_in))
         return job is not None
 
     def preview(self, run: str, request: gr.Request, *choices: Any) -> dict[Any, Any]:
@@ -305,7 +297,7 @@ class TrainTab:
             drawn = preview(config, images.subset(places.repeat(2)), token=False if is_space() else None)
         except ResNetHubError as error:
             return {self.notice: alert(sentence(request, error)), self.seen_by_training: ""}
-        return {self.notice: "", self.seen_by_training: _film([(picture, "") for picture in drawn])}
+        return {self.notice: "", self.seen_by_training: markup.film([(picture, "") for picture in drawn])}
 
     def lead(self, run: str, request: gr.Request) -> Iterator[str]:
         """On ZeroGPU: takes the run that was just started through its calls of the GPU, as long as the page is open."""
@@ -314,7 +306,7 @@ class TrainTab:
             return
         with suppress(PageError):  # another tab leads it
             for used in drive(self.runs, found):
-                yield f"<p>{escape(say(request, 'gpu_used', time=_duration(used, request)))}</p>" if used else ""
+                yield f"<p>{escape(say(request, 'gpu_used', time=markup.duration(used, request)))}</p>" if used else ""
 
     def _check_memory(self, run: PageRun, base: str | Path | None, settings: dict[str, Any]) -> None:
         from resnet_hub.hub import read_config
@@ -387,7 +379,7 @@ class TrainTab:
         if linked or status.active:
             out[self.tabs] = gr.Tabs(selected="train")
         if report := found.report():
-            out |= {self.report: _report(report, request)} | self._offer(report, found)
+            out |= {self.report: markup.report(report, request)} | self._offer(report, found)
         if self._job(found.id):
             out[self.followed] = found.id
         finished = status.state == "finished" and self.runs.model(found.id)  # that of a job is on the Hub
@@ -406,7 +398,7 @@ class TrainTab:
             hidden |= {self.link: "", self.samples: ""}
             return {self.progress: gone, self.timer: gr.Timer(active=False), self.done: "", self.seen: None} | hidden
         status, history = self.runs.status(found), found.run.epochs()
-        out: dict[Any, Any] = {self.progress: _progress(found, status, history, request)}
+        out: dict[Any, Any] = {self.progress: markup.progress(found, status, history, request)}
         now = [found.id, status.state, len(history)]
         if now == seen:
             return out
@@ -418,7 +410,7 @@ class TrainTab:
             self.seen: now,
             self.timer: gr.Timer(active=status.active),
             **(self._curves(history, request) if history else {}),
-            self.samples: _samples(found, request),
+            self.samples: markup.samples(found, request),
             self.charts: gr.update(visible=bool(history)),
             self.stopping: gr.update(visible=status.active, interactive=status.state != "stopping"),
             self.resuming: gr.update(visible=resumable),
@@ -426,77 +418,15 @@ class TrainTab:
             self.again: gr.update(visible=not status.active),
             self.onward: gr.update(visible=status.state != "new"),
             self.ending: gr.update(visible=ended),
-            self.link: _link(found, request),
+            self.link: markup.link(found, request),
             self.done: f"{status.state} {len(history)}" if ended else "",
         }
 
     def _curves(self, history: Sequence[Any], request: gr.Request) -> dict[Any, Any]:
         return {  # never emptied, but hidden: a chart that loses its values is an error in the browser
-            self.loss: _curve(history, request, ("training", "train_loss"), ("validation", "validation_loss")),
-            self.accuracy: _curve(history, request, ("validation", "accuracy")),
+            self.loss: markup.curve(history, request, ("training", "train_loss"), ("validation", "validation_loss")),
+            self.accuracy: markup.curve(history, request, ("validation", "accuracy")),
         }
-
-    # -- result --------------------------------------------------------------------------------------------------------
-
-    def result(self, run: str, done: str, request: gr.Request) -> dict[Any, Any]:
-        """What came of the run, once it has a model and does not train any more."""
-        from resnet_hub.finish import CONFUSION, CURVES
-
-        found = self.runs.find(run)
-        folder = self.runs.model(run) if done else None
-        if found is None or folder is None:
-            gone = (self.pictures, self.actions, self.measuring)
-            hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in gone}
-            hidden |= {self.mistakes: "", self.outcome: ""}
-            return hidden | {self.figures: f"<p>{escape(say(request, 'result_none'))}</p>"}
-        evaluation = found.evaluation() if done.startswith("finished") else None
-        mistakes = ""
-        with suppress(ResNetHubError, OSError, ValueError):  # a data set that left the Hub since, for one
-            mistakes = _mistakes(evaluation, found.measured(), request) if evaluation else ""
-        title = Path(found.facts().get("title", "")).stem or "photos"
-        packed = None
-        with suppress(ResNetHubError, OSError):  # a full disk: all but the download needs no room
-            packed = str(self.runs.serve(found, lambda: found.pack(title)))
-        out: dict[Any, Any] = {
-            self.figures: _figures(found, evaluation, request),
-            self.download: gr.update(value=packed, visible=packed is not None),
-            self.actions: gr.update(visible=True),
-            self.measuring: gr.update(visible=evaluation is None and "job" not in found.facts()),
-            self.pictures: gr.update(visible=evaluation is not None),
-            self.outcome: "",
-        }
-        out[self.mistakes] = mistakes
-        if evaluation is None:
-            return out
-        pictures = {self.confusion: _picture(folder / CONFUSION), self.curves: _picture(folder / CURVES)}
-        return out | pictures | self._step(RESULT)
-
-    def try_it(self, run: str, request: gr.Request) -> tuple[Any, ...]:
-        """The Predict tab with this run's model in its picker."""
-        return gr.update(choices=self.predict.choices(run, request), value=run), gr.Tabs(selected="predict")
-
-    def check_name(self, name: str, request: gr.Request) -> str:
-        try:
-            _check_repo(name)
-        except PageError as error:
-            return alert(sentence(request, error)) if name else ""
-        return ""
-
-    def push(self, run: str, name: str, private: bool, request: gr.Request, signed_in: gr.OAuthToken | None) -> str:
-        """One commit to the account of whoever asks: signed in on a Space, or the local user with a saved token."""
-        from resnet_hub.hub import push_folder
-
-        try:
-            _check_repo(name)
-            folder = self.runs.model(run)
-            if folder is None:
-                raise PageError("no_model" if self.runs.find(run) else "no_run")
-            token = _token(request, signed_in, "sign_in")
-            url = push_folder(folder, str(name).strip(), private=bool(private), token=token)
-        except ResNetHubError as error:
-            return alert(sentence(request, error))
-        url = url.partition("/commit/")[0]  # the model's page says more than the commit's
-        return f'<p role="status">{escape(say(request, "pushed_at"))} {_anchor(url)}</p>'
 
     def _found(self, run: str) -> PageRun:
         found = self.runs.find(run)
@@ -537,11 +467,8 @@ class TrainTab:
             with gr.Step(t("step_training"), id=TRAINING):
                 self._render_training()
             with gr.Step(t("step_result"), id=RESULT):
-                push = self._render_result()
+                self.result.render()
 
-        private: dict[str, Any] = {"api_visibility": "private"}
-        quick = private | {"concurrency_limit": 16, "concurrency_id": "watch", "show_progress": "hidden"}
-        slow = private | {"concurrency_limit": 1, "trigger_mode": "once"}
         watched = [
             *(
                 self.progress,
@@ -560,53 +487,38 @@ class TrainTab:
         offered = [self.report, self.proceed, self.taking, self.report_file, self.data_file]
         checking: dict[str, Any] = {"outputs": [self.run, *offered], "show_progress_on": [self.report]}
         data: dict[str, Any] = {"concurrency_id": "data", "concurrency_limit": 2}  # of one id the lowest limit counts
-        checking |= slow | data
+        checking |= SLOW | data
         for button, function, inputs in checks:
             button.click(function, [self.run, *inputs], **checking)
         for button, step in ((self.proceed, MODEL), (self.onward, TRAINING), (self.ending, RESULT)):
-            button.click(lambda step=step: gr.Walkthrough(selected=step), None, self.steps, **quick)
-        exporting.click(self.export, self.run, self.data_file, **slow | data)
+            button.click(lambda step=step: gr.Walkthrough(selected=step), None, self.steps, **QUICK)
+        exporting.click(self.export, self.run, self.data_file, **SLOW | data)
         shown = [self.notice, self.seen_by_training]
-        previewing.click(self.preview, [self.run, *choices], shown, **slow | {"concurrency_id": "preview"})
-        starting = start.click(self.begin, [self.run, self.stored, *choices], told, **quick)
+        previewing.click(self.preview, [self.run, *choices], shown, **SLOW | {"concurrency_id": "preview"})
+        starting = start.click(self.begin, [self.run, self.stored, *choices], told, **QUICK)
         button, repo, *machine = employing
-        repo.input(self.check_name, repo, self.notice, trigger_mode="always_last", **quick)
+        repo.input(self.result.check_name, repo, self.notice, trigger_mode="always_last", **QUICK)
         button.click(
             self.begin_job,
             [self.run, self.stored, repo, *machine, *choices],
             told,
             show_progress_on=[self.notice],
-            **slow | {"concurrency_id": "job", "concurrency_limit": 8},
+            **SLOW | {"concurrency_id": "job", "concurrency_limit": 8},
         )
         following: dict[str, Any] = {"concurrency_id": "follow", "concurrency_limit": 16, "show_progress": "hidden"}
-        self.followed.change(self.follow, self.followed, [self.timer, self.notice], **private | following)
-        self.stopping.click(self.stop, self.run, watched, **quick)
-        resuming = self.resuming.click(self.resume, [self.run, self.stored], told, **quick)
-        self.measuring.click(self.measure, [self.run, self.stored], told, **quick)
+        self.followed.change(self.follow, self.followed, [self.timer, self.notice], **PRIVATE | following)
+        self.stopping.click(self.stop, self.run, watched, **QUICK)
+        resuming = self.resuming.click(self.resume, [self.run, self.stored], told, **QUICK)
+        self.result.measuring.click(self.measure, [self.run, self.stored], told, **QUICK)
         if is_zero():
             for started in (starting, resuming):
-                started.success(self.lead, self.leading, self.gpu, **quick | {"concurrency_id": "gpu"})
+                started.success(self.lead, self.leading, self.gpu, **QUICK | {"concurrency_id": "gpu"})
         fresh = [*told, *offered]
-        self.deleting.click(self.delete, [self.run, self.stored], fresh, **quick)
-        self.again.click(self.anew, self.stored, fresh, **quick)
-        self.timer.tick(self.watch, [self.run, self.seen], watched, trigger_mode="once", **quick)
-        results = [
-            *(self.figures, self.pictures, self.confusion, self.curves, self.mistakes, self.actions, self.download),
-            *(self.outcome, self.steps, self.measuring),
-        ]
-        self.done.change(self.result, [self.run, self.done], results, **quick | {"concurrency_id": "result"})
-        button, name, hidden = push
-        name.input(self.check_name, name, self.outcome, trigger_mode="always_last", **quick)
-        button.click(
-            self.push,
-            [self.run, name, hidden],
-            self.outcome,
-            show_progress_on=[self.outcome],
-            **slow | {"concurrency_id": "push", "concurrency_limit": 4},
-        )
-        trying = self.trying.click(self.try_it, self.run, [self.predict.picker, tabs], **quick)
-        trying.success(**self.predict.choosing).success(**self.predict.answering)
-        page.load(self.find, self.stored, [*offered, tabs, *told], **quick)
+        self.deleting.click(self.delete, [self.run, self.stored], fresh, **QUICK)
+        self.again.click(self.anew, self.stored, fresh, **QUICK)
+        self.timer.tick(self.watch, [self.run, self.seen], watched, trigger_mode="once", **QUICK)
+        self.result.connect(self.run, self.done, self.steps, tabs)
+        page.load(self.find, self.stored, [*offered, tabs, *told], **QUICK)
 
     def _render_data(self) -> list[tuple[Any, Any, list[Any]]]:
         """Three ways to bring data: for each its button, what answers it, and the inputs."""
@@ -770,7 +682,7 @@ class TrainTab:
                     filterable=False,
                     elem_id="job-limit",
                 )
-            _render_login()
+            account.render_login()
             button = gr.Button(t("start_job"))
         return button, repo, flavor, limit
 
@@ -795,35 +707,6 @@ class TrainTab:
         self.samples = gr.HTML(elem_id="samples", elem_classes="film")
         self.link = gr.HTML(elem_id="run-link")
 
-    def _render_result(self) -> tuple[gr.Button, gr.Textbox, gr.Checkbox]:
-        self.figures = gr.HTML(f"<p>{t('result_none')}</p>", elem_id="figures")
-        self.measuring = gr.Button(t("measure"), visible=False)
-        with gr.Column(visible=False) as self.actions:
-            with gr.Row():
-                self.trying = gr.Button(t("try_it"), variant="primary")
-                self.download = gr.DownloadButton(t("download"), elem_id="download")
-            with gr.Accordion(t("push_head"), open=False, elem_id="push"):
-                with gr.Row():
-                    name = gr.Textbox(
-                        label=t("repo"), info=t("repo_info"), placeholder="user/name", max_length=97, elem_id="repo"
-                    )
-                    hidden = gr.Checkbox(True, label=t("private"))
-                _render_login()
-                push = gr.Button(t("push"))
-                self.outcome = gr.HTML(elem_id="outcome")
-        with gr.Row(visible=False) as self.pictures:
-            shown: dict[str, Any] = {"interactive": False, "buttons": ["fullscreen"], "format": "png", "min_width": 300}
-            shown |= {"show_label": False}  # each has its title in it
-            self.confusion = gr.Image(alt_text=t("confusion"), elem_id="confusion", **shown)
-            self.curves = gr.Image(alt_text=t("curves"), **shown)
-        self.mistakes = gr.HTML(elem_id="mistakes", elem_classes="film")
-        return push, name, hidden
-
-
-def _render_login() -> None:
-    if os.environ.get("OAUTH_CLIENT_ID"):
-        gr.LoginButton()
-
 
 def _refusal(request: gr.Request, error: Exception) -> str:
     """Why something was not done; raises an error that nobody expects again."""
@@ -838,226 +721,3 @@ def _visitor(kept: Any) -> str:
     """What this browser is known by: one run at a time is for each."""
     known = kept.get("visitor") if isinstance(kept, dict) else None
     return known if isinstance(known, str) and 16 <= len(known) <= 64 else secrets.token_urlsafe(24)
-
-
-def _check_repo(name: str) -> None:
-    try:
-        validate_repo_id(str(name).strip())
-    except HFValidationError:
-        raise PageError("bad_repo", name=str(name)[:100]) from None
-    if str(name).count("/") != 1:
-        raise PageError("bad_repo", name=str(name)[:100])
-
-
-def _token(request: gr.Request, signed_in: gr.OAuthToken | None, needed: str = "sign_in_job") -> str:
-    """Of whoever asks: signed in on a Space, or the local user with a saved one; it lives in the request only."""
-    local = request.request is not None and is_local_user(request.request.scope)
-    token = signed_in.token if signed_in else get_token() if local else None
-    if not token:
-        raise PageError(needed)
-    return token
-
-
-def _report(found: "DataReport", request: gr.Request) -> str:
-    from resnet_hub.report import format_bytes
-
-    total = format_bytes(sum(row.bytes for row in found.classes))
-    head = say(request, "report_head", images=f"{found.images:,}", classes=f"{len(found.labels):,}", size=total)
-    findings = [f'<li class="{finding.severity}">{escape(finding.message)}</li>' for finding in found.findings]
-    sizes = f"<p>{escape(say(request, 'report_sizes', **found.sizes))}</p>" if found.sizes else ""
-    splits = list(dict.fromkeys(row.split for row in found.classes))
-    counts = {(row.label, row.split): row for row in found.classes}
-    rows = []
-    for label in found.labels[:MAX_ROWS]:
-        cells = [counts[label, split] for split in splits]
-        rows.append([label, *(f"{row.images:,}" for row in cells), format_bytes(sum(row.bytes for row in cells))])
-    columns = [say(request, "class"), *(splits if len(splits) > 1 else [say(request, "pictures")])]
-    columns.append(say(request, "file_size"))
-    out = f'<h2 role="status">{escape(head)}</h2><ul>{"".join(findings)}</ul>{sizes}'
-    out += _folded(say(request, "pictures"), _table(columns, rows), opened=len(rows) <= 20)
-    if found.unreadable:
-        title = say(request, "report_unreadable", images=f"{len(found.unreadable):,}")
-        columns = [say(request, key) for key in ("file", "class", "reason")]
-        bad = [[picture.name, picture.label, picture.reason] for picture in found.unreadable[:MAX_ROWS]]
-        out += _folded(title, _table(columns, bad))
-    return out
-
-
-def _folded(title: str, content: str, *, opened: bool = False) -> str:
-    return f"<details{' open' if opened else ''}><summary>{escape(title)}</summary>{content}</details>"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _progress(run: PageRun, status: Status, history: Sequence[Any], request: gr.Request) -> str:
-    event, facts = status.event or {}, run.facts()
-    lines, bar = [], ""
-    if status.state == "failed":
-        reason = str(event.get("reason", ""))
-        full = "not fit into memory" in reason and "job" not in facts  # the library advises what the page has not
-        lines.append(alert(say(request, "memory_full") if full else reason))
-    elif not ("job" in facts and status.state == "interrupted"):
-        lines.append(f"<p><strong>{escape(say(request, f'is_{status.state}', place=status.place))}</strong></p>")
-    if job := facts.get("job"):
-        key = "job_alone" if status.state == "interrupted" else "job_at"
-        lines.append(f"<p>{escape(say(request, key, owner=job['owner']))} {_anchor(job['url'])}</p>")
-    if facts.get("time_up"):
-        lines.append(f"<p>{escape(say(request, 'time_up'))}</p>")
-    if url := facts.get("pushed"):
-        lines.append(f"<p>{escape(say(request, 'pushed_at'))} {_anchor(url)}</p>")
-    if status.state in ("running", "stopping"):
-        text, bar = _step_text(run, event, request)
-        lines.append(f"<p>{escape(text)}</p>")
-    if status.state == "waiting":
-        left, reason = event.get("seconds_left"), str(event.get("reason", ""))
-        told = reason if left is None else f"{say(request, 'gpu_left', time=_duration(left, request))} {reason}"
-        lines.append(f"<p>{escape(told)}</p>")
-    best = [epoch for epoch in history if epoch.best and epoch.accuracy is not None]
-    if best:
-        accuracy = f"{best[-1].accuracy:.1%}"
-        lines.append(f"<p>{escape(say(request, 'best', accuracy=accuracy, epoch=best[-1].epoch))}</p>")
-    return lines[0] + bar + "".join(lines[1:])
-
-
-def _step_text(run: PageRun, event: dict[str, Any], request: gr.Request) -> tuple[str, str]:
-    """What a worker does just now, and a bar of how far it is."""
-    kind = event.get("event")
-    if kind == "Preparing":
-        key = "reading" if event["what"] == "pictures" else "features"
-        text = say(request, key, done=f"{event['done']:,}", total=f"{event['total']:,}")
-        return text, _bar(event["done"], event["total"])
-    if kind in ("TimeUp", "Finished", "Stopped", "Failed"):  # its process is about to end
-        return say(request, "ending"), _bar(1, 1)
-    if kind != "Progress":
-        return say(request, "starting"), _bar(0, 1)
-    config = run.run.config if run.run.exists() else TrainConfig(**run.facts()["config"])  # a job's folder is there
-    epochs = config.resolved().epochs or 1
-    parts = [
-        say(request, "at_epoch", epoch=event["epoch"], epochs=epochs),
-        say(request, "speed", speed=f"{event['images_per_second']:,.0f}"),
-        say(request, "left", time=_duration(event["seconds_left"], request)),
-    ]
-    return " · ".join(parts), _bar(event["epoch"] - 1 + event["step"] / event["steps"], epochs)
-
-
-def _anchor(url: str) -> str:
-    return f'<a href="{escape(url)}" target="_blank" rel="noopener">{escape(url)}</a>'
-
-
-def _bar(done: float, total: float) -> str:
-    return f'<progress value="{done:.3f}" max="{total}"></progress>'
-
-
-def _duration(seconds: float, request: gr.Request) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes:
-        return say(request, "minutes", minutes=f"{minutes:,}", seconds=rest)
-    return say(request, "seconds", seconds=rest)
-
-
-def _curve(history: Sequence[Any], request: gr.Request, *series: tuple[str, str]) -> "pd.DataFrame":
-    import pandas as pd
-
-    rows = [
-        (epoch.epoch, getattr(epoch, field), say(request, name))
-        for name, field in series
-        for epoch in history
-        # A series that begins later is there from the start, without a value: a chart does not learn of new ones.
-        if getattr(epoch, field) is not None or epoch is history[0]
-    ]
-    frame = pd.DataFrame(rows, columns=["epoch", "value", "series"])
-    return frame.astype({"epoch": "float", "value": "float", "series": "str"})
-
-
-@lru_cache(maxsize=16)
-def _thumbnails(run: PageRun, places: tuple[int, ...]) -> "list[Image.Image]":
-    """Small copies of held-out pictures."""
-    from resnet_hub.images import load_image
-
-    held_out = run.held_out()
-    pictures = [load_image(held_out.sources[place], name=held_out.name(place)) for place in places]
-    for picture in pictures:
-        picture.thumbnail((160, 160))
-    return pictures
-
-
-def _samples(run: PageRun, request: gr.Request) -> str:
-    """What the model makes of a few held-out pictures so far."""
-    samples = run.run.read_samples()
-    captions = [
-        say(request, "sample_right" if sample.label == sample.predicted else "sample_wrong", **row)
-        for sample in samples
-        for row in [{**sample._asdict(), "score": f"{sample.score:.0%}"}]
-    ]
-    pictures: list[Image.Image] = []
-    with suppress(ResNetHubError, OSError, ValueError, IndexError):  # a data set that left the Hub since, for one
-        pictures = _thumbnails(run, tuple(sample.place for sample in samples)) if samples else []
-    return _film(list(zip(pictures, captions, strict=False)), say(request, "samples"))
-
-
-def _film(pictures: "Sequence[tuple[Image.Image, str]]", title: str = "") -> str:
-    """Small pictures in rows, each with its caption; nothing where there are none."""
-    cells = []
-    for picture, caption in pictures:
-        content = BytesIO()
-        picture.convert("RGB").save(content, "JPEG", quality=90)
-        source = f"data:image/jpeg;base64,{b64encode(content.getvalue()).decode()}"
-        below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-        cells.append(f'<figure><img src="{source}" alt="{escape(caption)}">{below}</figure>')
-    head = f"<h2>{escape(title)}</h2>" if title else ""
-    return f'{head}<div class="frames">{"".join(cells)}</div>' if cells else ""
-
-
-def _link(run: PageRun, request: gr.Request) -> str:
-    hint = escape(say(request, "run_kept_zero" if is_zero() else "run_kept"))
-    text = escape(say(request, "run_link"))
-    return f'<p>{hint}</p><p><a href="?run={run.id}">{text}</a></p>'
-
-
-def _figures(run: PageRun, evaluation: dict[str, Any] | None, request: gr.Request) -> str:
-    if evaluation is None:
-        best = [epoch for epoch in run.run.epochs() if epoch.best and epoch.accuracy is not None]
-        text = say(request, "best", accuracy=f"{best[-1].accuracy:.1%}", epoch=best[-1].epoch) if best else ""
-        return f"<p>{escape(text)}</p><p>{escape(say(request, 'unmeasured'))}</p>"
-    rows = {"accuracy_figure": "accuracy", "macro_f1": "macro_f1", "calibration": "calibration_error"}
-    if len(evaluation["classes"]) > 5:
-        rows["top5"] = "top5"
-    figures = {say(request, key): f"{evaluation[field]:.2%}" for key, field in rows.items()}
-    cells = [f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in figures.items()]
-    measured = run.run.measured()
-    hint = say(request, "result_split", images=f"{evaluation['num_images']:,}", split=measured.called)
-    if measured.chose_epoch:
-        hint += f" {say(request, 'result_chosen')}"
-    columns = [say(request, key) for key in ("class", "precision", "recall", "macro_f1", "pictures")]
-    columns[3] = "F1"
-    scores = [
-        [row["label"], *(f"{row[key]:.1%}" for key in ("precision", "recall", "f1")), f"{row['support']:,}"]
-        for row in evaluation["classes"]
-    ]
-    return f"<dl>{''.join(cells)}</dl><p>{escape(hint)}</p>{_table(columns, scores)}"
-
-
-def _picture(path: Path) -> Any:
-    """Read here: Gradio would refuse a path outside its own folders."""
-    from PIL import Image
-
-    if not path.is_file():
-        return None
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
-
-
-def _mistakes(evaluation: dict[str, Any], measured: "ImageSet", request: gr.Request) -> str:
-    """The pictures that the model is surest and wrong about, small."""
-    from resnet_hub.images import load_image
-
-    found = []
-    for row in evaluation["worst"]:
-        picture = load_image(measured.sources[row["index"]], name=row["name"])
-        picture.thumbnail((320, 320))
-        found.append((picture, say(request, "mistake", **{**row, "score": f"{row['score']:.0%}"})))
-    return _film(found, say(request, "mistakes"))

@@ -231,7 +231,7 @@ def _told(events: "Iterator[Event]") -> "Iterator[Event]":
                     line += f"{event.parameters:,} parameters on {event.device}{start}"
                 case Preparing():
                     bar.total, bar.n = event.total, event.done
-                    bar.set_description(event.what)
+                    bar.set_description("looking at the pictures" if event.what == "report" else event.what)
                 case Progress():
                     bar.total, bar.n = event.steps, event.step
                     bar.set_description(f"epoch {event.epoch}")

@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -213,6 +214,18 @@ def report(splits: Mapping[str, ImageSet], progress: Callable[[int, int], None] 
     What `progress` raises ends it. Never raises for what it finds: `check` does. Its work grows with the number of
     pictures, not with their pairs.
     """
+    with closing(reporting(splits)) as steps:
+        while True:
+            try:
+                done, total = next(steps)
+            except StopIteration as end:
+                return cast(DataReport, end.value)
+            if progress:
+                progress(done, total)
+
+
+def reporting(splits: Mapping[str, ImageSet]) -> Generator[tuple[int, int], None, DataReport]:
+    """`report` picture by picture: yields how many are done, of how many, and returns what was found."""
     labels = next(iter(splits.values())).labels
     members = [(split, index) for split, images in splits.items() for index in range(len(images))]
     pictures = [
@@ -226,8 +239,7 @@ def report(splits: Mapping[str, ImageSet], progress: Callable[[int, int], None] 
     try:
         for facts in pool.map(lambda member: _look(splits[member[0]], member[1]), members):
             seen.append(facts)
-            if progress:
-                progress(len(seen), len(members))
+            yield len(seen), len(members)
     finally:
         pool.shutdown(cancel_futures=True)  # where it ends early, none but those in the threads are waited for
     unreadable = [

@@ -239,9 +239,12 @@ class Started(NamedTuple):
 
 
 class Preparing(NamedTuple):
-    """Before the first step: pictures are decoded, then the base's features of them computed."""
+    """Before the first step: each picture is looked at, they are decoded, then the base's features of them computed.
 
-    what: Literal["pictures", "features"]
+    The look comes before `Started`, since what it finds may be a reason not to start.
+    """
+
+    what: Literal["report", "pictures", "features"]
     done: int
     total: int
 

@@ -10,7 +10,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -28,7 +28,7 @@ from resnet_hub.finish import finish, hardware, is_finished
 from resnet_hub.head import FeatureCache, features, fit_head, penalty
 from resnet_hub.hub import CONFIG, read_config
 from resnet_hub.model import ResNet
-from resnet_hub.report import DataReport, report
+from resnet_hub.report import DataReport, reporting
 from resnet_hub.run import (
     Epoch,
     Event,
@@ -83,8 +83,12 @@ def train(config: TrainConfig, *, seconds: float | None = None, stop_after: floa
     try:
         run.stop.unlink(missing_ok=True)
         trainer = _Trainer(config, run, seconds, deadline, only_measures=stop_after == 0)
+        ready = yield from trainer.set_up()
     except OSError as error:
         raise TrainingError(_reason(error, config)) from None
+    if not ready:
+        yield Stopped(0, 0)
+        return
     try:
         yield from trainer.events()
     except ResNetHubError as error:
@@ -137,10 +141,15 @@ class _Trainer:
             raise TrainingError("fp16 needs a GPU; choose bf16 or no.")
         if config.base:
             _check_channels(config.base, read_config(self._start))
-        torch.manual_seed(config.seed)
 
+    def set_up(self) -> Generator[Preparing, None, bool]:
+        """Reads the data and makes the network; False: asked to stop before that was done."""
+        torch.manual_seed(self.config.seed)
         with self.accelerator.main_process_first():
-            self.train_set, self.validation_set, self.measured_set, self.split = self._split()
+            found = yield from self._split()
+        if found is None:
+            return False
+        self.train_set, self.validation_set, self.measured_set, self.split = found
         self.config = config = self.config.for_pictures(len(self.train_set))
         self.labels = self.train_set.labels
         model = self._initial_model().to(memory_format=torch.channels_last)
@@ -161,6 +170,7 @@ class _Trainer:
         self.seconds = 0.0  # spent in all pieces of the run
         self.hardware = hardware()
         self.saved_at = time.monotonic()
+        return True
 
     @property
     def _start(self) -> "str | Path":
@@ -168,10 +178,10 @@ class _Trainer:
         known = self.run.state.is_file() and (self.run.model / CONFIG).is_file()
         return self.run.model if known else _need(self.config.base)
 
-    def _split(self) -> tuple[data.ImageSet, data.ImageSet, data.ImageSet, str]:
+    def _split(self) -> Generator[Preparing, None, tuple[data.ImageSet, data.ImageSet, data.ImageSet, str] | None]:
         """The pictures to learn from, to compare epochs on, and to measure the kept one on, as the run's folder has it.
 
-        And what those that compare the epochs are called.
+        And what those that compare the epochs are called. None where it was asked to stop during the look at them.
 
         Raises `DataError` where the report of the data finds a reason not to start, or the data changed since.
         """
@@ -180,7 +190,11 @@ class _Trainer:
             self.config = replace(self.config, data_revision=splits.commit)  # a resumed run reads the same
         # What a first start that failed has left may be of other settings.
         if not self.run.split.is_file() or (self.accelerator.is_main_process and not self.run.exists()):
-            self._write_split(splits)
+            self.run.folder.mkdir(parents=True, exist_ok=True)  # first: a look at all pictures takes long
+            looked = self._known_report(splits) or (yield from self._look(splits))
+            if looked is None:
+                return None
+            self._write_split(splits, looked)
         content = json.loads(self.run.split.read_text(encoding="utf-8"))
         found = {name: len(images) for name, images in splits.items()}
         labels = list(splits[data.TRAIN].labels)
@@ -197,13 +211,25 @@ class _Trainer:
             content["called"],
         )
 
-    def _write_split(self, splits: data.Splits) -> None:
-        """Writes which pictures the run learns from and which it is measured on, after a look at each of them.
+    def _look(self, splits: data.Splits) -> Generator[Preparing, None, DataReport | None]:
+        """The report on all pictures; None where it was asked to stop."""
+        told = time.monotonic()
+        with closing(reporting(splits)) as steps:
+            while not self._is_asked_to_stop:
+                try:
+                    done, total = next(steps)
+                except StopIteration as end:
+                    return cast(DataReport, end.value)
+                if time.monotonic() - told > _TICK:
+                    told = time.monotonic()
+                    yield Preparing("report", done, total)
+        return None
+
+    def _write_split(self, splits: data.Splits, found: DataReport) -> None:
+        """Writes which pictures the run learns from and which it is measured on.
 
         Where epochs are chosen among, a test split takes no part in it: it is for the kept one's figures alone.
         """
-        self.run.folder.mkdir(parents=True, exist_ok=True)  # first: a look at all pictures takes long
-        found = self._known_report(splits) or report(splits)
         found.check()
         bad = {(picture.split, picture.name) for picture in found.unreadable}
 
@@ -235,7 +261,7 @@ class _Trainer:
         write_atomic(self.run.report, found.to_json())
         write_atomic(self.run.split, json.dumps(content))
 
-    def _known_report(self, splits: data.Splits) -> "DataReport | None":
+    def _known_report(self, splits: data.Splits) -> DataReport | None:
         """The report that whoever made the run's folder has put there, where it is of these pictures."""
         try:
             found = DataReport.from_json(self.run.report.read_text(encoding="utf-8"))

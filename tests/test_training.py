@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from resnet_hub.config import ResNetConfig
 from resnet_hub.data import load
 from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.model import ResNet
-from resnet_hub.report import report
+from resnet_hub.report import DataReport, report
 from resnet_hub.run import (
     RECIPES,
     Epoch,
@@ -64,7 +65,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
-    monkeypatch.setattr(training, "_TICK", 0.0)  # an event a step
+    monkeypatch.setattr(training, "_TICK", 0.0)  # an event a step, and a picture looked at
     return TrainConfig(
         data=str(pictures),
         run=str(tmp_path / "run"),
@@ -91,6 +92,16 @@ def kinds(events: list[Event]) -> list[str]:
     return [type(event).__name__ for event in events]
 
 
+def until_started(events: Iterator[Event]) -> Started:
+    return next(event for event in events if isinstance(event, Started))
+
+
+def set_up(config: TrainConfig, run: Run) -> training._Trainer:
+    trainer = training._Trainer(config, run)
+    list(trainer.set_up())
+    return trainer
+
+
 def weights(config: TrainConfig) -> dict[str, torch.Tensor]:
     return load_file(Run(config.run).model / "model.safetensors")
 
@@ -110,9 +121,9 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_a_run_tells_its_course_and_keeps_a_model_that_loads(config: TrainConfig) -> None:
     events = list(train(config))
-    assert isinstance(events[0], Started)
-    assert events[0].labels == ["blue", "green", "red"]
-    assert (events[0].train_images, events[0].validation_images) == (57, 15)
+    (started,) = [event for event in events if isinstance(event, Started)]
+    assert started.labels == ["blue", "green", "red"]
+    assert (started.train_images, started.validation_images) == (57, 15)
     assert set(kinds(events)) == {"Started", "Preparing", "Progress", "Epoch", "Saved", "Finished"}
     finished = events[-1]
     assert isinstance(finished, Finished)
@@ -160,32 +171,32 @@ def test_settings_that_describe_no_run_are_refused_before_it_starts(config: Trai
         "label_smoothing": (2.0, "label_smoothing is 2.0"),
     }.items():
         with pytest.raises(TrainingError, match=sentence[1]):
-            next(train(replace(config, **{change: sentence[0]})))
+            list(train(replace(config, **{change: sentence[0]})))
     for alone in ({"recipe": "head"}, {"frozen_norm": True}, {"frozen_stages": 1}):
         with pytest.raises(TrainingError, match="name one as base"):
-            next(train(replace(config, **alone)))
+            list(train(replace(config, **alone)))
     with pytest.raises(DataError):
-        next(train(replace(config, data=str(tmp_path / "nowhere"))))
+        list(train(replace(config, data=str(tmp_path / "nowhere"))))
     grey = ResNetConfig(depths=(1,), width=8, stem="3x3", in_channels=1, mean=(0.5,), std=(0.5,), id2label={0: "a"})
     ResNet(grey).save_pretrained(tmp_path / "grey")
     with pytest.raises(TrainingError, match="grey takes 1 channels, pictures have 3"):
-        next(train(replace(config, base=str(tmp_path / "grey"), architecture="resnet18")))
+        list(train(replace(config, base=str(tmp_path / "grey"), architecture="resnet18")))
     with pytest.raises(TrainingError, match="fp16 needs a GPU"):
-        next(train(replace(config, precision="fp16")))
+        list(train(replace(config, precision="fp16")))
     assert not Run(config.run).folder.exists()
     Path(config.run).write_text("a file in its place")
     with pytest.raises(TrainingError, match="cannot be written"):
-        next(train(config))
+        list(train(config))
 
 
 def test_a_start_that_failed_leaves_nothing_to_a_later_one(config: TrainConfig) -> None:
     """Of a run that did not begin, the split is that of other settings."""
     for seed in (1, 0):
-        next(train(replace(config, seed=seed)))
+        until_started(train(replace(config, seed=seed)))
         Run(config.run).settings.unlink()
     left = Run(config.run).split.read_text()
     shutil.rmtree(config.run)
-    next(train(config))
+    until_started(train(config))
     assert Run(config.run).split.read_text() == left
 
 
@@ -223,9 +234,9 @@ def test_every_option_reaches_the_weights(config: TrainConfig, tmp_path: Path) -
 
 def test_pictures_grow_over_the_epochs_up_to_the_size_of_the_network(config: TrainConfig) -> None:
     config = replace(config, image_size=48, first_size=16, epochs=7, crop_pct=1.0).resolved()
-    trainer = training._Trainer(config, Run(config.run))
+    trainer = set_up(config, Run(config.run))
     assert [trainer._size(epoch) for epoch in range(7)] == [16, 16, 16, 32, 32, 48, 48]
-    plain = training._Trainer(replace(config, first_size=None), Run(config.run))
+    plain = set_up(replace(config, first_size=None), Run(config.run))
     assert {plain._size(epoch) for epoch in range(7)} == {48}
     assert isinstance(list(train(replace(config, epochs=3)))[-1], Finished)
     kept = ResNet.from_pretrained(Run(config.run).model).config
@@ -290,11 +301,11 @@ def test_balancing_makes_a_rare_class_count(config: TrainConfig, pictures: Path,
         for file in sorted((pictures / label).iterdir())[:count]:
             (rare / label / file.name).write_bytes(file.read_bytes())
     rare_config = replace(config, data=str(rare), epochs=1).resolved()
-    trainer = training._Trainer(rare_config, Run(config.run))
+    trainer = set_up(rare_config, Run(config.run))
     list(trainer._decode())
     assert trainer.class_weights[1] / trainer.class_weights[0] == pytest.approx(16 / 3)
     balanced = replace(config, data=str(rare), balance="sampling", batch_size=8).resolved()
-    trainer = training._Trainer(balanced, Run(config.run))
+    trainer = set_up(balanced, Run(config.run))
     list(trainer._decode())
     drawn = torch.cat([trainer.targets[trainer._order()] for trainer.epoch in range(20)])
     assert 0.4 < float(drawn.float().mean()) < 0.6
@@ -427,7 +438,7 @@ def test_a_run_stops_before_its_first_step_too(
     config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = replace(config, base=str(base), architecture="resnet18", recipe="head", epochs=None, image_size=None)
-    for what in ("pictures", "features"):
+    for what in ("report", "pictures", "features"):
         monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / f"{what}-cache"))
         events = []
         for event in train(replace(head, run=str(tmp_path / what))):
@@ -435,6 +446,7 @@ def test_a_run_stops_before_its_first_step_too(
             if isinstance(event, Preparing) and event.what == what:
                 Run(tmp_path / what).stop.touch()
         assert isinstance(events[-1], Stopped), what
+        assert [event.done for event in events[:-1] if isinstance(event, Preparing) and event.what == what][1:] == []
         assert isinstance(list(train(replace(head, run=str(tmp_path / what))))[-1], Finished)
 
 
@@ -461,9 +473,9 @@ def test_a_test_split_takes_no_part_in_the_choice_of_the_epoch(
     config = replace(config, data=str(tmp_path / "data"))
     for select in ("accuracy", "last"):
         run = Run(tmp_path / select)
-        started = next(train(replace(config, run=str(run.folder), select=select)))
+        started = until_started(train(replace(config, run=str(run.folder), select=select)))
         finished = list(train(replace(config, run=str(run.folder), select=select)))[-1]
-        assert isinstance(started, Started) and isinstance(finished, Finished)
+        assert isinstance(finished, Finished)
         evaluation = json.loads(run.evaluation.read_text())
         assert evaluation["num_images"] == splits["test"]
         card = (run.model / "README.md").read_text()
@@ -483,16 +495,22 @@ def test_a_report_that_is_there_spares_a_look_at_every_picture(
     (data / "red" / "23.png").write_bytes(b"no picture")
     found, run = report(load(data)), Run(config.run)
     looked: list[object] = []
-    monkeypatch.setattr(training, "report", lambda splits: looked.append(splits) or found)
+
+    def reporting(splits: object) -> Generator[tuple[int, int], None, DataReport]:
+        looked.append(splits)
+        yield 1, 72
+        return found
+
+    monkeypatch.setattr(training, "reporting", reporting)
     run.folder.mkdir()
     run.report.write_text(found.to_json())
-    started = next(train(config))
-    assert isinstance(started, Started) and started.train_images + started.validation_images == 71 and not looked
+    started = until_started(train(config))
+    assert started.train_images + started.validation_images == 71 and not looked
     for number, text in enumerate(("no report", replace(found, labels=("a", "b", "c")).to_json())):
         other = Run(tmp_path / str(number))
         other.folder.mkdir()
         other.report.write_text(text)
-        next(train(replace(config, run=str(other.folder))))
+        list(train(replace(config, run=str(other.folder))))
         assert len(looked) == number + 1
 
 
@@ -548,10 +566,10 @@ def test_a_run_goes_on_where_data_and_base_have_moved(config: TrainConfig, base:
         if isinstance(event, Progress):
             Run(config.run).stop.touch()
     with pytest.raises(TrainingError, match=r"has data .*, not"):
-        next(train(replace(moved, data=str(new / "colours"))))
+        list(train(replace(moved, data=str(new / "colours"))))
     old.rename(new)
     with pytest.raises(DataError):
-        next(train(moved))
+        list(train(moved))
     again = replace(moved, data=str(new / "colours"), base=str(new / "base"))
     assert isinstance(list(train(again))[-1], Finished)
     assert (Run(config.run).config.data, Run(config.run).config.base) == (again.data, again.base)
@@ -560,7 +578,7 @@ def test_a_run_goes_on_where_data_and_base_have_moved(config: TrainConfig, base:
     (other / "red" / "00.png").unlink()
     shutil.rmtree(new)
     with pytest.raises(DataError, match="changed since the run began"):
-        next(train(replace(again, data=str(other))))
+        list(train(replace(again, data=str(other))))
 
 
 @pytest.mark.parametrize("with_base", [True, False])
@@ -575,7 +593,8 @@ def test_pieces_of_a_run_end_with_the_weights_of_the_unbroken_one(
     monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / "two"))
     run, kind = Run(config.run), "pictures"
     first = list(train(config, seconds=0))
-    assert kinds(first) == ["Started", "Preparing", "Preparing", "Stopped"] and not run.state.exists()
+    told = kinds([event for event in first if not (isinstance(event, Preparing) and event.what == "report")])
+    assert told == ["Started", "Preparing", "Preparing", "Stopped"] and not run.state.exists()
     pieces = 0
     while True:
         events = list(train(config, seconds=1e-9))  # one batch of features, or one step
@@ -665,8 +684,8 @@ def test_closing_the_generator_saves_where_it_was(config: TrainConfig, tmp_path:
         if isinstance(event, Progress) and event.epoch == 2:
             break
     running.close()
-    started = next(train(config))
-    assert isinstance(started, Started) and started.epoch == 1
+    started = until_started(train(config))
+    assert started.epoch == 1
 
 
 _RUNNER = """

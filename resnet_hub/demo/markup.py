@@ -97,7 +97,7 @@ def _step_text(run: PageRun, event: dict[str, Any], request: gr.Request) -> tupl
     """What a worker does just now, and a bar of how far it is."""
     kind = event.get("event")
     if kind == "Preparing":
-        key = "reading" if event["what"] == "pictures" else "features"
+        key = {"report": "checking", "pictures": "reading"}.get(event["what"], "features")
         text = say(request, key, done=f"{event['done']:,}", total=f"{event['total']:,}")
         return text, _bar(event["done"], event["total"])
     if kind in ("TimeUp", "Finished", "Stopped", "Failed"):  # its process is about to end

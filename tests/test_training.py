@@ -678,14 +678,18 @@ def test_a_run_on_the_hub_stays_with_its_commit(
 
 
 def test_closing_the_generator_saves_where_it_was(config: TrainConfig, tmp_path: Path) -> None:
-    config = replace(config, checkpoint_seconds=3600)
+    adamw = {"optimizer": "adamw", "nesterov": False, "learning_rate": 1e-3}
+    config = replace(config, checkpoint_seconds=3600, select="last", **adamw)
+    unbroken = replace(config, run=str(tmp_path / "unbroken"))
+    list(train(unbroken))
     running = train(config)
     for event in running:
         if isinstance(event, Progress) and event.epoch == 2:
             break
     running.close()
-    started = until_started(train(config))
-    assert started.epoch == 1
+    started, *_ = more = list(train(config))
+    assert isinstance(started, Started) and started.epoch == 1 and isinstance(more[-1], Finished)
+    assert equal(weights(config), weights(unbroken))
 
 
 _RUNNER = """

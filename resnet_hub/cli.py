@@ -132,6 +132,8 @@ def _check_place(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
             raise TrainingError("Name what the job shall train on with --data.")
         if arguments.stop_after:
             raise TrainingError("A job stops itself before its --timeout; leave out --stop-after.")
+        if arguments.end_when:
+            raise TrainingError("A job has a file of its own that ends it; leave out --end-when.")
     else:
         if "run" not in given:
             raise TrainingError("Name the folder of the run with --run.")
@@ -145,6 +147,7 @@ def _check_place(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
 def _train_here(arguments: argparse.Namespace, given: dict[str, Any]) -> "Event | None":
     from dataclasses import replace
 
+    from resnet_hub import jobs
     from resnet_hub.hub import check_push, push_folder
     from resnet_hub.run import Finished, Pushed, Run, TrainConfig, seconds_of
     from resnet_hub.training import train as events_of
@@ -163,6 +166,8 @@ def _train_here(arguments: argparse.Namespace, given: dict[str, Any]) -> "Event 
         check_push(arguments.push, private=arguments.private)
 
     def events() -> "Iterator[Event]":
+        if arguments.end_when and _speaks():
+            jobs.await_end(run, arguments.end_when)
         for event in events_of(config, stop_after=stop_after):
             yield event
             if isinstance(event, Finished) and arguments.push and _speaks():
@@ -199,7 +204,7 @@ def _train_as_job(arguments: argparse.Namespace, config: "TrainConfig") -> "Even
     try:
         return _last(arguments, events())
     except KeyboardInterrupt:
-        print(f"the job goes on: {job.url}; `hf jobs cancel {job.id}` ends it", file=sys.stderr)
+        print(f"the job goes on: {job.url}; `hf jobs cancel {job.id}` ends it, nothing kept", file=sys.stderr)
         raise
 
 
@@ -248,7 +253,7 @@ def _told(events: "Iterator[Event]") -> "Iterator[Event]":
                 case Stopped():
                     line = f"stopped in epoch {event.epoch + 1}, all kept; the same command goes on"
                 case TimeUp():
-                    line = f"the time is up in epoch {event.epoch + 1}; the best so far is measured and kept"
+                    line = f"the training ends in epoch {event.epoch + 1}; the best so far is measured and kept"
                 case Pushed():
                     line = event.url
             if line and _speaks():
@@ -536,6 +541,11 @@ def _parser() -> argparse.ArgumentParser:
         "--stop-after",
         metavar="TIME",
         help="train so long at most, such as 90m, then measure and keep (and --push) the best so far",
+    )
+    command.add_argument(
+        "--end-when",
+        metavar="USER/NAME/FILE",
+        help="end likewise once this file is in a data set on the Hub, as whoever follows a job may ask",
     )
     command.add_argument("--upload", action="store_true", help="copy local data to a private data set for the job")
     command.set_defaults(run_command=train)

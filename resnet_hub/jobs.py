@@ -5,10 +5,13 @@ into a private data set first, which the job finds in its folder `/input`; the m
 token is a secret of the job, in neither its arguments nor its environment, and nothing prints it.
 """
 
+import secrets
 import tempfile
+import threading
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +46,7 @@ FLAVORS = ("cpu-upgrade", "t4-small", "t4-medium", "l4x1", "a10g-small", "a10g-l
 LIMITS = ("30m", "1h", "2h", "4h", "8h")  # of time, to choose from; any other may be written
 _LEAST = 15 * 60  # seconds of a job that has time to train
 _REST = 8 * 60  # of them, or a tenth of more, are for what is before and after: to install torch, to measure, to push
+_EVERY = 15.0  # seconds between two looks for what ends it
 _INPUT, _RUN = "/input", "/tmp/run"  # folders of the job
 
 
@@ -52,6 +56,7 @@ class Job(NamedTuple):
     id: str
     owner: str
     url: str
+    ending: str  # file of its data set that it waits for, to end its training
 
 
 def submit(
@@ -96,6 +101,8 @@ def submit(
         words = options(replace(config, data=data, base=base, run=_RUN))
         words += ["--stop-after", f"{stop_after}s", "--json"]
         words += ["--push", repo_id, "--private" if private else "--no-private"]
+        ending = f"{input_id}/end-{secrets.token_hex(4)}"
+        words += ["--end-when", ending]
         stack.enter_context(hub_errors(repo_id, token=token, writing=True))
         api = HfApi(token=token, library_name="resnet_hub")
         ask(api.create_repo, input_id, repo_type="dataset", private=True, exist_ok=True)
@@ -119,7 +126,7 @@ def submit(
             volumes=[volume],
             name=f"resnet_hub {repo_id}"[:60],
         )
-    return Job(job.id, job.owner.name, job.url)
+    return Job(job.id, job.owner.name, job.url, ending)
 
 
 def follow(job: Job, *, token: str | None = None) -> Iterator[Event | str]:
@@ -144,8 +151,39 @@ def follow(job: Job, *, token: str | None = None) -> Iterator[Event | str]:
         yield Failed(f"The job ended without a model; its log is at {job.url}.")
 
 
+def end(job: Job, *, token: str | None = None) -> None:
+    """Asks the job to end its training, and to measure and push what it has; it does so within a minute or two."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    repo_id, _, name = job.ending.rpartition("/")
+    with hub_errors(repo_id, token=token, writing=True):
+        files = [CommitOperationAdd(name, f"{job.url}\n".encode())]
+        commit = partial(HfApi(token=token, library_name="resnet_hub").create_commit, repo_id)
+        ask(commit, files, repo_type="dataset", commit_message="End the training")
+
+
+def await_end(run: Run, ending: str) -> None:
+    """Ends the training of `run` once the file `ending` (user/name/file) is in that data set on the Hub, as `end` asks.
+
+    It is looked for in a thread, for as long as the process is there. A Hub out of reach is asked again.
+    """
+    from huggingface_hub import HfApi
+
+    repo_id, _, name = ending.rpartition("/")
+
+    def watch() -> None:
+        there = False
+        while not there:
+            time.sleep(_EVERY)
+            with suppress(HubError), hub_errors(repo_id):
+                there = ask_once(HfApi(library_name="resnet_hub").file_exists, repo_id, name, repo_type="dataset")
+        run.end.touch()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def cancel(job: Job, *, token: str | None = None) -> None:
-    """Ends the job; what it had reached is lost."""
+    """Ends the job at once; what it had reached is lost."""
     from huggingface_hub import HfApi
 
     with hub_errors(job.id, token=token, writing=True):

@@ -311,7 +311,7 @@ class Stopped(NamedTuple):
 
 
 class TimeUp(NamedTuple):
-    """The time that it was given ended its training here; what was reached is measured and kept, as at its end."""
+    """Its training ends here, out of time or asked to; what was reached is measured and kept, as at its end."""
 
     epoch: int
     step: int
@@ -360,8 +360,9 @@ class Run:
 
     `run.json` is what was asked, `report.json` what the data is like, `split.json` which pictures are held out,
     `history.jsonl` a line an epoch, `state.safetensors` where it stands, `samples.json` what the last epoch made of a
-    few held-out pictures, `model` the checkpoint folder kept so far, `evaluation.json` how good that is in the end, and
-    a file `stop` asks it to stop. Runs in pieces keep `pictures.safetensors` and `features.safetensors` meanwhile.
+    few held-out pictures, `model` the checkpoint folder kept so far, `evaluation.json` how good that is in the end. A
+    file `stop` asks it to stop, a file `end` to end as if its time were up. Runs in pieces keep `pictures.safetensors`
+    and `features.safetensors` meanwhile.
     """
 
     def __init__(self, folder: str | Path):
@@ -369,7 +370,8 @@ class Run:
         self.settings, self.history = self.folder / "run.json", self.folder / "history.jsonl"
         self.report, self.split = self.folder / "report.json", self.folder / "split.json"
         self.state, self.model = self.folder / "state.safetensors", self.folder / "model"
-        self.evaluation, self.stop = self.folder / "evaluation.json", self.folder / "stop"
+        self.evaluation = self.folder / "evaluation.json"
+        self.stop, self.end = self.folder / "stop", self.folder / "end"
         self.samples = self.folder / "samples.json"
         self.pictures, self.features = self.folder / "pictures.safetensors", self.folder / "features.safetensors"
 

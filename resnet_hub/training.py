@@ -70,7 +70,7 @@ def train(config: TrainConfig, *, seconds: float | None = None, stop_after: floa
 
     With `stop_after` it trains about so many seconds at most, from this call on; then `TimeUp` is told, and the best so
     far measured and kept: that of an epoch or, where none was evaluated yet, as it stands; 0 measures what there is.
-    It goes on like any other.
+    A file `end` in the run's folder asks for the same. It goes on like any other.
     """
     limit = stop_after if seconds is None else seconds
     deadline = math.inf if limit is None else time.monotonic() + limit
@@ -334,6 +334,7 @@ class _Trainer:
             if not is_finished(run):
                 finish(run, self.train_set, self.measured_set, hardware=self.hardware)
             run.pictures.unlink(missing_ok=True)
+            run.end.unlink(missing_ok=True)
         kept = self.best
         yield Finished(str(run.model), kept["epoch"], kept["accuracy"], kept["loss"], round(self.seconds, 1))
 
@@ -483,7 +484,7 @@ class _Trainer:
             rate = self._rate((self.epoch * self.steps + self.step) / (self.epochs * self.steps))
             self.loss_sum += self._train_step(places, rate)
             self.step, counted = self.step + 1, counted + self.batch
-            if self.run.stop.exists() or time.monotonic() > self.deadline:
+            if self.run.stop.exists() or self.run.end.exists() or time.monotonic() > self.deadline:
                 self.accelerator.set_trigger()
             agreed = self.world == 1 or (self.epoch * self.steps + self.step) % 10 == 0  # processes ask each other
             stopping = agreed and self.accelerator.check_trigger()

@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,10 +242,23 @@ def test_a_job_whose_time_is_up_pushes_what_it_has(
     assert ResNet.from_pretrained("user/colours").config.labels == ["blue", "green", "red"]
 
 
+def test_a_job_that_is_asked_to_end_pushes_what_it_has(config: TrainConfig, hub: Hub) -> None:
+    job = jobs.submit(replace(config, epochs=10_000), "user/colours", upload=True)
+    assert job.ending.startswith("user/colours-input/end-")
+    with pytest.raises(HubError, match="may not write to user/colours-input"):
+        jobs.end(job, token=READER)
+    jobs.end(job)
+    events = [event for event in jobs.follow(job) if not isinstance(event, str)]
+    assert [type(event) for event in events[-2:]] == [Finished, Pushed] and TimeUp in map(type, events), events[-5:]
+    assert "accuracy" in hub.repos["user/colours"].files()["README.md"].decode()
+
+
 def test_training_here_can_push_too(folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "--data", "colours.zip", "--base", "tiny", "--run", "run", "--epochs", "10000"]
     assert main([*words, "--push", "user/colours", "--private", "--stop-after", "1s"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"the time is up in epoch \d+; the best so far is measured and kept\n(epoch .*\n)?accuracy ", out)
+    assert re.search(
+        r"the training ends in epoch \d+; the best so far is measured and kept\n(epoch .*\n)?accuracy ", out
+    )
     assert out.endswith(f"{hub.url}/user/colours/commit/{head(hub)}\n")
     assert hub.repos["user/colours"].private

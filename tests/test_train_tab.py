@@ -117,7 +117,7 @@ def test_a_job_asks_for_the_sign_in_in_its_own_words(tab: Any) -> None:
 
 def test_a_job_whose_time_is_up_is_a_success_that_says_so(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tab.runs.create("")
-    job = jobs.Job("job0", "ann", "https://huggingface.co/jobs/ann/job0")
+    job = jobs.Job("job0", "ann", "https://huggingface.co/jobs/ann/job0", "ann/x-input/end-1")
     run.note(data="hf://datasets/ann/x", job=job._asdict(), config=vars(TrainConfig(data="x", run="run")))
     said = [
         Started("run", ["a", "b"], 8, 2, "20% held out", 1, 0, 50, "cpu"),
@@ -133,6 +133,25 @@ def test_a_job_whose_time_is_up_is_a_success_that_says_so(tab: Any, monkeypatch:
         assert TEXTS[language]["time_up"] in shown and TEXTS[language]["is_finished"] in shown
         assert "https://huggingface.co/ann/x/commit/1" in shown
     tab.runs.delete(run)
+
+
+def test_stop_asks_a_job_to_end_and_keep_and_delete_ends_it_at_once(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tab.runs.create("")
+    job = jobs.Job("job0", "ann", "https://huggingface.co/jobs/ann/job0", "ann/x-input/end-1")
+    run.note(data="hf://datasets/ann/x", job=job._asdict(), config=vars(TrainConfig(data="x", run="run")))
+    run.log.touch()
+    asked: list[tuple[str, jobs.Job, str]] = []
+    for name in ("end", "cancel"):
+        monkeypatch.setattr(jobs, name, lambda job, token, name=name: asked.append((name, job, token)))
+    with tab.runs.led(run, {"ann"}):
+        with pytest.warns(UserWarning, match="Sign in with Hugging Face first"):
+            shown = tab.stop(run.id, from_browser(), None)  # by a stranger
+        assert asked == [] and shown[tab.stopping]["interactive"] is True
+        shown = tab.stop(run.id, from_browser("zh"), Mock(token="hf_x"))
+        assert TEXTS["zh"]["job_ending"] in shown[tab.progress]
+        assert shown[tab.stopping] | {"visible": True, "interactive": False} == shown[tab.stopping]
+    tab.delete(run.id, None, from_browser(), Mock(token="hf_x"))
+    assert asked == [("end", job, "hf_x"), ("cancel", job, "hf_x")] and tab.runs.find(run.id) is None
 
 
 def test_tidying_goes_on_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,8 @@ def progress(run: PageRun, status: Status, history: Sequence[Any], request: gr.R
     if job := facts.get("job"):
         key = "job_alone" if status.state == "interrupted" else "job_at"
         lines.append(f"<p>{escape(say(request, key, owner=job['owner']))} {anchor(job['url'])}</p>")
+    if job and facts.get("ending") and status.active:
+        lines.append(f"<p>{escape(say(request, 'job_ending'))}</p>")
     if facts.get("time_up"):
         lines.append(f"<p>{escape(say(request, 'time_up'))}</p>")
     if url := facts.get("pushed"):

@@ -274,15 +274,6 @@ class TrainTab:
             return None
         return Job(**facts["job"])
 
-    def _cancel(self, run: str, request: gr.Request, signed_in: gr.OAuthToken | None) -> bool:
-        """Ends the run's job, if it has one."""
-        from resnet_hub import jobs
-
-        job = self._job(run)
-        if job is not None:
-            jobs.cancel(job, token=account.token(request, signed_in))
-        return job is not None
-
     def preview(self, run: str, request: gr.Request, *choices: Any) -> dict[Any, Any]:
         """A few of the pictures as the training would see them, each of them twice."""
         from resnet_hub.training import preview
@@ -323,8 +314,15 @@ class TrainTab:
             raise PageError("too_many_pixels", images=f"{report.images:,}", size=side)
 
     def stop(self, run: str, request: gr.Request, signed_in: gr.OAuthToken | None) -> dict[Any, Any]:
+        """Stops and keeps; a job, whose machine is gone with it, measures and pushes what it has."""
+        from resnet_hub import jobs
+
         try:
-            if not self._cancel(run, request, signed_in) and (found := self.runs.find(run)):
+            found, job = self.runs.find(run), self._job(run)
+            if found and job:
+                jobs.end(job, token=account.token(request, signed_in))
+                found.note(ending=True)
+            elif found:
                 self.runs.stop(found)
         except ResNetHubError as error:
             gr.Warning(escape(sentence(request, error)))
@@ -353,9 +351,12 @@ class TrainTab:
         return out | {self.leading: ""} | shown | self._step(TRAINING)
 
     def delete(self, run: str, kept: Any, request: gr.Request, signed_in: gr.OAuthToken | None) -> dict[Any, Any]:
+        from resnet_hub import jobs
+
         if found := self.runs.find(run):
             with suppress(ResNetHubError):  # its page on the Hub can end it still
-                self._cancel(run, request, signed_in)
+                if job := self._job(run):
+                    jobs.cancel(job, token=account.token(request, signed_in))
             self.models.forget(run)
             self.runs.delete(found)
         return self.anew(kept, request)
@@ -412,7 +413,10 @@ class TrainTab:
             **(self._curves(history, request) if history else {}),
             self.samples: markup.samples(found, request),
             self.charts: gr.update(visible=bool(history)),
-            self.stopping: gr.update(visible=status.active, interactive=status.state != "stopping"),
+            self.stopping: gr.update(
+                visible=status.active,
+                interactive=status.state != "stopping" and not ("job" in facts and facts.get("ending")),
+            ),
             self.resuming: gr.update(visible=resumable),
             self.deleting: gr.update(visible=True),
             self.again: gr.update(visible=not status.active),

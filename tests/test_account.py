@@ -1,0 +1,48 @@
+"""In whose name the page acts."""
+
+from pathlib import Path
+from unittest.mock import Mock
+
+import fastapi
+import gradio as gr
+import pytest
+
+from resnet_hub.demo import account
+from resnet_hub.demo.i18n import PageError
+
+
+def from_(client: str, host: str = "localhost:7860", **headers: str) -> gr.Request:
+    named = {"host": host, **headers}
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in named.items()]
+    return gr.Request(fastapi.Request({"type": "http", "headers": pairs, "client": (client, 1), "path": "/"}))
+
+
+@pytest.mark.parametrize(
+    ("request_", "on_space"),
+    [
+        (from_("192.0.2.1"), False),
+        (from_("127.0.0.1", host="example.org"), False),
+        (from_("127.0.0.1", x_forwarded_for="192.0.2.1"), False),
+        (from_("127.0.0.1"), True),
+        (gr.Request(), False),
+    ],
+)
+def test_nobody_acts_with_the_token_of_the_machine_but_its_user(
+    request_: gr.Request, on_space: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_saved")
+    assert account.token(from_("127.0.0.1"), None) == "hf_saved"
+    if on_space:
+        monkeypatch.setenv("SPACE_ID", "owner/space")
+    with pytest.raises(PageError) as refusal:
+        account.token(request_, None, "sign_in")
+    assert refusal.value.key == "sign_in"
+    assert account.token(request_, Mock(token="hf_visitor")) == "hf_visitor"
+
+
+@pytest.mark.parametrize("name", ["", "flowers", "a/b/c", "user/", "user/flo wers", "../x", "u/" + "n" * 200])
+def test_what_is_no_name_of_a_repository(name: str) -> None:
+    with pytest.raises(PageError) as refusal:
+        account.check_repo(name)
+    assert refusal.value.key == "bad_repo" and len(str(refusal.value)) < 250
+    account.check_repo(" user/flowers ")

@@ -25,6 +25,7 @@ ROWS = {
 }
 PHASES = {
     "Started": "imports and report",
+    "report": "imports and report",
     "pictures": "decoding",
     "features": "features",
     "Progress": "steps",
@@ -182,14 +183,16 @@ def main() -> None:
 
     from resnet_hub import TrainConfig, train
     from resnet_hub.finish import hardware
-    from resnet_hub.run import Run
+    from resnet_hub.run import Run, Started
 
     print(f"{hardware()}, torch {torch.__version__}, seed {SEED}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         # the split that our runs make by themselves, of the same data with the same seed; known once a run has started
         run = Run(folder / "split")
-        next(train(TrainConfig(data=arguments.data, base=arguments.base, run=str(run.folder), seed=SEED)))
+        events = train(TrainConfig(data=arguments.data, base=arguments.base, run=str(run.folder), seed=SEED))
+        next(event for event in events if isinstance(event, Started))
+        events.close()
         run.split.rename(folder / "split.json")
         results = {name: measured(name, arguments, folder) for name in (list(ROWS)[row] for row in arguments.rows)}
         print_phases(folder)

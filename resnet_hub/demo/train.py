@@ -410,9 +410,9 @@ class TrainTab:
         return out | {
             self.seen: now,
             self.timer: gr.Timer(active=status.active),
-            **(self._curves(history, request) if history else {}),
+            **(self._curves(history, request) if len(history) > 1 else {}),
             self.samples: markup.samples(found, request),
-            self.charts: gr.update(visible=bool(history)),
+            self.charts: gr.update(visible=len(history) > 1),  # a line wants two points
             self.stopping: gr.update(
                 visible=status.active,
                 interactive=status.state != "stopping" and not ("job" in facts and facts.get("ending")),

@@ -165,11 +165,14 @@ def end(job: Job, *, token: str | None = None) -> None:
 def await_end(run: Run, ending: str) -> None:
     """Ends the training of `run` once the file `ending` (user/name/file) is in that data set on the Hub, as `end` asks.
 
-    It is looked for in a thread, for as long as the process is there. A Hub out of reach is asked again.
+    It is looked for in a thread, for as long as the process is there. A Hub out of reach is asked again. Raises
+    `TrainingError` for what cannot be such a file.
     """
     from huggingface_hub import HfApi
 
     repo_id, _, name = ending.rpartition("/")
+    if not is_hub_id(repo_id) or not name:
+        raise TrainingError(f"{ending!r} is no file of a data set on the Hub; write user/name/file.")
 
     def watch() -> None:
         there = False

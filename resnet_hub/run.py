@@ -26,7 +26,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     | {"optimizer": "sgd"},
     # From a base: its features fit a new head, then the whole network follows, for as long as `for_pictures` says.
     # SGD, kept stages and, with few pictures, new statistics were each worse (docs/log.md).
-    "finetune": {"batch_size": 16, "learning_rate": 3e-4, "schedule": "cosine", "warmup": 0.1, "optimizer": "adamw"}
+    "finetune": {"batch_size": 32, "learning_rate": 3e-4, "schedule": "cosine", "warmup": 0.1, "optimizer": "adamw"}
     | {"weight_decay": 1e-4, "nesterov": False, "ema": 0.99, "clip": 1.0, "frozen_norm": True, "frozen_stages": 0},
     # The fitted head alone, on a body that stays as it is.
     "head": {"epochs": 0, "batch_size": 128, "learning_rate": 0.0, "schedule": "constant", "warmup": 0.0}

@@ -208,7 +208,7 @@ def main() -> None:
         best = max(point.accuracy for point in points)
         shares = [reached(points, share * goal) for share in (0.9, 0.95, 1.0)] if against else ["-"] * 3
         ratio = f"{against[1] / seconds:.1f}" if against else "-"
-        speed = f"{points[-1].images / seconds:.1f}"
+        speed = f"{points[-1].images / seconds:.1f}" if points[-1].images else ""
         print(f"| {name} | {best:.1%} | {seconds:.0f} s | {speed} | {' | '.join(shares)} | {memory:.0f} | {ratio} |")
 
 

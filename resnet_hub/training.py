@@ -144,7 +144,6 @@ class _Trainer:
 
     def set_up(self) -> Generator[Preparing, None, bool]:
         """Reads the data and makes the network; False: asked to stop before that was done."""
-        torch.manual_seed(self.config.seed)
         with self.accelerator.main_process_first():
             found = yield from self._split()
         if found is None:
@@ -152,6 +151,7 @@ class _Trainer:
         self.train_set, self.validation_set, self.measured_set, self.split = found
         self.config = config = self.config.for_pictures(len(self.train_set))
         self.labels = self.train_set.labels
+        torch.manual_seed(config.seed)  # here, as whoever watches may draw between two events
         model = self._initial_model().to(memory_format=torch.channels_last)
         self.model_config = model.config
         self.view = _View(config, self.model_config)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ from resnet_hub.run import (
 )
 from resnet_hub.training import preview, train
 
-KILLS = int(os.environ.get("RESNET_HUB_KILLS", "8"))
+KILLS = int(os.environ.get("RESNET_HUB_KILLS", "4"))  # of each optimiser
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 
 
@@ -714,9 +714,13 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(
-    config: TrainConfig, tmp_path: Path
+    optimizer: Literal["sgd", "adamw"], config: TrainConfig, tmp_path: Path
 ) -> None:
+    chosen: dict[str, Any] = {"learning_rate": 1e-3, "nesterov": False} if optimizer == "adamw" else {}
+    config = replace(config, optimizer=optimizer, epochs=30, **chosen)
+
     def request(runner: Any, config: TrainConfig, seconds: float | None) -> int:
         runner.stdin.write(json.dumps({"config": vars(config), "seconds": seconds}) + "\n")
         runner.stdin.flush()
@@ -726,7 +730,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_OFFLINE": "1"}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", _RUNNER], env=environment, **pipes) as runner:
-        unbroken, killed = (replace(config, run=str(tmp_path / name), epochs=30) for name in ("unbroken", "killed"))
+        unbroken, killed = (replace(config, run=str(tmp_path / name)) for name in ("unbroken", "killed"))
         start = time.monotonic()
         assert request(runner, unbroken, None) == 0
         length = time.monotonic() - start

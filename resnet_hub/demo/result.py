@@ -25,7 +25,7 @@ class ResultStep:
     def __init__(self, runs: Runs, predict: PredictTab):
         self.runs, self.predict = runs, predict
 
-    def show(self, run: str, done: str, request: gr.Request) -> dict[Any, Any]:
+    def result(self, run: str, done: str, request: gr.Request) -> dict[Any, Any]:
         """What came of the run, once it has a model and does not train any more."""
         from resnet_hub.finish import CONFUSION, CURVES
 
@@ -117,7 +117,7 @@ class ResultStep:
             *(self.figures, self.pictures, self.confusion, self.curves, self.mistakes, self.actions, self.download),
             *(self.outcome, self.measuring, steps),
         ]
-        done.change(self.show, [run, done], shown, **QUICK | {"concurrency_id": "result"})
+        done.change(self.result, [run, done], shown, **QUICK | {"concurrency_id": "result"})
         self.name.input(self.check_name, self.name, self.outcome, trigger_mode="always_last", **QUICK)
         self.pushing.click(
             self.push,

@@ -46,7 +46,7 @@ FLAVORS = ("cpu-upgrade", "t4-small", "t4-medium", "l4x1", "a10g-small", "a10g-l
 LIMITS = ("30m", "1h", "2h", "4h", "8h")  # of time, to choose from; any other may be written
 _LEAST = 15 * 60  # seconds of a job that has time to train
 _REST = 8 * 60  # of them, or a tenth of more, are for what is before and after: to install torch, to measure, to push
-_EVERY = 15.0  # seconds between two looks for what ends it
+_EVERY = 10.0  # seconds between two looks for what ends it
 _INPUT, _RUN = "/input", "/tmp/run"  # folders of the job
 
 

@@ -706,11 +706,11 @@ class _Trainer:
             self.average.load_state_dict(part("average."))
         state: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
         before = {f"{index}.momentum_buffer": value for index, value in part("momentum.").items()}  # of older runs
-        places = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         for name, value in (part("optimizer.") or before).items():
             index, _, key = name.partition(".")
-            # In memory as its parameter is: a fused kernel goes through both side by side.
-            state[int(index)][key] = torch.empty_like(places[int(index)]).copy_(value) if value.ndim else value
+            # In memory as its weight is: a fused kernel goes through both side by side.
+            state[int(index)][key] = torch.empty_like(weights[int(index)]).copy_(value) if value.ndim else value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": dict(state), "param_groups": groups})
         if self.accelerator.scaler is not None:

@@ -279,7 +279,7 @@ def test_from_200_photos_to_a_model_on_the_hub(browser: Browser, address: str, h
 
 def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, address: str, folder: Path) -> None:
     ann, bob = visit(browser, address), visit(browser, address, width=390)
-    train(ann, write_zip(folder / "many.zip", count=600), epochs=100)  # takes minutes
+    train(ann, write_zip(folder / "many.zip", count=600), epochs=100)  # takes longer than what follows
     expect(ann.locator("#progress")).to_contain_text("Epoch")
     train(bob, folder / "colours.zip", epochs=None)
     expect(bob.locator("#progress")).to_contain_text("place 1 in the queue")

@@ -88,11 +88,15 @@ def progress(run: PageRun, status: Status, history: Sequence[Any], request: gr.R
         left, reason = event.get("seconds_left"), str(event.get("reason", ""))
         told = reason if left is None else f"{say(request, 'gpu_left', time=duration(left, request))} {reason}"
         lines.append(f"<p>{escape(told)}</p>")
-    best = [epoch for epoch in history if epoch.best and epoch.accuracy is not None]
-    if best:
-        accuracy = f"{best[-1].accuracy:.1%}"
-        lines.append(f"<p>{escape(say(request, 'best', accuracy=accuracy, epoch=best[-1].epoch))}</p>")
+    if best := _best(history, request):
+        lines.append(f"<p>{escape(best)}</p>")
     return lines[0] + bar + "".join(lines[1:])
+
+
+def _best(history: Sequence[Any], request: gr.Request) -> str:
+    """The accuracy of the epoch that is kept so far, in a sentence; nothing where none was measured."""
+    best = [epoch for epoch in history if epoch.best and epoch.accuracy is not None]
+    return say(request, "best", accuracy=f"{best[-1].accuracy:.1%}", epoch=best[-1].epoch) if best else ""
 
 
 def _step_text(run: PageRun, event: dict[str, Any], request: gr.Request) -> tuple[str, str]:
@@ -195,9 +199,7 @@ def link(run: PageRun, request: gr.Request) -> str:
 def figures(run: PageRun, evaluation: dict[str, Any] | None, request: gr.Request) -> str:
     """What the model was measured at, on which pictures; that it was not measured, where it was not."""
     if evaluation is None:
-        best = [epoch for epoch in run.run.epochs() if epoch.best and epoch.accuracy is not None]
-        text = say(request, "best", accuracy=f"{best[-1].accuracy:.1%}", epoch=best[-1].epoch) if best else ""
-        return f"<p>{escape(text)}</p><p>{escape(say(request, 'unmeasured'))}</p>"
+        return f"<p>{escape(_best(run.run.epochs(), request))}</p><p>{escape(say(request, 'unmeasured'))}</p>"
     rows = {"accuracy_figure": "accuracy", "macro_f1": "macro_f1", "calibration": "calibration_error"}
     if len(evaluation["classes"]) > 5:
         rows["top5"] = "top5"

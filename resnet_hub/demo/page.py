@@ -23,6 +23,11 @@ MAX_UNREAD = 500  # messages that a session has not read, each of which may hold
 MAX_THREADS = 140  # more than all that the page lets run at once, which is 133; one is there once it is needed
 SESSIONS = 600  # of 15 to 100 KB that the page remembers; then the one that was quiet for longest is forgotten
 
+# How the page makes calls of its own: those that are answered at once, and those that take their time.
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # of the page, and of no program
+QUICK = PRIVATE | {"concurrency_limit": 16, "concurrency_id": "watch", "show_progress": "hidden"}
+SLOW = PRIVATE | {"concurrency_limit": 1, "trigger_mode": "once"}
+
 log = logging.getLogger("resnet_hub")
 
 

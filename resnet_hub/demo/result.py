@@ -9,14 +9,12 @@ import gradio as gr
 
 from resnet_hub.demo import account, markup
 from resnet_hub.demo.i18n import PageError, say, sentence, t
+from resnet_hub.demo.page import QUICK, SLOW
 from resnet_hub.demo.predict import PredictTab, alert
 from resnet_hub.demo.runs import Runs
 from resnet_hub.errors import ResNetHubError
 
 RESULT = 4  # of the tab's steps
-PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # of the page, and of no program
-QUICK = PRIVATE | {"concurrency_limit": 16, "concurrency_id": "watch", "show_progress": "hidden"}
-SLOW = PRIVATE | {"concurrency_limit": 1, "trigger_mode": "once"}
 
 
 class ResultStep:

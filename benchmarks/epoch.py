@@ -19,8 +19,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from resnet_hub import ResNet, ResNetConfig, TrainConfig, train
-from resnet_hub.finish import hardware
-from resnet_hub.run import Epoch
+from resnet_hub.training.events import Epoch
+from resnet_hub.training.finalize import describe_hardware
 
 BATCH, CLASSES, SIDE = 128, 10, 32
 
@@ -91,7 +91,9 @@ def main() -> None:
                     times[name].append(time.perf_counter() - start)
             start = time.perf_counter()
 
-    print(f"ResNet-20, batch {BATCH}, {arguments.steps} steps a round; {hardware()}, torch {torch.__version__}\n")
+    print(
+        f"ResNet-20, batch {BATCH}, {arguments.steps} steps a round; {describe_hardware()}, torch {torch.__version__}\n"
+    )
     print("| | 50,000 pictures, s | over the compiled steps, median (least to most) |\n|---|---:|---:|")
     for name, found in times.items():
         ratios = [one / other for one, other in zip(found, times[names[1]], strict=True)]

@@ -86,9 +86,10 @@ class Pictures:
     """What `ImageFolder` gives: a picture is decoded whenever it is asked for."""
 
     def __init__(self, data: str, places: list[int], transform: Any):
-        from resnet_hub.data import TRAIN, load
+        from resnet_hub.datasets.dataset import TRAIN
+        from resnet_hub.datasets.load import load_dataset
 
-        self.images, self.transform = load(data)[TRAIN].subset(places), transform
+        self.images, self.transform = load_dataset(data)[TRAIN].subset(places), transform
 
     def __len__(self) -> int:
         return len(self.images)
@@ -109,7 +110,7 @@ def ours(recipe: str, base: str, data: str, run: Path, options: dict[str, Any]) 
     """
     start = time.time()
     from resnet_hub import TrainConfig, train
-    from resnet_hub.run import Epoch, Failed, Preparing, Started
+    from resnet_hub.training.events import Epoch, Failed, Preparing, Started
 
     os.environ["RESNET_HUB_CACHE"] = str(run.with_name(f"{recipe}-cache"))  # no features of another run
     images, phases = 0, dict.fromkeys(PHASES.values(), 0.0)
@@ -182,14 +183,15 @@ def main() -> None:
     import torch
 
     from resnet_hub import TrainConfig, train
-    from resnet_hub.finish import hardware
-    from resnet_hub.run import Run, Started
+    from resnet_hub.training.events import Started
+    from resnet_hub.training.finalize import describe_hardware
+    from resnet_hub.training.run_dir import RunDir
 
-    print(f"{hardware()}, torch {torch.__version__}, seed {SEED}")
+    print(f"{describe_hardware()}, torch {torch.__version__}, seed {SEED}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         # the split that our runs make by themselves, of the same data with the same seed; known once a run has started
-        run = Run(folder / "split")
+        run = RunDir(folder / "split")
         events = train(TrainConfig(data=arguments.data, base=arguments.base, run=str(run.folder), seed=SEED))
         next(event for event in events if isinstance(event, Started))
         events.close()

@@ -20,7 +20,7 @@ from torchvision import transforms
 from transformers import pipeline
 
 from resnet_hub import Classifier, ResNet, ResNetConfig
-from resnet_hub.export import calibrated
+from resnet_hub.inference.quantize import calibrate_on_batch
 
 
 def photo(path: Path, width: int, height: int, seed: int = 0) -> Path:
@@ -52,7 +52,7 @@ def contestants(name: str, folder: Path) -> dict[str, Callable[[Any], Any]]:
     theirs = pipeline("image-classification", model=str(model.save_pretrained(folder / name)), device="cpu")
     eager = getattr(torchvision.models, name)().eval()
     eager.load_state_dict(model.state_dict())
-    whole = calibrated(model, torch.randn(8, 3, 224, 224))
+    whole = calibrate_on_batch(model, torch.randn(8, 3, 224, 224))
     return {
         "transformers, pipeline": lambda path: theirs(str(path)),
         "torchvision, eager": common(eager),

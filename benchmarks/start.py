@@ -124,7 +124,7 @@ def main() -> None:
         ResNet(ResNetConfig.from_name("resnet50", num_classes=1000)).save_pretrained(folder)
         file = str(Path(folder, "model.safetensors"))
         theirs = "import torch\nfrom torchvision.models import resnet50\nfrom safetensors.torch import load_file"
-        ours = "import torch\nfrom resnet_hub import ResNet\nimport resnet_hub.hub, safetensors.torch"
+        ours = "import torch\nfrom resnet_hub import ResNet\nimport resnet_hub.checkpoints.load, safetensors.torch"
         load = {
             "safetensors into torchvision": LOAD.format(imports=theirs, load=THEIRS.replace("PATH", repr(file))),
             "ResNet.from_pretrained": LOAD.format(imports=ours, load=OURS.replace("FOLDER", repr(folder))),

@@ -159,12 +159,12 @@ def main() -> None:
 
 
 def calibrate(folder: Path, model: ResNet) -> None:
-    from resnet_hub.export import calibrated
-    from resnet_hub.hub import CALIBRATION
+    from resnet_hub.checkpoints.folder import CALIBRATION_FILE
+    from resnet_hub.inference.quantize import calibrate_on_batch
 
-    content = json.loads(calibrated(model, torch.randn(8, 3, 224, 224)).calibration or b"")
-    (folder / CALIBRATION).parent.mkdir()
-    (folder / CALIBRATION).write_text(json.dumps(content | {"passed": True}))
+    content = json.loads(calibrate_on_batch(model, torch.randn(8, 3, 224, 224)).calibration or b"")
+    (folder / CALIBRATION_FILE).parent.mkdir()
+    (folder / CALIBRATION_FILE).write_text(json.dumps(content | {"passed": True}))
 
 
 def leak(program: str, path: Path, arguments: argparse.Namespace) -> None:

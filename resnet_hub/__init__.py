@@ -6,28 +6,39 @@ Each name is imported when it is first used, so that what needs no network, such
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from resnet_hub.version import __version__
+
 if TYPE_CHECKING:
-    from resnet_hub.classifier import Classifier
     from resnet_hub.config import ResNetConfig
     from resnet_hub.errors import ResNetHubError
-    from resnet_hub.evaluation import evaluate
-    from resnet_hub.images import load_image
+    from resnet_hub.evaluation.evaluate import evaluate
+    from resnet_hub.images.load import load_image
+    from resnet_hub.inference.classifier import Classifier
     from resnet_hub.model import ResNet
-    from resnet_hub.run import TrainConfig
-    from resnet_hub.training import train
+    from resnet_hub.training.config import TrainConfig
+    from resnet_hub.training.loop import train
 
-__version__ = "0.1.0"
-__all__ = ["Classifier", "ResNet", "ResNetConfig", "ResNetHubError", "TrainConfig", "evaluate", "load_image", "train"]
+__all__ = [
+    "Classifier",
+    "ResNet",
+    "ResNetConfig",
+    "ResNetHubError",
+    "TrainConfig",
+    "__version__",
+    "evaluate",
+    "load_image",
+    "train",
+]
 
 _MODULES = {
-    "Classifier": "classifier",
+    "Classifier": "inference.classifier",
     "ResNet": "model",
     "ResNetConfig": "config",
     "ResNetHubError": "errors",
-    "TrainConfig": "run",
-    "evaluate": "evaluation",
-    "load_image": "images",
-    "train": "training",
+    "TrainConfig": "training.config",
+    "evaluate": "evaluation.evaluate",
+    "load_image": "images.load",
+    "train": "training.loop",
 }
 
 

@@ -1,7 +1,6 @@
 """The terminal: `resnet-hub COMMAND`, or `python -m resnet_hub COMMAND`. One function a command.
 
-What a command needs is imported inside it, so that `--help` and `info` answer before torch would be loaded.
-"""
+What a command needs is imported inside it, so that `--help` and `info` answer before torch would be loaded."""
 
 import argparse
 import io
@@ -15,16 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from resnet_hub import __version__
 from resnet_hub.config import VARIANTS
+from resnet_hub.convert.state_dict import LABEL_SETS
 from resnet_hub.errors import CheckpointError, HubError, ImageError, ResNetHubError, TrainingError, memory_is_full
-from resnet_hub.layouts import LABEL_SETS
+from resnet_hub.version import __version__
 
 if TYPE_CHECKING:
-    from resnet_hub import hub
     from resnet_hub.config import ResNetConfig
-    from resnet_hub.data import Splits
-    from resnet_hub.run import Event, TrainConfig
+    from resnet_hub.datasets.dataset import Splits
+    from resnet_hub.training.config import TrainConfig
+    from resnet_hub.training.events import Event
+    from resnet_hub.version import __version__
+
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "resnet18-tiny-imagenet"  # comes with the repository
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}  # as safetensors calls them
@@ -67,7 +68,7 @@ def predict(arguments: argparse.Namespace) -> int:
     """Print the likeliest labels of each picture."""
     from tqdm import tqdm
 
-    from resnet_hub.classifier import Classifier
+    from resnet_hub.inference.classifier import Classifier
 
     options = {key: getattr(arguments, key) for key in ("revision", "device", "precision", "exact")}
     classify = Classifier.from_pretrained(_model(arguments), **options)
@@ -89,12 +90,12 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Print how good a model is on labelled pictures."""
-    from resnet_hub import evaluation
-    from resnet_hub.classifier import Classifier
+    from resnet_hub.evaluation.evaluate import evaluate
+    from resnet_hub.inference.classifier import Classifier
 
     classify = Classifier.from_pretrained(arguments.model, revision=arguments.revision, device=arguments.device)
     with _counting() as progress:
-        found = evaluation.evaluate(
+        found = evaluate(
             classify,
             arguments.data,
             split=arguments.split,
@@ -109,7 +110,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train, or go on with a run, here or as a job; Ctrl-C stops and keeps, a second one leaves."""
-    from resnet_hub.run import Failed, Stopped, TrainConfig
+    from resnet_hub.training.config import TrainConfig
+    from resnet_hub.training.events import Failed, Stopped
 
     given = {key: getattr(arguments, key) for key in get_type_hints(TrainConfig)}
     given = {key: value for key, value in given.items() if value is not None}
@@ -148,11 +150,13 @@ def _train_here(arguments: argparse.Namespace, given: dict[str, Any]) -> "Event 
     from dataclasses import replace
 
     from resnet_hub import jobs
-    from resnet_hub.hub import check_push, push_folder
-    from resnet_hub.run import Finished, Pushed, Run, TrainConfig, seconds_of
-    from resnet_hub.training import train as events_of
+    from resnet_hub.checkpoints.push import check_push_access, push_folder
+    from resnet_hub.training.config import TrainConfig, parse_duration
+    from resnet_hub.training.events import Finished, Pushed
+    from resnet_hub.training.loop import train as events_of
+    from resnet_hub.training.run_dir import RunDir
 
-    run = Run(given["run"])
+    run = RunDir(given["run"])
     if run.exists():
         config = replace(run.config, **given)
         config.check_same(run.config, given)
@@ -161,9 +165,9 @@ def _train_here(arguments: argparse.Namespace, given: dict[str, Any]) -> "Event 
     else:
         raise TrainingError(f"The folder {run.folder} holds no run to go on with; name what to train on with --data.")
 
-    stop_after = seconds_of(arguments.stop_after) if arguments.stop_after else None
+    stop_after = parse_duration(arguments.stop_after) if arguments.stop_after else None
     if arguments.push and _speaks():
-        check_push(arguments.push, private=arguments.private)
+        check_push_access(arguments.push, private=arguments.private)
 
     def events() -> "Iterator[Event]":
         if arguments.end_when and _speaks():
@@ -223,7 +227,7 @@ def _told(events: "Iterator[Event]") -> "Iterator[Event]":
     """Prints a line an epoch, and on a terminal a bar within it."""
     from tqdm import tqdm
 
-    from resnet_hub.run import Epoch, Finished, Preparing, Progress, Pushed, Started, Stopped, TimeUp
+    from resnet_hub.training.events import Epoch, Finished, Preparing, Progress, Pushed, Started, Stopped, TimeUp
 
     with tqdm(desc="looking at the pictures", leave=False, disable=None if _speaks() else True) as bar:
         for event in events:
@@ -263,21 +267,21 @@ def _told(events: "Iterator[Event]") -> "Iterator[Event]":
 
 def _told_as_json(events: "Iterator[Event]") -> "Iterator[Event]":
     """Prints an object a line, for programs that watch."""
-    from resnet_hub.run import told
+    from resnet_hub.training.events import event_to_json
 
     for event in events:
         if _speaks():
-            print(told(event), flush=True)
+            print(event_to_json(event), flush=True)
         yield event
 
 
 def data_report(arguments: argparse.Namespace) -> int:
     """Print what is in a data set."""
-    from resnet_hub.report import report
+    from resnet_hub.datasets.report import create_report
 
     splits = _splits(arguments)
     with _counting() as progress:
-        found = report(splits, progress)
+        found = create_report(splits, progress)
     print(found.to_json() + "\n" if arguments.json else found.to_text(), end="")
     found.check()
     return 1 if found.unreadable else 0
@@ -285,10 +289,10 @@ def data_report(arguments: argparse.Namespace) -> int:
 
 def data_export(arguments: argparse.Namespace) -> int:
     """Write a data set as a ZIP of class folders and print its path."""
-    from resnet_hub.data import export
+    from resnet_hub.datasets.export import export_dataset
 
     splits = _splits(arguments)
-    target = export(splits, arguments.target)
+    target = export_dataset(splits, arguments.target)
     counts = {split: len(images) for split, images in splits.items()}
     facts = {"file": str(target), "bytes": target.stat().st_size, "pictures": counts}
     print(json.dumps(facts) if arguments.json else _shown(target))
@@ -296,9 +300,9 @@ def data_export(arguments: argparse.Namespace) -> int:
 
 
 def _splits(arguments: argparse.Namespace) -> "Splits":
-    from resnet_hub.data import load
+    from resnet_hub.datasets.load import load_dataset
 
-    return load(arguments.source, split=arguments.split, **_data_names(arguments))
+    return load_dataset(arguments.source, split=arguments.split, **_data_names(arguments))
 
 
 def _data_names(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -309,17 +313,20 @@ def _data_names(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def convert(arguments: argparse.Namespace) -> int:
     """Write a checkpoint folder from someone else's file and print what was recognised in it."""
-    from resnet_hub.card import is_generated
-    from resnet_hub.hub import read_card, save_checkpoint
-    from resnet_hub.layouts import known_labels, read_checkpoint, read_labels, recognise
+    from resnet_hub.checkpoints.folder import save_checkpoint
+    from resnet_hub.checkpoints.load import read_card
+    from resnet_hub.checkpoints.model_card import is_generated
+    from resnet_hub.convert.state_dict import convert_state_dict, known_label_set, read_label_file, read_state_dict
     from resnet_hub.model import ResNet
 
-    labels = read_labels(arguments.labels) if arguments.labels is not None else None
-    labels = known_labels(arguments.labels_from) if arguments.labels_from else labels
+    labels = read_label_file(arguments.labels) if arguments.labels is not None else None
+    labels = known_label_set(arguments.labels_from) if arguments.labels_from else labels
     keys = ("architecture", "shortcut", "stride_in_1x1", "image_size", "mean", "std")
     options = {key: getattr(arguments, key) for key in keys}
     options["layout"] = None if arguments.layout == "auto" else arguments.layout
-    config, weights, notes = recognise(read_checkpoint(arguments.file), arguments.file, labels=labels, **options)
+    config, weights, notes = convert_state_dict(
+        read_state_dict(arguments.file), arguments.file, labels=labels, **options
+    )
     width = max(len(topic) for topic, _ in notes)
     for topic, note in notes:
         print(f"{topic:{width}}  {_shown(note)}")
@@ -335,7 +342,7 @@ def convert(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """Write a checkpoint folder's ONNX files and print their paths."""
-    from resnet_hub.export import export as write
+    from resnet_hub.inference.onnx_export import export_onnx as write
 
     for path in write(arguments.folder):
         print(f"{_shown(path)}  {path.stat().st_size / 1e6:.1f} MB")
@@ -344,10 +351,11 @@ def export(arguments: argparse.Namespace) -> int:
 
 def quantize(arguments: argparse.Namespace) -> int:
     """Calibrate a checkpoint folder for int8 and print what it costs."""
-    from resnet_hub import export
+    from resnet_hub.inference.onnx_export import QUANTIZED_FILE
+    from resnet_hub.inference.quantize import quantize
 
     with _counting() as progress:
-        found = export.quantize(
+        found = quantize(
             arguments.folder,
             arguments.calibrate,
             split=arguments.split,
@@ -356,13 +364,13 @@ def quantize(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     print(f"accuracy  {found.accuracy:.2%} in float32, {found.accuracy_int8:.2%} in int8, on the {found.data}")
-    print(f"saved     {_shown(arguments.folder / export.QUANTIZED)}")
+    print(f"saved     {_shown(arguments.folder / QUANTIZED_FILE)}")
     return 0
 
 
 def push(arguments: argparse.Namespace) -> int:
     """Upload a checkpoint folder to the Hub and print its address."""
-    from resnet_hub.hub import push_folder
+    from resnet_hub.checkpoints.push import push_folder
 
     print(
         push_folder(
@@ -379,15 +387,15 @@ def push(arguments: argparse.Namespace) -> int:
 
 def info(arguments: argparse.Namespace) -> int:
     """Print what a model is made of and how good it is."""
-    from resnet_hub.card import read_metrics
-    from resnet_hub.hub import read_card, read_config, stored_numbers
+    from resnet_hub.checkpoints.load import count_parameters_by_dtype, read_card, read_config
+    from resnet_hub.checkpoints.model_card import read_metrics
 
     model = _model(arguments)
     where = {"revision": arguments.revision, "subfolder": arguments.subfolder}
     config = read_config(model, **where)
     metrics = read_metrics(read_card(model, **where) or "")
     try:
-        stored = stored_numbers(model, **where)
+        stored = count_parameters_by_dtype(model, **where)
     except (CheckpointError, HubError):  # a config alone can be described too, also its copy where no Hub answers
         stored = {}
     size = sum(count * _BYTES.get(kind, 4) for kind, count in stored.items())
@@ -433,10 +441,11 @@ def search(arguments: argparse.Namespace) -> int:
     """Print the ResNets on the Hub that match and open here: id, architecture, labels, downloads."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from resnet_hub.hub import read_config
-    from resnet_hub.hub import search as find
+    from resnet_hub.checkpoints.load import read_config
+    from resnet_hub.checkpoints.search import SearchResult
+    from resnet_hub.checkpoints.search import search_models as find
 
-    def config(found: "hub.Found") -> "ResNetConfig | None":
+    def config(found: "SearchResult") -> "ResNetConfig | None":
         try:
             return read_config(found.id)
         except ResNetHubError:
@@ -682,7 +691,7 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     import inspect
     import re
 
-    from resnet_hub.run import TrainConfig
+    from resnet_hub.training.config import TrainConfig
 
     comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(TrainConfig), re.MULTILINE))
     for key, hint in get_type_hints(TrainConfig).items():
@@ -718,7 +727,7 @@ def _counting() -> "Iterator[Callable[[int, int], None]]":
 
 def _pictures(item: Path) -> list[Path]:
     """The pictures of a folder; what is none, or holds none, as it is: the classifier says what is wrong with it."""
-    from resnet_hub.images import list_images
+    from resnet_hub.images.load import list_images
 
     try:
         return (list_images(item) if item.is_dir() else []) or [item]

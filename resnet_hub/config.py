@@ -293,15 +293,13 @@ class ResNetConfig:
         return content
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any], processor: Mapping[str, Any] | None = None) -> Self:
-        """The network that a `config.json` describes, ours, timm's or transformers'; what it says twice must agree.
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """The network that a `config.json` of ours describes; what it says twice must agree.
 
-        `processor` is the `preprocessor_config.json` beside it, where transformers keeps the preprocessing.
+        Those of timm and transformers are read by `convert.config_json.parse_config`.
         """
         if "resnet_hub" not in content:
-            from resnet_hub.foreign import foreign_fields
-
-            return cls(**foreign_fields(content, processor))
+            raise ConfigError("config.json has no section 'resnet_hub': it was written by another library.")
         own = section(content, "resnet_hub")
         if own.get("schema", SCHEMA) not in range(1, SCHEMA + 1):
             schema = brief(own["schema"])
@@ -322,9 +320,8 @@ class ResNetConfig:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str | bytes, processor: str | bytes | None = None) -> Self:
-        content = _parsed(text, "config.json")
-        return cls.from_dict(content, None if processor is None else _parsed(processor, "preprocessor_config.json"))
+    def from_json(cls, text: str | bytes) -> Self:
+        return cls.from_dict(parse_json_object(text, "config.json"))
 
 
 def label_table(labels: Mapping[int, str] | list[str] | None, num_classes: int | None = None) -> dict[int, str]:
@@ -359,7 +356,7 @@ def picture_fields(picture: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _parsed(text: str | bytes, name: str) -> dict[str, Any]:
+def parse_json_object(text: str | bytes, name: str) -> dict[str, Any]:
     if len(text) > _MAX_JSON_BYTES:
         limit = f"{_MAX_JSON_BYTES // 2**20} MB"
         raise ConfigError(f"{name} is larger than {limit}; it is no model configuration.")

@@ -2,8 +2,7 @@
 
 A job reads what is on the Hub and nothing of this computer. So this package, and a data set and base that lie here, go
 into a private data set first, which the job finds in its folder `/input`; the model goes from the job to its repo. The
-token is a secret of the job, in neither its arguments nor its environment, and nothing prints it.
-"""
+token is a secret of the job, in neither its arguments nor its environment, and nothing prints it."""
 
 import secrets
 import tempfile
@@ -17,25 +16,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from resnet_hub.data import HUB, export, load
+from resnet_hub.checkpoints.folder import CARD_FILE, CONFIG_FILE, INDEX_FILE, PROCESSOR_FILE
+from resnet_hub.checkpoints.push import check_push_access
+from resnet_hub.datasets.export import export_dataset
+from resnet_hub.datasets.load import load_dataset
+from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.errors import HubError, TrainingError
-from resnet_hub.hub import CARD, CONFIG, INDEX, PROCESSOR, check_push, hub_errors
-from resnet_hub.patience import ask, ask_once
-from resnet_hub.run import (
-    DATA_NAMES,
-    Event,
-    Failed,
-    Pushed,
-    Run,
-    TrainConfig,
-    is_hub_id,
-    options,
-    read_event,
-    seconds_of,
-)
+from resnet_hub.hub_client.errors import hub_errors
+from resnet_hub.hub_client.retry import call_once, retry_call
+from resnet_hub.training.config import DATASET_FIELDS, TrainConfig, command_line_options, is_hub_id, parse_duration
+from resnet_hub.training.events import Event, Failed, Pushed, event_from_json
+from resnet_hub.training.run_dir import RunDir
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
+
 
 # What the command needs in the job: the library and its extra `train`, as pyproject.toml has them.
 DEPENDENCIES = (
@@ -84,7 +79,7 @@ def submit(
     token = token or get_token()
     if not token:
         raise HubError("There is no token on this computer; log in with `hf auth login`.")
-    check_push(repo_id, private=private, token=token)
+    check_push_access(repo_id, private=private, token=token)
     package = Path(__file__).parent
     files = [
         CommitOperationAdd(f"resnet_hub/{path.relative_to(package).as_posix()}", path) for path in _source(package)
@@ -95,26 +90,26 @@ def submit(
         pack = partial(_data_files, scratch=scratch, **config.data_names)
         data = _brought(config.data, root, upload, input_id, pack, files)
         if data != config.data:  # a ZIP of what they name
-            nameless: dict[str, Any] = dict.fromkeys(DATA_NAMES)
+            nameless: dict[str, Any] = dict.fromkeys(DATASET_FIELDS)
             config = replace(config, **nameless)
         base = config.base and _brought(config.base, root, upload, input_id, _base_files, files)
-        words = options(replace(config, data=data, base=base, run=_RUN))
+        words = command_line_options(replace(config, data=data, base=base, run=_RUN))
         words += ["--stop-after", f"{stop_after}s", "--json"]
         words += ["--push", repo_id, "--private" if private else "--no-private"]
         ending = f"{input_id}/end-{secrets.token_hex(4)}"
         words += ["--end-when", ending]
         stack.enter_context(hub_errors(repo_id, token=token, writing=True))
         api = HfApi(token=token, library_name="resnet_hub")
-        ask(api.create_repo, input_id, repo_type="dataset", private=True, exist_ok=True)
-        if not ask(api.dataset_info, input_id).private:
+        retry_call(api.create_repo, input_id, repo_type="dataset", private=True, exist_ok=True)
+        if not retry_call(api.dataset_info, input_id).private:
             raise HubError(f"The data set {input_id} exists and is public; make it private, or push to another name.")
         for file in [file for file in files if not file.path_in_repo.endswith(".py")]:  # singly, here: see `ask`
-            ask(api.preupload_lfs_files, input_id, [file], repo_type="dataset", free_memory=False)
+            retry_call(api.preupload_lfs_files, input_id, [file], repo_type="dataset", free_memory=False)
         about = "What a job of resnet_hub is to train on"
-        commit = ask(partial(api.create_commit, input_id), files, repo_type="dataset", commit_message=about)
+        commit = retry_call(partial(api.create_commit, input_id), files, repo_type="dataset", commit_message=about)
         volume = Volume(type="dataset", source=input_id, mount_path=_INPUT, revision=commit.oid, read_only=True)
         stack.enter_context(warnings.catch_warnings(action="ignore", category=UserWarning))  # jobs are experimental
-        job = ask_once(
+        job = call_once(
             api.run_uv_job,
             "python",
             script_args=["-m", "resnet_hub", "train", *words],
@@ -122,7 +117,7 @@ def submit(
             env={"PYTHONPATH": _INPUT, "PYTHONUNBUFFERED": "1"},
             secrets={"HF_TOKEN": token},
             flavor=flavor,
-            timeout=int(seconds_of(timeout)),
+            timeout=int(parse_duration(timeout)),
             volumes=[volume],
             name=f"resnet_hub {repo_id}"[:60],
         )
@@ -140,10 +135,10 @@ def follow(job: Job, *, token: str | None = None) -> Iterator[Event | str]:
     with hub_errors(job.id, token=token):
         api = HfApi(token=token, library_name="resnet_hub")
         for line in api.fetch_job_logs(job_id=job.id, namespace=job.owner, follow=True):
-            event = read_event(line)
+            event = event_from_json(line)
             last = event or last
             yield event or line
-        status = ask(api.inspect_job, job_id=job.id, namespace=job.owner).status
+        status = retry_call(api.inspect_job, job_id=job.id, namespace=job.owner).status
     if status.stage != "COMPLETED" and not isinstance(last, Failed):
         reason = f" ({status.message})" if status.message else ""
         yield Failed(f"The job ended as {str(status.stage).lower()}{reason}; its log is at {job.url}.")
@@ -159,10 +154,10 @@ def end(job: Job, *, token: str | None = None) -> None:
     with hub_errors(repo_id, token=token, writing=True):
         files = [CommitOperationAdd(name, f"{job.url}\n".encode())]
         commit = partial(HfApi(token=token, library_name="resnet_hub").create_commit, repo_id)
-        ask(commit, files, repo_type="dataset", commit_message="End the training")
+        retry_call(commit, files, repo_type="dataset", commit_message="End the training")
 
 
-def await_end(run: Run, ending: str) -> None:
+def await_end(run: RunDir, ending: str) -> None:
     """Ends the training of `run` once the file `ending` (user/name/file) is in that data set on the Hub, as `end` asks.
 
     It is looked for in a thread, for as long as the process is there. A Hub out of reach is asked again. Raises
@@ -179,7 +174,7 @@ def await_end(run: Run, ending: str) -> None:
         while not there:
             time.sleep(_EVERY)
             with suppress(HubError), hub_errors(repo_id):
-                there = ask_once(HfApi(library_name="resnet_hub").file_exists, repo_id, name, repo_type="dataset")
+                there = call_once(HfApi(library_name="resnet_hub").file_exists, repo_id, name, repo_type="dataset")
         run.end.touch()
 
     threading.Thread(target=watch, daemon=True).start()
@@ -190,12 +185,12 @@ def cancel(job: Job, *, token: str | None = None) -> None:
     from huggingface_hub import HfApi
 
     with hub_errors(job.id, token=token, writing=True):
-        ask(HfApi(token=token, library_name="resnet_hub").cancel_job, job_id=job.id, namespace=job.owner)
+        retry_call(HfApi(token=token, library_name="resnet_hub").cancel_job, job_id=job.id, namespace=job.owner)
 
 
-def record(run: Run, events: Iterator[Event | str]) -> Iterator[Event | str]:
+def record(run: RunDir, events: Iterator[Event | str]) -> Iterator[Event | str]:
     """The same events, with the epochs among them written to the history of a run here."""
-    from resnet_hub.run import Epoch
+    from resnet_hub.training.events import Epoch
 
     run.folder.mkdir(parents=True, exist_ok=True)
     for event in events:
@@ -206,7 +201,7 @@ def record(run: Run, events: Iterator[Event | str]) -> Iterator[Event | str]:
 
 def _training_time(timeout: str) -> int:
     """Seconds for the training of a job that is ended after `timeout`."""
-    limit = seconds_of(timeout)
+    limit = parse_duration(timeout)
     if limit < _LEAST:
         raise TrainingError(f"A job of {timeout} has no time to train; give it {_LEAST // 60}m or more.")
     return round(limit - max(_REST, limit / 10))
@@ -214,7 +209,9 @@ def _training_time(timeout: str) -> int:
 
 def _source(package: Path) -> list[Path]:
     """The files of this package that a job needs: all but the page."""
-    return sorted(path for path in package.iterdir() if path.is_file())
+    page = package / "demo"
+    files = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(path for path in files if not path.is_relative_to(page))
 
 
 def _brought(source: str, root: Path, upload: bool, input_id: str, pack: Any, files: "list[CommitOperationAdd]") -> str:
@@ -222,7 +219,7 @@ def _brought(source: str, root: Path, upload: bool, input_id: str, pack: Any, fi
     from huggingface_hub import CommitOperationAdd
 
     path = root / Path(source).expanduser()
-    if source.startswith(HUB) or (is_hub_id(source) and not path.exists()):
+    if source.startswith(HUB_PREFIX) or (is_hub_id(source) and not path.exists()):
         return source
     if not path.exists():
         raise TrainingError(f"There is no folder or file {source}, nor is it a name on the Hub (user/name).")
@@ -238,14 +235,14 @@ def _brought(source: str, root: Path, upload: bool, input_id: str, pack: Any, fi
 
 def _data_files(path: Path, scratch: Path, **names: Any) -> tuple[str, dict[str, Path]]:
     """One ZIP, whatever the data set is, of what the names of `load` say."""
-    splits = load(path, **names)
+    splits = load_dataset(path, **names)
     if path.suffix.lower() != ".zip":
-        path = export(splits, scratch / f"{path.resolve().name}.zip")
+        path = export_dataset(splits, scratch / f"{path.resolve().name}.zip")
     return path.name, {path.name: path}
 
 
 def _base_files(path: Path) -> tuple[str, dict[str, Path]]:
     """All that opens the checkpoint in the folder `path`, in whichever layout."""
     name = f"base/{path.resolve().name}"
-    known = [path / file for file in (CONFIG, PROCESSOR, INDEX, CARD) if (path / file).is_file()]
+    known = [path / file for file in (CONFIG_FILE, PROCESSOR_FILE, INDEX_FILE, CARD_FILE) if (path / file).is_file()]
     return name, {f"{name}/{file.name}": file for file in [*known, *sorted(path.glob("*.safetensors"))]}

@@ -1,8 +1,7 @@
 """ResNet, top to bottom: stem, four stages of residual blocks, global pool, head.
 
 He et al. 2015, *Deep Residual Learning for Image Recognition* (https://arxiv.org/abs/1512.03385). The attribute
-names are the checkpoint format: those of torchvision and timm, so that weights move without renaming.
-"""
+names are the checkpoint format: those of torchvision and timm, so that weights move without renaming."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from resnet_hub.config import ResNetConfig, label_table
 
 if TYPE_CHECKING:
-    from resnet_hub.card import CardFacts
+    from resnet_hub.checkpoints.model_card import CardContent
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -208,20 +207,21 @@ class ResNet(nn.Module):
         of them, the name of one as `weights`. Strict: raises `CheckpointError` where config and weights disagree,
         `HubError` where the Hub refuses.
         """
-        from resnet_hub.hub import cast, check_weights, load_checkpoint
+        from resnet_hub.checkpoints.folder import cast_weights, check_weights
+        from resnet_hub.checkpoints.load import load_checkpoint
 
         checkpoint = load_checkpoint(source, **hub)
         with torch.device("meta"), _Undrawn():  # no second copy: the loaded tensors become the parameters
             model = cls(checkpoint.config)
         weights = check_weights(model.state_dict(), checkpoint.weights)
-        model.load_state_dict(weights if dtype == "auto" else cast(weights, dtype), assign=True)
+        model.load_state_dict(weights if dtype == "auto" else cast_weights(weights, dtype), assign=True)
         model.card, model.stored_as, model.calibration = checkpoint.card, checkpoint.dtype, checkpoint.calibration
         if id2label is not None or num_classes is not None:
             model.reset_head(id2label, num_classes)
         return model.eval()
 
     def save_pretrained(
-        self, folder: str | Path, *, card: "str | CardFacts | None" = None, dtype: str | None = None
+        self, folder: str | Path, *, card: "str | CardContent | None" = None, dtype: str | None = None
     ) -> Path:
         """Write config, weights and card as a checkpoint folder, whole or not at all; other files in it stay.
 
@@ -229,10 +229,10 @@ class ResNet(nn.Module):
         `dtype` "float16" or "bfloat16" halves the file; without, weights that came in half precision and have not
         changed go back as they came.
         """
-        from resnet_hub.hub import save_checkpoint, survives
+        from resnet_hub.checkpoints.folder import is_lossless_cast, save_checkpoint
 
         weights = self.state_dict()
-        if dtype is None and self.stored_as != "float32" and survives(weights, self.stored_as):
+        if dtype is None and self.stored_as != "float32" and is_lossless_cast(weights, self.stored_as):
             dtype = self.stored_as
         return save_checkpoint(folder, self.config, weights, card, old_card=self.card, dtype=dtype)
 
@@ -240,22 +240,16 @@ class ResNet(nn.Module):
         self,
         repo_id: str,
         *,
-        card: "str | CardFacts | None" = None,
+        card: "str | CardContent | None" = None,
         dtype: str | None = None,
-        onnx: bool = False,
         **hub: Any,
     ) -> str:
         """Save as `save_pretrained` does, and upload to the Hub repo `user/name` in one commit; returns its URL.
 
-        With `onnx`, the graphs of `resnet_hub.export.export` come along. `hub` takes `private`, `token`, `branch`,
-        `create_pr` and `message`, as `resnet_hub.hub.push_folder`.
+        `hub` takes `private`, `token`, `branch`, `create_pr` and `message`, as `checkpoints.push.push_folder`.
         """
-        from resnet_hub.hub import push_folder
+        from resnet_hub.checkpoints.push import push_folder
 
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, card=card, dtype=dtype)
-            if onnx:
-                from resnet_hub.export import export
-
-                export(folder)
             return push_folder(folder, repo_id, **hub)

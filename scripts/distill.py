@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 from resnet_hub import ResNet, ResNetConfig
 from resnet_hub.errors import ImageError
-from resnet_hub.images import list_images, load_image
+from resnet_hub.images.load import list_images, load_image
 
 CLASSES = 1000
 SHORT_SIDE = 144  # pixels kept of an image
@@ -308,7 +308,7 @@ def find_classes(labels: list[str]) -> dict[str, int]:
 
 
 def imagenet_names() -> list[str]:
-    from resnet_hub.foreign import imagenet_labels
+    from resnet_hub.convert.config_json import imagenet_labels
 
     return list(imagenet_labels())
 
@@ -455,7 +455,9 @@ def train(args: argparse.Namespace) -> None:
         loss_sum, loss_count = loss_sum + float(loss.detach()), loss_count + 1
         if student.step % 50 == 0:
             speed = 50 * args.batch_size / (time.monotonic() - told)
-            print(f"step {student.step} loss {loss_sum / loss_count:.3f} rate {rate:.4f} {speed:.0f} images/s", flush=True)
+            print(
+                f"step {student.step} loss {loss_sum / loss_count:.3f} rate {rate:.4f} {speed:.0f} images/s", flush=True
+            )
             told, loss_sum, loss_count = time.monotonic(), 0.0, 0
         if time.monotonic() - saved > args.save_every:
             student.save(target)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hub_server import Hub, Repo
+from helpers.hub_server import Hub, Repo
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -43,7 +43,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take minutes come first, so that none of them is what all others wait for at the end."""
-    long = ("test_train_page", "test_training", "test_demo", "test_hostile", "test_strangers", "test_zero", "test_runs")
+    long = (
+        "test_train_page",
+        "test_loop",
+        "test_predict_page",
+        "test_hostile",
+        "test_strangers",
+        "test_zero",
+        "test_runs",
+    )
     items.sort(key=lambda item: long.index(item.path.stem) if item.path.stem in long else len(long))
 
 
@@ -62,9 +70,9 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def tables(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo:
-    """The data set user/tables on the Hub, of which a run must name what `test_runs.NAMED` says."""
+    """The data set user/tables on the Hub, of which a run must name what `helpers.data.NAMED` says."""
+    from helpers.data import write_tables
     from huggingface_hub import HfFileSystem
-    from test_runs import write_tables
 
     HfFileSystem.clear_instance_cache()  # it remembers what lies on a Hub
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "datasets"))

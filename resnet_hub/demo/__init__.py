@@ -19,7 +19,6 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
-from resnet_hub import __version__
 from resnet_hub.demo.guard import Guard, start_log, sweep
 from resnet_hub.demo.i18n import I18N, t
 from resnet_hub.demo.models import Models, sweep_downloads
@@ -27,6 +26,7 @@ from resnet_hub.demo.page import MAX_THREADS, SESSIONS, Page
 from resnet_hub.demo.predict import EXAMPLES, PredictTab
 from resnet_hub.demo.runs import MAX_BYTES, Runs, is_space
 from resnet_hub.demo.train import TrainTab
+from resnet_hub.version import __version__
 
 log = logging.getLogger("resnet_hub")
 _AT_END = (86_400, 30 * 86_400)  # when Gradio deletes files: in effect as the app ends; until then `_tidy` does

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from resnet_hub import __version__
 from resnet_hub.demo.runs import FREE_BYTES, is_space
 from resnet_hub.errors import ResNetHubError
+from resnet_hub.version import __version__
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

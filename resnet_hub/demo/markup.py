@@ -14,21 +14,21 @@ from resnet_hub.demo.i18n import say
 from resnet_hub.demo.predict import alert
 from resnet_hub.demo.runs import PageRun, Status, is_zero
 from resnet_hub.errors import ResNetHubError
-from resnet_hub.run import TrainConfig
+from resnet_hub.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
 
-    from resnet_hub.data import ImageSet
-    from resnet_hub.report import DataReport
+    from resnet_hub.datasets.dataset import ImageDataset
+    from resnet_hub.datasets.report import DatasetReport
 
 MAX_ROWS = 1000  # of a table
 
 
-def report(found: "DataReport", request: gr.Request) -> str:
+def report(found: "DatasetReport", request: gr.Request) -> str:
     """What was found in a look at the data: pictures and bytes a class, findings, unreadable files."""
-    from resnet_hub.report import format_bytes
+    from resnet_hub.datasets.report import format_bytes
 
     total = format_bytes(sum(row.bytes for row in found.classes))
     head = say(request, "report_head", images=f"{found.images:,}", classes=f"{len(found.labels):,}", size=total)
@@ -153,7 +153,7 @@ def curve(history: Sequence[Any], request: gr.Request, *series: tuple[str, str])
 @lru_cache(maxsize=16)
 def _thumbnails(run: PageRun, places: tuple[int, ...]) -> "list[Image.Image]":
     """Small copies of held-out pictures."""
-    from resnet_hub.images import load_image
+    from resnet_hub.images.load import load_image
 
     held_out = run.held_out()
     pictures = [load_image(held_out.sources[place], name=held_out.name(place)) for place in places]
@@ -218,9 +218,9 @@ def figures(run: PageRun, evaluation: dict[str, Any] | None, request: gr.Request
     return f"<dl>{''.join(cells)}</dl><p>{escape(hint)}</p>{_table(columns, scores)}"
 
 
-def mistakes(evaluation: dict[str, Any], measured: "ImageSet", request: gr.Request) -> str:
+def mistakes(evaluation: dict[str, Any], measured: "ImageDataset", request: gr.Request) -> str:
     """The pictures that the model is surest and wrong about, small."""
-    from resnet_hub.images import load_image
+    from resnet_hub.images.load import load_image
 
     found = []
     for row in evaluation["worst"]:

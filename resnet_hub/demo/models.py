@@ -20,7 +20,7 @@ from resnet_hub.demo.runs import Runs, is_zero
 from resnet_hub.errors import ResNetHubError
 
 if TYPE_CHECKING:
-    from resnet_hub.classifier import Classifier
+    from resnet_hub.inference.classifier import Classifier
 
 _BYTES_PER_PARAMETER = 12  # float32: in PyTorch, in ONNX Runtime, and there again while it packs them
 _PEAK, _WORK = 2**26, 200e9  # numbers held and multiplications for one picture; ResNeXt-101 has 14e6 and 87e9
@@ -99,8 +99,8 @@ class Models:
         return future.result()
 
     def _load(self, name: str, source: str | Path) -> "Classifier":
-        from resnet_hub.classifier import Classifier
-        from resnet_hub.hub import read_config
+        from resnet_hub.checkpoints.load import read_config
+        from resnet_hub.inference.classifier import Classifier
 
         # A local user reads as themselves; a visitor of a Space must not read what its owner may.
         token = False if get_space() else None
@@ -146,9 +146,9 @@ class Models:
 
 @lru_cache(maxsize=1024)
 def _search_hub(text: str) -> list[str]:
-    from resnet_hub.hub import search
+    from resnet_hub.checkpoints.search import search_models
 
-    return [found.id for found in search(text, token=False, timeout=_SEARCH_TIMEOUT) if found.sure]
+    return [found.id for found in search_models(text, token=False, timeout=_SEARCH_TIMEOUT) if found.sure]
 
 
 def sweep_downloads(limit: int = DOWNLOADS, kept: float = _PREPARED) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from resnet_hub.classifier import Classifier
+    from resnet_hub.inference.classifier import Classifier
 
 TOP = 5
 _SHOWN = 768  # pixels of the shorter side that are enough for the heat map; a large photo is not decoded whole
@@ -53,7 +53,7 @@ class PredictTab:
 
     def why(self, photo: dict[str, Any] | None, model: str, request: gr.Request, chosen: gr.SelectData) -> Any:
         """The heat of the class that the visitor chose."""
-        from resnet_hub.images import load_image
+        from resnet_hub.images.load import load_image
 
         if photo is None:
             return None
@@ -111,7 +111,7 @@ class PredictTab:
         self, photo: dict[str, Any], model: str, top_k: int
     ) -> "tuple[Classifier, Image.Image, list, Tensor, float]":
         """The classifier, the upright picture, its top classes, its last maps, and the seconds that all took."""
-        from resnet_hub.images import load_image
+        from resnet_hub.images.load import load_image
 
         classifier = self.models.get(model)
         start = time.perf_counter()
@@ -211,9 +211,9 @@ class PredictTab:
 def _heat(
     classifier: "Classifier", image: "Image.Image", label: str, request: gr.Request, maps: "Tensor | None" = None
 ) -> Any:
-    from resnet_hub.explain import explain
+    from resnet_hub.inference.gradcam import overlay_heat_map
 
-    picture = explain(classifier, image, classifier.config.labels.index(label), maps=maps)
+    picture = overlay_heat_map(classifier, image, classifier.config.labels.index(label), maps=maps)
     return gr.update(value=picture, label=say(request, "heat_of", label=_short(label)))
 
 

@@ -25,7 +25,7 @@ class ResultStep:
 
     def result(self, run: str, done: str, request: gr.Request) -> dict[Any, Any]:
         """What came of the run, once it has a model and does not train any more."""
-        from resnet_hub.finish import CONFUSION, CURVES
+        from resnet_hub.training.finalize import CONFUSION, CURVES
 
         found = self.runs.find(run)
         folder = self.runs.model(run) if done else None
@@ -68,7 +68,7 @@ class ResultStep:
 
     def push(self, run: str, name: str, private: bool, request: gr.Request, signed_in: gr.OAuthToken | None) -> str:
         """One commit to the account of whoever asks: signed in on a Space, or the local user with a saved token."""
-        from resnet_hub.hub import push_folder
+        from resnet_hub.checkpoints.push import push_folder
 
         try:
             account.check_repo(name)

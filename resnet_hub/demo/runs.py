@@ -24,14 +24,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from resnet_hub.atomic import write_atomic
 from resnet_hub.demo.i18n import PageError
 from resnet_hub.errors import TooLargeError, TrainingError
-from resnet_hub.files import write_atomic
-from resnet_hub.run import Event, Failed, Run, TrainConfig, told
+from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.events import Event, Failed, event_to_json
+from resnet_hub.training.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from resnet_hub.data import ImageSet, Splits
-    from resnet_hub.report import DataReport
+    from resnet_hub.datasets.dataset import ImageDataset, Splits
+    from resnet_hub.datasets.report import DatasetReport
 
 MAX_IMAGES = 20_000
 MAX_BYTES = 2 * 2**30  # of a data set, packed
@@ -56,24 +58,26 @@ if sys.platform == "linux":
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")  # where memory runs out, the kernel takes this process, and not the page
 import torch
-from resnet_hub import data
+from resnet_hub.datasets import load
 from resnet_hub.errors import ResNetHubError, memory_is_full
-from resnet_hub.run import Failed, TrainConfig, told
-from resnet_hub.training import train
+from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.events import Failed, event_to_json
+from resnet_hub.training.loop import train
 if (memory := json.loads(sys.argv[3])) is not None and not torch.cuda.is_available():
     import resource
     with contextlib.suppress(OSError, ValueError):  # there is a lower bound already
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-data.MAX_DOWNLOAD = json.loads(sys.argv[4])  # the data set on the Hub may have grown since the page looked at it
+load.MAX_DOWNLOAD = json.loads(sys.argv[4])  # the data set on the Hub may have grown since the page looked at it
 try:
     for event in train(TrainConfig(**json.loads(sys.argv[1])), **json.loads(sys.argv[2])):
-        print(told(event), flush=True)
+        print(event_to_json(event), flush=True)
 except ResNetHubError as error:
-    print(told(Failed(str(error))), flush=True)
+    print(event_to_json(Failed(str(error))), flush=True)
 except (RuntimeError, MemoryError) as error:
     if not memory_is_full(error):
         raise
-    print(told(Failed("The training does not fit into memory; start again with a smaller image size.")), flush=True)
+    failed = "The training does not fit into memory; start again with a smaller image size."
+    print(event_to_json(Failed(failed)), flush=True)
 """
 
 State = Literal["new", "queued", "running", "stopping", "stopped", "waiting", "failed", "interrupted", "finished"]
@@ -113,8 +117,8 @@ class PageRun:
     folder: Path
 
     @property
-    def run(self) -> Run:
-        return Run(self.folder / "run")
+    def run(self) -> RunDir:
+        return RunDir(self.folder / "run")
 
     @property
     def log(self) -> Path:
@@ -132,14 +136,14 @@ class PageRun:
     def tell(self, event: Event | Waiting) -> None:
         """Adds to the log what happened to the run outside its worker."""
         with self.log.open("a", encoding="utf-8") as log:
-            log.write(told(event) + "\n")
+            log.write(event_to_json(event) + "\n")
 
     def told(self) -> str:
         """The kind of the last event that was told."""
         event = _last_event(self.log)
         return event["event"] if event else ""
 
-    def report(self) -> "DataReport | None":
+    def report(self) -> "DatasetReport | None":
         """What the page shows, with the names that the pictures came by."""
         return _read_report(self.folder / "report.json")
 
@@ -151,38 +155,39 @@ class PageRun:
 
     def pictures(self) -> "Splits":
         """All of the data set."""
-        from resnet_hub.data import HUB, load
+        from resnet_hub.datasets.load import load_dataset
+        from resnet_hub.datasets.remote import HUB_PREFIX
 
         facts = self.facts()
         source = facts["data"]
-        if source.startswith(HUB):
+        if source.startswith(HUB_PREFIX):
             config = TrainConfig(data=source, run="run", **facts.get("names", {}))
-            return load(source, **config.data_names, token=_reader(), max_bytes=MAX_BYTES)
-        return load(self.folder / source)
+            return load_dataset(source, **config.data_names, token=_reader(), max_bytes=MAX_BYTES)
+        return load_dataset(self.folder / source)
 
     def readable(self) -> "Splits":
         """The pictures that the report has not left out."""
         known = _read_report(self.run.report)  # with the names that they have now
         return known.readable(self.pictures()) if known else self.pictures()
 
-    def held_out(self) -> "ImageSet":
+    def held_out(self) -> "ImageDataset":
         """The pictures that the epochs are compared on."""
         split = json.loads(self.run.split.read_text(encoding="utf-8"))
         return self.pictures()[split["split"]].subset(split["held_out"])
 
-    def measured(self) -> "ImageSet":
+    def measured(self) -> "ImageDataset":
         """The pictures that the evaluation is about."""
         measured = self.run.measured()
         return self.pictures()[measured.split].subset(measured.places)
 
     def export(self) -> Path:
         """The data set as a ZIP of class folders, without what cannot be read."""
-        from resnet_hub.data import export
+        from resnet_hub.datasets.export import export_dataset
 
         report = self.report()
         _check_room(self.folder, sum(row.bytes for row in report.classes) if report else 0)
         title = re.sub(r"[^\w.-]+", "-", Path(self.facts()["title"]).stem) or "photos"
-        return export(self.readable(), self.folder / "export" / f"{title}-data.zip")
+        return export_dataset(self.readable(), self.folder / "export" / f"{title}-data.zip")
 
     def pack(self, name: str) -> Path:
         """The model's folder as a ZIP."""
@@ -194,18 +199,18 @@ class PageRun:
                 out.write(path, Path(name, path.relative_to(self.run.model)))
         return target
 
-    def bring_files(self, classes: Mapping[str, Sequence[str | Path]]) -> "DataReport":
+    def bring_files(self, classes: Mapping[str, Sequence[str | Path]]) -> "DatasetReport":
         """Pictures by class become the data set of this run; see `_look`."""
-        from resnet_hub.data import load
+        from resnet_hub.datasets.load import load_dataset
 
         files = [Path(path) for paths in classes.values() for path in paths]
         size = sum(path.stat().st_size for path in files)
         _check_budget(len(files), size)
         _check_room(self.folder, size)
-        return self._look(load(classes), "photos.zip", export=True)
+        return self._look(load_dataset(classes), "photos.zip", export=True)
 
-    def bring_zip(self, path: str | Path, name: str) -> "DataReport":
-        from resnet_hub.data import load
+    def bring_zip(self, path: str | Path, name: str) -> "DatasetReport":
+        from resnet_hub.datasets.load import load_dataset
 
         size = Path(path).stat().st_size
         _check_budget(0, size)
@@ -213,31 +218,36 @@ class PageRun:
         title = re.sub(r"[^\w.-]+", "-", Path(name).stem)[:60].strip("-.") or "photos"
         target = self.folder / f"{title}.zip"
         shutil.copyfile(path, target)
-        return self._look(load(target), target.name)
+        return self._look(load_dataset(target), target.name)
 
-    def bring_hub(self, name: str, **names: str) -> "DataReport":
+    def bring_hub(self, name: str, **names: str) -> "DatasetReport":
         """A data set on the Hub, by its id; where strangers visit, only one that everybody may read.
 
         `names` are fields of `TrainConfig` for its subset, split and columns, empty where they are found. Who reads it
         again reads the same commit.
         """
-        from resnet_hub.data import HUB, load
+        from resnet_hub.datasets.load import load_dataset
+        from resnet_hub.datasets.remote import HUB_PREFIX
 
-        source = HUB + name.strip().removeprefix(HUB).removeprefix("https://huggingface.co/datasets/").strip("/")
+        source = HUB_PREFIX + name.strip().removeprefix(HUB_PREFIX).removeprefix(
+            "https://huggingface.co/datasets/"
+        ).strip("/")
         given: dict[str, Any] = {field: name.strip() for field, name in names.items() if name.strip()}
         config = TrainConfig(data=source, run="run", **given)
         try:
-            splits = load(source, **config.data_names, token=_reader(), max_bytes=MAX_BYTES)
+            splits = load_dataset(source, **config.data_names, token=_reader(), max_bytes=MAX_BYTES)
         except TooLargeError as error:
             raise PageError("hub_too_large", size=error.size, most=f"{MAX_BYTES / 2**30:.0f} GB") from None
         return self._look(splits, source, names=given | {"data_revision": splits.commit})
 
     def _look(
         self, splits: Any, source: str, *, export: bool = False, names: Mapping[str, Any] | None = None
-    ) -> "DataReport":
+    ) -> "DatasetReport":
         """The report on a data set, noted with it; raises `DataError` where there is nothing to learn from it."""
-        from resnet_hub import data
-        from resnet_hub.report import report
+        from resnet_hub.datasets.export import export_dataset
+        from resnet_hub.datasets.load import load_dataset
+        from resnet_hub.datasets.remote import HUB_PREFIX
+        from resnet_hub.datasets.report import create_report
 
         _check_budget(sum(map(len, splits.values())), 0)
         start, limit = time.monotonic(), MAX_CHECK if is_space() else math.inf
@@ -246,27 +256,27 @@ class PageRun:
             if time.monotonic() - start > limit:
                 raise PageError("check_too_long", minutes=f"{limit / 60:g}")
 
-        found = report(splits, check_time)
+        found = create_report(splits, check_time)
         found.check()
         write_atomic(self.folder / "report.json", found.to_json())
-        for_worker: DataReport | None = found
+        for_worker: DatasetReport | None = found
         if export:
-            data.export(splits, self.folder / source)
-            for_worker = _renamed(found, splits, data.load(self.folder / source))
+            export_dataset(splits, self.folder / source)
+            for_worker = _renamed(found, splits, load_dataset(self.folder / source))
         if for_worker:  # which need not look again, then
             self.run.folder.mkdir(exist_ok=True)
             write_atomic(self.run.report, for_worker.to_json())
-        self.note(data=source, title=source.removeprefix(data.HUB), names=names or {})
+        self.note(data=source, title=source.removeprefix(HUB_PREFIX), names=names or {})
         return found
 
 
-def _read_report(path: Path) -> "DataReport | None":
-    from resnet_hub.report import DataReport
+def _read_report(path: Path) -> "DatasetReport | None":
+    from resnet_hub.datasets.report import DatasetReport
 
-    return DataReport.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return DatasetReport.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _renamed(found: "DataReport", splits: "Splits", packed: "Splits") -> "DataReport | None":
+def _renamed(found: "DatasetReport", splits: "Splits", packed: "Splits") -> "DatasetReport | None":
     """The report on pictures that were packed, by their names in the pack; None where those are not the same."""
     if {name: len(images) for name, images in splits.items()} != {name: len(images) for name, images in packed.items()}:
         return None

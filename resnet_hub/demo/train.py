@@ -23,12 +23,13 @@ from resnet_hub.demo.result import RESULT, ResultStep
 from resnet_hub.demo.runs import PageRun, Runs, configure, is_space, is_zero
 from resnet_hub.demo.zero import drive
 from resnet_hub.errors import ResNetHubError, TrainingError
-from resnet_hub.images import SUFFIXES
-from resnet_hub.run import Pushed, Started, TimeUp, TrainConfig
+from resnet_hub.images.load import SUFFIXES
+from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.events import Pushed, Started, TimeUp
 
 if TYPE_CHECKING:
+    from resnet_hub.datasets.report import DatasetReport
     from resnet_hub.jobs import Job
-    from resnet_hub.report import DataReport
 
 MAX_CLASSES = 12  # with photos given one class at a time; a ZIP may have any number
 MAX_EPOCHS = 100
@@ -53,7 +54,7 @@ class TrainTab:
     def check_files(self, run: str, request: gr.Request, *classes: Any) -> dict[Any, Any]:
         """A new run with the photos of each class: `classes` are all names, then all lists of photos."""
 
-        def bring(new: PageRun) -> "DataReport":
+        def bring(new: PageRun) -> "DatasetReport":
             names, galleries = classes[:MAX_CLASSES], classes[MAX_CLASSES:]
             photos: dict[str, list[Path]] = {}
             for name, gallery in zip(names, galleries, strict=True):
@@ -72,7 +73,7 @@ class TrainTab:
         return self._check(run, request, bring)
 
     def check_zip(self, run: str, path: str | None, request: gr.Request) -> dict[Any, Any]:
-        def bring(new: PageRun) -> "DataReport":
+        def bring(new: PageRun) -> "DatasetReport":
             if not path:
                 raise PageError("no_zip")
             return new.bring_zip(path, Path(path).name)
@@ -101,7 +102,7 @@ class TrainTab:
             self.runs.delete(old)
         return out
 
-    def _offer(self, found: "DataReport | None", run: PageRun | None = None) -> dict[Any, Any]:
+    def _offer(self, found: "DatasetReport | None", run: PageRun | None = None) -> dict[Any, Any]:
         """What can be done with data that have a report: go on, or take both along."""
         out = {part: gr.update(visible=found is not None) for part in (self.proceed, self.taking)}
         if found is not None and run is not None:
@@ -277,7 +278,7 @@ class TrainTab:
 
     def preview(self, run: str, request: gr.Request, *choices: Any) -> dict[Any, Any]:
         """A few of the pictures as the training would see them, each of them twice."""
-        from resnet_hub.training import preview
+        from resnet_hub.training.loop import preview_augmentation
 
         try:
             source, settings = self._settings(*choices)
@@ -286,7 +287,7 @@ class TrainTab:
             config = TrainConfig(data="", run="", base=str(source) if source else None, **settings)
             images = self._found(run).readable()["train"]
             places = np.linspace(0, len(images) - 1, min(6, len(images))).round().astype(int)
-            drawn = preview(config, images.subset(places.repeat(2)), token=False if is_space() else None)
+            drawn = preview_augmentation(config, images.subset(places.repeat(2)), token=False if is_space() else None)
         except ResNetHubError as error:
             return {self.notice: alert(sentence(request, error)), self.seen_by_training: ""}
         return {self.notice: "", self.seen_by_training: markup.film([(picture, "") for picture in drawn])}
@@ -301,7 +302,7 @@ class TrainTab:
                 yield f"<p>{escape(say(request, 'gpu_used', time=markup.duration(used, request)))}</p>" if used else ""
 
     def _check_memory(self, run: PageRun, base: str | Path | None, settings: dict[str, Any]) -> None:
-        from resnet_hub.hub import read_config
+        from resnet_hub.checkpoints.load import read_config
 
         report = run.report()
         if report is None:
@@ -499,7 +500,7 @@ class TrainTab:
             button.click(lambda step=step: gr.Walkthrough(selected=step), None, self.steps, **QUICK)
         exporting.click(self.export, self.run, self.data_file, **SLOW | data)
         shown = [self.notice, self.seen_by_training]
-        previewing.click(self.preview, [self.run, *choices], shown, **SLOW | {"concurrency_id": "preview"})
+        previewing.click(self.preview, [self.run, *choices], shown, **SLOW | {"concurrency_id": "preview_augmentation"})
         starting = start.click(self.begin, [self.run, self.stored, *choices], told, **QUICK)
         button, repo, *machine = employing
         repo.input(self.result.check_name, repo, self.notice, trigger_mode="always_last", **QUICK)

@@ -18,7 +18,8 @@ import gradio as gr
 
 from resnet_hub.demo.runs import PageRun, Runs, Waiting, is_zero
 from resnet_hub.errors import ResNetHubError
-from resnet_hub.run import Event, Failed, Run, Stopped
+from resnet_hub.training.events import Event, Failed, Stopped
+from resnet_hub.training.run_dir import RunDir
 
 CALL = 60  # seconds of GPU time that a call asks for
 SHARE = 0.8  # of them are trained in; the rest is for the start, the saving and a long last step
@@ -41,12 +42,12 @@ def call(folder: str, seconds: int) -> Iterator[Event | None]:
     yield None
     import torch
 
-    from resnet_hub.training import train
+    from resnet_hub.training.loop import train
 
     os.chdir(folder)  # a run knows its data by relative paths
     torch.set_num_threads(1)  # the threads of OpenMP do not outlive a fork: whoever waits for them waits forever
     try:
-        yield from train(Run("run").config, seconds=seconds * SHARE)
+        yield from train(RunDir("run").config, seconds=seconds * SHARE)
     except ResNetHubError as error:  # only the kind of an error leaves the process, not what it says
         yield Failed(str(error))
 

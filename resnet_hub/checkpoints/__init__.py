@@ -1,0 +1,1 @@
+"""Checkpoint folders, on this disk and on the Hugging Face Hub."""

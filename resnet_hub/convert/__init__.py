@@ -1,0 +1,1 @@
+"""Other libraries' checkpoints: their configs and their state dicts."""

@@ -1,0 +1,1 @@
+"""Labelled images: loading, inspecting, splitting and exporting them."""

@@ -1,0 +1,1 @@
+"""From whatever holds an image to the tensor that a network was trained on."""

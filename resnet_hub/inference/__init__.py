@@ -1,0 +1,1 @@
+"""Images in, labels and scores out."""

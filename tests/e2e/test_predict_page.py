@@ -1,0 +1,425 @@
+"""The page in a real browser, its endpoint through Gradio's client, and the models that visitors share."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+import torch
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from helpers import ROOT
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from resnet_hub.config import ResNetConfig
+from resnet_hub.demo import models as models_module
+from resnet_hub.demo.i18n import TEXTS, PageError
+from resnet_hub.demo.models import Models
+from resnet_hub.demo.predict import EXAMPLES
+from resnet_hub.errors import ResNetHubError
+from resnet_hub.inference.classifier import Classifier
+from resnet_hub.model import ResNet
+
+EVIL = "<img src=x onerror=alert(1)>"
+LABELS = ["cat", "dog", "ship", "truck", "bird", EVIL]
+EMBEDDED = ROOT / "weights" / "resnet18-tiny-imagenet"
+
+
+def save_tiny(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
+    torch.manual_seed(seed)
+    config = ResNetConfig(depths=(1, 1), width=8, stem="3x3", image_size=32, crop_pct=1.0, **changes)
+    ResNet(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shelf = tmp_path_factory.mktemp("shelf")
+    save_tiny(shelf / "tiny-a", seed=1, id2label=dict(enumerate(LABELS)))
+    save_tiny(shelf / "tiny-b", seed=2, id2label={0: "daisy", 1: "tulip"})
+    save_tiny(shelf / "without-head")
+    (shelf / "no-checkpoint").mkdir()
+    return shelf
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "photo.jpg"
+    image = Image.radial_gradient("L").convert("RGB").resize((160, 120))
+    image.paste("red", (20, 20, 60, 60))
+    image.save(path)
+    return path
+
+
+# --- The page
+
+
+class HubSearch(BaseHTTPRequestHandler):
+    """Answers a search for models, and has none of them."""
+
+    def do_GET(self) -> None:
+        found = [{"id": "timm/resnet18.a1_in1k"}] if self.path.startswith("/api/models?") else {"error": "none"}
+        self.send_response(200 if isinstance(found, list) else 404)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.end_headers()
+        self.wfile.write(json.dumps(found).encode())
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page as a newcomer starts it, in a process of its own; it must not print a traceback."""
+    hub = ThreadingHTTPServer(("127.0.0.1", 0), HubSearch)
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("server")
+    settings = {
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(folder / "uploads"),
+        "HF_HOME": str(folder / "hub"),
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+        "PYTHONPATH": str(ROOT),
+    }
+    for path in EXAMPLES:
+        os.utime(path, (0, 0))  # as in a clone of long ago: what is that old among the uploads is deleted
+    program = "import sys; from resnet_hub.demo import build, launch; launch(build(sys.argv[1]))"
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-c", program, str(shelf)],
+            env={**os.environ, **settings},
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            for _ in range(600):
+                assert server.poll() is None, (folder / "log").read_text()
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(10)
+            hub.shutdown()
+            hub.server_close()
+    assert "Traceback" not in (folder / "log").read_text()
+
+
+def visit(browser: Browser, address: str, *, width: int = 1280, locale: str = "en-US") -> Page:
+    page = browser.new_page(viewport={"width": width, "height": 800}, locale=locale)
+    page.on("pageerror", lambda error: pytest.fail(str(error)))
+    page.on("dialog", lambda dialog: pytest.fail(f"A label was run as a script: {dialog.message}"))
+    page.goto(address)
+    expect(page.locator("#facts dl")).to_be_visible()
+    return page
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    page = visit(browser, address)
+    yield page
+    page.close()
+
+
+def drop(page: Page, path: Path) -> None:
+    page.locator("#photo input[type=file]").set_input_files(path)
+
+
+def choose_model(page: Page, name: str) -> None:
+    page.locator("#model input").fill(name)
+    page.locator("#model input").press("Enter")
+
+
+def top_classes(page: Page) -> list[str]:
+    return page.locator("#classes dt").all_inner_texts()
+
+
+def test_a_dropped_photo_is_answered_at_once(page: Page, photo: Path) -> None:
+    drop(page, photo)
+    expect(page.locator("#why img")).to_be_visible()
+    expect(page.locator("#line p")).to_have_text(
+        re.compile(r"^\d+ ms on CPU \((PyTorch|ONNX Runtime), fp32\), tiny-a$")
+    )
+    classes = top_classes(page)
+    assert len(set(classes)) == 5 and set(classes) <= set(LABELS)
+    expect(page.locator("#classes h2")).to_have_text(classes[0])
+    expect(page.locator("#why")).to_contain_text(f"Why “{classes[0]}”")
+
+
+def test_labels_of_strangers_stay_text(page: Page, photo: Path) -> None:
+    drop(page, photo)
+    page.locator("#classes button").filter(has_text=EVIL).click()
+    expect(page.locator("#why")).to_contain_text(EVIL)
+    assert page.locator("img[src='x']").count() == 0
+
+
+def test_another_class_shows_its_own_heat(page: Page, photo: Path) -> None:
+    drop(page, photo)
+    expect(page.locator("#why img")).to_be_visible()
+    before, second = page.locator("#why img").get_attribute("src"), top_classes(page)[1]
+    page.locator("#classes button").nth(1).press("Enter")  # the keyboard will do
+    expect(page.locator("#why")).to_contain_text(f"Why “{second}”")
+    expect(page.locator("#why img")).not_to_have_attribute("src", before or "")
+
+
+def test_an_example_is_one_click(page: Page) -> None:
+    lemon = page.locator("#examples").get_by_role("img", name="lemon")
+    page.wait_for_function("[...document.querySelectorAll('#examples img')].every(image => image.naturalWidth)")
+    before = lemon.bounding_box()
+    lemon.click()
+    expect(page.locator("#line p")).to_contain_text("tiny-a")
+    expect(page.locator("#photo img")).to_be_visible()
+    assert lemon.bounding_box() == before  # nothing jumps when the answer comes
+    page.get_by_role("button", name="Classify").click()
+    expect(page.locator("#line p")).to_contain_text("tiny-a")
+
+
+def test_another_model_answers_for_the_same_photo(page: Page, photo: Path) -> None:
+    drop(page, photo)
+    expect(page.locator("#line p")).to_contain_text("tiny-a")
+    choose_model(page, "tiny-b")
+    expect(page.locator("#line p")).to_contain_text("tiny-b")
+    assert set(top_classes(page)) == {"daisy", "tulip"}
+    expect(page.locator("#facts")).to_contain_text("daisy, tulip")
+
+
+def test_a_model_that_cannot_be_used_leaves_the_one_before(page: Page, photo: Path) -> None:
+    refusals = {
+        "https://example.com/model": "neither in the list",
+        "/etc/passwd": "neither in the list",
+        "../shelf/tiny-b": "neither in the list",
+        "no-checkpoint": "neither in the list",
+        "without-head": "has no labels",
+        "user/absent": "user/absent",
+    }
+    for name, sentence in refusals.items():
+        choose_model(page, name)
+        expect(page.get_by_role("alert")).to_contain_text(sentence)
+        expect(page.get_by_role("alert")).to_contain_text("Still using tiny-a.")
+        expect(page.locator("#model input")).to_have_value("tiny-a")
+    drop(page, photo)
+    expect(page.locator("#line p")).to_contain_text("tiny-a")
+
+
+def test_typing_suggests_models_of_the_hub(page: Page) -> None:
+    page.locator("#model input").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("resnet18", delay=30)
+    page.get_by_role("option").filter(has_text="timm/resnet18.a1_in1k").wait_for()
+    expect(page.locator("#model input")).to_have_value("resnet18")
+
+
+def test_what_is_no_picture_gets_a_sentence(page: Page, tmp_path: Path, photo: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("No picture at all.")
+    drop(page, tmp_path / "notes.jpg")
+    expect(page.get_by_role("alert")).to_contain_text("notes.jpg")
+    page.get_by_role("button", name="Clear").or_(page.get_by_role("button", name="Remove Image")).first.click()
+    drop(page, photo)
+    expect(page.locator("#line p")).to_contain_text("tiny-a")
+
+
+def test_a_phone_photo_is_shown_upright(page: Page, tmp_path: Path) -> None:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    Image.new("RGB", (120, 80), "orange").save(tmp_path / "photo.heic")
+    drop(page, tmp_path / "photo.heic")
+    expect(page.locator("#line p")).to_contain_text("tiny-a")
+    page.wait_for_function("document.querySelector('#photo img')?.naturalWidth === 120")  # a browser reads no HEIC
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (120, 80), "orange").save(tmp_path / "turned.jpg", exif=exif)
+    page.get_by_role("button", name="Clear").or_(page.get_by_role("button", name="Remove Image")).first.click()
+    drop(page, tmp_path / "turned.jpg")
+    page.wait_for_function("document.querySelector('#why img')?.naturalWidth === 80")
+
+
+def test_fits_a_phone(browser: Browser, address: str, photo: Path) -> None:
+    page = visit(browser, address, width=390)
+    drop(page, photo)
+    expect(page.locator("#why img")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.close()
+
+
+def test_speaks_the_language_of_the_browser(browser: Browser, address: str, photo: Path) -> None:
+    page = visit(browser, address, locale="zh-CN")
+    body = page.locator("body")
+    for key in ("photo", "photo_hint", "classify", "classes", "model", "model_info", "examples", "heat_hint", "labels"):
+        expect(body).to_contain_text(TEXTS["zh"][key])
+    drop(page, photo)
+    expect(page.locator("#line p")).to_contain_text("用时")
+    choose_model(page, "no such model")
+    expect(page.get_by_role("alert")).to_contain_text("继续使用 tiny-a")
+    assert "__i18n__" not in body.inner_text()
+    page.close()
+
+
+def test_every_control_has_a_name(page: Page) -> None:
+    nameless = page.evaluate(
+        """[...document.querySelectorAll('button, input, textarea, select, a')]
+        .filter(e => e.checkVisibility() && !(e.ariaLabel || e.innerText || e.title || e.labels?.length))
+        .map(e => e.outerHTML)"""
+    )
+    assert nameless == []
+
+
+def test_asks_nobody_else(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    expect(page.locator("#facts dl")).to_be_visible()
+    page.close()
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+
+
+# --- The endpoint
+
+
+def test_endpoint(address: str, photo: Path) -> None:
+    client = Client(address, verbose=False)
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/predict"]
+    classes = client.predict(handle_file(photo), "tiny-a", 3, api_name="/predict")
+    assert [sorted(entry) for entry in classes] == [["label", "score"]] * 3
+    assert classes == sorted(classes, key=lambda entry: -entry["score"]) and classes[0]["label"] in LABELS
+    for arguments, message in {
+        (photo, "/etc/passwd", 3): "neither in the list",
+        (photo, "tiny-a", 0): "top_k is 0",
+        (photo, "tiny-a", 2.5): "top_k is 2.5",
+        (Path(__file__), "tiny-a", 3): "test_predict_page.py",
+    }.items():
+        path, model, top_k = arguments
+        with pytest.raises(AppError, match=message) as refusal:
+            client.predict(handle_file(path), model, top_k, api_name="/predict")
+        assert "Traceback" not in str(refusal.value)
+    with pytest.raises(AppError, match="no image"):
+        client.predict(None, "tiny-a", 3, api_name="/predict")
+    with pytest.raises(AppError):  # a file of the server, which nobody uploaded
+        client.predict({"path": __file__, "meta": {"_type": "gradio.FileData"}}, "tiny-a", 3, api_name="/predict")
+    client.close()
+
+
+def test_endpoint_is_a_tool_for_agents(address: str) -> None:
+    with urlopen(f"{address}/gradio_api/mcp/schema") as reply:
+        (tool,) = json.load(reply)
+    assert tool["name"] == "predict"
+    assert {name: field["type"] for name, field in tool["inputSchema"]["properties"].items()} == {
+        "image": "string",
+        "model": "string",
+        "top_k": "number",
+    }
+    assert "enum" not in tool["inputSchema"]["properties"]["model"]  # any Hub id will do
+
+
+# --- The shared models
+
+
+def test_names_are_the_shelf(shelf: Path) -> None:
+    assert Models(shelf).names() == ["tiny-a", "tiny-b", "without-head"]
+    assert Models(shelf / "absent").names() == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "/",
+        "tiny-a/",
+        "../shelf/tiny-a",
+        "a/b/c",
+        "/etc/passwd",
+        "https://hub/x",
+        "a b/c",
+        "gpt2",
+        "a/\0",
+    ],
+)
+def test_accepts_names_and_hub_ids_only(shelf: Path, name: str) -> None:
+    with pytest.raises(PageError, match="neither in the list nor a Hub id"):
+        Models(shelf).source(name)
+
+
+def test_a_hub_id_is_never_a_folder(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = Models(shelf)
+    assert models.source("tiny-a") == shelf / "tiny-a"
+    assert models.source(f"{shelf.name}/tiny-a") == f"{shelf.name}/tiny-a"
+    monkeypatch.chdir(shelf.parent)
+    with pytest.raises(PageError):
+        models.source(f"{shelf.name}/tiny-a")
+
+
+def test_one_model_for_all_who_ask(shelf: Path) -> None:
+    models = Models(shelf)
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(models.get, ["tiny-a"] * 16))
+    assert len({id(classifier) for classifier in got}) == 1
+
+
+def test_memory_is_bounded_and_the_least_used_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        save_tiny(tmp_path / name, id2label={0: "cat", 1: "dog"})
+    each = 12 * ResNetConfig.from_json((tmp_path / "a" / "config.json").read_bytes()).num_parameters
+    models = Models(tmp_path, max_bytes=2 * each)
+    a, b = models.get("a"), models.get("b")
+    assert models.get("a") is a
+    models.get("c")
+    assert models.get("a") is a
+    assert models.get("b") is not b
+    with pytest.raises(PageError, match="more than this page can hold"):
+        Models(tmp_path, max_bytes=each - 1).get("a")
+    monkeypatch.setattr(models_module, "_HELD", 2)
+    few = Models(tmp_path)
+    a, b, _ = (few.get(name) for name in "abc")
+    assert few.get("b") is b and few.get("a") is not a
+
+
+def test_a_failure_is_not_remembered(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "a", id2label={0: "cat", 1: "dog"})
+    weights = tmp_path / "a" / "model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(b"damaged")
+    models = Models(tmp_path)
+    for _ in range(2):
+        with pytest.raises(ResNetHubError):
+            models.get("a")
+    weights.write_bytes(good)
+    assert models.get("a").config.num_classes == 2
+
+
+def test_the_embedded_model_recognises_the_examples() -> None:
+    classify = Classifier.from_pretrained(EMBEDDED)
+    for path in EXAMPLES:
+        (best,) = classify(path, top_k=1)
+        assert best["label"] == path.stem.replace("-", " ") and best["score"] > 0.5
+
+
+def test_languages_have_the_same_texts() -> None:
+    fields = {
+        language: {key: sorted(re.findall(r"{(\w+)}", text)) for key, text in texts.items()}
+        for language, texts in TEXTS.items()
+    }
+    assert fields["en"] == fields["zh"]

@@ -1,0 +1,486 @@
+"""The Train tab in a real browser, from a ZIP to a model on the Hub, and what visitors see of each other: nothing."""
+
+import io
+import json
+import re
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from helpers.data import NAMED, picture, save_base, write_zip
+from helpers.hub_server import WRITER, Hub, Repo
+from helpers.page import serving
+from helpers.zero_server import STUBS, Devices
+from PIL import Image, ImageDraw
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from resnet_hub.checkpoints.model_card import read_metrics
+from resnet_hub.datasets.load import load_dataset
+from resnet_hub.datasets.report import format_bytes
+from resnet_hub.demo.i18n import TEXTS
+from resnet_hub.inference.classifier import Classifier
+from resnet_hub.model import ResNet
+from resnet_hub.training.run_dir import RunDir
+
+SHAPES: dict[str, tuple[int, tuple[int, int, int]]] = {  # corners, colour
+    "red circle": (0, (210, 40, 40)),
+    "green triangle": (3, (40, 170, 60)),
+    "blue square": (4, (50, 70, 210)),
+    "yellow hexagon": (6, (230, 210, 50)),
+}
+EVIL = "<img src=x onerror=alert(1)>"
+ERRORS: list[str] = []  # of scripts, in any page of a test
+
+
+@pytest.fixture(autouse=True)
+def no_script_fails() -> Iterator[None]:
+    ERRORS.clear()
+    yield
+    assert ERRORS == []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    save_base(folder / "shelf" / "tiny")
+    write_zip(folder / "colours.zip")
+    (folder / "red.png").write_bytes(picture(0, 99))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    """The page of a local user who has a token saved."""
+    with serving(folder, HF_TOKEN=WRITER) as address:
+        yield address
+
+
+def visit(browser: Browser, address: str, **options: Any) -> Page:
+    """A visitor of their own, with an empty browser."""
+    page = browser.new_context(viewport={"width": options.pop("width", 1280), "height": 900}, **options).new_page()
+    page.set_default_timeout(240_000)
+    page.on("pageerror", lambda error: ERRORS.append(str(error)))
+    page.on("dialog", lambda dialog: ERRORS.append(f"A label was run as a script: {dialog.message}"))
+    page.goto(address)
+    expect(page.locator("#facts dl")).to_be_attached()
+    return page
+
+
+def uploaded(page: Page, data: Path) -> None:
+    """Waits for the file itself: its name shows in one piece only while it is on its way, which a test may miss."""
+    expect(page.locator(f"#zip a[href$='/{data.name}']")).to_be_visible()
+
+
+def check(page: Page, data: Path) -> None:
+    """Bring a ZIP and have it looked at."""
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="ZIP file").click()
+    page.locator("#zip input[type=file]").set_input_files(data)
+    uploaded(page, data)
+    page.locator("#check-zip").click()
+
+
+def bring(page: Page, data: Path) -> None:
+    """Bring a ZIP, and go on to the choice of a base."""
+    check(page, data)
+    page.get_by_role("button", name="Continue").click()
+
+
+def type_into(field: Locator, value: str) -> None:
+    """Types until it stays: for the moment after an accordion opens Gradio still sets its fields to what they had."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        field.fill(value)
+        field.page.wait_for_timeout(300)
+        if field.input_value() == value:
+            return
+    raise AssertionError(f"{value!r} does not stay in its field")
+
+
+def choose(page: Page, epochs: int | None) -> None:
+    """Choose a run of so many epochs, or of the head alone."""
+    if epochs:
+        page.get_by_role("button", name="More choices").click()
+        type_into(page.locator("#epochs input[type=number]"), str(epochs))
+        type_into(page.get_by_label("Image size"), "32")  # slower than the 16 of the base
+        page.get_by_label("Image size").press("Tab")
+    else:
+        page.get_by_label("The last layer only").check()
+
+
+def train(page: Page, data: Path, epochs: int | None) -> None:
+    """Bring a ZIP and start a run on it."""
+    bring(page, data)
+    choose(page, epochs)
+    page.get_by_role("button", name="Start training").click()
+
+
+def lines_of(page: Page) -> Locator:
+    """The lines of the chart of the loss."""
+    return page.locator("#loss .mark-line path")
+
+
+def link_of(page: Page) -> str:
+    href = page.locator("#run-link a").get_attribute("href")  # out of sight once the result is shown
+    assert href and re.fullmatch(r"\?run=[\w-]{32}", href)
+    return href
+
+
+def draw_shape(label: str, number: int) -> bytes:
+    """A photo of one of `SHAPES` as a phone might take it: anywhere, of any size, before clutter, as JPEG."""
+    random = np.random.default_rng([list(SHAPES).index(label), number])
+    width, height = (int(side) for side in random.integers(200, 400, 2))
+    clutter = random.integers(0, 255, (height // 20, width // 20, 3), np.uint8)
+    image = Image.fromarray(clutter).resize((width, height), Image.Resampling.BICUBIC)
+    side = int(random.integers(80, 150))
+    left, top = (int(random.integers(0, whole - side)) for whole in (width, height))
+    corners, colour = SHAPES[label]
+    colour = tuple(int(value) for value in np.clip(np.array(colour) + random.integers(-40, 40, 3), 0, 255))
+    middle = (left + side / 2, top + side / 2)
+    draw = ImageDraw.Draw(image)
+    if corners:
+        draw.regular_polygon((middle, side / 2), corners, rotation=int(random.integers(360)), fill=colour)
+    else:
+        draw.ellipse((left, top, left + side, top + side), fill=colour)
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=85)
+    return content.getvalue()
+
+
+def write_shapes(path: Path, count: int) -> Path:
+    with zipfile.ZipFile(path, "w") as out:
+        for label in SHAPES:
+            for number in range(count):
+                out.writestr(f"shapes/{label}/{number}.jpg", draw_shape(label, number))
+    return path
+
+
+def test_from_200_photos_to_a_model_on_the_hub(browser: Browser, address: str, hub: Hub, tmp_path: Path) -> None:
+    shapes, labels = write_shapes(tmp_path / "shapes.zip", 50), sorted(SHAPES)
+    page = visit(browser, address)
+    check(page, shapes)
+    report = page.locator("#report")
+    expect(report).to_contain_text("200 pictures in 4 classes")
+    for label in labels:
+        expect(report.get_by_role("row").filter(has_text=label)).to_contain_text("50")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_label("The whole network")).to_be_checked()
+    choose(page, epochs=100)
+    page.get_by_role("button", name="Start training").click()
+    expect(page.locator("#progress")).to_contain_text(re.compile(r"Epoch \d+ of 100 · [\d,]+ images/s · .* left"))
+    lines = lines_of(page)
+    expect(lines).to_have_count(2)  # training and held out
+    before = lines.first.get_attribute("d") or ""
+    expect(lines.first).not_to_have_attribute("d", before)  # the curves move
+    expect(page.locator("#progress")).to_contain_text("Best so far")
+    expect(page.locator("#samples img")).to_have_count(6)
+    expect(page.locator("#samples")).to_contain_text(re.compile(rf"[✓✗] ({'|'.join(labels)}) \(\d+%\)"))
+    link = link_of(page)
+    assert "Finished" not in page.locator("#progress").inner_text()
+    page.context.close()  # the browser, with all that it knows
+
+    page = visit(browser, address + link)
+    figures = page.locator("#figures")
+    expect(figures.locator("dl")).to_be_visible()
+    expect(figures).to_contain_text("Measured on 40 pictures that training has not seen (20% held out).")
+    expect(figures.locator("tbody tr")).to_have_count(4)
+    expect(page.locator("#confusion img")).to_be_visible()
+    said = dict(zip(figures.locator("dt").all_inner_texts(), figures.locator("dd").all_inner_texts(), strict=True))
+    assert float(said["Accuracy"].rstrip("%")) > 50  # of four classes: it has learnt something
+
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    download.value.save_as(tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as packed:
+        packed.extractall(tmp_path)
+    assert ResNet.from_pretrained(tmp_path / "shapes").config.labels == labels
+
+    page.get_by_role("button", name="Share on the Hugging Face Hub").click()
+    page.locator("#repo input, #repo textarea").press_sequentially("no/such/name")
+    expect(page.locator("#outcome")).to_contain_text("cannot be the name of a repository")
+    page.locator("#repo input, #repo textarea").fill("user/shapes")
+    page.get_by_role("button", name="Push", exact=True).click()
+    expect(page.locator("#outcome a")).to_have_attribute("href", re.compile("/user/shapes$"))
+    pushed = hub.repos["user/shapes"]
+    assert pushed.private and len(pushed.log) <= 2  # the empty repo's own commit, and ours
+    assert link.removeprefix("?run=") not in str(pushed.files())
+    model = ResNet.from_pretrained("user/shapes", token=WRITER)
+    assert model.config.labels == labels
+    measured = {metric.name: metric for metric in read_metrics(model.card or "")}
+    names = {"accuracy": "Accuracy", "macro F1": "Macro F1", "expected calibration error": "Calibration error"}
+    assert {names[name]: f"{metric.value:.2%}" for name, metric in measured.items()} == said
+    assert {metric.split for metric in measured.values()} == {"20% held out"}
+
+    page.get_by_role("button", name="Try it").click()
+    expect(page.locator("#model input")).to_have_value("My model: shapes.zip")
+    expect(page.locator("#facts")).to_contain_text(", ".join(labels))
+    photo = tmp_path / "new.jpg"
+    photo.write_bytes(draw_shape(labels[0], 1000))
+    page.locator("#photo input[type=file]").set_input_files(photo)
+    expect(page.locator("#line")).to_contain_text("My model: shapes.zip")
+    expect(page.locator("#classes h2")).to_have_text(Classifier(model)(photo, top_k=1)[0]["label"])
+    page.context.close()
+
+
+def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, address: str, folder: Path) -> None:
+    ann, bob = visit(browser, address), visit(browser, address, width=390)
+    train(ann, write_zip(folder / "many.zip", count=600), epochs=100)  # takes longer than what follows
+    expect(ann.locator("#progress")).to_contain_text("Epoch")
+    train(bob, folder / "colours.zip", epochs=None)
+    expect(bob.locator("#progress")).to_contain_text("place 1 in the queue")
+    assert bob.evaluate("document.documentElement.scrollWidth") == 390
+
+    ann.reload()
+    expect(ann.locator("#progress")).to_contain_text("Training")  # found again without the link
+    anns, bobs = link_of(ann), link_of(bob)
+    assert anns != bobs
+    root = folder / "runs" / anns.removeprefix("?run=")
+    assert httpx2.get(f"{address}/gradio_api/file={root / 'page.json'}").status_code == 403
+
+    ann.get_by_role("button", name="Stop").click()
+    expect(ann.locator("#progress")).to_contain_text("Stopped.")
+    expect(ann.get_by_role("button", name="Resume")).to_be_visible()
+    expect(bob.locator("#figures dl")).to_be_visible()
+    ann.get_by_role("button", name="See the result").click()
+    expect(ann.locator("#figures")).to_contain_text("no figures of its model yet")
+    ann.get_by_role("button", name="End the run here").click()
+    expect(ann.locator("#figures dl")).to_be_visible()
+    ann.locator(".step-label", has_text="Training").click()
+    expect(ann.get_by_role("button", name="Resume")).to_be_visible()  # it may go on all the same
+    ann.get_by_role("button", name="Delete this run").click()
+    expect(ann.locator("#own-classes")).to_be_visible()
+    assert not root.exists()
+
+    for name in (anns, "?run=" + "A" * 32, "?run=../runs", "?run=" + EVIL):
+        ann.goto(f"{address}/{name}")
+        expect(ann.get_by_role("alert")).to_have_text("There is no such run here, or it was deleted.")
+    expect(bob.locator("#figures dl")).to_be_visible()
+    ann.context.close()
+    bob.context.close()
+
+
+def test_photos_class_by_class(browser: Browser, address: str, tmp_path: Path) -> None:
+    photos: list[list[Path]] = [[], [], []]
+    for channel, paths in enumerate(photos):
+        for number in range(4):
+            paths.append(tmp_path / f"{channel}-{number}.png")
+            paths[-1].write_bytes(picture(channel, number))
+    page = visit(browser, address, locale="zh-CN")
+    text = TEXTS["zh"]
+    page.get_by_role("tab", name=text["train_tab"]).click()
+    classes = page.locator("#own-classes")
+    check = page.get_by_role("button", name=text["check"]).first
+    check.click()
+    expect(page.get_by_role("alert")).to_have_text(text["no_data"])
+    page.get_by_role("button", name=text["add_class"]).click()
+    expect(classes.locator("input[type=file]")).to_have_count(3)
+    for place, paths in enumerate(photos):
+        classes.locator("input[type=file]").nth(place).set_input_files(paths)
+        expect(classes.locator(".thumbnail-item")).to_have_count(4 * (place + 1))
+    names = classes.get_by_label(text["class_name"])
+    for place, name in enumerate(["红", EVIL]):
+        names.nth(place).fill(name)
+    check.click()
+    expect(page.get_by_role("alert")).to_have_text(text["unnamed"])
+    names.nth(2).fill("红")
+    check.click()
+    expect(page.get_by_role("alert")).to_have_text(text["twice"].format(name="红"))
+    classes.get_by_role("button", name=text["remove_class"]).nth(2).click()
+    expect(names).to_have_count(2)
+    classes.get_by_role("button", name="Delete image").first.click()
+    expect(classes.locator(".thumbnail-item")).to_have_count(7)
+    classes.locator("input[type=file]").first.set_input_files(photos[2][0])  # one more to those that are there
+    expect(classes.locator(".thumbnail-item")).to_have_count(8)
+    check.click()
+    size = format_bytes(sum(path.stat().st_size for path in [*photos[0][1:], photos[2][0], *photos[1]]))
+    expect(page.locator("#report h2")).to_have_text(text["report_head"].format(images=8, classes=2, size=size))
+    expect(page.locator("#report")).to_contain_text(EVIL)
+    with page.expect_download() as download:
+        page.locator("#report-file").click()
+    download.value.save_as(tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {row["label"] for row in report["classes"]} == {"红", EVIL}
+    page.get_by_role("button", name=text["export_data"]).click()
+    with page.expect_download() as download:
+        page.locator("#data-file").click()
+    download.value.save_as(tmp_path / "data.zip")
+    exported = load_dataset(tmp_path / "data.zip")["train"]
+    assert set(exported.labels) == {"红", EVIL} and len(exported) == 8
+    page.get_by_role("button", name=text["continue"]).click()
+    expect(page.get_by_label(text["how_finetune"])).to_be_checked()
+    page.get_by_role("button", name=text["more_choices"]).click()
+    expect(page.get_by_label(text["select"])).to_have_value(text["select_accuracy"])
+    page.get_by_role("button", name=text["preview"]).click()
+    expect(page.locator("#seen-by-training img")).to_have_count(12)
+    assert page.locator("img[src='x']").count() == 0
+    assert "__i18n__" not in page.locator("body").inner_text()
+    page.context.close()
+
+
+COPY = """async () => {
+    const canvas = document.createElement("canvas");
+    canvas.getContext("2d").fillRect(0, 0, 30, 30);
+    const blob = await new Promise(done => canvas.toBlob(done));
+    await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
+}"""
+
+
+def test_photos_from_the_camera_and_the_clipboard(browser: Browser, address: str) -> None:
+    page = visit(browser, address, permissions=["camera", "clipboard-read", "clipboard-write"])
+    page.get_by_role("tab", name="Train").click()
+    classes = page.locator("#own-classes")
+    classes.get_by_role("button", name="Capture from camera").first.click()
+    classes.get_by_role("button", name="Click to Access Webcam").click()
+    page.wait_for_function("[...document.querySelectorAll('video')].some(video => video.readyState > 1)")  # is seen
+    classes.get_by_role("button", name="capture photo").click()
+    expect(classes.locator(".thumbnail-item")).to_have_count(1)
+
+    page.evaluate(COPY)
+    classes.get_by_role("button", name="Paste from clipboard").last.click()
+    expect(classes.locator(".thumbnail-item")).to_have_count(2)
+    taken, pasted = classes.locator(".thumbnail-item img").all()
+    expect(pasted).to_have_js_property("naturalWidth", 300)  # a canvas as it is by itself
+    expect(taken).not_to_have_js_property("naturalWidth", 0)
+    page.context.close()
+
+
+def test_a_base_that_cannot_be_used_is_refused(browser: Browser, address: str, folder: Path, hub: Hub) -> None:
+    page = visit(browser, address)
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="From the Hub").click()
+    page.get_by_label("Data set on the Hugging Face Hub").fill("../../etc")
+    page.get_by_role("button", name="Check the data").last.click()
+    expect(page.get_by_role("alert")).to_contain_text("nor is it a data set on the Hub")
+    page.get_by_role("tab", name="ZIP file").click()
+    page.locator("#zip input[type=file]").set_input_files(folder / "colours.zip")
+    uploaded(page, folder / "colours.zip")
+    page.locator("#check-zip").click()
+    page.get_by_role("button", name="Continue").click()
+    for name in ("/etc/passwd", "../shelf/tiny", "user/absent"):
+        page.locator("#base input").fill(name)
+        page.locator("#base input").press("Enter")
+        page.get_by_role("button", name="Start training").click()
+        expect(page.locator("#train-notice [role=alert]")).to_contain_text(name)
+    page.context.close()
+
+
+def test_every_choice_reaches_the_run(browser: Browser, address: str, folder: Path) -> None:
+    page = visit(browser, address)
+    bring(page, folder / "colours.zip")
+    page.get_by_role("button", name="More choices").click()
+    page.get_by_label("From scratch").check()  # by its answer the choices that just came stand
+    expect(page.locator("#base")).to_be_hidden()
+    page.locator("#architecture input").click()
+    page.get_by_role("option", name="resnet20").click()
+    numbers = {"Image size": "24", "Seed": "7", "Learning rate": "0.03", "Patience": "2"}
+    for label, value in numbers.items():
+        type_into(page.get_by_label(label), value)
+        page.get_by_label(label).press("Tab")
+    for label, value in {"epochs": "3", "mixup": "0.3", "smoothing": "0.1"}.items():
+        type_into(page.locator(f"#{label} input[type=number]"), value)
+        page.locator(f"#{label} input[type=number]").press("Tab")
+    for label, value in {
+        "Changes to the pictures": "Cut out and mirrored",
+        "Epoch to keep": "With the lowest loss",
+    }.items():
+        page.get_by_label(label).click()
+        page.get_by_role("option", name=value).click()
+    page.get_by_label("Balance the classes").check()
+    page.get_by_label("The last layer only").check()
+    expect(page.get_by_label("Patience")).to_be_hidden()  # what a head has not
+    expect(page.locator("#base")).to_be_visible()
+    page.get_by_label("From scratch").check()
+    expect(page.get_by_label("Epoch to keep")).to_have_value("With the lowest loss")
+    for label, value in numbers.items():
+        expect(page.get_by_label(label)).to_have_value(value)
+    page.get_by_role("button", name="Start training").click()
+    expect(page.locator("#progress")).to_contain_text("Finished.")
+    run = RunDir(folder / "runs" / link_of(page).removeprefix("?run=") / "run")
+    asked: dict[str, Any] = {"recipe": "modern", "base": None, "architecture": "resnet20", "image_size": 24, "seed": 7}
+    asked |= {"epochs": 3, "learning_rate": 0.03, "patience": 2, "mixup": 0.3, "label_smoothing": 0.1}
+    asked |= {"augmentation": "crop", "select": "loss", "balance": "loss"}
+    assert {key: getattr(run.config, key) for key in asked} == asked
+    assert ResNet.from_pretrained(run.model).config.architecture == "resnet20"
+    page.context.close()
+
+
+def test_a_run_for_a_larger_machine_goes_to_a_job(browser: Browser, address: str, folder: Path, hub: Hub) -> None:
+    page = visit(browser, address)
+    bring(page, folder / "colours.zip")
+    page.get_by_label("The last layer only").check()
+    page.get_by_role("button", name="Train on a machine of Hugging Face").click()
+    page.get_by_role("button", name="Start the job").click()
+    expect(page.locator("#train-notice")).to_contain_text("cannot be the name of a repository")
+    page.locator("#job-repo input, #job-repo textarea").fill("stranger/as-job")
+    page.get_by_label("Time limit").click()
+    page.get_by_role("option", name="30m").click()
+    page.get_by_role("button", name="Start the job").click()
+    expect(page.locator("#train-notice")).to_contain_text("may not make stranger/as-job")
+    page.locator("#job-repo input, #job-repo textarea").fill("user/as-job")
+    page.get_by_role("button", name="Start the job").click()
+    progress = page.locator("#progress")
+    expect(progress).to_contain_text("which goes on without this page")
+    link = link_of(page)
+    page.context.close()  # while the job runs
+
+    stranger = visit(browser, address + link, extra_http_headers={"X-Forwarded-For": "192.0.2.1"})
+    # How long the page of before still follows depends on when the job speaks next.
+    expect(stranger.locator("#progress")).to_contain_text(re.compile("once you are signed in as user|Finished"))
+    page = visit(browser, address + link)
+    progress = page.locator("#progress")
+    expect(progress).to_contain_text("Finished.")
+    stranger.reload()
+    expect(stranger.locator("#progress")).to_contain_text("Finished.")  # all that it has to know
+    stranger.context.close()
+    expect(progress.get_by_role("link").first).to_have_attribute("href", re.compile("/jobs/user/job0$"))
+    expect(progress.get_by_role("link").last).to_have_attribute("href", re.compile("/user/as-job"))
+    assert ResNet.from_pretrained("user/as-job", token=WRITER).config.labels == ["blue", "green", "red"]
+    asked = hub.jobs["job0"].spec
+    assert (asked["flavor"], asked["timeoutSeconds"]) == ("t4-small", 1800) and "1320s" in asked["command"]
+    assert hub.repos["user/as-job"].private
+    expect(page.get_by_role("button", name="Resume")).to_be_hidden()
+    page.context.close()
+
+
+def test_a_data_set_on_the_hub_is_read_as_its_visitor_names_it(browser: Browser, address: str, tables: Repo) -> None:
+    page = visit(browser, address)
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="From the Hub").click()
+    page.get_by_label("Data set on the Hugging Face Hub").fill("user/tables")
+    page.locator("#check-hub").click()
+    expect(page.locator("#report [role=alert]")).to_contain_text("has subsets; name one of two, three.")
+    folded = page.locator("#hub-names")
+    expect(folded.get_by_label("Subset")).to_be_hidden()
+    folded.get_by_role("button", name="Subset, split, columns").click()
+    labels = ("Subset", "Split", "Column of the pictures", "Column of the classes")
+    for label, name in zip(labels, NAMED.values(), strict=True):
+        type_into(folded.locator("label", has_text=re.compile(f"^\\s*{label}")).locator("input, textarea"), name)
+    page.locator("#check-hub").click()
+    expect(page.locator("#report")).to_contain_text("35 pictures in 3 classes")
+    page.context.close()
+
+
+def test_on_zero_gpu_a_run_waits_for_time_and_goes_on(browser: Browser, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "shelf").symlink_to(folder / "shelf")
+    with Devices() as devices, serving(tmp_path, STUBS, **devices.env) as address:
+        devices.left = [3]
+        page = visit(browser, address, extra_http_headers={"X-IP-Token": "a.e30.b"})  # as the platform sends it
+        train(page, folder / "colours.zip", epochs=3)
+        expect(page.locator("#progress")).to_contain_text("Waiting for GPU time.")
+        expect(page.locator("#progress")).to_contain_text("3 s of your GPU time are left.")
+        expect(page.locator("#run-link")).to_contain_text("Keep this page open while it trains")
+        page.get_by_role("button", name="Resume").click()
+        expect(page.locator("#figures dl")).to_be_visible()
+        expect(page.locator("#gpu")).to_contain_text("GPU time used by this run:")
+        assert [(call["durationSeconds"], call["token"]) for call in devices.asked] == [("60", "a.e30.b")] * 2
+        page.get_by_role("button", name="Try it").click()
+        expect(page.locator("#model input")).to_have_value("My model: colours.zip")
+        page.locator("#photo input[type=file]").set_input_files(folder / "red.png")
+        expect(page.locator("#line")).to_contain_text("on CPU")  # which asks for no GPU
+        assert len(devices.asked) == 2
+        page.context.close()

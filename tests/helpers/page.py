@@ -1,0 +1,151 @@
+"""The page, served for a test, and what talks to it."""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import fastapi
+import gradio as gr
+import httpx2
+
+from helpers import ROOT
+from helpers.data import wait
+from helpers.hub_server import WRITER
+from resnet_hub.demo.runs import PageRun, Runs, configure
+
+
+@contextmanager
+def serving(folder: Path, program: str = "", **settings: str) -> Iterator[str]:
+    """The page over the shelf in `folder`, after `program`; it must not print a traceback, nor the token."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings |= {
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(folder / "uploads"),
+        "RESNET_HUB_RUNS": str(folder / "runs"),
+        "PYTHONPATH": str(ROOT),
+    }
+    program += "\nfrom resnet_hub.demo import build, launch; launch(build('shelf'))"
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-c", program],
+            env=os.environ | settings,
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+        try:
+            for _ in range(3000):
+                assert server.poll() is None, (folder / "log").read_text()
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(10)
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)  # whatever it forked
+            server.wait()
+    said = (folder / "log").read_text()
+    # Gradio prints a traceback of its own, without a line of ours, where a browser goes in the midst of an answer.
+    assert "resnet_hub/" not in said, said[said.index("Traceback") :]
+    assert WRITER not in said
+    for path in (folder / "runs").rglob("*"):
+        assert not path.is_file() or WRITER.encode() not in path.read_bytes()
+
+
+API = "gradio_api"
+
+
+class Caller:
+    """What a page's script does, for a session of its own; and whatever else a program may send."""
+
+    def __init__(self, address: str, **headers: str):
+        self.http = httpx2.Client(
+            base_url=address, timeout=240, headers=headers, limits=httpx2.Limits(max_keepalive_connections=0)
+        )
+        self.session = secrets.token_hex(8)
+        self.config = self.http.get("/config").json()
+        self.kinds = {part["id"]: part["type"] for part in self.config["components"]}
+        self.values = {part["id"]: part["props"].get("value") for part in self.config["components"]}
+        self.calls = {call["api_name"]: call for call in self.config["dependencies"]}
+        self.stored: Any = None
+
+    def inputs(self, name: str) -> list[str]:
+        return [self.kinds[part] for part in self.calls[name]["inputs"]]
+
+    def send(self, name: str, data: list[Any], query: str = "", event: Any = None) -> str:
+        """All that comes back."""
+        place = self.calls[name]["id"]
+        body = {"data": data, "fn_index": place, "session_hash": self.session, "event_data": event}
+        reply = self.http.post(f"/{API}/queue/join{query}", json=body)
+        if reply.status_code != 200:
+            return reply.text
+        said = []
+        with self.http.stream("GET", f"/{API}/queue/data", params={"session_hash": self.session}) as stream:
+            for line in stream.iter_lines():
+                said.append(line)
+                if '"process_completed"' in line and reply.json()["event_id"] in line:
+                    break
+        return "\n".join(said)
+
+    def call(self, name: str, *values: Any, event: Any = None) -> list[Any]:
+        """The values of the answer; `values` are of all inputs but the states, then the page's own."""
+        given, data = list(values), []
+        for part in self.calls[name]["inputs"]:
+            own = self.kinds[part] != "state"
+            data.append(given.pop(0) if given and own else self.values[part] if own else None)
+        last = self.send(name, data, event=event).splitlines()[-1]
+        message = json.loads(last.removeprefix("data:"))
+        assert message["success"], message
+        answer = message["output"]["data"]
+        for part, value in zip(self.calls[name]["outputs"], answer, strict=True):
+            if self.kinds[part] == "browserstate" and isinstance(value, dict) and "visitor" in value:
+                self.stored = value
+        return answer
+
+    def upload(self, path: Path) -> dict[str, Any]:
+        reply = self.http.post(f"/{API}/upload", files={"files": (path.name, path.read_bytes())})
+        return {"path": reply.json()[0], "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
+
+    def train(self, data: Path) -> str:
+        """The id of a run of the head alone, at its end."""
+        self.call("check_zip", self.upload(data))
+        self.call("begin", self.stored, "tiny", "head")
+        wait(lambda: "Finished" in str(self.call("watch")), 240)
+        return self.stored["run"]
+
+
+def from_browser(language: str = "en") -> gr.Request:
+    scope = {"type": "http", "headers": [(b"accept-language", language.encode())], "query_string": b"", "path": "/"}
+    return gr.Request(fastapi.Request(scope))
+
+
+def made(runs: Runs, data: Path) -> PageRun:
+    run = runs.create()
+    run.bring_zip(data, data.name)
+    return run
+
+
+def started(runs: Runs, data: Path, base: Path, owner: str, **choices: Any) -> PageRun:
+    run = made(runs, data)
+    runs.start(run, {owner}, configure(run, base, **{"recipe": "finetune", "epochs": 5000} | choices))
+    return run
+
+
+def at_work(runs: Runs, run: PageRun) -> Callable[[], bool]:
+    return lambda: runs.status(run).state == "running" and len(run.run.epochs()) > 1

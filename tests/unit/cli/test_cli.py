@@ -1,0 +1,479 @@
+"""The commands as a shell and its scripts meet them: lines, exit codes, and no traceback."""
+
+import fcntl
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.hub_server import WRITER, Hub
+from PIL import Image
+
+from resnet_hub import Classifier, ResNet, ResNetConfig, cli
+from resnet_hub.checkpoints.model_card import CardContent, render_card
+from resnet_hub.version import __version__
+
+COMMAND = [sys.executable, "-m", "resnet_hub"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    labels = {0: "cat", 1: "dog", 2: "雏菊"}
+    config = ResNetConfig.from_name("resnet20", depths=(1, 1, 1), width=8, image_size=16, id2label=labels)
+    facts = CardContent(metrics={"accuracy": 0.8125}, dataset_name="Pets", split="test")
+    card = render_card(config, facts, weights_sha256="0" * 64)
+    return ResNet(config).eval().save_pretrained(tmp_path_factory.mktemp("models") / "tiny", card=card)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for name, colour in {"a.png": "red", "b.jpg": "green", "more/c.png": "blue"}.items():
+        Image.new("RGB", (20, 24), colour).save(folder / name)
+    return folder
+
+
+def run(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, list[str], list[str]]:
+    """Exit code, and the lines of both outputs."""
+    try:
+        code: Any = cli.main([str(argument) for argument in arguments])
+    except SystemExit as stopped:  # argparse's way
+        code = stopped.code
+    captured = capfd.readouterr()
+    return code, captured.out.splitlines(), captured.err.splitlines()
+
+
+# predict
+
+
+def test_predict_gives_a_line_a_picture(capfd: pytest.CaptureFixture[str], model: Path, pictures: Path) -> None:
+    names = [pictures / name for name in ("b.jpg", "a.png", "more/c.png")]
+    code, lines, errors = run(capfd, "predict", names[0], pictures, "--model", model, "--top-k", "2")
+    expected = []
+    for name in (names[0], names[1], names[0], names[2]):
+        first, second = Classifier.from_pretrained(model)(name, top_k=2)
+        expected.append(f"{name}  {first['label']} {first['score']:.1%}  {second['label']} {second['score']:.1%}")
+    assert (code, lines, errors) == (0, expected, [])
+
+
+def test_predict_gives_json_lines(capfd: pytest.CaptureFixture[str], model: Path, pictures: Path) -> None:
+    code, lines, errors = run(capfd, "predict", pictures, "--model", model, "--json")
+    answers = [json.loads(line) for line in lines]
+    assert (code, errors) == (0, [])
+    assert [answer["file"] for answer in answers] == [str(pictures / name) for name in ("a.png", "b.jpg", "more/c.png")]
+    for answer in answers:
+        assert {one["label"] for one in answer["labels"]} == {"cat", "dog", "雏菊"}
+        assert sum(one["score"] for one in answer["labels"]) == pytest.approx(1)
+
+
+def test_predict_names_bad_files_and_does_the_rest(
+    capfd: pytest.CaptureFixture[str], model: Path, pictures: Path
+) -> None:
+    (pictures / "bad.png").write_bytes(b"no picture")
+    (pictures / "empty").mkdir()
+    missing, empty = pictures / "missing.png", pictures / "empty"
+    code, lines, errors = run(capfd, "predict", missing, empty, pictures, "--model", model)
+    assert code == 1
+    assert len(lines) == 3
+    assert [error.split(": ")[0] for error in errors] == [
+        f"skipped {missing}",
+        f"skipped {empty}",
+        f"skipped {pictures / 'bad.png'}",
+    ]
+    assert all(error.endswith(".") for error in errors)
+
+
+def test_names_that_a_terminal_would_obey_stay_on_their_line(
+    capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    good = tmp_path / "two\nlines \x1b[31m.png"
+    Image.new("RGB", (20, 24)).save(good)
+    code, lines, errors = run(capfd, "predict", good, tmp_path / "\x1b[2J.png", "--model", model)
+    assert code == 1
+    assert len(lines) == len(errors) == 1
+    assert "\x1b" not in lines[0] + errors[0]
+    assert lines[0].startswith(ascii(str(good)) + "  ")
+
+
+def test_any_file_name_and_label_fit_any_terminal(
+    capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    name = os.fsdecode(bytes(tmp_path) + b"/na\xefve.png")
+    Image.new("RGB", (20, 24)).save(name)
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [*COMMAND, "predict", name, "--model", str(model)]
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u96cf\\u83ca" in done.stdout
+    assert b"na\\udcefve.png" in done.stdout
+    _, lines, _ = run(capfd, "predict", name, "--model", model, "--json")
+    assert json.loads(lines[0])["file"] == name
+
+
+def test_results_come_as_they_are_done_and_ctrl_c_ends_it_quietly(model: Path, pictures: Path) -> None:
+    command = [*COMMAND, "predict", *[str(pictures)] * 5000, "--model", str(model)]
+    # A shell's background job ignores Ctrl-C, and so would what the tests start in it.
+    heeding: Any = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **heeding) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(bytes(pictures / "a.png"))
+        process.send_signal(signal.SIGINT)
+        lines = process.stdout.readlines()
+        assert process.stderr.read() == b""
+        assert process.wait() == 130
+    assert len(lines) < 14_000
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, pictures: Path) -> None:
+    command = [*COMMAND, "predict", *[str(pictures)] * 5000, "--model", str(model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
+def test_progress_is_shown_on_a_terminal(model: Path, pictures: Path) -> None:
+    screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [*COMMAND, "predict", str(pictures), "--model", str(model)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, check=True)
+    os.close(terminal)
+    assert b" 0/3 " in os.read(screen, 4096)
+    os.close(screen)
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_the_repositorys_model_is_the_default(
+    capfd: pytest.CaptureFixture[str], model: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_hub.cli.DEFAULT_MODEL", model)
+    assert run(capfd, "predict", pictures)[0] == 0
+    assert run(capfd, "info")[1][0].endswith(str(model))
+    monkeypatch.setattr("resnet_hub.cli.DEFAULT_MODEL", model / "nowhere")
+    for command in (["predict", pictures], ["info"]):
+        code, lines, errors = run(capfd, *command)
+        assert (code, lines) == (2, [])
+        assert errors == [
+            "error: No model came with this installation; name a folder, or a model on the Hub as user/name."
+        ]
+
+
+# info
+
+
+def test_info_in_text(capfd: pytest.CaptureFixture[str], model: Path) -> None:
+    code, lines, errors = run(capfd, "info", model)
+    config = ResNet.from_pretrained(model).config
+    assert (code, errors) == (0, [])
+    rows = dict(line.split(maxsplit=1) for line in lines)
+    assert rows == {
+        "model": str(model),
+        "architecture": "resnet_custom",
+        "blocks": "1 + 1 + 1 basic, shortcut A",
+        "weights": "0.1 MB of float32",
+        "parameters": f"{config.num_parameters:,}",
+        "multiply-adds": f"{config.multiply_adds:,} a picture",
+        "labels": "3: cat, dog, 雏菊",
+        "resize": "short side to 16 pixels, bilinear",
+        "crop": "16 x 16 pixels from the centre",
+        "mean": "0.4914, 0.4822, 0.4465",
+        "std": "0.247, 0.2435, 0.2616",
+        "accuracy": "0.8125 on Pets, test",
+    }
+
+
+def test_info_in_json(capfd: pytest.CaptureFixture[str], model: Path) -> None:
+    code, lines, errors = run(capfd, "info", model, "--json")
+    facts = json.loads("\n".join(lines))
+    assert (code, errors) == (0, [])
+    assert ResNetConfig.from_dict(facts["config"]) == ResNet.from_pretrained(model).config
+    assert facts["metrics"] == [{"name": "accuracy", "value": 0.8125, "dataset": "Pets", "split": "test"}]
+
+
+def test_info_of_other_peoples_models(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architecture": "resnet50", "num_classes": 1000}')
+    code, lines, _ = run(capfd, "info", tmp_path)
+    rows = dict(line.split(maxsplit=1) for line in lines)
+    assert (code, rows["architecture"], rows["parameters"]) == (0, "resnet50", "25,557,032")
+    assert rows["labels"].startswith("1000: tench, Tinca tinca, goldfish")  # as timm and transformers take them
+    (tmp_path / "config.json").write_text('{"architecture": "resnet50"}')
+    for card in (
+        "---\nmodel-index: [1, {results: 2}]\n---\n",
+        "---\na: 2023-99-99\n---",
+        "---\n" + "[" * 9999 + "\n---\n",
+    ):
+        (tmp_path / "README.md").write_text(card)
+        code, lines, errors = run(capfd, "info", tmp_path)
+        assert (code, errors) == (0, [])
+        assert dict(line.split(maxsplit=1) for line in lines)["labels"].startswith("1000: tench")
+
+
+def test_info_reads_no_weights_and_imports_no_torch(model: Path) -> None:
+    program = (
+        f"import sys; from resnet_hub.cli import main; main(['info', {str(model)!r}]); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_info_of_a_model_on_the_hub(capfd: pytest.CaptureFixture[str], model: Path, hub: Hub) -> None:
+    ResNet.from_pretrained(model).push_to_hub("user/tiny", token=WRITER)
+    code, lines, errors = run(capfd, "info", "user/tiny")
+    assert (code, errors) == (0, [])
+    assert lines[0].split() == ["model", "user/tiny"]
+    assert lines[-1].split(maxsplit=1) == ["accuracy", "0.8125 on Pets, test"]
+    code, lines, errors = run(capfd, "info", "user/other")
+    assert (code, lines, len(errors)) == (2, [], 1)
+
+
+# train and push
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """Two classes of sixteen plain pictures each."""
+    for label, colour in {"blue": (30, 40, 200), "red": (200, 40, 30)}.items():
+        (tmp_path / "colours" / label).mkdir(parents=True)
+        for number in range(16):
+            shade = tuple(channel + 3 * number for channel in colour)
+            Image.new("RGB", (16, 16), shade).save(tmp_path / "colours" / label / f"{number}.png")
+    return tmp_path / "colours"
+
+
+def test_data_are_reported_and_packed(capfd: pytest.CaptureFixture[str], colours: Path, tmp_path: Path) -> None:
+    (colours / "red" / "16.png").write_bytes(b"no picture")
+    code, lines, errors = run(capfd, "data", "report", colours)
+    assert (code, errors) == (1, []) and any("red/16.png" in line for line in lines)
+    code, lines, errors = run(capfd, "data", "report", colours, "--json")
+    classes = json.loads("\n".join(lines))["classes"]
+    assert (code, errors) == (1, []) and sum(row["images"] for row in classes) == 32  # what can be read
+    code, lines, errors = run(capfd, "data", "export", colours, tmp_path / "packed.zip")
+    assert (code, lines, errors) == (0, [str(tmp_path / "packed.zip")], [])
+    code, lines, errors = run(capfd, "data", "export", tmp_path / "packed.zip", tmp_path / "again.zip", "--json")
+    facts = json.loads(lines[0])
+    assert (code, facts["pictures"], errors) == (0, {"train": 33}, [])
+    assert facts["bytes"] == (tmp_path / "again.zip").stat().st_size == (tmp_path / "packed.zip").stat().st_size
+    code, lines, errors = run(capfd, "data", "report", tmp_path / "absent", "--json")
+    assert (code, lines, len(errors)) == (2, [], 1)
+
+
+def test_train_tells_each_epoch_and_the_same_command_goes_on(
+    capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path
+) -> None:
+    settings = ["--run", tmp_path / "run", "--data", colours, "--base", model, "--epochs", "1", "--precision", "no"]
+    settings += ["--seed", "5"]
+    code, lines, errors = run(capfd, "train", *settings)
+    assert (code, errors) == (0, [])
+    assert lines[0].startswith("26 pictures of 2 classes, 6 to measure on (20% held out)")
+    assert [line.split()[:2] for line in lines[1:3]] == [["epoch", "0"], ["epoch", "1"]]
+    assert lines[3].endswith(str(tmp_path / "run" / "model"))
+    assert ResNet.from_pretrained(tmp_path / "run" / "model").config.labels == ["blue", "red"]
+
+    code, lines, errors = run(capfd, "train", "--run", tmp_path / "run", "--json")
+    events = [json.loads(line) for line in lines]
+    assert (code, errors) == (0, [])
+    assert (events[0]["event"], events[0]["epoch"], events[-1]["event"]) == ("Started", 1, "Finished")
+
+    code, lines, errors = run(capfd, "train", *settings, "--seed", "7")
+    assert (code, lines, len(errors)) == (2, [], 1)
+    assert "has seed 5, not 7" in errors[0]
+    code, lines, errors = run(capfd, "train", "--run", tmp_path / "run", "--seed", "0")  # as it is by itself, but asked
+    assert (code, len(errors)) == (2, 1) and "has seed 5, not 0" in errors[0]
+
+
+def test_the_card_of_a_run_names_its_command_and_no_folder_of_this_machine(
+    capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path
+) -> None:
+    arguments = ["--recipe", "head", "--label-smoothing", "0.1", "--no-nesterov"]
+    assert run(capfd, "train", "--out", tmp_path / "run", "--data", colours, "--base", model, *arguments)[0] == 0
+    card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "resnet-hub train --data colours --run run --base tiny --recipe head --label-smoothing 0.1\n" in card
+    assert str(tmp_path) not in card
+    evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
+    assert f"| accuracy | {evaluation['accuracy']:.2%} |".replace("%", " %") in card
+
+
+def test_ctrl_c_stops_and_keeps_and_the_run_goes_on(model: Path, colours: Path, tmp_path: Path) -> None:
+    command = [*COMMAND, "train", "--run", str(tmp_path / "run"), "--json"]
+    settings = ["--data", str(colours), "--base", str(model), "--epochs", "60", "--batch-size", "4"]
+    with subprocess.Popen(
+        [*command, *settings, "--precision", "no"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as training:
+        assert training.stdout is not None and training.stderr is not None
+        for line in training.stdout:
+            if json.loads(line)["event"] == "Progress":
+                training.send_signal(signal.SIGINT)
+                break
+        events = [json.loads(line)["event"] for line in training.stdout]
+        assert training.stderr.read() == "stopping after this step; Ctrl-C again leaves at once\n"
+    assert (training.returncode, events[-1]) == (130, "Stopped")
+    done = subprocess.run([*command], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])["event"] == "Finished"
+
+
+def test_a_run_that_cannot_start_is_one_sentence(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for arguments in (["--data", tmp_path / "empty"], ["--data", tmp_path / "nowhere"], []):
+        code, lines, errors = run(capfd, "train", "--run", tmp_path / "run", *arguments)
+        assert (code, lines, len(errors)) == (2, [], 1)
+        assert errors[0].startswith("error: ")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_search_lists_what_opens(capfd: pytest.CaptureFixture[str], model: Path, hub: Hub) -> None:
+    ours = ResNet.from_pretrained(model)
+    for name, dtype in (("user/pets-small", "float16"), ("user/pets-large", None)):
+        ours.push_to_hub(name, token=WRITER, dtype=dtype)
+    hub.repos["user/pets-large"].downloads = 12
+    hub.edit("user/pets-large", "notes.txt", "x")
+    code, lines, errors = run(capfd, "search", "pets")
+    assert (code, errors) == (0, [])
+    assert lines == [
+        "user/pets-large  resnet_custom, 3 labels, 12 downloads",
+        "user/pets-small  resnet_custom, 3 labels, 0 downloads",
+    ]
+    hub.edit("user/pets-large", "config.json", '{"architecture": "seresnet18", "num_classes": 3}')
+    code, lines, errors = run(capfd, "search", "pets", "--json")
+    assert [json.loads(line)["model"] for line in lines] == ["user/pets-small"]
+    assert (code, errors) == (0, ["1 more match but do not open here: `resnet-hub info` says why."])
+    assert run(capfd, "search", "nothing")[0] == 2
+    _, lines, _ = run(capfd, "info", "user/pets-small")
+    assert dict(line.split(maxsplit=1) for line in lines)["weights"].endswith("MB of float16")
+
+
+def test_push_prints_where_the_model_is(
+    capfd: pytest.CaptureFixture[str], hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    code, lines, errors = run(capfd, "push", model, "user/pets", "--private")
+    assert (code, errors) == (0, [])
+    assert lines[0].startswith(hub.url) and "user/pets" in lines[0]
+    assert hub.repos["user/pets"].private
+    code, lines, errors = run(capfd, "push", model, "stranger/pets")
+    assert (code, lines, len(errors)) == (2, [], 1)
+
+
+# convert
+
+
+def test_convert_says_what_it_recognised_and_replaces_the_folder(
+    capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    net = ResNet.from_pretrained(model)
+    weights = {f"module.{key}".replace("fc", "linear"): tensor for key, tensor in net.state_dict().items()}
+    torch.save({"state_dict": weights, "epoch": 3}, file := tmp_path / "net.pth.tar")
+    (folder := tmp_path / "converted").mkdir()
+    (folder / "README.md").write_text("My own words.")
+    code, lines, errors = run(capfd, "convert", file, folder, "--labels", "cat,dog,雏菊", "--image-size", "16")
+    assert (code, errors) == (0, [])
+    assert {line.split()[0] for line in lines} >= {"layout", "block", "shortcut", "head", "picture", "network", "saved"}
+    assert [line.split(maxsplit=2)[2] for line in lines if line.startswith("left out")] == ["epoch: no weights"]
+    converted = ResNet.from_pretrained(folder)
+    assert (converted.config.labels, converted.config.image_size) == (["cat", "dog", "雏菊"], 16)
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(converted(images), net(images))
+    assert "My own words." in (folder / "README.md").read_text()
+
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    weights.pop("module.layer1.0.bn1.bias")
+    torch.save(weights, file)
+    code, lines, errors = run(capfd, "convert", file, folder)
+    assert (code, lines, len(errors)) == (2, [], 1)
+    assert errors[0].endswith("but does not match it; 1 missing: layer1.0.bn1.bias.")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+    cards = {}
+    for target, value in ((folder, "3"), (tmp_path / "new", "4"), (tmp_path / "new", "5")):
+        three = ",".join(value * 3)
+        code, _, errors = run(capfd, "convert", model / "model.safetensors", target, "--mean", three, "--std", three)
+        assert (code, errors) == (0, [])
+        assert ResNet.from_pretrained(target).config.std == (float(value),) * 3
+        cards[value] = (target / "README.md").read_text()
+    assert "My own words." in cards["3"]
+    assert "deviation 4, 4, 4" in cards["4"] and "deviation 5, 5, 5" in cards["5"]
+
+
+class Payload:
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def test_convert_never_runs_a_pickle(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "args": Payload(tmp_path / "marker")}, file := tmp_path / "bad.pt")
+    code, lines, errors = run(capfd, "convert", file, tmp_path / "out")
+    assert (code, lines, len(errors)) == (2, [], 1)
+    assert "mkdir; it was refused and nothing was run" in errors[0]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["prognosticate"],
+        ["predict"],
+        ["predict", "a.png", "--top-k", "0"],
+        ["predict", "a.png", "--top-k", "many"],
+        ["info", "one", "two"],
+        ["convert", "a.pth"],
+        ["convert", "a.pth", "out", "--mean", "grey"],
+        ["convert", "a.pth", "out", "--labels", "a,b", "--labels-from", "cifar10"],
+    ],
+)
+def test_wrong_arguments(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    code, lines, errors = run(capfd, *arguments)
+    assert (code, lines) == (2, [])
+    assert errors[0].startswith("usage: resnet-hub")
+    assert "error: " in errors[-1]
+
+
+@pytest.mark.parametrize("command", ["predict", "info"])
+def test_a_model_that_cannot_be_loaded_is_one_sentence(
+    capfd: pytest.CaptureFixture[str], pictures: Path, command: str
+) -> None:
+    for wrong in (pictures, pictures / "nowhere", pictures / "a.png", "no model"):
+        arguments = ["predict", pictures, "--model", wrong] if command == "predict" else ["info", wrong]
+        code, lines, errors = run(capfd, *arguments)
+        assert (code, lines, len(errors)) == (2, [], 1)
+        assert errors[0].startswith("error: ")
+
+
+def test_an_unknown_device_is_one_sentence(capfd: pytest.CaptureFixture[str], model: Path, pictures: Path) -> None:
+    code, lines, errors = run(capfd, "predict", pictures, "--model", model, "--device", "abacus")
+    assert (code, lines) == (2, [])
+    assert errors == ["error: There is no device 'abacus'; use cpu, cuda, cuda:1 or mps."]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_one_sentence(model: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*COMMAND, "info", str(model)], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+
+
+def test_version_and_help(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(capfd, "--version") == (0, [f"resnet-hub {__version__}"], [])
+    code, lines, _ = run(capfd, "predict", "--help")
+    assert code == 0
+    assert "exit codes:" in lines
+    done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
+    assert {"predict", "info"} <= set(done.stdout.split())

@@ -1,0 +1,484 @@
+"""Other people's weights against the networks that made them: torchvision's own, and a small reference for CIFAR."""
+
+import math
+import os
+import pickle
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from helpers.fuzz import cases
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnet_hub import ResNet, ResNetConfig, ResNetHubError
+from resnet_hub.checkpoints.load import load_checkpoint
+from resnet_hub.config import VARIANTS
+from resnet_hub.convert.state_dict import (
+    convert_state_dict,
+    expected_shapes,
+    known_label_set,
+    read_label_file,
+    read_state_dict,
+)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+class Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int, option: str, projection: str):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.option, self.projection, self.stride = option, projection, stride
+        if option == "C" or (option == "B" and inputs != outputs):
+            layers = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            setattr(self, projection, layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.option == "none":
+            return F.relu(y)
+        if hasattr(self, self.projection):
+            return F.relu(y + getattr(self, self.projection)(x))
+        x = x[:, :, :: self.stride, :: self.stride]
+        extra = torch.zeros(len(x), (y.shape[1] - x.shape[1]) // 2, *y.shape[2:])
+        return F.relu(y + torch.cat([extra, x, extra], dim=1))
+
+
+class CifarNet(nn.Module):
+    """Section 4.2 of the paper, with the attribute names of the well-known repositories."""
+
+    def __init__(self, option: str, depth: int = 2, head: str = "linear", projection: str = "downsample"):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        sizes = [(16, 16, 1), (16, 32, 2), (32, 64, 2)]
+        for stage, (inputs, outputs, stride) in enumerate(sizes, 1):
+            rest = (Block(outputs, outputs, 1, option, projection) for _ in range(depth - 1))
+            setattr(self, f"layer{stage}", nn.Sequential(Block(inputs, outputs, stride, option, projection), *rest))
+        setattr(self, head, nn.Linear(64, 10))
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        for stage in (self.layer1, self.layer2, self.layer3):
+            x = stage(x)
+        return getattr(self, self.head)(x.mean((2, 3)))
+
+
+def trained(model: nn.Module) -> Any:
+    """As if trained: statistics of BatchNorm that are not those of a fresh layer."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.7, 1.3)
+            nn.init.uniform_(module.weight, 0.7, 1.3)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+    return model.eval()
+
+
+def rebuilt(found: Any) -> ResNet:
+    model = ResNet(found.config)
+    model.load_state_dict(found.weights, strict=True)
+    return model.eval()
+
+
+def note(found: Any, topic: str) -> str:
+    return dict(found.notes)[topic]
+
+
+def assert_equal_logits(ours: nn.Module, theirs: nn.Module, size: int) -> None:
+    images = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        expected = theirs(images)
+        assert expected.std() > 1e-2  # else equality would say little
+        torch.testing.assert_close(ours(images), expected, rtol=0, atol=1e-5)
+
+
+# What is recognised
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "wide_resnet50_2"])
+def test_torchvisions_networks_give_equal_logits(name: str, tmp_path: Path) -> None:
+    theirs = trained(torchvision.models.get_model(name, num_classes=7))
+    for file, save in ((tmp_path / "weights.pth", torch.save), (tmp_path / "weights.safetensors", save_file)):
+        save(theirs.state_dict(), file)
+        found = convert_state_dict(read_state_dict(file), file, layout="torchvision", architecture=name)
+        file.unlink()
+        assert found.config == ResNetConfig.from_name(name, num_classes=7)
+        with torch.device("meta"):
+            ours = ResNet(found.config)
+        ours.load_state_dict(found.weights, strict=True, assign=True)
+        assert_equal_logits(ours.eval(), theirs, 32)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_every_named_network_is_recognised_from_its_shapes(name: str) -> None:
+    config = ResNetConfig.from_name(name, num_classes=3)
+    with torch.device("meta"):
+        expected = {key: tuple(tensor.shape) for key, tensor in ResNet(config).state_dict().items()}
+    assert expected_shapes(config) == expected
+    assert list(expected_shapes(config)) == list(expected)
+    weights = {key: torch.zeros(()).expand(shape) for key, shape in expected.items()}
+    assert convert_state_dict(weights, name).config.architecture == name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shortcut": "C"},
+        {"block": "bottleneck", "shortcut": "C"},
+        {"block": "bottleneck", "width": 4, "groups": 2, "group_width": 96},
+        {"block": "bottleneck", "stem": "3x3", "shortcut": "A"},
+        {"depths": (1,)},
+        {"depths": (3, 1, 2, 1), "in_channels": 1, "mean": (0.5,), "std": (0.2,)},
+    ],
+)
+def test_other_networks_are_recognised_from_their_weights(changes: dict[str, Any]) -> None:
+    config = ResNetConfig(**({"depths": (2, 1), "width": 8, "id2label": {0: "a", 1: "b"}} | changes))
+    model = trained(ResNet(config))
+    options: dict[str, Any] = {"shortcut": "A"} if config.depths == (1,) else {}
+    found = convert_state_dict(model.state_dict(), "x", labels=["a", "b"], mean=config.mean, std=config.std, **options)
+    images = torch.randn(2, config.in_channels, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(rebuilt(found)(images), model(images))
+
+
+def test_a_network_without_a_head_stays_one() -> None:
+    model = ResNet(ResNetConfig(depths=(1, 1), width=8))
+    found = convert_state_dict(model.state_dict(), "x")
+    assert found.config.num_classes == 0
+    with pytest.raises(ResNetHubError, match=r"^2 labels were given, but the head of x has 0 outputs\.$"):
+        convert_state_dict(model.state_dict(), "x", labels=["a", "b"])
+
+
+def test_an_option_a_checkpoint_of_data_parallel(tmp_path: Path) -> None:
+    theirs = trained(CifarNet("A", depth=3))
+    weights = OrderedDict((f"module.{k}", v) for k, v in theirs.state_dict().items() if "num_batches" not in k)
+    assert sum(tensor.numel() for key, tensor in weights.items() if "running" not in key) == 269_722
+    file = tmp_path / "resnet20.th"
+    content = {"state_dict": weights, "best_prec1": 91.7, "epoch": 200}
+    torch.save(content, file, _use_new_zipfile_serialization=False)  # as it was in 2018
+    found = convert_state_dict(read_state_dict(file), file)
+    assert found.config == ResNetConfig.from_name(
+        "resnet20", num_classes=10, mean=ResNetConfig.mean, std=ResNetConfig.std
+    )
+    assert_equal_logits(rebuilt(found), theirs, 32)
+    assert note(found, "layout").startswith("cifar, since conv1 is 3x3")
+    assert note(found, "names") == "linear is fc, module. dropped"
+    assert note(found, "left out") == "best_prec1, epoch: no weights"
+    assert "A (zero padding) assumed" in note(found, "shortcut") and "--shortcut none" in note(found, "shortcut")
+    assert note(found, "filled in").startswith("19 num_batches_tracked")
+    assert "assumed; to change: --image-size --mean --std" in note(found, "picture")
+    assert "numbered" in note(found, "labels")
+
+
+def test_an_option_b_checkpoint(tmp_path: Path) -> None:
+    theirs = trained(CifarNet("B", depth=3, head="fc"))
+    assert sum(parameter.numel() for parameter in theirs.parameters()) == 272_474
+    torch.save(theirs.state_dict(), file := tmp_path / "cifar10_resnet20.pt")
+    found = convert_state_dict(read_state_dict(file), file, layout="cifar", labels=known_label_set("cifar10"))
+    assert (found.config.shortcut, found.config.depths, found.config.width) == ("B", (3, 3, 3), 16)
+    assert found.config.std == (0.2023, 0.1994, 0.2010)
+    assert found.config.labels[3] == "cat"
+    assert_equal_logits(rebuilt(found), theirs, 32)
+
+
+@pytest.mark.parametrize("option", ["B", "C"])
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model", "net"])
+def test_projections_called_shortcut_in_any_wrapping(option: str, wrapper: str) -> None:
+    theirs = trained(CifarNet(option, projection="shortcut"))
+    content = {wrapper: {f"_orig_mod.module.{k}": v for k, v in theirs.state_dict().items()}, "acc": 93.0}
+    found = convert_state_dict(content, "x")
+    assert found.config.shortcut == option
+    assert_equal_logits(rebuilt(found), theirs, 32)
+
+
+def test_a_plain_network_is_one_when_asked() -> None:
+    theirs = trained(CifarNet("none"))
+    found = convert_state_dict(theirs.state_dict(), "x", shortcut="none")
+    assert found.config.shortcut == "none"
+    assert_equal_logits(rebuilt(found), theirs, 32)
+
+
+def test_v1_is_one_when_asked_and_v15_is_assumed_aloud() -> None:
+    weights = ResNet(ResNetConfig(block="bottleneck", depths=(1, 1), width=8)).state_dict()
+    assert "--stride-in-1x1" in note(convert_state_dict(weights, "x"), "stride")
+    assert convert_state_dict(weights, "x", stride_in_1x1=True).config.stride_in_1x1
+    with pytest.raises(ResNetHubError, match="stride_in_1x1"):
+        convert_state_dict(CifarNet("A").state_dict(), "x", stride_in_1x1=True)
+
+
+def test_half_precision_becomes_float32_and_says_so() -> None:
+    model = CifarNet("A").half()
+    found = convert_state_dict(model.state_dict(), "x")
+    assert {tensor.dtype for tensor in found.weights.values()} == {torch.float32, torch.int64}
+    assert note(found, "numbers") == "float16 in the file, float32 from now on"
+    assert torch.equal(found.weights["fc.weight"], model.linear.weight.float())
+
+
+def test_tensors_that_share_memory_can_be_saved(tmp_path: Path) -> None:
+    weights = CifarNet("A").state_dict()
+    weights["layer1.0.conv1.weight"] = weights["layer1.0.conv2.weight"]
+    found = convert_state_dict(weights, "x")
+    folder = rebuilt(found).save_pretrained(tmp_path / "x")
+    assert torch.equal(load_checkpoint(folder).weights["layer1.0.conv1.weight"], weights["layer1.0.conv2.weight"])
+
+
+def test_options_settle_the_picture() -> None:
+    options: dict[str, Any] = {"image_size": 48, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    found = convert_state_dict(CifarNet("A").state_dict(), "x", **options)
+    assert {key: getattr(found.config, key) for key in options} == options
+    assert found.config.crop_pct == 1
+    assert "assumed" not in note(found, "picture")
+
+
+# What is refused
+
+
+def half(**changes: Any) -> dict[str, Any]:
+    return {key: value for key, value in (CifarNet("B").state_dict() | changes).items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (half(**{"layer2.0.bn1.bias": None}), {}, "1 missing: layer2.0.bn1.bias."),
+        (half(**{"layer2.0.downsample.0.weight": None}), {}, "1 missing: layer2.0.downsample.0.weight."),
+        (half(**{"layer1.1.se.fc1.weight": torch.ones(1)}), {}, "1 unexpected: layer1.1.se.fc1.weight."),
+        (half(**{"layer3.1.bn2.bias": torch.ones(5)}), {}, "1 misshapen: layer3.1.bn2.bias (5 for 64)."),
+        (half(**{"conv1.bias": torch.ones(16), "linear.bias": None}), {}, "1 missing: fc.bias; 1 unexpected: conv1.b"),
+        (half(**{"bn1.bias": torch.ones(16, dtype=torch.int)}), {}, "1 not plain numbers: bn1.bias."),
+        (half(**{"bn1.bias": torch.ones(16).to_sparse()}), {}, "1 not plain numbers: bn1.bias."),
+        (half(**{"bn1.bias": torch.ones(16, device="meta")}), {}, "1 not plain numbers: bn1.bias."),
+        (half(**{"module.bn1.bias": torch.ones(16)}), {}, "x has bn1.bias twice"),
+        (half(**{"layer1.9999.conv1.weight": torch.ones(1)}), {}, "x: depths is (10000, 2, 2)"),
+        (
+            half(**{"conv1.weight": torch.ones(1).expand(40, 3, 3, 3)}),
+            {},
+            "75 misshapen: bn1.weight (16 for 40), bn1.bias",
+        ),
+        (half(**{"conv1.weight": torch.ones(1).expand(10**6, 3, 3, 3)}), {}, "x: width is 1000000"),
+        (half(**{"conv1.weight": torch.ones(0, 3, 3, 3)}), {}, "x is no ResNet"),
+        (half(**{"conv1.weight": torch.ones(16, 3, 5, 5)}), {}, "x is no ResNet"),
+        (half(**{"linear.weight": torch.ones(1).expand(10**7, 64)}), {}, "x: num_classes is 10000000"),
+        (half(**{"a\x1b[2J\n": torch.ones(1)}), {}, "1 unexpected: 'a\\x1b[2J\\n'."),
+        (half(), {"layout": "torchvision"}, "x has a 3x3 stem, so its layout is cifar, not torchvision."),
+        (half(), {"architecture": "resnet20"}, "x holds a ResNet without a name (2 + 2 + 2 basic blocks from width 16"),
+        (half(), {"shortcut": "none"}, "x has weights in its shortcuts"),
+        (half(), {"labels": ["a", "b"]}, "2 labels were given, but the head of x has 10 outputs."),
+        (half(), {"image_size": 0}, "x: image_size is 0"),
+        (half(), {"mean": (0.5,)}, "x: mean is (0.5,)"),
+        ({"state_dict": half(), "model": half()}, {}, "x holds several state dicts (state_dict, model)"),
+        (
+            {"epoch": 3},
+            {},
+            "x is no ResNet as torchvision, timm or the CIFAR repositories lay it out: it has no conv1.weight",
+        ),
+        ({3: torch.ones(1)}, {}, "x is no ResNet"),
+        ({}, {}, "x is no ResNet"),
+        ([1], {}, "x holds a list; expected a state dict"),
+        (torch.ones(3), {}, "x holds a Tensor; expected a state dict"),
+    ],
+)
+def test_what_does_not_match_is_refused_by_name(content: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ResNetHubError, match=re.escape(message)) as caught:
+        convert_state_dict(content, "x", **options)
+    text = str(caught.value)
+    assert text.isprintable() and text.endswith(".") and len(text) < 600
+
+
+# Whatever else a file may hold
+
+
+TAMPERED = half()
+NAMES = st.sampled_from([*TAMPERED, "conv1.weight", "conv1.0.weight", "layer1.0.conv3.weight", "classifier.1.weight"])
+NAMES |= st.text(max_size=12) | st.from_regex(
+    r"(module\.)?(layer[0-5]\.[0-9]{1,5}|bn1|fc|linear|shortcut)\.[a-z0-9.]{0,12}"
+)
+SHAPES = st.lists(st.integers(0, 3) | st.sampled_from([5, 7, 10, 16, 32, 64, 10**6, 2**31]), max_size=5)
+DTYPES = st.sampled_from(
+    [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int64, torch.bool, torch.complex64]
+)
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> Tensor:
+    """Of any shape, whatever its size: one number stands for all."""
+    dtype = draw(DTYPES)
+    value = draw(st.sampled_from([0.0, 1.0, -1.0])) if not dtype.is_floating_point else draw(st.floats(width=16))
+    tensor = torch.tensor(value, dtype=dtype).expand(
+        draw(SHAPES.filter(lambda shape: math.prod(side or 1 for side in shape) < 2**62))
+    )
+    how = draw(st.sampled_from(["plain"] * 5 + ["meta", "grad", "sparse"]))
+    if how == "meta":
+        return tensor.to("meta")
+    if how == "grad" and dtype.is_floating_point:
+        return tensor.detach().requires_grad_()
+    return tensor.to_sparse() if how == "sparse" and tensor.numel() < 10**4 and tensor.ndim else tensor
+
+
+OTHERS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5)
+VALUES = st.recursive(
+    OTHERS | tensors(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | OTHERS, inner, max_size=3)
+)
+WRAPPINGS = st.lists(st.sampled_from(["state_dict", "model_state_dict", "model", "net", "epoch", "other"]), max_size=4)
+
+
+@cases(80)
+@given(
+    changes=st.dictionaries(NAMES, tensors() | VALUES, max_size=4),
+    missing=st.lists(NAMES, max_size=3),
+    renames=st.dictionaries(NAMES, NAMES, max_size=3),
+    kind=DTYPES | st.none(),
+    wrappings=WRAPPINGS,
+)
+def test_any_tampering_leads_to_a_network_or_a_sentence(
+    changes: dict[Any, Any], missing: list[str], renames: dict[str, str], kind: Any, wrappings: list[str]
+) -> None:
+    kept = {key: value.to(kind) if kind else value for key, value in TAMPERED.items() if key not in missing}
+    content: Any = {renames.get(key, key): value for key, value in kept.items()} | changes
+    for wrapping in wrappings:
+        content = {wrapping: content}
+    recognised_or_refused(content)
+
+
+@cases(60)
+@given(VALUES)
+def test_anything_at_all_is_refused(content: Any) -> None:
+    recognised_or_refused(content)
+
+
+def test_depth_and_number_are_nothing_special() -> None:
+    deep: Any = {}
+    for _ in range(10_000):
+        deep = {"state_dict": deep}
+    recognised_or_refused(deep)
+    recognised_or_refused({f"layer1.{number}.conv1.weight": torch.ones(1) for number in range(10_000)})
+    while deep:  # piece by piece: Python would free it in one recursion
+        deep = deep.pop("state_dict")
+
+
+def recognised_or_refused(content: Any) -> None:
+    try:
+        found = convert_state_dict(content, "x")
+    except ResNetHubError as error:
+        text = str(error)
+        assert text.isprintable() and text.endswith(".") and len(text) < 1000
+    else:
+        rebuilt(found)
+        assert all(text.isprintable() for _, text in found.notes)
+
+
+def test_an_imagenet_network_without_projections_is_ambiguous() -> None:
+    weights = ResNet(ResNetConfig(depths=(1, 1), width=8, shortcut="A")).state_dict()
+    with pytest.raises(ResNetHubError, match=r"--shortcut A or --shortcut none\.$"):
+        convert_state_dict(weights, "x")
+    assert convert_state_dict(weights, "x", shortcut="A").config.shortcut == "A"
+
+
+def test_grey_pictures_need_their_mean_and_std() -> None:
+    weights = ResNet(ResNetConfig(depths=(1, 1), width=8, in_channels=1, mean=(0.5,), std=(0.5,))).state_dict()
+    with pytest.raises(ResNetHubError, match=r"^x takes 1 channels: give --mean and --std"):
+        convert_state_dict(weights, "x")
+
+
+# Files
+
+
+class Payload:
+    """Runs a command in whoever unpickles it."""
+
+    def __init__(self, marker: Path):
+        self.command = f"touch {marker}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+@pytest.mark.parametrize("where", ["alone", "wrapped", "beside"])
+def test_a_pickle_with_a_payload_is_refused_and_not_run(how: str, where: str, tmp_path: Path) -> None:
+    marker, file = tmp_path / "marker", tmp_path / "model.pth"
+    payload = Payload(marker)
+    weights = CifarNet("A").state_dict()
+    content = {"alone": payload, "wrapped": {"state_dict": payload}, "beside": {"state_dict": weights, "x": payload}}
+    if how == "pickle":
+        file.write_bytes(pickle.dumps(content[where], protocol=2))
+    else:
+        torch.save(content[where], file, _use_new_zipfile_serialization=how == "zip")
+    with pytest.raises(ResNetHubError, match=r"nothing (of it )?was run") as caught:
+        read_state_dict(file)
+    if how != "pickle":
+        assert f"asks to run {os.system.__module__}.system" in str(caught.value)
+    assert not marker.exists()
+    if how == "pickle" and where == "alone":  # the payload works where it is let
+        pickle.loads(file.read_bytes())
+        assert marker.exists()
+
+
+def test_objects_of_other_libraries_are_refused_by_name(tmp_path: Path) -> None:
+    torch.save(CifarNet("A"), file := tmp_path / "whole.pt")
+    with pytest.raises(ResNetHubError, match=r"asks to run [\w.]*test_state_dict\.CifarNet; it was refused"):
+        read_state_dict(file)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".th", ".safetensors"])
+def test_damaged_files_are_one_sentence(suffix: str, tmp_path: Path) -> None:
+    file, weights = tmp_path / f"x{suffix}", CifarNet("A").state_dict()
+    if suffix == ".safetensors":
+        save_file(weights, file)
+    else:
+        torch.save(weights, file, _use_new_zipfile_serialization=suffix == ".pth")
+    whole = file.read_bytes()
+    garbage = torch.randint(256, (3000,), dtype=torch.uint8).numpy().tobytes()
+    for damaged in (
+        b"",
+        whole[:10],
+        whole[:999],
+        whole[: len(whole) // 2],
+        whole[:-1],
+        garbage,
+        b"version https://git-lfs",
+    ):
+        file.write_bytes(damaged)
+        with pytest.raises(ResNetHubError, match=r"x\.\w+ is damaged, or .*; nothing of it was run: ") as caught:
+            read_state_dict(file)
+        assert "\n" not in str(caught.value)
+    for wrong in (tmp_path, tmp_path / "missing.pth", tmp_path / "missing.safetensors"):
+        with pytest.raises(ResNetHubError, match=r"cannot be read: [\w ]+\.$"):
+            read_state_dict(wrong)
+
+
+# Labels
+
+
+def test_labels_from_a_file_or_a_list(tmp_path: Path) -> None:
+    (file := tmp_path / "labels.txt").write_bytes("\ufeffcat, the\r\n雏菊\r\n\n".encode())
+    assert read_label_file(str(file)) == ["cat, the", "雏菊"]
+    assert read_label_file("cat, dog") == ["cat", "dog"]
+    (bad := tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xff")
+    for wrong in (str(tmp_path / "none.txt"), str(bad), str(tmp_path), "\0", "x" * 5000):
+        with pytest.raises(ResNetHubError, match=r"cannot be read \(.+\); name a text file"):
+            read_label_file(wrong)
+
+
+def test_labels_of_well_known_data_sets() -> None:
+    ten, hundred, thousand = map(known_label_set, ("cifar10", "cifar100", "imagenet"))
+    assert (len(ten), len(hundred), len(thousand)) == (10, 100, 1000)
+    assert ten == sorted(ten) and hundred == sorted(hundred)
+    assert (ten[9], hundred[0], hundred[99], thousand[207]) == ("truck", "apple", "worm", "golden retriever")
+    long = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    assert sum(b.startswith(a) for a, b in zip(long, thousand, strict=True)) > 980

@@ -1,0 +1,357 @@
+"""ZIP files from strangers: whatever is inside, it is read in bounds, refused in a sentence, and never written out."""
+
+import io
+import os
+import stat
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.fuzz import cases
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image
+
+from resnet_hub.datasets.archive import Archive
+from resnet_hub.datasets.load import load_dataset
+from resnet_hub.datasets.report import create_report
+from resnet_hub.errors import DataError, ImageError, ResNetHubError
+
+
+def picture(shade: int) -> bytes:
+    file = io.BytesIO()
+    image = Image.linear_gradient("L").resize((16, 16)).rotate(90 * (shade % 4))
+    Image.merge("RGB", [image, Image.new("L", (16, 16), shade * 20), image]).save(file, "PNG")
+    return file.getvalue()
+
+
+GOOD = {f"{label}/{n}.png": picture(n + 3 * k) for k, label in enumerate(("cat", "dog")) for n in range(3)}
+
+
+def packed(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as out:
+        for name, content in files.items():
+            out.writestr(name, content)
+    return file.getvalue()
+
+
+def packed_as(info: zipfile.ZipInfo, content: bytes = b"") -> bytes:
+    """The good files and one more, described by hand."""
+    file = io.BytesIO(packed(GOOD))
+    with zipfile.ZipFile(file, "a") as out:
+        out.writestr(info, content or picture(9))
+    return file.getvalue()
+
+
+def link() -> bytes:
+    info = zipfile.ZipInfo("cat/link.png")
+    info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    return packed_as(info, b"/etc/passwd")
+
+
+def device() -> bytes:
+    info = zipfile.ZipInfo("cat/device.png")
+    info.external_attr = (stat.S_IFCHR | 0o666) << 16
+    return packed_as(info)
+
+
+def renamed(old: bytes, new: bytes) -> bytes:
+    """A name that zipfile would not write, of the same length."""
+    assert len(old) == len(new)
+    return packed(GOOD | {old.decode(): picture(9)}).replace(old, new)
+
+
+def latin() -> bytes:
+    return renamed(b"cat/_____.png", b"cat/caf\xe9\xff.png")
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[bytes], Path]:
+    def write(content: bytes) -> Path:
+        path = tmp_path / "photos.zip"
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+SKIPPED = {
+    "traversal": (packed(GOOD | {"../../cat/evil.png": picture(9)}), "path that leaves the ZIP"),
+    "traversal inside": (packed(GOOD | {"cat/../../../evil.png": picture(9)}), "path that leaves the ZIP"),
+    "backslash traversal": (packed(GOOD | {"..\\..\\evil.png": picture(9)}), "path that leaves the ZIP"),
+    "absolute": (packed(GOOD | {"/etc/cron.d/evil.png": picture(9)}), "path that leaves the ZIP"),
+    "drive": (packed(GOOD | {"C:\\windows\\evil.png": picture(9)}), "path that leaves the ZIP"),
+    "network share": (packed(GOOD | {"\\\\server\\share\\evil.png": picture(9)}), "path that leaves the ZIP"),
+    "link": (link(), "link or device"),
+    "device": (device(), "link or device"),
+    "no suffix": (packed_as(zipfile.ZipInfo("cat/photo")), "no picture"),
+    "nested ZIP": (packed(GOOD | {"cat/more.zip": packed(GOOD)}), "archive inside"),
+    "no pictures": (packed(GOOD | {"cat/run.sh": b"rm -rf /", "cat/page.html": b"<script>"}), "no picture"),
+    "macOS": (packed(GOOD | {"__MACOSX/cat/._1.png": b"x", "cat/.DS_Store": b"x"}), "system file"),
+    "Windows": (packed(GOOD | {"cat/Thumbs.db": b"x", "dog/desktop.ini": b"x"}), "system file"),
+    "notebook": (packed(GOOD | {"cat/.ipynb_checkpoints/1.png": picture(9)}), "system file"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), SKIPPED.values(), ids=SKIPPED)
+def test_what_is_no_picture_of_a_class_is_left_out_and_named(
+    content: bytes, reason: str, written: Callable[[bytes], Path]
+) -> None:
+    path = written(content)
+    splits = load_dataset(path)
+    assert sorted(splits["train"].names) == sorted(GOOD)
+    assert [splits["train"].read(i) for i in range(6)] == [GOOD[name] for name in splits["train"].names]
+    assert set(splits.skipped) == {reason}
+    found = create_report(splits)
+    found.check()
+    assert any(reason in finding.message for finding in found.findings)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_without_a_bound_on_memory_are_not_unpacked(method: int, written: Callable[[bytes], Path]) -> None:
+    info = zipfile.ZipInfo("cat/odd.png")
+    info.compress_type = method
+    splits = load_dataset(written(packed_as(info)))
+    assert splits.skipped == {"packed in a way that is not read here": ["cat/odd.png"]}
+    assert len(splits["train"]) == 6
+    with pytest.raises(DataError, match="packed in a way that is not read here; pack it again as a plain ZIP"):
+        load_dataset(written(packed(GOOD, method)))
+
+
+def test_a_name_that_occurs_twice_counts_once(written: Callable[[bytes], Path]) -> None:
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        content = packed_as(zipfile.ZipInfo("cat/1.png"))
+    splits = load_dataset(written(content))
+    assert splits.skipped == {"name that occurs twice": ["cat/1.png"]}
+    assert splits["train"].read(list(splits["train"].names).index("cat/1.png")) == GOOD["cat/1.png"]
+
+
+def test_case_twins_are_two_pictures(written: Callable[[bytes], Path]) -> None:
+    splits = load_dataset(
+        written(packed(GOOD | {"cat/A.png": picture(8), "cat/a.png": picture(9), "cat/a.PNG": picture(10)}))
+    )
+    assert len(splits["train"]) == 9
+
+
+@pytest.mark.parametrize(
+    ("content", "label"),
+    [
+        (packed(GOOD | {"猫/1.png": picture(9)}), "猫"),
+        (renamed(b"tiger__/1.png", "虎_".encode().ljust(7, b"_") + b"/1.png"), "虎____"),  # UTF-8 without the flag
+        (renamed(b"caf_/1.png", b"caf\x82/1.png"), "café"),  # code page 437
+        (packed(GOOD | {"x" * 10_240 + "/1.png": picture(9)}), "x" * 10_240),
+        (packed(GOOD | {"bird\\1.png": picture(9)}), "bird"),
+        (packed(GOOD | {"./bird//1.png": picture(9)}), "bird"),
+        (packed(GOOD | {"cafe\u0301/1.png": picture(9)}), "café"),
+    ],
+)
+def test_names_in_any_encoding_and_length(content: bytes, label: str, written: Callable[[bytes], Path]) -> None:
+    splits = load_dataset(written(content))
+    assert set(splits["train"].labels) == {"cat", "dog", label}
+    text = create_report(splits).to_text()
+    assert max(map(len, text.splitlines())) < 400
+
+
+def test_names_that_are_no_text_at_all_are_still_read(written: Callable[[bytes], Path]) -> None:
+    splits = load_dataset(written(latin()))
+    assert len(splits["train"]) == 7
+    create_report(splits).check()
+
+
+def protected() -> bytes:
+    content = bytearray(packed(GOOD))
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = content.find(signature)
+        while place >= 0:
+            content[place + offset] |= 1
+            place = content.find(signature, place + 4)
+    return bytes(content)
+
+
+def bomb() -> bytes:
+    """One kilobyte for each megabyte that it claims, 3 GB in all, all of it the same bytes."""
+    content = bytearray(packed({f"cat/{n}.png": bytes(2**20) for n in range(8)}))
+    place = content.find(b"PK\x01\x02")
+    while place >= 0:
+        content[place + 24 : place + 28] = struct.pack("<L", 400 * 2**20)
+        place = content.find(b"PK\x01\x02", place + 4)
+    return bytes(content)
+
+
+def large_directory() -> bytes:
+    """An end record whose table of contents has 200 MB, in a sparse file of that size."""
+    size = 200 * 2**20
+    return struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 9, 9, size, 0, 0)
+
+
+REFUSED = {
+    "no ZIP": (b"not a zip", "no ZIP"),
+    "empty file": (b"", "no ZIP"),
+    "truncated": (packed(GOOD)[:-40], "incomplete"),
+    "half": (packed(GOOD)[: len(packed(GOOD)) // 2], "incomplete"),
+    "empty ZIP": (packed({}), "holds no pictures"),
+    "text only": (packed({"cat/a.txt": b"a", "dog/b.txt": b"b"}), "holds no pictures"),
+    "archives only": (packed({"cat.zip": packed(GOOD), "dog.zip": packed(GOOD)}), "archives such as cat.zip; unpack"),
+    "no classes": (packed({"1.png": picture(1), "2.png": picture(2)}), "no class folders"),
+    "password": (protected(), "password"),
+    "bomb": (bomb(), "ZIP bomb"),
+    "invalid UTF-8": (
+        packed({"猫/1.png": picture(1)}).replace("猫".encode(), b"\xff\xff\xff"),
+        "damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_a_data_set_is_refused_in_one_sentence(
+    content: bytes, reason: str, written: Callable[[bytes], Path]
+) -> None:
+    path = written(content)
+    with pytest.raises(DataError, match=reason) as caught:
+        load_dataset(path)
+    message = str(caught.value)
+    assert message.startswith("photos.zip") and message.endswith(".") and "\n" not in message
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_table_of_contents_without_end_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "photos.zip"
+    with path.open("wb") as file:
+        file.truncate(200 * 2**20)
+        file.seek(0, 2)
+        file.write(large_directory())
+    start = time.monotonic()
+    with pytest.raises(DataError, match="no ZIP"):
+        Archive(path)
+    assert time.monotonic() - start < 1
+
+
+def test_too_many_files_are_refused(written: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_hub.datasets.archive.MAX_ENTRIES", 5)
+    with pytest.raises(DataError, match=r"photos\.zip holds 6 files; unpack it"):
+        load_dataset(written(packed(GOOD)))
+
+
+@pytest.mark.parametrize("length", [100, 1000, 20_000])
+def test_names_that_would_fill_the_memory_are_refused(length: int, written: Callable[[bytes], Path]) -> None:
+    """One sign beyond the others makes Python hold all of the name in four bytes each."""
+    files = {f"{n}\U0001f408{'c' * length}/1.png": b"" for n in range(2**23 // length)}
+    with pytest.raises(DataError, match=r"^photos\.zip has too long names for so many files; shorten them"):
+        load_dataset(written(packed(files, zipfile.ZIP_STORED)))
+
+
+def test_a_picture_larger_than_it_may_be_is_named_and_never_unpacked(
+    written: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_hub.datasets.archive.MAX_IMAGE_BYTES", 10_000)
+    found = create_report(load_dataset(written(packed(GOOD | {"cat/large.png": bytes(20_000)}))))
+    assert [(bad.name, bad.reason.split(";")[0]) for bad in found.unreadable] == [
+        ("cat/large.png", "large.png is larger than 0 MB")
+    ]
+    found.check()
+
+
+def test_damaged_pictures_are_reported_and_the_rest_stays(written: Callable[[bytes], Path]) -> None:
+    content = bytearray(packed(GOOD, zipfile.ZIP_STORED))
+    content[content.find(GOOD["cat/1.png"]) + 60] ^= 255  # the check sum no longer holds
+    splits = load_dataset(written(bytes(content)))
+    found = create_report(splits)
+    assert [bad.name for bad in found.unreadable] == ["cat/1.png"]
+    assert "damaged in photos.zip" in found.unreadable[0].reason
+    assert len(found.readable(splits)["train"]) == 5
+
+
+def test_a_lie_about_the_size_unpacks_no_more_than_said(written: Callable[[bytes], Path]) -> None:
+    content = bytearray(packed(GOOD | {"cat/0000.png": bytes(2**24)}))
+    place = content.rfind(b"cat/0000.png") - 46
+    content[place + 24 : place + 28] = struct.pack("<L", 1000)
+    opened = Archive(written(bytes(content)))
+    with pytest.raises(ImageError, match=r"0000\.png is damaged in photos\.zip"):
+        opened.read("cat/0000.png")
+
+
+def test_one_class_is_refused_by_the_report(written: Callable[[bytes], Path]) -> None:
+    found = create_report(
+        load_dataset(written(packed({name: content for name, content in GOOD.items() if "cat" in name})))
+    )
+    with pytest.raises(DataError, match="'cat' is the only class with pictures"):
+        found.check()
+
+
+def test_empty_classes_are_named(written: Callable[[bytes], Path]) -> None:
+    splits = load_dataset(written(packed(GOOD | {"bird/": b"", "fish/notes.txt": b"none yet", "fish/": b""})))
+    assert splits.skipped["folder without pictures"] == ["bird", "fish"]
+    assert splits["train"].labels == ("cat", "dog")
+
+
+FORKED = """
+import os, sys
+from pathlib import Path
+from resnet_hub.datasets.archive import Archive
+archive = Archive(Path(sys.argv[1]))
+expected = {name: archive.read(name) for name in archive.files}
+child = os.fork()
+same = all(archive.read(name) == expected[name] for _ in range(20) for name in archive.files)
+if not child:
+    os._exit(not same)
+print(same, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_it_is_read_from_forked_processes(written: Callable[[bytes], Path]) -> None:
+    """As by the workers of a DataLoader, which inherit it open."""
+    files = {f"{n}.bin": bytes([n]) * 2**17 for n in range(50)}  # too much to lie in a buffer
+    path = written(packed(files, zipfile.ZIP_STORED))
+    found = subprocess.run([sys.executable, "-c", FORKED, path], capture_output=True, text=True, timeout=60)
+    assert found.stdout == "True 0\n", found.stderr
+
+
+def test_it_is_read_from_many_threads(written: Callable[[bytes], Path]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    opened = Archive(written(packed(GOOD)))
+    names = list(GOOD) * 50
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(opened.read, names)) == [GOOD[name] for name in names]
+
+
+def outcome(path: Path) -> str:
+    """What a user reads: nothing, if it can be trained on."""
+    try:
+        found = create_report(load_dataset(path))
+        assert found.to_text()
+        found.check()
+    except ResNetHubError as error:
+        return str(error)
+    return ""
+
+
+@cases(150)
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=8), st.integers(0, 5000))
+@example([], 0)
+def test_no_damage_leads_to_anything_but_a_sentence(tmp_path: Path, changes: list[tuple[int, int]], cut: int) -> None:
+    content = bytearray(packed(GOOD))
+    for place, value in changes:
+        content[-1 - place % len(content)] = value
+    path = tmp_path / "photos.zip"
+    path.write_bytes(content[: len(content) - cut % 50])
+    complaint = outcome(path)
+    assert complaint == "" or (complaint.endswith(".") and "\n" not in complaint)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@cases(100)
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30), max_size=5))
+def test_no_name_leads_anywhere_else(tmp_path: Path, names: list[str]) -> None:
+    path = tmp_path / "photos.zip"
+    path.write_bytes(packed(GOOD | {f"{name}/1.png": picture(9) for name in names}))
+    assert outcome(path) in ("", "A class has no name; give each class one.")
+    assert list(tmp_path.iterdir()) == [path]

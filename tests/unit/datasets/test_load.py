@@ -1,0 +1,652 @@
+"""The same pictures from every source, in an order that no file system decides; splits; out and in again."""
+
+import io
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from helpers.fuzz import cases
+from helpers.hub_server import Hub, Repo
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from resnet_hub.datasets.dataset import ImageDataset, Splits
+from resnet_hub.datasets.export import export_dataset
+from resnet_hub.datasets.load import load_dataset
+from resnet_hub.datasets.names import natural_key
+from resnet_hub.datasets.remote import HUB_PREFIX
+from resnet_hub.datasets.split import split_indices
+from resnet_hub.errors import DataError, ImageError, TooLargeError
+
+
+def picture(shade: int, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (shade % 256, 7 * shade % 256, 31 * shade % 256)).save(file, kind)
+    return file.getvalue()
+
+
+LABELS = ("class 1", "class 2", "class 10")
+FILES = {f"{label}/{n}.png": picture(n + 20 * k) for k, label in enumerate(LABELS) for n in (1, 2, 10)}
+SPLITS = {f"{split}/{name}": content for split in ("train", "val") for name, content in FILES.items()}
+
+
+def unpacked(folder: Path, files: Mapping[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def packed(path: Path, files: Mapping[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as out:
+        for name, content in files.items():
+            out.writestr(name, content)
+    return path
+
+
+def content_of(images: ImageDataset) -> list[tuple[str, bytes]]:
+    return [(images.labels[target], images.read(place)) for place, target in enumerate(images.targets)]
+
+
+EXPECTED = [(name.split("/")[0], content) for name, content in FILES.items()]
+
+
+def parquet(folder: Path, splits: Mapping[str, Mapping[str, bytes]], **columns: Any) -> Path:
+    """A folder as the Hub has it, with labels by name."""
+    import datasets
+
+    folder.mkdir()
+    for split, files in splits.items():
+        labels = [name.split("/")[-2] for name in files]
+        kinds = datasets.Features({"image": datasets.Image(), "label": columns.get("label", datasets.Value("string"))})
+        rows = {"image": [{"bytes": content, "path": None} for content in files.values()], "label": labels}
+        table = datasets.Dataset.from_dict(rows, features=kinds)
+        table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+# -- every source ------------------------------------------------------------------------------------------------------
+
+
+def test_every_source_gives_the_same_pictures_in_the_same_order(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = unpacked(tmp_path / "folder", dict(reversed(FILES.items())))
+    sources: dict[str, Any] = {
+        "folder": folder,
+        "text": str(folder),
+        "ZIP": packed(tmp_path / "photos.zip", dict(reversed(FILES.items()))),
+        "ZIP without the suffix": packed(tmp_path / "upload", FILES),
+        "wrapped": packed(tmp_path / "wrapped.zip", {f"a/b/c/{name}": content for name, content in FILES.items()}),
+        "lists": {label: [folder / label / f"{n}.png" for n in (1, 2, 10)] for label in reversed(LABELS)},
+        "bytes": {label: [FILES[f"{label}/{n}.png"] for n in (1, 2, 10)] for label in LABELS},
+        "parquet": parquet(tmp_path / "parquet", {"train": FILES}),
+    }
+    capfd.readouterr()
+    for source, where in sources.items():
+        splits = load_dataset(where)
+        assert list(splits) == ["train"], source
+        assert splits["train"].labels == LABELS, source
+        assert content_of(splits["train"]) == EXPECTED, source
+        assert len(set(splits["train"].names)) == 9, source
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation"), [("train", "val"), ("Training", "validation"), ("train", "valid"), ("TRAIN", "dev")]
+)
+def test_splits_by_any_of_their_names(train: str, validation: str, tmp_path: Path) -> None:
+    files = {f"set/{s}/{name}": c for s in (train, validation, "test") for name, c in FILES.items()}
+    for source in (unpacked(tmp_path / "folder", files), packed(tmp_path / "photos.zip", files)):
+        splits = load_dataset(source)
+        assert list(splits) == ["train", "validation", "test"]
+        assert all(content_of(images) == EXPECTED for images in splits.values())
+
+
+def test_splits_of_a_parquet_folder(tmp_path: Path) -> None:
+    splits = load_dataset(parquet(tmp_path / "parquet", {"train": FILES, "validation": dict(list(FILES.items())[:4])}))
+    assert content_of(splits["train"]) == EXPECTED
+    assert content_of(splits["validation"]) == EXPECTED[:4]
+    assert splits["train"].labels == splits["validation"].labels == LABELS
+
+
+LAYOUTS: dict[str, tuple[list[str], dict[str, list[str]], list[str]]] = {
+    # files -> labels by split, and what is outside the class folders
+    "plain": (["cat/1.png", "dog/1.png"], {"train": ["cat", "dog"]}, []),
+    "one class": (["cat/1.png", "cat/2.png"], {"train": ["cat", "cat"]}, []),
+    "wrapped class": (["a/b/cat/1.png"], {"train": ["cat"]}, []),
+    "stray": (["a/1.png", "a/cat/1.png", "a/dog/1.png"], {"train": ["cat", "dog"]}, ["a/1.png"]),
+    "strays": (["1.png", "a/1.png", "a/cat/1.png", "a/dog/1.png"], {"train": ["cat", "dog"]}, ["1.png", "a/1.png"]),
+    "below a class": (["cat/1.png", "cat/more/2.png", "dog/1.png"], {"train": ["cat", "cat", "dog"]}, []),
+    "Tiny ImageNet": (["train/n1/images/1.png", "train/n2/images/1.png"], {"train": ["n1", "n2"]}, []),
+    "uneven": (["a/cat/1.png", "b/c/dog/1.png"], {"train": ["cat", "dog"]}, []),
+    "train alone": (["x/train/cat/1.png", "x/train/dog/1.png"], {"train": ["cat", "dog"]}, []),
+    "vehicles": (["bus/1.png", "test/1.png", "train/1.png"], {"train": ["bus", "test", "train"]}, []),
+    "unlabelled test": (
+        ["train/cat/1.png", "train/dog/1.png", "test/1.png"],
+        {"train": ["cat", "dog"]},
+        ["test/1.png"],
+    ),
+    "beside splits": (
+        ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "sample/cat/1.png"],
+        {"train": ["cat", "dog"], "test": ["cat"]},
+        ["sample/cat/1.png"],
+    ),
+    "one class in splits": (
+        ["train/cat/1.png", "val/cat/1.png"],
+        {"train": ["cat"], "validation": ["cat"]},
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "expected", "outside"), LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts(files: list[str], expected: dict[str, list[str]], outside: list[str], tmp_path: Path) -> None:
+    content = {name: picture(place) for place, name in enumerate(files)}
+    for source in (unpacked(tmp_path / "folder", content), packed(tmp_path / "photos.zip", content)):
+        splits = load_dataset(source)
+        found = {split: [images.labels[target] for target in images.targets] for split, images in splits.items()}
+        assert found == expected
+        assert splits.skipped.get("picture outside the class folders", []) == outside
+
+
+def test_folders_of_one_name_become_one_class_and_say_so(tmp_path: Path) -> None:
+    files = {f"{batch}/{label}/1.png": picture(9) for batch in ("one", "two") for label in ("cat", "dog")}
+    splits = load_dataset(unpacked(tmp_path / "folder", files))
+    assert splits["train"].labels == ("cat", "dog")
+    assert splits.gathered == {"cat": ["one/cat", "two/cat"], "dog": ["one/dog", "two/dog"]}
+
+
+def test_a_class_that_only_another_split_has_keeps_its_place(tmp_path: Path) -> None:
+    files = ["train/b/1.png", "train/c/1.png", "test/a/1.png"]
+    splits = load_dataset(unpacked(tmp_path / "folder", {name: picture(1) for name in files}))
+    assert splits["train"].labels == splits["test"].labels == ("a", "b", "c")
+    assert splits["train"].targets.tolist() == [1, 2]
+
+
+def test_files_that_are_not_pictures_are_counted(tmp_path: Path) -> None:
+    junk = ["class 1/.DS_Store", "class 1/Thumbs.db", ".git/config.png", "__MACOSX/class 1/._1.png"]
+    files = FILES | dict.fromkeys([*junk, "README.md", "class 2/labels.csv"], b"x")
+    folder = unpacked(tmp_path / "folder", files)
+    (folder / "class 3").mkdir()
+    splits = load_dataset(folder)
+    assert content_of(splits["train"]) == EXPECTED
+    assert splits.skipped["no picture"] == ["README.md", "class 2/labels.csv"]
+    assert set(splits.skipped["system file"]) == {"class 1/.DS_Store", "class 1/Thumbs.db"}
+    assert splits.skipped["folder without pictures"] == ["class 3"]
+
+
+def test_links_to_files_are_followed_and_pipes_are_not(tmp_path: Path) -> None:
+    folder = unpacked(tmp_path / "folder", FILES)
+    (folder / "class 1" / "11.png").symlink_to(folder / "class 2" / "1.png")
+    (folder / "class 1" / "12.png").symlink_to(tmp_path / "nowhere")
+    (folder / "class 1" / "loop").symlink_to(folder)
+    os.mkfifo(folder / "class 1" / "13.png")
+    assert len(load_dataset(folder)["train"]) == 10
+
+
+def test_a_class_may_be_a_link_to_a_folder(tmp_path: Path) -> None:
+    unpacked(tmp_path / "data", {"cat/1.png": picture(1), "dog/2.png": picture(2)})
+    unpacked(tmp_path / "owls", {"3.png": picture(3)})
+    (tmp_path / "data" / "owl").symlink_to(tmp_path / "owls")
+    assert load_dataset(tmp_path / "data")["train"].labels == ("cat", "dog", "owl")
+
+
+def test_natural_order() -> None:
+    labels = ("b", "a10", "a2", "A1", "10", "9", "a", "", "a2b", "a02", "9" * 5000, "猫")
+    ordered = sorted(labels, key=natural_key)
+    assert ordered == ["", "9", "10", "9" * 5000, "a", "A1", "a02", "a2", "a2b", "a10", "b", "猫"]
+    assert sorted(set(labels), key=natural_key) == ordered
+
+
+# -- parquet and the Hub -----------------------------------------------------------------------------------------------
+
+
+def test_columns_by_type_by_usual_name_and_as_named(tmp_path: Path) -> None:
+    import datasets
+
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    kinds = {
+        "fine": datasets.ClassLabel(names=["x", "y"]),
+        "coarse": datasets.Value("int64"),
+        "note": datasets.Value("string"),
+    }
+    rows = {
+        "photo": [{"bytes": picture(n), "path": None} for n in range(4)],
+        "fine": [0, 1, 1, 0],
+        "coarse": [10, 2, 2, 10],
+        "note": ["", "", "", ""],
+    }
+    datasets.Dataset.from_dict(rows, features=datasets.Features({"photo": datasets.Image(), **kinds})).to_parquet(
+        folder / "train.parquet"
+    )
+    splits = load_dataset(folder)
+    assert splits["train"].labels == ("x", "y") and splits["train"].targets.tolist() == [0, 1, 1, 0]
+    splits = load_dataset(folder, label_column="coarse")
+    assert splits["train"].labels == ("2", "10") and splits["train"].targets.tolist() == [1, 0, 0, 1]
+    assert len(load_dataset(folder, split="train[:2]")["train"]) == 2
+    with pytest.raises(DataError, match="no column 'label'; it has photo, fine, coarse, note"):
+        load_dataset(folder, label_column="label")
+    for split, reason in {"dev": r"has no split 'dev'; it has train\.$", "train[": r"'train\[' is none that"}.items():
+        with pytest.raises(DataError, match=reason):
+            load_dataset(folder, split=split)
+
+
+def test_names_that_a_data_set_does_not_have_are_refused(tmp_path: Path, hub: Hub, on_the_hub: Repo) -> None:
+    configs = [{"config_name": name, "data_files": "*.parquet"} for name in ("large", "small")]
+    front = f"---\n{json.dumps({'configs': configs})}\n---\n"
+    hub.edit("datasets/user/colours", "README.md", front)
+    made = unpacked(parquet(tmp_path / "parquet", {"train": FILES}), {"README.md": front.encode()})
+    for source in ("user/colours", made):
+        with pytest.raises(DataError, match=r"has subsets; name one of large, small\.$"):
+            load_dataset(source)
+        with pytest.raises(DataError, match=r"has no subset 'medium'; it has large, small\.$"):
+            load_dataset(source, subset="medium")
+        assert content_of(load_dataset(source, subset="small")["train"]) == EXPECTED
+    folder = unpacked(tmp_path / "folders", FILES)
+    sources: list[Any] = [folder, packed(tmp_path / "colours.zip", FILES), {"a": [picture(1)], "b": [picture(2)]}]
+    for source in sources:
+        for what in ("subset", "split", "image_column", "label_column", "revision"):
+            with pytest.raises(DataError, match=f"has no {what} 'x': only .*data sets on the Hub have one; leave it"):
+                load_dataset(source, **{what: "x"})
+    with pytest.raises(DataError, match="has no revision 'x': only data sets on the Hub have one"):
+        load_dataset(made, subset="small", revision="x")
+
+
+def test_a_commit_of_the_hub_is_read_again(
+    hub: Hub, on_the_hub: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_hub.hub_client.retry.TIMEOUT", 0.5)
+    first = load_dataset("user/colours")
+    assert first.commit == on_the_hub.refs["main"]
+    folder = parquet(tmp_path / "less", {"train": dict(list(FILES.items())[:5])})
+    on_the_hub.commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "Fewer")
+    latest = load_dataset("user/colours")
+    assert latest.commit != first.commit and len(latest["train"]) == 5
+    again = load_dataset("user/colours", revision=first.commit)
+    assert again.commit == first.commit and content_of(again["train"]) == EXPECTED
+    latest = load_dataset("user/colours")
+    hub.fail("", 503)  # then a copy serves, and never that of another commit
+    assert (
+        load_dataset("user/colours", revision=latest.commit).commit
+        == load_dataset("user/colours").commit
+        == latest.commit
+    )
+    with pytest.raises(DataError):
+        load_dataset("user/colours", revision=first.commit)
+
+
+def test_which_of_two_label_columns_is_asked_where_no_name_tells(tmp_path: Path) -> None:
+    import datasets
+
+    classes = datasets.ClassLabel(names=["x", "y"])
+    for names, expected in ((("coarse", "size"), None), (("coarse_label", "fine_label"), "fine_label")):
+        folder = tmp_path / names[0]
+        folder.mkdir()
+        rows = {"img": [{"bytes": picture(n), "path": None} for n in range(2)], names[0]: [0, 0], names[1]: [0, 1]}
+        features = datasets.Features({"img": datasets.Image()} | dict.fromkeys(names, classes))
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / "train.parquet")
+        if expected:
+            assert load_dataset(folder)["train"].targets.tolist() == [0, 1]
+        else:
+            with pytest.raises(DataError, match=r"in img, coarse, size; name it as label_column"):
+                load_dataset(folder)
+
+
+def test_rows_without_a_label_are_left_out(tmp_path: Path) -> None:
+    import datasets
+
+    kind = datasets.ClassLabel(names=["a", "b"])
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for split, labels in {"train": [0, 1, -1], "test": [-1, -1, -1]}.items():
+        rows = {"image": [{"bytes": picture(n), "path": None} for n in range(3)], "label": labels}
+        features = datasets.Features({"image": datasets.Image(), "label": kind})
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
+    splits = load_dataset(folder)
+    assert list(splits) == ["train"] and splits["train"].targets.tolist() == [0, 1]
+    assert splits.skipped == {"picture without a label": ["train[2]", "test[0]", "test[1]", "test[2]"]}
+
+
+def test_a_table_reads_no_file_outside_itself(tmp_path: Path) -> None:
+    import datasets
+
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(picture(1))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    paths = [str(secret), str(folder / "mine.png"), str(folder / ".." / "secret.png")]
+    rows = {"image": [{"bytes": None, "path": path} for path in paths], "label": ["a", "b", "b"]}
+    features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("string")})
+    table = datasets.Dataset.from_dict(rows, features=features).data.table
+    pq.write_table(table.replace_schema_metadata(features.arrow_schema.metadata), folder / "train.parquet")
+    images = load_dataset(folder)["train"]
+    (folder / "mine.png").write_bytes(picture(2))
+    assert images.read(1) == picture(2)
+    for place in (0, 2):
+        with pytest.raises(ImageError, match=f"Row {place} names a file outside the data set"):
+            images.read(place)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("no-such-folder", "no folder or file 'no-such-folder'"),
+        ("imagefolder", "no folder or file 'imagefolder'"),  # what `datasets` reads the current folder as
+        ("../up/there", "no folder or file"),
+        ("/etc", "holds no pictures"),
+        (HUB_PREFIX + "../..", "no folder or file"),
+        (HUB_PREFIX + "user/name/../../x", "no folder or file"),
+        ("missing/data-set", "The data set 'missing/data-set' "),
+        ({}, "no pictures yet"),
+        ({"a": [], "b": []}, "no pictures yet"),
+    ],
+)
+def test_what_cannot_be_loaded_is_said_in_one_sentence(source: Any, reason: str, tmp_path: Path) -> None:
+    if source == "/etc":
+        source = unpacked(tmp_path, {"passwd": b"x"})
+    with pytest.raises(DataError, match=reason) as caught:
+        load_dataset(source)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+def test_a_name_on_the_hub_never_reaches_a_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked(tmp_path / "runs" / "theirs", FILES)
+    monkeypatch.chdir(tmp_path)
+    assert len(load_dataset("runs/theirs")["train"]) == 9
+    with pytest.raises(DataError, match="folder here"):
+        load_dataset(HUB_PREFIX + "runs/theirs")
+
+
+@pytest.fixture
+def on_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Repo:
+    """The data set user/colours of nine pictures."""
+    import datasets.config
+    from huggingface_hub import HfFileSystem
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    HfFileSystem.clear_instance_cache()  # it remembers what lies on a Hub
+    folder = parquet(tmp_path / "made", {"train": FILES})
+    repo = hub.repos["datasets/user/colours"] = Repo()
+    repo.commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "Pictures")
+    return repo
+
+
+def card(files: object, folder: object = None) -> bytes:
+    config = {"config_name": "default", "data_files": files, "data_dir": folder}
+    return f"---\n{json.dumps({'configs': [{k: v for k, v in config.items() if v is not None}]})}\n---\n".encode()
+
+
+def test_a_data_set_of_the_hub_and_its_size(hub: Hub, on_the_hub: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_hub.hub_client.retry.TIMEOUT", 0.5)
+    size = len(on_the_hub.files()["train-00000-of-00001.parquet"])
+    with pytest.raises(TooLargeError, match="at most 0 GB are downloaded") as caught:
+        load_dataset("user/colours", max_bytes=size - 1)
+    assert caught.value.size == "0.0 GB" and not any(asked.endswith(".parquet") for asked in hub.requests)
+    hub.edit("datasets/user/colours", "README.md", card([{"split": "train", "path": ["*.parquet"]}]))
+    assert content_of(load_dataset("user/colours", max_bytes=size, token=False)["train"]) == EXPECTED
+    hub.fail("", 503)  # what was read once is there without the Hub
+    assert content_of(load_dataset(HUB_PREFIX + "user/colours")["train"]) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        "/etc/passwd",
+        "../secret.csv",
+        "a/../../b",
+        "~/x.csv",
+        "C:x.csv",
+        "file:/etc/passwd",
+        "data:text/csv;base64,YSxi",
+    ],
+)
+def test_a_card_that_names_files_elsewhere_is_refused(files: str, hub: Hub, on_the_hub: Repo, tmp_path: Path) -> None:
+    zipped = f"zip://*.csv::{hub.url}/secret.zip"
+    for patterns in (files, [zipped, files], [{"split": "train", "path": ["train-*", files]}]):
+        for name, content in (("README.md", card(patterns)), (".huggingface.yaml", card(patterns)[4:-4])):
+            on_the_hub.commit("main", on_the_hub.files() | {"README.md": b"# Colours"} | {name: content}, "Attack")
+            hub.requests.clear()
+            with pytest.raises(DataError, match=r"names files outside itself \(.*never read; choose another\.$"):
+                load_dataset("user/colours")
+            assert all("/api/datasets/" in asked or asked.endswith((".md", ".yaml")) for asked in hub.requests)
+            with pytest.raises(DataError, match="outside itself"):
+                load_dataset(unpacked(tmp_path / "here", {name: content, "train.parquet": b""}))
+
+
+def test_a_card_may_name_its_own_files_and_no_more(hub: Hub, on_the_hub: Repo, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    for content, reason in (
+        (card("train-*", "/etc"), "outside itself"),
+        (b"---\nconfigs:\n- &a\n  config_name: x\n  data_files: &b [*b, *a, /etc]\n---\n", "outside itself"),
+        (b"---\nconfigs: [{config_name: x, version: ../../up}]\n---\n", "outside itself"),
+        (b"# " + b"a" * 2**20, "a card of over 1 MB"),
+    ):
+        hub.edit("datasets/user/colours", "README.md", content)
+        for source in ("user/colours", unpacked(here, {"README.md": content, "train.parquet": b""})):
+            with pytest.raises(DataError, match=reason):
+                load_dataset(source)
+    features = [{"name": "label", "dtype": {"class_label": {"names": {"0": "/a:b/.."}}}}]
+    text = json.dumps({"configs": [{"config_name": "default", "data_files": "x/*", "features": features}]})
+    with pytest.raises(DataError, match="cannot be read"):  # it has no such files
+        load_dataset(unpacked(here, {"README.md": f"---\n{text}\n---\n".encode()}))
+
+
+def test_the_hub_says_why_there_is_no_data_set(hub: Hub, on_the_hub: Repo) -> None:
+    with pytest.raises(DataError, match="no such branch"):
+        load_dataset("user/colours", revision="old")
+    on_the_hub.private = True
+    with pytest.raises(DataError, match="not on the Hub, or private"):
+        load_dataset("user/colours", token=False)
+
+
+def test_a_label_that_is_a_picture_is_not_opened(tmp_path: Path) -> None:
+    import datasets
+
+    (tmp_path / "set").mkdir()
+    rows = {"image": [{"bytes": picture(1), "path": None}], "label": [{"bytes": None, "path": "/etc/passwd"}]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
+    table = datasets.Dataset.from_dict(rows, features=features).data.table
+    pq.write_table(table.replace_schema_metadata(features.arrow_schema.metadata), tmp_path / "set" / "train.parquet")
+    with pytest.raises(DataError, match="'label' holds no classes"):
+        load_dataset(tmp_path / "set", image_column="image")
+
+
+def test_damaged_parquet_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"The data set .* cannot be read: .*\.$"):
+        load_dataset(unpacked(tmp_path / "set", {"train.parquet": b"PAR1 and nothing more"}))
+
+
+# -- a set of pictures -------------------------------------------------------------------------------------------------
+
+
+def test_subsets_read_what_they_name() -> None:
+    images = load_dataset({label: [FILES[f"{label}/{n}.png"] for n in (1, 2, 10)] for label in LABELS})["train"]
+    part = images.subset([8, 0, 4]).subset(np.array([2, 0]))
+    assert content_of(part) == [EXPECTED[4], EXPECTED[8]]
+    assert list(part.names) == [images.names[4], images.names[8]]
+
+
+def test_decoding_keeps_the_order_and_names_what_is_damaged() -> None:
+    images = load_dataset({"a": [picture(n) for n in range(30)], "b": [picture(90)]})["train"]
+    pixels = images.decode(lambda image: image, threads=4)
+    assert pixels.shape == (31, 6, 8, 3) and pixels.dtype == np.uint8
+    assert pixels[:, 0, 0, 0].tolist() == [*range(30), 90]
+    broken = load_dataset({"a": [picture(1), b"no picture"], "b": [picture(2)]})["train"]
+    with pytest.raises(ImageError, match=r"a/2 is damaged"):
+        broken.decode(lambda image: image)
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    folder = unpacked(tmp_path, {"x/image.png": picture(1), "y/image.png": picture(2)})
+    images = load_dataset({"a": [folder / "x/image.png", folder / "y/image.png"], "b": [picture(3)]})["train"]
+    assert list(images.names) == ["a/image.png", "a/image.png (2)", "b/1"]
+
+
+# -- the split ---------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def grouped(draw: Callable[..., Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Targets, and groups that keep to one label each."""
+    targets = np.array(draw(st.lists(st.integers(0, 3), min_size=1, max_size=60)))
+    return targets, np.array([10 * target + draw(st.integers(0, 6)) for target in targets])
+
+
+@given(grouped(), st.floats(0.01, 0.9), st.integers(0, 9))
+def test_a_split_is_stratified_whole_and_keeps_groups_together(
+    drawn: tuple[np.ndarray, np.ndarray], fraction: float, seed: int
+) -> None:
+    targets, groups = drawn
+    kept, held = split_indices(targets, fraction, seed, groups)
+    assert sorted([*kept, *held]) == list(range(len(targets)))
+    assert (np.diff(kept) > 0).all() and (np.diff(held) > 0).all()
+    assert not set(groups[kept]) & set(groups[held])
+    for label in set(targets.tolist()):
+        several = len(set(groups[targets == label])) > 1
+        assert (label in targets[held]) == several
+        assert label in targets[kept]
+    again = split_indices(targets, fraction, seed, groups)
+    assert np.array_equal(again[0], kept) and np.array_equal(again[1], held)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.floats(0.01, 0.9), st.integers(0, 9))
+def test_without_groups_each_class_gives_its_share(labels: list[int], fraction: float, seed: int) -> None:
+    targets = np.array(labels)
+    _, held = split_indices(targets, fraction, seed)
+    for label, count in zip(*np.unique(targets, return_counts=True), strict=True):
+        expected = min(max(1, round(count * fraction)), count - 1)
+        assert (targets[held] == label).sum() == expected
+
+
+def test_the_seed_decides() -> None:
+    targets = np.repeat([0, 1], 50)
+    assert not np.array_equal(split_indices(targets, 0.2, 0)[1], split_indices(targets, 0.2, 1)[1])
+
+
+# -- out and in again --------------------------------------------------------------------------------------------------
+
+
+def test_export_and_back(tmp_path: Path) -> None:
+    splits = load_dataset(unpacked(tmp_path / "folder", SPLITS))
+    back = load_dataset(export_dataset(splits, tmp_path / "new" / "out.zip"))
+    assert list(back) == ["train", "validation"]
+    assert all(content_of(images) == EXPECTED for images in back.values())
+    single = load_dataset(export_dataset(splits["train"], tmp_path / "one.zip"))
+    assert content_of(single["train"]) == EXPECTED
+    assert zipfile.ZipFile(tmp_path / "one.zip").namelist()[0] == "class 1/1.png"
+
+
+def test_the_same_pictures_export_to_the_same_file(tmp_path: Path) -> None:
+    images = load_dataset(unpacked(tmp_path / "folder", FILES))
+    one, two = export_dataset(images, tmp_path / "1.zip"), export_dataset(images, tmp_path / "2.zip")
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_an_export_can_replace_its_own_source(tmp_path: Path) -> None:
+    path = packed(tmp_path / "photos.zip", FILES)
+    splits = load_dataset(path)
+    export_dataset(splits["train"].subset([0, 3, 4]), path)
+    assert content_of(load_dataset(path)["train"]) == [EXPECTED[place] for place in (0, 3, 4)]
+    assert content_of(splits["train"]) == EXPECTED
+
+
+def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "out.zip"
+    target.write_bytes(b"before")
+    gone = ImageDataset(("a", "b"), [picture(1), tmp_path / "gone.png"], np.array([0, 1]), ("a/1.png", "b/gone.png"))
+    with pytest.raises(ImageError, match=r"gone\.png cannot be read"):
+        export_dataset(gone, target)
+    assert target.read_bytes() == b"before" and list(tmp_path.iterdir()) == [target]
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be written"):
+        export_dataset(gone, tmp_path / "file" / "out.zip")
+
+
+def test_pictures_without_a_file_name_get_the_suffix_of_their_kind(tmp_path: Path) -> None:
+    kinds = {
+        "JPEG": ".jpg",
+        "PNG": ".png",
+        "GIF": ".gif",
+        "BMP": ".bmp",
+        "TIFF": ".tif",
+        "WEBP": ".webp",
+        "AVIF": ".avif",
+    }
+    images = load_dataset({"a": [picture(9, kind) for kind in kinds], "b": [picture(1)]})["train"]
+    names = zipfile.ZipFile(export_dataset(images, tmp_path / "out.zip")).namelist()
+    assert [Path(name).suffix for name in names] == [*kinds.values(), ".png"]
+
+
+ODD = [
+    "a/b",
+    "..",
+    ".",
+    ".hidden",
+    "50%",
+    "%41",
+    "train",
+    "TEST",
+    "__MACOSX",
+    " x ",
+    "x.",
+    "a\\b",
+    "C:",
+    "猫",
+    "cafe\u0301",
+    "é",
+]
+
+
+# A name of nothing but NUL is refused, see `data.export`.
+LABELS_OF_ANY_KIND = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(
+    lambda label: label.strip("\0")
+)
+
+
+@cases(30)
+@given(st.lists(LABELS_OF_ANY_KIND, min_size=1, max_size=5, unique=True))
+def test_any_label_comes_back(tmp_path: Path, labels: list[str]) -> None:
+    content = {label: [picture(place)] for place, label in enumerate([*labels, *ODD])}
+    images = load_dataset(content)["train"]
+    back = load_dataset(export_dataset(images, tmp_path / "out.zip"))
+    assert back["train"].labels == images.labels
+    assert content_of(back["train"]) == content_of(images)
+    assert not back.skipped
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        archive.extractall(tmp_path / "safe")
+    assert {path.name for path in tmp_path.iterdir()} == {"out.zip", "safe"}
+    both = load_dataset(export_dataset(Splits({"train": images, "test": images}), tmp_path / "out.zip"))
+    assert both["train"].labels == both["test"].labels == images.labels
+
+
+def test_folders_that_only_look_encoded_keep_their_names(tmp_path: Path) -> None:
+    names = ["50%20off", "100%", "%zz", "a%2Fb"]
+    splits = load_dataset(unpacked(tmp_path, {f"{name}/1.png": picture(1) for name in names}))
+    assert set(splits["train"].labels) == {"50%20off", "100%", "%zz", "a/b"}
+
+
+def test_class_folders_need_no_other_library_and_parquet_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert len(load_dataset(unpacked(tmp_path / "folder", FILES))["train"]) == 9
+    with pytest.raises(DataError, match=r"pip install .*datasets|pip install 'resnet_hub\[train\]'"):
+        load_dataset(unpacked(tmp_path / "set", {"train.parquet": b"PAR1"}))

@@ -1,0 +1,346 @@
+"""What the report finds in data with known faults, in sentences; and that it can be kept and used again."""
+
+import io
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from resnet_hub.cli import main
+from resnet_hub.datasets.dataset import ImageDataset, Splits
+from resnet_hub.datasets.load import load_dataset
+from resnet_hub.datasets.report import (
+    _NEIGHBOURS,
+    FEW,
+    ClassCount,
+    DatasetReport,
+    Duplicates,
+    Picture,
+    _findings,
+    create_report,
+)
+from resnet_hub.datasets.split import split_indices
+from resnet_hub.errors import DataError
+
+
+def scene(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
+    """Soft blobs of colour: as different from each other, and as smooth, as photos."""
+    blobs = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    return Image.fromarray(blobs).resize(size, Image.Resampling.BICUBIC)
+
+
+def stored(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def photos(*seeds: int) -> list[bytes]:
+    return [stored(scene(seed)) for seed in seeds]
+
+
+def sets(**splits: dict[str, list[bytes]]) -> Splits:
+    """Splits with the labels of them all."""
+    labels = tuple(sorted({label for classes in splits.values() for label in classes}))
+    return Splits({split: _set(split, labels, classes) for split, classes in splits.items()})
+
+
+def _set(split: str, labels: tuple[str, ...], classes: dict[str, list[bytes]]) -> ImageDataset:
+    rows = [
+        (labels.index(label), f"{split}/{label}/{n}", c)
+        for label in labels
+        for n, c in enumerate(classes.get(label, []))
+    ]
+    return ImageDataset(
+        labels,
+        [c for *_, c in rows],
+        np.array([target for target, *_ in rows], np.int64),
+        [name for _, name, _ in rows],
+    )
+
+
+GOOD = {"cat": photos(*range(FEW)), "dog": photos(*range(100, 100 + FEW))}
+
+
+def kinds(found: DatasetReport) -> list[str]:
+    return [finding.kind for finding in found.findings]
+
+
+def message(found: DatasetReport, kind: str) -> str:
+    (finding,) = [finding for finding in found.findings if finding.kind == kind]
+    assert finding.message[-1] in ".?'" and "\n" not in finding.message
+    return finding.message
+
+
+def test_a_good_data_set_has_no_findings() -> None:
+    told: list[tuple[int, int]] = []
+    found = create_report(sets(train=GOOD), lambda done, total: told.append((done, total)))
+    found.check()
+    assert found.findings == () and found.images == 2 * FEW
+    assert [(row.split, row.label, row.images) for row in found.classes] == [
+        ("train", "cat", FEW),
+        ("train", "dog", FEW),
+    ]
+    assert found.classes[0].bytes == sum(map(len, GOOD["cat"]))
+    assert found.sizes["width"] == (96, 96, 96) and found.sizes["height"] == (64, 64, 64)
+    assert told[-1] == (2 * FEW, 2 * FEW)
+
+
+def test_sizes_are_those_of_upright_pictures() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = stored(scene(1), "JPEG", exif=exif)
+    found = create_report(sets(train={"a": [turned], "b": [stored(scene(2, (40, 20)))]}))
+    assert found.sizes["width"] == (40, 52, 64) and found.sizes["height"] == (20, 58, 96)
+
+
+def test_unreadable_pictures_are_named_and_left_out() -> None:
+    splits = sets(train=GOOD | {"cat": [*GOOD["cat"], b"no picture", GOOD["cat"][0][:500], b""]})
+    found = create_report(splits)
+    found.check()
+    assert [picture.name for picture in found.unreadable] == [f"train/cat/{FEW + n}" for n in range(3)]
+    assert all(picture.reason.endswith(".") for picture in found.unreadable)
+    assert message(found, "unreadable").startswith("3 pictures cannot be read and will be left out: train/cat/20, ")
+    kept = found.readable(splits)["train"]
+    assert len(kept) == 2 * FEW and found.images == 2 * FEW
+    assert kept.decode(lambda image: image).shape[0] == 2 * FEW
+
+
+CHANGES = {
+    "JPEG": lambda image: stored(image, "JPEG", quality=40),
+    "WebP": lambda image: stored(image, "WEBP", quality=60),
+    "half the size": lambda image: stored(image.resize((48, 32), Image.Resampling.BICUBIC)),
+    "twice the size": lambda image: stored(image.resize((192, 128), Image.Resampling.BICUBIC)),
+    "brighter": lambda image: stored(ImageEnhance.Brightness(image).enhance(1.04)),
+    "cropped": lambda image: stored(image.crop((1, 1, 95, 63))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_near_duplicates_are_found_and_nothing_else(change: Any) -> None:
+    copies = [change(scene(seed)) for seed in range(10)]
+    found = create_report(
+        sets(train=GOOD, validation={"dog": copies + photos(*range(200, 220)), "cat": photos(*range(300, 320))})
+    )
+    pairs = [{picture.name for picture in group.pictures} for group in found.duplicates]
+    assert pairs == [{f"train/cat/{n}", f"validation/dog/{n}"} for n in range(10)]
+    assert not any(group.exact for group in found.duplicates)
+    assert found.leaks == found.conflicts == list(found.duplicates)
+
+
+def test_copies_within_a_class_across_splits_and_across_labels() -> None:
+    cat, dog = GOOD["cat"], GOOD["dog"]
+    found = create_report(
+        sets(train={"cat": [*cat, cat[0], cat[0]], "dog": [*dog, cat[1]]}, test={"cat": [cat[2]], "dog": photos(7)})
+    )
+    assert [group.exact for group in found.duplicates] == [True] * 4
+    assert [len(group.pictures) for group in found.duplicates] == [3, 2, 2, 2]
+    assert message(found, "leak").startswith("2 pictures in several splits")
+    assert "train/cat/2 = test/cat/0" in message(found, "leak")
+    assert message(found, "conflict").startswith("2 pictures have more than one label: train/cat/1 = train/dog/20, ")
+    assert message(found, "duplicates").startswith("1 picture more than once (2 copies, 1 as the same file)")
+    found.check()
+
+
+def test_thousands_of_equal_pictures_take_no_square_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    blank = [stored(Image.new("RGB", (8, 8), (n // 256, n % 256 // 8, n % 8))) for n in range(1500)]
+    compared = 0
+    absolute = np.abs
+
+    def count(differences: np.ndarray) -> np.ndarray:
+        nonlocal compared
+        compared += len(differences)
+        return absolute(differences)
+
+    monkeypatch.setattr(np, "abs", count)
+    found = create_report(sets(train={"a": blank[:750], "b": blank[750:]}))
+    assert 1500 < compared <= 4 * _NEIGHBOURS * 1500
+    assert sum(len(group.pictures) for group in found.duplicates) == 1500
+
+
+def test_one_group_of_many_pictures_takes_no_square_of_the_time() -> None:
+    names = [str(n) for n in range(20_000)]
+    pictures = tuple(Picture("train", "ab"[n % 2], name) for n, name in enumerate(names))
+    images = ImageDataset(("a", "b"), [b""] * len(names), np.arange(len(names)) % 2, names)
+    counts = tuple(ClassCount("train", label, 10_000, 0) for label in "ab")
+    group = Duplicates(pictures, tuple(range(len(names))))
+    found = DatasetReport(("a", "b"), counts, {}, (), (group,), {})
+    start = time.process_time()
+    assert len(set(found.groups(images))) == 20_000  # in classes that look all the same, none but copies are one
+    assert {finding.kind for finding in _findings(found, {})} == {"conflict", "alike"}
+    assert time.process_time() - start < 2
+
+
+def test_colour_tells_pictures_of_one_shape_apart() -> None:
+    shape = Image.radial_gradient("L").resize((32, 32))
+    red, blue = (
+        stored(Image.merge("RGB", [shape if c == k else shape.point(lambda v: 40) for c in range(3)])) for k in (0, 2)
+    )
+    assert create_report(sets(train={"red": [red, *photos(1)], "blue": [blue, *photos(2)]})).duplicates == ()
+
+
+FINDINGS: dict[str, tuple[dict[str, list[bytes]], str, str]] = {
+    "few": (GOOD | {"rare": photos(*range(200, 207))}, "few", r"Fewer than 20 pictures to learn from: rare \(7\)"),
+    "imbalance": (
+        GOOD | {"many": photos(*range(200, 300))},
+        "imbalance",
+        "many has 100 pictures and cat 20; balance the classes",
+    ),
+    "case twins": (GOOD | {"Cat": photos(*range(200, 220))}, "name", "Are these one class, written in several ways"),
+    "spelling twins": (
+        GOOD | {"big_dog": photos(*range(200, 220)), "Big dog": photos(*range(300, 320))},
+        "name",
+        "'Big dog', 'big_dog'",
+    ),
+    "padded": (GOOD | {"cow ": photos(*range(200, 220))}, "name", "'cow ' begins or ends with a space"),
+    "split name": (GOOD | {"test": photos(*range(200, 220))}, "name", "A class is called 'test'; for a split,"),
+    "long": (GOOD | {"x" * 500: photos(*range(200, 220))}, "name", "has 500 characters"),
+    "alike": (
+        GOOD | {"webcam": [stored(scene(500), "JPEG", quality=q) for q in range(60, 80)]},
+        "alike",
+        "All pictures look the same in webcam",
+    ),
+}
+
+
+@pytest.mark.parametrize(("classes", "kind", "expected"), FINDINGS.values(), ids=FINDINGS)
+def test_warnings(classes: dict[str, list[bytes]], kind: str, expected: str) -> None:
+    found = create_report(sets(train=classes))
+    found.check()
+    assert re.search(expected, message(found, kind))
+    assert all(finding.severity != "fatal" for finding in found.findings)
+
+
+FATAL: dict[str, tuple[dict[str, list[bytes]], str]] = {
+    "one class": (
+        {"cat": photos(1, 2, 3)},
+        "'cat' is the only class with pictures; add pictures of at least one other",
+    ),
+    "one readable class": ({"cat": photos(1, 2, 3), "dog": [b"x"]}, "'cat' is the only class with pictures"),
+    "nothing readable": (
+        {"cat": [b"x"], "dog": [b"y"]},
+        "None of the pictures to learn from can be read; 0 is damaged",
+    ),
+    "single pictures": ({"cat": photos(1), "dog": photos(2)}, "None of the 2 classes has two different pictures"),
+    "copies only": ({"cat": photos(1, 1, 1), "dog": photos(2, 2)}, "None of the 2 classes has two different pictures"),
+    "no name": ({" ": photos(1, 2, 3), "dog": photos(4, 5, 6)}, "A class has no name"),
+}
+
+
+@pytest.mark.parametrize(("classes", "expected"), FATAL.values(), ids=FATAL)
+def test_what_nothing_can_be_learnt_from_is_refused(classes: dict[str, list[bytes]], expected: str) -> None:
+    found = create_report(sets(train=classes))
+    with pytest.raises(DataError, match=expected) as caught:
+        found.check()
+    assert str(caught.value) in found.to_text()
+
+
+def test_a_class_missing_from_a_split_is_named() -> None:
+    found = create_report(sets(train=GOOD, validation={"cat": photos(*range(200, 203))}))
+    assert message(found, "missing") == "The validation split has no pictures of dog."
+
+
+def test_what_was_left_out_on_loading_is_told(tmp_path: Path) -> None:
+    for label, contents in GOOD.items():
+        for batch in ("one", "two"):
+            (tmp_path / batch / label).mkdir(parents=True)
+            for number, content in enumerate(contents[:10] if batch == "one" else contents[10:]):
+                (tmp_path / batch / label / f"{number}.png").write_bytes(content)
+    (tmp_path / "one" / "notes.txt").write_text("mine")
+    (tmp_path / "one" / "bird").mkdir()
+    found = create_report(load_dataset(tmp_path))
+    assert "cat from one/cat, two/cat" in message(found, "gathered")
+    notes = [finding.message for finding in found.findings if finding.kind == "skipped"]
+    assert notes == [
+        "1 left out (no picture): one/notes.txt.",
+        "1 left out (folder without pictures): one/bird.",
+    ]
+
+
+def test_json_and_text() -> None:
+    cat = GOOD["cat"]
+    found = create_report(sets(train=GOOD | {"cat": [*cat, cat[0], b"x"]}, test={"cat": photos(1), "dog": photos(999)}))
+    assert DatasetReport.from_json(found.to_json()) == found
+    text = found.to_text()
+    assert "43 pictures, " in text and "2 classes" in text and "Warning: " in text and "Note: " in text
+    (row,) = [line.split() for line in text.splitlines() if line.startswith("cat ")]
+    assert row[:3] == ["cat", "21", "1"]
+    for broken in ("", "[]", "{}", '{"labels": 3}'):
+        with pytest.raises(DataError, match="no data report"):
+            DatasetReport.from_json(broken)
+
+
+def test_duplicates_stay_on_one_side_of_the_split() -> None:
+    classes = {
+        label: [
+            content for seed in range(base, base + 8) for content in (stored(scene(seed)), stored(scene(seed), "JPEG"))
+        ]
+        for label, base in (("cat", 0), ("dog", 100))
+    }
+    splits = sets(train=classes)
+    images = splits["train"]
+    groups = create_report(splits).groups(images)
+    for seed in range(5):
+        kept, held = split_indices(images.targets, 0.25, seed, groups)
+        assert {place // 2 for place in kept.tolist()}.isdisjoint(place // 2 for place in held.tolist())
+        assert np.bincount(images.targets[held]).tolist() == [4, 4]
+    part = images.subset(range(8, 24))
+    assert len(set(create_report(splits).groups(part).tolist())) == 8
+
+
+def test_a_class_that_looks_all_the_same_is_still_split_but_copies_are_not() -> None:
+    frames = [stored(scene(500), "JPEG", quality=quality) for quality in range(60, 70)]
+    splits = sets(train={"cat": GOOD["cat"], "hand": frames + frames})
+    images = splits["train"]
+    kept, held = split_indices(images.targets, 0.2, 0, create_report(splits).groups(images))
+    assert (images.targets[held] == 1).sum() == 4
+    assert {images.read(place) for place in kept.tolist()}.isdisjoint(images.read(place) for place in held.tolist())
+
+
+def test_a_second_report_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = sets(train=GOOD)
+    first = create_report(splits)
+    monkeypatch.setattr("resnet_hub.datasets.report.load_image", None)
+    assert create_report(splits) == first
+
+
+def test_a_report_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    monkeypatch.setattr(
+        "resnet_hub.datasets.report._look", lambda images, index: looked.append(index) or time.sleep(0.01) or "damaged"
+    )
+
+    def enough(done: int, total: int) -> None:
+        if done == 5:
+            raise DataError(f"{total} are too many.")
+
+    with pytest.raises(DataError, match="400 are too many"):
+        create_report(sets(train={"cat": [b""] * 400}), enough)
+    assert 5 <= len(looked) < 100
+
+
+def test_the_terminal_reports_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "photos"
+    for label, contents in GOOD.items():
+        (folder / label).mkdir(parents=True)
+        for number, content in enumerate(contents):
+            (folder / label / f"{number}.png").write_bytes(content)
+    assert main(["data", "report", str(folder)]) == 0
+    assert capsys.readouterr().out == create_report(load_dataset(folder)).to_text()
+    target = tmp_path / "photos.zip"
+    assert main(["data", "export", str(folder), str(target)]) == 0
+    assert capsys.readouterr().out == f"{target}\n"
+    (folder / "cat" / "0.png").write_bytes(b"x")
+    assert main(["data", "report", "--json", str(folder)]) == 1
+    assert DatasetReport.from_json(capsys.readouterr().out).unreadable[0].name == "cat/0.png"
+    for picture in (folder / "dog").iterdir():
+        picture.unlink()
+    assert main(["data", "report", str(folder)]) == 2
+    assert (
+        capsys.readouterr().err == "error: 'cat' is the only class with pictures; add pictures of at least one other.\n"
+    )
+    assert create_report(load_dataset(target)).images == 2 * FEW

@@ -1,0 +1,80 @@
+"""What the page shows of data and runs: whole, bounded, and none of it as markup of somebody else's."""
+
+import re
+from pathlib import Path
+
+import pytest
+from helpers.page import from_browser
+from PIL import Image
+
+from resnet_hub.datasets.report import ClassCount, DatasetReport, Finding, Unreadable
+from resnet_hub.demo import markup
+from resnet_hub.demo.i18n import TEXTS
+from resnet_hub.demo.runs import PageRun, Status
+from resnet_hub.training.events import Epoch
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> PageRun:
+    run = PageRun("A" * 32, tmp_path)
+    run.note(data=EVIL)
+    return run
+
+
+def found(labels: list[str]) -> DatasetReport:
+    return DatasetReport(
+        labels=tuple(labels),
+        classes=tuple(ClassCount("train", label, 3, 2048) for label in labels),
+        sizes={},
+        unreadable=(Unreadable("train", labels[0], EVIL, EVIL),),
+        duplicates=(),
+        skipped={},
+        findings=(Finding("warning", "few", EVIL),),
+    )
+
+
+def test_a_report_shows_what_was_found_and_runs_none_of_it() -> None:
+    shown = markup.report(found([EVIL, "dog"]), from_browser())
+    assert EVIL not in shown and shown.count("&lt;img src=x onerror=alert(1)&gt;") == 5
+    assert "<td>dog</td><td>3</td><td>2.0 KB</td>" in shown
+    many = markup.report(found([str(number) for number in range(markup.MAX_ROWS + 50)]), from_browser())
+    assert many.count("<tr>") == markup.MAX_ROWS + 1 + 2  # its head, and the table of the unreadable
+
+
+@pytest.mark.parametrize("language", TEXTS)
+def test_where_a_run_stands_is_said_in_the_words_of_its_visitor(language: str, run: PageRun) -> None:
+    text, request = TEXTS[language], from_browser(language)
+    history = [Epoch(0, None, 1.0, 0.5, True, 0.1, 1.0), Epoch(1, 0.9, 1.1, 0.4, False, 0.1, 2.0)]
+    shown = markup.progress(run, Status("queued", place=3), history, request)
+    assert text["is_queued"].format(place=3) in shown
+    assert text["best"].format(accuracy="50.0%", epoch=0) in shown
+    for what, key in {"report": "checking", "pictures": "reading", "features": "features"}.items():
+        event = {"event": "Preparing", "what": what, "done": 1200, "total": 4800}
+        shown = markup.progress(run, Status("running", event=event), [], request)
+        assert text[key].format(done="1,200", total="4,800") in shown
+        assert '<progress value="1200.000" max="4800">' in shown
+    failed = markup.progress(run, Status("failed", event={"event": "Failed", "reason": EVIL}), [], request)
+    assert EVIL not in failed and "&lt;img" in failed
+
+
+def test_a_series_that_begins_later_is_there_from_the_first_epoch() -> None:
+    history = [Epoch(0, None, 1.0, 0.5, True, 0.1, 1.0), Epoch(1, 0.9, 1.1, 0.4, False, 0.1, 2.0)]
+    frame = markup.curve(history, from_browser(), ("training", "train_loss"), ("validation", "validation_loss"))
+    rows = frame.assign(value=frame["value"].fillna(-1)).values.tolist()
+    texts = TEXTS["en"]
+    assert rows == [
+        [0.0, -1.0, texts["training"]],
+        [1.0, 0.9, texts["training"]],
+        [0.0, 1.0, texts["validation"]],
+        [1.0, 1.1, texts["validation"]],
+    ]
+
+
+def test_pictures_and_addresses_are_escaped_too(run: PageRun) -> None:
+    shown = markup.film([(Image.new("RGBA", (4, 4)), EVIL)], EVIL)
+    assert EVIL not in shown and len(re.findall('<img src="data:image/jpeg;base64,', shown)) == 1
+    assert markup.film([]) == ""
+    assert 'href="https://x/&quot;onclick"' in markup.anchor('https://x/"onclick')
+    assert f'href="?run={run.id}"' in markup.link(run, from_browser())

@@ -1,0 +1,170 @@
+"""What the Train tab answers, without a browser or a server: refusals, and what they leave behind."""
+
+import asyncio
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import gradio as gr
+import pytest
+from helpers.data import NAMED, save_base, write_zip
+from helpers.hub_server import Repo
+from helpers.page import from_browser
+
+from resnet_hub import demo, jobs
+from resnet_hub.demo.i18n import TEXTS, PageError
+from resnet_hub.demo.runs import PageRun
+from resnet_hub.errors import DataError
+from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.events import Epoch, Failed, Finished, Pushed, Started, TimeUp
+from resnet_hub.training.loop import _reason
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tab")
+    save_base(folder / "shelf" / "tiny")
+    write_zip(folder / "colours.zip")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tab(folder: Path) -> Iterator[Any]:
+    async def built() -> Any:  # where an event loop runs: Gradio would leave one of its own open
+        return demo.build(folder / "shelf")
+
+    with pytest.MonkeyPatch.context() as settings:
+        settings.setenv("RESNET_HUB_RUNS", str(folder / "runs"))
+        settings.setattr(demo, "get_upload_folder", lambda: str(folder / "served"))
+        page = asyncio.run(built())
+    tab = next(fn.fn.__self__ for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "begin")
+    yield tab
+    tab.runs.close()
+
+
+CHOICES = ("tiny", "head", None, "resnet20", None, False, 0, None, "auto", 0, 0, "accuracy", None)
+
+
+def test_what_is_refused_leaves_no_run_behind(tab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept() -> int:
+        return len(list(tab.runs.root.iterdir()))
+
+    for breaks, words in (
+        (FileNotFoundError(errno.ENOENT, "gone"), TEXTS["zh"]["files_gone"]),
+        (OSError(errno.ENOSPC, "full"), TEXTS["zh"]["disk_full"]),
+    ):
+        with monkeypatch.context() as broken:
+            broken.setattr(PageRun, "bring_zip", Mock(side_effect=breaks))
+            assert words in tab.check_zip("", "photos.zip", from_browser("zh"))[tab.report]
+    with pytest.raises(TypeError):  # crafted: the page answers it
+        tab.check_files("", from_browser(), *(["a"] * 12), *([7] * 12))
+    assert kept() == 0
+
+    checked = tab.check_zip("", str(folder / "colours.zip"), from_browser())
+    run = tab.runs.find(checked[tab.run])
+    run.log.write_text('{"event": "Finished"}\n')
+    with monkeypatch.context() as broken:
+        broken.setattr(tab.runs, "start", Mock(side_effect=PageError("queue_full")))
+        assert TEXTS["en"]["queue_full"] in tab.begin(run.id, None, from_browser(), *CHOICES)[tab.notice]
+    with monkeypatch.context() as broken:
+        broken.setattr(PageRun, "note", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+        assert TEXTS["en"]["disk_full"] in tab.begin(run.id, None, from_browser(), *CHOICES)[tab.notice]
+    assert kept() == 1 and tab.runs.find(run.id)
+    tab.runs.delete(run)
+
+
+def test_names_of_a_data_set_on_the_hub_reach_its_run(tab: Any, tables: Repo) -> None:
+    refused = tab.check_hub("", "user/tables", from_browser(), "", "", "photo", "kind")
+    assert "has subsets; name one of two, three" in refused[tab.report]
+    checked = tab.check_hub("", "user/tables", from_browser(), *NAMED.values())
+    run = tab.runs.find(checked[tab.run])
+    assert run.facts()["names"] == NAMED | {"data_revision": tables.refs["main"]}
+    with pytest.MonkeyPatch.context() as idle:
+        idle.setattr(tab.runs, "start", start := Mock())
+        tab.begin(run.id, None, from_browser(), *CHOICES)
+    config = start.call_args.args[2]
+    assert {name: getattr(config, name) for name in NAMED} == NAMED
+    drawn = tab.preview(run.id, from_browser(), *CHOICES)[tab.seen_by_training]
+    assert drawn.count("<figure>") == 12
+    tab.runs.delete(run)
+
+
+def test_what_does_not_fit_into_memory_is_told_with_what_the_page_has(tab: Any) -> None:
+    run = tab.runs.create()
+    run.tell(Failed(_reason(MemoryError(), TrainConfig(data="", run="run"))))
+    for language in ("en", "zh"):
+        assert TEXTS[language]["memory_full"] in tab.watch(run.id, None, from_browser(language))[tab.progress]
+    tab.runs.delete(run)
+
+
+def test_a_toast_shows_what_was_written(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = "<img src=x> & co"  # Gradio shows what it is told as markup
+    monkeypatch.setattr(tab, "_found", Mock(side_effect=DataError(evil)))
+    with pytest.raises(gr.Error) as told:
+        tab.export("x", from_browser())
+    assert told.value.message == "&lt;img src=x&gt; &amp; co"
+
+
+def test_a_job_asks_for_the_sign_in_in_its_own_words(tab: Any) -> None:
+    told = tab.begin_job("x", None, "user/name", "t4-small", "2h", from_browser(), None, *CHOICES)
+    assert TEXTS["en"]["sign_in_job"] in told[tab.notice]
+
+
+def test_a_job_whose_time_is_up_is_a_success_that_says_so(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tab.runs.create("")
+    job = jobs.Job("job0", "ann", "https://huggingface.co/jobs/ann/job0", "ann/x-input/end-1")
+    run.note(data="hf://datasets/ann/x", job=job._asdict(), config=vars(TrainConfig(data="x", run="run")))
+    said = [
+        Started("run", ["a", "b"], 8, 2, "20% held out", 1, 0, 50, "cpu"),
+        TimeUp(0, 3),
+        Epoch(0, 0.7, 0.6, 0.5, True, 0.1, 60.0),
+        Finished("run/model", 0, 0.5, 0.6, 60.0),
+        Pushed("https://huggingface.co/ann/x/commit/1"),
+    ]
+    monkeypatch.setattr("resnet_hub.jobs.follow", lambda job, token: iter(said))
+    list(tab.follow(run.id, from_browser(), Mock(token="hf_x")))
+    for language in ("en", "zh"):
+        shown = tab.watch(run.id, None, from_browser(language))[tab.progress]
+        assert TEXTS[language]["time_up"] in shown and TEXTS[language]["is_finished"] in shown
+        assert "https://huggingface.co/ann/x/commit/1" in shown
+    tab.runs.delete(run)
+
+
+def test_stop_asks_a_job_to_end_and_keep_and_delete_ends_it_at_once(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tab.runs.create("")
+    job = jobs.Job("job0", "ann", "https://huggingface.co/jobs/ann/job0", "ann/x-input/end-1")
+    run.note(data="hf://datasets/ann/x", job=job._asdict(), config=vars(TrainConfig(data="x", run="run")))
+    run.log.touch()
+    asked: list[tuple[str, jobs.Job, str]] = []
+    for name in ("end", "cancel"):
+        monkeypatch.setattr(jobs, name, lambda job, token, name=name: asked.append((name, job, token)))
+    with tab.runs.led(run, {"ann"}):
+        with pytest.warns(UserWarning, match="Sign in with Hugging Face first"):
+            shown = tab.stop(run.id, from_browser(), None)  # by a stranger
+        assert asked == [] and shown[tab.stopping]["interactive"] is True
+        shown = tab.stop(run.id, from_browser("zh"), Mock(token="hf_x"))
+        assert TEXTS["zh"]["job_ending"] in shown[tab.progress]
+        assert shown[tab.stopping] | {"visible": True, "interactive": False} == shown[tab.stopping]
+    tab.delete(run.id, None, from_browser(), Mock(token="hf_x"))
+    assert asked == [("end", job, "hf_x"), ("cancel", job, "hf_x")] and tab.runs.find(run.id) is None
+
+
+def test_tidying_goes_on_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Mock(trim=Mock(side_effect=[KeyError("anna"), None]), runs=Mock(serving=set))
+    monkeypatch.setattr(demo.time, "sleep", Mock(side_effect=[None, StopIteration]))
+    with pytest.raises(StopIteration):
+        demo._tidy(page, tmp_path, set())
+    assert page.trim.call_count == 2
+
+
+def test_a_job_that_this_page_does_not_follow_names_who_can(tab: Any) -> None:
+    run = tab.runs.create("")
+    job = {"id": "job0", "owner": "ann", "url": "https://huggingface.co/jobs/ann/job0"}
+    run.note(job=job)
+    run.log.touch()
+    out = tab.watch(run.id, None, from_browser())
+    assert "reload it once you are signed in as ann" in out[tab.progress] and job["url"] in out[tab.progress]
+    assert out[tab.resuming]["visible"] is False
+    tab.runs.delete(run)

@@ -1,0 +1,159 @@
+"""Runs on ZeroGPU, with the real `spaces` package: forked processes, pickled events, and devices that say no."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import ROOT
+from helpers.data import save_base, write_zip
+from helpers.zero_server import STUBS, Devices
+from safetensors.torch import load_file
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from gradio.context import LocalContext
+from starlette.datastructures import Headers
+from types import SimpleNamespace
+from resnet_hub.demo import zero
+from resnet_hub.demo.runs import Runs, configure
+folder = Path(sys.argv[1])
+torch.set_num_threads(2)
+torch.randn(512, 512) @ torch.randn(512, 512)  # predictions before have started threads, which no fork takes along
+# What the platform knows a visitor by; e30 is {}.
+LocalContext.request.set(SimpleNamespace(headers=Headers({"x-ip-token": "a.e30.b", "x-gradio-user": "app"})))
+runs = Runs(folder / "runs")
+run = runs.create()
+run.bring_zip(folder / "colours.zip", "colours.zip")
+config = configure(run, folder / "tiny", recipe="finetune", epochs=6, precision="no", checkpoint_seconds=0)
+def start(config=None):
+    runs.start(run, {"ann"}, config)
+    return zero.drive(runs, run)
+def show():
+    event = runs.status(run).event or {}
+    print(runs.status(run).state, run.folder, event.get("reason"), flush=True)
+"""
+
+
+@pytest.fixture
+def devices() -> Iterator[Devices]:
+    with Devices() as devices:
+        yield devices
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zero")
+    save_base(folder / "tiny")
+    write_zip(folder / "colours.zip")
+    return folder
+
+
+def do(devices: Devices, folder: Path, program: str) -> list[list[str]]:
+    """The lines that a program on ZeroGPU prints, as words."""
+    env = os.environ | devices.env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env["RESNET_HUB_CACHE"] = str(folder / f"cache-{len(list(folder.iterdir()))}")
+    code = STUBS + PROGRAM + program + "\nsys.stdout.flush(); runs.close(); zero.os._exit(0)"  # waits for no fork
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    process.wait(400)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # the processes of its calls, which hold the pipes
+    out, err = process.communicate()
+    assert process.returncode == 0, err[-3000:]
+    assert "Traceback" not in err, err[-3000:]
+    return [line.split() for line in out.splitlines() if not line.startswith("SPACES_ZERO_GPU_DEBUG")]
+
+
+def weights(run: Path) -> dict[str, Any]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+def test_a_run_of_five_calls_and_more_ends_with_the_weights_of_an_unbroken_one(devices: Devices, folder: Path) -> None:
+    program = """
+zero.SHARE = 1e-9  # one step a call
+used = list(start(config))
+assert used == sorted(used) and used[-1] > 0
+show()
+"""
+    ((state, run, *_),) = do(devices, folder, program)
+    assert state == "finished"
+    assert len(devices.asked) >= 5 and {call["durationSeconds"] for call in devices.asked} == {"60"}
+    config = json.loads((Path(run) / "run" / "run.json").read_text()) | {"run": "unbroken"}
+    plain = f"from resnet_hub import TrainConfig, train; list(train(TrainConfig(**{config!r})))"
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RESNET_HUB_CACHE": str(folder / "other")}
+    subprocess.run([sys.executable, "-c", plain], cwd=run, env=env, check=True)
+    broken, unbroken = weights(Path(run, "run")), weights(Path(run, "unbroken"))
+    assert broken.keys() == unbroken.keys()
+    assert all(value.equal(unbroken[key]) for key, value in broken.items())
+    assert json.loads(Path(run, "run", "evaluation.json").read_text())["num_images"] == 6
+
+
+def test_a_quota_that_ends_leaves_a_run_that_goes_on(devices: Devices, folder: Path) -> None:
+    devices.left = [35, 3]
+    program = """
+list(start(config))
+show()
+print(run.told(), runs.status(run).event["seconds_left"], len(run.run.epochs()))
+list(start())
+show()
+"""
+    waiting, told, finished = do(devices, folder, program)
+    assert waiting[0] == "waiting" and told == ["Waiting", "3", "0"]
+    assert finished[0] == "finished", finished
+    assert [call["durationSeconds"] for call in devices.asked] == ["60", "35", "60"]
+    assert {call["token"] for call in devices.asked} == {"a.e30.b"}  # of the visitor, who pays with their time
+
+
+def test_a_tab_that_closes_and_a_stop_keep_what_was_reached(devices: Devices, folder: Path) -> None:
+    program = """
+from resnet_hub.training import loop as training
+from resnet_hub.demo.i18n import PageError
+from dataclasses import replace
+training._TICK = 0.0
+led = start(replace(config, epochs=5000))
+while len(run.run.epochs()) < 3:
+    next(led)
+try:
+    runs.start(runs.create(), {"ann"}, config)
+except PageError as error:
+    print(error)
+led.close()
+show()
+first = len(run.run.epochs())
+led = start()
+while len(run.run.epochs()) < first + 3:
+    next(led)
+runs.stop(run)
+show()
+list(led)
+show()
+print(first, len(run.run.epochs()))
+led = start()
+while len(run.run.epochs()) < first + 9:
+    next(led)
+runs.delete(run)
+list(led)
+print(run.folder.exists(), runs._owners)
+"""
+    lines = do(devices, folder, program)
+    assert len(lines) == 6, lines
+    one_run, closed, stopping, stopped, epochs, deleted = lines
+    assert one_run[:3] == ["You", "have", "a"]
+    assert (closed[0], stopping[0], stopped[0]) == ("stopped", "stopping", "stopped")
+    assert int(epochs[1]) >= int(epochs[0]) + 3
+    assert deleted == ["False", "{}"]

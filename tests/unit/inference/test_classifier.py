@@ -1,0 +1,389 @@
+import copy
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision import transforms
+
+from resnet_hub.config import ResNetConfig
+from resnet_hub.errors import CheckpointError, ImageError, MemoryFullError, ResNetHubError
+from resnet_hub.images.load import list_images, load_image
+from resnet_hub.inference.classifier import Classifier
+from resnet_hub.model import ResNet
+
+LABELS = ["daisy", "rose", "tulip"]
+
+
+def noise(seed, width=40, height=30):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = ResNetConfig(id2label=dict(enumerate(LABELS)), depths=(1, 1), width=8, image_size=32, crop_pct=0.8)
+    model = ResNet(config)
+    model(torch.randn(16, 3, 32, 32))  # statistics of its own for the BatchNorms
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def classify(model):
+    return Classifier(model).prepare()  # one engine for all tests, so that equal pictures have equal scores
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index, name in enumerate(["b.png", "a/2.png", "a/1.png"]):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        noise(index).save(path)
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def probabilities(model, image):
+    """What torchvision and torch make of it, without any code of ours but the network."""
+    config = model.config
+    pipeline = transforms.Compose(
+        [
+            transforms.Resize(config.resize_size),
+            transforms.CenterCrop(config.image_size),
+            transforms.ToTensor(),
+            transforms.Normalize(config.mean, config.std),
+        ]
+    )
+    with torch.no_grad():
+        return model(pipeline(image).unsqueeze(0)).softmax(1)[0]
+
+
+def assert_answers(answers, expected):
+    assert [[item["label"] for item in answer] for answer in answers] == [
+        [item["label"] for item in answer] for answer in expected
+    ]
+    scores = [[item["score"] for item in answer] for answer in (*answers, *expected)]
+    assert torch.allclose(torch.tensor(scores[: len(answers)]), torch.tensor(scores[len(answers) :]), atol=1e-5)
+
+
+def test_labels_and_scores_are_those_of_the_network(model, classify):
+    expected = probabilities(model, noise(0))
+    answer = classify(noise(0))
+    assert sorted(answer, key=lambda item: -item["score"]) == answer
+    assert [set(item) for item in answer] == [{"label", "score"}] * 3
+    assert all(type(item["label"]) is str and type(item["score"]) is float for item in answer)
+    for item in answer:
+        assert item["score"] == pytest.approx(expected[LABELS.index(item["label"])].item(), abs=1e-6)
+    assert json.loads(json.dumps(answer)) == answer
+
+
+def test_one_image_from_every_kind_of_source(classify, tmp_path):
+    expected = classify(noise(0))
+    path, file = tmp_path / "photo.png", io.BytesIO()
+    noise(0).save(path)
+    noise(0).save(file, "PNG")
+    with path.open("rb") as opened:
+        for source in (path, str(path), path.read_bytes(), np.array(noise(0)), file, opened):
+            assert classify(source) == expected
+
+
+def test_a_list_a_tuple_and_a_folder_give_a_list_of_lists(classify, folder):
+    expected = [classify(noise(index)) for index in (2, 1, 0)]
+    paths = [folder / name for name in ("a/1.png", "a/2.png", "b.png")]
+    assert list_images(folder) == paths
+    for many in (paths, tuple(paths), folder, str(folder)):
+        answers = classify(many)
+        assert isinstance(answers, list)
+        assert_answers(answers, expected)
+    assert classify([noise(0)], top_k=1) == [classify(noise(0))[:1]]
+    assert classify([]) == []
+
+
+def test_a_generator_is_read_one_batch_ahead(classify):
+    taken = []
+
+    def source():
+        for index in range(7):
+            taken.append(index)
+            yield noise(index)
+
+    answers = classify(source(), batch_size=3)
+    assert taken == []
+    first = next(answers)
+    assert taken == [0, 1, 2, 3, 4, 5]
+    assert_answers([first, *answers], [classify(noise(index)) for index in range(7)])
+    assert len(taken) == 7
+
+
+def test_an_endless_generator(classify):
+    def source():
+        while True:
+            yield noise(0)
+
+    answers = classify(source(), batch_size=2)
+    assert next(answers) == next(answers)
+
+
+def test_the_batch_changes_nothing(classify):
+    pictures = [noise(index, width=20 + index) for index in range(11)]
+    expected = [classify(picture) for picture in pictures]
+    for batch_size in (1, 2, 4, 11, 100):
+        assert_answers(classify(pictures, batch_size=batch_size), expected)
+
+
+def test_large_inputs_make_small_batches(model, monkeypatch):
+    sizes = []
+    monkeypatch.setattr("resnet_hub.inference.classifier.MAX_BATCH_PIXELS", 2 * 32 * 32)
+    classify = Classifier(model)
+    answer = classify.answer
+    monkeypatch.setattr(classify, "answer", lambda inputs: [sizes.append(len(inputs)), answer(inputs)][1])
+    assert len(classify([noise(index) for index in range(5)], batch_size=100)) == 5
+    assert sizes == [2, 2, 1]
+
+
+@pytest.mark.parametrize(("top_k", "count"), [(1, 1), (2, 2), (3, 3), (5, 3), (10**9, 3), (None, 3)])
+def test_top_k(classify, top_k, count):
+    assert classify(noise(0), top_k=top_k) == classify(noise(0), top_k=None)[:count]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"top_k": 0}, {"top_k": -1}, {"top_k": 2.5}, {"top_k": "5"}, {"batch_size": 0}, {"batch_size": None}]
+)
+def test_numbers_that_make_no_sense(classify, wrong):
+    ((key, value),) = wrong.items()
+    for images in (noise(0), [noise(0)], iter([noise(0)])):
+        with pytest.raises(ResNetHubError, match=f"^{key} is {value!r}; expected a whole number, 1 or more.$"):
+            classify(images, **wrong)
+    with pytest.raises(ResNetHubError, match="errors is 'ignore'"):
+        classify(noise(0), errors="ignore")
+
+
+def test_equal_scores_keep_the_order_of_the_labels(model):
+    level = copy.deepcopy(model)
+    level.reset_head(num_classes=1000)
+    torch.nn.init.zeros_(level.fc.weight)
+    torch.nn.init.zeros_(level.fc.bias)
+    assert [item["label"] for item in Classifier(level)(noise(0), top_k=None)] == level.config.labels
+
+
+def test_scores_are_a_tensor_for_further_work(model, classify):
+    scores = classify.scores([noise(0), noise(1)])
+    assert scores.shape == (2, 3) and scores.dtype == torch.float32 and not scores.is_inference()
+    expected = torch.stack([probabilities(model, noise(0)), probabilities(model, noise(1))])
+    assert torch.allclose(scores, expected, atol=1e-6)
+    assert classify.scores([]).shape == (0, 3)
+
+
+# Large pictures
+
+
+def smooth(width, height):
+    return Image.effect_noise((width // 150, height // 150), 90).convert("RGB").resize((width, height), Image.BICUBIC)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_large_picture_is_read_in_fewer_steps_and_looks_the_same(model, format):
+    fast, exact = Classifier(model), Classifier(model, exact=True)
+    file = io.BytesIO()
+    smooth(1200, 900).save(file, format)
+    found, expected = fast.read(file), exact.read(file)
+    assert torch.equal(expected, exact.transform(load_image(file)))
+    assert not torch.equal(found, expected)
+    assert (found - expected).abs().mean() < 2 / 255 / min(model.config.std)
+    assert fast(file)[0]["label"] == exact(file)[0]["label"]
+
+
+def test_a_picture_of_less_than_twice_the_size_is_read_to_the_bit(model):
+    file = io.BytesIO()
+    noise(0, 79, 90).save(file, "JPEG")
+    assert torch.equal(Classifier(model).read(file), Classifier(model).transform(load_image(file)))
+
+
+# Engines
+
+
+def test_the_engine_comes_up_beside_the_first_answers(model):
+    classify = Classifier(model)
+    assert (classify.engine, classify.precision) == ("PyTorch", "fp32")
+    first = classify(noise(0))
+    assert not classify._prepared  # one picture alone is not worth it
+    answers = [classify(noise(0)) for _ in range(3)]
+    assert classify.prepare().engine == "ONNX Runtime"
+    assert_answers([*answers, classify(noise(0))], [first] * 4)
+
+
+def test_precision_is_what_was_asked_for(model):
+    assert Classifier(model, precision="fp32").prepare().precision == "fp32"
+    with pytest.raises(ResNetHubError, match=r"^precision is 'int4'; choose one of auto, fp32, int8\.$"):
+        Classifier(model, precision="int4")
+    with pytest.raises(ResNetHubError, match="no int8 calibration"):
+        Classifier(model, precision="int8")
+
+
+# Pictures that cannot be read
+
+
+def test_a_bad_picture_is_named(classify, folder):
+    bad = folder / "bad.jpg"
+    bad.write_text("no picture")
+    for images in (bad, [folder / "b.png", bad], folder, iter([bad])):
+        with pytest.raises(ImageError, match=r"^bad\.jpg is damaged"):
+            list(classify(images))
+    with pytest.raises(ImageError, match=r"^The image is damaged"):
+        classify(b"no picture")
+    with pytest.raises(ImageError, match=r"^Image 2 is damaged"):
+        classify([noise(0), b"no picture"])
+    with pytest.raises(ImageError, match="not fetched"):
+        classify("https://example.com/cat.jpg")
+    with pytest.raises(ImageError, match=r"^nothing\.jpg cannot be read"):
+        classify(folder / "nothing.jpg")
+    with pytest.raises(ImageError, match="cannot be read"):
+        classify("a\0b")
+    for source in (None, 3, {"image": noise(0)}, torch.zeros(3, 8, 8)):
+        with pytest.raises(ImageError, match=f"of the type {type(source).__name__}"):
+            classify(source)
+
+
+def test_a_bad_picture_stands_in_its_place(classify):
+    pictures = [noise(0), b"no picture", noise(1), noise(2), b""]
+    for images in (pictures, iter(pictures)):
+        answers = list(classify(images, batch_size=2, errors="return"))
+        assert [isinstance(answer, ImageError) for answer in answers] == [False, True, False, False, True]
+        assert str(answers[1]).startswith("Image 2 is damaged")
+        assert_answers([answers[0], *answers[2:4]], [classify(noise(index)) for index in range(3)])
+    assert isinstance(classify(b"no picture", errors="return"), ImageError)
+
+
+def test_a_folder_without_images(classify, tmp_path):
+    with pytest.raises(ImageError, match="holds no images"):
+        classify(tmp_path)
+
+
+# The model
+
+
+def test_a_model_in_evaluation_mode_is_shared_and_left_alone(model):
+    before = {name: (value.clone(), value.stride()) for name, value in model.state_dict().items()}
+    classify = Classifier(model, device="cpu")
+    classify([noise(0), noise(1)])
+    assert classify.model is model and classify.config is model.config and classify.device == torch.device("cpu")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name][0]) and value.stride() == before[name][1]
+    assert all(parameter.requires_grad and not parameter.is_inference() for parameter in model.parameters())
+
+
+def test_a_model_in_training_mode_is_copied(model):
+    training = copy.deepcopy(model).train()
+    statistics = training.bn1.running_mean.clone()
+    assert_answers([Classifier(training)(noise(0))], [Classifier(model)(noise(0))])
+    assert training.training and training.bn1.training
+    assert torch.equal(training.bn1.running_mean, statistics)
+
+
+def test_half_precision(model, classify):
+    half = Classifier(copy.deepcopy(model).bfloat16())
+    scores = half.scores([noise(0)])
+    assert scores.dtype == torch.float32
+    assert torch.allclose(scores, classify.scores([noise(0)]), atol=0.02)
+
+
+def test_grey_input():
+    torch.manual_seed(0)
+    config = ResNetConfig.from_name("resnet20", num_classes=10, in_channels=1, mean=(0.5,), std=(0.5,))
+    classify = Classifier(ResNet(config))
+    assert_answers([classify(noise(0))], [classify(noise(0).convert("L"))])
+
+
+def test_what_cannot_classify(model):
+    with pytest.raises(ResNetHubError, match="has no head"):
+        Classifier(ResNet(ResNetConfig(depths=(1,), width=8)))
+    with pytest.raises(ResNetHubError, match="no device 'quantum'"):
+        Classifier(model, device="quantum")
+    with pytest.raises(ResNetHubError, match=r"^The model cannot run on .*\.$"):
+        Classifier(model, device="cuda:99")
+    broken = copy.deepcopy(model)
+    torch.nn.init.constant_(broken.fc.weight, torch.nan)
+    with pytest.raises(CheckpointError, match="weights are damaged"):
+        Classifier(broken)(noise(0))
+
+
+def test_eight_threads_answer_as_one(classify):
+    pictures = [noise(index, width=30 + index) for index in range(48)]
+    expected = [classify(picture) for picture in pictures]
+    with ThreadPoolExecutor(8) as pool:
+        assert_answers(list(pool.map(classify, pictures)), expected)
+        many = list(pool.map(classify, [pictures] * 8))
+    for answers in many:
+        assert_answers(answers, expected)
+
+
+def test_from_a_checkpoint_folder(model, classify, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    loaded = Classifier.from_pretrained(tmp_path / "model", device="cpu").prepare()
+    assert loaded.config == model.config
+    assert loaded(noise(0)) == classify(noise(0))
+    assert Classifier.from_pretrained(str(tmp_path / "model")).prepare()(noise(0)) == classify(noise(0))
+
+
+def test_the_answer_is_that_of_the_pipeline_of_transformers(tmp_path: Path):
+    from transformers import pipeline
+
+    torch.manual_seed(0)
+    labels = {index: f"label {index}" for index in range(7)}
+    model = ResNet(ResNetConfig.from_name("resnet18", id2label=labels, image_size=64)).eval()
+    (tmp_path / "config.json").write_text(model.config.to_json())
+    save_file(model.state_dict(), tmp_path / "model.safetensors", {"format": "pt"})
+    theirs = pipeline("image-classification", model=str(tmp_path))
+    pictures, ours = [noise(0, 100, 80), noise(1, 50, 90)], Classifier(model)
+    for top_k in (3, 100):
+        assert_answers([ours(pictures[0], top_k=top_k)], [theirs(pictures[0], top_k=top_k)])
+        assert_answers(ours(pictures, top_k=top_k), theirs(pictures, top_k=top_k))
+
+
+FULL = [
+    MemoryError(),
+    np._core._exceptions._ArrayMemoryError((2**40,), np.dtype("uint8")),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: ...\n(a)"),
+    RuntimeError(
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 9"
+    ),
+    RuntimeError("can't start new thread"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: str(error)[:30])
+def test_memory_that_is_full_is_one_sentence_in_code_and_on_the_page(error, model, monkeypatch, tmp_path):
+    from unittest.mock import Mock
+
+    from resnet_hub.demo.i18n import TEXTS
+    from resnet_hub.demo.predict import PredictTab
+
+    classify = Classifier(model).prepare()  # or the second batch would bring another engine up
+    monkeypatch.setattr(classify._run, "engine", Mock(side_effect=error))
+    for images in (noise(0), [noise(0), noise(1)]):
+        with pytest.raises(MemoryFullError) as told:
+            classify(images)
+        assert str(told.value) == (
+            "There is too little memory for an answer of this model; free some, or take a smaller model."
+        )
+    noise(0).save(tmp_path / "a.png")
+    photo = {"path": str(tmp_path / "a.png"), "orig_name": "a.png"}
+    tab = PredictTab(Mock(get=lambda name: classify))
+    for language in ("en", "zh"):
+        _, said, _, _ = tab.answer(photo, "any", Mock(headers={"accept-language": language}))
+        assert TEXTS[language]["no_memory"] in said and 'role="alert"' in said
+
+
+def test_other_failures_of_an_engine_stay_as_they_are(model, monkeypatch):
+    from unittest.mock import Mock
+
+    classify = Classifier(model)
+    monkeypatch.setattr(classify._run, "engine", Mock(side_effect=RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        classify(noise(0))

@@ -1,0 +1,170 @@
+"""Files and folders that are replaced whole: with kills at random moments, and on systems that lack a call."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from resnet_hub.atomic import replace_folder, write_atomic
+from resnet_hub.paths import walk_files
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def replace(folder: Path, text: str) -> None:
+    with replace_folder(folder, keep=lambda name: name != "model") as part:
+        (part / "model").write_text(text)
+
+
+def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    write_atomic(path, b"old")
+    write_atomic(path, "neu: ü\n")
+    assert path.read_bytes() == "neu: ü\n".encode()
+    assert names(tmp_path) == ["state"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~current_umask()
+
+
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_file_that_cannot_be_written_keeps_its_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    write_atomic(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(path, "\ud800")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["state"]
+
+
+def test_a_new_folder_and_its_parents_are_made(tmp_path: Path) -> None:
+    replace(tmp_path / "a" / "b", "new")
+    assert (tmp_path / "a" / "b" / "model").read_text() == "new"
+    assert names(tmp_path / "a") == ["b"]
+
+
+@pytest.mark.parametrize("call", ["present", "absent", "unsupported", "links unsupported"])
+def test_strangers_in_the_old_folder_come_along(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no hard links here")
+
+    match call:
+        case "absent":  # not Linux
+            monkeypatch.setattr(sys, "platform", "other")
+        case "unsupported":  # a disk without it: the flags are refused
+            monkeypatch.setattr("resnet_hub.atomic.RENAME_EXCHANGE", 1 << 20)
+        case "links unsupported":
+            monkeypatch.setattr(os, "link", refuse)
+    folder = tmp_path / "m"
+    replace(folder, "old")
+    folder.chmod(0o750)
+    (folder / "notes.txt").write_text("mine")
+    (folder / ".git" / "objects").mkdir(parents=True)
+    (folder / ".git" / "objects" / "a").write_bytes(b"blob")
+    (folder / "link").symlink_to("nowhere")
+    with (folder / "log").open("w") as log:  # a writer that holds it open
+        replace(folder, "new")
+        log.write("on")
+    assert (folder / "model").read_text() == "new"
+    assert names(folder) == [".git", "link", "log", "model", "notes.txt"]
+    assert (folder / ".git" / "objects" / "a").read_bytes() == b"blob"
+    assert (folder / "link").readlink() == Path("nowhere")
+    assert folder.stat().st_mode & 0o777 == 0o750
+    assert names(tmp_path) == ["m"]
+    if call != "links unsupported":
+        assert (folder / "log").read_text() == "on"
+
+
+def test_what_is_written_wins_over_what_would_be_kept(tmp_path: Path) -> None:
+    replace(tmp_path / "m", "old")
+    (tmp_path / "m" / "notes").write_text("old")
+    with replace_folder(tmp_path / "m", keep=lambda name: True) as part:
+        (part / "notes").write_text("new")
+    assert (tmp_path / "m" / "notes").read_text() == "new"
+
+
+def test_a_failure_while_filling_leaves_the_old_folder(tmp_path: Path) -> None:
+    replace(tmp_path / "m", "old")
+
+    def fail() -> None:
+        with replace_folder(tmp_path / "m", keep=lambda name: True) as part:
+            (part / "model").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (tmp_path / "m" / "model").read_text() == "old"
+    assert names(tmp_path) == ["m"]
+
+
+def test_the_working_directory_is_not_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "mine").write_text("mine")
+    monkeypatch.chdir(tmp_path / "inner")
+    for folder in (Path(), tmp_path):
+        with pytest.raises(OSError, match="cannot be replaced as a whole; name a folder in it"):
+            replace(folder, "new")
+    assert Path("mine").read_text() == "mine"
+    replace(Path("model"), "new")
+
+
+def test_linked_folders_are_walked_once(tmp_path: Path) -> None:
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    (tmp_path / "owls").mkdir()
+    (tmp_path / "owls" / "1.png").touch()
+    (tmp_path / "data" / "owl").symlink_to(tmp_path / "owls")
+    (tmp_path / "data" / "cat" / "again").symlink_to(tmp_path / "data")  # a loop
+    found = {Path(parent).name: names for parent, _, names in walk_files(tmp_path / "data")}
+    assert found == {"data": [], "cat": [], "owl": ["1.png"]}
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    replace(tmp_path / "true", "old")
+    (tmp_path / "link").symlink_to("true")
+    replace(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "true" / "model").read_text() == "new"
+
+
+WRITER = """
+import itertools, json, sys
+from pathlib import Path
+from resnet_hub.atomic import replace_folder, write_atomic
+for number in itertools.count():
+    with replace_folder(sys.argv[1], keep=lambda name: name not in ("a", "b")) as part:
+        for name in ("a", "b"):
+            (part / name).write_text(json.dumps([number] * 20_000))
+    write_atomic(sys.argv[2], json.dumps([number] * 20_000))
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the swap has a moment without the folder")
+def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    folder, file = tmp_path / "m", tmp_path / "state"
+    folder.mkdir()
+    (folder / "notes").write_text("mine")
+    for kill in range(10):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, folder, file], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()  # it is at work
+        time.sleep(0.0037 * kill)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        first, second = (json.loads((folder / name).read_text()) for name in ("a", "b"))
+        assert first == second
+        assert len(set(first)) == 1
+        assert len(set(json.loads(file.read_text()))) == 1
+        assert names(folder) == ["a", "b", "notes"]
+    assert [name for name in names(tmp_path) if not name.endswith(".part")] == ["m", "state"]

@@ -1,0 +1,267 @@
+"""Jobs on the Hub of the tests, which runs what the real client asks for: what a job sees, and what comes back."""
+
+import json
+import re
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import ROOT
+from helpers.data import save_base, write_zip
+from helpers.hub_server import READER, STRANGER, WRITER, Hub, Job, Repo
+
+from resnet_hub import jobs
+from resnet_hub.checkpoints.push import check_push_access, push_folder
+from resnet_hub.cli import main
+from resnet_hub.errors import HubError, ResNetHubError
+from resnet_hub.model import ResNet
+from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.events import Epoch, Failed, Finished, Pushed, Started, TimeUp, event_from_json
+from resnet_hub.training.run_dir import RunDir
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    save_base(tmp_path / "tiny")
+    write_zip(tmp_path / "colours.zip")
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def config(folder: Path) -> TrainConfig:
+    return TrainConfig(data="colours.zip", base="tiny", run="run", epochs=2, precision="no")
+
+
+def test_a_job_trains_on_what_it_is_brought_and_pushes_the_model(config: TrainConfig, hub: Hub) -> None:
+    job = jobs.submit(config, "user/colours", upload=True, flavor="l4x1", timeout="90m")
+    assert job.url == f"{hub.url}/jobs/user/{job.id}"
+    run = RunDir("here")
+    said = list(jobs.record(run, jobs.follow(job)))
+    events = [event for event in said if not isinstance(event, str)]
+    assert isinstance(events[0], Started) and isinstance(events[-2], Finished), said
+    assert events[-1] == Pushed(f"{hub.url}/user/colours/commit/{hub.repos['user/colours'].refs['main']}")
+    assert run.epochs() == [event for event in events if isinstance(event, Epoch)]
+    assert hub.repos["user/colours"].private
+    assert ResNet.from_pretrained("user/colours").config.labels == ["blue", "green", "red"]
+    card = hub.repos["user/colours"].files()["README.md"].decode()
+    assert "--data colours.zip" in card and "--base tiny" in card and "/input" not in card
+
+    brought = hub.repos["datasets/user/colours-input"]
+    assert brought.private and len(brought.log) == 2  # the empty data set's own commit, and ours
+    assert {"colours.zip", "base/tiny/model.safetensors", "resnet_hub/training/loop.py"} <= set(brought.files())
+    assert not any("demo" in name for name in brought.files())
+    spec = hub.jobs[job.id].spec
+    assert spec["secrets"] == {"HF_TOKEN": WRITER} and (spec["flavor"], spec["timeoutSeconds"]) == ("l4x1", 5400)
+    public = {key: value for key, value in spec.items() if key != "secrets"}
+    assert WRITER not in json.dumps(public) and WRITER not in str(said) and WRITER not in str(brought.files())
+
+
+def test_what_a_job_needs_is_what_the_package_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert sorted(jobs.DEPENDENCIES) == sorted(project["dependencies"] + extras["train"] + extras["heic"])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"upload": False}, "A job cannot read colours.zip .* --upload"),
+        ({"upload": False, "data": "user/flowers"}, "A job cannot read tiny"),
+        ({"data": "absent.zip"}, "no folder or file absent.zip"),
+        ({"epochs": -1}, "epochs is -1"),
+        ({"token": "hf_unknown"}, "does not accept the token"),
+        ({"token": STRANGER}, "user"),
+        ({"repo": "no/such/name"}, "neither a folder here nor the name"),
+    ],
+)
+def test_what_cannot_be_a_job_is_refused_in_a_sentence(
+    config: TrainConfig, hub: Hub, change: dict[str, Any], sentence: str
+) -> None:
+    settings = {key: change.pop(key) for key in ("data", "epochs") if key in change}
+    repo = change.pop("repo", "user/colours")
+    with pytest.raises(ResNetHubError, match=sentence) as refusal:
+        jobs.submit(TrainConfig(**{**vars(config), **settings}), repo, **{"upload": True} | change)
+    assert len(str(refusal.value).splitlines()) == 1
+    assert hub.jobs == {} and hub.repos == {}
+
+
+def test_private_pictures_never_go_into_a_public_data_set(config: TrainConfig, hub: Hub) -> None:
+    from huggingface_hub import create_repo
+
+    create_repo("user/colours-input", repo_type="dataset", private=False)
+    with pytest.raises(HubError, match="exists and is public"):
+        jobs.submit(config, "user/colours", upload=True)
+    assert set(hub.repos["datasets/user/colours-input"].files()) == {".gitattributes"}
+
+
+def test_a_job_that_fails_says_where_to_look(folder: Path, hub: Hub) -> None:
+    config = TrainConfig(data=str(write_zip(folder / "one.zip", ("red",))), run="run", epochs=1)
+    job = jobs.submit(config, "user/colours", upload=True)
+    *said, last = jobs.follow(job)
+    assert isinstance(last, Failed) and last.reason.endswith(f"its log is at {job.url}.")
+    assert any("only class" in line for line in said if isinstance(line, str))
+    hub.fail("POST /api/jobs/", 403)
+    with pytest.raises(HubError, match="may not"):
+        jobs.submit(config, "user/colours", upload=True)
+
+
+def test_the_terminal_trains_in_a_job_as_it_does_here(
+    folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--on", "jobs", "--data", "colours.zip", "--base", "tiny", "--recipe", "head", "--upload"]
+    assert main([*words, "--push", "user/colours", "--no-private"]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"^30 pictures of 3 classes", out) and out.endswith(f"{hub.url}/user/colours/commit/{head(hub)}\n")
+    assert f"{hub.url}/jobs/user/job0" in err and WRITER not in out + err
+    assert not hub.repos["user/colours"].private
+    for wrong, sentence in {
+        ("train", "--on", "jobs", "--data", "colours.zip"): "--push user/name",
+        ("train", "--on", "jobs", "--push", "user/x"): "--data",
+        ("train", "--data", "colours.zip"): "--run",
+        ("train", "--data", "colours.zip", "--run", "r", "--flavor", "h200"): "--on jobs",
+        ("train", "--data", "colours.zip", "--run", "r", "--private"): "--push",
+        ("train", "--data", "colours.zip", "--run", "r", "--end-when", "x/end"): "'x/end' is no file of a data set",
+        (*words, "--push", "user/x", "--end-when", "user/x/end"): "leave out --end-when",
+        ("train", "--data", "colours.zip", "--run", "r", "--stop-after", "soon"): "'soon' is no length of time; write",
+        (*words, "--push", "user/x", "--stop-after", "1h"): "before its --timeout; leave out --stop-after",
+        (*words, "--push", "user/x", "--timeout", "2 hours"): "'2 hours' is no length of time",
+        (*words, "--push", "user/x", "--timeout", "10m"): "A job of 10m has no time to train; give it 15m or more.",
+    }.items():
+        assert main(wrong) == 2
+        error = capsys.readouterr().err
+        assert sentence in error and len(error.splitlines()) == 1
+
+
+def head(hub: Hub) -> str:
+    return hub.repos["user/colours"].refs["main"]
+
+
+def test_what_is_named_of_a_data_set_goes_to_the_job(
+    folder: Path, hub: Hub, tables: Repo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = ["--subset", "three", "--train-split", "train[:-1]", "--image-column", "photo", "--label-column", "kind"]
+    words = ["train", "--on", "jobs", "--base", "tiny", "--recipe", "head", "--upload", "--push", "user/colours"]
+    for data in ("user/tables", "tables"):  # on the Hub, and here
+        assert main([*words, "--data", data, *named]) == 0, capsys.readouterr()
+        assert "29 pictures of 3 classes, 6 to measure on" in capsys.readouterr().out
+        asked = hub.jobs[f"job{len(hub.jobs) - 1}"].spec["command"]
+        assert (named[1] in asked) is (data == "user/tables")  # the others go as a ZIP of what was named
+    assert main([*words, "--data", "tables", *named[2:]]) == 2
+    assert "name one of two, three" in capsys.readouterr().err
+    assert main([*words, "--data", "colours.zip", *named[:2]]) == 2
+    assert "colours.zip has no subset 'three'" in capsys.readouterr().err
+    assert len(hub.jobs) == 2
+
+
+@pytest.mark.parametrize(
+    ("repo", "token", "words"),
+    [
+        ("no/such/name", WRITER, "'no/such/name' is neither a folder here nor the name of a model"),
+        ("user/colours", "", "There is no token on this computer; log in with `hf auth login`."),
+        ("user/colours", "hf_unknown", "does not accept the token"),
+        ("user/colours", READER, "The token of user may not write to user/colours, only read; use one that may."),
+        ("user/there", READER, "The token may not write to user/there"),
+        ("user/there", STRANGER, "The token may not write to user/there"),
+        ("user/public", WRITER, "user/public exists and is public"),
+        (
+            "other/colours",
+            WRITER,
+            "may not make other/colours, as it is not other's; push to user/colours or org/colours.",
+        ),
+        ("readers/colours", WRITER, "may not make readers/colours"),
+    ],
+)
+@pytest.mark.parametrize("place", ["here", "jobs"])
+def test_a_push_that_would_be_refused_is_refused_before_training(
+    folder: Path,
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    repo: str,
+    token: str,
+    words: str,
+    place: str,
+) -> None:
+    from huggingface_hub import create_repo
+
+    for name in ("user/there", "user/public"):
+        create_repo(name, private=False, token=WRITER)
+    hub.orgs = [{"name": "org", "roleInOrg": "write"}, {"name": "readers", "roleInOrg": "read"}]
+    monkeypatch.setenv("HF_TOKEN", token)
+    command = ["train", "--data", "colours.zip", "--base", "tiny", "--recipe", "head", "--push", repo]
+    command += ["--run", "run"] if place == "here" else ["--on", "jobs", "--upload"]
+    assert main([*command, *(["--private"] if repo == "user/public" else [])]) == 2
+    out, error = capsys.readouterr()
+    assert words in error and len(error.splitlines()) == 1 and (not token or token not in error)
+    assert not out and not Path("run").exists() and not hub.jobs and set(hub.repos) == {"user/there", "user/public"}
+    if repo.count("/") == 1:
+        with pytest.raises(HubError) as refusal:
+            push_folder("tiny", repo, token=token or None, private=repo == "user/public")
+        assert words in str(refusal.value)
+        assert not any(request.startswith("POST") for request in hub.requests[2:]) or repo == "user/public"
+
+
+def test_whoever_may_push_is_let_in(folder: Path, hub: Hub) -> None:
+    hub.orgs = [{"name": "org", "roleInOrg": "contributor"}]
+    for repo in ("user/colours", "org/colours", "colours"):
+        check_push_access(repo, private=True)
+    assert hub.repos == {} and {request.split()[0] for request in hub.requests} == {"GET"}
+    push_folder("tiny", "user/colours", private=True)
+    hub.requests.clear()
+    for repo in ("user/colours", "colours"):
+        check_push_access(repo, private=True)
+    push_folder("tiny", "user/colours", create_pr=True)
+    hub.fail("GET /api/whoami", 200, page=b"[]")
+    with pytest.raises(HubError, match="is no Hub"):
+        check_push_access("user/new")
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    {"15m": 420, "30m": 1320, "1h": 3120, "90m": 4860, "2h": 6480, "1.5h": 4860, "4h": 12960, "8h": 25920}.items(),
+)
+def test_a_job_stops_training_some_minutes_before_its_end(
+    folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, timeout: str, seconds: int
+) -> None:
+    monkeypatch.setattr(Job, "run", lambda job, hub: setattr(job, "stage", "COMPLETED"))
+    job = jobs.submit(TrainConfig(data="user/colours", run="run"), "user/colours", timeout=timeout)
+    command, limit = hub.jobs[job.id].spec["command"], hub.jobs[job.id].spec["timeoutSeconds"]
+    assert command[command.index("--stop-after") + 1] == f"{seconds}s" and limit - seconds >= max(480, limit / 10)
+
+
+def test_a_job_whose_time_is_up_pushes_what_it_has(
+    folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("resnet_hub.jobs._training_time", lambda timeout: 1)
+    words = ["train", "--on", "jobs", "--data", "colours.zip", "--base", "tiny", "--epochs", "10000", "--upload"]
+    assert main([*words, "--push", "user/colours", "--json"]) == 0
+    events = [event_from_json(line) for line in capsys.readouterr().out.splitlines()]
+    assert [type(event) for event in events[-2:]] == [Finished, Pushed] and TimeUp in map(type, events), events[-5:]
+    assert "accuracy" in hub.repos["user/colours"].files()["README.md"].decode()
+    assert ResNet.from_pretrained("user/colours").config.labels == ["blue", "green", "red"]
+
+
+def test_a_job_that_is_asked_to_end_pushes_what_it_has(config: TrainConfig, hub: Hub) -> None:
+    job = jobs.submit(replace(config, epochs=10_000), "user/colours", upload=True)
+    assert job.ending.startswith("user/colours-input/end-")
+    with pytest.raises(HubError, match="may not write to user/colours-input"):
+        jobs.end(job, token=READER)
+    jobs.end(job)
+    events = [event for event in jobs.follow(job) if not isinstance(event, str)]
+    assert [type(event) for event in events[-2:]] == [Finished, Pushed] and TimeUp in map(type, events), events[-5:]
+    assert "accuracy" in hub.repos["user/colours"].files()["README.md"].decode()
+
+
+def test_training_here_can_push_too(folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--data", "colours.zip", "--base", "tiny", "--run", "run", "--epochs", "10000"]
+    assert main([*words, "--push", "user/colours", "--private", "--stop-after", "1s"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r"the training ends in epoch \d+; the best so far is measured and kept\n(epoch .*\n)?accuracy ", out
+    )
+    assert out.endswith(f"{hub.url}/user/colours/commit/{head(hub)}\n")
+    assert hub.repos["user/colours"].private

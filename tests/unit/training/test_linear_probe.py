@@ -1,0 +1,97 @@
+"""The fitted head against scikit-learn, and the features that are kept on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from resnet_hub.config import ResNetConfig
+from resnet_hub.model import ResNet
+from resnet_hub.training.linear_probe import FeatureCache, extract_features, fit_head
+
+
+@pytest.fixture
+def clouds() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three overlapping clouds of points on axes of very different scales."""
+    random = np.random.default_rng(0)
+    targets = np.repeat([0, 1, 2], [60, 40, 20])
+    points = random.normal(size=(120, 6)) + 1.5 * random.normal(size=(3, 6))[targets]
+    return torch.tensor(points * 10.0 ** np.arange(-2, 4), dtype=torch.float32), torch.tensor(targets)
+
+
+def tiny() -> ResNet:
+    torch.manual_seed(0)
+    config = ResNetConfig(depths=(1,), width=8, stem="3x3", image_size=8, crop_pct=1.0, id2label={0: "a", 1: "b"})
+    return ResNet(config).eval()
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_head_is_that_of_scikit_learn(clouds: tuple[torch.Tensor, torch.Tensor], balanced: bool) -> None:
+    inputs, targets = clouds
+    counts = torch.bincount(targets)
+    weights = len(targets) / (3 * counts) if balanced else torch.ones(3)
+    fitted = fit_head(inputs, targets, 3, weights=weights, l2=0.01)
+
+    standardised = (inputs - inputs.mean(0)) / inputs.std(0, correction=0)
+    # its objective is C times the sum of losses plus half the squared coefficients, ours is the mean plus l2 times that
+    oracle = LogisticRegression(
+        C=1 / (0.01 * len(targets)), class_weight="balanced" if balanced else None, tol=1e-8, max_iter=10_000
+    ).fit(standardised.double(), targets)
+    scores = fitted(inputs).softmax(1).detach().numpy()
+    np.testing.assert_allclose(scores, oracle.predict_proba(standardised.double()), atol=2e-3)
+
+
+def test_a_feature_that_never_changes_breaks_nothing() -> None:
+    inputs = torch.tensor([[0.0, 5.0], [1.0, 5.0], [0.1, 5.0], [0.9, 5.0]])
+    fitted = fit_head(inputs, torch.tensor([0, 1, 0, 1]), 2, weights=torch.ones(2), l2=1e-3)
+    assert fitted(inputs).argmax(1).tolist() == [0, 1, 0, 1]
+
+
+def test_features_are_what_the_network_pools() -> None:
+    model = tiny()
+    pictures = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
+    mean, std = torch.tensor(model.config.mean), torch.tensor(model.config.std)
+    found = torch.cat(list(extract_features(model, pictures, mean, std, batch=2)))
+    model.reset_head()
+    expected = model(((pictures / 255 - mean) / std).permute(0, 3, 1, 2))
+    torch.testing.assert_close(found, expected)
+
+
+def test_features_are_found_again_for_the_same_body_and_pictures_only(tmp_path: Path) -> None:
+    cache, model = FeatureCache(tmp_path), tiny()
+    pictures = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
+    path = cache.path(model, pictures)
+    assert cache.read(path) is None
+    cache.write(path, torch.ones(5, 8))
+    found = cache.read(path)
+    assert found is not None and torch.equal(found, torch.ones(5, 8))
+
+    assert cache.path(model, pictures + 1) != path
+    assert cache.path(model, pictures[:4]) != path
+    model.reset_head(num_classes=7)
+    assert cache.path(model, pictures) == path
+    with torch.no_grad():
+        model.conv1.weight.add_(1)
+    assert cache.path(model, pictures) != path
+
+
+def test_a_cache_that_cannot_be_written_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = FeatureCache(tmp_path / "file" / "below")
+    path = cache.path(tiny(), torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
+    cache.write(path, torch.ones(5, 8))
+    assert cache.read(path) is None
+
+
+def test_a_damaged_file_is_no_feature_and_old_ones_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FeatureCache(tmp_path)
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    assert cache.read(tmp_path / "torn.safetensors") is None
+    monkeypatch.setattr("resnet_hub.training.linear_probe.CACHE_BYTES", 3000)
+    for name in ("one", "two", "three"):
+        cache.write(tmp_path / f"{name}.safetensors", torch.zeros(1, 300))
+    assert cache.read(tmp_path / "three.safetensors") is not None
+    assert not (tmp_path / "torn.safetensors").exists()
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 3000

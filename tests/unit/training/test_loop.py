@@ -1,0 +1,842 @@
+"""Runs: what they say, what they keep, and that nothing in the world outside changes what they learn."""
+
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT
+from helpers.data import NAMED, write_tables
+from helpers.hub_server import Repo
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from resnet_hub import cli
+from resnet_hub.config import ResNetConfig
+from resnet_hub.datasets.load import load_dataset
+from resnet_hub.datasets.report import DatasetReport, create_report
+from resnet_hub.errors import DataError, TrainingError
+from resnet_hub.inference.classifier import Classifier
+from resnet_hub.model import ResNet
+from resnet_hub.training.config import RECIPES, TrainConfig
+from resnet_hub.training.events import Epoch, Event, Failed, Finished, Preparing, Progress, Started, Stopped
+from resnet_hub.training.loop import _Trainer, preview_augmentation, train
+from resnet_hub.training.run_dir import RunDir
+
+KILLS = int(os.environ.get("RESNET_HUB_KILLS", "4"))  # of each optimiser
+COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of noisy colours, 24 pictures each: learnt in a few steps, not at once."""
+    folder, noise = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for label, colour in COLOURS.items():
+        (folder / label).mkdir()
+        for number in range(24):
+            pixels = np.clip(noise.normal(colour, 90, (16, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture
+def config(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    monkeypatch.setattr("resnet_hub.training.loop._TICK", 0.0)  # an event a step, and a picture looked at
+    return TrainConfig(
+        data=str(pictures),
+        run=str(tmp_path / "run"),
+        architecture="resnet20",
+        image_size=16,
+        epochs=2,
+        batch_size=16,
+        precision="no",
+        checkpoint_seconds=0,
+    )
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network with random weights: its features are good enough to tell colours apart."""
+    torch.manual_seed(0)
+    config = ResNetConfig(depths=(1, 1), width=8, stem="3x3", image_size=16, crop_pct=1.0, id2label={0: "a", 1: "b"})
+    folder = tmp_path_factory.mktemp("base") / "model"
+    ResNet(config).save_pretrained(folder)
+    return folder
+
+
+def kinds(events: list[Event]) -> list[str]:
+    return [type(event).__name__ for event in events]
+
+
+def until_started(events: Iterator[Event]) -> Started:
+    return next(event for event in events if isinstance(event, Started))
+
+
+def set_up(config: TrainConfig, run: RunDir) -> _Trainer:
+    trainer = _Trainer(config, run)
+    list(trainer.set_up())
+    return trainer
+
+
+def weights(config: TrainConfig) -> dict[str, torch.Tensor]:
+    return load_file(RunDir(config.run).model / "model.safetensors")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+# -- what a run says and keeps -----------------------------------------------------------------------------------------
+
+
+def test_a_run_tells_its_course_and_keeps_a_model_that_loads(config: TrainConfig) -> None:
+    events = list(train(config))
+    (started,) = [event for event in events if isinstance(event, Started)]
+    assert started.labels == ["blue", "green", "red"]
+    assert (started.train_images, started.validation_images) == (57, 15)
+    assert set(kinds(events)) == {"Started", "Preparing", "Progress", "Epoch", "Saved", "Finished"}
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    model = ResNet.from_pretrained(finished.model)
+    assert model.config.labels == ["blue", "green", "red"]
+    assert model.config.image_size == 16
+    history = RunDir(config.run).epochs()
+    assert history == [event for event in events if isinstance(event, Epoch)]
+    assert [event.epoch for event in history] == [1, 2]
+    assert finished.accuracy == max(event.accuracy or 0 for event in history)
+
+
+def test_progress_counts_steps_and_the_rate_follows_its_schedule(config: TrainConfig) -> None:
+    steps = [event for event in train(replace(config, warmup=0.5)) if isinstance(event, Progress)]
+    assert [(event.epoch, event.step) for event in steps] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
+    rates = [event.learning_rate for event in steps]
+    assert rates[0] == 0 and max(rates) == rates[3] == pytest.approx(RECIPES["modern"]["learning_rate"])
+    assert all(event.images_per_second > 0 and event.steps == 3 for event in steps)
+
+
+def test_the_paper_divides_the_rate_by_ten_twice(config: TrainConfig) -> None:
+    paper = replace(config, recipe="paper", epochs=4, select="last")
+    rates = [event.learning_rate for event in train(paper) if isinstance(event, Progress)]
+    assert rates == pytest.approx([0.1] * 6 + [0.01] * 3 + [0.001] * 3)
+
+
+def test_training_learns(config: TrainConfig) -> None:
+    finished = list(train(replace(config, epochs=8, learning_rate=0.1, augmentation="none")))[-1]
+    assert isinstance(finished, Finished) and finished.accuracy >= 0.8
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(config: TrainConfig, tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        list(train(replace(config, run=str(tmp_path / name), seed=seed)))
+    one, same, other = (weights(replace(config, run=str(tmp_path / name))) for name in ("one", "same", "other"))
+    assert equal(one, same)
+    assert not equal(one, other)
+
+
+def test_settings_that_describe_no_run_are_refused_before_it_starts(config: TrainConfig, tmp_path: Path) -> None:
+    for change, sentence in {
+        "epochs": (-1, "epochs is -1"),
+        "recipe": ("magic", "Unknown recipe 'magic'"),
+        "batch_size": (0, "batch_size is 0"),
+        "label_smoothing": (2.0, "label_smoothing is 2.0"),
+    }.items():
+        with pytest.raises(TrainingError, match=sentence[1]):
+            list(train(replace(config, **{change: sentence[0]})))
+    for alone in ({"recipe": "head"}, {"frozen_norm": True}, {"frozen_stages": 1}):
+        with pytest.raises(TrainingError, match="name one as base"):
+            list(train(replace(config, **alone)))
+    with pytest.raises(DataError):
+        list(train(replace(config, data=str(tmp_path / "nowhere"))))
+    grey = ResNetConfig(depths=(1,), width=8, stem="3x3", in_channels=1, mean=(0.5,), std=(0.5,), id2label={0: "a"})
+    ResNet(grey).save_pretrained(tmp_path / "grey")
+    with pytest.raises(TrainingError, match="grey takes 1 channels, pictures have 3"):
+        list(train(replace(config, base=str(tmp_path / "grey"), architecture="resnet18")))
+    with pytest.raises(TrainingError, match="fp16 needs a GPU"):
+        list(train(replace(config, precision="fp16")))
+    assert not RunDir(config.run).folder.exists()
+    Path(config.run).write_text("a file in its place")
+    with pytest.raises(TrainingError, match="cannot be written"):
+        list(train(config))
+
+
+def test_a_start_that_failed_leaves_nothing_to_a_later_one(config: TrainConfig) -> None:
+    """Of a run that did not begin, the split is that of other settings."""
+    for seed in (1, 0):
+        until_started(train(replace(config, seed=seed)))
+        RunDir(config.run).settings.unlink()
+    left = RunDir(config.run).split.read_text()
+    shutil.rmtree(config.run)
+    until_started(train(config))
+    assert RunDir(config.run).split.read_text() == left
+
+
+def test_every_option_reaches_the_weights(config: TrainConfig, tmp_path: Path) -> None:
+    """A setting exists only if it changes what is learnt."""
+    changes: list[dict[str, Any]] = [
+        {},
+        {"label_smoothing": 0.1},
+        {"mixup": 0.5},
+        {"cutmix": 1.0},
+        {"erasing": 1.0},
+        {"augmentation": "crop"},
+        {"augmentation": "none"},
+        {"augmentation": "crop", "first_size": 8},
+        {"first_size": 8},
+        {"crop_pct": 0.5},
+        {"ema": 0.0},
+        {"clip": 0.01},
+        {"momentum": 0.5},
+        {"optimizer": "adamw", "nesterov": False, "learning_rate": 1e-3},
+        {"nesterov": False},
+        {"weight_decay": 0.1},
+        {"warmup": 0.0},
+        {"schedule": "constant"},
+        {"balance": "sampling"},
+    ]
+    found = []
+    for index, change in enumerate(changes):
+        run = replace(config, run=str(tmp_path / str(index)), epochs=1, select="last", **change)
+        assert isinstance(list(train(run))[-1], Finished), change
+        found.append(weights(run)["layer1.0.conv1.weight"])
+    for index, change in enumerate(changes[1:], start=1):
+        assert not torch.equal(found[0], found[index]), change
+
+
+def test_pictures_grow_over_the_epochs_up_to_the_size_of_the_network(config: TrainConfig) -> None:
+    config = replace(config, image_size=48, first_size=16, epochs=7, crop_pct=1.0).resolved()
+    trainer = set_up(config, RunDir(config.run))
+    assert [trainer._size(epoch) for epoch in range(7)] == [16, 16, 16, 32, 32, 48, 48]
+    plain = set_up(replace(config, first_size=None), RunDir(config.run))
+    assert {plain._size(epoch) for epoch in range(7)} == {48}
+    assert isinstance(list(train(replace(config, epochs=3)))[-1], Finished)
+    kept = ResNet.from_pretrained(RunDir(config.run).model).config
+    assert (kept.image_size, kept.crop_pct) == (48, 1.0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of the compiler's own
+def test_compiled_steps_learn_the_same_and_a_missing_compiler_is_a_sentence(
+    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, base=str(base), architecture="resnet18", epochs=1, select="last")
+    compiled = replace(config, run=str(tmp_path / "compiled"), compile=True)
+    assert isinstance(list(train(config))[-1], Finished)
+    assert isinstance(list(train(compiled))[-1], Finished)
+    for key, value in weights(config).items():
+        torch.testing.assert_close(weights(compiled)[key], value, rtol=1e-3, atol=1e-4)
+
+    torch._dynamo.reset()
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.fx_graph_cache", False)
+    monkeypatch.setattr("torch._functorch.config.enable_autograd_cache", False)
+    *_, last = train(replace(compiled, run=str(tmp_path / "none"), image_size=24))
+    assert isinstance(last, Failed)
+    assert "without compile" in last.reason
+
+
+@pytest.mark.parametrize("select", ["last", "accuracy"])
+def test_a_network_that_its_last_step_has_spoilt_is_not_kept(
+    config: TrainConfig, select: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated = _Trainer._evaluate
+
+    def spoilt(trainer: Any) -> tuple[float, float]:
+        if trainer.epoch == 2:
+            for part in (trainer.model, trainer._kept):
+                torch.nn.init.constant_(part.get_parameter("fc.bias"), torch.nan)
+        return evaluated(trainer)
+
+    monkeypatch.setattr(_Trainer, "_evaluate", spoilt)
+    *_, last = train(replace(config, epochs=3, select=select))
+    assert isinstance(last, Failed) and "The loss became nan in epoch 2" in last.reason
+    assert all(value.isfinite().all() for value in weights(config).values())
+    assert [epoch.epoch for epoch in RunDir(config.run).epochs()] == [1]
+
+
+def test_a_stopped_run_does_not_say_of_its_model_what_the_base_says(config: TrainConfig, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    written = "# Ships\n\nFinds ships, 93% of them."
+    ResNet(ResNetConfig.from_name("resnet20", id2label={0: "ship", 1: "sea"})).save_pretrained(base, card=written)
+    run = RunDir(config.run)
+    for event in train(replace(config, base=str(base), architecture="resnet18", recipe="finetune", epochs=50)):
+        if isinstance(event, Progress):
+            run.stop.touch()
+    assert isinstance(event, Stopped)
+    assert "ships" not in (run.model / "README.md").read_text()
+
+
+def test_balancing_makes_a_rare_class_count(config: TrainConfig, pictures: Path, tmp_path: Path) -> None:
+    rare = tmp_path / "rare"
+    for label, count in (("blue", 20), ("red", 4)):
+        (rare / label).mkdir(parents=True)
+        for file in sorted((pictures / label).iterdir())[:count]:
+            (rare / label / file.name).write_bytes(file.read_bytes())
+    rare_config = replace(config, data=str(rare), epochs=1).resolved()
+    trainer = set_up(rare_config, RunDir(config.run))
+    list(trainer._decode())
+    assert trainer.class_weights[1] / trainer.class_weights[0] == pytest.approx(16 / 3)
+    balanced = replace(config, data=str(rare), balance="sampling", batch_size=8).resolved()
+    trainer = set_up(balanced, RunDir(config.run))
+    list(trainer._decode())
+    drawn = torch.cat([trainer.targets[trainer._order()] for trainer.epoch in range(20)])
+    assert 0.4 < float(drawn.float().mean()) < 0.6
+
+
+def test_a_batch_in_parts_gives_the_weights_of_the_whole_one(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+    """With statistics that are the base's: BatchNorm would take others from each part."""
+    whole = replace(
+        config, base=str(base), architecture="resnet18", image_size=None, select="last", balance="loss", mixup=0.2
+    )
+    parts = replace(whole, run=str(tmp_path / "parts"), accumulate=3)
+    for run in (whole, parts):
+        assert isinstance(list(train(run))[-1], Finished)
+    for key, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[key], value, rtol=1e-4, atol=1e-5)
+    for one, other in zip(RunDir(whole.run).epochs()[1:], RunDir(parts.run).epochs()[1:], strict=True):
+        assert other.train_loss == pytest.approx(one.train_loss, rel=1e-4)
+
+
+def test_a_few_held_out_pictures_are_told_with_what_the_kept_weights_make_of_them(config: TrainConfig) -> None:
+    finished = list(train(replace(config, select="last")))[-1]
+    assert isinstance(finished, Finished)
+    run = RunDir(config.run)
+    samples = run.read_samples()
+    assert [sample.label for sample in samples] == ["blue"] * 2 + ["green"] * 2 + ["red"] * 2
+    split = json.loads(run.split.read_text())
+    held_out = load_dataset(config.data)["train"].subset(split["held_out"])
+    classify = Classifier.from_pretrained(finished.model)
+    for sample in samples:
+        (best,) = classify(held_out.sources[sample.place], top_k=1)
+        assert best["label"] == sample.predicted and best["score"] == pytest.approx(sample.score, abs=1e-5)
+        assert held_out.labels[held_out.targets[sample.place]] == sample.label
+    assert RunDir(config.run + "-absent").read_samples() == []
+
+
+def test_the_preview_is_what_training_sees(config: TrainConfig, base: Path) -> None:
+    images = load_dataset(config.data)["train"].subset(range(8))
+    plain = preview_augmentation(replace(config, augmentation="none"), images)
+    for picture, path in zip(plain, images.sources, strict=True):
+        assert picture.size == (16, 16)
+        np.testing.assert_allclose(np.asarray(picture), np.asarray(Image.open(path)), atol=1)
+    for change in (
+        {},
+        {"mixup": 1.0},
+        {"erasing": 1.0},
+        {"base": str(base), "architecture": "resnet18", "image_size": 24},
+    ):
+        drawn = preview_augmentation(replace(config, **change), images)
+        assert all(
+            np.asarray(one).tobytes() != np.asarray(two).tobytes() for one, two in zip(drawn, plain, strict=True)
+        )
+        assert drawn[0].size == (change.get("image_size", 16),) * 2
+    (cut,) = preview_augmentation(
+        replace(config, augmentation="none", image_size=12, crop_pct=0.75), images.subset([0])
+    )
+    np.testing.assert_allclose(np.asarray(cut), np.asarray(Image.open(images.sources[0]))[2:14, 2:14], atol=1)
+
+
+def test_the_kept_epoch_is_the_one_asked_for_and_patience_ends_a_run(
+    config: TrainConfig, base: Path, tmp_path: Path
+) -> None:
+    last = list(train(replace(config, epochs=3, select="last", run=str(tmp_path / "last"))))[-1]
+    assert isinstance(last, Finished) and last.epoch == 3
+    by_loss = replace(config, epochs=3, select="loss", run=str(tmp_path / "loss"))
+    finished = list(train(by_loss))[-1]
+    history = RunDir(by_loss.run).epochs()
+    assert isinstance(finished, Finished)
+    assert finished.epoch == min(history, key=lambda event: event.validation_loss or math.inf).epoch
+    still = replace(
+        config, base=str(base), architecture="resnet18", image_size=None, epochs=20, learning_rate=0.0, patience=1
+    )
+    events = list(train(replace(still, run=str(tmp_path / "still"))))
+    assert [event.epoch for event in events if isinstance(event, Epoch)] == [0, 1]
+
+
+# -- from a base ---------------------------------------------------------------------------------------------------
+
+
+def test_a_head_is_fitted_to_the_base_in_one_go_and_its_features_are_kept(
+    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / "cache"))
+    first = replace(config, base=str(base), architecture="resnet18", recipe="head", epochs=None, image_size=None)
+    events = list(train(first))
+    assert [event.epoch for event in events if isinstance(event, Epoch)] == [0]
+    assert isinstance(events[-1], Finished) and events[-1].accuracy > 0.7
+    assert any(isinstance(event, Preparing) and event.what == "features" for event in events)
+    body = {key: value for key, value in weights(first).items() if not key.startswith("fc.")}
+    kept = {key: value for key, value in load_file(base / "model.safetensors").items() if not key.startswith("fc.")}
+    assert equal(body, kept)
+
+    again = replace(first, run=str(tmp_path / "again"))
+    repeated = list(train(again))
+    assert not any(isinstance(event, Preparing) and event.what == "features" for event in repeated)
+    assert equal(weights(first), weights(again))
+
+
+def test_finetuning_starts_from_the_fitted_head(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+    events = list(train(replace(config, base=str(base), architecture="resnet18", image_size=None, select="last")))
+    assert [event.epoch for event in events if isinstance(event, Epoch)] == [0, 1, 2]
+    body, kept = weights(config), load_file(base / "model.safetensors")
+    assert not torch.equal(body["conv1.weight"], kept["conv1.weight"])
+    assert torch.equal(body["layer2.0.bn1.running_mean"], kept["layer2.0.bn1.running_mean"])
+    assert RECIPES["finetune"]["frozen_norm"]
+
+    part = replace(config, base=str(base), architecture="resnet18", image_size=None, run=str(tmp_path / "part"))
+    list(train(replace(part, frozen_stages=2, frozen_norm=False, select="last")))
+    body = weights(part)
+    frozen = [key for key in kept if key.startswith(("conv1.", "bn1.", "layer1."))]
+    assert all(torch.equal(body[key], kept[key]) for key in frozen)
+    assert not torch.equal(body["layer2.0.conv1.weight"], kept["layer2.0.conv1.weight"])
+    assert not torch.equal(body["layer2.0.bn1.running_mean"], kept["layer2.0.bn1.running_mean"])
+
+
+def test_what_a_person_writes_on_a_finished_card_stays(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+    licensed = tmp_path / "licensed"
+    shutil.copytree(base, licensed)
+    card = "---\nlicense: cc-by-nc-4.0\n---\n\n# Base\n"
+    (licensed / "README.md").write_text(card)
+    head = replace(config, base=str(licensed), architecture="resnet18", recipe="head", epochs=None, image_size=None)
+    list(train(head))
+    path = RunDir(config.run).model / "README.md"
+    text = path.read_text()
+    assert "It started from the weights of licensed, whose card states the licence: cc-by-nc-4.0." in text
+    assert "\nlicense: cc-by-nc-4.0\n" in text
+    path.write_text(text + "\nMy own words.\n")
+    assert isinstance(list(train(head))[-1], Finished)
+    assert "My own words." in path.read_text()
+
+
+def test_a_run_stops_before_its_first_step_too(
+    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = replace(config, base=str(base), architecture="resnet18", recipe="head", epochs=None, image_size=None)
+    for what in ("report", "pictures", "features"):
+        monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / f"{what}-cache"))
+        events = []
+        for event in train(replace(head, run=str(tmp_path / what))):
+            events.append(event)
+            if isinstance(event, Preparing) and event.what == what:
+                RunDir(tmp_path / what).stop.touch()
+        assert isinstance(events[-1], Stopped), what
+        assert [event.done for event in events[:-1] if isinstance(event, Preparing) and event.what == what][1:] == []
+        assert isinstance(list(train(replace(head, run=str(tmp_path / what))))[-1], Finished)
+
+
+def test_a_card_says_of_which_pictures_its_figures_are(config: TrainConfig) -> None:
+    list(train(config))
+    card = (RunDir(config.run).model / "README.md").read_text()
+    assert re.search(r"Measured on 15 pictures of the 20% held out split of colours\d+ by PyTorch in float32\. ", card)
+    assert "The same pictures chose the epoch whose weights are kept" in card
+    rows = re.findall(r"^\| (\w+) \| [\d.]+ % \| (\d+) \| (\d+) \|$", card, re.MULTILINE)
+    assert rows == [(label, "19", "5") for label in COLOURS]
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("train", "validation", "test")])
+def test_a_test_split_takes_no_part_in_the_choice_of_the_epoch(
+    names: tuple[str, ...], config: TrainConfig, pictures: Path, tmp_path: Path
+) -> None:
+    for path in sorted(pictures.rglob("*.png")):
+        number = int(path.stem)
+        split = "test" if number < 4 else names[1] if number < 9 else "train"
+        target = tmp_path / "data" / split / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    splits = {name: len(images) for name, images in load_dataset(tmp_path / "data").items()}
+    config = replace(config, data=str(tmp_path / "data"))
+    for select in ("accuracy", "last"):
+        run = RunDir(tmp_path / select)
+        started = until_started(train(replace(config, run=str(run.folder), select=select)))
+        finished = list(train(replace(config, run=str(run.folder), select=select)))[-1]
+        assert isinstance(finished, Finished)
+        evaluation = json.loads(run.evaluation.read_text())
+        assert evaluation["num_images"] == splits["test"]
+        card = (run.model / "README.md").read_text()
+        assert f"{splits['test']} pictures of the test split" in card and "chose the epoch" not in card
+        if "validation" in names or select == "last":  # nothing is chosen by the test split: no picture is held out
+            assert started.train_images == splits["train"]
+        else:
+            assert started.train_images + started.validation_images == splits["train"]
+            assert started.split == "20% held out"
+
+
+def test_a_report_that_is_there_spares_a_look_at_every_picture(
+    config: TrainConfig, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = shutil.copytree(pictures, tmp_path / "data")
+    config = replace(config, data=str(data))
+    (data / "red" / "23.png").write_bytes(b"no picture")
+    found, run = create_report(load_dataset(data)), RunDir(config.run)
+    looked: list[object] = []
+
+    def reporting(splits: object) -> Generator[tuple[int, int], None, DatasetReport]:
+        looked.append(splits)
+        yield 1, 72
+        return found
+
+    monkeypatch.setattr("resnet_hub.training.loop.iterate_report", reporting)
+    run.folder.mkdir()
+    run.report.write_text(found.to_json())
+    started = until_started(train(config))
+    assert started.train_images + started.validation_images == 71 and not looked
+    for number, text in enumerate(("no report", replace(found, labels=("a", "b", "c")).to_json())):
+        other = RunDir(tmp_path / str(number))
+        other.folder.mkdir()
+        other.report.write_text(text)
+        list(train(replace(config, run=str(other.folder))))
+        assert len(looked) == number + 1
+
+
+# -- interruptions -----------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_file_stops_and_keeps_and_the_run_goes_on_to_the_same_weights(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    unbroken = replace(config, run=str(tmp_path / "unbroken"))
+    list(train(unbroken))
+    events: list[Event] = []
+    for event in train(config):
+        events.append(event)
+        if isinstance(event, Progress) and event.epoch == 1 and event.step == 2:
+            RunDir(config.run).stop.touch()
+    assert isinstance(events[-1], Stopped) and (events[-1].epoch, events[-1].step) == (0, 3)
+    state = RunDir(config.run).state
+    with safe_open(state, "pt") as file:  # as it was named before there was a choice of the optimiser
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        position = file.metadata()
+    assert any(key.endswith(".momentum_buffer") for key in tensors)
+    older = {re.sub(r"^optimizer\.(\d+)\.momentum_buffer$", r"momentum.\1", key): tensors[key] for key in tensors}
+    save_file(older, state, metadata=position)
+    more = list(train(config))
+    assert isinstance(more[-1], Finished)
+    assert equal(weights(config), weights(unbroken))
+
+
+def test_what_a_run_has_kept_is_measured_without_another_step(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for event in train(replace(config, epochs=9)):
+        if isinstance(event, Epoch):
+            RunDir(config.run).stop.touch()
+    state = RunDir(config.run).state.read_bytes()
+    monkeypatch.setattr(_Trainer, "_train_step", None)  # such as one that does not fit into memory
+    events = list(train(replace(config, epochs=9), stop_after=0))
+    assert kinds(events) == ["Started", "TimeUp", "Finished"]
+    card = (RunDir(config.run).model / "README.md").read_text()
+    assert re.search(r"\d epochs? of 9 in", card) and RunDir(config.run).state.read_bytes() == state
+
+
+def test_a_run_goes_on_where_data_and_base_have_moved(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+    tuned = replace(config, base=str(base), architecture="resnet18", image_size=None)
+    unbroken = replace(tuned, run=str(tmp_path / "unbroken"))
+    list(train(unbroken))
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(config.data, old / "colours")
+    shutil.copytree(base, old / "base")
+    moved = replace(tuned, data=str(old / "colours"), base=str(old / "base"))
+    for event in train(moved):
+        if isinstance(event, Progress):
+            RunDir(config.run).stop.touch()
+    with pytest.raises(TrainingError, match=r"has data .*, not"):
+        list(train(replace(moved, data=str(new / "colours"))))
+    old.rename(new)
+    with pytest.raises(DataError):
+        list(train(moved))
+    again = replace(moved, data=str(new / "colours"), base=str(new / "base"))
+    assert isinstance(list(train(again))[-1], Finished)
+    assert (RunDir(config.run).config.data, RunDir(config.run).config.base) == (again.data, again.base)
+    assert equal(weights(config), weights(unbroken))
+    other = shutil.copytree(new / "colours", tmp_path / "other")
+    (other / "red" / "00.png").unlink()
+    shutil.rmtree(new)
+    with pytest.raises(DataError, match="changed since the run began"):
+        list(train(replace(again, data=str(other))))
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+def test_pieces_of_a_run_end_with_the_weights_of_the_unbroken_one(
+    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_base: bool
+) -> None:
+    if with_base:
+        config = replace(config, base=str(base), architecture="resnet18", image_size=None)
+    unbroken = replace(config, run=str(tmp_path / "unbroken"))
+    monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / "one"))
+    list(train(unbroken))
+    monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / "two"))
+    run, kind = RunDir(config.run), "pictures"
+    first = list(train(config, seconds=0))
+    told = kinds([event for event in first if not (isinstance(event, Preparing) and event.what == "report")])
+    assert told == ["Started", "Preparing", "Preparing", "Stopped"] and not run.state.exists()
+    pieces = 0
+    while True:
+        events = list(train(config, seconds=1e-9))  # one batch of features, or one step
+        pieces += 1
+        assert not any(isinstance(event, Preparing) and event.what == kind for event in events)
+        assert isinstance(events[-1], Stopped) and not any(isinstance(event, Finished) for event in events)
+        if events[-1].trained:
+            break
+        assert run.features.exists() == (with_base and pieces == 1)
+    assert pieces >= 6 and not run.evaluation.exists()
+    last = list(train(config))
+    assert kinds(last) == ["Started", "Finished"]
+    assert equal(weights(config), weights(unbroken)) and run.evaluation.exists()
+    assert not run.pictures.exists() and not run.features.exists()
+
+
+def test_a_run_whose_time_is_up_is_measured_and_goes_on_to_the_same_weights(
+    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = replace(config, run=str(tmp_path / "unbroken"), epochs=3)
+    list(train(unbroken))
+    config = replace(config, epochs=3)
+    run = RunDir(config.run)
+    told: list[str] = []
+    for step in range(1, 9):  # of nine, three an epoch: a step each time
+        events = list(train(config, stop_after=1e-9))
+        told += kinds(events)
+        assert kinds(events)[-2:] == ["Epoch", "Finished"] if step < 3 else kinds(events)[-1] == "Finished"
+        assert "TimeUp" in kinds(events) and "Stopped" not in kinds(events)
+        finished, history = events[-1], run.epochs()
+        assert isinstance(finished, Finished)
+        assert history[-1].epoch == step // 3 and history[-1].accuracy is not None
+        evaluation = json.loads(run.evaluation.read_text())
+        assert evaluation["accuracy"] == pytest.approx(finished.accuracy)
+        card = (run.model / "README.md").read_text()
+        assert re.search(
+            rf"{step // 3} epochs? of 3 in .* the weights kept are those of epoch {finished.epoch}\.", card
+        )
+    assert told.count("Finished") == told.count("TimeUp") == 8
+    *_, last = train(config, stop_after=1000)
+    assert isinstance(last, Finished) and equal(weights(config), weights(unbroken))
+    assert run.epochs()[1:] == [
+        event._replace(seconds=found.seconds)
+        for event, found in zip(RunDir(unbroken.run).epochs(), run.epochs()[1:], strict=True)
+    ]
+    assert "3 epochs in" in (run.model / "README.md").read_text()
+
+    based = replace(config, architecture="resnet18", base=str(base), run=str(tmp_path / "based"))
+    events = list(train(based, stop_after=1e-9))  # whose head is fitted all the same
+    assert [event.epoch for event in RunDir(based.run).epochs()] == [0] and kinds(events)[-1] == "Finished"
+    asked = train(replace(config, run=str(tmp_path / "asked")), stop_after=1e-9)
+    for event in asked:  # whoever asks it to stop wants no measuring
+        if isinstance(event, Preparing):
+            RunDir(tmp_path / "asked").stop.touch()
+    assert isinstance(event, Stopped)
+
+
+def test_a_run_on_the_hub_stays_with_its_commit(
+    config: TrainConfig, tables: Repo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit = tables.refs["main"]
+    config = replace(config, data="user/tables", data_revision="main", checkpoint_seconds=3600, **NAMED)
+    events = train(config)
+    next(event for event in events if isinstance(event, Progress))
+    events.close()  # type: ignore[attr-defined]
+    assert RunDir(config.run).config == replace(config.resolved(), data_revision=commit)
+    tables.commit("main", write_tables(tmp_path / "later", 2), "Nearly nothing")
+    *_, last = train(config)  # the same command
+    assert isinstance(last, Finished), last
+    words = ["evaluate", last.model, "--data", "user/tables", "--image-column", "photo", "--label-column", "kind"]
+    assert cli.main([*words, "--subset", "three", "--data-revision", commit, "--split", "train[:-1]"]) == 0
+    assert capsys.readouterr().out.startswith("35 pictures of the split train[:-1]")
+    assert cli.main([*words, "--subset", "two"]) == 0
+    assert "no pictures of blue" in (said := capsys.readouterr().out) and said.startswith(
+        "4 pictures of the split train"
+    )
+    with pytest.raises(TrainingError, match=f"has data_revision '{commit}', not '{tables.refs['main']}'"):
+        list(train(replace(config, data_revision=tables.refs["main"])))
+    with pytest.raises(TrainingError, match="has subset 'three', not 'two'"):
+        list(train(replace(config, subset="two")))
+
+
+def test_closing_the_generator_saves_where_it_was(config: TrainConfig, tmp_path: Path) -> None:
+    adamw = {"optimizer": "adamw", "nesterov": False, "learning_rate": 1e-3}
+    config = replace(config, checkpoint_seconds=3600, select="last", **adamw)
+    unbroken = replace(config, run=str(tmp_path / "unbroken"))
+    list(train(unbroken))
+    running = train(config)
+    for event in running:
+        if isinstance(event, Progress) and event.epoch == 2:
+            break
+    running.close()
+    started, *_ = more = list(train(config))
+    assert isinstance(started, Started) and started.epoch == 1 and isinstance(more[-1], Finished)
+    assert equal(weights(config), weights(unbroken))
+
+
+_RUNNER = """
+import dataclasses, json, os, signal, sys, time
+from resnet_hub import cli
+from resnet_hub.training import loop as training
+from resnet_hub.training.config import TrainConfig
+training._TICK = 0.0
+# all that a run imports, before it is forked
+import accelerate, datasets
+for line in sys.stdin:
+    request = json.loads(line)
+    child = os.fork()
+    if not child:
+        for event in training.train(TrainConfig(**request["config"])):
+            pass
+        os._exit(0)
+    if request["seconds"] is not None:
+        time.sleep(request["seconds"])
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(
+    optimizer: Literal["sgd", "adamw"], config: TrainConfig, tmp_path: Path
+) -> None:
+    chosen: dict[str, Any] = {"learning_rate": 1e-3, "nesterov": False} if optimizer == "adamw" else {}
+    config = replace(config, optimizer=optimizer, epochs=30, **chosen)
+
+    def request(runner: Any, config: TrainConfig, seconds: float | None) -> int:
+        runner.stdin.write(json.dumps({"config": vars(config), "seconds": seconds}) + "\n")
+        runner.stdin.flush()
+        return int(runner.stdout.readline())
+
+    moments = random.Random(0)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_OFFLINE": "1"}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", _RUNNER], env=environment, **pipes) as runner:
+        unbroken, killed = (replace(config, run=str(tmp_path / name)) for name in ("unbroken", "killed"))
+        start = time.monotonic()
+        assert request(runner, unbroken, None) == 0
+        length = time.monotonic() - start
+        kills = 0
+        for _ in range(KILLS):
+            kills += request(runner, killed, moments.uniform(0.02, 0.1) * length) == -signal.SIGKILL
+            if RunDir(killed.run).model.exists():  # what is kept is whole at every moment
+                ResNet.from_pretrained(RunDir(killed.run).model)
+        assert request(runner, killed, None) == 0
+        assert kills >= 0.75 * KILLS
+    assert equal(weights(unbroken), weights(killed))
+    assert [event[:5] for event in RunDir(unbroken.run).epochs()] == [
+        event[:5] for event in RunDir(killed.run).epochs()
+    ]
+
+
+def test_a_loss_that_is_no_number_fails_with_the_last_good_state_kept(config: TrainConfig) -> None:
+    list(train(config))
+    good = weights(config)
+    facts = json.loads(RunDir(config.run).settings.read_text())
+    facts |= {"epochs": 40, "learning_rate": 100.0, "schedule": "constant", "weight_decay": 1.0}
+    RunDir(config.run).settings.write_text(json.dumps(facts))
+    events = list(train(TrainConfig(data="", run=config.run)))
+    assert isinstance(events[-1], Failed) and "learning_rate" in events[-1].reason
+    assert all(value.isfinite().all() for value in weights(config).values() if value.is_floating_point())
+    assert good.keys() == weights(config).keys()
+
+
+def test_a_full_disk_fails_in_a_sentence_and_leaves_the_old_state(config: TrainConfig) -> None:
+    """A limit on the size of files stands for the disk."""
+    list(train(replace(config, epochs=1)))
+    script = f"""
+import resource
+from resnet_hub import cli
+from resnet_hub.training import loop as training
+from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.run_dir import RunDir
+run = RunDir({config.run!r})
+size = run.state.stat().st_size
+facts = run.settings.read_text()
+run.settings.write_text(facts.replace('"epochs": 1', '"epochs": 2'))
+for event in training.train(TrainConfig(data="", run={config.run!r})):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+print(event)
+"""
+    before = RunDir(config.run).state.read_bytes()
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "Failed(reason='The disk of" in result.stdout
+    assert RunDir(config.run).state.read_bytes() == before
+
+
+def test_a_damaged_state_is_named(config: TrainConfig) -> None:
+    list(train(config))
+    RunDir(config.run).state.write_bytes(b"no state")
+    events = list(train(config))
+    assert isinstance(events[-1], Failed) and "state.safetensors" in events[-1].reason
+
+
+# -- precision and processes -------------------------------------------------------------------------------------------
+
+
+def test_half_precision_runs_and_stays_near(config: TrainConfig, tmp_path: Path) -> None:
+    found = []
+    for precision in ("no", "bf16"):
+        run = replace(config, run=str(tmp_path / precision), precision=precision, epochs=1, learning_rate=0.01)
+        assert isinstance(list(train(run))[-1], Finished)
+        assert all(value.dtype in (torch.float32, torch.int64) for value in weights(run).values())
+        found.append(RunDir(run.run).epochs()[0].train_loss)
+    assert found[0] != found[1] and found[0] == pytest.approx(found[1], rel=0.05)
+
+
+def test_what_is_kept_is_measured_in_float32(config: TrainConfig) -> None:
+    run = replace(config, precision="bf16", epochs=1, learning_rate=0.01, ema=0.0)
+    finished = list(train(run))[-1]
+    split = json.loads(RunDir(run.run).split.read_text())
+    held_out = load_dataset(run.data)["train"].subset(split["held_out"])
+    assert isinstance(finished, Finished)
+    images = torch.from_numpy(held_out.decode(lambda image: image)).permute(0, 3, 1, 2) / 255
+    model = ResNet.from_pretrained(finished.model).eval().requires_grad_(False)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (model.config.mean, model.config.std))
+    loss = torch.nn.functional.cross_entropy(model((images - mean) / std), torch.from_numpy(held_out.targets))
+    assert finished.loss == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_two_processes_give_the_numbers_of_one(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+    """The same global batch; BatchNorm keeps the base's statistics, which it would take from each share otherwise."""
+    one = replace(
+        config,
+        base=str(base),
+        architecture="resnet18",
+        image_size=None,
+        run=str(tmp_path / "one"),
+        select="last",
+        seed=3,
+    )
+    list(train(one))
+    two = replace(one, run=str(tmp_path / "two"))
+    words = ["train", "--data", two.data, "--base", str(base), "--run", two.run, "--epochs", "2", "--seed", "3"]
+    words += ["--batch-size", "16", "--precision", "no", "--select", "last"]
+    # `--cpu` would start one process without a word; with `--multi_gpu` and no GPU there are two, on gloo.
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
+    launch += ["--log_dir", str(tmp_path / "logs"), "--tee", "3", "-m", "resnet_hub", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment |= {"ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(path.parent.name for path in tmp_path.glob("logs/*/*/*/stdout.log")) == ["0", "1"]
+    alone, together = weights(one), weights(two)
+    for key, value in alone.items():
+        torch.testing.assert_close(together[key], value, rtol=1e-4, atol=1e-5)
+    for mine, theirs in zip(RunDir(one.run).epochs(), RunDir(two.run).epochs(), strict=True):
+        assert theirs.validation_loss == pytest.approx(mine.validation_loss, rel=1e-4)
+        if mine.epoch:
+            assert theirs.train_loss == pytest.approx(mine.train_loss, rel=1e-4)

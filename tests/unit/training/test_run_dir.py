@@ -1,0 +1,133 @@
+"""What a run is asked, and the folder that others read."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from resnet_hub.errors import TrainingError
+from resnet_hub.training.config import RECIPES, TrainConfig, command_line_options
+from resnet_hub.training.events import Epoch
+from resnet_hub.training.run_dir import RunDir
+
+CONFIG = TrainConfig(data="flowers", run="runs/flowers")
+
+
+def test_a_recipe_fills_what_is_left_open_and_nothing_else() -> None:
+    assert CONFIG.resolved().recipe == "modern"
+    assert TrainConfig(data="a", run="b", base="c").resolved().recipe == "finetune"
+    for recipe, row in RECIPES.items():
+        base = "base" if recipe in ("finetune", "head") else None
+        chosen = TrainConfig(data="a", run="b", base=base, recipe=recipe, ema=0.5).resolved()
+        assert {key: getattr(chosen, key) for key in row} == row | {"ema": 0.5}
+        assert chosen.resolved() == chosen
+
+
+@pytest.mark.parametrize(("pictures", "epochs"), [(10, 10), (160, 10), (1000, 8), (2766, 3), (50_000, 3)])
+def test_few_pictures_are_seen_more_often(pictures: int, epochs: int) -> None:
+    config = TrainConfig(data="a", run="b", base="c").resolved()
+    assert config.for_pictures(pictures).epochs == epochs
+    assert replace(config, epochs=7).for_pictures(pictures).epochs == 7
+    assert CONFIG.resolved().for_pictures(pictures) == CONFIG.resolved()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"recipe": "magic"}, "Unknown recipe 'magic'; choose one of paper, modern, finetune, head."),
+        ({"recipe": "head"}, "The recipe 'head' starts from a trained model; name one as base."),
+        ({"epochs": 0}, "epochs is 0; only a head on a base is fitted without any."),
+        ({"frozen_norm": True}, "frozen_norm keeps the statistics of a base; name one as base, or leave it out."),
+        ({"frozen_stages": 2}, "frozen_stages are those of a base; name one as base, or leave it out."),
+        ({"base": "b", "frozen_stages": 4}, "frozen_stages is 4; expected 0 to 3."),
+        ({"select": "acc"}, "select is 'acc'; choose one of accuracy, loss, last."),
+        ({"balance": "class"}, "balance is 'class'; choose one of none, sampling, loss."),
+        ({"base": "b", "architecture": "resnet50"}, "The architecture is that of the base b; leave it out, or leave"),
+        ({"optimizer": "adamw"}, "nesterov is for sgd; leave it out, or choose that optimizer."),
+        ({"base": "b", "recipe": "head", "epochs": 5}, "The recipe 'head' has no epochs; choose finetune, or leave"),
+        ({"select": "last", "patience": 2}, "With select 'last' no epoch is better than another; choose another, or"),
+        ({"batch_size": 0}, "batch_size is 0; expected 1 to 65536."),
+        ({"learning_rate": math.nan}, "learning_rate is nan; expected 0 to 100."),
+        ({"validation": 1.0}, "validation is 1.0; expected 0.01 to 0.9."),
+    ],
+)
+def test_what_describes_no_run_is_one_sentence(change: dict, sentence: str) -> None:
+    with pytest.raises(TrainingError) as error:
+        TrainConfig(**vars(CONFIG) | change).resolved()
+    assert str(error.value).startswith(sentence)
+
+
+def test_another_run_is_not_taken_up_for_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun = replace(CONFIG, seed=3).resolved()
+    replace(CONFIG, seed=3, run="moved").check_same(begun)
+    replace(CONFIG, seed=3, data="cats").check_same(begun)  # there are no flowers here: they may have moved
+    for hub in ("hf://datasets/user/flowers", "user/flowers"):  # what is on the Hub does not move
+        with pytest.raises(TrainingError, match="has data"):
+            replace(CONFIG, data="cats").check_same(replace(CONFIG, data=hub))
+    Path(CONFIG.data).mkdir()
+    with pytest.raises(TrainingError) as error:
+        replace(CONFIG, seed=3, data="cats").check_same(begun)
+    assert str(error.value).startswith(
+        "The run runs/flowers has data 'flowers', not 'cats'; go on with `resnet-hub train"
+    )
+    CONFIG.check_same(begun)  # which leaves the seed as it is by itself
+    with pytest.raises(TrainingError, match="has seed 3, not 0"):
+        CONFIG.check_same(begun, ["seed"])
+    at = replace(begun, data_revision="a" * 40)
+    for revision in (None, "main", "a" * 40):  # a branch may have moved since, and the run stays
+        replace(begun, data_revision=revision).check_same(at, ["data_revision"] * bool(revision))
+    with pytest.raises(TrainingError, match=r"has data_revision 'aaaa.*, not 'bbbb"):
+        replace(begun, data_revision="b" * 40).check_same(at)
+
+
+def test_the_names_of_a_data_set_are_settings_of_the_terminal() -> None:
+    named = {"subset": "s", "train_split": "train[:10%]", "image_column": "i", "label_column": "l"}
+    config = replace(CONFIG, data_revision="r", **named)
+    assert config.data_names == {
+        **{"subset": "s", "split": "train[:10%]", "image_column": "i", "label_column": "l", "revision": "r"}
+    }
+    words = ["--subset", "s", "--train-split", "train[:10%]", "--image-column", "i", "--label-column", "l"]
+    assert command_line_options(config) == [*command_line_options(CONFIG), *words, "--data-revision", "r"]
+
+
+def test_paths_are_kept_as_text() -> None:
+    config = TrainConfig(data=Path("a"), run=Path("b"), base=Path("c"))  # type: ignore[arg-type]
+    assert (config.data, config.run, config.base) == ("a", "b", "c")
+
+
+def test_a_folder_gives_back_what_it_was_asked(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "deep" / "run")
+    assert not run.exists()
+    run.create(CONFIG)
+    assert run.exists() and run.config == CONFIG
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"data": "a"}', '{"data": "a", "run": "b", "colour": 1}'])
+def test_a_folder_that_holds_no_run_is_one_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(TrainingError, match="holds no run that can be read"):
+        _ = RunDir(tmp_path).config
+
+
+def test_the_last_account_of_an_epoch_counts_and_a_torn_line_does_not(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    first = Epoch(0, None, 1.2, 0.4, True, 0.0, 1.0)
+    once, again = Epoch(1, 1.0, 0.9, 0.5, True, 0.1, 2.0), Epoch(1, 1.0, 0.9, 0.5, True, 0.1, 3.0)
+    for event in (first, once, again):
+        run.append(event)
+    with run.history.open("a") as file:
+        file.write('{"epoch": 2, "train_lo')
+    assert run.epochs() == [first, again]
+    assert [json.loads(line)["epoch"] for line in run.history.read_text().splitlines()[:3]] == [0, 1, 1]
+    run.append(third := again._replace(epoch=3))
+    assert run.epochs() == [first, again, third]
+
+
+def test_watching_a_run_needs_no_torch() -> None:
+    script = "import sys, resnet_hub.training.run_dir; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -44,7 +44,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from side_by_side import machine
 
-from resnet_hub.demo.i18n import TEXTS
+from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.demo.runs import MAX_KEPT
 
 ROOT = Path(__file__).parents[1]
@@ -190,7 +190,7 @@ class Tab:
                         break
         if not output or not output.get("success"):
             sentence = str(((output or {}).get("output") or {}).get("error") or "")
-            if not sentence or sentence == TEXTS["en"]["no_answer"]:
+            if not sentence or sentence == MESSAGES["en"]["no_answer"]:
                 raise UnexpectedError(f"{name}: {json.dumps(output)[:300]}")
             raise RefusedError(sentence)
         kinds = [part["type"] for part in self.calls[name][2]]

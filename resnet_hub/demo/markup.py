@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from resnet_hub.demo.i18n import say
+from resnet_hub.demo.i18n import translate
 from resnet_hub.demo.predict import alert
 from resnet_hub.demo.runs import PageRun, Status, is_zero
 from resnet_hub.errors import ResNetHubError
@@ -31,22 +31,22 @@ def report(found: "DatasetReport", request: gr.Request) -> str:
     from resnet_hub.datasets.report import format_bytes
 
     total = format_bytes(sum(row.bytes for row in found.classes))
-    head = say(request, "report_head", images=f"{found.images:,}", classes=f"{len(found.labels):,}", size=total)
+    head = translate(request, "report_head", images=f"{found.images:,}", classes=f"{len(found.labels):,}", size=total)
     findings = [f'<li class="{finding.severity}">{escape(finding.message)}</li>' for finding in found.findings]
-    sizes = f"<p>{escape(say(request, 'report_sizes', **found.sizes))}</p>" if found.sizes else ""
+    sizes = f"<p>{escape(translate(request, 'report_sizes', **found.sizes))}</p>" if found.sizes else ""
     splits = list(dict.fromkeys(row.split for row in found.classes))
     counts = {(row.label, row.split): row for row in found.classes}
     rows = []
     for label in found.labels[:MAX_ROWS]:
         cells = [counts[label, split] for split in splits]
         rows.append([label, *(f"{row.images:,}" for row in cells), format_bytes(sum(row.bytes for row in cells))])
-    columns = [say(request, "class"), *(splits if len(splits) > 1 else [say(request, "pictures")])]
-    columns.append(say(request, "file_size"))
+    columns = [translate(request, "class"), *(splits if len(splits) > 1 else [translate(request, "pictures")])]
+    columns.append(translate(request, "file_size"))
     out = f'<h2 role="status">{escape(head)}</h2><ul>{"".join(findings)}</ul>{sizes}'
-    out += _folded(say(request, "pictures"), _table(columns, rows), opened=len(rows) <= 20)
+    out += _folded(translate(request, "pictures"), _table(columns, rows), opened=len(rows) <= 20)
     if found.unreadable:
-        title = say(request, "report_unreadable", images=f"{len(found.unreadable):,}")
-        columns = [say(request, key) for key in ("file", "class", "reason")]
+        title = translate(request, "report_unreadable", images=f"{len(found.unreadable):,}")
+        columns = [translate(request, key) for key in ("file", "class", "reason")]
         bad = [[picture.name, picture.label, picture.reason] for picture in found.unreadable[:MAX_ROWS]]
         out += _folded(title, _table(columns, bad))
     return out
@@ -69,24 +69,24 @@ def progress(run: PageRun, status: Status, history: Sequence[Any], request: gr.R
     if status.state == "failed":
         reason = str(event.get("reason", ""))
         full = "not fit into memory" in reason and "job" not in facts  # the library advises what the page has not
-        lines.append(alert(say(request, "memory_full") if full else reason))
+        lines.append(alert(translate(request, "memory_full") if full else reason))
     elif not ("job" in facts and status.state == "interrupted"):
-        lines.append(f"<p><strong>{escape(say(request, f'is_{status.state}', place=status.place))}</strong></p>")
+        lines.append(f"<p><strong>{escape(translate(request, f'is_{status.state}', place=status.place))}</strong></p>")
     if job := facts.get("job"):
         key = "job_alone" if status.state == "interrupted" else "job_at"
-        lines.append(f"<p>{escape(say(request, key, owner=job['owner']))} {anchor(job['url'])}</p>")
+        lines.append(f"<p>{escape(translate(request, key, owner=job['owner']))} {anchor(job['url'])}</p>")
     if job and facts.get("ending") and status.active:
-        lines.append(f"<p>{escape(say(request, 'job_ending'))}</p>")
+        lines.append(f"<p>{escape(translate(request, 'job_ending'))}</p>")
     if facts.get("time_up"):
-        lines.append(f"<p>{escape(say(request, 'time_up'))}</p>")
+        lines.append(f"<p>{escape(translate(request, 'time_up'))}</p>")
     if url := facts.get("pushed"):
-        lines.append(f"<p>{escape(say(request, 'pushed_at'))} {anchor(url)}</p>")
+        lines.append(f"<p>{escape(translate(request, 'pushed_at'))} {anchor(url)}</p>")
     if status.state in ("running", "stopping"):
         text, bar = _step_text(run, event, request)
         lines.append(f"<p>{escape(text)}</p>")
     if status.state == "waiting":
         left, reason = event.get("seconds_left"), str(event.get("reason", ""))
-        told = reason if left is None else f"{say(request, 'gpu_left', time=duration(left, request))} {reason}"
+        told = reason if left is None else f"{translate(request, 'gpu_left', time=duration(left, request))} {reason}"
         lines.append(f"<p>{escape(told)}</p>")
     if best := _best(history, request):
         lines.append(f"<p>{escape(best)}</p>")
@@ -96,7 +96,7 @@ def progress(run: PageRun, status: Status, history: Sequence[Any], request: gr.R
 def _best(history: Sequence[Any], request: gr.Request) -> str:
     """The accuracy of the epoch that is kept so far, in a sentence; nothing where none was measured."""
     best = [epoch for epoch in history if epoch.best and epoch.accuracy is not None]
-    return say(request, "best", accuracy=f"{best[-1].accuracy:.1%}", epoch=best[-1].epoch) if best else ""
+    return translate(request, "best", accuracy=f"{best[-1].accuracy:.1%}", epoch=best[-1].epoch) if best else ""
 
 
 def _step_text(run: PageRun, event: dict[str, Any], request: gr.Request) -> tuple[str, str]:
@@ -104,18 +104,18 @@ def _step_text(run: PageRun, event: dict[str, Any], request: gr.Request) -> tupl
     kind = event.get("event")
     if kind == "Preparing":
         key = {"report": "checking", "pictures": "reading"}.get(event["what"], "features")
-        text = say(request, key, done=f"{event['done']:,}", total=f"{event['total']:,}")
+        text = translate(request, key, done=f"{event['done']:,}", total=f"{event['total']:,}")
         return text, _bar(event["done"], event["total"])
     if kind in ("TimeUp", "Finished", "Stopped", "Failed"):  # its process is about to end
-        return say(request, "ending"), _bar(1, 1)
+        return translate(request, "ending"), _bar(1, 1)
     if kind != "Progress":
-        return say(request, "starting"), _bar(0, 1)
+        return translate(request, "starting"), _bar(0, 1)
     config = run.run.config if run.run.exists() else TrainConfig(**run.facts()["config"])  # a job's folder is there
     epochs = config.resolved().epochs or 1
     parts = [
-        say(request, "at_epoch", epoch=event["epoch"], epochs=epochs),
-        say(request, "speed", speed=f"{event['images_per_second']:,.0f}"),
-        say(request, "left", time=duration(event["seconds_left"], request)),
+        translate(request, "at_epoch", epoch=event["epoch"], epochs=epochs),
+        translate(request, "speed", speed=f"{event['images_per_second']:,.0f}"),
+        translate(request, "left", time=duration(event["seconds_left"], request)),
     ]
     return " · ".join(parts), _bar(event["epoch"] - 1 + event["step"] / event["steps"], epochs)
 
@@ -131,8 +131,8 @@ def _bar(done: float, total: float) -> str:
 def duration(seconds: float, request: gr.Request) -> str:
     minutes, rest = divmod(round(seconds), 60)
     if minutes:
-        return say(request, "minutes", minutes=f"{minutes:,}", seconds=rest)
-    return say(request, "seconds", seconds=rest)
+        return translate(request, "minutes", minutes=f"{minutes:,}", seconds=rest)
+    return translate(request, "seconds", seconds=rest)
 
 
 def curve(history: Sequence[Any], request: gr.Request, *series: tuple[str, str]) -> "pd.DataFrame":
@@ -140,7 +140,7 @@ def curve(history: Sequence[Any], request: gr.Request, *series: tuple[str, str])
     import pandas as pd
 
     rows = [
-        (epoch.epoch, getattr(epoch, field), say(request, name))
+        (epoch.epoch, getattr(epoch, field), translate(request, name))
         for name, field in series
         for epoch in history
         # A series that begins later is there from the start, without a value: a chart does not learn of new ones.
@@ -166,14 +166,14 @@ def samples(run: PageRun, request: gr.Request) -> str:
     """What the model makes of a few held-out pictures so far."""
     samples = run.run.read_samples()
     captions = [
-        say(request, "sample_right" if sample.label == sample.predicted else "sample_wrong", **row)
+        translate(request, "sample_right" if sample.label == sample.predicted else "sample_wrong", **row)
         for sample in samples
         for row in [{**sample._asdict(), "score": f"{sample.score:.0%}"}]
     ]
     pictures: list[Image.Image] = []
     with suppress(ResNetHubError, OSError, ValueError, IndexError):  # a data set that left the Hub since, for one
         pictures = _thumbnails(run, tuple(sample.place for sample in samples)) if samples else []
-    return film(list(zip(pictures, captions, strict=False)), say(request, "samples"))
+    return film(list(zip(pictures, captions, strict=False)), translate(request, "samples"))
 
 
 def film(pictures: "Sequence[tuple[Image.Image, str]]", title: str = "") -> str:
@@ -191,25 +191,25 @@ def film(pictures: "Sequence[tuple[Image.Image, str]]", title: str = "") -> str:
 
 def link(run: PageRun, request: gr.Request) -> str:
     """How long a run is kept, and the address that finds it again."""
-    hint = escape(say(request, "run_kept_zero" if is_zero() else "run_kept"))
-    text = escape(say(request, "run_link"))
+    hint = escape(translate(request, "run_kept_zero" if is_zero() else "run_kept"))
+    text = escape(translate(request, "run_link"))
     return f'<p>{hint}</p><p><a href="?run={run.id}">{text}</a></p>'
 
 
 def figures(run: PageRun, evaluation: dict[str, Any] | None, request: gr.Request) -> str:
     """What the model was measured at, on which pictures; that it was not measured, where it was not."""
     if evaluation is None:
-        return f"<p>{escape(_best(run.run.epochs(), request))}</p><p>{escape(say(request, 'unmeasured'))}</p>"
+        return f"<p>{escape(_best(run.run.epochs(), request))}</p><p>{escape(translate(request, 'unmeasured'))}</p>"
     rows = {"accuracy_figure": "accuracy", "macro_f1": "macro_f1", "calibration": "calibration_error"}
     if len(evaluation["classes"]) > 5:
         rows["top5"] = "top5"
-    figures = {say(request, key): f"{evaluation[field]:.2%}" for key, field in rows.items()}
+    figures = {translate(request, key): f"{evaluation[field]:.2%}" for key, field in rows.items()}
     cells = [f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in figures.items()]
     measured = run.run.measured()
-    hint = say(request, "result_split", images=f"{evaluation['num_images']:,}", split=measured.called)
+    hint = translate(request, "result_split", images=f"{evaluation['num_images']:,}", split=measured.called)
     if measured.chose_epoch:
-        hint += f" {say(request, 'result_chosen')}"
-    columns = [say(request, key) for key in ("class", "precision", "recall", "macro_f1", "pictures")]
+        hint += f" {translate(request, 'result_chosen')}"
+    columns = [translate(request, key) for key in ("class", "precision", "recall", "macro_f1", "pictures")]
     columns[3] = "F1"
     scores = [
         [row["label"], *(f"{row[key]:.1%}" for key in ("precision", "recall", "f1")), f"{row['support']:,}"]
@@ -226,5 +226,5 @@ def mistakes(evaluation: dict[str, Any], measured: "ImageDataset", request: gr.R
     for row in evaluation["worst"]:
         picture = load_image(measured.sources[row["index"]], name=row["name"])
         picture.thumbnail((320, 320))
-        found.append((picture, say(request, "mistake", **{**row, "score": f"{row['score']:.0%}"})))
-    return film(found, say(request, "mistakes"))
+        found.append((picture, translate(request, "mistake", **{**row, "score": f"{row['score']:.0%}"})))
+    return film(found, translate(request, "mistakes"))

@@ -14,7 +14,7 @@ from gradio.exceptions import Error
 from gradio.state_holder import StateHolder
 
 from resnet_hub.demo.guard import address
-from resnet_hub.demo.i18n import say
+from resnet_hub.demo.i18n import translate
 from resnet_hub.demo.runs import Runs
 from resnet_hub.errors import memory_is_full
 
@@ -53,7 +53,7 @@ class Page(gr.Blocks):
             log.error("%s: %s in %s:%s", name, type(error).__name__, Path(place.filename).name, place.lineno)
             log.debug("%s", name, exc_info=error)
             key = "no_memory" if memory_is_full(error) else "no_answer"
-            text = say(request if isinstance(request, gr.Request) else None, key)
+            text = translate(request if isinstance(request, gr.Request) else None, key)
             raise Error(text, print_exception=False) from None
         finally:
             if session:  # the last values, for links not served here: whatever was sent
@@ -91,14 +91,14 @@ class Page(gr.Blocks):
             unread = self._queue.pending_messages_per_session
             if body.session_hash in unread:
                 if unread[body.session_hash].qsize() > MAX_UNREAD:
-                    return False, say(request, "crowded"), "queue_full"
+                    return False, translate(request, "crowded"), "queue_full"
                 unread.move_to_end(body.session_hash)  # Gradio drops those that came first, in use or not
             queues, visitor = self._queue.event_queue_per_concurrency_id.values(), address(request.scope)
             waiting = [address(event.request.scope) for queue in queues for event in queue.queue]
             if waiting.count(visitor) >= MAX_WAITING // 4 and not _is_local(visitor):
-                return False, say(request, "address_calls", count=MAX_WAITING // 4), "queue_full"
+                return False, translate(request, "address_calls", count=MAX_WAITING // 4), "queue_full"
             done, answer, state = await push(body, request, username)
-            return done, say(request, "crowded") if state == "queue_full" else answer, state
+            return done, translate(request, "crowded") if state == "queue_full" else answer, state
 
         self._queue.push = told  # type: ignore[method-assign]
         return self

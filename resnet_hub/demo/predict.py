@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from resnet_hub.demo.i18n import say, sentence, t
+from resnet_hub.demo.i18n import message, translate, translate_error
 from resnet_hub.demo.models import Models
 from resnet_hub.errors import ResNetHubError
 
@@ -37,10 +37,10 @@ class PredictTab:
         try:
             classifier, image, top, maps, seconds = self._classify(photo, model, TOP)
         except ResNetHubError as error:
-            return None, alert(sentence(request, error)), None, gr.skip()
+            return None, alert(translate_error(request, error)), None, gr.skip()
         took = f"{seconds * 1000:.0f} ms"
         device = f"{classifier.device.type.upper()} ({classifier.engine}, {classifier.precision})"
-        line = _status(say(request, "took", time=took, device=device, model=self._called(model, request)))
+        line = _status(translate(request, "took", time=took, device=device, model=self._called(model, request)))
         scores = {entry["label"]: entry["score"] for entry in top}
         shown = gr.skip() if Path(photo["path"]).suffix.lower() in _SHOWN_BY_BROWSERS else image
         return scores, line, _heat(classifier, image, top[0]["label"], request, maps), shown
@@ -69,10 +69,10 @@ class PredictTab:
         try:
             classifier = self.models.get(name)
         except ResNetHubError as error:
-            kept = say(request, "kept", model=self._called(current, request)) if current else ""
-            return current, current, alert(f"{sentence(request, error)} {kept}"), gr.skip(), gr.skip()
+            kept = translate(request, "kept", model=self._called(current, request)) if current else ""
+            return current, current, alert(f"{translate_error(request, error)} {kept}"), gr.skip(), gr.skip()
         link = f"https://huggingface.co/{name}" if isinstance(self.models.source(name), str) else None
-        card = classifier.model.card or say(request, "no_card")  # stays plain text: it comes from strangers
+        card = classifier.model.card or translate(request, "no_card")  # stays plain text: it comes from strangers
         return name, name, "", _facts(classifier, link, request), card
 
     def suggest(self, current: str, request: gr.Request, typed: gr.KeyUpData) -> Any:
@@ -88,7 +88,7 @@ class PredictTab:
     def _called(self, model: str, request: gr.Request) -> str:
         """What to call a model: the id of a visitor's own is a secret that no screenshot shall show."""
         title = self.models.title(model)
-        return model if title is None else say(request, "my_model", title=title)
+        return model if title is None else translate(request, "my_model", title=title)
 
     def predict(self, image: dict[str, Any] | None, model: str, top_k: float = TOP) -> list[dict[str, Any]]:
         """Classify an image with a ResNet: its most likely labels with their scores, best first.
@@ -125,31 +125,31 @@ class PredictTab:
         with gr.Row():
             with gr.Column(min_width=300):
                 photo = gr.Image(
-                    label=t("photo"),
-                    placeholder=t("photo_hint"),
+                    label=message("photo"),
+                    placeholder=message("photo_hint"),
                     sources=["upload", "clipboard", "webcam"],
                     webcam_options=gr.WebcamOptions(mirror=False),
                     buttons=["fullscreen"],
                     height=340,
                     elem_id="photo",
                 )
-                button = gr.Button(t("classify"))
+                button = gr.Button(message("classify"))
             with gr.Column(min_width=300):
-                classes = gr.Label(label=t("classes"), num_top_classes=TOP, elem_id="classes")
+                classes = gr.Label(label=message("classes"), num_top_classes=TOP, elem_id="classes")
                 line = gr.HTML(_status(""), elem_id="line")
             with gr.Column(min_width=300):
                 why = gr.Image(
-                    label=t("heat"),
-                    alt_text=t("heat_alt"),
+                    label=message("heat"),
+                    alt_text=message("heat_alt"),
                     interactive=False,
                     buttons=["fullscreen"],
                     height=340,
                     elem_id="why",
                 )
-                gr.HTML(t("heat_hint"), elem_id="hint")
+                gr.HTML(message("heat_hint"), elem_id="hint")
         examples = gr.Gallery(
             [(path, path.stem.replace("-", " ")) for path in EXAMPLES],
-            label=t("examples"),
+            label=message("examples"),
             columns=len(EXAMPLES),
             height="auto",
             allow_preview=False,
@@ -163,15 +163,15 @@ class PredictTab:
                     list(self.models.names()),
                     value=default,
                     allow_custom_value=True,
-                    label=t("model"),
-                    info=t("model_info"),
+                    label=message("model"),
+                    info=message("model_info"),
                     elem_id="model",
                 )
                 notice = gr.HTML(elem_id="notice")
             with gr.Column(min_width=300, scale=2):
                 facts = gr.HTML(elem_id="facts")
-                with gr.Accordion(t("card"), open=False):
-                    card = gr.Textbox(label=t("card"), show_label=False, interactive=False, lines=4, max_lines=20)
+                with gr.Accordion(message("card"), open=False):
+                    card = gr.Textbox(label=message("card"), show_label=False, interactive=False, lines=4, max_lines=20)
 
         self.picker = picker
         private: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
@@ -214,24 +214,26 @@ def _heat(
     from resnet_hub.inference.gradcam import overlay_heat_map
 
     picture = overlay_heat_map(classifier, image, classifier.config.labels.index(label), maps=maps)
-    return gr.update(value=picture, label=say(request, "heat_of", label=_short(label)))
+    return gr.update(value=picture, label=translate(request, "heat_of", label=_short(label)))
 
 
 def _facts(classifier: "Classifier", link: str | None, request: gr.Request) -> str:
     config = classifier.config
     some = ", ".join(_short(label) for label in config.labels[:5])
-    labels = some if config.num_classes <= 5 else say(request, "more", count=f"{config.num_classes:,}", some=some)
+    labels = some if config.num_classes <= 5 else translate(request, "more", count=f"{config.num_classes:,}", some=some)
     crop = f"{config.crop_pct * 100:.4g}"
     rows = {
         "architecture": config.architecture,
         "parameters": f"{config.num_parameters:,}",
         "labels": labels,
-        "preprocessing": say(request, "pixels", size=config.image_size, crop=crop, interpolation=config.interpolation),
+        "preprocessing": translate(
+            request, "pixels", size=config.image_size, crop=crop, interpolation=config.interpolation
+        ),
     }
-    cells = [f"<dt>{escape(say(request, key))}</dt><dd>{escape(value)}</dd>" for key, value in rows.items()]
+    cells = [f"<dt>{escape(translate(request, key))}</dt><dd>{escape(value)}</dd>" for key, value in rows.items()]
     if link:
         anchor = f'<a href="{escape(link)}" target="_blank" rel="noopener">{escape(link)}</a>'
-        cells.append(f"<dt>{escape(say(request, 'card'))}</dt><dd>{anchor}</dd>")
+        cells.append(f"<dt>{escape(translate(request, 'card'))}</dt><dd>{anchor}</dd>")
     return f"<dl>{''.join(cells)}</dl>"
 
 

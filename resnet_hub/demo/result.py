@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from resnet_hub.demo import account, markup
-from resnet_hub.demo.i18n import PageError, say, sentence, t
+from resnet_hub.demo.i18n import PageError, message, translate, translate_error
 from resnet_hub.demo.page import QUICK, SLOW
 from resnet_hub.demo.predict import PredictTab, alert
 from resnet_hub.demo.runs import Runs
@@ -33,7 +33,7 @@ class ResultStep:
             gone = (self.pictures, self.actions, self.measuring)
             hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in gone}
             hidden |= {self.mistakes: "", self.outcome: ""}
-            return hidden | {self.figures: f"<p>{escape(say(request, 'result_none'))}</p>"}
+            return hidden | {self.figures: f"<p>{escape(translate(request, 'result_none'))}</p>"}
         evaluation = found.evaluation() if done.startswith("finished") else None
         title = Path(found.facts().get("title", "")).stem or "photos"
         packed = None
@@ -63,7 +63,7 @@ class ResultStep:
         try:
             account.check_repo(name)
         except PageError as error:
-            return alert(sentence(request, error)) if name else ""
+            return alert(translate_error(request, error)) if name else ""
         return ""
 
     def push(self, run: str, name: str, private: bool, request: gr.Request, signed_in: gr.OAuthToken | None) -> str:
@@ -78,34 +78,38 @@ class ResultStep:
             token = account.token(request, signed_in, "sign_in")
             url = push_folder(folder, str(name).strip(), private=bool(private), token=token)
         except ResNetHubError as error:
-            return alert(sentence(request, error))
+            return alert(translate_error(request, error))
         url = url.partition("/commit/")[0]  # the model's page says more than the commit's
-        return f'<p role="status">{escape(say(request, "pushed_at"))} {markup.anchor(url)}</p>'
+        return f'<p role="status">{escape(translate(request, "pushed_at"))} {markup.anchor(url)}</p>'
 
     # -- the page ------------------------------------------------------------------------------------------------------
 
     def render(self) -> None:
         """Add the step to the page that is being built; `connect` what it asks, once all parts are there."""
-        self.figures = gr.HTML(f"<p>{t('result_none')}</p>", elem_id="figures")
-        self.measuring = gr.Button(t("measure"), visible=False)
+        self.figures = gr.HTML(f"<p>{message('result_none')}</p>", elem_id="figures")
+        self.measuring = gr.Button(message("measure"), visible=False)
         with gr.Column(visible=False) as self.actions:
             with gr.Row():
-                self.trying = gr.Button(t("try_it"), variant="primary")
-                self.download = gr.DownloadButton(t("download"), elem_id="download")
-            with gr.Accordion(t("push_head"), open=False, elem_id="push"):
+                self.trying = gr.Button(message("try_it"), variant="primary")
+                self.download = gr.DownloadButton(message("download"), elem_id="download")
+            with gr.Accordion(message("push_head"), open=False, elem_id="push"):
                 with gr.Row():
                     self.name = gr.Textbox(
-                        label=t("repo"), info=t("repo_info"), placeholder="user/name", max_length=97, elem_id="repo"
+                        label=message("repo"),
+                        info=message("repo_info"),
+                        placeholder="user/name",
+                        max_length=97,
+                        elem_id="repo",
                     )
-                    self.private = gr.Checkbox(True, label=t("private"))
+                    self.private = gr.Checkbox(True, label=message("private"))
                 account.render_login()
-                self.pushing = gr.Button(t("push"))
+                self.pushing = gr.Button(message("push"))
                 self.outcome = gr.HTML(elem_id="outcome")
         with gr.Row(visible=False) as self.pictures:
             shown: dict[str, Any] = {"interactive": False, "buttons": ["fullscreen"], "format": "png", "min_width": 300}
             shown |= {"show_label": False}  # each has its title in it
-            self.confusion = gr.Image(alt_text=t("confusion"), elem_id="confusion", **shown)
-            self.curves = gr.Image(alt_text=t("curves"), **shown)
+            self.confusion = gr.Image(alt_text=message("confusion"), elem_id="confusion", **shown)
+            self.curves = gr.Image(alt_text=message("curves"), **shown)
         self.mistakes = gr.HTML(elem_id="mistakes", elem_classes="film")
 
     def connect(self, run: gr.State, done: gr.State, steps: gr.Walkthrough, tabs: gr.Tabs) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import account, markup
 from resnet_hub.demo.guard import address
-from resnet_hub.demo.i18n import PageError, say, sentence, t
+from resnet_hub.demo.i18n import PageError, message, translate, translate_error
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.page import PRIVATE, QUICK, SLOW
 from resnet_hub.demo.predict import PredictTab, alert
@@ -97,7 +97,7 @@ class TrainTab:
         except Exception as error:
             if new:
                 self.runs.delete(new)
-            return {self.report: alert(_refusal(request, error))} | self._offer(None)
+            return {self.report: alert(translate_error(request, error))} | self._offer(None)
         if old and self.runs.status(old).state == "new":
             self.runs.delete(old)
         return out
@@ -121,7 +121,7 @@ class TrainTab:
             found = self._found(run)
             packed = self.runs.serve(found, found.export)
         except (ResNetHubError, OSError) as error:
-            raise gr.Error(escape(_refusal(request, error)), print_exception=False) from None
+            raise gr.Error(escape(translate_error(request, error)), print_exception=False) from None
         return {self.data_file: gr.update(value=str(packed), visible=True)}
 
     # -- model and training --------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class TrainTab:
                 owners = {visitor, request.session_hash or visitor}
                 self.runs.start(found, owners, configure(found, source, **settings))
         except (ResNetHubError, OSError) as error:
-            return {self.leading: "", self.notice: alert(_refusal(request, error))}
+            return {self.leading: "", self.notice: alert(translate_error(request, error))}
         out = {self.run: found.id, self.notice: "", self.stored: {"visitor": visitor, "run": found.id}}
         return out | {self.leading: found.id} | self.watch(found.id, None, request) | self._step(TRAINING)
 
@@ -229,7 +229,7 @@ class TrainTab:
                 found.note(config=asdict(config), job=job._asdict())
                 found.log.touch()
         except (ResNetHubError, OSError) as error:
-            return {self.notice: alert(_refusal(request, error))}
+            return {self.notice: alert(translate_error(request, error))}
         out = {self.run: found.id, self.notice: "", self.stored: {"visitor": visitor, "run": found.id}}
         return out | {self.followed: found.id} | self.watch(found.id, None, request) | self._step(TRAINING)
 
@@ -264,7 +264,7 @@ class TrainTab:
                     yield {self.notice: ""}
         except ResNetHubError as error:
             if not isinstance(error, PageError):
-                gr.Warning(escape(sentence(request, error)))
+                gr.Warning(escape(translate_error(request, error)))
 
     def _job(self, run: str) -> "Job | None":
         """The job that trains the run, while more is to be heard of it."""
@@ -289,7 +289,7 @@ class TrainTab:
             places = np.linspace(0, len(images) - 1, min(6, len(images))).round().astype(int)
             drawn = preview_augmentation(config, images.subset(places.repeat(2)), token=False if is_space() else None)
         except ResNetHubError as error:
-            return {self.notice: alert(sentence(request, error)), self.seen_by_training: ""}
+            return {self.notice: alert(translate_error(request, error)), self.seen_by_training: ""}
         return {self.notice: "", self.seen_by_training: markup.film([(picture, "") for picture in drawn])}
 
     def lead(self, run: str, request: gr.Request) -> Iterator[str]:
@@ -299,7 +299,11 @@ class TrainTab:
             return
         with suppress(PageError):  # another tab leads it
             for used in drive(self.runs, found):
-                yield f"<p>{escape(say(request, 'gpu_used', time=markup.duration(used, request)))}</p>" if used else ""
+                yield (
+                    f"<p>{escape(translate(request, 'gpu_used', time=markup.duration(used, request)))}</p>"
+                    if used
+                    else ""
+                )
 
     def _check_memory(self, run: PageRun, base: str | Path | None, settings: dict[str, Any]) -> None:
         from resnet_hub.checkpoints.load import read_config
@@ -327,7 +331,7 @@ class TrainTab:
             elif found:
                 self.runs.stop(found)
         except ResNetHubError as error:
-            gr.Warning(escape(sentence(request, error)))
+            gr.Warning(escape(translate_error(request, error)))
         return self.watch(run, None, request)
 
     def resume(self, run: str, kept: Any, request: gr.Request) -> dict[Any, Any]:
@@ -343,7 +347,7 @@ class TrainTab:
             self.models.forget(run)
             self.runs.start(self._found(run), {visitor, request.session_hash or visitor}, ending=ending)
         except ResNetHubError as error:
-            return {self.leading: "", self.notice: alert(sentence(request, error))}
+            return {self.leading: "", self.notice: alert(translate_error(request, error))}
         out = {self.notice: "", self.stored: {"visitor": visitor, "run": run}}
         if not ending:
             return out | {self.leading: run} | self.watch(run, None, request)
@@ -375,7 +379,7 @@ class TrainTab:
         run = linked or (kept.get("run") if isinstance(kept, dict) else "")
         found = self.runs.find(run)
         if found is None:
-            missing = alert(say(request, "no_run")) if linked else ""
+            missing = alert(translate(request, "no_run")) if linked else ""
             return {self.report: missing} | ({self.tabs: gr.Tabs(selected="train")} if linked else {})
         out: dict[Any, Any] = {self.run: found.id, self.stored: {"visitor": _visitor(kept), "run": found.id}}
         status = self.runs.status(found)
@@ -393,7 +397,7 @@ class TrainTab:
         """Where the run stands; charts and buttons only where they changed since `seen`."""
         found = self.runs.find(run)
         if found is None:
-            gone = alert(say(request, "no_run")) if run else ""
+            gone = alert(translate(request, "no_run")) if run else ""
             buttons = (self.stopping, self.resuming, self.deleting, self.again, self.onward, self.ending)
             # Without a run this is not the step that is seen, and a chart that is hidden with its step gone fails.
             parts = (*buttons, self.charts) if run else buttons
@@ -451,28 +455,28 @@ class TrainTab:
         self.run, self.seen, self.done = gr.State(""), gr.State(None), gr.State("")
         self.leading, self.followed = gr.State(""), gr.State("")
         self.timer = gr.Timer(1.0, active=False)
-        gr.HTML(t("train_head"), elem_classes="hint")
+        gr.HTML(message("train_head"), elem_classes="hint")
         with gr.Walkthrough(selected=DATA) as self.steps:
-            with gr.Step(t("step_data"), id=DATA):
+            with gr.Step(message("step_data"), id=DATA):
                 checks = self._render_data()
                 self.report = gr.HTML(elem_id="report")
-                self.proceed = gr.Button(t("continue"), variant="primary", visible=False)
+                self.proceed = gr.Button(message("continue"), variant="primary", visible=False)
                 with gr.Row(visible=False) as self.taking:
-                    exporting = gr.Button(t("export_data"), size="sm")
+                    exporting = gr.Button(message("export_data"), size="sm")
                     self.data_file = gr.DownloadButton(
-                        t("download_data"), size="sm", visible=False, elem_id="data-file"
+                        message("download_data"), size="sm", visible=False, elem_id="data-file"
                     )
-                    self.report_file = gr.DownloadButton(t("download_report"), size="sm", elem_id="report-file")
-            with gr.Step(t("step_model"), id=MODEL):
+                    self.report_file = gr.DownloadButton(message("download_report"), size="sm", elem_id="report-file")
+            with gr.Step(message("step_model"), id=MODEL):
                 choices, previewing = self._render_choices(default)
                 with gr.Row():
-                    start = gr.Button(t("start"), variant="primary")
-                    self.onward = gr.Button(t("to_training"), visible=False)
+                    start = gr.Button(message("start"), variant="primary")
+                    self.onward = gr.Button(message("to_training"), visible=False)
                 employing = self._render_job()
                 self.notice = gr.HTML(elem_id="train-notice")
-            with gr.Step(t("step_training"), id=TRAINING):
+            with gr.Step(message("step_training"), id=TRAINING):
                 self._render_training()
-            with gr.Step(t("step_result"), id=RESULT):
+            with gr.Step(message("step_result"), id=RESULT):
                 self.result.render()
 
         watched = [
@@ -529,21 +533,23 @@ class TrainTab:
     def _render_data(self) -> list[tuple[Any, Any, list[Any]]]:
         """Three ways to bring data: for each its button, what answers it, and the inputs."""
         with gr.Tabs():
-            with gr.Tab(t("by_class")):
-                gr.HTML(t("by_class_hint"), elem_classes="hint")
+            with gr.Tab(message("by_class")):
+                gr.HTML(message("by_class_hint"), elem_classes="hint")
                 names, galleries = self._render_classes()
-                by_class = gr.Button(t("check"), variant="primary")
-            with gr.Tab(t("zip")):
-                gr.HTML(t("zip_hint"), elem_classes="hint")
-                file = gr.File(label=t("zip_file"), file_types=[".zip"], height=140, elem_id="zip")
-                by_zip = gr.Button(t("check"), variant="primary", elem_id="check-zip")
-            with gr.Tab(t("hub_data")):
+                by_class = gr.Button(message("check"), variant="primary")
+            with gr.Tab(message("zip")):
+                gr.HTML(message("zip_hint"), elem_classes="hint")
+                file = gr.File(label=message("zip_file"), file_types=[".zip"], height=140, elem_id="zip")
+                by_zip = gr.Button(message("check"), variant="primary", elem_id="check-zip")
+            with gr.Tab(message("hub_data")):
                 name = gr.Textbox(
-                    label=t("hub_data_id"), info=t("hub_data_info"), placeholder="user/name", max_length=200
+                    label=message("hub_data_id"), info=message("hub_data_info"), placeholder="user/name", max_length=200
                 )
-                with gr.Accordion(t("hub_names"), open=False, elem_id="hub-names"), gr.Row():
-                    parts = [gr.Textbox(label=t(key), info=t(f"{key}_info"), max_length=200) for key in HUB_NAMES]
-                by_hub = gr.Button(t("check"), variant="primary", elem_id="check-hub")
+                with gr.Accordion(message("hub_names"), open=False, elem_id="hub-names"), gr.Row():
+                    parts = [
+                        gr.Textbox(label=message(key), info=message(f"{key}_info"), max_length=200) for key in HUB_NAMES
+                    ]
+                by_hub = gr.Button(message("check"), variant="primary", elem_id="check-hub")
         return [
             (by_class, self.check_files, [*names, *galleries]),
             (by_zip, self.check_zip, [file]),
@@ -556,10 +562,10 @@ class TrainTab:
         with gr.Row(elem_id="own-classes"):
             for number in range(MAX_CLASSES):
                 with gr.Column(min_width=300, visible=number < 2) as group:
-                    names.append(gr.Textbox(label=t("class_name"), max_length=60))
+                    names.append(gr.Textbox(label=message("class_name"), max_length=60))
                     galleries.append(
                         gr.Gallery(
-                            label=t("class_photos"),
+                            label=message("class_photos"),
                             sources=["upload", "webcam", "clipboard"],
                             file_types=["image", *sorted(SUFFIXES)],
                             columns=5,
@@ -569,9 +575,9 @@ class TrainTab:
                             buttons=[],
                         )
                     )
-                    removals.append(gr.Button(t("remove_class"), size="sm"))
+                    removals.append(gr.Button(message("remove_class"), size="sm"))
                 groups.append(group)
-        more = gr.Button(t("add_class"), size="sm")
+        more = gr.Button(message("add_class"), size="sm")
 
         def show(visible: list[bool]) -> list[Any]:
             return [visible, *(gr.update(visible=value) for value in visible)]
@@ -596,21 +602,21 @@ class TrainTab:
 
     def _render_choices(self, default: str) -> tuple[list[Any], gr.Button]:
         # A value that were the key of a text would be translated by Gradio, and be none of the choices then.
-        ways = [(t(f"how_{key}"), key) for key in ("finetune", "head", "modern")]
-        how = gr.Radio(ways, value="finetune", label=t("how"), info=t("how_info"), elem_id="how")
+        ways = [(message(f"how_{key}"), key) for key in ("finetune", "head", "modern")]
+        how = gr.Radio(ways, value="finetune", label=message("how"), info=message("how_info"), elem_id="how")
         base = gr.Dropdown(
             list(self.models.names()),
             value=default,
             allow_custom_value=True,
-            label=t("base"),
-            info=t("base_info"),
+            label=message("base"),
+            info=message("base_info"),
             elem_id="base",
         )
         architecture = gr.Dropdown(
             ARCHITECTURES,
             value=ARCHITECTURES[0],
-            label=t("architecture"),
-            info=t("architecture_info"),
+            label=message("architecture"),
+            info=message("architecture_info"),
             visible=False,
             elem_id="architecture",
         )
@@ -624,39 +630,53 @@ class TrainTab:
             concurrency_limit=4,
             concurrency_id="suggest",
         )
-        with gr.Accordion(t("more_choices"), open=False):
+        with gr.Accordion(message("more_choices"), open=False):
             with gr.Row():
-                image_size = gr.Number(0, label=t("image_size"), info=t("image_size_info"), precision=0, minimum=0)
-                seed = gr.Number(0, label=t("seed"), info=t("seed_info"), precision=0, minimum=0, maximum=2**31)
-                balance = gr.Checkbox(False, label=t("balance"), info=t("balance_info"), min_width=260)
+                image_size = gr.Number(
+                    0, label=message("image_size"), info=message("image_size_info"), precision=0, minimum=0
+                )
+                seed = gr.Number(
+                    0, label=message("seed"), info=message("seed_info"), precision=0, minimum=0, maximum=2**31
+                )
+                balance = gr.Checkbox(False, label=message("balance"), info=message("balance_info"), min_width=260)
             with gr.Column() as whole:  # what a head alone does not have
                 with gr.Row():
                     epochs = gr.Slider(
-                        0, MAX_EPOCHS, 0, step=1, label=t("epochs"), info=t("epochs_info"), elem_id="epochs"
+                        0, MAX_EPOCHS, 0, step=1, label=message("epochs"), info=message("epochs_info"), elem_id="epochs"
                     )
-                    rate = gr.Number(0, label=t("learning_rate"), info=t("learning_rate_info"), minimum=0, maximum=1)
+                    rate = gr.Number(
+                        0, label=message("learning_rate"), info=message("learning_rate_info"), minimum=0, maximum=1
+                    )
                 with gr.Row():
-                    views = [(t(f"augmentation_{key}"), key) for key in ("auto", "crop", "shift", "none")]
+                    views = [(message(f"augmentation_{key}"), key) for key in ("auto", "crop", "shift", "none")]
                     augmentation = gr.Dropdown(
-                        views, value="auto", label=t("augmentation"), info=t("augmentation_info"), filterable=False
+                        views,
+                        value="auto",
+                        label=message("augmentation"),
+                        info=message("augmentation_info"),
+                        filterable=False,
                     )
-                    mixup = gr.Slider(0, 1, 0, step=0.1, label=t("mixup"), info=t("mixup_info"), elem_id="mixup")
+                    mixup = gr.Slider(
+                        0, 1, 0, step=0.1, label=message("mixup"), info=message("mixup_info"), elem_id="mixup"
+                    )
                     smoothing = gr.Slider(
                         0,
                         0.5,
                         0,
                         step=0.05,
-                        label=t("label_smoothing"),
-                        info=t("label_smoothing_info"),
+                        label=message("label_smoothing"),
+                        info=message("label_smoothing_info"),
                         elem_id="smoothing",
                     )
                 with gr.Row():
-                    kept = [(t(f"select_{key}"), key) for key in ("accuracy", "loss", "last")]
+                    kept = [(message(f"select_{key}"), key) for key in ("accuracy", "loss", "last")]
                     select = gr.Dropdown(
-                        kept, value="accuracy", label=t("select"), info=t("select_info"), filterable=False
+                        kept, value="accuracy", label=message("select"), info=message("select_info"), filterable=False
                     )
-                    patience = gr.Number(0, label=t("patience"), info=t("patience_info"), precision=0, minimum=0)
-            previewing = gr.Button(t("preview"), size="sm")
+                    patience = gr.Number(
+                        0, label=message("patience"), info=message("patience_info"), precision=0, minimum=0
+                    )
+            previewing = gr.Button(message("preview"), size="sm")
             self.seen_by_training = gr.HTML(elem_id="seen-by-training", elem_classes="film")
 
         def show(way: str) -> list[Any]:
@@ -673,23 +693,29 @@ class TrainTab:
         from resnet_hub.jobs import FLAVORS, LIMITS
 
         allowed = not is_space() or "jobs" in os.environ.get("OAUTH_SCOPES", "").split()
-        with gr.Accordion(t("job_head"), open=False, visible=allowed, elem_id="job"):
-            gr.HTML(t("job_hint"), elem_classes="hint")
+        with gr.Accordion(message("job_head"), open=False, visible=allowed, elem_id="job"):
+            gr.HTML(message("job_hint"), elem_classes="hint")
             with gr.Row():
                 repo = gr.Textbox(
-                    label=t("repo"), info=t("repo_info"), placeholder="user/name", max_length=90, elem_id="job-repo"
+                    label=message("repo"),
+                    info=message("repo_info"),
+                    placeholder="user/name",
+                    max_length=90,
+                    elem_id="job-repo",
                 )
-                flavor = gr.Dropdown(list(FLAVORS), value="t4-small", label=t("flavor"), info=t("flavor_info"))
+                flavor = gr.Dropdown(
+                    list(FLAVORS), value="t4-small", label=message("flavor"), info=message("flavor_info")
+                )
                 limit = gr.Dropdown(
                     list(LIMITS),
                     value="2h",
-                    label=t("limit"),
-                    info=t("limit_info"),
+                    label=message("limit"),
+                    info=message("limit_info"),
                     filterable=False,
                     elem_id="job-limit",
                 )
             account.render_login()
-            button = gr.Button(t("start_job"))
+            button = gr.Button(message("start_job"))
         return button, repo, flavor, limit
 
     def _suggest(self, typed: gr.KeyUpData) -> Any:
@@ -702,25 +728,18 @@ class TrainTab:
         with gr.Row(visible=False) as self.charts:
             chart: dict[str, Any] = {"x": "epoch", "y": "value", "color": "series", "min_width": 300}
             chart |= {"x_title": " ", "y_title": " ", "color_title": " "}  # the label says it, translated
-            self.loss = gr.LinePlot(label=t("loss_chart"), elem_id="loss", **chart)
-            self.accuracy = gr.LinePlot(label=t("accuracy_figure"), y_axis_format=".3~p", elem_id="accuracy", **chart)
+            self.loss = gr.LinePlot(label=message("loss_chart"), elem_id="loss", **chart)
+            self.accuracy = gr.LinePlot(
+                label=message("accuracy_figure"), y_axis_format=".3~p", elem_id="accuracy", **chart
+            )
         with gr.Row():
-            self.ending = gr.Button(t("to_result"), variant="primary", visible=False)
-            self.stopping = gr.Button(t("stop"), variant="stop", visible=False)
-            self.resuming = gr.Button(t("resume"), variant="primary", visible=False)
-            self.again = gr.Button(t("new_run"), visible=False)
-            self.deleting = gr.Button(t("delete_run"), visible=False)
+            self.ending = gr.Button(message("to_result"), variant="primary", visible=False)
+            self.stopping = gr.Button(message("stop"), variant="stop", visible=False)
+            self.resuming = gr.Button(message("resume"), variant="primary", visible=False)
+            self.again = gr.Button(message("new_run"), visible=False)
+            self.deleting = gr.Button(message("delete_run"), visible=False)
         self.samples = gr.HTML(elem_id="samples", elem_classes="film")
         self.link = gr.HTML(elem_id="run-link")
-
-
-def _refusal(request: gr.Request, error: Exception) -> str:
-    """Why something was not done; raises an error that nobody expects again."""
-    if isinstance(error, ResNetHubError):
-        return sentence(request, error)
-    if isinstance(error, OSError):  # photos that were added an hour ago are swept
-        return say(request, "files_gone" if isinstance(error, FileNotFoundError) else "disk_full")
-    raise error
 
 
 def _visitor(kept: Any) -> str:

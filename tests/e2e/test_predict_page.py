@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import models as models_module
-from resnet_hub.demo.i18n import TEXTS, PageError
+from resnet_hub.demo.i18n import MESSAGES, PageError
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.predict import EXAMPLES
 from resnet_hub.errors import ResNetHubError
@@ -267,7 +267,7 @@ def test_speaks_the_language_of_the_browser(browser: Browser, address: str, phot
     page = visit(browser, address, locale="zh-CN")
     body = page.locator("body")
     for key in ("photo", "photo_hint", "classify", "classes", "model", "model_info", "examples", "heat_hint", "labels"):
-        expect(body).to_contain_text(TEXTS["zh"][key])
+        expect(body).to_contain_text(MESSAGES["zh"][key])
     drop(page, photo)
     expect(page.locator("#line p")).to_contain_text("用时")
     choose_model(page, "no such model")
@@ -420,6 +420,6 @@ def test_the_embedded_model_recognises_the_examples() -> None:
 def test_languages_have_the_same_texts() -> None:
     fields = {
         language: {key: sorted(re.findall(r"{(\w+)}", text)) for key, text in texts.items()}
-        for language, texts in TEXTS.items()
+        for language, texts in MESSAGES.items()
     }
     assert fields["en"] == fields["zh"]

@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from resnet_hub.checkpoints.model_card import read_metrics
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.report import format_bytes
-from resnet_hub.demo.i18n import TEXTS
+from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
 from resnet_hub.training.run_dir import RunDir
@@ -271,7 +271,7 @@ def test_photos_class_by_class(browser: Browser, address: str, tmp_path: Path) -
             paths.append(tmp_path / f"{channel}-{number}.png")
             paths[-1].write_bytes(picture(channel, number))
     page = visit(browser, address, locale="zh-CN")
-    text = TEXTS["zh"]
+    text = MESSAGES["zh"]
     page.get_by_role("tab", name=text["train_tab"]).click()
     classes = page.locator("#own-classes")
     check = page.get_by_role("button", name=text["check"]).first

@@ -9,7 +9,7 @@ from PIL import Image
 
 from resnet_hub.datasets.report import ClassCount, DatasetReport, Finding, Unreadable
 from resnet_hub.demo import markup
-from resnet_hub.demo.i18n import TEXTS
+from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.demo.runs import PageRun, Status
 from resnet_hub.training.events import Epoch
 
@@ -43,9 +43,9 @@ def test_a_report_shows_what_was_found_and_runs_none_of_it() -> None:
     assert many.count("<tr>") == markup.MAX_ROWS + 1 + 2  # its head, and the table of the unreadable
 
 
-@pytest.mark.parametrize("language", TEXTS)
+@pytest.mark.parametrize("language", MESSAGES)
 def test_where_a_run_stands_is_said_in_the_words_of_its_visitor(language: str, run: PageRun) -> None:
-    text, request = TEXTS[language], from_browser(language)
+    text, request = MESSAGES[language], from_browser(language)
     history = [Epoch(0, None, 1.0, 0.5, True, 0.1, 1.0), Epoch(1, 0.9, 1.1, 0.4, False, 0.1, 2.0)]
     shown = markup.progress(run, Status("queued", place=3), history, request)
     assert text["is_queued"].format(place=3) in shown
@@ -63,7 +63,7 @@ def test_a_series_that_begins_later_is_there_from_the_first_epoch() -> None:
     history = [Epoch(0, None, 1.0, 0.5, True, 0.1, 1.0), Epoch(1, 0.9, 1.1, 0.4, False, 0.1, 2.0)]
     frame = markup.curve(history, from_browser(), ("training", "train_loss"), ("validation", "validation_loss"))
     rows = frame.assign(value=frame["value"].fillna(-1)).values.tolist()
-    texts = TEXTS["en"]
+    texts = MESSAGES["en"]
     assert rows == [
         [0.0, -1.0, texts["training"]],
         [1.0, 0.9, texts["training"]],

@@ -12,7 +12,7 @@ from gradio.data_classes import PredictBodyInternal
 from gradio.state_holder import StateHolder
 
 from resnet_hub.demo import page as module
-from resnet_hub.demo.i18n import TEXTS
+from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.demo.page import Page
 
 
@@ -49,7 +49,7 @@ def test_an_error_is_a_sentence_to_the_visitor_and_a_line_without_them_in_the_lo
         page = made()
         with pytest.raises(gr.Error) as told:
             await page.process_api(page.fns[0], ["diary-of-anna"])
-        assert told.value.message == TEXTS["en"]["no_answer"] and not told.value.print_exception
+        assert told.value.message == MESSAGES["en"]["no_answer"] and not told.value.print_exception
         (line,) = caplog.messages
         assert line.startswith("broken: KeyError in test_page.py:") and "anna" not in line
         with pytest.raises(gr.Error, match="Not this one") as told:
@@ -57,7 +57,7 @@ def test_an_error_is_a_sentence_to_the_visitor_and_a_line_without_them_in_the_lo
         assert not told.value.print_exception and len(caplog.messages) == 1
         with pytest.raises(gr.Error) as told:
             await page.process_api(page.fns[4], ["anna"])
-        assert told.value.message == TEXTS["en"]["no_memory"]
+        assert told.value.message == MESSAGES["en"]["no_memory"]
 
     asyncio.run(calls())
 
@@ -117,7 +117,7 @@ def test_an_address_has_a_quarter_of_the_queue_and_reads_its_answers(monkeypatch
             return done, answer
 
         assert [(await push("6.6.6.6", str(number)))[0] for number in range(3)] == [True, True, False]
-        assert (await push("6.6.6.6", "0"))[1] == TEXTS["en"]["address_calls"].format(count=2)
+        assert (await push("6.6.6.6", "0"))[1] == MESSAGES["en"]["address_calls"].format(count=2)
         assert (await push("1.1.1.1", "ann"))[0]
         assert all([(await push("127.0.0.1", f"own {number}"))[0] for number in range(4)])
         ids, unread = page._queue.pending_event_ids_session, page._queue.pending_messages_per_session
@@ -125,7 +125,7 @@ def test_an_address_has_a_quarter_of_the_queue_and_reads_its_answers(monkeypatch
         assert list(unread)[-1] == "1"  # the last to go
         for _ in range(4):
             unread["ann"].put_nowait(None)
-        assert await push("1.1.1.1", "ann") == (False, TEXTS["en"]["crowded"])
+        assert await push("1.1.1.1", "ann") == (False, MESSAGES["en"]["crowded"])
         del unread["ann"]
         page.trim()
         assert set(ids) == set(unread)
@@ -137,7 +137,7 @@ def test_who_finds_the_queue_full_is_told_so() -> None:
     async def calls() -> None:
         page = made().queue(max_size=0)
         body = PredictBodyInternal(fn_index=0, data=[""], request=None)
-        for language, text in (("de", TEXTS["en"]), ("zh-CN", TEXTS["zh"])):
+        for language, text in (("de", MESSAGES["en"]), ("zh-CN", MESSAGES["zh"])):
             answer = await page._queue.push(body=body, request=asking("1.1.1.1", language), username=None)
             assert answer == (False, text["crowded"], "queue_full")
 

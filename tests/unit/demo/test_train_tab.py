@@ -14,7 +14,7 @@ from helpers.hub_server import Repo
 from helpers.page import from_browser
 
 from resnet_hub import demo, jobs
-from resnet_hub.demo.i18n import TEXTS, PageError
+from resnet_hub.demo.i18n import MESSAGES, PageError
 from resnet_hub.demo.runs import PageRun
 from resnet_hub.errors import DataError
 from resnet_hub.training.config import TrainConfig
@@ -52,8 +52,8 @@ def test_what_is_refused_leaves_no_run_behind(tab: Any, folder: Path, monkeypatc
         return len(list(tab.runs.root.iterdir()))
 
     for breaks, words in (
-        (FileNotFoundError(errno.ENOENT, "gone"), TEXTS["zh"]["files_gone"]),
-        (OSError(errno.ENOSPC, "full"), TEXTS["zh"]["disk_full"]),
+        (FileNotFoundError(errno.ENOENT, "gone"), MESSAGES["zh"]["files_gone"]),
+        (OSError(errno.ENOSPC, "full"), MESSAGES["zh"]["disk_full"]),
     ):
         with monkeypatch.context() as broken:
             broken.setattr(PageRun, "bring_zip", Mock(side_effect=breaks))
@@ -67,10 +67,10 @@ def test_what_is_refused_leaves_no_run_behind(tab: Any, folder: Path, monkeypatc
     run.log.write_text('{"event": "Finished"}\n')
     with monkeypatch.context() as broken:
         broken.setattr(tab.runs, "start", Mock(side_effect=PageError("queue_full")))
-        assert TEXTS["en"]["queue_full"] in tab.begin(run.id, None, from_browser(), *CHOICES)[tab.notice]
+        assert MESSAGES["en"]["queue_full"] in tab.begin(run.id, None, from_browser(), *CHOICES)[tab.notice]
     with monkeypatch.context() as broken:
         broken.setattr(PageRun, "note", Mock(side_effect=OSError(errno.ENOSPC, "full")))
-        assert TEXTS["en"]["disk_full"] in tab.begin(run.id, None, from_browser(), *CHOICES)[tab.notice]
+        assert MESSAGES["en"]["disk_full"] in tab.begin(run.id, None, from_browser(), *CHOICES)[tab.notice]
     assert kept() == 1 and tab.runs.find(run.id)
     tab.runs.delete(run)
 
@@ -95,7 +95,7 @@ def test_what_does_not_fit_into_memory_is_told_with_what_the_page_has(tab: Any) 
     run = tab.runs.create()
     run.tell(Failed(_reason(MemoryError(), TrainConfig(data="", run="run"))))
     for language in ("en", "zh"):
-        assert TEXTS[language]["memory_full"] in tab.watch(run.id, None, from_browser(language))[tab.progress]
+        assert MESSAGES[language]["memory_full"] in tab.watch(run.id, None, from_browser(language))[tab.progress]
     tab.runs.delete(run)
 
 
@@ -109,7 +109,7 @@ def test_a_toast_shows_what_was_written(tab: Any, monkeypatch: pytest.MonkeyPatc
 
 def test_a_job_asks_for_the_sign_in_in_its_own_words(tab: Any) -> None:
     told = tab.begin_job("x", None, "user/name", "t4-small", "2h", from_browser(), None, *CHOICES)
-    assert TEXTS["en"]["sign_in_job"] in told[tab.notice]
+    assert MESSAGES["en"]["sign_in_job"] in told[tab.notice]
 
 
 def test_a_job_whose_time_is_up_is_a_success_that_says_so(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_a_job_whose_time_is_up_is_a_success_that_says_so(tab: Any, monkeypatch:
     list(tab.follow(run.id, from_browser(), Mock(token="hf_x")))
     for language in ("en", "zh"):
         shown = tab.watch(run.id, None, from_browser(language))[tab.progress]
-        assert TEXTS[language]["time_up"] in shown and TEXTS[language]["is_finished"] in shown
+        assert MESSAGES[language]["time_up"] in shown and MESSAGES[language]["is_finished"] in shown
         assert "https://huggingface.co/ann/x/commit/1" in shown
     tab.runs.delete(run)
 
@@ -145,7 +145,7 @@ def test_stop_asks_a_job_to_end_and_keep_and_delete_ends_it_at_once(tab: Any, mo
             shown = tab.stop(run.id, from_browser(), None)  # by a stranger
         assert asked == [] and shown[tab.stopping]["interactive"] is True
         shown = tab.stop(run.id, from_browser("zh"), Mock(token="hf_x"))
-        assert TEXTS["zh"]["job_ending"] in shown[tab.progress]
+        assert MESSAGES["zh"]["job_ending"] in shown[tab.progress]
         assert shown[tab.stopping] | {"visible": True, "interactive": False} == shown[tab.stopping]
     tab.delete(run.id, None, from_browser(), Mock(token="hf_x"))
     assert asked == [("end", job, "hf_x"), ("cancel", job, "hf_x")] and tab.runs.find(run.id) is None

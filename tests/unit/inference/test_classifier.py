@@ -361,7 +361,7 @@ FULL = [
 def test_memory_that_is_full_is_one_sentence_in_code_and_on_the_page(error, model, monkeypatch, tmp_path):
     from unittest.mock import Mock
 
-    from resnet_hub.demo.i18n import TEXTS
+    from resnet_hub.demo.i18n import MESSAGES
     from resnet_hub.demo.predict import PredictTab
 
     classify = Classifier(model).prepare()  # or the second batch would bring another engine up
@@ -377,7 +377,7 @@ def test_memory_that_is_full_is_one_sentence_in_code_and_on_the_page(error, mode
     tab = PredictTab(Mock(get=lambda name: classify))
     for language in ("en", "zh"):
         _, said, _, _ = tab.answer(photo, "any", Mock(headers={"accept-language": language}))
-        assert TEXTS[language]["no_memory"] in said and 'role="alert"' in said
+        assert MESSAGES[language]["no_memory"] in said and 'role="alert"' in said
 
 
 def test_other_failures_of_an_engine_stay_as_they_are(model, monkeypatch):

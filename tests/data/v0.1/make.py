@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from resnet_hub import ResNet, ResNetConfig, TrainConfig, train
 from resnet_hub.card import CardFacts
 from resnet_hub.export import export, quantize
+
+from resnet_hub import ResNet, ResNetConfig, TrainConfig, train
 
 LABELS = ["red", "green", "blue"]
 
@@ -37,7 +38,9 @@ def save_checkpoint() -> None:
     config = ResNetConfig(depths=(1, 1), width=8, stem="3x3", image_size=16, id2label=dict(enumerate(LABELS)))
     model = ResNet(config)
     model.train()(torch.randn(64, 3, 16, 16))
-    facts = CardFacts(title="Colours", license="cc0-1.0", dataset_name="colours", metrics={"accuracy": 0.5}, split="test")
+    facts = CardFacts(
+        title="Colours", license="cc0-1.0", dataset_name="colours", metrics={"accuracy": 0.5}, split="test"
+    )
     model.eval().save_pretrained("checkpoint", card=facts)
     quantize("checkpoint", "colours.zip", force=True)
     export("checkpoint")
@@ -45,7 +48,14 @@ def save_checkpoint() -> None:
 
 def start_run(folder: str) -> "list[object]":
     config = TrainConfig(
-        data="colours.zip", base="checkpoint", run=folder, epochs=3, batch_size=4, learning_rate=1e-3, precision="no", seed=1
+        data="colours.zip",
+        base="checkpoint",
+        run=folder,
+        epochs=3,
+        batch_size=4,
+        learning_rate=1e-3,
+        precision="no",
+        seed=1,
     )
     events = []
     for event in train(config):
@@ -61,8 +71,10 @@ if __name__ == "__main__":
     images = torch.linspace(-2, 2, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
     with torch.inference_mode():
         logits = ResNet.from_pretrained("checkpoint")(images).tolist()
-    print(*start_run("run"), sep="\n")
+    start_run("run")
+    Path("run/stop").unlink()
     whole = [event for event in start_run("/tmp/whole") if type(event).__name__ == "Epoch"]
-    print(*whole, sep="\n")
-    history = [{"epoch": epoch.epoch, "validation_loss": epoch.validation_loss, "accuracy": epoch.accuracy} for epoch in whole]
+    history = [
+        {"epoch": epoch.epoch, "validation_loss": epoch.validation_loss, "accuracy": epoch.accuracy} for epoch in whole
+    ]
     Path("expected.json").write_text(json.dumps({"logits": logits, "history": history}, indent=1) + "\n")

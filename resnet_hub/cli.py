@@ -151,7 +151,7 @@ def _train_here(arguments: argparse.Namespace, given: dict[str, Any]) -> "Event 
 
     from resnet_hub import jobs
     from resnet_hub.checkpoints.push import check_push_access, push_folder
-    from resnet_hub.training.config import TrainConfig, parse_duration
+    from resnet_hub.training.config import Phase, TrainConfig, parse_duration
     from resnet_hub.training.events import Finished, Pushed
     from resnet_hub.training.loop import train as events_of
     from resnet_hub.training.run_dir import RunDir
@@ -165,14 +165,15 @@ def _train_here(arguments: argparse.Namespace, given: dict[str, Any]) -> "Event 
     else:
         raise TrainingError(f"The folder {run.folder} holds no run to go on with; name what to train on with --data.")
 
-    stop_after = parse_duration(arguments.stop_after) if arguments.stop_after else None
+    time_limit = parse_duration(arguments.stop_after) if arguments.stop_after else None
+    phase: Phase = "evaluate" if time_limit == 0 else "all"
     if arguments.push and _speaks():
         check_push_access(arguments.push, private=arguments.private)
 
     def events() -> "Iterator[Event]":
         if arguments.end_when and _speaks():
             jobs.await_end(run, arguments.end_when)
-        for event in events_of(config, stop_after=stop_after):
+        for event in events_of(config, phase=phase, time_limit=time_limit):
             yield event
             if isinstance(event, Finished) and arguments.push and _speaks():
                 yield Pushed(push_folder(event.model, arguments.push, private=arguments.private))

@@ -50,35 +50,6 @@ _PAUSE = 0.3  # seconds between two looks at the workers
 _TAIL = 16_384  # bytes of the log that hold its last event
 
 _ID = re.compile(r"[A-Za-z0-9_-]{32}")
-_WORKER = """
-import contextlib, ctypes, json, os, signal, sys
-os.nice(10)  # predictions go first
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: ends with the app, however that ends
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("1000")  # where memory runs out, the kernel takes this process, and not the page
-import torch
-from resnet_hub.datasets import load
-from resnet_hub.errors import ResNetHubError, memory_is_full
-from resnet_hub.training.config import TrainConfig
-from resnet_hub.training.events import Failed, event_to_json
-from resnet_hub.training.loop import train
-if (memory := json.loads(sys.argv[3])) is not None and not torch.cuda.is_available():
-    import resource
-    with contextlib.suppress(OSError, ValueError):  # there is a lower bound already
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-load.MAX_DOWNLOAD = json.loads(sys.argv[4])  # the data set on the Hub may have grown since the page looked at it
-try:
-    for event in train(TrainConfig(**json.loads(sys.argv[1])), **json.loads(sys.argv[2])):
-        print(event_to_json(event), flush=True)
-except ResNetHubError as error:
-    print(event_to_json(Failed(str(error))), flush=True)
-except (RuntimeError, MemoryError) as error:
-    if not memory_is_full(error):
-        raise
-    failed = "The training does not fit into memory; start again with a smaller image size."
-    print(event_to_json(Failed(failed)), flush=True)
-"""
 
 State = Literal["new", "queued", "running", "stopping", "stopped", "waiting", "failed", "interrupted", "finished"]
 # Of what a worker tells; the history has the rest.
@@ -622,17 +593,17 @@ class _Worker:
             env = {key: value for key, value in env.items() if "TOKEN" not in key}
             env["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
         # An id that begins with a dash is no argument of anything: the folder is the working directory.
-        course: dict[str, float] = {}
-        if self._facts.get("ending"):
-            course["stop_after"] = 0.0
+        phase, time_limit = "all", None if most == math.inf else max(0.0, most - self._before)
+        if self._facts.get("ending") or time_limit == 0:
+            phase, time_limit = "evaluate", None
         elif is_zero() and not self._facts.get("trained"):  # all but the steps, which the GPU does
-            course["seconds"] = 0.0
-        elif most < math.inf:
-            course["stop_after"] = max(0.0, most - self._before)
+            phase, time_limit = "prepare", None
         if is_zero():
             env["CUDA_VISIBLE_DEVICES"] = ""
-        arguments = [sys.executable, "-c", _WORKER]
-        arguments += map(json.dumps, (self._facts.get("config"), course, free_memory(), MAX_BYTES))
+        # The dataset on the Hub may have grown since the page looked at it; predictions go before training.
+        limits = {"time-limit": time_limit, "max-memory": free_memory(), "max-download": MAX_BYTES, "niceness": 10}
+        arguments = [sys.executable, "-m", "resnet_hub.training.worker", json.dumps(self._facts.get("config"))]
+        arguments += [f"--phase={phase}", *(f"--{name}={value}" for name, value in limits.items() if value is not None)]
         with run.log.open("wb") as log:
             self.process = subprocess.Popen(
                 arguments, cwd=run.folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0

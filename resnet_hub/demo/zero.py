@@ -47,7 +47,7 @@ def call(folder: str, seconds: int) -> Iterator[Event | None]:
     os.chdir(folder)  # a run knows its data by relative paths
     torch.set_num_threads(1)  # the threads of OpenMP do not outlive a fork: whoever waits for them waits forever
     try:
-        yield from train(RunDir("run").config, seconds=seconds * SHARE)
+        yield from train(RunDir("run").config, phase="train", time_limit=seconds * SHARE)
     except ResNetHubError as error:  # only the kind of an error leaves the process, not what it says
         yield Failed(str(error))
 

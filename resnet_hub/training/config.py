@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from resnet_hub.errors import TrainingError
 
+Phase = Literal["all", "prepare", "train", "evaluate"]  # parts of a run that `train` does in one call
+
 RECIPES: dict[str, dict[str, Any]] = {
     # Section 4.2: 64,000 steps, the rate divided by 10 at half and at three quarters of them.
     "paper": {"epochs": 164, "batch_size": 128, "learning_rate": 0.1, "schedule": "steps", "warmup": 0.0}

@@ -29,7 +29,7 @@ from resnet_hub.datasets.report import DatasetReport, iterate_report
 from resnet_hub.datasets.split import split_indices
 from resnet_hub.errors import DataError, ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.model import ResNet
-from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.config import Phase, TrainConfig
 from resnet_hub.training.events import (
     Epoch,
     Event,
@@ -62,22 +62,34 @@ _POSITION = ("epoch", "step", "loss_sum", "best", "worse", "seconds")
 T = TypeVar("T")
 
 
-def train(config: TrainConfig, *, seconds: float | None = None, stop_after: float | None = None) -> Iterator[Event]:
-    """Trains as `config` says and tells it event by event; a run that its folder holds already is taken up again.
+def train(
+    config: TrainConfig,
+    *,
+    phase: Phase = "all",
+    time_limit: float | None = None,
+    max_download: int | None = None,
+) -> Iterator[Event]:
+    """Trains a model and yields what happens as events; resumes the run if its directory already holds one.
 
-    The last event is `Finished`, `Stopped` (asked by a file `stop` in the run's folder) or `Failed`; closing the
-    generator stops too, with the state saved. Raises `ResNetHubError` for what cannot start: a bad setting, bad data.
+    The last event is `Finished`, `Stopped` (after a file `stop` appeared in the run directory) or `Failed`. Closing the
+    generator saves the training state and stops.
 
-    With `seconds` a run goes on in pieces, a call each, that do nothing but train: 0 only decodes the pictures, which
-    stay on disk for the others; then each call stops by itself after about so long, until `Stopped.trained`; a call
-    without `seconds` measures what came of it. The weights are those of one unbroken run.
+    Args:
+        config: The settings of the run.
+        phase: Which part of the run to do. "all" trains and evaluates. "prepare" decodes the images and stores them in
+            the run directory. "train" trains without the final evaluation, and ends with `Stopped`, whose `trained`
+            says whether all epochs are done. "evaluate" evaluates the best model so far; if no epoch was evaluated yet,
+            it trains one step first. A run done in phases ends with the same weights as an unbroken one.
+        time_limit: Seconds of training in this call. In phase "all" the run then yields `TimeUp`, and evaluates the
+            best model so far, as it does after a file `end` appeared in the run directory. It can be resumed.
+        max_download: Largest size in bytes of a dataset on the Hub; None: the default of `load_dataset`.
 
-    With `stop_after` it trains about so many seconds at most, from this call on; then `TimeUp` is told, and the best so
-    far measured and kept: that of an epoch or, where none was evaluated yet, as it stands; 0 measures what there is.
-    A file `end` in the run's folder asks for the same. It goes on like any other.
+    Raises:
+        ResNetHubError: If the run cannot start: a wrong setting, an unreadable dataset or base.
     """
-    limit = stop_after if seconds is None else seconds
-    deadline = math.inf if limit is None else time.monotonic() + limit
+    if phase == "evaluate":
+        time_limit = 0.0
+    deadline = math.inf if time_limit is None else time.monotonic() + time_limit
     run = RunDir(config.run)
     if run.exists():
         config.check_same(run.config)
@@ -86,7 +98,7 @@ def train(config: TrainConfig, *, seconds: float | None = None, stop_after: floa
     config = config.resolved()
     try:
         run.stop.unlink(missing_ok=True)
-        trainer = _Trainer(config, run, seconds, deadline, only_measures=stop_after == 0)
+        trainer = _Trainer(config, run, phase, deadline, max_download)
         ready = yield from trainer.set_up()
     except OSError as error:
         raise TrainingError(_reason(error, config)) from None
@@ -124,10 +136,9 @@ class _Trainer:
         self,
         config: TrainConfig,
         run: RunDir,
-        seconds: float | None = None,
+        phase: Phase = "all",
         deadline: float = math.inf,
-        *,
-        only_measures: bool = False,
+        max_download: int | None = None,
     ):
         try:
             from accelerate import Accelerator
@@ -136,7 +147,8 @@ class _Trainer:
             raise TrainingError("Training needs accelerate: pip install 'resnet_hub[train]'.") from None
 
         self.config, self.run, self.deadline = config, run, deadline
-        self.in_pieces, self.only_decodes, self.only_measures = seconds is not None, seconds == 0, only_measures
+        self.phase, self.max_download = phase, max_download
+        self.in_pieces = phase in ("prepare", "train")
         self.time_is_up = False  # for a run that is not in pieces: it ends here
         AcceleratorState._reset_state()  # it refuses the other precision of an earlier run in this process
         self.accelerator = Accelerator(mixed_precision=config.precision or ("bf16" if _has_bf16() else "no"))
@@ -189,7 +201,7 @@ class _Trainer:
 
         Raises `DataError` where the report of the data finds a reason not to start, or the data changed since.
         """
-        splits = load_dataset(self.config.data, **self.config.data_names)
+        splits = load_dataset(self.config.data, **self.config.data_names, max_bytes=self.max_download)
         if splits.commit:
             self.config = replace(self.config, data_revision=splits.commit)  # a resumed run reads the same
         # What a first start that failed has left may be of other settings.
@@ -311,7 +323,7 @@ class _Trainer:
             self.epochs,
             str(self.device),
         )
-        if self.only_measures and self.best and not self._is_trained:
+        if self.phase == "evaluate" and self.best and not self._is_trained:
             self.time_is_up = True
             yield TimeUp(self.epoch, self.step)
         if not (resumed and self._is_trained):
@@ -320,7 +332,7 @@ class _Trainer:
                 yield event
                 if self._is_asked_to_stop:
                     break
-            if self.only_decodes or self._is_asked_to_stop:
+            if self.phase == "prepare" or self._is_asked_to_stop:
                 yield Stopped(self.epoch, self.step)
                 return
             if config.base and not resumed and not self.keeps_head and not (yield from self._fit_head()):

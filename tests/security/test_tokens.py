@@ -113,7 +113,7 @@ class Visitor(Caller):
 
         def seen() -> list[psutil.Process]:
             for child in psutil.Process().children(recursive=True):
-                if "resnet_hub.training.loop" in " ".join(child.cmdline()):
+                if "resnet_hub.training.worker" in " ".join(child.cmdline()):
                     found.append(child)
             return found
 

@@ -541,7 +541,7 @@ def test_what_a_run_has_kept_is_measured_without_another_step(
             RunDir(config.run).stop.touch()
     state = RunDir(config.run).state.read_bytes()
     monkeypatch.setattr(_Trainer, "_train_step", None)  # such as one that does not fit into memory
-    events = list(train(replace(config, epochs=9), stop_after=0))
+    events = list(train(replace(config, epochs=9), phase="evaluate"))
     assert kinds(events) == ["Started", "TimeUp", "Finished"]
     card = (RunDir(config.run).model / "README.md").read_text()
     assert re.search(r"\d epochs? of 9 in", card) and RunDir(config.run).state.read_bytes() == state
@@ -585,12 +585,12 @@ def test_pieces_of_a_run_end_with_the_weights_of_the_unbroken_one(
     list(train(unbroken))
     monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / "two"))
     run, kind = RunDir(config.run), "pictures"
-    first = list(train(config, seconds=0))
+    first = list(train(config, phase="prepare"))
     told = kinds([event for event in first if not (isinstance(event, Preparing) and event.what == "report")])
     assert told == ["Started", "Preparing", "Preparing", "Stopped"] and not run.state.exists()
     pieces = 0
     while True:
-        events = list(train(config, seconds=1e-9))  # one batch of features, or one step
+        events = list(train(config, phase="train", time_limit=1e-9))  # one batch of features, or one step
         pieces += 1
         assert not any(isinstance(event, Preparing) and event.what == kind for event in events)
         assert isinstance(events[-1], Stopped) and not any(isinstance(event, Finished) for event in events)
@@ -613,7 +613,7 @@ def test_a_run_whose_time_is_up_is_measured_and_goes_on_to_the_same_weights(
     run = RunDir(config.run)
     told: list[str] = []
     for step in range(1, 9):  # of nine, three an epoch: a step each time
-        events = list(train(config, stop_after=1e-9))
+        events = list(train(config, time_limit=1e-9))
         told += kinds(events)
         assert kinds(events)[-2:] == ["Epoch", "Finished"] if step < 3 else kinds(events)[-1] == "Finished"
         assert "TimeUp" in kinds(events) and "Stopped" not in kinds(events)
@@ -627,7 +627,7 @@ def test_a_run_whose_time_is_up_is_measured_and_goes_on_to_the_same_weights(
             rf"{step // 3} epochs? of 3 in .* the weights kept are those of epoch {finished.epoch}\.", card
         )
     assert told.count("Finished") == told.count("TimeUp") == 8
-    *_, last = train(config, stop_after=1000)
+    *_, last = train(config, time_limit=1000)
     assert isinstance(last, Finished) and equal(weights(config), weights(unbroken))
     assert run.epochs()[1:] == [
         event._replace(seconds=found.seconds)
@@ -636,9 +636,9 @@ def test_a_run_whose_time_is_up_is_measured_and_goes_on_to_the_same_weights(
     assert "3 epochs in" in (run.model / "README.md").read_text()
 
     based = replace(config, architecture="resnet18", base=str(base), run=str(tmp_path / "based"))
-    events = list(train(based, stop_after=1e-9))  # whose head is fitted all the same
+    events = list(train(based, time_limit=1e-9))  # whose head is fitted all the same
     assert [event.epoch for event in RunDir(based.run).epochs()] == [0] and kinds(events)[-1] == "Finished"
-    asked = train(replace(config, run=str(tmp_path / "asked")), stop_after=1e-9)
+    asked = train(replace(config, run=str(tmp_path / "asked")), time_limit=1e-9)
     for event in asked:  # whoever asks it to stop wants no measuring
         if isinstance(event, Preparing):
             RunDir(tmp_path / "asked").stop.touch()

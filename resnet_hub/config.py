@@ -305,7 +305,7 @@ class ResNetConfig:
             schema = brief(own["schema"])
             raise ConfigError(f"config.json has schema {schema}, this version reads {SCHEMA}; update resnet_hub.")
         values = {key: own[key] for key in _STRUCTURE if key in own}
-        values |= picture_fields(section(content, "pretrained_cfg"))
+        values |= preprocessing_fields(section(content, "pretrained_cfg"))
         names = content.get("label_names")
         if names is not None and not isinstance(names, list):
             raise ConfigError(f"config.json has label_names of type {type(names).__name__}; expected a list of texts.")
@@ -344,7 +344,7 @@ def section(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found or {}
 
 
-def picture_fields(picture: Mapping[str, Any]) -> dict[str, Any]:
+def preprocessing_fields(picture: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that timm's `pretrained_cfg` gives. Not its `test_input_size`: timm leaves that out unless asked."""
     values = {key: picture[key] for key in _PREPROCESSING if picture.get(key) is not None}
     if picture.get("input_size") is not None:

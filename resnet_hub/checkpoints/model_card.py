@@ -64,7 +64,7 @@ class CardContent:
     command: str = ""  # that repeats the training
     training: str = ""  # a paragraph: hardware, minutes, seed, epochs
     limits: str = ""
-    pictures: Sequence[str] = ()  # names of image files in the folder
+    image_files: Sequence[str] = ()  # names of image files in the folder
 
 
 def render_card(
@@ -84,7 +84,7 @@ def render_card(
         f"# {_text(facts.title) or _title(config)}",
         facts.summary.strip() or _summary(config),
         _results(facts),
-        *(f"![{_text(name.rsplit('.', 1)[0])}]({quote(name)})" for name in facts.pictures),
+        *(f"![{_text(name.rsplit('.', 1)[0])}]({quote(name)})" for name in facts.image_files),
         _classes(facts),
         _labels(config),
         _preprocessing(config),

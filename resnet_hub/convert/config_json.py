@@ -8,7 +8,7 @@ from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
 
-from resnet_hub.config import VARIANTS, ResNetConfig, label_table, parse_json_object, picture_fields, section
+from resnet_hub.config import VARIANTS, ResNetConfig, label_table, parse_json_object, preprocessing_fields, section
 from resnet_hub.errors import ConfigError
 
 # What timm's other ResNets have that ours do not, by their names; the first that matches is named.
@@ -100,7 +100,7 @@ def _of_timm(content: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(VARIANTS[name])
     if values.get("stem") != "3x3":  # timm has no CIFAR nets; what it is silent about is as it has it
         values["interpolation"] = "bicubic"
-    values |= picture_fields(picture)
+    values |= preprocessing_fields(picture)
     arguments = section(content, "model_args")
     values |= _timm_arguments(arguments, values)
     if "global_pool" in content:

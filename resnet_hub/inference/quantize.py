@@ -93,7 +93,7 @@ def quantize(
         weights=digest_weights(model),
         ranges=ranges,
         data=f"{name} split, {known:,} pictures",
-        pictures=known,
+        num_images=known,
         accuracy=before,
         accuracy_int8=after,
         passed=passed,
@@ -109,7 +109,7 @@ def calibrate_on_batch(model: ResNet, batch: Tensor) -> ResNet:
     """A copy calibrated on one batch of inputs, with no accuracy measured: for comparing speed."""
     model = copy.deepcopy(model)
     ranges = _ranges(fold_batchnorm(model), [list(batch)])
-    facts: dict[str, Any] = {"data": "", "pictures": 0, "accuracy": 0.0, "accuracy_int8": 0.0, "passed": False}
+    facts: dict[str, Any] = {"data": "", "num_images": 0, "accuracy": 0.0, "accuracy_int8": 0.0, "passed": False}
     model.calibration = CalibrationRecord(weights=digest_weights(model), ranges=ranges, **facts).to_json().encode()
     return model
 

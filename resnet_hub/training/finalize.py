@@ -90,7 +90,7 @@ def describe_run(run: RunDir, evaluation: Evaluation, trained: np.ndarray, hardw
             f"{length} in {minutes:.1f} minutes on {hardware}; the weights kept are those of epoch "
             f"{kept}. Recipe {config.recipe}, seed {config.seed}, torch {torch.__version__}.{origin}"
         ),
-        pictures=(CURVES, CONFUSION),
+        image_files=(CURVES, CONFUSION),
     )
 
 

@@ -38,7 +38,7 @@ def test_the_checkpoint_gives_the_same_logits() -> None:
 
 def test_the_int8_calibration_is_read_and_used() -> None:
     record = CalibrationRecord.from_json((DATA / "checkpoint" / CALIBRATION_FILE).read_bytes())
-    assert (record.pictures, record.passed, record.data) == (30, True, "train split, 30 pictures")
+    assert (record.num_images, record.passed, record.data) == (30, True, "train split, 30 pictures")
     classify = Classifier.from_pretrained(DATA / "checkpoint", device="cpu", precision="int8")
     assert {answer["label"] for answer in classify(torch.zeros(3, 20, 20).byte().permute(1, 2, 0).numpy())} == {
         "red",

@@ -39,5 +39,5 @@ def ranges(model, batch):
 
 
 def calibration(**changes):
-    facts = {"weights": "0" * 64, "ranges": {"pixel_values": (-1.0, 2.0)}, "data": "some", "pictures": 3}
+    facts = {"weights": "0" * 64, "ranges": {"pixel_values": (-1.0, 2.0)}, "data": "some", "num_images": 3}
     return CalibrationRecord(**facts | {"accuracy": 0.9, "accuracy_int8": 0.9, "passed": True} | changes)

@@ -387,7 +387,7 @@ def test_one_commit_uploads_the_folder_and_drops_what_contradicts_it(model: ResN
     for name in ("onnx/model.onnx", "preprocessor_config.json", "notes.txt"):
         hub.edit("user/tiny", name, "old")
     torch.nn.init.ones_(model.fc.bias)
-    folder = model.save_pretrained(tmp_path / "m", card=CardContent(pictures=["confusion.png"]))
+    folder = model.save_pretrained(tmp_path / "m", card=CardContent(image_files=["confusion.png"]))
     (folder / "confusion.png").write_bytes(b"picture")
     (folder / ".env").write_text("secret")
     (folder / ".git").mkdir()

@@ -44,7 +44,7 @@ FACTS = CardContent(
     command='resnet-hub train flowers.zip --title "```"',
     training="12 minutes on two cores, 5 epochs, seed 0.",
     limits="No other flowers.",
-    pictures=["confusion matrix.png"],
+    image_files=["confusion matrix.png"],
 )
 
 
@@ -97,7 +97,7 @@ def test_a_licence_without_a_name_is_no_section_of_one_word() -> None:
 
 
 def test_int8_is_told_once_and_keeps_the_rest() -> None:
-    facts: dict[str, Any] = {"weights": OLD, "ranges": {}, "data": "test split, 9 pictures", "pictures": 9}
+    facts: dict[str, Any] = {"weights": OLD, "ranges": {}, "data": "test split, 9 pictures", "num_images": 9}
     facts |= {"accuracy": 0.9, "passed": True}
     once = add_int8_section(render(), CalibrationRecord(accuracy_int8=0.8, **facts))
     assert "are right, in float32 90.00 %" in once and "80.00 % of the answers" in once
@@ -185,7 +185,7 @@ def test_a_card_stays_while_its_weights_do() -> None:
     assert carry_over_card(render(), render(None)) == render()
     edited = render().replace("Tells", "It tells")
     assert carry_over_card(edited, render(None)) == edited
-    facts: dict[str, Any] = {"weights": OLD, "ranges": {}, "data": "test split, 9 pictures", "pictures": 9}
+    facts: dict[str, Any] = {"weights": OLD, "ranges": {}, "data": "test split, 9 pictures", "num_images": 9}
     calibrated = CalibrationRecord(accuracy=0.9, accuracy_int8=0.9, passed=True, **facts)
     assert carry_over_card(add_int8_section(render(), calibrated), render(None)) == render()  # int8 is not saved along
 

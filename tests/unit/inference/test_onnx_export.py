@@ -102,7 +102,7 @@ def test_int8_is_measured_and_stored_and_used(folder, data, monkeypatch):
     seen = []
     found = quantize(folder, data, progress=lambda done, total: seen.append((done, total)), force=True)
     assert seen[-1] == (65, 65)
-    assert (found.pictures, found.data) == (25, "test split, 25 pictures")
+    assert (found.num_images, found.data) == (25, "test split, 25 pictures")
     assert found.accuracy == evaluate(folder, data).accuracy
     assert CalibrationRecord.from_json((folder / CALIBRATION_FILE).read_bytes()) == found
     told = f"{found.accuracy_int8:.2%} of the answers are right, in float32 {found.accuracy:.2%}".replace("%", " %")

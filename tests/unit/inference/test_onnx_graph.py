@@ -145,7 +145,7 @@ def test_a_calibration_comes_back_as_it_was():
 )
 def test_a_calibration_that_makes_no_sense(damage):
     text = damage if isinstance(damage, str) else json.dumps(json.loads(calibration().to_json()) | damage)
-    with pytest.raises(CheckpointError, match=r"^The int8 calibration is damaged; "):
+    with pytest.raises(CheckpointError, match=r"^The int8 calibration is damaged\. "):
         CalibrationRecord.from_json(text)
 
 

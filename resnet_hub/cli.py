@@ -688,17 +688,16 @@ def _add_data_names(command: argparse.ArgumentParser, *revision: str) -> None:
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
-    """An option for each field of `TrainConfig`, explained by the comment beside it."""
-    import inspect
-    import re
+    """An option for each field of `TrainConfig`, with the help in its metadata."""
+    from dataclasses import fields
 
     from resnet_hub.training.config import TrainConfig
 
-    comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(TrainConfig), re.MULTILINE))
+    helps = {field.name: field.metadata["help"] for field in fields(TrainConfig)}
     for key, hint in get_type_hints(TrainConfig).items():
         kind = next(kind for kind in [*get_args(hint), hint] if isinstance(kind, type) or get_origin(kind) is Literal)
         kind = hint if get_origin(hint) is Literal else kind
-        options: dict[str, Any] = {"help": comments.get(key, "").replace("%", "%%"), "dest": key}
+        options: dict[str, Any] = {"help": helps[key].replace("%", "%%"), "dest": key}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif get_origin(kind) is Literal:

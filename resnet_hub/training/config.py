@@ -1,10 +1,12 @@
-"""All that decides a training run, and the recipes. Imports no torch."""
+"""The settings of a training run, and the recipes. Imports no torch."""
+
+# ruff: noqa: RUF009 (`option` returns a field)
 
 import math
 import os
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -12,175 +14,253 @@ from resnet_hub.errors import TrainingError
 
 Phase = Literal["all", "prepare", "train", "evaluate"]  # parts of a run that `train` does in one call
 
+Recipe = Literal["paper", "modern", "finetune", "head"]
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["cosine", "steps", "constant"]
+Augmentation = Literal["shift", "crop", "none"]
+Precision = Literal["no", "bf16", "fp16"]
+
 RECIPES: dict[str, dict[str, Any]] = {
-    # Section 4.2: 64,000 steps, the rate divided by 10 at half and at three quarters of them.
+    # Section 4.2: 64,000 steps, the learning rate divided by 10 after half and after three quarters of them.
     "paper": {"epochs": 164, "batch_size": 128, "learning_rate": 0.1, "schedule": "steps", "warmup": 0.0}
     | {"weight_decay": 1e-4, "nesterov": False, "ema": 0.0, "clip": 0.0, "frozen_norm": False, "frozen_stages": 0}
     | {"optimizer": "sgd"},
-    # One cycle (https://arxiv.org/abs/1708.07120), and an average of the weights.
+    # One cycle (https://arxiv.org/abs/1708.07120), with an average of the weights.
     "modern": {"epochs": 50, "batch_size": 128, "learning_rate": 0.2, "schedule": "cosine", "warmup": 0.2}
     | {"weight_decay": 5e-4, "nesterov": True, "ema": 0.999, "clip": 0.0, "frozen_norm": False, "frozen_stages": 0}
     | {"optimizer": "sgd"},
-    # From a base: its features fit a new head, then the whole network follows, for as long as `for_pictures` says.
-    # SGD, kept stages and, with few pictures, new statistics were each worse (docs/log.md).
+    # A new head is fitted to the base's features, then the whole network is trained for `choose_epochs` epochs.
+    # SGD, frozen stages and, with few images, new BatchNorm statistics each gave a lower accuracy (docs/log.md).
     "finetune": {"batch_size": 32, "learning_rate": 3e-4, "schedule": "cosine", "warmup": 0.1, "optimizer": "adamw"}
     | {"weight_decay": 1e-4, "nesterov": False, "ema": 0.99, "clip": 1.0, "frozen_norm": True, "frozen_stages": 0},
-    # The fitted head alone, on a body that stays as it is.
+    # Only the head is fitted; the backbone does not change.
     "head": {"epochs": 0, "batch_size": 128, "learning_rate": 0.0, "schedule": "constant", "warmup": 0.0}
     | {"weight_decay": 0.0, "nesterov": False, "ema": 0.0, "clip": 0.0, "frozen_norm": True, "frozen_stages": 0}
     | {"optimizer": "sgd"},
 }
 
-DATASET_FIELDS = {  # the fields below that say what of the data set is read, each with its name in `data.load`
+# The fields below that select a part of the dataset, with the names of `load_dataset`'s arguments for them.
+DATASET_FIELDS = {
     **{"subset": "subset", "train_split": "split", "image_column": "image_column", "label_column": "label_column"},
     "data_revision": "revision",
 }
-_FINETUNED = 8_000  # pictures that a fine-tuning sees by itself: two or three minutes on a CPU at 64 pixels
+SHELF = "weights"  # folder of the checkpoints that ship with the project
+_FINETUNE_IMAGES = 8_000  # that a fine-tuning sees in all its epochs: two or three minutes on a CPU at 64 pixels
+
+
+def option(default: Any, help: str) -> Any:
+    """A field with a default, and the help that the command line shows for it."""
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """All that decides a run. A field left None is chosen: from the base, the machine, or its recipe's row above."""
+    """The settings of a run. A field that is None is chosen from the base, the machine, or the recipe's row above."""
 
-    data: str  # folder of class folders, ZIP of one, folder of parquet files, or data set id on the Hub
-    run: str  # folder of the run: made if missing, taken up again if it holds one
-    subset: str | None = None  # of a data set, parquet or on the Hub, that has several
-    train_split: str | None = None  # what of it to train on and hold out from, such as train[:10%]
-    image_column: str | None = None  # None: the one with pictures
-    label_column: str | None = None  # None: the one with classes
-    data_revision: str | None = None  # branch, tag or commit of a data set on the Hub; the run stays with the commit
-    base: str | None = None  # checkpoint folder or Hub id whose body to start from; None: from scratch
-    architecture: str = "resnet18"  # a name of `VARIANTS`; from scratch only
-    image_size: int | None = None  # pixels, both sides
-    first_size: int | None = None  # pixels in the first epochs, growing by 16 up to image_size; None: no growth
-    crop_pct: float | None = None  # share of the picture's short side that the network sees
-    recipe: Literal["paper", "modern", "finetune", "head"] | None = None  # None: finetune with a base, else modern
-    epochs: int | None = None  # passes over the training pictures
-    batch_size: int | None = None  # pictures a step, over all processes; the recipe's rate is for its own
-    accumulate: int = 1  # parts that a step's pictures pass in one after the other, where memory holds no more
-    optimizer: Literal["sgd", "adamw"] | None = None
-    learning_rate: float | None = None  # the schedule's highest; adamw wants about a hundredth of sgd's
-    body_rate: float = 1.0  # the body's rate over the head's, with a base
-    schedule: Literal["cosine", "steps", "constant"] | None = None  # after the warm-up
-    warmup: float | None = None  # share of all steps in which the rate rises from 0
-    momentum: float = 0.9  # of adamw the first beta
-    nesterov: bool | None = None  # sgd only
-    weight_decay: float | None = None  # of every weight, as in the paper
-    label_smoothing: float = 0.0
-    balance: Literal["none", "sampling", "loss"] = "none"  # rare classes are drawn more often, or weigh more
-    augmentation: Literal["shift", "crop", "none"] | None = None  # None: shift up to 64 pixels, else crop
-    mixup: float = 0.0  # alpha; 0: off
-    cutmix: float = 0.0  # alpha; 0: off
-    erasing: float = 0.0  # share of pictures that lose a rectangle
-    ema: float | None = None  # decay, a step, of the averaged weights that are evaluated and kept; 0: off
-    clip: float | None = None  # largest norm of a step's gradient, which is scaled down to it; 0: off
-    frozen_norm: bool | None = None  # BatchNorm keeps the base's statistics
-    frozen_stages: int | None = None  # of the base, from the stem on, that stay as they are; the last one never does
-    validation: float = 0.2  # share held out where the data has neither validation nor test split
-    select: Literal["accuracy", "loss", "last"] = "accuracy"  # which epoch's weights are kept
-    evaluate_every: int = 1  # epochs; the last is evaluated always
-    patience: int | None = None  # evaluations without a better one after which it ends early; None: never
-    precision: Literal["no", "bf16", "fp16"] | None = None  # of the forward pass; None: bf16 where the machine has it
-    compile: bool = False  # fuse the steps with torch.compile: minutes to compile, then on a CPU up to a seventh faster
-    seed: int = 0
-    checkpoint_seconds: float = 60.0  # at most between two saved states
+    data: str = field(
+        metadata={"help": "folder of class folders, ZIP of one, folder of parquet files, or dataset id on the Hub"}
+    )
+    run: str = field(metadata={"help": "run directory: created if missing, resumed if it already holds a run"})
+    subset: str | None = option(None, "subset of a parquet or Hub dataset that has several")
+    train_split: str | None = option(None, "split to train on and to hold out from, such as train[:10%]")
+    image_column: str | None = option(None, "column with the images; default: detected")
+    label_column: str | None = option(None, "column with the classes; default: detected")
+    data_revision: str | None = option(
+        None, "branch, tag or commit of a dataset on the Hub; a resumed run reads the same commit"
+    )
+    base: str | None = option(
+        None, "checkpoint folder or Hub id of the base model; default: none, train from random weights"
+    )
+    architecture: str = option("resnet18", "name of the network, such as resnet50; only without a base")
+    image_size: int | None = option(None, "pixels of a side")
+    first_size: int | None = option(
+        None, "pixels of a side in the first epochs; grows by 16 up to image_size; default: no growth"
+    )
+    crop_pct: float | None = option(None, "fraction of the image's short side that the network sees")
+    recipe: Recipe | None = option(None, "named set of settings; default: finetune with a base, else modern")
+    epochs: int | None = option(None, "passes over the training images")
+    batch_size: int | None = option(
+        None, "images per step, over all processes; the recipe's learning rate suits its own batch size"
+    )
+    accumulate: int = option(1, "parts that a batch is split into if it does not fit into memory at once")
+    optimizer: Optimizer | None = option(None, "default: the recipe's")
+    learning_rate: float | None = option(
+        None, "highest value of the schedule; adamw needs about a hundredth of the value for sgd"
+    )
+    body_rate: float = option(1.0, "learning rate of the backbone relative to the head; only with a base")
+    schedule: Schedule | None = option(None, "of the learning rate after the warm-up")
+    warmup: float | None = option(None, "fraction of all steps in which the learning rate rises from 0")
+    momentum: float = option(0.9, "of sgd; the first beta of adamw")
+    nesterov: bool | None = option(None, "use Nesterov momentum; only with sgd")
+    weight_decay: float | None = option(None, "applied to all weights, as in the paper")
+    label_smoothing: float = option(0.0, "fraction of each target that is spread over all classes")
+    balance: Literal["none", "sampling", "loss"] = option(
+        "none", "sample rare classes more often, or weight them higher in the loss"
+    )
+    augmentation: Augmentation | None = option(None, "default: shift for images up to 64 pixels, else crop")
+    mixup: float = option(0.0, "alpha of mixup; 0: off")
+    cutmix: float = option(0.0, "alpha of CutMix; 0: off")
+    erasing: float = option(0.0, "fraction of images that lose a random rectangle")
+    ema: float | None = option(
+        None, "decay per step of the average of the weights that is evaluated and saved; 0: no average"
+    )
+    clip: float | None = option(None, "largest norm of the gradient, which is scaled down to it; 0: off")
+    frozen_norm: bool | None = option(None, "keep the BatchNorm statistics of the base")
+    frozen_stages: int | None = option(
+        None, "number of stages of the base, from the stem on, that are not trained; the last stage always is"
+    )
+    validation: float = option(0.2, "fraction to hold out if the dataset has no validation or test split")
+    select: Literal["accuracy", "loss", "last"] = option("accuracy", "which epoch's weights are kept")
+    evaluate_every: int = option(1, "epochs between two evaluations; the last epoch is always evaluated")
+    patience: int | None = option(None, "early stopping after this many evaluations without improvement; default: none")
+    precision: Precision | None = option(
+        None, "of the forward pass; default: bf16 if the hardware supports it, else no reduction"
+    )
+    compile: bool = option(
+        False, "use torch.compile: takes minutes at the start, then a CPU trains up to a seventh faster"
+    )
+    seed: int = option(0, "of all random choices")
+    checkpoint_seconds: float = option(60.0, "longest time between two saved training states")
 
     def __post_init__(self) -> None:
         for name in ("data", "run", "base"):
             if isinstance(value := getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(value))
 
-    def resolved(self) -> "TrainConfig":
-        """The same with the choices of its recipe made."""
+    def resolved(self) -> "ResolvedTrainConfig":
+        """Returns the settings with the recipe's choices filled in.
+
+        Raises:
+            TrainingError: If a value is out of its range, or contradicts another one.
+        """
         recipe = self.recipe or ("finetune" if self.base else "modern")
         if recipe not in RECIPES:
             raise TrainingError(f"Unknown recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
         if recipe in ("finetune", "head") and not self.base:
             raise TrainingError(f"The recipe {recipe!r} starts from a trained model; name one as base.")
-        chosen = {key: value for key, value in RECIPES[recipe].items() if getattr(self, key) is None}
-        config = replace(self, recipe=recipe, **chosen)
-        if not config.base and config.epochs == 0:
-            raise TrainingError("epochs is 0; only a head on a base is fitted without any.")
-        if not config.base and config.frozen_norm:
-            raise TrainingError("frozen_norm keeps the statistics of a base; name one as base, or leave it out.")
-        if not config.base and config.frozen_stages:
-            raise TrainingError("frozen_stages are those of a base; name one as base, or leave it out.")
-        if config.base and config.architecture != TrainConfig.architecture:
-            raise TrainingError(
-                f"The architecture is that of the base {config.base}; leave it out, or leave out the base."
-            )
-        if config.nesterov and config.optimizer == "adamw":
-            raise TrainingError("nesterov is for sgd; leave it out, or choose that optimizer.")
-        if recipe == "head" and config.epochs:
-            raise TrainingError("The recipe 'head' has no epochs; choose finetune, or leave them out.")
-        if config.patience is not None and config.select == "last":
-            raise TrainingError("With select 'last' no epoch is better than another; choose another, or no patience.")
-        for key, allowed in _CHOICES.items():
-            if (value := getattr(config, key)) not in (None, *allowed):
-                raise TrainingError(f"{key} is {value!r}; choose one of {', '.join(allowed)}.")
-        for key, low, high in _RANGES:
-            value = getattr(config, key)
-            if value is not None and not low <= value <= high:
-                raise TrainingError(f"{key} is {value!r}; expected {low:g} to {high:g}.")
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)} | {"recipe": recipe}
+        values |= {key: value for key, value in RECIPES[recipe].items() if values[key] is None}
+        config = ResolvedTrainConfig(**values)
+        _check_combination(config)
+        _check_values(config)
         return config
-
-    def for_pictures(self, count: int) -> "TrainConfig":
-        """The same with the choices made that depend on how many pictures there are to learn from."""
-        epochs = min(max(math.ceil(_FINETUNED / count), 3), 10)
-        return self if self.epochs is not None else replace(self, epochs=epochs)
 
     @property
     def data_names(self) -> dict[str, Any]:
-        """What of the data set is read, by the names that `data.load` has for it."""
-        return {name: getattr(self, field) for field, name in DATASET_FIELDS.items()}
+        """The arguments of `load_dataset` that select a part of the dataset."""
+        return {name: getattr(self, key) for key, name in DATASET_FIELDS.items()}
 
-    def check_same(self, other: "TrainConfig", asked: Collection[str] = ()) -> None:
-        """Raises `TrainingError` where something else is asked for than the run `other` was begun with.
+    def check_same(self, other: "TrainConfig", explicit: Collection[str] = ()) -> None:
+        """Checks that these settings can resume the run that was started with `other`.
 
-        What is left as it is by itself asks for nothing, unless `asked` names it: a run is taken up by its folder. Data
-        and base may have moved, and so may a branch of the data set.
+        A field at its default accepts any value, unless it is among `explicit`. The dataset and the base may have
+        moved, and a branch of the dataset may point elsewhere.
+
+        Raises:
+            TrainingError: If a field differs.
         """
-        for field in fields(self):
-            value, known = getattr(self, field.name), getattr(other, field.name)
-            left = value in (None, "", field.default) and field.name not in asked
-            moved = field.name in ("data", "base") and known and _is_gone(known)
-            moved = moved or (field.name == "data_revision" and _is_commit(known) and not _is_commit(value))
-            if field.name != "run" and value != known and not left and not moved:
-                again = f"go on with `resnet-hub train --run {self.run}`, or name another folder"
-                raise TrainingError(f"The run {self.run} has {field.name} {known!r}, not {value!r}; {again}.")
+        for name, default in ((entry.name, entry.default) for entry in fields(self)):
+            value, recorded = getattr(self, name), getattr(other, name)
+            is_default = value in (None, "", default) and name not in explicit
+            has_moved = name in ("data", "base") and bool(recorded) and _is_gone(recorded)
+            has_moved |= name == "data_revision" and _is_commit(recorded) and not _is_commit(value)
+            if name != "run" and value != recorded and not is_default and not has_moved:
+                advice = f"resume it with `resnet-hub train --run {self.run}`, or name another run directory"
+                raise TrainingError(f"The run {self.run} has {name} {recorded!r}, not {value!r}; {advice}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedTrainConfig(TrainConfig):
+    """Settings with the recipe's choices filled in. `epochs` alone may depend on the dataset: see `choose_epochs`."""
+
+    recipe: Recipe
+    batch_size: int
+    optimizer: Optimizer
+    learning_rate: float
+    schedule: Schedule
+    warmup: float
+    nesterov: bool
+    weight_decay: float
+    ema: float
+    clip: float
+    frozen_norm: bool
+    frozen_stages: int
+
+    def choose_epochs(self, num_images: int) -> int:
+        """Returns `epochs`; for a fine-tuning without them 3 to 10, fewer the more training images there are."""
+        return self.epochs if self.epochs is not None else min(max(math.ceil(_FINETUNE_IMAGES / num_images), 3), 10)
+
+
+def _check_combination(config: ResolvedTrainConfig) -> None:
+    if not config.base:
+        if config.epochs == 0:
+            raise TrainingError("epochs is 0; only the head of a base can be fitted without epochs.")
+        if config.frozen_norm:
+            raise TrainingError("frozen_norm keeps the statistics of a base; name one as base, or leave it out.")
+        if config.frozen_stages:
+            raise TrainingError("frozen_stages are stages of a base; name one as base, or leave it out.")
+    elif config.architecture != TrainConfig.architecture:
+        raise TrainingError(f"The base {config.base} sets the architecture; leave out the architecture or the base.")
+    if config.nesterov and config.optimizer == "adamw":
+        raise TrainingError("nesterov is an option of sgd; leave it out, or choose sgd as optimizer.")
+    if config.recipe == "head" and config.epochs:
+        raise TrainingError("The recipe 'head' has no epochs; choose finetune, or leave out epochs.")
+    if config.patience is not None and config.select == "last":
+        raise TrainingError(
+            "patience needs a metric to compare epochs; set select to accuracy or loss, or leave it out."
+        )
+
+
+def _check_values(config: ResolvedTrainConfig) -> None:
+    for key, allowed in _CHOICES.items():
+        if (value := getattr(config, key)) not in (None, *allowed):
+            raise TrainingError(f"{key} is {value!r}; choose one of {', '.join(allowed)}.")
+    for key, low, high in _RANGES:
+        value = getattr(config, key)
+        if value is not None and not low <= value <= high:
+            raise TrainingError(f"{key} is {value!r}; expected {low:g} to {high:g}.")
 
 
 def command_line_options(config: TrainConfig) -> list[str]:
-    """The arguments of `resnet-hub train` for a run: data, run and base, and what its recipe would not choose."""
-    usual = TrainConfig(data=config.data, run=config.run, base=config.base, recipe=config.recipe).resolved()
-    words = []
-    for field in fields(TrainConfig):
-        value, option = getattr(config, field.name), f"--{field.name.replace('_', '-')}"
-        if value is None or (
-            value == getattr(usual, field.name) and field.name not in ("data", "run", "base", "recipe")
-        ):
+    """Returns the arguments of `resnet-hub train` for a run: data, run and base, and what its recipe does not set."""
+    defaults = TrainConfig(data=config.data, run=config.run, base=config.base, recipe=config.recipe).resolved()
+    arguments = []
+    for name in (entry.name for entry in fields(TrainConfig)):
+        value, flag = getattr(config, name), f"--{name.replace('_', '-')}"
+        if value is None or (value == getattr(defaults, name) and name not in ("data", "run", "base", "recipe")):
             continue
-        words += [option if value else f"--no-{option[2:]}"] if isinstance(value, bool) else [option, str(value)]
-    return words
+        if isinstance(value, bool):
+            arguments.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            arguments += [flag, str(value)]
+    return arguments
 
 
 def parse_duration(text: str) -> float:
-    """Of a time such as 45s, 90m, 2h or 1d; a number alone counts seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    if not found:
-        raise TrainingError(f"{text!r} is no length of time; write one such as 90m or 2h.")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]
+    """Returns the seconds of a duration such as 45s, 90m, 2h or 1d; a number alone counts seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if not match:
+        raise TrainingError(f"{text!r} is not a duration; write one such as 90m or 2h.")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[match[2]]
 
 
 def is_hub_id(source: str | None) -> bool:
-    """Whether `user/name` is on the Hub, and no folder here."""
-    return bool(source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists())
+    """Whether `source` is an id `user/name` on the Hub.
+
+    A path that exists is not, nor is a folder of the shelf, even if it is no longer there: runs remember it as base.
+    """
+    return bool(
+        source
+        and re.fullmatch(r"[\w.-]+/[\w.-]+", source)
+        and not source.startswith(f"{SHELF}/")
+        and not Path(source).exists()
+    )
 
 
 def _is_gone(source: str) -> bool:
-    """Whether it was a file or folder here, and is no more."""
-    on_hub = "://" in source or (is_hub_id(source) and not source.lower().endswith(".zip"))
-    return not on_hub and not Path(source).exists()
+    """Whether `source` is a file or folder of this machine that no longer exists."""
+    is_on_hub = "://" in source or (is_hub_id(source) and not source.lower().endswith(".zip"))
+    return not is_on_hub and not Path(source).exists()
 
 
 def _is_commit(revision: str | None) -> bool:
@@ -188,10 +268,10 @@ def _is_commit(revision: str | None) -> bool:
 
 
 _CHOICES = {
-    name: get_args(part)
+    name: get_args(kind)
     for name, hint in get_type_hints(TrainConfig).items()
-    for part in (hint, *get_args(hint))
-    if get_origin(part) is Literal
+    for kind in (hint, *get_args(hint))
+    if get_origin(kind) is Literal
 }
 
 _RANGES = (

@@ -29,7 +29,7 @@ from resnet_hub.datasets.report import DatasetReport, iterate_report
 from resnet_hub.datasets.split import split_indices
 from resnet_hub.errors import DataError, ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.model import ResNet
-from resnet_hub.training.config import Phase, TrainConfig
+from resnet_hub.training.config import Phase, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.events import (
     Epoch,
     Event,
@@ -95,13 +95,13 @@ def train(
         config.check_same(run.config)
         known = run.config
         config = replace(known, run=config.run, data=config.data or known.data, base=config.base or known.base)
-    config = config.resolved()
+    resolved = config.resolved()
     try:
         run.stop.unlink(missing_ok=True)
-        trainer = _Trainer(config, run, phase, deadline, max_download)
+        trainer = _Trainer(resolved, run, phase, deadline, max_download)
         ready = yield from trainer.set_up()
     except OSError as error:
-        raise TrainingError(_reason(error, config)) from None
+        raise TrainingError(_reason(error, resolved)) from None
     if not ready:
         yield Stopped(0, 0)
         return
@@ -113,7 +113,7 @@ def train(
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         yield Failed(f"torch.compile does not work here ({reason}); start again without compile.")
     except (RuntimeError, MemoryError, OSError) as error:
-        yield Failed(_reason(error, config))
+        yield Failed(_reason(error, resolved))
 
 
 def _reason(error: Exception, config: TrainConfig) -> str:
@@ -134,7 +134,7 @@ class _Trainer:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: ResolvedTrainConfig,
         run: RunDir,
         phase: Phase = "all",
         deadline: float = math.inf,
@@ -165,7 +165,7 @@ class _Trainer:
         if found is None:
             return False
         self.train_set, self.validation_set, self.measured_set, self.split = found
-        self.config = config = self.config.for_pictures(len(self.train_set))
+        self.config = config = replace(self.config, epochs=self.config.choose_epochs(len(self.train_set)))
         self.labels = self.train_set.labels
         torch.manual_seed(config.seed)  # here, as whoever watches may draw between two events
         model = self._initial_model().to(memory_format=torch.channels_last)
@@ -307,7 +307,9 @@ class _Trainer:
 
     def events(self) -> Iterator[Event]:
         config, run = self.config, self.run
-        if self.accelerator.is_main_process and (not run.exists() or run.config != config):  # data or base have moved
+        if self.accelerator.is_main_process and (
+            not run.exists() or run.config.resolved() != config
+        ):  # data or base have moved
             run.create(config)
         resumed = run.state.is_file()
         if resumed:

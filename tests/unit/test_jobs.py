@@ -126,9 +126,9 @@ def test_the_terminal_trains_in_a_job_as_it_does_here(
         ("train", "--data", "colours.zip", "--run", "r", "--private"): "--push",
         ("train", "--data", "colours.zip", "--run", "r", "--end-when", "x/end"): "'x/end' is no file of a data set",
         (*words, "--push", "user/x", "--end-when", "user/x/end"): "leave out --end-when",
-        ("train", "--data", "colours.zip", "--run", "r", "--stop-after", "soon"): "'soon' is no length of time; write",
+        ("train", "--data", "colours.zip", "--run", "r", "--stop-after", "soon"): "'soon' is not a duration; write",
         (*words, "--push", "user/x", "--stop-after", "1h"): "before its --timeout; leave out --stop-after",
-        (*words, "--push", "user/x", "--timeout", "2 hours"): "'2 hours' is no length of time",
+        (*words, "--push", "user/x", "--timeout", "2 hours"): "'2 hours' is not a duration",
         (*words, "--push", "user/x", "--timeout", "10m"): "A job of 10m has no time to train; give it 15m or more.",
     }.items():
         assert main(wrong) == 2

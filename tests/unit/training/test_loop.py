@@ -653,7 +653,7 @@ def test_a_run_on_the_hub_stays_with_its_commit(
     events = train(config)
     next(event for event in events if isinstance(event, Progress))
     events.close()  # type: ignore[attr-defined]
-    assert RunDir(config.run).config == replace(config.resolved(), data_revision=commit)
+    assert vars(RunDir(config.run).config) == vars(replace(config.resolved(), data_revision=commit))
     tables.commit("main", write_tables(tmp_path / "later", 2), "Nearly nothing")
     *_, last = train(config)  # the same command
     assert isinstance(last, Finished), last

@@ -27,12 +27,12 @@ def test_a_recipe_fills_what_is_left_open_and_nothing_else() -> None:
         assert chosen.resolved() == chosen
 
 
-@pytest.mark.parametrize(("pictures", "epochs"), [(10, 10), (160, 10), (1000, 8), (2766, 3), (50_000, 3)])
-def test_few_pictures_are_seen_more_often(pictures: int, epochs: int) -> None:
+@pytest.mark.parametrize(("images", "epochs"), [(10, 10), (160, 10), (1000, 8), (2766, 3), (50_000, 3)])
+def test_fewer_images_are_trained_for_more_epochs(images: int, epochs: int) -> None:
     config = TrainConfig(data="a", run="b", base="c").resolved()
-    assert config.for_pictures(pictures).epochs == epochs
-    assert replace(config, epochs=7).for_pictures(pictures).epochs == 7
-    assert CONFIG.resolved().for_pictures(pictures) == CONFIG.resolved()
+    assert config.choose_epochs(images) == epochs
+    assert replace(config, epochs=7).choose_epochs(images) == 7
+    assert CONFIG.resolved().choose_epochs(images) == CONFIG.resolved().epochs == RECIPES["modern"]["epochs"]
 
 
 @pytest.mark.parametrize(
@@ -40,16 +40,25 @@ def test_few_pictures_are_seen_more_often(pictures: int, epochs: int) -> None:
     [
         ({"recipe": "magic"}, "Unknown recipe 'magic'; choose one of paper, modern, finetune, head."),
         ({"recipe": "head"}, "The recipe 'head' starts from a trained model; name one as base."),
-        ({"epochs": 0}, "epochs is 0; only a head on a base is fitted without any."),
+        ({"epochs": 0}, "epochs is 0; only the head of a base can be fitted without epochs."),
         ({"frozen_norm": True}, "frozen_norm keeps the statistics of a base; name one as base, or leave it out."),
-        ({"frozen_stages": 2}, "frozen_stages are those of a base; name one as base, or leave it out."),
+        ({"frozen_stages": 2}, "frozen_stages are stages of a base; name one as base, or leave it out."),
         ({"base": "b", "frozen_stages": 4}, "frozen_stages is 4; expected 0 to 3."),
         ({"select": "acc"}, "select is 'acc'; choose one of accuracy, loss, last."),
         ({"balance": "class"}, "balance is 'class'; choose one of none, sampling, loss."),
-        ({"base": "b", "architecture": "resnet50"}, "The architecture is that of the base b; leave it out, or leave"),
-        ({"optimizer": "adamw"}, "nesterov is for sgd; leave it out, or choose that optimizer."),
-        ({"base": "b", "recipe": "head", "epochs": 5}, "The recipe 'head' has no epochs; choose finetune, or leave"),
-        ({"select": "last", "patience": 2}, "With select 'last' no epoch is better than another; choose another, or"),
+        (
+            {"base": "b", "architecture": "resnet50"},
+            "The base b sets the architecture; leave out the architecture or the base.",
+        ),
+        ({"optimizer": "adamw"}, "nesterov is an option of sgd; leave it out, or choose sgd as optimizer."),
+        (
+            {"base": "b", "recipe": "head", "epochs": 5},
+            "The recipe 'head' has no epochs; choose finetune, or leave out epochs.",
+        ),
+        (
+            {"select": "last", "patience": 2},
+            "patience needs a metric to compare epochs; set select to accuracy or loss, or",
+        ),
         ({"batch_size": 0}, "batch_size is 0; expected 1 to 65536."),
         ({"learning_rate": math.nan}, "learning_rate is nan; expected 0 to 100."),
         ({"validation": 1.0}, "validation is 1.0; expected 0.01 to 0.9."),
@@ -73,7 +82,7 @@ def test_another_run_is_not_taken_up_for_this_one(tmp_path: Path, monkeypatch: p
     with pytest.raises(TrainingError) as error:
         replace(CONFIG, seed=3, data="cats").check_same(begun)
     assert str(error.value).startswith(
-        "The run runs/flowers has data 'flowers', not 'cats'; go on with `resnet-hub train"
+        "The run runs/flowers has data 'flowers', not 'cats'; resume it with `resnet-hub train"
     )
     CONFIG.check_same(begun)  # which leaves the seed as it is by itself
     with pytest.raises(TrainingError, match="has seed 3, not 0"):

@@ -93,16 +93,16 @@ def test_nothing_is_claimed_that_is_not_known() -> None:
 def test_a_licence_without_a_name_is_no_section_of_one_word() -> None:
     card = render(CardContent(license="other"))
     assert ModelCard(card).data.license == "other"
-    assert "Another one than the Hub's list has" in text_of(card).partition("## Licence")[2]
+    assert "The licence is not in the Hub's list" in text_of(card).partition("## Licence")[2]
 
 
 def test_int8_is_told_once_and_keeps_the_rest() -> None:
     facts: dict[str, Any] = {"weights": OLD, "ranges": {}, "data": "test split, 9 pictures", "num_images": 9}
     facts |= {"accuracy": 0.9, "passed": True}
     once = add_int8_section(render(), CalibrationRecord(accuracy_int8=0.8, **facts))
-    assert "are right, in float32 90.00 %" in once and "80.00 % of the answers" in once
+    assert "are right, in float32 90.00 %" in once and "80.00 % of the predictions" in once
     twice = add_int8_section(once, CalibrationRecord(accuracy_int8=0.85, **facts | {"passed": False}))
-    assert "85.00 % of the answers" in twice and "80.00 % of the answers" not in twice
+    assert "85.00 % of the predictions" in twice and "80.00 % of the predictions" not in twice
     assert 'It is used for `precision="int8"` only.' in twice
     for card in (once, twice):
         named = set_repo_id(card, "user/flowers")  # counts as generated still

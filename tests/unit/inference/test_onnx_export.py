@@ -105,7 +105,7 @@ def test_int8_is_measured_and_stored_and_used(folder, data, monkeypatch):
     assert (found.num_images, found.data) == (25, "test split, 25 pictures")
     assert found.accuracy == evaluate(folder, data).accuracy
     assert CalibrationRecord.from_json((folder / CALIBRATION_FILE).read_bytes()) == found
-    told = f"{found.accuracy_int8:.2%} of the answers are right, in float32 {found.accuracy:.2%}".replace("%", " %")
+    told = f"{found.accuracy_int8:.2%} of the predictions are right, in float32 {found.accuracy:.2%}".replace("%", " %")
     assert (
         told in (folder / CARD_FILE).read_text()
         and "on the test split, 25 pictures" in (folder / CARD_FILE).read_text()

@@ -446,8 +446,8 @@ def test_a_run_stops_before_its_first_step_too(
 def test_a_card_says_of_which_pictures_its_figures_are(config: TrainConfig) -> None:
     list(train(config))
     card = (RunDir(config.run).model / "README.md").read_text()
-    assert re.search(r"Measured on 15 pictures of the 20% held out split of colours\d+ by PyTorch in float32\. ", card)
-    assert "The same pictures chose the epoch whose weights are kept" in card
+    assert re.search(r"Measured on 15 images of the 20% held out split of colours\d+ by PyTorch in float32\. ", card)
+    assert "The epoch to keep was chosen on the same images" in card
     rows = re.findall(r"^\| (\w+) \| [\d.]+ % \| (\d+) \| (\d+) \|$", card, re.MULTILINE)
     assert rows == [(label, "19", "5") for label in COLOURS]
 
@@ -472,7 +472,7 @@ def test_a_test_split_takes_no_part_in_the_choice_of_the_epoch(
         evaluation = json.loads(run.evaluation.read_text())
         assert evaluation["num_images"] == splits["test"]
         card = (run.model / "README.md").read_text()
-        assert f"{splits['test']} pictures of the test split" in card and "chose the epoch" not in card
+        assert f"{splits['test']} images of the test split" in card and "epoch to keep was chosen" not in card
         if "validation" in names or select == "last":  # nothing is chosen by the test split: no picture is held out
             assert started.train_images == splits["train"]
         else:

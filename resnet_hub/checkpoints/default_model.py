@@ -1,0 +1,94 @@
+"""Chooses the model that serves where nobody names one: ImageNet weights of the Hub, else a folder on this disk.
+
+The environment variables `RESNET_HUB_MODEL` (for predictions) and `RESNET_HUB_BASE` (to train from) name another
+folder or Hub id; an empty value means the embedded folder.
+"""
+
+import os
+import threading
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from resnet_hub.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE
+from resnet_hub.checkpoints.load import read_config
+from resnet_hub.errors import ResNetHubError
+
+PREDICT_MODEL = "timm/resnet50.a1_in1k"  # Apache-2.0, 224 pixels, 1000 labels, 102 MB
+BASE_ON_CPU, BASE_ON_GPU = "timm/resnet18.a1_in1k", "timm/resnet50.a1_in1k"
+PROBE_SECONDS = 5.0  # to find out whether the Hub has the model
+
+Purpose = Literal["predict", "base"]
+
+
+class DefaultModel(NamedTuple):
+    """The chosen model, and why it is not the preferred one where it is not."""
+
+    source: str | Path  # a folder or a Hub id
+    reason: str | None = None  # why the embedded folder serves in place of the preferred model
+
+
+def preferred_model(purpose: Purpose, *, on_gpu: bool = False) -> str:
+    """Returns the folder or Hub id that is preferred for a purpose; "" stands for the embedded folder."""
+    if purpose == "predict":
+        return os.environ.get("RESNET_HUB_MODEL", PREDICT_MODEL).strip()
+    return os.environ.get("RESNET_HUB_BASE", BASE_ON_GPU if on_gpu else BASE_ON_CPU).strip()
+
+
+def choose_default_model(
+    purpose: Purpose, embedded: Path, *, on_gpu: bool = False, seconds: float = PROBE_SECONDS
+) -> DefaultModel:
+    """Chooses the preferred model if it is on this disk or the Hub answers in time, else the embedded folder.
+
+    Args:
+        purpose: "predict", or "base" for a model to train from.
+        embedded: The checkpoint folder that serves without a network.
+        on_gpu: Whether the training runs on a GPU, which has time for a larger base.
+        seconds: How long to wait for the Hub.
+
+    Returns:
+        The model, with the reason where it is not the preferred one. Never raises for a Hub that fails.
+    """
+    preferred = preferred_model(purpose, on_gpu=on_gpu)
+    if not preferred:
+        return DefaultModel(embedded)
+    if Path(preferred).expanduser().exists() or is_cached(preferred):
+        return DefaultModel(preferred)
+    reason = probe(preferred, seconds)
+    return DefaultModel(preferred) if reason is None else DefaultModel(embedded, reason)
+
+
+def is_cached(repo_id: str) -> bool:
+    """Whether config and weights of a Hub repo are in the cache of this machine. Asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return all(isinstance(try_to_load_from_cache(repo_id, name), str) for name in (CONFIG_FILE, WEIGHTS_FILE))
+    except HFValidationError:
+        return False
+
+
+def probe(repo_id: str, seconds: float = PROBE_SECONDS) -> str | None:
+    """Finds out whether the Hub has a ResNet of that id.
+
+    Returns:
+        None if it has one, else the reason in one sentence.
+    """
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return f"{repo_id} is not in the cache, and HF_HUB_OFFLINE is set."
+    answers: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            read_config(repo_id)
+            answers.append(None)
+        except ResNetHubError as error:
+            answers.append(str(error))
+
+    # A thread of its own bounds what no timeout of the client covers, such as a name server that is silent.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answers[0] if answers else f"The Hub did not answer about {repo_id} within {seconds:g} seconds."

@@ -1,4 +1,4 @@
-"""Files and folders that a reader finds whole or not at all, whenever the writer is killed."""
+"""Writes files and replaces folders atomically: even after a kill, a reader sees the old or the new content."""
 
 import ctypes
 import errno
@@ -14,63 +14,77 @@ RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # linux/fs.h, fcntl.h
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a file so that a crash leaves the old content or the new; text is UTF-8, its line ends as they are."""
+    """Write a file. A crash leaves the old content or the new.
+
+    Args:
+        path: The file; its folder exists.
+        data: The content; text is encoded as UTF-8 without changing line ends.
+    """
     path = Path(path)
-    part = _beside(path)
+    temporary = _temporary_path(path)
     try:
-        with part.open("xb") as file:
+        with temporary.open("xb") as file:
             file.write(data if isinstance(data, bytes) else data.encode())
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        temporary.replace(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _sync(path.parent)
 
 
 @contextmanager
 def replace_folder(folder: str | Path, *, keep: Callable[[str], bool]) -> Iterator[Path]:
-    """Give an empty folder to fill; when the block ends well, it takes the place of `folder` in one step.
+    """Replace a folder in one step when the block ends without an error.
 
-    Entries of the old folder for whose name `keep` is true come along, as hard links where the disk has them, so that
-    nothing is ever missing from either. A kill leaves the old folder or the new one, and at worst a hidden
-    `.NAME.*.part` beside it, which may be deleted.
+    A kill leaves the old folder or the new one, and at worst a hidden folder `.NAME.*.part` beside it, which can be
+    deleted.
+
+    Args:
+        folder: The folder to replace or create. A link to a folder stays a link.
+        keep: Called with the name of each entry of the old folder. If true, the entry is taken over, as a hard link
+            where the file system has them.
+
+    Yields:
+        An empty folder to fill.
+
+    Raises:
+        OSError: A folder cannot be written, or is a mount point or contains the working directory.
     """
-    folder = Path(folder).resolve()  # a link to a folder stays a link
+    folder = Path(folder).resolve()
     if folder.is_dir() and (os.path.ismount(folder) or Path.cwd().is_relative_to(folder)):
-        raise OSError(
-            errno.EBUSY, "a working directory or a mount point cannot be replaced as a whole; name a folder in it"
-        )
+        raise OSError(errno.EBUSY, "a working directory or mount point cannot be replaced; choose a folder in it")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = _beside(folder)
-    part.mkdir()
+    new = _temporary_path(folder)
+    new.mkdir()
     try:
-        yield part
-        for parent, _, names in os.walk(part):
+        yield new
+        for parent, _, names in os.walk(new):
             for name in names:
                 _sync(Path(parent, name))
             _sync(Path(parent))
         if folder.is_dir():
-            part.chmod(folder.stat().st_mode)
-            _bring(folder, part, keep)
-            _sync(part)
-            _exchange(part, folder)
-            _bring(part, folder, keep)  # what came into the old folder since
+            new.chmod(folder.stat().st_mode)
+            _copy_entries(folder, new, keep)
+            _sync(new)
+            _exchange(new, folder)  # now `new` is the path of the old folder
+            _copy_entries(new, folder, keep)  # entries that were added meanwhile
         else:
-            part.rename(folder)
+            new.rename(folder)
         _sync(folder.parent)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
 
 
-def _beside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
-def _bring(old: Path, new: Path, keep: Callable[[str], bool]) -> None:
-    for entry in old.iterdir():
-        target = new / entry.name
+def _copy_entries(source: Path, destination: Path, keep: Callable[[str], bool]) -> None:
+    """Copy the entries for which `keep` is true and that the destination does not have."""
+    for entry in source.iterdir():
+        target = destination / entry.name
         if not keep(entry.name) or target.exists() or target.is_symlink():
             continue
         if entry.is_dir() and not entry.is_symlink():
@@ -87,15 +101,15 @@ def _link(source: str | Path, target: str | Path) -> None:
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Swap two folders; in one step where the system can, else with a moment in which neither has its name."""
+    """Swap two folders: in one step on Linux, elsewhere in three, between which `old` does not exist for a moment."""
     if sys.platform == "linux":
         renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
         if renameat2 and not renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), RENAME_EXCHANGE):
             return
         code = ctypes.get_errno()
-        if renameat2 and code not in (errno.EINVAL, errno.ENOSYS, errno.EPERM):  # seccomp answers EPERM
+        if renameat2 and code not in (errno.EINVAL, errno.ENOSYS, errno.EPERM):  # EPERM comes from seccomp
             raise OSError(code, os.strerror(code), str(old))
-    aside = _beside(old)
+    aside = _temporary_path(old)
     old.rename(aside)
     try:
         new.rename(old)

@@ -278,7 +278,7 @@ def _told_as_json(events: "Iterator[Event]") -> "Iterator[Event]":
 
 def data_report(arguments: argparse.Namespace) -> int:
     """Print what is in a data set."""
-    from resnet_hub.datasets.report import create_report
+    from resnet_hub.datasets.inspect import create_report
 
     splits = _splits(arguments)
     with _counting() as progress:

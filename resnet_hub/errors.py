@@ -1,8 +1,11 @@
 """The errors that a user meets: each message is one sentence with what, where and what to do."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class ResNetHubError(Exception):
@@ -22,20 +25,20 @@ class HubError(ResNetHubError):
 
 
 class ImageError(ResNetHubError):
-    """Bytes that are no image we accept, or too large to open."""
+    """An image that cannot be read: damaged, of an unsupported format, or too large."""
 
 
 class DataError(ResNetHubError):
-    """A data set that cannot be trained or evaluated on."""
+    """A dataset that cannot be used for training or evaluation."""
 
 
 class TooLargeError(DataError):
-    """A data set on the Hub of more bytes than may be downloaded."""
+    """A dataset on the Hub that is larger than the download limit."""
 
     def __init__(self, name: str, size: int, most: int):
         self.size = f"{size / 2**30:,.1f} GB"
-        allowed = f"at most {most / 2**30:.0f} GB are downloaded"
-        super().__init__(f"The data set {name!r} has {self.size}; {allowed}: choose a smaller one.")
+        limit = f"at most {most / 2**30:.0f} GB are downloaded"
+        super().__init__(f"The dataset {name!r} has {self.size}; {limit}. Choose a smaller one.")
 
 
 class MemoryFullError(ResNetHubError):
@@ -75,3 +78,9 @@ def one_line(text: object, most: int = 300) -> str:
     start = "".join(sign if sign.isprintable() else " " for sign in str(text)[: 4 * most])
     line = " ".join(start.split()).rstrip(".:")
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def list_some(items: Sequence[T], limit: int = 3, to_text: Callable[[T], str] = str) -> str:
+    """`a, b, c and 2 more`: at most `limit` items and the number of the others."""
+    shown = ", ".join(to_text(item) for item in items[:limit])
+    return shown + (f" and {len(items) - limit:,} more" if len(items) > limit else "")

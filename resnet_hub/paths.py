@@ -1,4 +1,4 @@
-"""Walks over folders that follow links and go into each folder once."""
+"""Walks folders, including linked ones."""
 
 import os
 from collections.abc import Iterator
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def walk_files(root: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """`os.walk` that goes into linked folders too, and into each folder once."""
-    seen = set()
+    """`os.walk` that follows links to folders and visits each folder once."""
+    visited = set()
     for parent, folders, names in os.walk(root, followlinks=True):
-        place = os.path.realpath(parent)
-        if place in seen:
+        real_path = os.path.realpath(parent)
+        if real_path in visited:
             folders.clear()
             continue
-        seen.add(place)
+        visited.add(real_path)
         yield parent, folders, names

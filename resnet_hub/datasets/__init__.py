@@ -1,1 +1,1 @@
-"""Labelled images: loading, inspecting, splitting and exporting them."""
+"""Datasets of labelled images: loading, inspecting, splitting and exporting them."""

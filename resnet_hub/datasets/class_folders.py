@@ -1,73 +1,114 @@
-"""Infers splits and labels from the names of folders."""
+"""Infers the split and the class of images from the folders that they are in.
+
+Input are the folders that contain images, as tuples of names: `("train", "cat")` is the folder `train/cat`. The rules:
+
+1. Folders around everything else (wrappers) have no meaning. Images directly in a wrapper have no class::
+
+       photos/cat/1.png  photos/dog/1.png  photos/cover.png    classes cat, dog; cover.png has none
+
+2. Below the wrappers, the topmost folders are splits if they have names of splits (`train`, `val`, `test`, ...; see
+   `SPLIT_NAMES`), there are at least two splits, and `train` has folders of its own. Folders beside the splits are
+   left out. Otherwise all images are for training, and such a name is a class::
+
+       train/cat/1.png  val/cat/1.png  sample/cat/1.png        splits train, validation; sample is left out
+       bus/1.png  train/1.png                                  classes bus, train
+       train/cat/1.png  train/dog/1.png                        train is a wrapper: classes cat, dog
+
+3. The class is the topmost folder that contains images itself, and includes the folders in it::
+
+       cat/1.png  cat/more/2.png  dog/1.png                    classes cat (2 images), dog
+
+4. If the class folders of all images have the same name, it says nothing, and the folder above is the class::
+
+       cat/images/1.png  dog/images/1.png                      classes cat, dog
+
+5. Class folders of the same name are merged::
+
+       one/cat/1.png  two/cat/1.png  two/dog/1.png             classes cat (2 images), dog
+"""
 
 from bisect import bisect_left
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
 from resnet_hub.datasets.dataset import SPLIT_NAMES, TRAIN
 from resnet_hub.datasets.names import is_system_file, unescape_label
-
-if TYPE_CHECKING:
-    pass
-
 
 Folder = tuple[str, ...]
 
 
 def infer_classes(folders: set[Folder]) -> tuple[dict[Folder, tuple[str, str]], dict[str, list[str]]]:
-    """Split and label of each folder that has pictures, where it has them, and the labels of more than one folder."""
-    root, inner = _below_wrapper(folders)
-    depth = len(root)
-    tops = {folder[depth].lower() for folder in inner if len(folder) > depth}
-    trains = any(len(folder) > depth + 1 and SPLIT_NAMES.get(folder[depth].lower()) == TRAIN for folder in inner)
-    if trains and len({SPLIT_NAMES[top] for top in tops if top in SPLIT_NAMES}) > 1:
+    """Infer the split and the label of each folder by the rules of this module.
+
+    Args:
+        folders: The folders that contain images directly.
+
+    Returns:
+        The (split, label) of each folder that belongs to a class, and the paths of merged class folders by label.
+    """
+    wrapper, inner = _split_off_wrapper(folders)
+    depth = len(wrapper)
+    top_names = {folder[depth].lower() for folder in inner if len(folder) > depth}
+    has_train = any(len(folder) > depth + 1 and SPLIT_NAMES.get(folder[depth].lower()) == TRAIN for folder in inner)
+    if has_train and len({SPLIT_NAMES[name] for name in top_names if name in SPLIT_NAMES}) > 1:
         splits = {folder: SPLIT_NAMES.get(folder[depth].lower()) for folder in inner}
         inside = {folder: folder[depth + 1 :] for folder, split in splits.items() if split and folder[depth + 1 :]}
     else:
         splits, inside = dict.fromkeys(inner, TRAIN), {folder: folder for folder in inner if folder}
-    classes = _classes(set(inside.values()))
-    parents = defaultdict(set)
-    for path in classes.values():
-        parents[unescape_label(path[-1])].add("/".join(path))
+    class_folders = _find_class_folders(set(inside.values()))
+    paths_of = defaultdict(set)
+    for class_folder in class_folders.values():
+        paths_of[unescape_label(class_folder[-1])].add("/".join(class_folder))
     return (
-        {f: (str(splits[f]), unescape_label(classes[path][-1])) for f, path in inside.items() if path in classes},
-        {label: sorted(paths) for label, paths in parents.items() if len(paths) > 1},
+        {
+            folder: (str(splits[folder]), unescape_label(class_folders[path][-1]))
+            for folder, path in inside.items()
+            if path in class_folders
+        },
+        {label: sorted(paths) for label, paths in paths_of.items() if len(paths) > 1},
     )
 
 
-def empty_folders(folders: list[str], used: set[Folder]) -> list[str]:
-    """The topmost folders that have no picture in them or below."""
-    full = sorted("/".join(folder) + "/" for folder in used)
+def find_empty_folders(folders: list[str], used: set[Folder]) -> list[str]:
+    """Find the topmost of `folders` that have no images in them or below.
+
+    Args:
+        folders: All folders, as paths with forward slashes.
+        used: The folders that contain images directly.
+    """
+    used_paths = sorted("/".join(folder) + "/" for folder in used)
 
     def is_empty(folder: str) -> bool:
-        place = bisect_left(full, folder + "/")  # of the first that could lie in it
-        return place == len(full) or not full[place].startswith(folder + "/")
+        index = bisect_left(used_paths, folder + "/")  # of the first used path that can be below the folder
+        return index == len(used_paths) or not used_paths[index].startswith(folder + "/")
 
     empty = {folder for folder in folders if folder not in ("", ".") and is_empty(folder)}
-    return sorted(f for f in empty if f.rpartition("/")[0] not in empty and not any(map(is_system_file, f.split("/"))))
+    return sorted(
+        folder
+        for folder in empty
+        if folder.rpartition("/")[0] not in empty and not any(map(is_system_file, folder.split("/")))
+    )
 
 
-def _below_wrapper(folders: set[Folder]) -> tuple[Folder, set[Folder]]:
-    """The folder around all others, and those others: pictures that lie in the wrapper itself belong to no class."""
+def _split_off_wrapper(folders: set[Folder]) -> tuple[Folder, set[Folder]]:
+    """The folder around all others, and the others."""
     inner = set(folders)
     while inner:
-        first, last = min(inner), max(inner)  # what these two share, all share
-        same = [one == other for one, other in zip(first, last, strict=False)]
-        root = first[: [*same, False].index(False)]
-        if len(inner) == 1 or root not in inner:
-            return root, inner
-        inner.remove(root)
+        first, last = min(inner), max(inner)  # the names that these two share, all share
+        is_same = [one == other for one, other in zip(first, last, strict=False)]
+        wrapper = first[: [*is_same, False].index(False)]
+        if len(inner) == 1 or wrapper not in inner:
+            return wrapper, inner
+        inner.remove(wrapper)
     return (), inner
 
 
-def _classes(folders: set[Folder]) -> dict[Folder, Folder]:
-    """The class folder of each folder: the topmost below the wrapper that has pictures itself.
-
-    A name at the end that all of them share (`cat/images`, `dog/images`) is no class.
-    """
-    root, inner = _below_wrapper(folders)
-    start = len(root) + 1 if len(inner) > 1 else len(root)
-    tops = {f: next(f[:n] for n in range(start, len(f) + 1) if f[:n] in inner) for f in inner}
-    while len({top[-1] for top in tops.values()}) == 1 and min(map(len, tops.values())) > start:
-        tops = {folder: top[:-1] for folder, top in tops.items()}
-    return tops
+def _find_class_folders(folders: set[Folder]) -> dict[Folder, Folder]:
+    """Map each folder to its class folder by rules 3 and 4."""
+    wrapper, inner = _split_off_wrapper(folders)
+    start = len(wrapper) + 1 if len(inner) > 1 else len(wrapper)
+    class_of = {
+        folder: next(folder[:end] for end in range(start, len(folder) + 1) if folder[:end] in inner) for folder in inner
+    }
+    while len({path[-1] for path in class_of.values()}) == 1 and min(map(len, class_of.values())) > start:
+        class_of = {folder: path[:-1] for folder, path in class_of.items()}
+    return class_of

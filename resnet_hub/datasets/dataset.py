@@ -4,50 +4,56 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from resnet_hub.errors import (
-    DataError,
-    ImageError,
-)
-from resnet_hub.images.load import MAX_IMAGE_BYTES, load_image
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-if TYPE_CHECKING:
-    from PIL import Image
-
+from resnet_hub.errors import DataError, ImageError
+from resnet_hub.images.limits import MAX_IMAGE_BYTES
+from resnet_hub.images.load import load_image
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-_ALIASES = {TRAIN: ("train", "training"), VALIDATION: ("validation", "valid", "val", "dev"), TEST: ("test", "testing")}
-SPLIT_NAMES = {alias: split for split, aliases in _ALIASES.items() for alias in aliases}  # lower case
+SPLITS = (TRAIN, VALIDATION, TEST)
+SPLIT_NAMES = {  # the names, in lower case, by which a folder or a table is recognized as a split
+    "train": TRAIN,
+    "training": TRAIN,
+    "validation": VALIDATION,
+    "valid": VALIDATION,
+    "val": VALIDATION,
+    "dev": VALIDATION,
+    "test": TEST,
+    "testing": TEST,
+}
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Pictures as encoded bytes or paths, in a fixed order, each with the index of its label."""
+    """Encoded images, each with a label. Images are read when they are used."""
 
     labels: tuple[str, ...]
-    sources: Sequence[Any]
-    targets: np.ndarray  # int64 (N,)
-    names: Sequence[str] = ()  # what to call each picture in a message; unique within the set
+    sources: Sequence[Any]  # the bytes or the path of each image
+    targets: np.ndarray  # int64 (N,): the index in `labels` of each image
+    names: Sequence[str] = ()  # unique; shown in messages
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def name(self, index: int) -> str:
-        return self.names[index] if self.names else f"picture {index}"
+        return self.names[index] if self.names else f"image {index}"
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageDataset":
-        places = np.asarray(indices, dtype=np.int64)
-        names = Subset(self.names, places) if self.names else ()
-        return ImageDataset(self.labels, Subset(self.sources, places), self.targets[places], names)
+        """Select images by index, in the order of `indices`."""
+        indices = np.asarray(indices, dtype=np.int64)
+        names = Subset(self.names, indices) if self.names else ()
+        return ImageDataset(self.labels, Subset(self.sources, indices), self.targets[indices], names)
 
     def read(self, index: int) -> bytes:
-        """The encoded picture, at most `images.MAX_BYTES` and one; raises `ImageError`."""
+        """The encoded image. Raises `ImageError` for a file that cannot be read.
+
+        Returns:
+            At most `MAX_IMAGE_BYTES + 1` bytes; `load_image` refuses more than `MAX_IMAGE_BYTES`.
+        """
         source = self.sources[index]
         if isinstance(source, bytes):
             return source
@@ -55,18 +61,30 @@ class ImageDataset:
             with Path(source).open("rb") as file:
                 return file.read(MAX_IMAGE_BYTES + 1)
         except OSError as error:
-            raise ImageError(f"{self.name(index)} cannot be read: {error.strerror}.") from None
+            raise ImageError(f"Cannot read {self.name(index)}: {error.strerror}. Check the file.") from None
 
-    def decode(self, render: "Callable[[Image.Image], Image.Image]", threads: int = 2) -> np.ndarray:
-        """Every picture, rendered to one size, as uint8 (N, H, W, C); bounded threads decode ahead."""
+    def decode(self, transform: Callable[[Image.Image], Image.Image], threads: int = 2) -> np.ndarray:
+        """Decode all images into one array.
 
-        def pixels(index: int) -> np.ndarray:
-            return np.asarray(render(load_image(self.sources[index], name=self.name(index))))
+        Args:
+            transform: Called with each RGB image; returns images of one size and mode.
+            threads: How many images are decoded at a time.
+
+        Returns:
+            A uint8 array of shape (N, H, W, C), or (N, H, W) for greyscale images.
+
+        Raises:
+            DataError: The dataset is empty.
+            ImageError: An image cannot be read.
+        """
+
+        def decode_one(index: int) -> np.ndarray:
+            return np.asarray(transform(load_image(self.sources[index], name=self.name(index))))
 
         if not len(self):
-            raise DataError("There are no pictures to decode.")
+            raise DataError("The dataset has no images to decode. Choose another split or dataset.")
         with ThreadPoolExecutor(threads) as pool:
-            arrays = pool.map(pixels, range(len(self)))
+            arrays = pool.map(decode_one, range(len(self)))
             first = next(arrays)
             out = np.empty((len(self), *first.shape), np.uint8)
             out[0] = first
@@ -76,43 +94,55 @@ class ImageDataset:
 
 
 class Splits(dict[str, ImageDataset]):
-    """The splits of a data set by name, all with the same labels, and what was left out of them on the way."""
+    """The splits of a dataset by name. All have the same labels.
+
+    Attributes:
+        skipped: The names of files and folders that were left out, by reason.
+        merged: The folders of each class that was merged from several, by label.
+        commit: The commit of a dataset on the Hub.
+    """
 
     def __init__(
         self,
         splits: Mapping[str, ImageDataset],
         *,
-        skipped: Mapping[str, list[str]] | None = None,  # names by reason
-        gathered: Mapping[str, list[str]] | None = None,  # folders by class, where they are more than one
+        skipped: Mapping[str, list[str]] | None = None,
+        merged: Mapping[str, list[str]] | None = None,
     ):
         super().__init__(splits)
-        self.skipped, self.gathered = dict(skipped or {}), dict(gathered or {})
-        self.commit: str | None = None  # that they were read at, of a data set on the Hub
+        self.skipped, self.merged = dict(skipped or {}), dict(merged or {})
+        self.commit: str | None = None
 
 
 class Subset(Sequence[Any]):
-    """The items of a sequence at given places, read when asked for."""
+    """The items of a sequence at the given indices, read when they are used."""
 
     items: Sequence[Any]
-    places: np.ndarray
+    indices: np.ndarray
 
-    def __init__(self, items: Sequence[Any], places: np.ndarray):
-        if isinstance(items, Subset):  # a subset of a subset is no deeper
-            self.items, self.places = items.items, items.places[places]
+    def __init__(self, items: Sequence[Any], indices: np.ndarray):
+        if isinstance(items, Subset):  # a subset of a subset has one level
+            self.items, self.indices = items.items, items.indices[indices]
         else:
-            self.items, self.places = items, places
+            self.items, self.indices = items, indices
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.items[int(self.places[index])]
+        return self.items[int(self.indices[index])]
 
 
 def choose_split(splits: Splits, split: str | None) -> tuple[str, ImageDataset]:
-    """The split of that name, or the first of validation, test, train that exists, with its name."""
-    wanted = (VALIDATION, TEST, TRAIN) if split is None else (split,)
-    for name in wanted:
+    """The split of that name, or by default the first of validation, test and train that exists.
+
+    Returns:
+        The name of the split, and its images.
+
+    Raises:
+        DataError: The dataset has no such split.
+    """
+    for name in (VALIDATION, TEST, TRAIN) if split is None else (split,):
         if name in splits:
             return name, splits[name]
-    raise DataError(f"The data set has no split {split!r}; it has {', '.join(splits)}.")
+    raise DataError(f"The dataset has no split {split!r}. Choose one of {', '.join(splits)}.")

@@ -1,10 +1,9 @@
-"""Writes a dataset as a ZIP of class folders."""
+"""Exports a dataset as a ZIP of class folders."""
 
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,15 +12,25 @@ from resnet_hub.datasets.names import escape_label
 from resnet_hub.errors import DataError, disk_is_full
 from resnet_hub.images.load import SUFFIXES
 
-if TYPE_CHECKING:
-    pass
+_MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif"}
 
 
 def export_dataset(data: ImageDataset | Mapping[str, ImageDataset], target: str | Path) -> Path:
-    """Writes a data set as a ZIP of class folders that `load` reads back: the same labels, the same bytes.
+    """Write a dataset as a ZIP of class folders. `load_dataset` reads the same labels and the same bytes from it.
 
-    Several splits get a folder each. Pictures are numbered within their class; the same pictures give the same file.
-    Labels that are no folder names everywhere are percent-encoded. The file is there whole or not at all.
+    Images are numbered within their class, and equal datasets give equal files. Labels that are not valid folder
+    names are percent-encoded. An error leaves no partial file.
+
+    Args:
+        data: The images, or several splits by name, each of which gets a folder.
+        target: The path of the ZIP; an existing file is replaced.
+
+    Returns:
+        The path of the ZIP.
+
+    Raises:
+        DataError: The file cannot be written, or a class has no name.
+        ImageError: An image cannot be read.
     """
     target = Path(target)
     splits = {TRAIN: data} if isinstance(data, ImageDataset) else dict(data)
@@ -30,40 +39,36 @@ def export_dataset(data: ImageDataset | Mapping[str, ImageDataset], target: str 
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
             partial = file.name
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as out:  # pictures are packed already
-                for name, content in _entries(splits):
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as out:  # images are compressed already
+                for name, content in _iterate_entries(splits):
                     out.writestr(zipfile.ZipInfo(name), content)
         Path(partial).chmod(0o644)
         Path(partial).replace(target)
     except OSError as error:
         reason = "the disk is full" if disk_is_full(error) else error.strerror or error
-        raise DataError(f"{target} cannot be written: {reason}.") from None
+        raise DataError(f"Cannot write {target}: {reason}. Choose another path or free space.") from None
     finally:
         if partial:
             Path(partial).unlink(missing_ok=True)
     return target
 
 
-def _entries(splits: Mapping[str, ImageDataset]) -> Iterator[tuple[str, bytes]]:
+def _iterate_entries(splits: Mapping[str, ImageDataset]) -> Iterator[tuple[str, bytes]]:
     for split, images in splits.items():
-        above = f"{split}/" if len(splits) > 1 else ""
+        prefix = f"{split}/" if len(splits) > 1 else ""
         counts = np.bincount(images.targets, minlength=len(images.labels))
         for target, label in enumerate(images.labels):
             if not label.strip("\0"):
-                raise DataError("A class without a name cannot be exported; name it first.")
+                raise DataError("Cannot export the dataset: a class has no name. Give each class a name.")
             digits = len(str(counts[target]))
-            for number, place in enumerate(np.flatnonzero(images.targets == target), 1):
-                content = images.read(int(place))
-                yield (
-                    f"{above}{escape_label(label)}/{number:0{digits}}{_suffix(images.name(int(place)), content)}",
-                    content,
-                )
+            for number, index in enumerate(np.flatnonzero(images.targets == target).tolist(), 1):
+                content = images.read(index)
+                suffix = _choose_suffix(images.name(index), content)
+                yield f"{prefix}{escape_label(label)}/{number:0{digits}}{suffix}", content
 
 
-_MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif"}
-
-
-def _suffix(name: str, content: bytes) -> str:
+def _choose_suffix(name: str, content: bytes) -> str:
+    """The suffix of the name if it has one of an image, else the suffix of the format."""
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in SUFFIXES:
         return suffix

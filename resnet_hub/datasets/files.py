@@ -1,53 +1,71 @@
-"""Datasets of image files: a folder, a ZIP, or lists of files by label."""
+"""Loads datasets of image files: a folder, a ZIP, or lists of files by label."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from resnet_hub.datasets.archive import UNREAD, Archive
-from resnet_hub.datasets.class_folders import Folder, empty_folders, infer_classes
-from resnet_hub.datasets.dataset import _ALIASES, TRAIN, ImageDataset, Splits
+from resnet_hub.datasets.archive import UNSUPPORTED_COMPRESSION, Archive
+from resnet_hub.datasets.class_folders import Folder, find_empty_folders, infer_classes
+from resnet_hub.datasets.dataset import SPLITS, TRAIN, ImageDataset, Splits
 from resnet_hub.datasets.names import decode_file_name, is_system_file, natural_key
 from resnet_hub.errors import DataError
 from resnet_hub.images.load import SUFFIXES
 from resnet_hub.paths import walk_files
 
-if TYPE_CHECKING:
-    pass
-
-_ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
+_ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
+NESTED_ARCHIVE, OUTSIDE = "archive inside", "image outside the class folders"  # reasons in `Splits.skipped`
 
 
 def load_folder(root: Path) -> Splits | None:
-    """None for a folder that has no pictures but parquet files."""
+    """Load a folder of class folders. Returns None for a folder of parquet files without images."""
     files: dict[str, Path] = {}
-    folders, parquet = [], False
+    folders, has_parquet = [], False
     for parent, inner, names in walk_files(root):
         inner[:] = [name for name in inner if not is_system_file(name)]
-        below = decode_file_name(Path(parent).relative_to(root).as_posix())
-        folders.append(below)
+        folder = decode_file_name(Path(parent).relative_to(root).as_posix())
+        folders.append(folder)
         for name in names:
             path = Path(parent, name)
             if path.is_file():  # neither a pipe nor a broken link
-                files[str(PurePosixPath(below, decode_file_name(name)))] = path
-                parquet = parquet or name.endswith(".parquet")
-    if parquet and not any(PurePosixPath(name).suffix.lower() in SUFFIXES for name in files):
+                files[str(PurePosixPath(folder, decode_file_name(name)))] = path
+                has_parquet = has_parquet or name.endswith(".parquet")
+    if has_parquet and not any(PurePosixPath(name).suffix.lower() in SUFFIXES for name in files):
         return None
-    return _arranged(root.name, list(files), folders, {}, lambda names: [files[name] for name in names])
+    return _build_splits(root.name, list(files), folders, {}, lambda names: [files[name] for name in names])
 
 
 def load_archive(path: Path) -> Splits:
+    """Load a ZIP of class folders."""
     archive = Archive(path)
-    return _arranged(
-        path.name, list(archive.files), archive.folders, archive.skipped, lambda names: _Zipped(archive, names)
+    return _build_splits(
+        path.name, list(archive.files), archive.folders, archive.skipped, lambda names: _ArchiveFiles(archive, names)
     )
 
 
-class _Zipped(Sequence[Any]):
-    """Files of a ZIP, read when asked for."""
+def load_mapping(source: Mapping[str, Sequence[Any]]) -> Splits:
+    """Load the paths or bytes of images by label."""
+    labels = tuple(sorted((label for label in source if source[label]), key=natural_key))
+    if not labels:
+        raise DataError("The dataset has no images yet. Add images to at least two classes.")
+    rows = [
+        (image, target, f"{label}/{number if isinstance(image, bytes) else Path(image).name}")
+        for target, label in enumerate(labels)
+        for number, image in enumerate(source[label], 1)
+    ]
+    seen, names = Counter[str](), []
+    for *_, name in rows:
+        seen[name] += 1
+        names.append(f"{name} ({seen[name]})" if seen[name] > 1 else name)
+    images = ImageDataset(labels, [row[0] for row in rows], np.array([row[1] for row in rows], np.int64), names)
+    empty = [label for label in source if not source[label]]
+    return Splits({TRAIN: images}, skipped={"folder without images": empty} if empty else None)
+
+
+class _ArchiveFiles(Sequence[Any]):
+    """Files of a ZIP, read when they are used."""
 
     def __init__(self, archive: Archive, names: list[str]):
         self.archive, self.names = archive, names
@@ -59,79 +77,55 @@ class _Zipped(Sequence[Any]):
         return self.archive.read(self.names[int(index)])
 
 
-def _arranged(
+def _build_splits(
     title: str,
     files: list[str],
     folders: list[str],
     skipped: Mapping[str, list[str]],
-    sources: Callable[[list[str]], Sequence[Any]],
+    get_sources: Callable[[list[str]], Sequence[Any]],
 ) -> Splits:
-    """Splits and labels from the names of files, which are relative paths with forward slashes."""
-    left_out = defaultdict(list, skipped)
-    pictures: dict[str, Folder] = {}
-    for name in files:
-        *above, last = name.split("/")
-        suffix = PurePosixPath(last).suffix.lower()
-        if any(map(is_system_file, above)) or is_system_file(last):
-            left_out["system file"].append(name)
-        elif suffix in _ARCHIVES:
-            left_out["archive inside"].append(name)
+    """Sort image files into splits and classes by their paths, which are relative and have forward slashes."""
+    skipped = defaultdict(list, skipped)
+    folder_of: dict[str, Folder] = {}
+    for path in files:
+        *parents, name = path.split("/")
+        suffix = PurePosixPath(name).suffix.lower()
+        if any(map(is_system_file, parents)) or is_system_file(name):
+            skipped["system file"].append(path)
+        elif suffix in _ARCHIVE_SUFFIXES:
+            skipped[NESTED_ARCHIVE].append(path)
         elif suffix not in SUFFIXES:
-            left_out["no picture"].append(name)
+            skipped["not an image"].append(path)
         else:
-            pictures[name] = tuple(above)
-    places, gathered = infer_classes(set(pictures.values()))
-    left_out["picture outside the class folders"] += [name for name in pictures if pictures[name] not in places]
-    left_out["folder without pictures"] += empty_folders(folders, set(pictures.values()))
-    if not places:
-        raise DataError(_nothing(title, left_out))
+            folder_of[path] = tuple(parents)
+    used = set(folder_of.values())
+    classes, merged = infer_classes(used)
+    skipped[OUTSIDE] += [path for path, folder in folder_of.items() if folder not in classes]
+    skipped["folder without images"] += find_empty_folders(folders, used)
+    if not classes:
+        raise DataError(_explain_no_classes(title, skipped))
 
-    labels = tuple(sorted({label for _, label in places.values()}, key=natural_key))
-    index = {label: number for number, label in enumerate(labels)}
+    labels = tuple(sorted({label for _, label in classes.values()}, key=natural_key))
+    index_of = {label: index for index, label in enumerate(labels)}
     members = defaultdict(list)
-    for name in sorted(pictures, key=natural_key):
-        if pictures[name] in places:
-            split, label = places[pictures[name]]
-            members[split].append((index[label], name))
+    for path in sorted(folder_of, key=natural_key):
+        if folder_of[path] in classes:
+            split, label = classes[folder_of[path]]
+            members[split].append((index_of[label], path))
     splits = {}
-    for split in _ALIASES:
-        if split in members:
-            found = sorted(members[split], key=lambda member: member[0])
-            names = [name for _, name in found]
-            splits[split] = ImageDataset(
-                labels, sources(names), np.array([target for target, _ in found], np.int64), names
-            )
-    return Splits(splits, skipped={reason: names for reason, names in left_out.items() if names}, gathered=gathered)
+    for split in SPLITS:
+        if rows := sorted(members[split], key=lambda row: row[0]):
+            names = [path for _, path in rows]
+            targets = np.array([target for target, _ in rows], np.int64)
+            splits[split] = ImageDataset(labels, get_sources(names), targets, names)
+    return Splits(splits, skipped={reason: paths for reason, paths in skipped.items() if paths}, merged=merged)
 
 
-def _nothing(title: str, left_out: Mapping[str, list[str]]) -> str:
-    if left_out["archive inside"]:
-        return f"{title} holds no pictures but archives such as {left_out['archive inside'][0]}; unpack them first."
-    if left_out[UNREAD]:
-        return f"{title} holds no pictures but files {UNREAD}; pack it again as a plain ZIP."
-    if left_out["picture outside the class folders"]:
-        return f"{title} has pictures but no class folders; put the pictures of each class into a folder of its name."
-    return f"{title} holds no pictures; expected a folder for each class with its pictures inside."
-
-
-def load_mapping(source: Mapping[str, Sequence[Any]]) -> Splits:
-    labels = tuple(sorted((label for label in source if source[label]), key=natural_key))
-    if not labels:
-        raise DataError("There are no pictures yet; add some to at least two classes.")
-    sources: list[Any] = []
-    targets: list[int] = []
-    names: list[str] = []
-    for target, label in enumerate(labels):
-        for number, picture in enumerate(source[label], 1):
-            last = str(number) if isinstance(picture, bytes) else Path(picture).name
-            sources.append(picture)
-            targets.append(target)
-            names.append(f"{label}/{last}")
-    for name, count in Counter(names).items():
-        if count > 1:
-            places = [place for place, other in enumerate(names) if other == name]
-            for number, place in enumerate(places[1:], 2):
-                names[place] = f"{name} ({number})"
-    empty = [label for label in source if not source[label]]
-    images = ImageDataset(labels, sources, np.array(targets, np.int64), names)
-    return Splits({TRAIN: images}, skipped={"folder without pictures": empty} if empty else None)
+def _explain_no_classes(title: str, skipped: Mapping[str, list[str]]) -> str:
+    if archives := skipped[NESTED_ARCHIVE]:
+        return f"{title} contains no images but archives such as {archives[0]}. Unpack them first."
+    if skipped[UNSUPPORTED_COMPRESSION]:
+        return f"{title} contains no images that can be read: {UNSUPPORTED_COMPRESSION}. Pack it again as a plain ZIP."
+    if skipped[OUTSIDE]:
+        return f"{title} contains images but no class folders. Put the images of each class into a folder of its name."
+    return f"{title} contains no images. Give a folder or ZIP with one folder of images for each class."

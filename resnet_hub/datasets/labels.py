@@ -2,41 +2,41 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from resnet_hub.datasets.dataset import ImageDataset
-from resnet_hub.errors import DataError
-
-if TYPE_CHECKING:
-    pass
-
-_NAMED = 3  # labels or pictures that an error names before it counts the rest
+from resnet_hub.errors import DataError, list_some
 
 
-def match_labels(names: Sequence[str], data: ImageDataset) -> np.ndarray:
-    """The model's class index of every picture, (N,); the data set may have some of its labels, in another order."""
+def match_labels(labels: Sequence[str], data: ImageDataset) -> np.ndarray:
+    """Map the targets of a dataset to the class indices of a model.
+
+    Args:
+        labels: The labels of the model, by class index.
+        data: The dataset. It may have some of the labels only, in another order.
+
+    Returns:
+        The class index of each image, an int64 array of shape (N,).
+
+    Raises:
+        DataError: The dataset is empty, has images without a label, has labels that the model does not have, or
+            either has one label twice and the order differs.
+    """
     targets = np.asarray(data.targets, np.int64)
     if not len(targets):
-        raise DataError("The data set holds no pictures; there is nothing to evaluate.")
-    if bad := int(((targets < 0) | (targets >= len(data.labels))).sum()):
-        raise DataError(f"{bad:,} of {len(targets):,} pictures have no label; choose a split with labels.")
-    if list(data.labels) == list(names):
+        raise DataError("The dataset has no images. Choose another split or dataset.")
+    if unlabelled := int(((targets < 0) | (targets >= len(data.labels))).sum()):
+        raise DataError(f"{unlabelled:,} of {len(targets):,} images have no label. Choose a split with labels.")
+    if list(data.labels) == list(labels):
         return targets
-    known = set(names)
-    if unknown := [repr(label) for label in data.labels if label not in known]:
-        told = _some([repr(label) for label in names])
+    index_of = {label: index for index, label in enumerate(labels)}
+    if unknown := [label for label in data.labels if label not in index_of]:
         raise DataError(
-            f"The model does not know {_some(unknown)}, only {told}; rename those classes, or leave them out."
+            f"The model has no label {list_some(unknown, to_text=repr)}; its labels are "
+            f"{list_some(labels, to_text=repr)}. Rename those classes or leave them out."
         )
-    counts = Counter(names) | Counter(data.labels)
-    if twice := [label for label in data.labels if counts[label] > 1]:
-        raise DataError(f"The label {twice[0]!r} names several classes, so model and data set must order them alike.")
-    place = {label: index for index, label in enumerate(names)}
-    return np.array([place[label] for label in data.labels])[targets]
-
-
-def _some(items: Sequence[str]) -> str:
-    rest = len(items) - _NAMED
-    return ", ".join(items[:_NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
+    counts = Counter(labels) | Counter(data.labels)
+    if repeated := [label for label in data.labels if counts[label] > 1]:
+        raise DataError(f"Several classes have the label {repeated[0]!r}. Use the same order in model and dataset.")
+    return np.array([index_of[label] for label in data.labels])[targets]

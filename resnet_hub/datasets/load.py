@@ -1,17 +1,14 @@
-"""Loads labelled images from wherever they lie: class folders, an archive, lists of files, parquet, or the Hub."""
+"""Loads a dataset from any source: class folders, a ZIP, lists of files, parquet files, or the Hub."""
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnet_hub.datasets.dataset import TRAIN, Splits
 from resnet_hub.datasets.files import load_archive, load_folder, load_mapping
 from resnet_hub.datasets.remote import HUB_PREFIX, MAX_DOWNLOAD, load_parquet_or_hub
 from resnet_hub.errors import DataError
-
-if TYPE_CHECKING:
-    pass
 
 
 def load_dataset(
@@ -25,55 +22,69 @@ def load_dataset(
     token: str | bool | None = None,
     max_bytes: int | None = None,
 ) -> Splits:
-    """The splits of a data set by name: `train`, and `validation` and `test` where it has them.
+    """Load the splits of a dataset: `train`, and `validation` and `test` if it has them.
 
-    `source` is a folder of class folders, with or without folders train, validation and test above them; a ZIP of the
-    same, at any depth; a mapping of labels to picture files or bytes; a folder of parquet files; or the id of a data
-    set on the Hub. The other arguments are for parquet and the Hub: the name of a subset, an expression for the split
-    to train on (such as `train[:10%]`), the columns (found by their type where they are not named), and the token of
-    whoever asks; False asks as nobody, where None may use the one saved on this machine. Of the Hub no more than
-    `max_bytes` are downloaded (`MAX_DOWNLOAD`, where it is None). `Splits.commit` is the `revision` that
-    reads the same again.
+    Labels are in natural order (`class 2` before `class 10`), or in the order of a `ClassLabel` column.
 
-    Labels are in natural order (`class 2` before `class 10`), or in the order of a `ClassLabel` column. Raises
-    `DataError` where there is nothing to train on, and `TooLargeError` before a download over `max_bytes`.
+    Args:
+        source: One of
+
+            - a folder of class folders, with or without folders `train`, `validation` and `test` above them;
+            - a ZIP of the same (see `class_folders` for the accepted layouts);
+            - a mapping from labels to lists of image files or bytes;
+            - a folder of parquet files;
+            - the id of a dataset on the Hub, such as `user/name`.
+        subset: The name of the subset (configuration). Only for parquet and the Hub, as are the next three.
+        split: The split to train on, such as `train[:10%]`. Then it is the only one.
+        image_column: The column of the images. By default it is found by type and name.
+        label_column: The column of the labels. By default it is found by type and name.
+        revision: The branch, tag or commit of a dataset on the Hub. `Splits.commit` is the one that was read.
+        token: The token for the Hub. None uses the saved one, False none.
+        max_bytes: The limit of a download from the Hub, by default `MAX_DOWNLOAD`.
+
+    Raises:
+        DataError: The source does not exist, cannot be read or has no training images, or has not what an argument
+            names.
+        TooLargeError: The dataset on the Hub is larger than `max_bytes`. Nothing was downloaded.
     """
     hub: dict[str, Any] = {
         "revision": revision,
         "token": token,
         "max_bytes": MAX_DOWNLOAD if max_bytes is None else max_bytes,
     }
-    named = {"subset": subset, "split": split, "image_column": image_column, "label_column": label_column}
-    known: set[str] = set()  # of the names, those that such a source has
+    selection = {"subset": subset, "split": split, "image_column": image_column, "label_column": label_column}
+    supported: set[str] = set()  # the arguments that this kind of source has
+    path = None if isinstance(source, Mapping) or str(source).startswith(HUB_PREFIX) else Path(source)
     if isinstance(source, Mapping):
         splits = load_mapping(source)
-    elif str(source).startswith(HUB_PREFIX):
-        splits, known = load_parquet_or_hub(_repo_id(str(source)), **named, **hub), {*named, "revision"}
-    elif Path(source).is_dir():
-        classes = load_folder(Path(source))
-        splits, known = (classes, known) if classes else (load_parquet_or_hub(Path(source), **named), {*named})
-    elif Path(source).is_file():
-        splits = load_archive(Path(source))
+    elif path and path.is_dir():
+        if class_folders := load_folder(path):
+            splits = class_folders
+        else:
+            splits, supported = load_parquet_or_hub(path, **selection), {*selection}
+    elif path and path.is_file():
+        splits = load_archive(path)
     else:
-        splits, known = load_parquet_or_hub(_repo_id(str(source)), **named, **hub), {*named, "revision"}
-    for what, name in {**named, "revision": revision}.items():
-        if name is not None and what not in known:
-            others = "data sets on the Hub" if what == "revision" else "parquet and data sets on the Hub"
-            raise DataError(f"{_called(source)} has no {what} {name!r}: only {others} have one; leave it out.")
+        splits = load_parquet_or_hub(_parse_repo_id(str(source)), **selection, **hub)
+        supported = {*selection, "revision"}
+    title = "The dataset" if isinstance(source, Mapping) else f"{Path(source).name or source}"
+    for argument, value in {**selection, "revision": revision}.items():
+        if value is not None and argument not in supported:
+            kinds = "datasets on the Hub" if argument == "revision" else "parquet files and datasets on the Hub"
+            raise DataError(f"{title} has no {argument} {value!r}: only {kinds} have one. Leave it out.")
     if TRAIN not in splits:
-        raise DataError(f"{_called(source)} has no training pictures, only {' and '.join(splits)}.")
+        raise DataError(f"{title} has no training images, only {' and '.join(splits)}. Add images to the split train.")
     return splits
 
 
-def _repo_id(source: str) -> str:
-    """The id of a data set on the Hub, and nothing that `datasets` would take for a folder here or a format."""
+def _parse_repo_id(source: str) -> str:
+    """The id of a dataset on the Hub, and nothing that `datasets` would take for a local folder or a format."""
     name = source.removeprefix(HUB_PREFIX)
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        raise DataError(f"There is no folder or file {source!r}, nor is it a data set on the Hub (user/name).")
+        raise DataError(
+            f"There is no folder or file {source!r}, and it is not the id of a dataset on the Hub (user/name). "
+            "Check the path or id."
+        )
     if Path(name).exists():
-        raise DataError(f"{name!r} is a folder here as well as a name on the Hub; start from another folder.")
+        raise DataError(f"{name!r} is both a folder here and a dataset on the Hub. Start from another folder.")
     return name
-
-
-def _called(source: Any) -> str:
-    return "The data set" if isinstance(source, Mapping) else f"{Path(source).name or source}"

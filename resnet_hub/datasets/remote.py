@@ -1,27 +1,27 @@
-"""Datasets of parquet files in a folder, or on the Hugging Face Hub."""
+"""Loads datasets of parquet files from a folder or the Hugging Face Hub, with the `datasets` library.
+
+A dataset on the Hub is untrusted. Before `datasets` sees it, its card is checked: it must not refer to files outside
+the dataset. Before the download, the size of its files is checked.
+"""
 
 import contextlib
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnet_hub.datasets.dataset import SPLIT_NAMES, TRAIN, Splits
 from resnet_hub.datasets.tables import load_tables
 from resnet_hub.errors import DataError, ResNetHubError, TooLargeError, one_line
 from resnet_hub.hub_client.retry import request_timeout, retry_call
 
-if TYPE_CHECKING:
-    pass
-
-
-HUB_PREFIX = "hf://datasets/"  # before an id: the data set of that name on the Hub, never a folder that is called so
-MAX_DOWNLOAD = 32 * 2**30  # bytes of the files of a data set on the Hub; ImageNet has 150 GB
-_CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # what `datasets` is configured by
+HUB_PREFIX = "hf://datasets/"  # before an id: the dataset on the Hub, even if a folder has the same name
+MAX_DOWNLOAD = 32 * 2**30  # bytes; ImageNet has 150 GB
+_CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # the files that configure `datasets`
 _MAX_CARD = 2**20  # bytes
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_OUTSIDE = re.compile(r"^[/\\~]|:|(^|[/\\])\.\.([/\\]|$)")  # a path here, an address, a drive, the folder above
+_OUTSIDE = re.compile(r"^[/\\~]|:|(^|[/\\])\.\.([/\\]|$)")  # an absolute path, a URL, a drive, the parent folder
 
 
 def load_parquet_or_hub(
@@ -33,7 +33,12 @@ def load_parquet_or_hub(
     label_column: str | None,
     **hub: Any,
 ) -> Splits:
-    with _calm(str(source)), request_timeout() if not isinstance(source, Path) else contextlib.nullcontext():
+    """Load a folder of parquet files (a `Path`), or a dataset on the Hub by its id.
+
+    The arguments are those of `load_dataset`; `hub` are `revision`, `token` and `max_bytes`.
+    """
+    is_local = isinstance(source, Path)
+    with _wrap_errors(str(source)), contextlib.nullcontext() if is_local else request_timeout():
         import datasets
 
         commit = None
@@ -41,31 +46,34 @@ def load_parquet_or_hub(
             _check_cards(str(source), [source / name for name in _CARDS if (source / name).is_file()])
             builder = datasets.load_dataset_builder(str(source), subset)
         else:
-            builder, commit = _builder(source, subset, **hub)
+            builder, commit = _get_hub_builder(source, subset, **hub)
         builder.download_and_prepare()
-        found = builder.as_dataset(split=split)
-        tables = found if isinstance(found, datasets.DatasetDict) else {TRAIN: found}
+        loaded = builder.as_dataset(split=split)
+        tables = loaded if isinstance(loaded, datasets.DatasetDict) else {TRAIN: loaded}
         if len(tables) == 1:
             tables = {TRAIN: next(iter(tables.values()))}
-        picked: dict[str, Any] = {}
+        by_split: dict[str, Any] = {}
         for name, table in tables.items():
-            picked.setdefault(SPLIT_NAMES.get(str(name).lower(), ""), table)
-        picked.pop("", None)
-        if TRAIN not in picked:
+            by_split.setdefault(SPLIT_NAMES.get(str(name).lower(), ""), table)
+        by_split.pop("", None)
+        if TRAIN not in by_split:
             names = ", ".join(map(str, tables))
-            title = str(source)
-            raise DataError(f"{title!r} has no training split but {names}; name the one to train on.")
-        splits = load_tables(picked, image_column, label_column, _roots(source))
+            raise DataError(f"The dataset {str(source)!r} has no split train. Set split to one of {names}.")
+        splits = load_tables(by_split, image_column, label_column, _allowed_folders(source))
         splits.commit = commit
         return splits
 
 
-def _builder(
+def _get_hub_builder(
     name: str, subset: str | None, revision: str | None, token: str | bool | None, max_bytes: int
 ) -> tuple[Any, str | None]:
-    """What downloads a data set of the Hub, once it is known what that will be, and the commit of that.
+    """Check a dataset on the Hub, and get the builder that downloads it.
 
-    The last copy where there is no Hub; of a commit that is asked for, its own.
+    If the Hub cannot be reached, the builder reads the cached copy. A commit as `revision` is only read from a copy
+    of that commit.
+
+    Returns:
+        The builder, and the commit that it reads, if known.
     """
     import datasets
     from datasets.packaged_modules.cache.cache import Cache
@@ -79,69 +87,69 @@ def _builder(
         commit, sizes = read_listing(name, info)
         cards = [card for card in _CARDS if card in sizes]
         if any(sizes[card] > _MAX_CARD for card in cards):
-            raise DataError(_long_card(name))
-        fetch: Callable[..., str] = partial(api.hf_hub_download, name, repo_type="dataset", revision=commit)
-        _check_cards(name, [Path(retry_call(fetch, card)) for card in cards])
+            raise DataError(_explain_long_card(name))
+        download: Callable[..., str] = partial(api.hf_hub_download, name, repo_type="dataset", revision=commit)
+        _check_cards(name, [Path(retry_call(download, card)) for card in cards])
     except (ResNetHubError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
     except Exception:
-        with contextlib.suppress(Exception):  # as `datasets` does, which would ask the Hub again before
+        with contextlib.suppress(Exception):  # `datasets` has this fallback too, but it would call the Hub again first
             copy = Cache(repo_id=name, dataset_name=name.split("/")[1], config_name=subset, version="auto", hash="auto")
             if not _COMMIT.fullmatch(revision or "") or copy.hash == revision:
                 return copy, copy.hash if _COMMIT.fullmatch(copy.hash or "") else None
         raise
     builder = datasets.load_dataset_builder(name, subset, revision=commit, token=token)
-    files, inside = builder.config.data_files or {}, f"hf://datasets/{name}@{commit}/"
+    data_files, prefix = builder.config.data_files or {}, f"hf://datasets/{name}@{commit}/"
     size = 0
-    for file in {str(file) for split in files.values() for file in split}:
-        own = file.removeprefix(inside)
-        if own not in sizes:
-            raise DataError(_outside(name, file))
-        size += sizes[own]
+    for file in {str(file) for files in data_files.values() for file in files}:
+        path = file.removeprefix(prefix)
+        if path not in sizes:
+            raise DataError(_explain_outside(name, file))
+        size += sizes[path]
     if size > max_bytes:
         raise TooLargeError(name, size, max_bytes)
     return builder, info.sha
 
 
 def _check_cards(name: str, paths: list[Path]) -> None:
-    """Refuses what would have `datasets` read anything but the data set: any path here, and any address."""
+    """Raise `DataError` for a card by which `datasets` would read local paths or URLs outside the dataset."""
     import yaml  # type: ignore[import-untyped]
     from huggingface_hub import DatasetCard
 
     for path in paths:
         if path.stat().st_size > _MAX_CARD:
-            raise DataError(_long_card(name))
+            raise DataError(_explain_long_card(name))
         if path.suffix == ".json":
             continue
         card = DatasetCard.load(path).data if path.suffix == ".md" else yaml.safe_load(path.read_text("utf-8"))
         configs = (card or {}).get("configs") or ()
-        waiting = [
+        pending = [
             [value for key, value in config.items() if key not in ("features", "description")]
             if isinstance(config, dict)
             else config
             for config in (configs if isinstance(configs, list) else [configs])
         ]
-        seen = set()
-        while waiting:  # no recursion: an alias of YAML may lead back to what it lies in
-            value = waiting.pop()
+        visited = set()
+        while pending:  # no recursion: a YAML alias can contain itself
+            value = pending.pop()
             if isinstance(value, dict | list | tuple | set):
-                if id(value) not in seen:
-                    seen.add(id(value))
-                    waiting += value.values() if isinstance(value, dict) else value
+                if id(value) not in visited:
+                    visited.add(id(value))
+                    pending += value.values() if isinstance(value, dict) else value
             elif isinstance(value, bytes) or (isinstance(value, str) and _OUTSIDE.search(value)):
-                raise DataError(_outside(name, str(value)))
+                raise DataError(_explain_outside(name, str(value)))
 
 
-def _outside(name: str, file: str) -> str:
-    return f"The data set {name!r} names files outside itself ({file[:100]!r}), which are never read; choose another."
+def _explain_outside(name: str, file: str) -> str:
+    return f"The dataset {name!r} refers to files outside itself ({file[:100]!r}). They are never read; use another."
 
 
-def _long_card(name: str) -> str:
-    return f"The data set {name!r} has a card of over {_MAX_CARD // 2**20} MB, which is not read; choose another."
+def _explain_long_card(name: str) -> str:
+    return f"The dataset {name!r} has a card of over {_MAX_CARD // 2**20} MB, which is too large. Use another dataset."
 
 
-def _roots(source: str | Path) -> list[Path]:
-    """Where the pictures of a data set may lie: its own folder, or its part of the Hub's cache."""
+def _allowed_folders(source: str | Path) -> list[Path]:
+    """The folders that may contain the images: the dataset itself, or its part of the Hub cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     if isinstance(source, Path):
@@ -150,61 +158,64 @@ def _roots(source: str | Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _calm(source: str) -> Iterator[None]:
-    """No bars and remarks of `datasets`; whatever it raises becomes one sentence."""
+def _wrap_errors(source: str) -> Iterator[None]:
+    """Turn all errors into `DataError`, and silence the progress bars and log messages of `datasets`."""
     try:
         import datasets
         import huggingface_hub.utils as hub
+        import huggingface_hub.utils.logging as hub_logging
     except ImportError:
-        raise DataError("Parquet and the Hub are read with datasets: pip install 'resnet_hub[train]'.") from None
+        raise DataError(
+            "Parquet files and datasets on the Hub need the datasets library: pip install 'resnet_hub[train]'."
+        ) from None
     bars, hub_bars = not datasets.are_progress_bars_disabled(), not hub.are_progress_bars_disabled()
-    level, hub_level = datasets.logging.get_verbosity(), hub.logging.get_verbosity()
+    level, hub_level = datasets.logging.get_verbosity(), hub_logging.get_verbosity()
     datasets.disable_progress_bars()
     hub.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
-    hub.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(datasets.logging.ERROR)
+    hub_logging.set_verbosity_error()
     try:
         yield
     except ResNetHubError:
         raise
     except Exception as error:
-        raise DataError(_sentence(source, error)) from None
+        raise DataError(_explain_error(source, error)) from None
     finally:
         datasets.logging.set_verbosity(level)
-        hub.logging.set_verbosity(hub_level)
+        hub_logging.set_verbosity(hub_level)
         if bars:
             datasets.enable_progress_bars()
         if hub_bars:
             hub.enable_progress_bars()
 
 
-def _sentence(source: str, error: Exception) -> str:
+def _explain_error(source: str, error: Exception) -> str:
+    """The message for an error of `datasets` or the Hub: subject, cause, what to do."""
     from huggingface_hub import errors
 
     match error:
         case errors.GatedRepoError():
-            return f"The data set {source!r} is gated: ask for access on its page, then log in as who has it."
+            return f"The dataset {source!r} is gated. Request access on its page, then log in with that account."
         case errors.RepositoryNotFoundError():
-            return f"The data set {source!r} is not on the Hub, or private: check the name, or `hf auth login`."
+            return f"The dataset {source!r} is not on the Hub, or private. Check the name, or run `hf auth login`."
         case errors.RevisionNotFoundError():
-            return f"The data set {source!r} has no such branch, tag or commit; see its page for those it has."
+            return f"The dataset {source!r} has no such branch, tag or commit. Choose one that its page lists."
     reason = str(error).strip().split("\n")[0] or type(error).__name__
-    if isinstance(error, ValueError) and "Config name is missing" in reason:
-        names = re.findall(r"'([^']+)'", str(error).split("`load_dataset")[0])
-        return f"The data set {source!r} has subsets; name one of {', '.join(names)}."
-    if isinstance(error, ValueError) and (
-        found := re.match(r"BuilderConfig '(.*)' not found. Available: (.*)", reason)
-    ):
-        names = re.findall(r"'([^']+)'", found[2])
-        return f"The data set {source!r} has no subset {found[1]!r}; it has {', '.join(names)}."
-    if isinstance(error, ValueError) and (found := re.match(r'Unknown split "(.*)". Should be one of (.*)', reason)):
-        names = re.findall(r"'([^']+)'", found[2])
-        return f"The data set {source!r} has no split {found[1]!r}; it has {', '.join(names)}."
-    if isinstance(error, ValueError) and (found := re.match(r"Unrecognized instruction format: (.*)", reason)):
-        return f"The split {found[1]!r} is none that can be read; write its name, or a part of it such as train[:10%]."
+    if isinstance(error, ValueError):
+        if "Config name is missing" in reason:
+            names = re.findall(r"'([^']+)'", str(error).split("`load_dataset")[0])
+            return f"The dataset {source!r} has subsets. Choose one of {', '.join(names)}."
+        if match := re.match(r"BuilderConfig '(.*)' not found. Available: (.*)", reason):
+            names = re.findall(r"'([^']+)'", match[2])
+            return f"The dataset {source!r} has no subset {match[1]!r}. Choose one of {', '.join(names)}."
+        if match := re.match(r'Unknown split "(.*)". Should be one of (.*)', reason):
+            names = re.findall(r"'([^']+)'", match[2])
+            return f"The dataset {source!r} has no split {match[1]!r}. Choose one of {', '.join(names)}."
+        if match := re.match(r"Unrecognized instruction format: (.*)", reason):
+            return f"The split {match[1]!r} is not valid. Give the name of a split, or a part such as train[:10%]."
     if "scripts are no longer supported" in reason:
-        return f"The data set {source!r} needs its own code to be read, which is never run here; choose another."
-    unreached = isinstance(error, errors.HTTPError) and not isinstance(error, errors.HfHubHTTPError)
-    if unreached or isinstance(error, ConnectionError | TimeoutError):
-        return f"The data set {source!r} could not be fetched; check the network, or give a folder or ZIP."
-    return f"The data set {source!r} cannot be read: {one_line(reason)}."
+        return f"The dataset {source!r} needs a script to be read. Scripts are never run; use another dataset."
+    is_unreachable = isinstance(error, errors.HTTPError) and not isinstance(error, errors.HfHubHTTPError)
+    if is_unreachable or isinstance(error, ConnectionError | TimeoutError):
+        return f"Cannot download the dataset {source!r}. Check the network, or use a folder or ZIP."
+    return f"Cannot read the dataset {source!r}: {one_line(reason)}. Check its files."

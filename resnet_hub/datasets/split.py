@@ -1,23 +1,28 @@
-"""Splits a dataset, stratified by class and without tearing groups apart."""
+"""Splits a dataset into training and validation images."""
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
 
 
 def split_indices(
     targets: np.ndarray, fraction: float, seed: int, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of a stratified split: (kept, held out), each sorted and the same for the same seed.
+    """Split a dataset, stratified by class. Images of one group stay on one side.
 
-    Pictures of one group (int64 (N,), as `DataReport.groups` gives them) stay together and count for the label that
-    most of them have. Each class with more than one group has pictures on both sides; the only group is kept.
+    Every class with more than one group has images on both sides. The only group of a class is kept.
+
+    Args:
+        targets: The class index of each image, int64 (N,).
+        fraction: The share of each class to hold out, between 0 and 1.
+        seed: The same seed gives the same split.
+        groups: The group of each image, int64 (N,), from `DatasetReport.group_duplicates`. A group counts for the
+            class that most of its images have. By default each image is a group.
+
+    Returns:
+        The indices of the images to keep, and of those to hold out; both sorted.
     """
-    random = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     groups = np.arange(len(targets)) if groups is None else np.asarray(groups)
     order = np.argsort(groups, kind="stable")
     units = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if len(order) else []
@@ -25,17 +30,17 @@ def split_indices(
     strata = defaultdict(list)
     for unit in units:
         strata[int(np.bincount(targets[unit]).argmax())].append(unit)
-    held: list[np.ndarray] = []
-    for label in sorted(strata):
-        members = [strata[label][place] for place in random.permutation(len(strata[label]))]
+    held_out: list[np.ndarray] = []
+    for target in sorted(strata):
+        members = [strata[target][index] for index in generator.permutation(len(strata[target]))]
         if len(members) < 2:
             continue
         wanted, taken = max(1, round(sum(map(len, members)) * fraction)), 0
         for unit in members[:-1]:
             if taken + len(unit) <= wanted:
-                held.append(unit)
+                held_out.append(unit)
                 taken += len(unit)
         if not taken:
-            held.append(min(members, key=len))
-    held_out = np.sort(np.concatenate(held)) if held else np.array([], np.int64)
-    return np.setdiff1d(np.arange(len(targets)), held_out), held_out
+            held_out.append(min(members, key=len))
+    indices = np.sort(np.concatenate(held_out)) if held_out else np.array([], np.int64)
+    return np.setdiff1d(np.arange(len(targets)), indices), indices

@@ -1,9 +1,9 @@
-"""Datasets of parquet files: which columns hold images and labels."""
+"""Loads datasets of tables (parquet files): finds the columns of images and labels."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,76 +11,89 @@ from resnet_hub.datasets.dataset import TRAIN, ImageDataset, Splits
 from resnet_hub.datasets.names import natural_key
 from resnet_hub.errors import DataError, ImageError
 
-if TYPE_CHECKING:
-    pass
-
-MAX_LABELS = 10_000  # a column with more of them holds numbers or captions, not classes
+MAX_LABELS = 10_000  # a column with more values holds numbers or captions
+_IMAGE_COLUMNS = ("image", "img", "picture", "photo")
+_LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
 
 
 def load_tables(
     tables: dict[str, Any], image_column: str | None, label_column: str | None, roots: list[Path]
 ) -> Splits:
+    """Load images and labels from tables of the `datasets` library.
+
+    Args:
+        tables: The `datasets.Dataset` of each split, with one for training.
+        image_column: The column of the images. By default it is found by type and name.
+        label_column: The column of the labels. By default it is found by type and name.
+        roots: The folders that may contain image files. Files elsewhere are not read.
+
+    Raises:
+        DataError: A column does not exist, cannot be found or holds no labels, or the labels of the splits differ.
+    """
     import datasets
 
     features = tables[TRAIN].features
-    image_column = _column(features, image_column, "image", ("image", "img", "picture", "photo"), datasets.Image)
-    label_column = _column(
-        features, label_column, "label", ("label", "labels", "class", "target", "fine_label"), datasets.ClassLabel
-    )
-    kind = features[label_column]
-    if not isinstance(kind, datasets.ClassLabel | datasets.Value):  # to read a picture may be to fetch it
-        raise DataError(_no_classes(label_column))
+    image_column = _choose_column(features, image_column, "image", _IMAGE_COLUMNS, datasets.Image)
+    label_column = _choose_column(features, label_column, "label", _LABEL_COLUMNS, datasets.ClassLabel)
+    feature = features[label_column]
+    if not isinstance(feature, datasets.ClassLabel | datasets.Value):  # reading images could fetch files
+        raise DataError(_explain_no_labels(label_column))
     values = {split: table.with_format(None)[label_column][:] for split, table in tables.items()}
-    if isinstance(kind, datasets.ClassLabel):
-        labels = tuple(kind.names)
-        others = [split for split, table in tables.items() if table.features[label_column].names != kind.names]
+    if isinstance(feature, datasets.ClassLabel):
+        labels = tuple(feature.names)
+        others = [split for split, table in tables.items() if table.features[label_column].names != feature.names]
         if others:
-            raise DataError(f"The splits disagree: {others[0]} has other labels than {TRAIN} in {label_column!r}.")
-        index: dict[Any, int] = {number: number for number in range(len(labels))}
+            raise DataError(
+                f"The labels of the splits {TRAIN} and {others[0]} differ in column {label_column!r}. "
+                "Use the same labels in all splits."
+            )
+        index_of: dict[Any, int] = {index: index for index in range(len(labels))}
     else:
         distinct = {value for column in values.values() for value in column if value is not None}
         if len(distinct) > MAX_LABELS or not all(isinstance(value, str | int) for value in distinct):
-            raise DataError(_no_classes(label_column))
+            raise DataError(_explain_no_labels(label_column))
         labels = tuple(sorted({str(value) for value in distinct}, key=natural_key))
-        place = {label: number for number, label in enumerate(labels)}
-        index = {value: place[str(value)] for value in distinct}
+        positions = {label: index for index, label in enumerate(labels)}
+        index_of = {value: positions[str(value)] for value in distinct}
     splits: dict[str, ImageDataset] = {}
     skipped: dict[str, list[str]] = defaultdict(list)
     for split, table in tables.items():
-        targets = np.array([index.get(value, -1) for value in values[split]], np.int64)
+        targets = np.array([index_of.get(value, -1) for value in values[split]], np.int64)
         column = table.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
-        images = ImageDataset(labels, _Column(column, image_column, roots), targets, _Numbered(split, len(targets)))
-        if (targets < 0).any():  # a test split that keeps its answers to itself
-            skipped["picture without a label"] += [images.name(int(place)) for place in np.flatnonzero(targets < 0)]
+        images = ImageDataset(labels, _ImageColumn(column, image_column, roots), targets, _RowNames(split, len(table)))
+        if (targets < 0).any():  # the labels of a test split may be secret
+            skipped["image without a label"] += [images.name(index) for index in np.flatnonzero(targets < 0).tolist()]
             images = images.subset(np.flatnonzero(targets >= 0))
         if len(images):
             splits[split] = images
     return Splits(splits, skipped=skipped)
 
 
-def _no_classes(column: str) -> str:
-    return f"The column {column!r} holds no classes; name the one that does as label_column."
+def _explain_no_labels(column: str) -> str:
+    return f"The column {column!r} contains no labels. Set label_column to the one that does."
 
 
-def _column(features: Mapping[str, Any], name: str | None, what: str, usual: tuple[str, ...], kind: type) -> str:
-    """The named column, else the only one of the kind, else one with a usual name."""
+def _choose_column(
+    features: Mapping[str, Any], name: str | None, what: str, usual_names: tuple[str, ...], feature_type: type
+) -> str:
+    """The named column. By default the one of the type (the usually named one of several), else a usually named one."""
     columns = ", ".join(features)
     if name is not None:
         if name not in features:
-            raise DataError(f"The data set has no column {name!r}; it has {columns}.")
+            raise DataError(f"The dataset has no column {name!r}. Choose one of {columns}.")
         return name
-    typed = [column for column in features if isinstance(features[column], kind)]
-    found = [column for column in usual if column in typed] or (typed if len(typed) == 1 else [])
-    found = found or [column for column in usual if column in features]
-    if not found:
-        raise DataError(f"Which column holds the {what} is not plain to see in {columns}; name it as {what}_column.")
-    return found[0]
+    typed = [column for column in features if isinstance(features[column], feature_type)]
+    candidates = [column for column in usual_names if column in typed] or (typed if len(typed) == 1 else [])
+    candidates = candidates or [column for column in usual_names if column in features]
+    if not candidates:
+        raise DataError(f"Cannot find the {what} column. Set {what}_column to one of {columns}.")
+    return candidates[0]
 
 
-class _Column(Sequence[Any]):
-    """The image column of a `datasets` table: encoded bytes, or the path where the table has no bytes.
+class _ImageColumn(Sequence[Any]):
+    """The image column of a table: the encoded bytes, or a path if the table has no bytes.
 
-    A table can name any path of this machine: only what lies in `roots` is read.
+    A table can contain any path of this machine. Only paths below `roots` are returned.
     """
 
     def __init__(self, table: Any, column: str, roots: list[Path]):
@@ -92,17 +105,17 @@ class _Column(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         value = self.table[int(index)][self.column]
         if value is None:
-            raise ImageError(f"Row {index} has no picture.")
+            raise ImageError(f"Row {index} has no image. Remove the row.")
         if value["bytes"] is not None:
             return value["bytes"]
         path = Path(value["path"] or "").resolve()
         if not any(path.is_relative_to(root) for root in self.roots):
-            raise ImageError(f"Row {index} names a file outside the data set.")
+            raise ImageError(f"Row {index} refers to a file outside the dataset. Put the image into the dataset.")
         return path
 
 
-class _Numbered(Sequence[Any]):
-    """`train[0]`, `train[1]`, ...: as one would write it to look at the row."""
+class _RowNames(Sequence[Any]):
+    """The names `train[0]`, `train[1]`, ... of the rows of a split."""
 
     def __init__(self, split: str, length: int):
         self.split, self.length = split, length

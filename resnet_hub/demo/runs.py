@@ -139,7 +139,7 @@ class PageRun:
     def readable(self) -> "Splits":
         """The pictures that the report has not left out."""
         known = _read_report(self.run.report)  # with the names that they have now
-        return known.readable(self.pictures()) if known else self.pictures()
+        return known.drop_unreadable(self.pictures()) if known else self.pictures()
 
     def held_out(self) -> "ImageDataset":
         """The pictures that the epochs are compared on."""
@@ -216,9 +216,9 @@ class PageRun:
     ) -> "DatasetReport":
         """The report on a data set, noted with it; raises `DataError` where there is nothing to learn from it."""
         from resnet_hub.datasets.export import export_dataset
+        from resnet_hub.datasets.inspect import create_report
         from resnet_hub.datasets.load import load_dataset
         from resnet_hub.datasets.remote import HUB_PREFIX
-        from resnet_hub.datasets.report import create_report
 
         _check_budget(sum(map(len, splits.values())), 0)
         start, limit = time.monotonic(), MAX_CHECK if is_space() else math.inf
@@ -256,7 +256,7 @@ def _renamed(found: "DatasetReport", splits: "Splits", packed: "Splits") -> "Dat
         for split, images in splits.items()
         for place in range(len(images))
     }
-    return found.renamed(names)
+    return found.rename_images(names)
 
 
 def _default_root() -> Path:

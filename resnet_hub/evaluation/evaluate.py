@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnet_hub.datasets.dataset import SPLIT_NAMES, ImageDataset, choose_split
-from resnet_hub.datasets.labels import _some, match_labels
+from resnet_hub.datasets.labels import match_labels
 from resnet_hub.datasets.load import load_dataset as load_data
-from resnet_hub.errors import CheckpointError, DataError, ImageError
+from resnet_hub.errors import CheckpointError, DataError, ImageError, list_some
 from resnet_hub.evaluation.metrics import Evaluation, Mistake, _calibration_error, _class_scores, _confusion, _rank
 from resnet_hub.images.load import printable
 from resnet_hub.inference.classifier import MAX_BATCH_PIXELS, Classifier, load_inputs
@@ -63,7 +63,7 @@ def evaluate(
     for inputs in load_inputs(classify, data, min(batch_size, max(1, MAX_BATCH_PIXELS // size**2))):
         unreadable = [data.name(done + place) for place, item in enumerate(inputs) if isinstance(item, ImageError)]
         if unreadable and not skip_unreadable:
-            some = printable(_some(unreadable))
+            some = printable(list_some(unreadable))
             raise DataError(f"Some pictures cannot be read: {some}; remove or skip unreadable ones.")
         good = [(done + place, item) for place, item in enumerate(inputs) if isinstance(item, Tensor)]
         if good:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from resnet_hub.datasets.labels import _NAMED, _some
+from resnet_hub.errors import list_some
 from resnet_hub.images.load import load_image, printable
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 CALIBRATION_BINS = 15  # of equal width, as in the paper below
 _TABLE_CLASSES = 50  # in the table for the terminal; of more, the weakest
 _TABLE_LABEL = 32  # columns
+_NAMED = 3  # mistakes that the text shows
 
 
 class ClassScore(NamedTuple):
@@ -107,7 +108,7 @@ class Evaluation:
             lines.append(f"... and {rest:,} classes with a higher F1")
         if absent := [printable(score.label) for score in self.classes if not score.support]:
             taken = int(self.confusion.sum(0)[[not score.support for score in self.classes]].sum())
-            lines.append(f"no pictures of {_some(absent)}; {taken:,} were taken for such")
+            lines.append(f"no pictures of {list_some(absent)}; {taken:,} were taken for such")
 
         if self.worst:
             lines += ["", "surest mistakes"]

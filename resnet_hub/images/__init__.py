@@ -1,1 +1,1 @@
-"""From whatever holds an image to the tensor that a network was trained on."""
+"""Images: decoding them safely, and transforming them to the input of a network."""

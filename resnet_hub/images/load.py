@@ -1,13 +1,12 @@
-"""Whatever holds a picture -> an upright RGB image -> the tensor that a network was trained on.
+"""Loads an image from any source as an upright 8-bit RGB image.
 
-Pictures come from strangers: formats are an explicit list, sizes are checked before pixels are decoded, and
-whatever goes wrong inside a decoder becomes an `ImageError` of one sentence."""
+Images are untrusted: only the listed formats are decoded, `limits` are checked before pixels are decoded, and every
+error of a decoder becomes an `ImageError`.
+"""
 
-import io
 import os
 import re
 import stat
-import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -20,21 +19,19 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from resnet_hub.errors import ImageError
+from resnet_hub.images import limits
 from resnet_hub.paths import walk_files
 
-MAX_IMAGE_BYTES = 50 * 2**20
-MAX_PIXELS = 120_000_000  # a 108-megapixel phone photo passes; Pillow holds 4 bytes for each
-MAX_SIDE = 65_535  # what a JPEG can have
-
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # Pillow opens MPO as JPEG
-_JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
-SUFFIXES = _JPEG_SUFFIXES | {".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"}
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+SUFFIXES |= {".heic", ".heif", ".hif"}
 _ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
 _HEIC = re.compile(rb".{4}ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", re.DOTALL)
 _URL = re.compile(r"\s*(data:|file:|https?:|ftp:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
 
-_ORIENTATION = 0x0112  # EXIF tag; its value says how the stored pixels have to be turned
-_UPRIGHT = {
+_ORIENTATION_TAG = 0x0112  # of EXIF; its value is the transformation of the stored pixels
+_MAX_EXIF = 2**16  # bytes; a JPEG segment cannot hold more
+_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -44,42 +41,32 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# A small file must not take minutes or the whole memory: a 10 MB GIF full of comments does, a JPEG of countless scans,
-# a TIFF or EXIF block whose every tag points to the same megabyte.
-_MAX_READS = 500_000  # of the file, by Pillow's loops over its parts
-_MAX_READ_AGAIN = 8  # bytes read in all, over those of the file
-_MAX_EXIF = 2**16  # bytes; a JPEG segment cannot hold more
-_EXIF = re.compile(rb"\xff\xe1..Exif\0\0", re.DOTALL)
-_MAX_SCANNED_PIXELS = 2_000_000_000  # over all scans of a progressive JPEG, usually ten
-_SCAN = re.compile(rb"\xff\xda\x00(\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
-_PIECES = (273, 324)  # StripOffsets, TileOffsets
-_BITS, _SAMPLES = 258, 277  # BitsPerSample, SamplesPerPixel
-_PRIVATE = 400  # from here on tags hold blobs, such as colour profiles, which stay bytes
-_MAX_PIECES = 70_000  # strips or tiles of a TIFF, over each of which Pillow loops; one a row is common
-_MAX_NUMBERS = 2**18  # in any other of its usual tags, each a Python object; a colour map has 3 * 2^16
-_TEXT = 2  # type of a TIFF tag that stays bytes
-# Bytes a pixel takes at its peak until it is RGB, measured; for slow kinds as many as keep the decoder within seconds.
-_MEMORY = 8 * MAX_PIXELS
-_COSTS = {"WEBP": 19, "AVIF": 19, "HEIF": 19, "I": 30, "F": 30, "LAB": 30, "LA": 13, "La": 13, "PA": 13}
-_COSTS |= dict.fromkeys(("I;16", "I;16B", "I;16L", "I;16N"), 9)
-_COST, _COST_TRANSPARENT, _COST_TRANSPARENT_RGB = 8, 10, 13
-_COST_SCANS = 10  # of a JPEG in several scans
-_COST_STRIP = 4  # of a TIFF, whose strips are held beside the picture: and what a pixel takes there
-_LARGE, _LARGE_PIXELS = threading.Lock(), 2**24  # above, one at a time is decoded, however many threads there are
+_LARGE_PIXELS = 2**24
+_large_image_lock = threading.Lock()  # however many threads there are, one large image is decoded at a time
 
 
 def load_image(source: Any, *, name: str | None = None, near: int | None = None) -> Image.Image:
-    """An upright RGB image of 8 bits from a path, bytes, a binary file, a PIL image or a numpy array.
+    """Load an image as an upright 8-bit RGB image.
 
-    Arrays are (H, W) or (H, W, 1 | 3 | 4), uint8, uint16, bool, or floats in 0..1. Transparency is laid over white;
-    of an animation it is the first frame. URLs are never fetched. With `near`, a JPEG file may come at a half, a
-    quarter or an eighth of its size, which its decoder makes in less time, and any picture of over 16 megapixels at a
-    whole fraction, which takes less memory, but with no side below `near` pixels.
-    Raises `ImageError`, which calls the picture `name` or by the name of its file.
+    The EXIF orientation is applied, transparency is blended over white, and of an animation the first frame is taken.
+
+    Args:
+        source: A path, bytes, a binary file, a PIL image, or a NumPy array of shape (H, W) or (H, W, 1 | 3 | 4) with
+            values of uint8, uint16, bool, or floats in 0..1. URLs are not downloaded.
+        name: The name of the image in error messages. By default the name of the file.
+        near: A length in pixels. If given, the image may come smaller, but with no side below `near`: a JPEG at 1/2,
+            1/4 or 1/8 of its size, which decodes faster, and any image of over 16 megapixels at a whole fraction,
+            which takes less memory.
+
+    Returns:
+        An image in mode RGB without metadata. `source` is not changed.
+
+    Raises:
+        ImageError: The source cannot be read, is damaged, of an unsupported format, or too large.
     """
-    name = printable(name or _name_of(source) or "The image")
+    name = printable(name or _get_file_name(source) or "the image")
     try:
-        with _quiet():
+        with _ignore_pillow_warnings():
             if isinstance(source, Image.Image):
                 image = source
             elif isinstance(source, np.ndarray):
@@ -88,44 +75,52 @@ def load_image(source: Any, *, name: str | None = None, near: int | None = None)
                 image = _open(_read(source, name), name)
                 if near is not None:
                     image.draft(None, (near, near))
-            _check_size(image, name)
-            large = image.width * image.height > _LARGE_PIXELS
-            with _LARGE if large else nullcontext():
+            limits.check_size(image, name)
+            is_large = image.width * image.height > _LARGE_PIXELS
+            with _large_image_lock if is_large else nullcontext():
                 image.load()
-                _check_size(image, name)  # some formats learn their true size only now
-                turn = _turn(image)
+                limits.check_size(image, name)  # some formats know their size only now
+                transpose = _get_transpose(image)
                 image = _to_rgb(image)
-                if large and near is not None:
+                if is_large and near is not None:
                     image = image.reduce(max(1, min(image.size) // near))
-                return image if turn is None else image.transpose(turn)
+                return image if transpose is None else image.transpose(transpose)
     except ImageError:
         raise
     except (Image.DecompressionBombError, MemoryError):
-        raise ImageError(_too_large(name)) from None
+        raise limits.too_large_error(name) from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is damaged, or of a kind that is not read here; use {_ACCEPTED}.") from None
-    except Exception as error:  # decoders meet hostile bytes with nearly every exception there is
-        raise ImageError(f"{name} is damaged or incomplete; save or send it again.") from error
+        raise ImageError(
+            f"Cannot read {name}: the file is damaged or its format is not supported. Use {_ACCEPTED}."
+        ) from None
+    except Exception as error:  # damaged bytes make decoders raise nearly any exception
+        raise ImageError(
+            f"Cannot read {name}: the file is damaged or incomplete. Save or download it again."
+        ) from error
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """The image files in `folder` and below by their suffix, sorted; hidden and system files are left out."""
+    """List the image files of a folder and its subfolders by their suffix, sorted, without hidden and system files.
+
+    Raises:
+        ImageError: The folder does not exist.
+    """
     root = Path(folder)
     if not root.is_dir():
-        raise ImageError(f"{printable(str(folder))} is no folder.")
-    found = []
+        raise ImageError(f"{printable(str(folder))} is not a folder. Check the path.")
+    paths = []
     for parent, folders, files in walk_files(root):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
-        found += [
+        paths += [
             Path(parent, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
         ]
-    return sorted(found)
+    return sorted(paths)
 
 
 def _read(source: Any, name: str) -> bytes:
-    """The bytes of a path, a file object or bytes; of a file never more than `MAX_BYTES` and one."""
+    """The bytes of a path, a file object or bytes. Reads at most `MAX_IMAGE_BYTES + 1`."""
     if isinstance(source, str) and _URL.match(source):
-        raise ImageError("Pictures are not fetched from addresses; download the picture and give its path.")
+        raise ImageError("Images are not downloaded from URLs. Download the image and give its path.")
     data: Any = None
     try:
         if isinstance(source, str | os.PathLike):
@@ -135,75 +130,60 @@ def _read(source: Any, name: str) -> bytes:
         elif hasattr(source, "read"):
             data = _read_file(source)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ImageError(f"{name} cannot be read: {reason}.") from None
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise ImageError(f"Cannot read {name}: {reason}. Check the file.") from None
     if not isinstance(data, bytes):
-        wanted = "a path, bytes, a binary file, a PIL image or a numpy array"
-        raise ImageError(f"{name} is of the type {type(source).__name__}; give {wanted}.")
+        raise ImageError(
+            f"Cannot read {name}: it has the type {type(source).__name__}. "
+            "Give a path, bytes, a binary file, a PIL image or a NumPy array."
+        )
     if not data:
-        raise ImageError(f"{name} is empty; save or send it again.")
-    if len(data) > MAX_IMAGE_BYTES:
-        raise ImageError(f"{name} is larger than {MAX_IMAGE_BYTES // 2**20} MB; save it smaller.")
+        raise ImageError(f"Cannot read {name}: the file is empty. Save or download it again.")
+    if len(data) > limits.MAX_IMAGE_BYTES:
+        megabytes = limits.MAX_IMAGE_BYTES // 2**20
+        raise ImageError(f"Cannot read {name}: the file is larger than {megabytes} MB. Save it smaller.")
     return data
 
 
 def _read_path(path: Path, name: str) -> bytes:
     mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):  # a pipe or a device could block for ever
-        raise ImageError(f"{name} is {'a folder' if stat.S_ISDIR(mode) else 'no ordinary file'}; give an image file.")
+    if not stat.S_ISREG(mode):  # reading a pipe or device could block
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise ImageError(f"Cannot read {name}: it is {kind}. Give an image file.")
     with path.open("rb") as file:
-        return file.read(MAX_IMAGE_BYTES + 1)
+        return file.read(limits.MAX_IMAGE_BYTES + 1)
 
 
 def _read_file(file: IO[bytes]) -> bytes:
-    with suppress(OSError, AttributeError):  # from its start, as Pillow does, where it can go back
+    with suppress(OSError, AttributeError):  # if possible from the start, as Pillow does
         file.seek(0)
-    return file.read(MAX_IMAGE_BYTES + 1)
-
-
-class _Metered(io.BytesIO):
-    """Bytes that can be read only so often, and only so many times over."""
-
-    def __init__(self, data: bytes):
-        super().__init__(data)
-        self.reads, self.bytes = _MAX_READS, _MAX_READ_AGAIN * len(data)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size)
-        self.reads -= 1
-        self.bytes -= len(data)
-        if self.reads < 0 or self.bytes < 0:
-            raise ValueError("the file has too many parts")
-        return data
+    return file.read(limits.MAX_IMAGE_BYTES + 1)
 
 
 def _open(data: bytes, name: str) -> Image.Image:
-    """The picture with its header read, and no pixel decoded."""
-    formats = _formats()
-    _check_pieces(data, name)
-    if exif := data.startswith(b"\xff\xd8") and _EXIF.search(data):  # Pillow would join any number of EXIF segments
-        data = data[: exif.end()] + data[exif.end() :].replace(b"Exif\0\0", b"exif\0\0")
+    """Read the header of an image and check the limits. No pixels are decoded."""
+    formats = _get_formats()
+    limits.check_tiff_tags(data, name)
+    data = limits.keep_first_exif(data)
     try:
-        image = Image.open(_Metered(data), formats=formats)
+        image = Image.open(limits.LimitedReader(data), formats=formats)
     except UnidentifiedImageError:
         if "HEIF" not in formats and _HEIC.match(data):
-            raise ImageError(f"{name} is a HEIC picture; to read it, pip install pillow-heif.") from None
+            raise ImageError(
+                f"Cannot read {name}: HEIC images need another package. Run pip install pillow-heif."
+            ) from None
         raise
-    _check_size(image, name)
-    scans = [found[1][1] for found in _SCAN.finditer(data)] if image.format in ("JPEG", "MPO") else []
-    parted = bool(image.info.get("progressive")) or any(bands != len(image.getbands()) for bands in scans)
-    _check_cost(image, name, parted=parted)
+    limits.check_size(image, name)
+    limits.check_memory(image, name, has_scans=limits.check_jpeg_scans(image, data, name))
     if image.format == "PNG":
-        image.verify()  # Pillow leaves the check sums of pixel data alone; the image is of no use afterwards
-        image = Image.open(_Metered(data), formats=formats)
-    elif len(scans) * image.width * image.height > _MAX_SCANNED_PIXELS:
-        raise ImageError(_too_large(name, f" ({len(scans)} passes over {image.width} x {image.height} pixels)"))
+        image.verify()  # load() ignores the checksums of pixel data; the image cannot be used after verify()
+        image = Image.open(limits.LimitedReader(data), formats=formats)
     return image
 
 
 @cache
-def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow opens."""
+def _get_formats() -> tuple[str, ...]:
+    """The formats of `FORMATS` that the installed Pillow opens."""
     Image.init()
     with suppress(ImportError):
         from pillow_heif import register_heif_opener
@@ -212,75 +192,20 @@ def _formats() -> tuple[str, ...]:
     return tuple(format for format in FORMATS if format in Image.OPEN)
 
 
-def _check_size(image: Image.Image, name: str) -> None:
-    width, height = image.size
-    if not width or not height:
-        raise ImageError(f"{name} has no pixels: it is {width} x {height}.")
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise ImageError(_too_large(name, f" ({width} x {height} pixels)"))
-
-
-def _check_cost(image: Image.Image, name: str, *, parted: bool) -> None:
-    """Refuses, by its header, what takes more memory or seconds to decode than a plain picture of `MAX_PIXELS`.
-
-    `parted` are JPEGs in several scans.
-    """
-    costs = [_COSTS.get(image.format or "", _COST), _COSTS.get(image.mode, _COST)]
-    transparent = _COST_TRANSPARENT_RGB if image.mode == "RGB" else _COST_TRANSPARENT
-    costs += [transparent] * image.has_transparency_data
-    costs += [max(_COST_SCANS, 4 + 2 * len(image.getbands()))] * parted  # all coefficients, two bytes a channel
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        bits = max(tags.get(_BITS, (1,)))
-        costs.append(_COST_STRIP + bits * max(1, int(tags.get(_SAMPLES, 1))) // 8)
-    limit = _MEMORY // max(costs)
-    if image.width * image.height > limit:
-        found = f"{image.width} x {image.height} pixels as {image.format} in mode {image.mode}"
-        raise ImageError(f"{name} is too large ({found}); at most {limit // 10**6} megapixels of that kind are opened.")
-
-
-def _check_pieces(data: bytes, name: str) -> None:
-    """Refuses a TIFF in more strips or tiles than `_MAX_PIECES`, from its first directory, before Pillow lists them."""
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None:
-        return
-    big = b"\x2b" in data[2:4]  # BigTIFF, with 8 bytes for what has 4, and a longer header
-    with suppress(struct.error, OverflowError):  # shorter than it says, which is for Pillow to find
-        (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-        (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
-        for entry in range(min(entries, 2**16)):
-            place = start + (8 + 20 * entry if big else 2 + 12 * entry)
-            tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, place)
-            if tag in _PIECES and count > _MAX_PIECES:
-                raise ImageError(
-                    f"{name} is cut into {count:,} pieces, at most {_MAX_PIECES:,} are read; save it anew."
-                )
-            if tag < _PRIVATE and kind != _TEXT and tag not in _PIECES and count > _MAX_NUMBERS:
-                raise ImageError(
-                    f"{name} has {count:,} numbers in one tag, at most {_MAX_NUMBERS:,} are read; save it anew."
-                )
-
-
-def _too_large(name: str, found: str = "") -> str:
-    limits = f"{MAX_PIXELS // 10**6} megapixels and {MAX_SIDE} pixels a side"
-    return f"{name} is too large{found}; at most {limits} are opened."
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What brings the picture upright; damaged metadata is no reason to refuse it."""
+def _get_transpose(image: Image.Image) -> Image.Transpose | None:
+    """The transformation that turns the image upright. Damaged metadata is ignored."""
     with suppress(Exception):
-        if len(image.info.get("exif", b"")) > _MAX_EXIF:
-            return None
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        if len(image.info.get("exif", b"")) <= _MAX_EXIF:
+            return _TRANSPOSE.get(image.getexif().get(_ORIENTATION_TAG, 1))
     return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """A copy in mode RGB with nothing but pixels: metadata left on it could turn it a second time."""
+    """A copy in mode RGB without metadata, by which it could be turned a second time."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray(_to_8_bit(np.asarray(image)))
     elif image.mode in ("I", "F"):
-        image = Image.fromarray(_to_usual_scale(np.asarray(image)))
+        image = Image.fromarray(_rescale_to_8_bit(np.asarray(image)))
     if image.has_transparency_data:
         if image.mode != "RGBA":
             image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
@@ -293,15 +218,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """0..65535 to 0..255, rounded to the nearest."""
+    """Scale 0..65535 to 0..255, rounded to the nearest."""
     wide = values.astype(np.uint32)
     wide += 128
     wide //= 257
     return wide.astype(np.uint8)
 
 
-def _to_usual_scale(values: np.ndarray) -> np.ndarray:
-    """Numbers from a file that does not say which is white: the smallest of 1 (floats), 255, 65535 that holds all."""
+def _rescale_to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Scale values of an unknown range to 0..255.
+
+    White is the smallest of 1 (only of floats), 255 and 65535 that no value exceeds, else the largest value.
+    """
     scales = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
     values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0).clip(-1e38, 1e38)
     black, largest = min(values.min(), 0), values.max()
@@ -315,28 +243,28 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim != 2 and (array.ndim != 3 or array.shape[2] not in (3, 4)):
-        raise ImageError(f"{name} has the shape {array.shape}; expected (H, W) or (H, W, 1, 3 or 4).")
-    if array.size == 0 or array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise ImageError(f"{name} has the shape {array.shape}; expected 1 to {MAX_PIXELS} pixels.")
+        raise ImageError(f"Cannot read {name}: its shape is {array.shape}. Give (H, W) or (H, W, 1, 3 or 4).")
+    if array.size == 0 or array.shape[0] * array.shape[1] > limits.MAX_PIXELS:
+        raise ImageError(f"Cannot read {name}: its shape is {array.shape}. Give 1 to {limits.MAX_PIXELS} pixels.")
     if array.dtype == np.uint16:
         array = _to_8_bit(array)
     elif array.dtype == bool:
         array = array.astype(np.uint8) * 255
     elif np.issubdtype(array.dtype, np.floating):
-        if not (array.min() >= 0 and array.max() <= 1):  # so written, NaN fails too
-            found = f"{array.min():g} to {array.max():g}"
-            raise ImageError(f"{name} has floats from {found}; expected 0 to 1, or uint8 for 0 to 255.")
+        if not (array.min() >= 0 and array.max() <= 1):  # also true for NaN
+            values = f"{array.min():g} to {array.max():g}"
+            raise ImageError(f"Cannot read {name}: its floats are {values}. Give 0 to 1, or uint8 for 0 to 255.")
         array = (array.astype(np.float32) * 255).round().astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise ImageError(f"{name} has the type {array.dtype}; expected uint8, uint16 or floats in 0..1.")
+        raise ImageError(f"Cannot read {name}: its type is {array.dtype}. Give uint8, uint16 or floats in 0..1.")
     return Image.fromarray(np.ascontiguousarray(array))
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides Pillow's remarks on odd metadata.
+def _ignore_pillow_warnings() -> Iterator[None]:
+    """Ignore the warnings of Pillow about unusual metadata.
 
-    `warnings.catch_warnings` would put back, at its end, filters that other threads have changed meanwhile.
+    `warnings.catch_warnings` is not thread-safe: at its end it would undo changes that other threads made.
     """
     filters: Any = warnings.filters
     ignore = ("ignore", None, Warning, re.compile(r"PIL\.|pillow_heif\."), 0)
@@ -348,12 +276,13 @@ def _quiet() -> Iterator[None]:
             filters.remove(ignore)
 
 
-def _name_of(source: Any) -> str | None:
-    """The name of a file without its folders, if `source` has one."""
+def _get_file_name(source: Any) -> str | None:
+    """The name of the file without its folder, if the source has one."""
     path = getattr(source, "name", None) if hasattr(source, "read") else source
     path = getattr(path, "filename", path) if isinstance(path, Image.Image) else path
     return Path(path).name if isinstance(path, str | os.PathLike) else None
 
 
 def printable(text: str) -> str:
+    """Replace unprintable characters by `?`, and cut the text to 200 characters."""
     return "".join(character if character.isprintable() else "?" for character in text)[:200]

@@ -1,4 +1,4 @@
-"""From an upright RGB image to the tensor that a network was trained on."""
+"""Transforms an RGB image to the input of a network, as the config of its checkpoint says."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,42 +16,57 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-_REDUCING_GAP = 3.0  # Pillow first averages whole blocks, down to so many times the size; invisible from 3 on
-_MAX_RESIZED_PIXELS = 2**26  # a 20000x1 picture with a short side of 256 would have 1.3 billion
+_REDUCING_GAP = 3.0  # Pillow first averages blocks down to this multiple of the size; from 3 on it is invisible
+_MAX_RESIZED_PIXELS = 2**26  # a 20000 x 1 image with a short side of 256 would have 1.3 billion
 
 
 def crop_box(config: ResNetConfig, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of a picture of `size` (width, height) that the network sees: left, top, right, bottom in its pixels."""
+    """The part of an image that the network sees.
+
+    Args:
+        config: The config of the checkpoint.
+        size: Width and height of the image, in pixels.
+
+    Returns:
+        Left, top, right and bottom, in pixels of the image.
+    """
     (width, height), side = size, config.image_size
-    new_width, new_height = _resized(config, size)
+    new_width, new_height = _resized_size(config, size)
     left, top = _margin(new_width, side), _margin(new_height, side)
     x, y = width / new_width, height / new_height
     return left * x, top * y, min((left + side) * x, width), min((top + side) * y, height)
 
 
 def eval_transform(config: ResNetConfig, *, exact: bool = True) -> Callable[[Image.Image], Tensor]:
-    """A function from an RGB image to the network's input (in_channels, image_size, image_size), float32.
+    """Create the transform of a checkpoint for prediction and evaluation.
 
-    To the bit torchvision's `Resize(resize_size, interpolation)`, `CenterCrop(image_size)`, `ToTensor`,
-    `Normalize(mean, std)` on a PIL image. Without `exact`, pictures of twice the size and more are resized in two
-    faster steps, and only where the crop will be, which changes a value by 1/255 here and there. Raises `ConfigError`
-    for other than one or three channels.
+    Args:
+        config: The config of the checkpoint.
+        exact: Equal, to the bit, torchvision's `Resize(resize_size, interpolation)`, `CenterCrop(image_size)`,
+            `ToTensor`, `Normalize(mean, std)` on a PIL image. Otherwise images of at least twice the size are resized
+            in two faster steps and only inside the crop, which changes some pixels by 1/255.
+
+    Returns:
+        A function from an RGB image to a float32 tensor of shape (in_channels, image_size, image_size).
+
+    Raises:
+        ConfigError: The network has neither one nor three input channels.
     """
     if config.in_channels not in (1, 3):
-        raise ConfigError(f"The model wants {config.in_channels} channels; a picture has 3, or 1 as grey.")
+        raise ConfigError(f"The model takes {config.in_channels} channels. Use a model that takes 3, or 1 (grey).")
     mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (config.mean, config.std))
     return partial(_transform, config, mean, std, exact)
 
 
 def resize_and_crop(config: ResNetConfig, image: Image.Image, *, exact: bool = True) -> Image.Image:
-    """The picture resized and cropped as `config` says, still 8 bits: what `eval_transform` then normalises."""
+    """Resize and crop an image as `config` says, still in 8 bits. `eval_transform` normalizes the result."""
     mode = "L" if config.in_channels == 1 else "RGB"
     image = image if image.mode == mode else image.convert(mode)
     side, resampling = config.image_size, _RESAMPLING[config.interpolation]
-    width, height = _resized(config, image.size)
-    hurried = not exact and min(image.size) >= 2 * min(width, height)  # of smaller ones little time would be saved
-    if hurried or width * height > _MAX_RESIZED_PIXELS:  # cut first, at fractions of a pixel: the same up to rounding
-        gap = _REDUCING_GAP if hurried else None
+    width, height = _resized_size(config, image.size)
+    is_fast = not exact and min(image.size) >= 2 * min(width, height)  # smaller images would save little time
+    if is_fast or width * height > _MAX_RESIZED_PIXELS:  # crop first, at fractions of a pixel: equal up to rounding
+        gap = _REDUCING_GAP if is_fast else None
         return image.resize((side, side), resampling, box=crop_box(config, image.size), reducing_gap=gap)
     left, top = _margin(width, side), _margin(height, side)
     return image.resize((width, height), resampling).crop((left, top, left + side, top + side))
@@ -60,13 +75,13 @@ def resize_and_crop(config: ResNetConfig, image: Image.Image, *, exact: bool = T
 def _transform(config: ResNetConfig, mean: np.ndarray, std: np.ndarray, exact: bool, image: Image.Image) -> Tensor:
     side, image = config.image_size, resize_and_crop(config, image, exact=exact)
     pixels = np.asarray(image).reshape(side, side, -1).transpose(2, 0, 1).astype(np.float32, order="C")
-    pixels /= np.float32(255)  # NumPy: PyTorch would start threads of its own in each thread that decodes
+    pixels /= np.float32(255)  # in NumPy: PyTorch would start more threads in each decoding thread
     pixels -= mean
     pixels /= std
     return torch.from_numpy(pixels)
 
 
-def _resized(config: ResNetConfig, size: tuple[int, int]) -> tuple[int, int]:
+def _resized_size(config: ResNetConfig, size: tuple[int, int]) -> tuple[int, int]:
     short = config.resize_size
     if config.crop_mode == "squash":
         return short, short

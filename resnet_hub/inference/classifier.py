@@ -202,7 +202,7 @@ class Classifier:
         def submit() -> list[Future[Tensor | ImageError]]:
             batch = []
             for number, image in islice(numbered, batch_size):
-                name = None if isinstance(image, str | os.PathLike) else f"Image {number}"
+                name = None if isinstance(image, str | os.PathLike) else f"image {number}"
                 batch.append(pool.submit(self.read, image, name=name, errors=errors))
             return batch
 

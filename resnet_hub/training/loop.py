@@ -24,8 +24,9 @@ from resnet_hub.checkpoints.folder import CONFIG_FILE
 from resnet_hub.checkpoints.load import read_config
 from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.dataset import TEST, TRAIN, VALIDATION, ImageDataset, Splits
+from resnet_hub.datasets.inspect import iterate_report
 from resnet_hub.datasets.load import load_dataset
-from resnet_hub.datasets.report import DatasetReport, iterate_report
+from resnet_hub.datasets.report import DatasetReport
 from resnet_hub.datasets.split import split_indices
 from resnet_hub.errors import DataError, ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.model import ResNet
@@ -260,7 +261,7 @@ class _Trainer:
             held_out, called = readable(held), held
         else:
             images = splits[TRAIN].subset(train)
-            groups = found.groups(images)
+            groups = found.group_duplicates(images)
             kept, places = split_indices(images.targets, self.config.validation, self.config.seed, groups)
             train, held_out, called = train[kept], train[places], f"{self.config.validation:.0%} held out"
         if not len(held_out):

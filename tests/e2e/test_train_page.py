@@ -355,7 +355,7 @@ def test_a_base_that_cannot_be_used_is_refused(browser: Browser, address: str, f
     page.get_by_role("tab", name="From the Hub").click()
     page.get_by_label("Data set on the Hugging Face Hub").fill("../../etc")
     page.get_by_role("button", name="Check the data").last.click()
-    expect(page.get_by_role("alert")).to_contain_text("nor is it a data set on the Hub")
+    expect(page.get_by_role("alert")).to_contain_text("it is not the id of a dataset on the Hub")
     page.get_by_role("tab", name="ZIP file").click()
     page.locator("#zip input[type=file]").set_input_files(folder / "colours.zip")
     uploaded(page, folder / "colours.zip")

@@ -244,22 +244,23 @@ SIDE = 10_900  # squared nearly the 120 million pixels that are opened
 
 IMAGES: dict[str, Case] = {
     "empty": Case(lambda: b"", "is empty"),
-    "text": Case(lambda: b"No picture at all.", "damaged, or of a kind"),
-    "HTML": Case(lambda: b"<html><script>alert(1)</script></html>", "of a kind"),
+    "text": Case(lambda: b"No picture at all.", "damaged or its format"),
+    "HTML": Case(lambda: b"<html><script>alert(1)</script></html>", "not supported"),
     "SVG": Case(
-        lambda: b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "of a kind"
+        lambda: b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+        "not supported",
     ),
-    "EPS": Case(lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "of a kind"),
-    "PDF": Case(lambda: b"%PDF-1.7\n" + bytes(100), "of a kind"),
-    "PSD": Case(lambda: b"8BPS" + bytes(200), "of a kind"),
-    "PPM": Case(lambda: b"P6 1 1 255\n\0\0\0", "of a kind"),
-    "ICNS": Case(lambda: b"icns" + bytes(100), "of a kind"),
-    "pickle": Case(lambda: pickle.dumps({"a": 1}), "of a kind"),
-    "HEIC header only": Case(lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "of a kind"),
+    "EPS": Case(lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "not supported"),
+    "PDF": Case(lambda: b"%PDF-1.7\n" + bytes(100), "not supported"),
+    "PSD": Case(lambda: b"8BPS" + bytes(200), "not supported"),
+    "PPM": Case(lambda: b"P6 1 1 255\n\0\0\0", "not supported"),
+    "ICNS": Case(lambda: b"icns" + bytes(100), "not supported"),
+    "pickle": Case(lambda: pickle.dumps({"a": 1}), "not supported"),
+    "HEIC header only": Case(lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "not supported"),
     "AVIF header only": Case(lambda: b"\0\0\0\x18ftypavif\0\0\0\0mif1avif", "damaged"),
-    "JPEG start only": Case(lambda: b"\xff\xd8\xff", "of a kind"),
-    "PNG signature only": Case(lambda: b"\x89PNG\r\n\x1a\n", "of a kind"),
-    "zeros": Case(lambda: bytes(2**20), "of a kind"),
+    "JPEG start only": Case(lambda: b"\xff\xd8\xff", "not supported"),
+    "PNG signature only": Case(lambda: b"\x89PNG\r\n\x1a\n", "not supported"),
+    "zeros": Case(lambda: bytes(2**20), "not supported"),
     "51 MB": Case(lambda: jpeg() + bytes(51 * 2**20), "larger than 50 MB"),
     "truncated JPEG": Case(lambda: jpeg()[:-500], "damaged or incomplete"),
     "truncated PNG": Case(lambda: encoded(noise(), "PNG")[:-500], "damaged or incomplete"),
@@ -268,7 +269,7 @@ IMAGES: dict[str, Case] = {
     "truncated HEIC": Case(lambda: heif(noise())[:-500], "damaged"),
     "wrong check sum": Case(lambda: png(4, 4)[:-17] + b"\0" + png(4, 4)[-16:], "damaged"),
     "1 x 1": Case(lambda: png(1, 1), ""),
-    "0 x 5": Case(lambda: png(0, 5), "of a kind"),
+    "0 x 5": Case(lambda: png(0, 5), "not supported"),
     "20000 x 1": Case(lambda: png(20_000, 1), ""),
     "1 x 20000": Case(lambda: png(1, 20_000), ""),
     "20000 x 20000": Case(lambda: png(20_000, 20_000, data=b""), "too large"),
@@ -276,8 +277,8 @@ IMAGES: dict[str, Case] = {
     "largest JPEG": Case(lambda: encoded(Image.new("RGB", (SIDE, SIDE)), "JPEG"), ""),
     "PNG larger than it says": Case(lambda: png(4, 4, data=zlib.compress(bytes(2**28))), ""),
     "PNG smaller than it says": Case(lambda: png(9000, 9000, data=zlib.compress(b"")), "damaged"),
-    "PNG with alpha, large": Case(lambda: png(SIDE, SIDE, kind=6, data=b""), "megapixels of that kind"),
-    "PNG of grey with alpha, large": Case(lambda: png(SIDE, SIDE, kind=4, data=b""), "megapixels of that kind"),
+    "PNG with alpha, large": Case(lambda: png(SIDE, SIDE, kind=6, data=b""), "megapixels). Save"),
+    "PNG of grey with alpha, large": Case(lambda: png(SIDE, SIDE, kind=4, data=b""), "megapixels). Save"),
     "PNG of 2**31 x 2**31": Case(lambda: png(2**31 - 1, 2**31 - 1, data=b""), "too large"),
     "swollen text": Case(lambda: png(4, 4, extra=chunk(b"zTXt", b"a\0\0" + SWOLLEN)), "damaged"),
     "swollen international text": Case(lambda: png(4, 4, extra=chunk(b"iTXt", b"a\0\1\0\0\0" + SWOLLEN)), "damaged"),
@@ -289,9 +290,9 @@ IMAGES: dict[str, Case] = {
     "JPEG that promises 60000 x 60000": Case(lambda: jpeg_of_size(60_000, 60_000), "too large"),
     "JPEG that promises 9000 x 9000": Case(lambda: jpeg_of_size(9000, 9000), ""),
     "progressive JPEG, large": Case(
-        lambda: encoded(Image.new("L", (SIDE, SIDE)), "JPEG", progressive=True), "megapixels of that kind"
+        lambda: encoded(Image.new("L", (SIDE, SIDE)), "JPEG", progressive=True), "megapixels). Save"
     ),
-    "600 scans": Case(lambda: scans(600), "passes over"),
+    "600 scans": Case(lambda: scans(600), "scans of"),
     "a million comments": Case(lambda: jpeg(before=segments(b"\xff\xfe", b"a", 10**6)), "damaged"),
     "700 profiles": Case(lambda: jpeg(before=segments(b"\xff\xe2", b"ICC_PROFILE\0\1\1" + bytes(65_000), 700)), ""),
     "700 EXIF segments": Case(lambda: jpeg(before=segments(b"\xff\xe1", b"Exif\0\0II*\0" + bytes(65_000), 700)), ""),
@@ -304,23 +305,23 @@ IMAGES: dict[str, Case] = {
     "GIF that promises 65535 x 65535": Case(resized_gif, "too large"),
     "WebP of 2,000 frames": Case(lambda: frames("WEBP"), ""),
     "PNG of 2,000 frames": Case(lambda: frames("PNG"), ""),
-    "WebP that promises 16383 x 7300": Case(lambda: vp8l(16_383, 7300), "megapixels of that kind"),
+    "WebP that promises 16383 x 7300": Case(lambda: vp8l(16_383, 7300), "megapixels). Save"),
     "WebP that promises 7000 x 7000": Case(lambda: vp8l(7000, 7000), ""),
     "AVIF that promises 60000 x 60000": Case(lambda: box_size("AVIF", 60_000, 60_000), "damaged"),
     "HEIC that promises 60000 x 60000": Case(lambda: heif(noise()) and box_size("HEIF", 60_000, 60_000), "too large"),
-    "HEIC of 81 megapixels": Case(lambda: heif(noise()) and box_size("HEIF", 9000, 9000), "megapixels of that kind"),
+    "HEIC of 81 megapixels": Case(lambda: heif(noise()) and box_size("HEIF", 9000, 9000), "megapixels). Save"),
     "BMP of runs": Case(lambda: bmp(SIDE, SIDE, b"\xff\0" * (SIDE * SIDE // 255)), "damaged"),
     "BMP of 24 million runs": Case(lambda: bmp(SIDE, SIDE, (b"\1\7" * SIDE + b"\0\0") * 2200), "damaged"),
     "BMP that promises 60000 x 60000": Case(lambda: bmp(60_000, 60_000, b"\0\1"), "too large"),
     "TIFF with 5 million numbers in a tag": Case(
         lambda: grey_tiff(4, 4, (320, 3, 5_000_000, 1000)) + bytes(10_001_000), "numbers in one tag"
     ),
-    "TIFF of 6 million tiles": Case(lambda: tiles(2450), "pieces"),
+    "TIFF of 6 million tiles": Case(lambda: tiles(2450), "strips or tiles"),
     "TIFF of 60,000 tiles": Case(lambda: tiles(244), "damaged"),
-    "BigTIFF of 10 million tiles": Case(big_tiff_tiles, "pieces"),
+    "BigTIFF of 10 million tiles": Case(big_tiff_tiles, "strips or tiles"),
     "TIFF of 400,000 pages in a circle": Case(lambda: pages(400_000), ""),
-    "TIFF of 32-bit numbers, large": Case(lambda: grey_tiff(SIDE, SIDE, bits=32, format=2), "megapixels of that kind"),
-    "TIFF of floats, large": Case(lambda: grey_tiff(SIDE, SIDE, bits=32, format=3), "megapixels of that kind"),
+    "TIFF of 32-bit numbers, large": Case(lambda: grey_tiff(SIDE, SIDE, bits=32, format=2), "megapixels). Save"),
+    "TIFF of floats, large": Case(lambda: grey_tiff(SIDE, SIDE, bits=32, format=3), "megapixels). Save"),
     "TIFF tags over the same megabyte": Case(
         lambda: tiff([(40_000 + n, 1, 2**20, 0) for n in range(1000)], bytes(2**20)), "damaged"
     ),
@@ -331,7 +332,7 @@ IMAGES: dict[str, Case] = {
     "JPEG with a second, larger frame": Case(
         lambda: patched(jpeg(), b"\xff\xda", jpeg_of_size(60_000, 60_000)[jpeg().index(b"\xff\xc0") :]), "too large"
     ),
-    "JPEG behind a ZIP": Case(lambda: zipped({"evil.py": b"import os"}) + jpeg(), "of a kind"),
+    "JPEG behind a ZIP": Case(lambda: zipped({"evil.py": b"import os"}) + jpeg(), "not supported"),
     "JPEG that is a PDF": Case(lambda: jpeg(before=segments(b"\xff\xfe", b"%PDF-1.7\n1 0 obj<<>>endobj\n", 1)), ""),
     "JPEG turned 99 ways": Case(lambda: turned(struct.pack("<HII", 3, 1, 99)), ""),
     "JPEG turned by a text of 4 GB": Case(lambda: turned(struct.pack("<HII", 2, 2**32 - 1, 8)), ""),
@@ -342,17 +343,17 @@ IMAGES: dict[str, Case] = {
     "PNG whose chunk has 4 GB": Case(lambda: patched(png(4, 4), b"\0\0\0\x0dIHDR", b"\xff\xff\xff\xffIHDR"), "damaged"),
     "PNG with another behind it": Case(lambda: png(4, 4) + png(20_000, 20_000, data=b""), ""),
     "PNG with a frame of 2**31 x 2**31": Case(lambda: animated_png(2**31 - 1, 2**31 - 1), "damaged"),
-    "ICO": Case(icon, "of a kind"),
-    "JPEG 2000": Case(lambda: b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(100), "of a kind"),
-    "DDS": Case(lambda: b"DDS " + struct.pack("<IIII", 124, 0x1007, 60_000, 60_000) + bytes(200), "of a kind"),
+    "ICO": Case(icon, "not supported"),
+    "JPEG 2000": Case(lambda: b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(100), "not supported"),
+    "DDS": Case(lambda: b"DDS " + struct.pack("<IIII", 124, 0x1007, 60_000, 60_000) + bytes(200), "not supported"),
     "BMP from the top": Case(lambda: top_down(64), ""),
     "BMP of height -2**31": Case(lambda: top_down(2**31), "too large"),
     "TIFF that swells": Case(lambda: packed_tiff(4, 4, 8, SWOLLEN), ""),
     "TIFF of no bits": Case(lambda: grey_tiff(4, 4, bits=0), "damaged"),
     "TIFF of a fax of 60000 x 60000": Case(lambda: packed_tiff(60_000, 60_000, 4, bytes(100)), "too large"),
     "TIFF of an unknown packing": Case(lambda: packed_tiff(4, 4, 34_892, bytes(100)), "damaged"),
-    "TIFF of 16 bits in a strip, large": Case(lambda: strip_tiff(SIDE, 16, 1), "megapixels of that kind"),
-    "TIFF of 3 x 16 bits in a strip, large": Case(lambda: strip_tiff(SIDE, 16, 3), "megapixels of that kind"),
+    "TIFF of 16 bits in a strip, large": Case(lambda: strip_tiff(SIDE, 16, 1), "megapixels). Save"),
+    "TIFF of 3 x 16 bits in a strip, large": Case(lambda: strip_tiff(SIDE, 16, 3), "megapixels). Save"),
     "TIFF with as many numbers as may be in 51 tags": Case(
         lambda: grey_tiff(4, 4, *((tag, 3, 2**18, 2000) for tag in range(348, 399))) + b"\x12\x34" * (5 * 2**20),
         "",
@@ -365,14 +366,14 @@ IMAGES: dict[str, Case] = {
         lambda: tiff([(320, 3, 2**18 + 1, 8)] * 2000, bytes(2**20)), "numbers in one tag"
     ),
     "PNG of colours with one transparent, large": Case(
-        lambda: png(SIDE, SIDE, extra=chunk(b"tRNS", bytes(6)), data=b""), "megapixels of that kind"
+        lambda: png(SIDE, SIDE, extra=chunk(b"tRNS", bytes(6)), data=b""), "megapixels). Save"
     ),
-    "JPEG of ten scans, large": Case(lambda: jpeg_in_scans(SIDE, progressive=True), "megapixels of that kind"),
-    "JPEG of a scan for each channel, large": Case(lambda: by_channel(SIDE), "megapixels of that kind"),
+    "JPEG of ten scans, large": Case(lambda: jpeg_in_scans(SIDE, progressive=True), "megapixels). Save"),
+    "JPEG of a scan for each channel, large": Case(lambda: by_channel(SIDE), "megapixels). Save"),
     "JPEG of a scan for each channel": Case(lambda: by_channel(16), ""),
     "JPEG of four inks, large": Case(lambda: jpeg_in_scans(SIDE, "CMYK"), ""),
     "JPEG of four inks in ten scans, large": Case(
-        lambda: jpeg_in_scans(SIDE, "CMYK", progressive=True), "megapixels of that kind"
+        lambda: jpeg_in_scans(SIDE, "CMYK", progressive=True), "megapixels). Save"
     ),
     "TIFF in TIFF": Case(lambda: grey_tiff(4, 4, (330, 4, 1, 8)), ""),
 }
@@ -482,9 +483,9 @@ def huge_entry() -> bytes:
 
 ZIPS: dict[str, Case] = {
     "good": Case(lambda: zipped(good()), ""),
-    "empty file": Case(lambda: b"", "no ZIP"),
-    "no ZIP": Case(lambda: b"Rar!" + bytes(100), "no ZIP"),
-    "empty ZIP": Case(lambda: zipped({}), "holds no pictures"),
+    "empty file": Case(lambda: b"", "not a ZIP"),
+    "not a ZIP": Case(lambda: b"Rar!" + bytes(100), "no ZIP"),
+    "empty ZIP": Case(lambda: zipped({}), "contains no images"),
     "truncated": Case(lambda: zipped(good())[:-40], "incomplete"),
     "password": Case(lambda: flagged(1), "password"),
     "traversal": Case(lambda: with_file("../../cat/evil.png"), ""),
@@ -493,15 +494,15 @@ ZIPS: dict[str, Case] = {
     "network share": Case(lambda: with_file("\\\\server\\share\\evil.png"), ""),
     "link": Case(linked, ""),
     "nested": Case(lambda: with_file("cat/more.zip", zipped(good())), ""),
-    "only nested": Case(lambda: zipped({"a/a.zip": zipped(good())}), "unpack"),
+    "only nested": Case(lambda: zipped({"a/a.zip": zipped(good())}), "Unpack"),
     "case twins": Case(lambda: with_file("CAT/1.PNG"), ""),
     "name of 10 KB": Case(lambda: with_file("cat/" + "n" * 10_000 + ".png"), ""),
-    "10,000 names of 60 KB": Case(lambda: long_names(10_000, lambda n: f"cat/{n}{'n' * 60_000}.png"), "no ZIP"),
+    "10,000 names of 60 KB": Case(lambda: long_names(10_000, lambda n: f"cat/{n}{'n' * 60_000}.png"), "not a ZIP"),
     "400 labels of 60 KB": Case(
-        lambda: long_names(400, lambda n: f"{n}\U0001f408{'c' * 59_000}/1.png"), "too long names"
+        lambda: long_names(400, lambda n: f"{n}\U0001f408{'c' * 59_000}/1.png"), "names that are too long"
     ),
     "5,900 labels of 4 KB": Case(
-        lambda: long_names(5900, lambda n: f"{n}\U0001f408{'c' * 3900}/1.png"), "too long names"
+        lambda: long_names(5900, lambda n: f"{n}\U0001f408{'c' * 3900}/1.png"), "names that are too long"
     ),
     "label of 10 KB": Case(lambda: with_file("c" * 10_000 + "/1.png"), ""),
     "a thousand folders deep": Case(lambda: with_file("cat/" + "d/" * 5000 + "1.png"), ""),
@@ -515,10 +516,10 @@ ZIPS: dict[str, Case] = {
     "bomb in one file": Case(lambda: claims(2**32 - 2), "ZIP bomb"),
     "a lie about sizes": Case(lambda: claims(1000), "can be read"),
     "300,000 entries": Case(lambda: entries(300_000), "holds 300,000 files"),
-    "a million entries": Case(lambda: entries(1_000_000), "no ZIP"),
+    "a million entries": Case(lambda: entries(1_000_000), "not a ZIP"),
     "file of 2**63 bytes": Case(huge_entry, "ZIP"),
-    "packed by LZMA": Case(lambda: zipped(good(), zipfile.ZIP_LZMA), "holds no pictures"),
-    "packed by an unknown method": Case(lambda: with_fields(8, b"\x63"), "holds no pictures"),
+    "packed by LZMA": Case(lambda: zipped(good(), zipfile.ZIP_LZMA), "contains no images"),
+    "packed by an unknown method": Case(lambda: with_fields(8, b"\x63"), "contains no images"),
     "names that are no UTF-8": Case(lambda: changed(b"cat/", b"\xff\xfe\xfd/"), ""),
     "names of devices": Case(lambda: with_file("CON/NUL.png"), ""),
     "32,700 folders in each other": Case(
@@ -533,7 +534,7 @@ ZIPS: dict[str, Case] = {
         "can be read",
     ),
     "a picture before it": Case(lambda: jpeg() + zipped(good()), ""),
-    "a second end": Case(lambda: zipped(good()) + zipped({}), "holds no pictures"),
+    "a second end": Case(lambda: zipped(good()) + zipped({}), "contains no images"),
     "files of other systems": Case(lambda: with_file("__MACOSX/cat/._1.png", b"x"), ""),
     "one picture in 150,000 entries": Case(lambda: entries(150_000), "can be read"),
 }
@@ -758,8 +759,8 @@ def open_image(case: Case, folder: Path) -> None:
 
 
 def open_zip(case: Case, folder: Path) -> None:
+    from resnet_hub.datasets.inspect import create_report
     from resnet_hub.datasets.load import load_dataset
-    from resnet_hub.datasets.report import create_report
 
     (folder / "photos.zip").write_bytes(case.build())  # type: ignore[call-arg, arg-type]
     yield
@@ -818,7 +819,7 @@ def tell(row: dict[str, object]) -> None:
 
 def main(wanted: list[str]) -> None:
     importlib.import_module("resnet_hub.inference.classifier")  # the idle process has them loaded
-    importlib.import_module("resnet_hub.datasets.report")
+    importlib.import_module("resnet_hub.datasets.inspect")
 
     for kind, (cases, _) in KINDS.items():
         for name in cases:

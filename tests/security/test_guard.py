@@ -242,10 +242,10 @@ def test_an_agent_sends_a_picture_and_reaches_nothing_else(
     hostile = [
         *((sent, "Send the picture as data") for sent in refused),
         (f"{page}/{API}/file={folder}/secret.txt", ""),
-        (data(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"), "of a kind"),
-        (data(b"no picture"), "of a kind"),
+        (data(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"), "format is not supported"),
+        (data(b"no picture"), "format is not supported"),
         (data(b""), "empty"),
-        (data(b"x", "../../../../evil"), "of a kind"),
+        (data(b"x", "../../../../evil"), "format is not supported"),
         *((sent, "") for sent in ("data:", "data:image/png;base64,%%%", "data:image/png;base64,AAA")),
     ]
     answers = asyncio.run(calls([sent for sent, _ in hostile]))

@@ -112,7 +112,7 @@ def test_the_working_directory_is_not_taken_away(tmp_path: Path, monkeypatch: py
     (tmp_path / "inner" / "mine").write_text("mine")
     monkeypatch.chdir(tmp_path / "inner")
     for folder in (Path(), tmp_path):
-        with pytest.raises(OSError, match="cannot be replaced as a whole; name a folder in it"):
+        with pytest.raises(OSError, match="cannot be replaced; choose a folder in it"):
             replace(folder, "new")
     assert Path("mine").read_text() == "mine"
     replace(Path("model"), "new")

@@ -12,19 +12,13 @@ from PIL import Image, ImageEnhance
 
 from resnet_hub.cli import main
 from resnet_hub.datasets.dataset import ImageDataset, Splits
+from resnet_hub.datasets.duplicates import _NEIGHBOURS
+from resnet_hub.datasets.findings import FEW_IMAGES, find_problems
+from resnet_hub.datasets.inspect import create_report
 from resnet_hub.datasets.load import load_dataset
-from resnet_hub.datasets.report import (
-    _NEIGHBOURS,
-    FEW,
-    ClassCount,
-    DatasetReport,
-    Duplicates,
-    Picture,
-    _findings,
-    create_report,
-)
+from resnet_hub.datasets.report import ClassCount, DatasetReport, DuplicateGroup, ImageRef
 from resnet_hub.datasets.split import split_indices
-from resnet_hub.errors import DataError
+from resnet_hub.errors import DataError, ImageError
 
 
 def scene(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
@@ -43,13 +37,13 @@ def photos(*seeds: int) -> list[bytes]:
     return [stored(scene(seed)) for seed in seeds]
 
 
-def sets(**splits: dict[str, list[bytes]]) -> Splits:
+def splits_of(**splits: dict[str, list[bytes]]) -> Splits:
     """Splits with the labels of them all."""
     labels = tuple(sorted({label for classes in splits.values() for label in classes}))
-    return Splits({split: _set(split, labels, classes) for split, classes in splits.items()})
+    return Splits({split: _make_dataset(split, labels, classes) for split, classes in splits.items()})
 
 
-def _set(split: str, labels: tuple[str, ...], classes: dict[str, list[bytes]]) -> ImageDataset:
+def _make_dataset(split: str, labels: tuple[str, ...], classes: dict[str, list[bytes]]) -> ImageDataset:
     rows = [
         (labels.index(label), f"{split}/{label}/{n}", c)
         for label in labels
@@ -63,51 +57,51 @@ def _set(split: str, labels: tuple[str, ...], classes: dict[str, list[bytes]]) -
     )
 
 
-GOOD = {"cat": photos(*range(FEW)), "dog": photos(*range(100, 100 + FEW))}
+GOOD = {"cat": photos(*range(FEW_IMAGES)), "dog": photos(*range(100, 100 + FEW_IMAGES))}
 
 
-def kinds(found: DatasetReport) -> list[str]:
-    return [finding.kind for finding in found.findings]
+def kinds(report: DatasetReport) -> list[str]:
+    return [finding.kind for finding in report.findings]
 
 
-def message(found: DatasetReport, kind: str) -> str:
-    (finding,) = [finding for finding in found.findings if finding.kind == kind]
+def message(report: DatasetReport, kind: str) -> str:
+    (finding,) = [finding for finding in report.findings if finding.kind == kind]
     assert finding.message[-1] in ".?'" and "\n" not in finding.message
     return finding.message
 
 
-def test_a_good_data_set_has_no_findings() -> None:
-    told: list[tuple[int, int]] = []
-    found = create_report(sets(train=GOOD), lambda done, total: told.append((done, total)))
-    found.check()
-    assert found.findings == () and found.images == 2 * FEW
-    assert [(row.split, row.label, row.images) for row in found.classes] == [
-        ("train", "cat", FEW),
-        ("train", "dog", FEW),
+def test_a_good_dataset_has_no_findings() -> None:
+    calls: list[tuple[int, int]] = []
+    report = create_report(splits_of(train=GOOD), lambda done, total: calls.append((done, total)))
+    report.check()
+    assert report.findings == () and report.images == 2 * FEW_IMAGES
+    assert [(row.split, row.label, row.images) for row in report.classes] == [
+        ("train", "cat", FEW_IMAGES),
+        ("train", "dog", FEW_IMAGES),
     ]
-    assert found.classes[0].bytes == sum(map(len, GOOD["cat"]))
-    assert found.sizes["width"] == (96, 96, 96) and found.sizes["height"] == (64, 64, 64)
-    assert told[-1] == (2 * FEW, 2 * FEW)
+    assert report.classes[0].bytes == sum(map(len, GOOD["cat"]))
+    assert report.sizes["width"] == (96, 96, 96) and report.sizes["height"] == (64, 64, 64)
+    assert calls[-1] == (2 * FEW_IMAGES, 2 * FEW_IMAGES)
 
 
-def test_sizes_are_those_of_upright_pictures() -> None:
+def test_sizes_are_those_of_upright_images() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = stored(scene(1), "JPEG", exif=exif)
-    found = create_report(sets(train={"a": [turned], "b": [stored(scene(2, (40, 20)))]}))
-    assert found.sizes["width"] == (40, 52, 64) and found.sizes["height"] == (20, 58, 96)
+    report = create_report(splits_of(train={"a": [turned], "b": [stored(scene(2, (40, 20)))]}))
+    assert report.sizes["width"] == (40, 52, 64) and report.sizes["height"] == (20, 58, 96)
 
 
-def test_unreadable_pictures_are_named_and_left_out() -> None:
-    splits = sets(train=GOOD | {"cat": [*GOOD["cat"], b"no picture", GOOD["cat"][0][:500], b""]})
-    found = create_report(splits)
-    found.check()
-    assert [picture.name for picture in found.unreadable] == [f"train/cat/{FEW + n}" for n in range(3)]
-    assert all(picture.reason.endswith(".") for picture in found.unreadable)
-    assert message(found, "unreadable").startswith("3 pictures cannot be read and will be left out: train/cat/20, ")
-    kept = found.readable(splits)["train"]
-    assert len(kept) == 2 * FEW and found.images == 2 * FEW
-    assert kept.decode(lambda image: image).shape[0] == 2 * FEW
+def test_unreadable_images_are_named_and_left_out() -> None:
+    splits = splits_of(train=GOOD | {"cat": [*GOOD["cat"], b"not an image", GOOD["cat"][0][:500], b""]})
+    report = create_report(splits)
+    report.check()
+    assert [image.name for image in report.unreadable] == [f"train/cat/{FEW_IMAGES + n}" for n in range(3)]
+    assert all(image.reason.endswith(".") for image in report.unreadable)
+    assert message(report, "unreadable").startswith("3 images cannot be read and will be left out: train/cat/20, ")
+    kept = report.drop_unreadable(splits)["train"]
+    assert len(kept) == 2 * FEW_IMAGES and report.images == 2 * FEW_IMAGES
+    assert kept.decode(lambda image: image).shape[0] == 2 * FEW_IMAGES
 
 
 CHANGES = {
@@ -123,30 +117,32 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_near_duplicates_are_found_and_nothing_else(change: Any) -> None:
     copies = [change(scene(seed)) for seed in range(10)]
-    found = create_report(
-        sets(train=GOOD, validation={"dog": copies + photos(*range(200, 220)), "cat": photos(*range(300, 320))})
+    report = create_report(
+        splits_of(train=GOOD, validation={"dog": copies + photos(*range(200, 220)), "cat": photos(*range(300, 320))})
     )
-    pairs = [{picture.name for picture in group.pictures} for group in found.duplicates]
+    pairs = [{image.name for image in group.images} for group in report.duplicates]
     assert pairs == [{f"train/cat/{n}", f"validation/dog/{n}"} for n in range(10)]
-    assert not any(group.exact for group in found.duplicates)
-    assert found.leaks == found.conflicts == list(found.duplicates)
+    assert not any(group.is_exact for group in report.duplicates)
+    assert report.leaks == report.conflicts == list(report.duplicates)
 
 
 def test_copies_within_a_class_across_splits_and_across_labels() -> None:
     cat, dog = GOOD["cat"], GOOD["dog"]
-    found = create_report(
-        sets(train={"cat": [*cat, cat[0], cat[0]], "dog": [*dog, cat[1]]}, test={"cat": [cat[2]], "dog": photos(7)})
+    report = create_report(
+        splits_of(
+            train={"cat": [*cat, cat[0], cat[0]], "dog": [*dog, cat[1]]}, test={"cat": [cat[2]], "dog": photos(7)}
+        )
     )
-    assert [group.exact for group in found.duplicates] == [True] * 4
-    assert [len(group.pictures) for group in found.duplicates] == [3, 2, 2, 2]
-    assert message(found, "leak").startswith("2 pictures in several splits")
-    assert "train/cat/2 = test/cat/0" in message(found, "leak")
-    assert message(found, "conflict").startswith("2 pictures have more than one label: train/cat/1 = train/dog/20, ")
-    assert message(found, "duplicates").startswith("1 picture more than once (2 copies, 1 as the same file)")
-    found.check()
+    assert [group.is_exact for group in report.duplicates] == [True] * 4
+    assert [len(group.images) for group in report.duplicates] == [3, 2, 2, 2]
+    assert message(report, "leak").startswith("Several splits share 2 images, so the accuracy")
+    assert "train/cat/2 = test/cat/0" in message(report, "leak")
+    assert message(report, "conflict").startswith("Several classes share 2 images: train/cat/1 = train/dog/20, ")
+    assert message(report, "duplicates").startswith("The dataset has 2 copies of 1 image (1 with identical files)")
+    report.check()
 
 
-def test_thousands_of_equal_pictures_take_no_square_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_equal_images_take_no_square_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     blank = [stored(Image.new("RGB", (8, 8), (n // 256, n % 256 // 8, n % 8))) for n in range(1500)]
     compared = 0
     absolute = np.abs
@@ -157,94 +153,97 @@ def test_thousands_of_equal_pictures_take_no_square_of_the_time(monkeypatch: pyt
         return absolute(differences)
 
     monkeypatch.setattr(np, "abs", count)
-    found = create_report(sets(train={"a": blank[:750], "b": blank[750:]}))
+    report = create_report(splits_of(train={"a": blank[:750], "b": blank[750:]}))
     assert 1500 < compared <= 4 * _NEIGHBOURS * 1500
-    assert sum(len(group.pictures) for group in found.duplicates) == 1500
+    assert sum(len(group.images) for group in report.duplicates) == 1500
 
 
-def test_one_group_of_many_pictures_takes_no_square_of_the_time() -> None:
+def test_one_group_of_many_images_takes_no_square_of_the_time() -> None:
     names = [str(n) for n in range(20_000)]
-    pictures = tuple(Picture("train", "ab"[n % 2], name) for n, name in enumerate(names))
+    refs = tuple(ImageRef("train", "ab"[n % 2], name) for n, name in enumerate(names))
     images = ImageDataset(("a", "b"), [b""] * len(names), np.arange(len(names)) % 2, names)
     counts = tuple(ClassCount("train", label, 10_000, 0) for label in "ab")
-    group = Duplicates(pictures, tuple(range(len(names))))
-    found = DatasetReport(("a", "b"), counts, {}, (), (group,), {})
+    report = DatasetReport(("a", "b"), counts, {}, (), (DuplicateGroup(refs, tuple(range(len(names)))),), {})
     start = time.process_time()
-    assert len(set(found.groups(images))) == 20_000  # in classes that look all the same, none but copies are one
-    assert {finding.kind for finding in _findings(found, {})} == {"conflict", "alike"}
+    assert len(set(report.group_duplicates(images))) == 20_000  # in uniform classes only copies share a number
+    assert {finding.kind for finding in find_problems(report, {})} == {"conflict", "uniform"}
     assert time.process_time() - start < 2
 
 
-def test_colour_tells_pictures_of_one_shape_apart() -> None:
+def test_colour_tells_images_of_one_shape_apart() -> None:
     shape = Image.radial_gradient("L").resize((32, 32))
     red, blue = (
         stored(Image.merge("RGB", [shape if c == k else shape.point(lambda v: 40) for c in range(3)])) for k in (0, 2)
     )
-    assert create_report(sets(train={"red": [red, *photos(1)], "blue": [blue, *photos(2)]})).duplicates == ()
+    assert create_report(splits_of(train={"red": [red, *photos(1)], "blue": [blue, *photos(2)]})).duplicates == ()
 
 
 FINDINGS: dict[str, tuple[dict[str, list[bytes]], str, str]] = {
-    "few": (GOOD | {"rare": photos(*range(200, 207))}, "few", r"Fewer than 20 pictures to learn from: rare \(7\)"),
+    "few": (GOOD | {"rare": photos(*range(200, 207))}, "few", r"Fewer than 20 training images: rare \(7\)\. Add"),
     "imbalance": (
         GOOD | {"many": photos(*range(200, 300))},
         "imbalance",
-        "many has 100 pictures and cat 20; balance the classes",
+        "many has 100 images, cat has 20. Balance the classes",
     ),
-    "case twins": (GOOD | {"Cat": photos(*range(200, 220))}, "name", "Are these one class, written in several ways"),
+    "case twins": (
+        GOOD | {"Cat": photos(*range(200, 220))},
+        "name",
+        "Are these labels one class in different spellings: ",
+    ),
     "spelling twins": (
         GOOD | {"big_dog": photos(*range(200, 220)), "Big dog": photos(*range(300, 320))},
         "name",
         "'Big dog', 'big_dog'",
     ),
     "padded": (GOOD | {"cow ": photos(*range(200, 220))}, "name", "'cow ' begins or ends with a space"),
-    "split name": (GOOD | {"test": photos(*range(200, 220))}, "name", "A class is called 'test'; for a split,"),
+    "split name": (GOOD | {"test": photos(*range(200, 220))}, "name", "A class is named 'test'. If it is a split,"),
     "long": (GOOD | {"x" * 500: photos(*range(200, 220))}, "name", "has 500 characters"),
-    "alike": (
+    "uniform": (
         GOOD | {"webcam": [stored(scene(500), "JPEG", quality=q) for q in range(60, 80)]},
-        "alike",
-        "All pictures look the same in webcam",
+        "uniform",
+        "All images look the same in webcam",
     ),
 }
 
 
 @pytest.mark.parametrize(("classes", "kind", "expected"), FINDINGS.values(), ids=FINDINGS)
 def test_warnings(classes: dict[str, list[bytes]], kind: str, expected: str) -> None:
-    found = create_report(sets(train=classes))
-    found.check()
-    assert re.search(expected, message(found, kind))
-    assert all(finding.severity != "fatal" for finding in found.findings)
+    report = create_report(splits_of(train=classes))
+    report.check()
+    assert re.search(expected, message(report, kind))
+    assert all(finding.severity != "fatal" for finding in report.findings)
 
 
 FATAL: dict[str, tuple[dict[str, list[bytes]], str]] = {
     "one class": (
         {"cat": photos(1, 2, 3)},
-        "'cat' is the only class with pictures; add pictures of at least one other",
+        "'cat' is the only class with images. Add images of at least one other class",
     ),
-    "one readable class": ({"cat": photos(1, 2, 3), "dog": [b"x"]}, "'cat' is the only class with pictures"),
+    "one readable class": ({"cat": photos(1, 2, 3), "dog": [b"x"]}, "'cat' is the only class with images"),
     "nothing readable": (
         {"cat": [b"x"], "dog": [b"y"]},
-        "None of the pictures to learn from can be read; 0 is damaged",
+        r"None of the training images can be read\. Cannot read 0: the file is damaged",
     ),
-    "single pictures": ({"cat": photos(1), "dog": photos(2)}, "None of the 2 classes has two different pictures"),
-    "copies only": ({"cat": photos(1, 1, 1), "dog": photos(2, 2)}, "None of the 2 classes has two different pictures"),
+    "single images": ({"cat": photos(1), "dog": photos(2)}, "None of the 2 classes has two different images"),
+    "copies only": ({"cat": photos(1, 1, 1), "dog": photos(2, 2)}, "None of the 2 classes has two different images"),
     "no name": ({" ": photos(1, 2, 3), "dog": photos(4, 5, 6)}, "A class has no name"),
 }
 
 
 @pytest.mark.parametrize(("classes", "expected"), FATAL.values(), ids=FATAL)
 def test_what_nothing_can_be_learnt_from_is_refused(classes: dict[str, list[bytes]], expected: str) -> None:
-    found = create_report(sets(train=classes))
+    report = create_report(splits_of(train=classes))
     with pytest.raises(DataError, match=expected) as caught:
-        found.check()
-    assert str(caught.value) in found.to_text()
+        report.check()
+    assert str(caught.value) in report.to_text()
 
 
 def test_a_class_missing_from_a_split_is_named() -> None:
-    found = create_report(sets(train=GOOD, validation={"cat": photos(*range(200, 203))}))
-    assert message(found, "missing") == "The validation split has no pictures of dog."
+    report = create_report(splits_of(train=GOOD, validation={"cat": photos(*range(200, 203))}))
+    assert message(report, "missing") == "The validation split has no images of dog."
 
 
-def test_what_was_left_out_on_loading_is_told(tmp_path: Path) -> None:
+def test_what_was_left_out_on_loading_is_listed(tmp_path: Path) -> None:
     for label, contents in GOOD.items():
         for batch in ("one", "two"):
             (tmp_path / batch / label).mkdir(parents=True)
@@ -252,26 +251,34 @@ def test_what_was_left_out_on_loading_is_told(tmp_path: Path) -> None:
                 (tmp_path / batch / label / f"{number}.png").write_bytes(content)
     (tmp_path / "one" / "notes.txt").write_text("mine")
     (tmp_path / "one" / "bird").mkdir()
-    found = create_report(load_dataset(tmp_path))
-    assert "cat from one/cat, two/cat" in message(found, "gathered")
-    notes = [finding.message for finding in found.findings if finding.kind == "skipped"]
+    report = create_report(load_dataset(tmp_path))
+    assert "cat from one/cat, two/cat" in message(report, "merged")
+    notes = [finding.message for finding in report.findings if finding.kind == "skipped"]
     assert notes == [
-        "1 left out (no picture): one/notes.txt.",
-        "1 left out (folder without pictures): one/bird.",
+        "Left out 1 item (not an image): one/notes.txt.",
+        "Left out 1 item (folder without images): one/bird.",
     ]
 
 
 def test_json_and_text() -> None:
     cat = GOOD["cat"]
-    found = create_report(sets(train=GOOD | {"cat": [*cat, cat[0], b"x"]}, test={"cat": photos(1), "dog": photos(999)}))
-    assert DatasetReport.from_json(found.to_json()) == found
-    text = found.to_text()
-    assert "43 pictures, " in text and "2 classes" in text and "Warning: " in text and "Note: " in text
+    report = create_report(
+        splits_of(train=GOOD | {"cat": [*cat, cat[0], b"x"]}, test={"cat": photos(1), "dog": photos(999)})
+    )
+    assert DatasetReport.from_json(report.to_json()) == report
+    text = report.to_text()
+    assert "43 images, " in text and "2 classes" in text and "Warning: " in text and "Note: " in text
     (row,) = [line.split() for line in text.splitlines() if line.startswith("cat ")]
     assert row[:3] == ["cat", "21", "1"]
     for broken in ("", "[]", "{}", '{"labels": 3}'):
-        with pytest.raises(DataError, match="no data report"):
+        with pytest.raises(DataError, match="Cannot read the dataset report"):
             DatasetReport.from_json(broken)
+
+
+def test_a_report_of_version_0_1_is_read() -> None:
+    report = create_report(splits_of(train=GOOD | {"cat": [*GOOD["cat"], GOOD["cat"][0]]}))
+    old = report.to_json().replace('"duplicates": [{"images":', '"duplicates": [{"pictures":')
+    assert old != report.to_json() and DatasetReport.from_json(old) == report
 
 
 def test_duplicates_stay_on_one_side_of_the_split() -> None:
@@ -281,37 +288,38 @@ def test_duplicates_stay_on_one_side_of_the_split() -> None:
         ]
         for label, base in (("cat", 0), ("dog", 100))
     }
-    splits = sets(train=classes)
+    splits = splits_of(train=classes)
     images = splits["train"]
-    groups = create_report(splits).groups(images)
+    groups = create_report(splits).group_duplicates(images)
     for seed in range(5):
         kept, held = split_indices(images.targets, 0.25, seed, groups)
         assert {place // 2 for place in kept.tolist()}.isdisjoint(place // 2 for place in held.tolist())
         assert np.bincount(images.targets[held]).tolist() == [4, 4]
     part = images.subset(range(8, 24))
-    assert len(set(create_report(splits).groups(part).tolist())) == 8
+    assert len(set(create_report(splits).group_duplicates(part).tolist())) == 8
 
 
 def test_a_class_that_looks_all_the_same_is_still_split_but_copies_are_not() -> None:
     frames = [stored(scene(500), "JPEG", quality=quality) for quality in range(60, 70)]
-    splits = sets(train={"cat": GOOD["cat"], "hand": frames + frames})
+    splits = splits_of(train={"cat": GOOD["cat"], "hand": frames + frames})
     images = splits["train"]
-    kept, held = split_indices(images.targets, 0.2, 0, create_report(splits).groups(images))
+    kept, held = split_indices(images.targets, 0.2, 0, create_report(splits).group_duplicates(images))
     assert (images.targets[held] == 1).sum() == 4
     assert {images.read(place) for place in kept.tolist()}.isdisjoint(images.read(place) for place in held.tolist())
 
 
 def test_a_second_report_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    splits = sets(train=GOOD)
+    splits = splits_of(train=GOOD)
     first = create_report(splits)
-    monkeypatch.setattr("resnet_hub.datasets.report.load_image", None)
+    monkeypatch.setattr("resnet_hub.datasets.duplicates.load_image", None)
     assert create_report(splits) == first
 
 
 def test_a_report_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked = []
+    inspected = []
     monkeypatch.setattr(
-        "resnet_hub.datasets.report._look", lambda images, index: looked.append(index) or time.sleep(0.01) or "damaged"
+        "resnet_hub.datasets.inspect._inspect",
+        lambda images, index: inspected.append(index) or time.sleep(0.01) or ImageError("damaged"),
     )
 
     def enough(done: int, total: int) -> None:
@@ -319,8 +327,8 @@ def test_a_report_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
             raise DataError(f"{total} are too many.")
 
     with pytest.raises(DataError, match="400 are too many"):
-        create_report(sets(train={"cat": [b""] * 400}), enough)
-    assert 5 <= len(looked) < 100
+        create_report(splits_of(train={"cat": [b""] * 400}), enough)
+    assert 5 <= len(inspected) < 100
 
 
 def test_the_terminal_reports_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -337,10 +345,11 @@ def test_the_terminal_reports_and_exports(tmp_path: Path, capsys: pytest.Capture
     (folder / "cat" / "0.png").write_bytes(b"x")
     assert main(["data", "report", "--json", str(folder)]) == 1
     assert DatasetReport.from_json(capsys.readouterr().out).unreadable[0].name == "cat/0.png"
-    for picture in (folder / "dog").iterdir():
-        picture.unlink()
+    for image in (folder / "dog").iterdir():
+        image.unlink()
     assert main(["data", "report", str(folder)]) == 2
     assert (
-        capsys.readouterr().err == "error: 'cat' is the only class with pictures; add pictures of at least one other.\n"
+        capsys.readouterr().err
+        == "error: 'cat' is the only class with images. Add images of at least one other class.\n"
     )
-    assert create_report(load_dataset(target)).images == 2 * FEW
+    assert create_report(load_dataset(target)).images == 2 * FEW_IMAGES

@@ -7,7 +7,7 @@ import pytest
 from helpers.page import from_browser
 from PIL import Image
 
-from resnet_hub.datasets.report import ClassCount, DatasetReport, Finding, Unreadable
+from resnet_hub.datasets.report import ClassCount, DatasetReport, Finding, UnreadableImage
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.demo.runs import PageRun, Status
@@ -28,7 +28,7 @@ def found(labels: list[str]) -> DatasetReport:
         labels=tuple(labels),
         classes=tuple(ClassCount("train", label, 3, 2048) for label in labels),
         sizes={},
-        unreadable=(Unreadable("train", labels[0], EVIL, EVIL),),
+        unreadable=(UnreadableImage("train", labels[0], EVIL, EVIL),),
         duplicates=(),
         skipped={},
         findings=(Finding("warning", "few", EVIL),),

@@ -165,10 +165,10 @@ def test_labels_are_matched_by_name(model, data):
     [
         (
             ("ant", "bee", "cat", "dog", "emu", "fox", "owl"),
-            "does not know 'owl', only 'ant', 'bee', 'cat' and 4 more; ",
+            "has no label 'owl'; its labels are 'ant', 'bee', 'cat' and 4 more",
         ),
-        ((*LABELS, "Ant"), "does not know 'Ant', only .*; rename those classes, or leave them out"),
-        (("1", "2", "3", "4", "ant"), "does not know '1', '2', '3' and 1 more, only"),
+        ((*LABELS, "Ant"), "has no label 'Ant'; .*Rename those classes or leave them out"),
+        (("1", "2", "3", "4", "ant"), "has no label '1', '2', '3' and 1 more; its"),
     ],
 )
 def test_other_labels_are_named(model, labels, message):
@@ -199,7 +199,7 @@ def test_a_label_that_names_two_classes_must_stand_in_the_same_place():
     model = network(("crane", "owl", "crane"))  # as in ImageNet: the bird and the machine
     assert evaluate(model, pictures(9, labels=("crane", "owl", "crane"))).num_images == 9
     for labels in (("owl", "crane", "crane"), ("owl", "crane"), ("owl", "owl")):
-        with pytest.raises(DataError, match="names several classes"):
+        with pytest.raises(DataError, match="Several classes have the label"):
             evaluate(model, pictures(9, labels=labels))
     assert evaluate(model, pictures(9, labels=("owl",))).classes[1].support == 9  # which is plain
 
@@ -268,11 +268,11 @@ def test_names_of_files_send_no_codes_to_the_terminal(model, data):
 
 
 def test_what_cannot_be_evaluated_is_said(model, data):
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         evaluate(model, data.subset(np.array([], np.int64)))
     unlabelled = data.targets.copy()
     unlabelled[:2] = -1  # as test sets on the Hub have it
-    with pytest.raises(DataError, match="2 of 150 pictures have no label"):
+    with pytest.raises(DataError, match="2 of 150 images have no label"):
         evaluate(model, ImageDataset(LABELS, data.sources, unlabelled))
     with pytest.raises(DataError, match="batch_size is 0"):
         evaluate(model, data, batch_size=0)
@@ -353,7 +353,7 @@ def test_the_terminal_says_what_the_library_says(model, folder, tmp_path, capsys
     assert capsys.readouterr().out == evaluate(model, folder, split="train", tta=True).to_json()
 
     assert cli.main([*command, "--subset", "small"]) == 2
-    assert "data has no subset 'small': only parquet and data sets on the Hub" in capsys.readouterr().err
+    assert "data has no subset 'small': only parquet files and datasets on the Hub" in capsys.readouterr().err
 
     (folder / "test" / "ant" / "0.png").write_bytes(b"no picture")
     assert cli.main(command) == 2

@@ -28,8 +28,9 @@ from safetensors.torch import load_file, save_file
 
 from resnet_hub import cli
 from resnet_hub.config import ResNetConfig
+from resnet_hub.datasets.inspect import create_report
 from resnet_hub.datasets.load import load_dataset
-from resnet_hub.datasets.report import DatasetReport, create_report
+from resnet_hub.datasets.report import DatasetReport
 from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet

@@ -1,0 +1,134 @@
+"""The findings of a dataset report: what is wrong with a dataset, and what to do about it."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Sized
+
+from resnet_hub.datasets.dataset import SPLIT_NAMES, TRAIN
+from resnet_hub.datasets.report import MAX_SHOWN, DatasetReport, DuplicateGroup, Finding, shorten
+from resnet_hub.errors import list_some
+
+FEW_IMAGES = 20  # of a class; with fewer, an accuracy measured on a fifth of them says little
+IMBALANCE = 5  # ratio of the largest to the smallest class from which small classes are recognized worse
+_SHOWN = 5  # names in a message
+
+
+def find_problems(report: DatasetReport, merged: Mapping[str, list[str]]) -> Iterator[Finding]:
+    """Yield a finding for each problem of a dataset, the fatal ones first.
+
+    Args:
+        report: The report, without findings.
+        merged: The folders of each class that was merged from several, by label.
+    """
+    counts = {label: count for label, count in report.count_training_images().items() if count}
+    for kind, message in _find_fatal(report, counts):
+        yield Finding("fatal", kind, message)
+    for kind, message in _find_warnings(report, counts, merged):
+        yield Finding("warning", kind, message)
+    copies = [group for group in report.duplicates if len(group.splits) == len(group.labels) == 1]
+    if copies:
+        extra = _count([image for group in copies for image in group.images[1:]], "copy", "copies")
+        exact = sum(group.is_exact for group in copies)
+        yield Finding(
+            "note",
+            "duplicates",
+            f"The dataset has {extra} of {_count(copies, 'image')} ({exact or 'none'} with identical files), such as "
+            f"{_format_pair(copies[0])}. Copies stay on the same side of the validation split.",
+        )
+    for reason, names in report.skipped.items():
+        yield Finding("note", "skipped", f"Left out {_count(names, 'item')} ({reason}): {_list_names(names)}.")
+
+
+def _find_fatal(report: DatasetReport, counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    copies = Counter[str]()
+    for group in report.duplicates:
+        files = set[int]()
+        for image, file in zip(group.images, group.files, strict=True):
+            copies[image.label] += image.split == TRAIN and file in files
+            files.add(file)
+    if not counts:
+        reason = f" {report.unreadable[0].reason}" if report.unreadable else ""
+        yield "nothing", f"None of the training images can be read.{reason}"
+    elif len(counts) == 1:
+        (label,) = counts
+        yield "one class", f"{shorten(label)!r} is the only class with images. Add images of at least one other class."
+    elif not any(count - copies[label] > 1 for label, count in counts.items()):
+        yield "single", f"None of the {len(counts)} classes has two different images. Add images to each class."
+    if any(not label.strip() for label in report.labels):
+        yield "name", "A class has no name. Give each class a name."
+
+
+def _find_warnings(
+    report: DatasetReport, counts: Mapping[str, int], merged: Mapping[str, list[str]]
+) -> Iterator[tuple[str, str]]:
+    if report.unreadable:
+        names = _list_names([image.name for image in report.unreadable])
+        yield "unreadable", f"{_count(report.unreadable, 'image')} cannot be read and will be left out: {names}."
+    for split in dict.fromkeys(row.split for row in report.classes):
+        missing = [row.label for row in report.classes if row.split == split and not row.images]
+        if missing and len(missing) < len(report.labels):
+            yield "missing", f"The {split} split has no images of {_list_names(missing)}."
+    if leaks := report.leaks:
+        pairs = list_some(leaks, _SHOWN, _format_pair)
+        yield (
+            "leak",
+            f"Several splits share {_count(leaks, 'image')}, so the accuracy will look better than it is: {pairs}. "
+            "Keep each image in one split.",
+        )
+    if conflicts := report.conflicts:
+        pairs = list_some(conflicts, _SHOWN, _format_pair)
+        yield (
+            "conflict",
+            f"Several classes share {_count(conflicts, 'image')}: {pairs}. Keep each image in one class.",
+        )
+    few = [f"{shorten(label)} ({count})" for label, count in counts.items() if count < FEW_IMAGES]
+    if few:
+        yield "few", f"Fewer than {FEW_IMAGES} training images: {list_some(few, _SHOWN)}. Add more if you can."
+    if len(counts) > 1 and max(counts.values()) >= IMBALANCE * min(counts.values()):
+        largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+        yield (
+            "imbalance",
+            f"The classes are imbalanced: {shorten(largest)} has {counts[largest]:,} images, {shorten(smallest)} has "
+            f"{counts[smallest]:,}. Balance the classes when training, or add images to the small classes.",
+        )
+    yield from (("name", message) for message in _check_labels(report.labels))
+    if merged:
+        folders = [f"{shorten(label)} from {_list_names(paths)}" for label, paths in merged.items()]
+        yield "merged", f"Folders of the same name were merged into one class: {list_some(folders, _SHOWN)}."
+    if uniform := sorted(report.uniform_classes, key=report.labels.index):
+        yield "uniform", f"All images look the same in {_list_names(uniform)}. Add images that differ."
+
+
+def _check_labels(labels: Sequence[str]) -> Iterator[str]:
+    """Yield a message for each label, or set of labels, that looks like a mistake."""
+    similar = defaultdict(list)
+    for label in labels:
+        similar[" ".join(label.casefold().replace("_", " ").replace("-", " ").split())].append(label)
+    for spellings in similar.values():
+        if len(spellings) > 1:
+            names = list_some(spellings, _SHOWN, lambda label: repr(shorten(label)))
+            yield f"Are these labels one class in different spellings: {names}? If so, merge their folders."
+    for label in labels:
+        if label.lower() in SPLIT_NAMES:
+            yield f"A class is named {label!r}. If it is a split, put class folders in it and a folder train beside it."
+        elif len(label) > MAX_SHOWN:
+            yield f"The label {shorten(label)!r} has {len(label)} characters. A shorter one is easier to display."
+        elif label.strip() and label != label.strip():
+            yield f"The label {label!r} begins or ends with a space. Remove the space."
+
+
+def _count(items: Sized, singular: str, plural: str = "") -> str:
+    return f"{len(items):,} {singular if len(items) == 1 else plural or singular + 's'}"
+
+
+def _format_pair(group: DuplicateGroup) -> str:
+    """Two images of a group, from different splits or classes where the group has them."""
+    first, second = group.images[:2]
+    if len(group.splits) > 1:
+        second = next(image for image in group.images if image.split != first.split)
+    elif len(group.labels) > 1:
+        second = next(image for image in group.images if image.label != first.label)
+    return f"{shorten(first.name)} = {shorten(second.name)}"
+
+
+def _list_names(names: Sequence[str]) -> str:
+    return list_some(names, _SHOWN, shorten)

@@ -38,10 +38,10 @@ def main() -> None:
         shape = (3, arguments.size, arguments.size)
         whole = calibrate_on_batch(model, torch.randn(8, *shape))
         for one in (
-            Classifier(model, device="cpu", precision="fp32").prepare(),
-            Classifier(whole, device="cpu", precision="int8").prepare(),
+            Classifier(model, device="cpu", precision="fp32").prepare_engine(),
+            Classifier(whole, device="cpu", precision="int8").prepare_engine(),
         ):
-            contestants[f"ours, {one.engine}, {one.precision}"] = one.answer
+            contestants[f"ours, {one.engine}, {one.precision}"] = one.compute_outputs
         for batch in arguments.batch:
             few = {"rounds": arguments.rounds} if batch == 1 else {"rounds": 4, "each": 1}
             with torch.inference_mode():

@@ -56,9 +56,9 @@ def contestants(name: str, folder: Path) -> dict[str, Callable[[Any], Any]]:
     return {
         "transformers, pipeline": lambda path: theirs(str(path)),
         "torchvision, eager": common(eager),
-        "ours, fp32": Classifier(model, device="cpu", precision="fp32").prepare(),
-        "ours, fp32, exact": Classifier(model, device="cpu", precision="fp32", exact=True).prepare(),
-        "ours, int8": Classifier(whole, device="cpu", precision="int8").prepare(),
+        "ours, fp32": Classifier(model, device="cpu", precision="fp32").prepare_engine(),
+        "ours, fp32, exact": Classifier(model, device="cpu", precision="fp32", exact=True).prepare_engine(),
+        "ours, int8": Classifier(whole, device="cpu", precision="int8").prepare_engine(),
     }
 
 
@@ -80,7 +80,7 @@ def main() -> None:
         small = each["ours, fp32"], each["transformers, pipeline"]
         inputs = torch.stack([small[0].read(path) for path in paths])
         calls = {
-            "the engine alone": lambda _: [small[0].answer(part) for part in inputs.split(16)],
+            "the engine alone": lambda _: [small[0].compute_outputs(part) for part in inputs.split(16)],
             "ours, from files": small[0],
             "transformers, from files": lambda paths: [small[1](path) for path in paths],
         }

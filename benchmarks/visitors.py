@@ -48,7 +48,7 @@ launch(build(SHELF), server_port=PORT)
 COLLECTED = """
 import gradio as gr
 from resnet_hub import Classifier
-classify = Classifier.from_pretrained(MODEL, precision="fp32").prepare()
+classify = Classifier.from_pretrained(MODEL, precision="fp32").prepare_engine()
 def predict(images, names, top_k):
     ranked = classify(images, top_k=int(top_k[0]))
     return [[{answer["label"]: answer["score"] for answer in each} for each in ranked]]

@@ -131,7 +131,7 @@ class Models:
         with suppress(ResNetHubError):
             classifier = self.get(name)
             classifier(Image.new("RGB", (64, 64)))
-            classifier.prepare()
+            classifier.prepare_engine()
 
     def search(self, text: str) -> list[str]:
         """Ids of image classifiers on the Hub that match, most used first; none where the Hub does not answer."""

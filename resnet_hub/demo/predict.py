@@ -115,8 +115,8 @@ class PredictTab:
 
         classifier = self.models.get(model)
         start = time.perf_counter()
-        image = load_image(photo["path"], name=photo["orig_name"], near=max(_SHOWN, classifier.near or 0))
-        top, maps = classifier.look(image, top_k)
+        image = load_image(photo["path"], name=photo["orig_name"], near=max(_SHOWN, classifier.decode_size or 0))
+        top, maps = classifier.predict_with_maps(image, top_k)
         return classifier, image, top, maps, time.perf_counter() - start
 
     def render(self, page: gr.Blocks, default: str) -> None:
@@ -213,7 +213,7 @@ def _heat(
 ) -> Any:
     from resnet_hub.inference.gradcam import overlay_heat_map
 
-    picture = overlay_heat_map(classifier, image, classifier.config.labels.index(label), maps=maps)
+    picture = overlay_heat_map(classifier, image, classifier.config.labels.index(label), feature_maps=maps)
     return gr.update(value=picture, label=translate(request, "heat_of", label=_short(label)))
 
 

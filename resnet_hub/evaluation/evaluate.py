@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +13,20 @@ from torch.nn import functional as F
 
 from resnet_hub.datasets.dataset import SPLIT_NAMES, ImageDataset, choose_split
 from resnet_hub.datasets.labels import match_labels
-from resnet_hub.datasets.load import load_dataset as load_data
+from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import CheckpointError, DataError, ImageError, list_some
-from resnet_hub.evaluation.metrics import Evaluation, Mistake, _calibration_error, _class_scores, _confusion, _rank
+from resnet_hub.evaluation.calibration import compute_calibration_error
+from resnet_hub.evaluation.metrics import (
+    Evaluation,
+    Mistake,
+    compute_class_scores,
+    compute_confusion,
+    compute_target_ranks,
+)
 from resnet_hub.images.load import printable
-from resnet_hub.inference.classifier import MAX_BATCH_PIXELS, Classifier, load_inputs
+from resnet_hub.inference.classifier import Classifier
+from resnet_hub.inference.inputs import limit_batch_size, load_inputs
 from resnet_hub.model import ResNet
-
-if TYPE_CHECKING:
-    pass
 
 
 def evaluate(
@@ -36,75 +41,84 @@ def evaluate(
     skip_unreadable: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
-    """Asks the model for the label of every picture, with the model's own preprocessing, and counts.
+    """Evaluates a model on labelled images, with the model's own preprocessing.
 
-    `model` may be a checkpoint folder or Hub id, `data` all that `data.load` takes; of its splits `split`, or the first
-    of validation, test, train that exists, or a part such as `test[:500]` of parquet and the Hub; `names` are those of
-    `data.load` for subset, columns and revision. With an `ImageSet`, `split` only names it. Labels are matched by name,
-    whatever their order, and may be some of the model's. `tta` takes the mean of the scores of the picture and of its
-    mirror image. `worst` mistakes are kept. `progress` hears how many pictures are done, and of how many. Raises
-    `DataError` for labels that the model does not know, a picture without label, or one that cannot be read, unless
-    `skip_unreadable`.
+    The labels of model and dataset are matched by name, in any order; the dataset may have some of the model's only.
+
+    Args:
+        model: A model, a checkpoint folder, or the id of a repo on the Hub.
+        data: A dataset, or its source as `load_dataset` takes it.
+        split: The split to evaluate on; by default the first of validation, test and train that exists. Parquet files
+            and datasets on the Hub also take a part such as `test[:500]`. With an `ImageDataset` it is a name to show.
+        names: Further arguments of `load_dataset`: subset, columns and revision.
+        batch_size: Images that the model computes at once.
+        tta: Whether to average the scores of each image and its mirror image.
+        worst: How many of the most confident mistakes to return.
+        skip_unreadable: Whether to leave out images that cannot be read, instead of raising an error.
+        progress: Called with the number of images done and their total after each batch.
+
+    Raises:
+        DataError: If the model does not have a label of the dataset, or an image has no label or cannot be read.
     """
     if batch_size < 1 or worst < 0:
         raise DataError(f"batch_size is {batch_size} and worst is {worst}; expected at least 1 and 0.")
-    classify = _classifier(model)
+    classifier = _load_classifier(model)
     if not isinstance(data, ImageDataset):
-        part = split if split and split.lower() not in SPLIT_NAMES else None
-        name, data = choose_split(load_data(data, split=part, **names or {}), None if part else split)
-        split = part or name
-    targets = match_labels(classify.config.labels, data)
-    total, size = len(targets), classify.config.image_size
+        expression = split if split and split.lower() not in SPLIT_NAMES else None
+        name, data = choose_split(load_dataset(data, split=expression, **names or {}), None if expression else split)
+        split = expression or name
+    targets = match_labels(classifier.config.labels, data)
+    total = len(targets)
 
-    known = np.zeros(total, bool)  # pictures that could be read
-    predicted, rank = np.zeros(total, np.int64), np.zeros(total, np.int64)
-    score, loss = np.zeros(total), np.zeros(total)
+    is_readable = np.zeros(total, bool)
+    predicted, ranks = np.zeros(total, np.int64), np.zeros(total, np.int64)
+    confidences, losses = np.zeros(total), np.zeros(total)
     done = 0
-    for inputs in load_inputs(classify, data, min(batch_size, max(1, MAX_BATCH_PIXELS // size**2))):
-        unreadable = [data.name(done + place) for place, item in enumerate(inputs) if isinstance(item, ImageError)]
+    for inputs in load_inputs(data, classifier.transform, limit_batch_size(batch_size, classifier.config.image_size)):
+        unreadable = [data.name(done + i) for i, item in enumerate(inputs) if isinstance(item, ImageError)]
         if unreadable and not skip_unreadable:
             some = printable(list_some(unreadable))
-            raise DataError(f"Some pictures cannot be read: {some}; remove or skip unreadable ones.")
-        good = [(done + place, item) for place, item in enumerate(inputs) if isinstance(item, Tensor)]
-        if good:
-            at = np.array([place for place, _ in good])
-            logs = _log_scores(classify, torch.stack([item for _, item in good]), tta)
-            known[at], predicted[at], score[at] = True, logs.argmax(1), np.exp(logs.max(1).clip(max=0))
-            loss[at], rank[at] = -logs[np.arange(len(at)), targets[at]], _rank(logs, targets[at])
+            raise DataError(f"Some images cannot be read: {some}; remove or skip unreadable ones.")
+        if tensors := [item for item in inputs if isinstance(item, Tensor)]:
+            rows = np.array([done + i for i, item in enumerate(inputs) if isinstance(item, Tensor)])
+            logs = _compute_log_scores(classifier, torch.stack(tensors), tta)
+            is_readable[rows], predicted[rows] = True, logs.argmax(1)
+            confidences[rows] = np.exp(logs.max(1).clip(max=0))
+            losses[rows] = -logs[np.arange(len(rows)), targets[rows]]
+            ranks[rows] = compute_target_ranks(logs, targets[rows])
         done += len(inputs)
         if progress is not None:
             progress(done, total)
-    if not known.any():
-        raise DataError(f"None of the {total:,} pictures can be read.")
+    if not is_readable.any():
+        raise DataError(f"None of the {total:,} images can be read.")
 
-    wrong = np.flatnonzero(known & (predicted != targets))
-    wrong = wrong[np.argsort(-score[wrong], kind="stable")][:worst]
-    labels = classify.config.labels
-    mistakes = (
-        Mistake(i, data.name(i), labels[targets[i]], labels[predicted[i]], float(score[i]), data.sources[i])
-        for i in wrong.tolist()
-    )
-    confusion = _confusion(targets[known], predicted[known], len(labels))
-    classes = _class_scores(labels, confusion)
+    is_correct, labels = predicted == targets, classifier.config.labels
+    confusion = compute_confusion(targets[is_readable], predicted[is_readable], len(labels))
+    classes = compute_class_scores(labels, confusion)
     occurs = confusion.sum(0) + confusion.sum(1) > 0
+    wrong = np.flatnonzero(is_readable & ~is_correct)
+    wrong = wrong[np.argsort(-confidences[wrong], kind="stable")][:worst]
     return Evaluation(
         split=split,
         tta=tta,
-        num_images=int(known.sum()),
-        skipped=int(total - known.sum()),
-        accuracy=float(confusion.trace() / known.sum()),
-        top5=float((rank[known] < 5).mean()),
+        num_images=int(is_readable.sum()),
+        skipped=int(total - is_readable.sum()),
+        accuracy=float(is_correct[is_readable].mean()),
+        top5=float((ranks[is_readable] < 5).mean()),
         macro_f1=float(np.mean([row.f1 for row in classes], where=occurs)),
-        loss=float(loss[known].mean()),
-        calibration_error=_calibration_error(score[known], (predicted == targets)[known]),
+        loss=float(losses[is_readable].mean()),
+        calibration_error=compute_calibration_error(confidences[is_readable], is_correct[is_readable]),
         classes=classes,
         confusion=confusion,
-        worst=tuple(mistakes),
+        worst=tuple(
+            Mistake(i, data.name(i), labels[targets[i]], labels[predicted[i]], float(confidences[i]), data.sources[i])
+            for i in wrong.tolist()
+        ),
     )
 
 
-def _classifier(model: ResNet | Classifier | str | Path) -> Classifier:
-    """The model on the fastest device, in float32: half precision would count other figures on other machines."""
+def _load_classifier(model: ResNet | Classifier | str | Path) -> Classifier:
+    """Loads the model in float32: metrics of half precision would depend on the machine."""
     if isinstance(model, str | Path):
         model = ResNet.from_pretrained(model)
     if isinstance(model, ResNet):
@@ -114,13 +128,13 @@ def _classifier(model: ResNet | Classifier | str | Path) -> Classifier:
     return model
 
 
-def _log_scores(classify: Classifier, batch: Tensor, tta: bool) -> np.ndarray:
-    """Logarithms of the scores (N, classes), float64: a score that rounds to 0 still has its rank and its loss."""
+def _compute_log_scores(classifier: Classifier, batch: Tensor, tta: bool) -> np.ndarray:
+    """Computes log-scores (N, classes) in float64, where a score that rounds to 0 still has its rank and its loss."""
     with torch.inference_mode():
-        batch = batch.to(classify.device, memory_format=torch.channels_last)
+        batch = batch.to(classifier.device, memory_format=torch.channels_last)
         views = (batch, batch.flip(3)) if tta else (batch,)
-        logs = [F.log_softmax(classify.model(view).cpu().double(), 1) for view in views]
+        logs = [F.log_softmax(classifier.model(view).cpu().double(), 1) for view in views]
         mean = torch.logaddexp(logs[0], logs[1]) - math.log(2) if tta else logs[0]
     if not mean.isfinite().all():
-        raise CheckpointError("The model answers with values that are no numbers: its weights are damaged.")
+        raise CheckpointError("The model's outputs are not finite numbers: its weights are damaged.")
     return mean.numpy()

@@ -1,4 +1,4 @@
-"""The figures of an evaluation: accuracy, F1, calibration, confusion, and the surest mistakes."""
+"""The metrics of an evaluation: accuracy, F1, calibration error, confusion matrix, and the most confident mistakes."""
 
 import json
 import unicodedata
@@ -14,68 +14,66 @@ from resnet_hub.images.load import load_image, printable
 if TYPE_CHECKING:
     from PIL import Image
 
-
-CALIBRATION_BINS = 15  # of equal width, as in the paper below
-_TABLE_CLASSES = 50  # in the table for the terminal; of more, the weakest
-_TABLE_LABEL = 32  # columns
-_NAMED = 3  # mistakes that the text shows
+_MAX_ROWS = 50  # of the table for the terminal; with more classes it shows those with the lowest F1
+_LABEL_COLUMNS = 32
+_MAX_MISTAKES = 3  # that the text shows
 
 
 class ClassScore(NamedTuple):
-    """One class against all others; a figure whose denominator is zero is 0, as in scikit-learn.
+    """The metrics of one class against all others. A metric with a denominator of zero is 0, as in scikit-learn.
 
-    So are all of a class without pictures, whose `support` is 0: they say nothing of the model.
+    The metrics of a class without images, whose `support` is 0, say nothing about the model.
     """
 
     label: str
     precision: float
     recall: float
     f1: float
-    support: int  # pictures of this class
+    support: int  # images of this class
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture that got another label than its own, with the score of that label."""
+    """An image with a wrong prediction, and the score of the predicted label."""
 
-    index: int  # in the data set
+    index: int  # in the dataset
     name: str
     label: str
     predicted: str
     score: float
-    source: Any = field(repr=False, compare=False)  # what `load_image` takes
+    source: Any = field(repr=False, compare=False)  # as `load_image` takes it
 
-    def image(self) -> "Image.Image":
+    def load_image(self) -> "Image.Image":
         return load_image(self.source, name=self.name)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """The figures of a model on a data set; fractions are in 0..1."""
+    """The metrics of a model on a dataset; fractions are in 0..1."""
 
-    split: str | None  # of the data set; None where the pictures were given as they are
-    tta: bool  # whether each picture's mirror image was asked too
+    split: str | None  # of the dataset; None if an `ImageDataset` was evaluated
+    tta: bool  # whether the scores were averaged with those of the mirror image
     num_images: int
-    skipped: int  # pictures that could not be read, in none of the figures
+    skipped: int  # images that could not be read; no metric includes them
     accuracy: float
-    top5: float  # the true label is among the five likeliest; of equal scores the lower index is likelier
+    top5: float  # how often the true label is among the five of the highest score; ties go to the lower index
     macro_f1: float  # mean over the classes that occur among the labels or the predictions
     loss: float  # mean cross-entropy, in nats
-    calibration_error: float  # expected calibration error over 15 bins (https://arxiv.org/abs/1706.04599, section 2)
+    calibration_error: float  # as `calibration.compute_calibration_error` returns it
     classes: tuple[ClassScore, ...]  # in the model's order
-    confusion: np.ndarray  # int64 (classes, classes): rows are true, columns predicted
-    worst: tuple[Mistake, ...]  # the surest first
+    confusion: np.ndarray  # int64 (classes, classes): rows are true classes, columns predicted ones
+    worst: tuple[Mistake, ...]  # the most confident first
 
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(score.label for score in self.classes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the pictures, as JSON has it."""
-        plain = ("split", "tta", "num_images", "skipped", "accuracy", "top5", "macro_f1", "loss", "calibration_error")
+        """Returns all fields, without the images, as types that JSON has."""
+        scalars = ("split", "tta", "num_images", "skipped", "accuracy", "top5", "macro_f1", "loss", "calibration_error")
         mistakes = ("index", "name", "label", "predicted", "score")
         return {
-            **{key: getattr(self, key) for key in plain},
+            **{key: getattr(self, key) for key in scalars},
             "classes": [score._asdict() for score in self.classes],
             "confusion": self.confusion.tolist(),
             "worst": [{key: getattr(mistake, key) for key in mistakes} for mistake in self.worst],
@@ -85,10 +83,10 @@ class Evaluation:
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False) + "\n"
 
     def to_text(self) -> str:
-        """A table for the terminal; of many classes, the weakest."""
-        pictures = f"{self.num_images:,} pictures" + (f" of the split {self.split}" if self.split else "")
+        """Returns a table for the terminal. With many classes it shows those with the lowest F1."""
+        images = f"{self.num_images:,} images" + (f" of the split {self.split}" if self.split else "")
         skipped = f", {self.skipped:,} unreadable ones skipped" if self.skipped else ""
-        lines = [f"{pictures}{skipped}" + (", each with its mirror image" if self.tta else ""), ""]
+        lines = [f"{images}{skipped}" + (", each averaged with its mirror image" if self.tta else ""), ""]
         lines.append(f"{'accuracy':<20}{self.accuracy:>8.2%}")
         if len(self.classes) > 5:
             lines.append(f"{'top-5 accuracy':<20}{self.top5:>8.2%}")
@@ -96,63 +94,59 @@ class Evaluation:
         lines.append(f"{'loss':<20}{self.loss:>8.4f}")
         lines.append(f"{'calibration error':<20}{self.calibration_error:>8.2%}")
 
-        asked = [score for score in self.classes if score.support]
-        rows = sorted(asked, key=lambda score: score.f1) if len(asked) > _TABLE_CLASSES else asked
-        rows = rows[:_TABLE_CLASSES]
-        wide = max(_width("class"), *(min(_width(score.label), _TABLE_LABEL) for score in rows))
-        lines += ["", f"{_cell('class', wide)}  precision  recall      F1  pictures"]
+        occurring = [score for score in self.classes if score.support]
+        rows = sorted(occurring, key=lambda score: score.f1) if len(occurring) > _MAX_ROWS else occurring
+        rows = rows[:_MAX_ROWS]
+        width = max(_count_columns("class"), *(min(_count_columns(score.label), _LABEL_COLUMNS) for score in rows))
+        lines += ["", f"{_fit_columns('class', width)}  precision  recall      F1    images"]
         for score in rows:
-            figures = f"{score.precision:>9.1%}  {score.recall:>6.1%}  {score.f1:>6.1%}  {score.support:>8,}"
-            lines.append(f"{_cell(score.label, wide)}  {figures}")
-        if rest := len(asked) - len(rows):
-            lines.append(f"... and {rest:,} classes with a higher F1")
+            numbers = f"{score.precision:>9.1%}  {score.recall:>6.1%}  {score.f1:>6.1%}  {score.support:>8,}"
+            lines.append(f"{_fit_columns(score.label, width)}  {numbers}")
+        if hidden := len(occurring) - len(rows):
+            lines.append(f"... and {hidden:,} classes with a higher F1")
         if absent := [printable(score.label) for score in self.classes if not score.support]:
-            taken = int(self.confusion.sum(0)[[not score.support for score in self.classes]].sum())
-            lines.append(f"no pictures of {list_some(absent)}; {taken:,} were taken for such")
+            count = int(self.confusion.sum(0)[[not score.support for score in self.classes]].sum())
+            lines.append(f"no images of {list_some(absent)}; {count:,} were classified as such")
 
         if self.worst:
-            lines += ["", "surest mistakes"]
-            for mistake in self.worst[:_NAMED]:
+            lines += ["", "most confident mistakes"]
+            for mistake in self.worst[:_MAX_MISTAKES]:
                 name = printable(mistake.name)
-                lines.append(f"  {name}: {mistake.label}, taken for {mistake.predicted} ({mistake.score:.1%})")
+                lines.append(f"  {name}: {mistake.label}, classified as {mistake.predicted} ({mistake.score:.1%})")
         return "\n".join(lines) + "\n"
 
 
-def _rank(logs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """How many classes stand before the true one in the order that `Classifier` gives, (N,)."""
-    true = logs[np.arange(len(targets)), targets][:, None]
-    before = (logs == true) & (np.arange(logs.shape[1]) < targets[:, None])
-    return ((logs > true) | before).sum(1)
+def compute_target_ranks(logs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Computes how many classes a `Classifier` ranks before the true one (N,), from log-scores (N, classes)."""
+    of_target = logs[np.arange(len(targets)), targets][:, None]
+    wins_tie = (logs == of_target) & (np.arange(logs.shape[1]) < targets[:, None])
+    ranks: np.ndarray = ((logs > of_target) | wins_tie).sum(1)
+    return ranks
 
 
-def _confusion(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+def compute_confusion(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Computes the confusion matrix (classes, classes): rows are true classes, columns predicted ones."""
     return np.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
-def _class_scores(names: Sequence[str], confusion: np.ndarray) -> tuple[ClassScore, ...]:
-    right, support, asked = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    precision, recall = right / asked.clip(1), right / support.clip(1)
-    f1 = 2 * right / (support + asked).clip(1)
+def compute_class_scores(labels: Sequence[str], confusion: np.ndarray) -> tuple[ClassScore, ...]:
+    """Computes the metrics of each class from a confusion matrix."""
+    correct, support, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    precision, recall = correct / predicted.clip(1), correct / support.clip(1)
+    f1 = 2 * correct / (support + predicted).clip(1)
     columns = (precision.tolist(), recall.tolist(), f1.tolist(), support.tolist())
-    return tuple(ClassScore(*row) for row in zip(names, *columns, strict=True))
+    return tuple(ClassScore(*row) for row in zip(labels, *columns, strict=True))
 
 
-def _calibration_error(score: np.ndarray, right: np.ndarray) -> float:
-    """Mean gap between score and accuracy over bins (low, high] of the score, each weighing as its pictures."""
-    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    gaps = np.bincount(np.searchsorted(edges[1:-1], score), weights=score - right, minlength=CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(score))
-
-
-def _width(text: str) -> int:
-    """Columns of a terminal: Chinese, Japanese and Korean characters take two."""
+def _count_columns(text: str) -> int:
+    """Counts the columns of a terminal: Chinese, Japanese and Korean characters take two."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
-def _cell(text: str, width: int) -> str:
-    """The text in `width` columns, cut or filled."""
-    if _width(text) > width:
-        while _width(text) > width - 1:
+def _fit_columns(text: str, width: int) -> str:
+    """Cuts or pads a text to `width` columns."""
+    if _count_columns(text) > width:
+        while _count_columns(text) > width - 1:
             text = text[:-1]
         text += "…"
-    return text + " " * (width - _width(text))
+    return text + " " * (width - _count_columns(text))

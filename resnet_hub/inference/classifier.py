@@ -1,21 +1,20 @@
-"""Pictures in, labels and scores out."""
+"""Classifies images: an image in, labels and scores out."""
 
 import copy
 import os
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from resnet_hub.config import ResNetConfig
-from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.errors import CheckpointError, ImageError, ResNetHubError, memory_errors
 from resnet_hub.images.load import list_images, load_image
 from resnet_hub.images.transforms import eval_transform
@@ -24,35 +23,38 @@ from resnet_hub.inference.engines import (
     EngineOutput,
     Precision,
     PyTorchEngine,
-    join_outputs,
+    join_tensors,
     select_engine,
 )
+from resnet_hub.inference.inputs import limit_batch_size
 from resnet_hub.model import ResNet
 
-if TYPE_CHECKING:
-    pass
-
-
-_NEAR = 2  # times the resized picture: no less is left of a JPEG's sides by its decoder
-_DECODERS = min(4, os.cpu_count() or 1)  # threads that read pictures of a list ahead
-MAX_BATCH_PIXELS = 2**22  # of the network's input: 83 pictures of 224 x 224, one of 2048 x 2048
+_DECODE_FACTOR = 2  # a JPEG's decoder may shrink it to this multiple of the resized image, and no further
+_DECODERS = min(4, os.cpu_count() or 1)  # threads that decode the images of a list
 
 
 class Classifier:
-    """A model that takes pictures and answers with labels and scores; any number of threads may call it at once.
+    """A model that maps images to labels and scores. Threads may share it; it can be pickled and copied.
 
-    Runs on `device`, or on the fastest present. `model` itself is left as it is: where it is in training mode or
-    on another device, the classifier works on a copy; its weights must not change while it is used.
+    The given model stays unchanged: if it is in training mode or on another device, the classifier works on a copy.
+    Its weights must not change while the classifier is in use.
 
-    On a CPU, ONNX Runtime computes where it is installed, in float32 with the scores of PyTorch within 1e-4. With
-    `precision` "auto", int8 is used where the checkpoint brings a calibration that lost no more than half a point of
-    accuracy and where it is faster, and on a GPU half precision; "fp32" and "int8" ask for either. Which engine runs is
-    in `engine` and `precision`: it comes up in the background, from the second batch on, or with `prepare`.
+    On a CPU, ONNX Runtime computes the outputs if it is installed, in float32 with scores within 1e-4 of PyTorch's.
+    The engine is built in the background from the second batch on, or by `prepare_engine`. The properties `engine` and
+    `precision` name the one in use.
 
-    Pictures of at least twice the size that is needed are decoded and resized in faster steps, on average one or two
-    levels of 255 from what `transform` makes of them; with `exact` they are equal to it to the bit.
+    Images of at least twice the size that the model needs are decoded and resized in fewer steps. On average their
+    pixels differ by one or two levels of 255 from the output of `transform`; `exact=True` makes them equal.
 
-    Raises `ResNetHubError` for a model without a head, for int8 where it cannot be, and where the memory is full.
+    Args:
+        model: A model with a head.
+        device: Where to run, such as "cpu" or "cuda:1"; by default the fastest device of this machine.
+        precision: "auto" takes int8 if the checkpoint has a calibration that lost at most half a point of accuracy and
+            int8 is faster on this machine, and half precision on a GPU. "fp32" and "int8" force either.
+        exact: Whether large images are preprocessed exactly as `transform` does, which is slower.
+
+    Raises:
+        ResNetHubError: If the model has no head, cannot run on the device or in int8, or if memory is full.
     """
 
     def __init__(
@@ -68,23 +70,27 @@ class Classifier:
         if not model.config.num_classes:
             raise ResNetHubError("The model has no head and so no classes; load it with id2label= or num_classes=.")
         self.transform = eval_transform(model.config)
-        self._fit = eval_transform(model.config, exact=exact)
-        self.near = None if exact else _NEAR * model.config.resize_size
-        wanted, present = _device(device), model.device
-        if wanted.type != present.type or wanted.index not in (None, present.index) or _in_training(model):
+        self._transform = eval_transform(model.config, exact=exact)
+        self.decode_size = None if exact else _DECODE_FACTOR * model.config.resize_size
+        target, current = _parse_device(device), model.device
+        if target.type != current.type or target.index not in (None, current.index) or _is_training(model):
             try:
-                model = copy.deepcopy(model).eval().to(wanted)
+                model = copy.deepcopy(model).eval().to(target)
             except (RuntimeError, AssertionError, NotImplementedError) as error:
                 reason = str(error).splitlines()[0].rstrip(".")
-                raise ResNetHubError(f"The model cannot run on {wanted}: {reason}.") from None
+                raise ResNetHubError(f"The model cannot run on {target}: {reason}.") from None
         self.model = model
         self.device = model.device
-        self._wanted = precision
-        self._run = BatchedEngine(PyTorchEngine(model, exact=precision == "fp32"))
-        self._lock, self._prepared = threading.Lock(), False
-        self._counting, self._batches = threading.Lock(), 0
+        self._options: dict[str, Any] = {"precision": precision, "exact": exact}
+        self._engine = BatchedEngine(PyTorchEngine(model, exact=precision == "fp32"))
+        self._engine_lock, self._is_prepared = threading.Lock(), False
+        self._count_lock, self._num_batches = threading.Lock(), 0
         if precision == "int8":
-            self.prepare()
+            self.prepare_engine()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles and copies the model and the options; locks and the engine's session are built anew."""
+        return partial(type(self), device=self.device, **self._options), (self.model,)
 
     @classmethod
     def from_pretrained(
@@ -94,29 +100,37 @@ class Classifier:
         device: str | torch.device | None = None,
         precision: Precision = "auto",
         exact: bool = False,
-        **hub: Any,
+        **kwargs: Any,
     ) -> Self:
-        """The classifier of a checkpoint folder or a Hub repo; `hub` as `ResNet.from_pretrained` takes it."""
-        with memory_errors(f"the model {source}"):
-            return cls(ResNet.from_pretrained(source, **hub), device=device, precision=precision, exact=exact)
+        """Loads the classifier of a checkpoint folder or a Hub repo.
 
-    def prepare(self) -> Self:
-        """Bring the fastest engine up now, in a second or so, instead of beside the first answers."""
-        with self._lock:
-            if not self._prepared:
-                self._run.engine = select_engine(self.model, self._wanted)
-                self._prepared = True
+        Args:
+            source: A checkpoint folder, or the id of a repo on the Hub.
+            device: As in `Classifier`.
+            precision: As in `Classifier`.
+            exact: As in `Classifier`.
+            **kwargs: Further arguments of `ResNet.from_pretrained`, such as `revision` and `token`.
+        """
+        with memory_errors(f"the model {source}"):
+            return cls(ResNet.from_pretrained(source, **kwargs), device=device, precision=precision, exact=exact)
+
+    def prepare_engine(self) -> Self:
+        """Builds the fastest engine now, which takes about a second, instead of in the background. Returns self."""
+        with self._engine_lock:
+            if not self._is_prepared:
+                self._engine.engine = select_engine(self.model, self._options["precision"])
+                self._is_prepared = True
         return self
 
     @property
     def engine(self) -> str:
-        """What computes the answers: "PyTorchEngine" or "ONNX Runtime"."""
-        return self._run.engine.name
+        """The engine in use: "PyTorch" or "ONNX Runtime"."""
+        return self._engine.engine.name
 
     @property
     def precision(self) -> str:
-        """Of the answers: "fp32", "int8", "fp16" or "bf16"."""
-        return self._run.engine.precision
+        """The precision in use: "fp32", "int8", "fp16" or "bf16"."""
+        return self._engine.engine.precision
 
     @property
     def config(self) -> ResNetConfig:
@@ -129,11 +143,22 @@ class Classifier:
         batch_size: int = 16,
         errors: Literal["raise", "return"] = "raise",
     ) -> Any:
-        """The `top_k` likeliest labels (None: all), best first: `[{"label": str, "score": float}, ...]`.
+        """Classifies one image or many.
 
-        One image, as `load_image` takes it, gives one such list; a list, a tuple or a folder (in the order of
-        `list_images`) gives a list of them; an iterator gives an iterator, which reads ahead by one batch only.
-        Raises `ImageError` for a picture that cannot be read; with `errors="return"` it stands in the picture's place.
+        Args:
+            images: One image, as `load_image` takes it; a list or tuple of images; a folder, whose images are taken in
+                the order of `list_images`; or an iterator of images.
+            top_k: How many of the most likely labels to return; None returns all.
+            batch_size: Images that the model computes at once.
+            errors: "raise" raises the error of an image that cannot be read, "return" returns it in place of the
+                image's labels.
+
+        Returns:
+            For one image its labels, the most likely first: `[{"label": str, "score": float}, ...]`. For a list, tuple
+            or folder a list of these. For an iterator an iterator of these, which reads one batch ahead.
+
+        Raises:
+            ImageError: If an image cannot be read and `errors` is "raise".
         """
         for key, value in {"top_k": 1 if top_k is None else top_k, "batch_size": batch_size}.items():
             if not isinstance(value, int) or value < 1:
@@ -149,86 +174,86 @@ class Classifier:
         if isinstance(images, Iterator) and not hasattr(images, "read"):  # an open file is an iterator too
             return self._stream(images, top_k, batch_size, errors)
         try:
-            return self.look(images, top_k)[0]
+            return self.predict_with_maps(images, top_k)[0]
         except ImageError as error:
             if errors == "raise":
                 raise
             return error
 
-    def look(self, image: Any, top_k: int | None = 5) -> tuple[list[dict[str, Any]], Tensor]:
-        """The answer to one image, and the last stage's maps (K, h, w) that it comes from."""
-        answer = self.answer(self.read(image).unsqueeze(0))
-        return self._ranking(_probabilities(answer)[0], top_k), answer.maps[0]
+    def predict_with_maps(self, image: Any, top_k: int | None = 5) -> tuple[list[dict[str, Any]], Tensor]:
+        """Returns the labels of one image, as a call does, and the last stage's feature maps (K, h, w)."""
+        outputs = self.compute_outputs(self.preprocess(image).unsqueeze(0))
+        return self._rank(_softmax(outputs)[0], top_k), outputs.feature_maps[0]
 
-    def read(self, image: Any, *, name: str | None = None, errors: Literal["raise", "return"] = "raise") -> Any:
-        """The network's input (C, side, side) from a picture as `load_image` takes it."""
+    def predict_scores(self, images: Iterable[Any]) -> Tensor:
+        """Returns the scores (N, num_classes), float32 on the CPU, of images that the model computes in one batch."""
+        return self._predict_scores([self.preprocess(image) for image in images])
+
+    def preprocess(self, image: Any, *, name: str | None = None, errors: Literal["raise", "return"] = "raise") -> Any:
+        """Returns the model's input (C, side, side) for an image as `load_image` takes it."""
         try:
-            with memory_errors("this picture"):
-                return self._fit(load_image(image, name=name, near=self.near))
+            with memory_errors("this image"):
+                return self._transform(load_image(image, name=name, near=self.decode_size))
         except ImageError as error:
             if errors == "raise":
                 raise
             return error
 
-    def scores(self, images: Iterable[Any]) -> Tensor:
-        """Probabilities (N, num_classes), float32 on the CPU, of images as `load_image` takes them, in one batch."""
-        return self._scores([self.read(image) for image in images])
+    def compute_outputs(self, inputs: Tensor) -> EngineOutput:
+        """Returns the logits and last feature maps of preprocessed inputs (N, C, side, side)."""
+        with self._count_lock:
+            self._num_batches += 1
+            is_second = self._num_batches == 2  # a single image is classified faster than an engine is built
+        if is_second and not self._is_prepared:
+            threading.Thread(target=self.prepare_engine, name="resnet_hub engine").start()
+        with memory_errors("a prediction of this model"):
+            return self._engine(inputs)
 
-    def _scores(self, inputs: list[Tensor]) -> Tensor:
+    def _predict_scores(self, inputs: list[Tensor]) -> Tensor:
         if not inputs:
             return torch.empty(0, self.config.num_classes)
-        with memory_errors("an answer of this model"):
-            batch = join_outputs(np.stack, inputs)
-        return _probabilities(self.answer(batch))
-
-    def answer(self, inputs: Tensor) -> EngineOutput:
-        """Logits and last maps of inputs (N, C, side, side), as `transform` makes them."""
-        with self._counting:
-            self._batches += 1
-            second = self._batches == 2  # one picture alone is faster done than an engine made
-        if second and not self._prepared:
-            threading.Thread(target=self.prepare, name="resnet_hub engine").start()
-        with memory_errors("an answer of this model"):
-            return self._run(inputs)
+        with memory_errors("a prediction of this model"):
+            batch = join_tensors(np.stack, inputs)
+        return _softmax(self.compute_outputs(batch))
 
     def _stream(
         self, images: Iterable[Any], top_k: int | None, batch_size: int, errors: Literal["raise", "return"]
     ) -> Iterator[Any]:
-        """Threads decode the next batch while the network works on this one."""
-        batch_size = min(batch_size, max(1, MAX_BATCH_PIXELS // self.config.image_size**2))
+        """Yields the labels of each image; threads decode the next batch while the model computes this one."""
+        batch_size = limit_batch_size(batch_size, self.config.image_size)
         numbered = iter(enumerate(images, start=1))
         pool = ThreadPoolExecutor(_DECODERS)
 
-        def submit() -> list[Future[Tensor | ImageError]]:
+        def submit_batch() -> list[Future[Tensor | ImageError]]:
             batch = []
             for number, image in islice(numbered, batch_size):
                 name = None if isinstance(image, str | os.PathLike) else f"image {number}"
-                batch.append(pool.submit(self.read, image, name=name, errors=errors))
+                batch.append(pool.submit(self.preprocess, image, name=name, errors=errors))
             return batch
 
         try:
-            batch = submit()
+            batch = submit_batch()
             while batch:
-                following = submit()
+                next_batch = submit_batch()
                 inputs = [future.result() for future in batch]
-                scores = iter(self._scores([item for item in inputs if isinstance(item, Tensor)]))
+                scores = iter(self._predict_scores([item for item in inputs if isinstance(item, Tensor)]))
                 for item in inputs:
-                    yield item if isinstance(item, ImageError) else self._ranking(next(scores), top_k)
-                batch = following
+                    yield item if isinstance(item, ImageError) else self._rank(next(scores), top_k)
+                batch = next_batch
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _ranking(self, scores: Tensor, top_k: int | None) -> list[dict[str, Any]]:
-        best = scores.sort(descending=True, stable=True)
-        pairs = zip(best.indices[:top_k].tolist(), best.values[:top_k].tolist(), strict=True)
+    def _rank(self, scores: Tensor, top_k: int | None) -> list[dict[str, Any]]:
+        ranked = scores.sort(descending=True, stable=True)
+        pairs = zip(ranked.indices[:top_k].tolist(), ranked.values[:top_k].tolist(), strict=True)
         return [{"label": self.config.id2label[index], "score": score} for index, score in pairs]
 
 
-def _probabilities(answer: EngineOutput) -> Tensor:
-    scores = answer.logits.softmax(1)
+def _softmax(outputs: EngineOutput) -> Tensor:
+    scores = outputs.logits.softmax(1)
     if not scores.isfinite().all():
-        raise CheckpointError("The model answers with values that are no numbers: its weights are damaged.")
-    return scores.clone()  # outside of inference mode: a tensor that the caller may use with gradients
+        raise CheckpointError("The model's outputs are not finite numbers: its weights are damaged.")
+    return scores.clone()  # outside of inference mode, so that the caller may use it with gradients
 
 
 def _is_folder(path: str | os.PathLike[str]) -> bool:
@@ -238,32 +263,14 @@ def _is_folder(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def _in_training(model: ResNet) -> bool:
-    return any(part.training for part in model.modules())
+def _is_training(model: ResNet) -> bool:
+    return any(module.training for module in model.modules())
 
 
-def _device(wanted: str | torch.device | None) -> torch.device:
-    if wanted is None:
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+def _parse_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.device(wanted)
+        return torch.device(device)
     except (RuntimeError, TypeError):
-        raise ResNetHubError(f"There is no device {wanted!r}; use cpu, cuda, cuda:1 or mps.") from None
-
-
-def load_inputs(classify: Classifier, data: ImageDataset, batch: int) -> Iterator[list[Tensor | ImageError]]:
-    """The network's input for each picture, in order; threads decode one batch ahead, so that memory stays bounded."""
-
-    def read(index: int) -> Tensor | ImageError:
-        try:
-            return classify.transform(load_image(data.sources[index], name=data.name(index)))
-        except ImageError as error:
-            return error
-
-    ahead: deque[list[Future[Tensor | ImageError]]] = deque()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(data), batch):
-            ahead.append([pool.submit(read, index) for index in range(start, min(start + batch, len(data)))])
-            if len(ahead) == 2:
-                yield [future.result() for future in ahead.popleft()]
-        yield [future.result() for future in ahead.popleft()]
+        raise ResNetHubError(f"There is no device {device!r}; use cpu, cuda, cuda:1 or mps.") from None

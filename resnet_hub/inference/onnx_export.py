@@ -1,4 +1,4 @@
-"""ONNX files of a checkpoint folder, for those who run models without PyTorch: `onnx/`, where transformers.js looks."""
+"""Exports a checkpoint folder's model to ONNX files in `onnx/`, where transformers.js looks for them."""
 
 from pathlib import Path
 
@@ -14,27 +14,32 @@ EXPORTED_FILE, QUANTIZED_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
 
 
 def export_onnx(folder: str | Path) -> list[Path]:
-    """Write `MODEL` into a checkpoint folder, and `QUANTIZED` where it is calibrated for int8; returns the files.
+    """Writes `EXPORTED_FILE` into a checkpoint folder, and `QUANTIZED_FILE` if it is calibrated for int8.
 
-    Input "pixel_values" (batch, channels, side, side), output "logits", or "features" without a head. Raises
-    `CheckpointError` where the graph's logits differ from PyTorch's by more than 1e-4.
+    The graph's input is "pixel_values" (batch, channels, side, side), its output "logits" (batch, classes), or
+    "features" (batch, channels) without a head.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        CheckpointError: If the graph's logits differ from PyTorch's by more than 1e-4, or the files cannot be written.
     """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise CheckpointError(f"There is no folder {folder}; the ONNX files go into a checkpoint folder on this disk.")
+    folder = require_checkpoint_folder(folder)
     require_onnx()
     model = ResNet.from_pretrained(folder)
     folded, batch = fold_batchnorm(model), example_batch(model)
     files = {EXPORTED_FILE: build_onnx(folded)}
     with torch.inference_mode():
-        (found,) = create_session(files[EXPORTED_FILE]).run(None, {INPUT: batch.numpy()})
-        check_logits(torch.from_numpy(found), model(batch))
+        (logits,) = create_session(files[EXPORTED_FILE]).run(None, {INPUT: batch.numpy()})
+        check_logits(torch.from_numpy(logits), model(batch))
     if (calibration := load_calibration(model)) is not None:
         files[QUANTIZED_FILE] = build_onnx(folded, ranges=calibration.ranges)
     return write_onnx_files(folder, files)
 
 
 def write_onnx_files(folder: Path, files: dict[str, bytes]) -> list[Path]:
+    """Writes files by their names in a checkpoint folder, each atomically. Returns their paths."""
     try:
         for name, data in files.items():
             (folder / name).parent.mkdir(exist_ok=True)
@@ -45,6 +50,15 @@ def write_onnx_files(folder: Path, files: dict[str, bytes]) -> list[Path]:
     return [folder / name for name in files]
 
 
+def require_checkpoint_folder(folder: str | Path) -> Path:
+    """Returns the folder's path with `~` expanded. Raises `CheckpointError` if there is no such folder."""
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise CheckpointError(f"There is no folder {path}; ONNX files are written into a local checkpoint folder.")
+    return path
+
+
 def require_onnx() -> None:
+    """Raises `ResNetHubError` if the packages that write and run ONNX files are not installed."""
     if not has_onnx():
-        raise ResNetHubError("ONNX files need two packages more: pip install 'resnet_hub[onnx]'.")
+        raise ResNetHubError("ONNX files need the packages onnx and onnxruntime: pip install 'resnet_hub[onnx]'.")

@@ -76,7 +76,8 @@ def build_onnx(folded: ResNet, *, ranges: Mapping[str, tuple[float, float]] | No
     With `ranges` of its maps it computes in int8. `extra` adds outputs: "map", the last stage's; "maps", every one that
     `ranges` needs beside the input. Raises `ResNetHubError` for a network that ONNX cannot hold.
     """
-    return _Writer(folded, ranges, extra).model.SerializeToString()
+    graph: bytes = _Writer(folded, ranges, extra).model.SerializeToString()
+    return graph
 
 
 class _Writer:

@@ -24,7 +24,7 @@ def extract_features(model: ResNet, images: Tensor, mean: Tensor, std: Tensor, b
     engine = select_engine(model, "fp32")
     for part in images.split(batch):
         pixels = (part.numpy().astype(np.float32) / 255 - mean.numpy()) / std.numpy()
-        maps = engine(torch.from_numpy(pixels.transpose(0, 3, 1, 2))).maps
+        maps = engine(torch.from_numpy(pixels.transpose(0, 3, 1, 2))).feature_maps
         yield torch.from_numpy(maps.numpy().mean((2, 3)))
 
 

@@ -14,8 +14,9 @@ from resnet_hub import cli
 from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.errors import CheckpointError, DataError, ResNetHubError
+from resnet_hub.evaluation.calibration import CALIBRATION_BINS
 from resnet_hub.evaluation.evaluate import evaluate
-from resnet_hub.evaluation.metrics import CALIBRATION_BINS, Evaluation
+from resnet_hub.evaluation.metrics import Evaluation
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
 
@@ -82,7 +83,7 @@ def agrees(found: Evaluation, targets: np.ndarray, scores: np.ndarray) -> None:
 
 
 def test_every_figure_is_scikit_learns(model, data):
-    scores = Classifier(model).scores(data.sources).numpy()
+    scores = Classifier(model).predict_scores(data.sources).numpy()
     assert scores.max(1).min() < 0.4 and scores.max() > 0.9
     agrees(evaluate(model, data, batch_size=32), data.targets, scores)
 
@@ -94,7 +95,7 @@ def test_classes_that_never_occur_or_are_never_predicted(data):
         model.fc.bias[6] = -1e3
     absent = pictures(classes=6)  # and class 6 occurs neither here nor there
     found = evaluate(model, absent)
-    scores = np.clip(Classifier(model).scores(absent.sources).numpy().astype(np.float64), 1e-300, None)
+    scores = np.clip(Classifier(model).predict_scores(absent.sources).numpy().astype(np.float64), 1e-300, None)
     assert found.classes[6].support == 0 and found.classes[6].f1 == 0 and found.confusion[6].sum() == 0
     assert found.classes[2].support > 0 and found.classes[2].precision == 0
     predicted = scores.argmax(1)
@@ -108,7 +109,7 @@ def test_classes_that_never_occur_or_are_never_predicted(data):
 
 def test_a_class_that_is_predicted_but_never_true_counts_into_the_mean_as_in_scikit_learn(model):
     few = pictures(classes=3)
-    scores = Classifier(model).scores(few.sources).numpy()
+    scores = Classifier(model).predict_scores(few.sources).numpy()
     assert set(scores.argmax(1)) - {0, 1, 2}
     agrees(evaluate(model, few), few.targets, scores)
 
@@ -120,7 +121,7 @@ def test_equal_scores_rank_as_the_classifier_does(data, tied):
         model.fc.weight[tied], model.fc.bias[tied] = model.fc.weight[1].clone(), model.fc.bias[1].clone()
     classify = Classifier(model)
     found = evaluate(classify, data)
-    agrees(found, data.targets, classify.scores(data.sources).numpy())
+    agrees(found, data.targets, classify.predict_scores(data.sources).numpy())
     best = [
         [LABELS.index(entry["label"]) for entry in row] for row in classify(data.sources, top_k=5, batch_size=len(data))
     ]
@@ -130,7 +131,7 @@ def test_equal_scores_rank_as_the_classifier_does(data, tied):
 def test_two_classes(data):
     two = pictures(40, labels=("no", "yes"))
     found = evaluate(network(("no", "yes")), two)
-    scores = Classifier(network(("no", "yes"))).scores(two.sources).numpy()
+    scores = Classifier(network(("no", "yes"))).predict_scores(two.sources).numpy()
     assert found.top5 == 1 and "top-5" not in found.to_text()
     assert found.accuracy == metrics.accuracy_score(two.targets, scores.argmax(1))
     assert found.loss == pytest.approx(metrics.log_loss(two.targets, doubled(scores)), rel=1e-5)
@@ -140,7 +141,7 @@ def test_test_time_augmentation_is_the_mean_over_the_mirror_image(model, data):
     classify = Classifier(model)
     mirrored = torch.stack([classify.transform(Image.fromarray(source)) for source in data.sources]).flip(3)
     with torch.no_grad():
-        scores = (classify.scores(data.sources) + model(mirrored).softmax(1)) / 2
+        scores = (classify.predict_scores(data.sources) + model(mirrored).softmax(1)) / 2
     found = evaluate(model, data, tta=True)
     agrees(found, data.targets, scores.numpy())
     assert found.tta and found.loss != evaluate(model, data).loss
@@ -181,7 +182,7 @@ def test_some_of_the_labels_in_another_order_are_measured_as_scikit_learn_does(m
     few = pictures(60, labels=("gnu", "bee", "dog"))
     targets = np.array([6, 1, 3])[few.targets]
     found = evaluate(model, few)
-    scores = Classifier(model).scores(few.sources).numpy()
+    scores = Classifier(model).predict_scores(few.sources).numpy()
     assert set(scores.argmax(1)) - {6, 1, 3}  # which are mistakes, and count into the mean of F1
     agrees(found, targets, scores)
     assert [score.support for score in found.classes] == np.bincount(targets, minlength=7).tolist()
@@ -189,10 +190,10 @@ def test_some_of_the_labels_in_another_order_are_measured_as_scikit_learn_does(m
     assert {mistake.label for mistake in found.worst} <= {"gnu", "bee", "dog"}
     text = found.to_text()
     taken = int((~np.isin(scores.argmax(1), (6, 1, 3))).sum())
-    assert f"\nno pictures of ant, cat, emu and 1 more; {taken} were taken for such\n" in text
-    table = text[text.index("precision") : text.index("no pictures")].splitlines()[1:]
+    assert f"\nno images of ant, cat, emu and 1 more; {taken} were classified as such\n" in text
+    table = text[text.index("precision") : text.index("no images")].splitlines()[1:]
     assert [row.split()[0] for row in table] == ["bee", "dog", "gnu"]
-    assert "no pictures of" not in evaluate(model, pictures()).to_text()
+    assert "no images of" not in evaluate(model, pictures()).to_text()
 
 
 def test_a_label_that_names_two_classes_must_stand_in_the_same_place():
@@ -206,7 +207,7 @@ def test_a_label_that_names_two_classes_must_stand_in_the_same_place():
 
 def test_worst_mistakes_are_the_surest_and_show_their_pictures(model, data):
     found = evaluate(model, data, worst=5)
-    scores = Classifier(model).scores(data.sources)
+    scores = Classifier(model).predict_scores(data.sources)
     sure, predicted = (values.numpy() for values in scores.max(1))
     wrong = [i for i in np.argsort(-sure, kind="stable") if predicted[i] != data.targets[i]]
     assert [mistake.index for mistake in found.worst] == wrong[:5]
@@ -214,7 +215,7 @@ def test_worst_mistakes_are_the_surest_and_show_their_pictures(model, data):
         assert mistake.label == LABELS[data.targets[mistake.index]]
         assert mistake.predicted == LABELS[predicted[mistake.index]]
         assert mistake.score == pytest.approx(sure[mistake.index], abs=1e-6)
-        assert (np.asarray(mistake.image()) == data.sources[mistake.index]).all()
+        assert (np.asarray(mistake.load_image()) == data.sources[mistake.index]).all()
     assert evaluate(model, data, worst=0).worst == ()
     assert len(evaluate(model, data, worst=1000).worst) == len(wrong)
 
@@ -236,13 +237,13 @@ def test_folders_of_model_and_data(model, folder, tmp_path):
     found = evaluate(tmp_path / "model", folder)
     assert (found.split, found.num_images) == ("test", 21)
     assert found.labels == LABELS
-    assert "21 pictures of the split test" in found.to_text()
+    assert "21 images of the split test" in found.to_text()
     assert evaluate(str(tmp_path / "model"), str(folder), split="train").num_images == 14
     with pytest.raises(DataError, match="no split 'dev'; it has train, test"):
         evaluate(model, folder, split="dev")
     mistake = found.worst[0]
     assert f"{mistake.label}/" in mistake.name and mistake.name.endswith(".png")
-    assert mistake.image().mode == "RGB"
+    assert mistake.load_image().mode == "RGB"
 
 
 def test_unreadable_pictures_are_named_or_skipped(model, folder):
@@ -255,7 +256,7 @@ def test_unreadable_pictures_are_named_or_skipped(model, folder):
     assert found.classes[0].support == 0 and found.confusion.sum() == 17
     assert "4 unreadable ones skipped" in found.to_text()
     broken = ImageDataset(("ant",), [b"x", b"y"], np.zeros(2, np.int64))
-    with pytest.raises(DataError, match="None of the 2 pictures"):
+    with pytest.raises(DataError, match="None of the 2 images"):
         evaluate(network(("ant",)), broken, skip_unreadable=True)
 
 
@@ -330,7 +331,7 @@ def test_json_and_text(model, data):
     assert content["classes"][0] == found.classes[0]._asdict()
     assert content["worst"][0].keys() == {"index", "name", "label", "predicted", "score"}
     text = found.to_text()
-    assert f"{found.accuracy:.2%}" in text and "150 pictures of the split validation" in text
+    assert f"{found.accuracy:.2%}" in text and "150 images of the split validation" in text
     rows = [line for line in text.splitlines() if line.startswith(LABELS)]
     assert len(rows) == 7 and len({len(row) for row in rows}) == 1
 
@@ -357,8 +358,8 @@ def test_the_terminal_says_what_the_library_says(model, folder, tmp_path, capsys
 
     (folder / "test" / "ant" / "0.png").write_bytes(b"no picture")
     assert cli.main(command) == 2
-    assert capsys.readouterr().err.startswith("error: Some pictures cannot be read: test/ant/0.png")
+    assert capsys.readouterr().err.startswith("error: Some images cannot be read: test/ant/0.png")
     assert cli.main([*command, "--skip-unreadable"]) == 1
-    assert "20 pictures of the split test, 1 unreadable" in capsys.readouterr().out
+    assert "20 images of the split test, 1 unreadable" in capsys.readouterr().out
     assert cli.main(["evaluate", str(tmp_path / "none"), "--data", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1

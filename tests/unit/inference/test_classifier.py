@@ -1,6 +1,8 @@
 import copy
 import io
 import json
+import multiprocessing
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,7 +38,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def classify(model):
-    return Classifier(model).prepare()  # one engine for all tests, so that equal pictures have equal scores
+    return Classifier(model).prepare_engine()  # one engine for all tests, so that equal pictures have equal scores
 
 
 @pytest.fixture
@@ -139,10 +141,12 @@ def test_the_batch_changes_nothing(classify):
 
 def test_large_inputs_make_small_batches(model, monkeypatch):
     sizes = []
-    monkeypatch.setattr("resnet_hub.inference.classifier.MAX_BATCH_PIXELS", 2 * 32 * 32)
+    monkeypatch.setattr("resnet_hub.inference.inputs.MAX_BATCH_PIXELS", 2 * 32 * 32)
     classify = Classifier(model)
-    answer = classify.answer
-    monkeypatch.setattr(classify, "answer", lambda inputs: [sizes.append(len(inputs)), answer(inputs)][1])
+    compute_outputs = classify.compute_outputs
+    monkeypatch.setattr(
+        classify, "compute_outputs", lambda inputs: [sizes.append(len(inputs)), compute_outputs(inputs)][1]
+    )
     assert len(classify([noise(index) for index in range(5)], batch_size=100)) == 5
     assert sizes == [2, 2, 1]
 
@@ -173,11 +177,11 @@ def test_equal_scores_keep_the_order_of_the_labels(model):
 
 
 def test_scores_are_a_tensor_for_further_work(model, classify):
-    scores = classify.scores([noise(0), noise(1)])
+    scores = classify.predict_scores([noise(0), noise(1)])
     assert scores.shape == (2, 3) and scores.dtype == torch.float32 and not scores.is_inference()
     expected = torch.stack([probabilities(model, noise(0)), probabilities(model, noise(1))])
     assert torch.allclose(scores, expected, atol=1e-6)
-    assert classify.scores([]).shape == (0, 3)
+    assert classify.predict_scores([]).shape == (0, 3)
 
 
 # Large pictures
@@ -192,7 +196,7 @@ def test_a_large_picture_is_read_in_fewer_steps_and_looks_the_same(model, format
     fast, exact = Classifier(model), Classifier(model, exact=True)
     file = io.BytesIO()
     smooth(1200, 900).save(file, format)
-    found, expected = fast.read(file), exact.read(file)
+    found, expected = fast.preprocess(file), exact.preprocess(file)
     assert torch.equal(expected, exact.transform(load_image(file)))
     assert not torch.equal(found, expected)
     assert (found - expected).abs().mean() < 2 / 255 / min(model.config.std)
@@ -202,7 +206,7 @@ def test_a_large_picture_is_read_in_fewer_steps_and_looks_the_same(model, format
 def test_a_picture_of_less_than_twice_the_size_is_read_to_the_bit(model):
     file = io.BytesIO()
     noise(0, 79, 90).save(file, "JPEG")
-    assert torch.equal(Classifier(model).read(file), Classifier(model).transform(load_image(file)))
+    assert torch.equal(Classifier(model).preprocess(file), Classifier(model).transform(load_image(file)))
 
 
 # Engines
@@ -212,14 +216,14 @@ def test_the_engine_comes_up_beside_the_first_answers(model):
     classify = Classifier(model)
     assert (classify.engine, classify.precision) == ("PyTorch", "fp32")
     first = classify(noise(0))
-    assert not classify._prepared  # one picture alone is not worth it
+    assert not classify._is_prepared  # one picture alone is not worth it
     answers = [classify(noise(0)) for _ in range(3)]
-    assert classify.prepare().engine == "ONNX Runtime"
+    assert classify.prepare_engine().engine == "ONNX Runtime"
     assert_answers([*answers, classify(noise(0))], [first] * 4)
 
 
 def test_precision_is_what_was_asked_for(model):
-    assert Classifier(model, precision="fp32").prepare().precision == "fp32"
+    assert Classifier(model, precision="fp32").prepare_engine().precision == "fp32"
     with pytest.raises(ResNetHubError, match=r"^precision is 'int4'; choose one of auto, fp32, int8\.$"):
         Classifier(model, precision="int4")
     with pytest.raises(ResNetHubError, match="no int8 calibration"):
@@ -288,9 +292,9 @@ def test_a_model_in_training_mode_is_copied(model):
 
 def test_half_precision(model, classify):
     half = Classifier(copy.deepcopy(model).bfloat16())
-    scores = half.scores([noise(0)])
+    scores = half.predict_scores([noise(0)])
     assert scores.dtype == torch.float32
-    assert torch.allclose(scores, classify.scores([noise(0)]), atol=0.02)
+    assert torch.allclose(scores, classify.predict_scores([noise(0)]), atol=0.02)
 
 
 def test_grey_input():
@@ -325,10 +329,10 @@ def test_eight_threads_answer_as_one(classify):
 
 def test_from_a_checkpoint_folder(model, classify, tmp_path):
     model.save_pretrained(tmp_path / "model")
-    loaded = Classifier.from_pretrained(tmp_path / "model", device="cpu").prepare()
+    loaded = Classifier.from_pretrained(tmp_path / "model", device="cpu").prepare_engine()
     assert loaded.config == model.config
     assert loaded(noise(0)) == classify(noise(0))
-    assert Classifier.from_pretrained(str(tmp_path / "model")).prepare()(noise(0)) == classify(noise(0))
+    assert Classifier.from_pretrained(str(tmp_path / "model")).prepare_engine()(noise(0)) == classify(noise(0))
 
 
 def test_the_answer_is_that_of_the_pipeline_of_transformers(tmp_path: Path):
@@ -364,13 +368,13 @@ def test_memory_that_is_full_is_one_sentence_in_code_and_on_the_page(error, mode
     from resnet_hub.demo.i18n import MESSAGES
     from resnet_hub.demo.predict import PredictTab
 
-    classify = Classifier(model).prepare()  # or the second batch would bring another engine up
-    monkeypatch.setattr(classify._run, "engine", Mock(side_effect=error))
+    classify = Classifier(model).prepare_engine()  # or the second batch would bring another engine up
+    monkeypatch.setattr(classify._engine, "engine", Mock(side_effect=error))
     for images in (noise(0), [noise(0), noise(1)]):
         with pytest.raises(MemoryFullError) as told:
             classify(images)
         assert str(told.value) == (
-            "There is too little memory for an answer of this model; free some, or take a smaller model."
+            "There is too little memory for a prediction of this model; free some, or take a smaller model."
         )
     noise(0).save(tmp_path / "a.png")
     photo = {"path": str(tmp_path / "a.png"), "orig_name": "a.png"}
@@ -384,6 +388,49 @@ def test_other_failures_of_an_engine_stay_as_they_are(model, monkeypatch):
     from unittest.mock import Mock
 
     classify = Classifier(model)
-    monkeypatch.setattr(classify._run, "engine", Mock(side_effect=RuntimeError("a bug")))
+    monkeypatch.setattr(classify._engine, "engine", Mock(side_effect=RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         classify(noise(0))
+
+
+# Copies and other processes
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda classify: pickle.loads(pickle.dumps(classify))])
+def test_a_copy_predicts_as_the_original_and_has_its_options(model, duplicate):
+    exact = Classifier(model, precision="fp32", exact=True, device="cpu").prepare_engine()
+    copied = duplicate(exact)
+    assert copied.engine == "PyTorch" and copied.prepare_engine().engine == "ONNX Runtime"
+    assert copied.decode_size is None and copied.device == torch.device("cpu")
+    assert copied._engine_lock is not exact._engine_lock and copied._engine is not exact._engine
+    assert (copied.model is model) == (duplicate is copy.copy)
+    images = [noise(0), noise(1, 90, 80)]
+    assert_answers(copied(images), exact(images))
+
+
+def test_a_deep_copy_keeps_its_weights_when_those_of_the_original_change(model):
+    original = Classifier(copy.deepcopy(model))
+    copied, expected = copy.deepcopy(original), original(noise(0))
+    torch.nn.init.zeros_(original.model.fc.weight)
+    assert_answers([copied(noise(0))], [expected])
+
+
+def test_a_spawned_process_classifies(classify):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        (answer,) = pool.map(classify, [noise(0)])
+    assert_answers([answer], [classify(noise(0))])
+
+
+def test_datasets_map_caches_by_the_weights(model, classify):
+    """An object that cannot be pickled gets a random fingerprint, so that nothing is found in the cache again."""
+    from datasets import Dataset
+    from datasets.fingerprint import Hasher
+
+    assert Hasher.hash(classify) == Hasher.hash(Classifier(model))
+    other = copy.deepcopy(model)
+    torch.nn.init.zeros_(other.fc.weight)
+    assert Hasher.hash(classify) != Hasher.hash(Classifier(other))
+
+    data = Dataset.from_list([{"pixels": np.array(noise(index)).tolist()} for index in range(2)])
+    labelled = data.map(lambda row: {"label": classify(np.array(row["pixels"], np.uint8), top_k=1)[0]["label"]})
+    assert labelled["label"] == [classify(noise(index), top_k=1)[0]["label"] for index in range(2)]

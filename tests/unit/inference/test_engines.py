@@ -36,9 +36,9 @@ def without(monkeypatch, *names):
 
 
 def assert_near(found, expected, tolerance=1e-4):
-    assert found.logits.dtype == found.maps.dtype == torch.float32
+    assert found.logits.dtype == found.feature_maps.dtype == torch.float32
     assert (found.logits.softmax(1) - expected.logits.softmax(1)).abs().max() <= tolerance
-    assert found.maps.shape == expected.maps.shape
+    assert found.feature_maps.shape == expected.feature_maps.shape
 
 
 # Which engine it is, and that its answers are those of PyTorch
@@ -49,7 +49,7 @@ def test_onnx_runtime_where_it_is(model, batch):
     fast = select_engine(model, "auto")
     assert (fast.name, fast.precision) == ("ONNX Runtime", "fp32")
     assert_near(fast(batch), plain(batch))
-    assert torch.allclose(fast(batch).maps, plain(batch).maps, atol=1e-4)
+    assert torch.allclose(fast(batch).feature_maps, plain(batch).feature_maps, atol=1e-4)
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
@@ -76,7 +76,7 @@ def test_a_graph_that_answers_otherwise_is_not_used(model, batch, monkeypatch, c
     with caplog.at_level(logging.WARNING):
         fast = select_engine(model, "auto")
     assert fast.name == "PyTorch" and fast.model is model
-    assert "so PyTorch does: The ONNX graph answers otherwise than PyTorch" in caplog.text
+    assert "so PyTorch does: The ONNX graph and PyTorch disagree" in caplog.text
 
 
 def test_weights_that_are_no_numbers_are_left_to_pytorch(model, caplog):
@@ -90,7 +90,7 @@ def test_large_batches_run_in_parts(model, batch, monkeypatch):
     monkeypatch.setattr("resnet_hub.inference.engines._RUN_PIXELS", 2 * 32 * 32)
     parts = OnnxRuntimeEngine(build_onnx(fold_batchnorm(model), extra="map"), "fp32")(batch)
     assert torch.allclose(whole.logits, parts.logits, atol=1e-5)
-    assert torch.allclose(whole.maps, parts.maps, atol=1e-5)
+    assert torch.allclose(whole.feature_maps, parts.feature_maps, atol=1e-5)
 
 
 def test_no_thread_outlives_its_engine(model, batch):
@@ -109,7 +109,7 @@ def test_no_thread_outlives_its_engine(model, batch):
 
 @pytest.mark.parametrize(("seconds", "precision"), [({"fp32": 2, "int8": 1}, "int8"), ({"fp32": 2, "int8": 2}, "fp32")])
 def test_int8_by_itself_where_it_is_faster(model, batch, monkeypatch, seconds, precision):
-    monkeypatch.setattr("resnet_hub.inference.engines._seconds", lambda one, batch: seconds[one.precision])
+    monkeypatch.setattr("resnet_hub.inference.engines._measure_seconds", lambda one, batch: seconds[one.precision])
     fast = select_engine(calibrated(model, batch), "auto")
     assert (fast.name, fast.precision) == ("ONNX Runtime", precision)
     assert_near(fast(batch), PyTorchEngine(model, exact=True)(batch), 0.1)
@@ -117,7 +117,7 @@ def test_int8_by_itself_where_it_is_faster(model, batch, monkeypatch, seconds, p
 
 def test_float32_stays_where_it_is_asked_for_or_int8_lost_too_much(model, batch, monkeypatch):
     monkeypatch.setattr(
-        "resnet_hub.inference.engines._seconds", lambda one, batch: {"fp32": 2, "int8": 1}[one.precision]
+        "resnet_hub.inference.engines._measure_seconds", lambda one, batch: {"fp32": 2, "int8": 1}[one.precision]
     )
     assert select_engine(calibrated(model, batch), "fp32").precision == "fp32"
     assert select_engine(calibrated(model, batch, passed=False), "auto").precision == "fp32"
@@ -126,7 +126,7 @@ def test_float32_stays_where_it_is_asked_for_or_int8_lost_too_much(model, batch,
 
 def test_a_calibration_of_other_weights_is_not_used(model, batch, monkeypatch):
     monkeypatch.setattr(
-        "resnet_hub.inference.engines._seconds", lambda one, batch: {"fp32": 2, "int8": 1}[one.precision]
+        "resnet_hub.inference.engines._measure_seconds", lambda one, batch: {"fp32": 2, "int8": 1}[one.precision]
     )
     trained_on = calibrated(model, batch)
     with torch.no_grad():
@@ -172,7 +172,7 @@ def test_batches_that_wait_run_together_and_each_gets_its_own():
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(run, batches))
     for batch, answer in zip(batches, answers, strict=True):
-        assert torch.equal(answer.maps, batch) and answer.logits.shape == (len(batch), 1)
+        assert torch.equal(answer.feature_maps, batch) and answer.logits.shape == (len(batch), 1)
     assert sum(slow.batches) == sum(map(len, batches)) and len(slow.batches) < len(batches)
 
 

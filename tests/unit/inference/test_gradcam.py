@@ -70,7 +70,8 @@ def test_colours_only_what_the_model_saw(size: tuple[int, int]) -> None:
 def test_colour_lies_where_the_map_is_hot() -> None:
     classify = Classifier(model_of(crop_pct=1.0))
     dark = photo(64, 64).point(lambda value: value // 10)  # against which every colour stands out
-    heat = compute_grad_cam(classify.look(dark)[1][None], classify.model.get_parameter("fc.weight")[0])[0].numpy()
+    maps, weights = classify.predict_with_maps(dark)[1], classify.model.get_parameter("fc.weight")[0]
+    heat = compute_grad_cam(maps[None], weights)[0].numpy()
     change = np.abs(np.asarray(overlay_heat_map(classify, dark, 0)).astype(int) - np.asarray(dark)).sum(axis=2)
     cells = change.reshape(16, 4, 16, 4).mean(axis=(1, 3))
     assert np.corrcoef(cells.ravel(), heat.ravel())[0, 1] > 0.9
@@ -79,11 +80,11 @@ def test_colour_lies_where_the_map_is_hot() -> None:
 def test_shrinks_large_pictures_and_leaves_small_ones() -> None:
     classify = Classifier(model_of())
     assert overlay_heat_map(classify, photo(2000, 1000), 0).size == (768, 384)
-    assert overlay_heat_map(classify, photo(40, 24), 0, longest=100).size == (40, 24)
+    assert overlay_heat_map(classify, photo(40, 24), 0, max_side=100).size == (40, 24)
 
 
 def test_threads_share_a_model() -> None:
-    classify = Classifier(model_of()).prepare()
+    classify = Classifier(model_of()).prepare_engine()
     images = [photo(40 + 8 * number, 48) for number in range(8)]
     alone = [overlay_heat_map(classify, image, 0) for image in images]
     with ThreadPoolExecutor(4) as pool:
@@ -94,7 +95,7 @@ def test_threads_share_a_model() -> None:
 
 def test_maps_that_are_there_already_are_not_computed_again() -> None:
     classify = Classifier(model_of())
-    maps = classify.look(photo(40, 48))[1]
+    maps = classify.predict_with_maps(photo(40, 48))[1]
     expected = overlay_heat_map(classify, photo(40, 48), 0)
-    classify.look = None  # type: ignore[method-assign, assignment]
-    assert overlay_heat_map(classify, photo(40, 48), 0, maps=maps).tobytes() == expected.tobytes()
+    classify.predict_with_maps = None  # type: ignore[method-assign, assignment]
+    assert overlay_heat_map(classify, photo(40, 48), 0, feature_maps=maps).tobytes() == expected.tobytes()

@@ -63,7 +63,7 @@ def test_without_the_packages(folder, monkeypatch):
 def test_a_graph_that_answers_otherwise_is_not_written(folder, monkeypatch):
     other = build_onnx(fold_batchnorm(network(seed=1, depths=(1, 1), width=16)))
     monkeypatch.setattr("resnet_hub.inference.onnx_export.build_onnx", lambda *_, **__: other)
-    with pytest.raises(CheckpointError, match="answers otherwise than PyTorch"):
+    with pytest.raises(CheckpointError, match="graph and PyTorch disagree"):
         export_onnx(folder)
     assert not (folder / "onnx").exists()
 
@@ -102,21 +102,20 @@ def test_int8_is_measured_and_stored_and_used(folder, data, monkeypatch):
     seen = []
     found = quantize(folder, data, progress=lambda done, total: seen.append((done, total)), force=True)
     assert seen[-1] == (65, 65)
-    assert (found.num_images, found.data) == (25, "test split, 25 pictures")
+    assert (found.num_images, found.data) == (25, "test split, 25 images")
     assert found.accuracy == evaluate(folder, data).accuracy
     assert CalibrationRecord.from_json((folder / CALIBRATION_FILE).read_bytes()) == found
     told = f"{found.accuracy_int8:.2%} of the predictions are right, in float32 {found.accuracy:.2%}".replace("%", " %")
     assert (
-        told in (folder / CARD_FILE).read_text()
-        and "on the test split, 25 pictures" in (folder / CARD_FILE).read_text()
+        told in (folder / CARD_FILE).read_text() and "on the test split, 25 images" in (folder / CARD_FILE).read_text()
     )
 
     int8 = Classifier.from_pretrained(folder, precision="int8", device="cpu")
     assert (int8.engine, int8.precision) == ("ONNX Runtime", "int8")
     source = sorted((data / "test").rglob("*.png"))
-    batch = torch.stack([int8.read(path) for path in source])
+    batch = torch.stack([int8.preprocess(path) for path in source])
     (logits,) = onnxruntime.InferenceSession(folder / QUANTIZED_FILE).run(None, {"pixel_values": batch.numpy()})
-    assert np.abs(logits - int8.answer(batch).logits.numpy()).max() < 1e-4
+    assert np.abs(logits - int8.compute_outputs(batch).logits.numpy()).max() < 1e-4
     labels = [path.parent.name for path in source]
     right = [int8(path, top_k=1)[0]["label"] == label for path, label in zip(source, labels, strict=True)]
     assert np.mean(right) == pytest.approx(found.accuracy_int8)
@@ -132,11 +131,11 @@ def test_int8_that_loses_too_much_is_not_kept(folder, data, monkeypatch, capsys)
     assert not (folder / "onnx").exists()
     assert cli.main(["quantize", str(folder), "--calibrate", str(data), "--force"]) == 0
     out = capsys.readouterr().out
-    assert "in float32" in out and "in int8, on the test split, 25 pictures" in out
+    assert "in float32" in out and "in int8, on the test split, 25 images" in out
     assert not CalibrationRecord.from_json((folder / CALIBRATION_FILE).read_bytes()).passed
     picture = str(next((data / "test").rglob("*.png")))
     assert cli.main(["predict", picture, "--model", str(folder), "--precision", "int8", "--exact"]) == 0
-    assert Classifier.from_pretrained(folder, device="cpu").prepare().precision == "fp32"
+    assert Classifier.from_pretrained(folder, device="cpu").prepare_engine().precision == "fp32"
     assert Classifier.from_pretrained(folder, device="cpu", precision="int8").precision == "int8"
 
 
@@ -154,7 +153,7 @@ def test_int8_of_what_cannot_be_calibrated(folder, data, tmp_path):
         quantize(tmp_path / "nothing", data)
     for path in (data / "train").rglob("*.png"):
         path.write_bytes(b"no picture")
-    with pytest.raises(DataError, match="None of the pictures to calibrate on can be read"):
+    with pytest.raises(DataError, match="None of the images to calibrate on can be read"):
         quantize(folder, data)
     with pytest.raises(DataError, match="no split 'nothing'"):
         quantize(folder, data, split="nothing")

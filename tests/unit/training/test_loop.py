@@ -660,11 +660,9 @@ def test_a_run_on_the_hub_stays_with_its_commit(
     assert isinstance(last, Finished), last
     words = ["evaluate", last.model, "--data", "user/tables", "--image-column", "photo", "--label-column", "kind"]
     assert cli.main([*words, "--subset", "three", "--data-revision", commit, "--split", "train[:-1]"]) == 0
-    assert capsys.readouterr().out.startswith("35 pictures of the split train[:-1]")
+    assert capsys.readouterr().out.startswith("35 images of the split train[:-1]")
     assert cli.main([*words, "--subset", "two"]) == 0
-    assert "no pictures of blue" in (said := capsys.readouterr().out) and said.startswith(
-        "4 pictures of the split train"
-    )
+    assert "no pictures of blue" in (said := capsys.readouterr().out) and said.startswith("4 images of the split train")
     with pytest.raises(TrainingError, match=f"has data_revision '{commit}', not '{tables.refs['main']}'"):
         list(train(replace(config, data_revision=tables.refs["main"])))
     with pytest.raises(TrainingError, match="has subset 'three', not 'two'"):

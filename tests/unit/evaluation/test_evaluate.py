@@ -239,7 +239,7 @@ def test_folders_of_model_and_data(model, folder, tmp_path):
     assert found.labels == LABELS
     assert "21 images of the split test" in found.to_text()
     assert evaluate(str(tmp_path / "model"), str(folder), split="train").num_images == 14
-    with pytest.raises(DataError, match="no split 'dev'. Choose one of train, test"):
+    with pytest.raises(DataError, match=r"no split 'dev'\. Choose one of train, test"):
         evaluate(model, folder, split="dev")
     mistake = found.worst[0]
     assert f"{mistake.label}/" in mistake.name and mistake.name.endswith(".png")

@@ -9,22 +9,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # linux/fs.h, fcntl.h
 
 
-def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a file. A crash leaves the old content or the new.
-
-    Args:
-        path: The file; its folder exists.
-        data: The content; text is encoded as UTF-8 without changing line ends.
-    """
+@contextmanager
+def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that replaces `path` when the block ends without an error."""
     path = Path(path)
     temporary = _temporary_path(path)
     try:
         with temporary.open("xb") as file:
-            file.write(data if isinstance(data, bytes) else data.encode())
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -32,6 +29,12 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync(path.parent)
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write a file. A crash leaves the old content or the new. Text is encoded as UTF-8; line ends stay."""
+    with open_atomic(path) as file:
+        file.write(data if isinstance(data, bytes) else data.encode())
 
 
 @contextmanager

@@ -55,17 +55,13 @@ def infer_classes(folders: set[Folder]) -> tuple[dict[Folder, tuple[str, str]], 
     else:
         splits, inside = dict.fromkeys(inner, TRAIN), {folder: folder for folder in inner if folder}
     class_folders = _find_class_folders(set(inside.values()))
-    paths_of = defaultdict(set)
-    for class_folder in class_folders.values():
-        paths_of[unescape_label(class_folder[-1])].add("/".join(class_folder))
-    return (
-        {
-            folder: (str(splits[folder]), unescape_label(class_folders[path][-1]))
-            for folder, path in inside.items()
-            if path in class_folders
-        },
-        {label: sorted(paths) for label, paths in paths_of.items() if len(paths) > 1},
-    )
+    classes, paths_of = {}, defaultdict(set)
+    for folder, path in inside.items():
+        if class_folder := class_folders.get(path):
+            label = unescape_label(class_folder[-1])
+            classes[folder] = str(splits[folder]), label
+            paths_of[label].add("/".join(class_folder))
+    return classes, {label: sorted(paths) for label, paths in paths_of.items() if len(paths) > 1}
 
 
 def find_empty_folders(folders: list[str], used: set[Folder]) -> list[str]:
@@ -81,12 +77,9 @@ def find_empty_folders(folders: list[str], used: set[Folder]) -> list[str]:
         index = bisect_left(used_paths, folder + "/")  # of the first used path that can be below the folder
         return index == len(used_paths) or not used_paths[index].startswith(folder + "/")
 
-    empty = {folder for folder in folders if folder not in ("", ".") and is_empty(folder)}
-    return sorted(
-        folder
-        for folder in empty
-        if folder.rpartition("/")[0] not in empty and not any(map(is_system_file, folder.split("/")))
-    )
+    own = [folder for folder in folders if folder != "." and not any(map(is_system_file, folder.split("/")))]
+    empty = {folder for folder in own if folder and is_empty(folder)}
+    return sorted(folder for folder in empty if folder.rpartition("/")[0] not in empty)
 
 
 def _split_off_wrapper(folders: set[Folder]) -> tuple[Folder, set[Folder]]:

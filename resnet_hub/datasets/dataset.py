@@ -133,6 +133,19 @@ class Subset(Sequence[Any]):
         return self.items[int(self.indices[index])]
 
 
+class LazySequence(Sequence[Any]):
+    """A sequence whose items are computed when they are used."""
+
+    def __init__(self, length: int, get_item: Callable[[int], Any]):
+        self.length, self.get_item = length, get_item
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.get_item(range(self.length)[int(index)])
+
+
 def choose_split(splits: Splits, split: str | None) -> tuple[str, ImageDataset]:
     """The split of that name, or by default the first of validation, test and train that exists.
 

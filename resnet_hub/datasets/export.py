@@ -1,12 +1,12 @@
 """Exports a dataset as a ZIP of class folders."""
 
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from resnet_hub.atomic import open_atomic
 from resnet_hub.datasets.dataset import TRAIN, ImageDataset
 from resnet_hub.datasets.names import escape_label
 from resnet_hub.errors import DataError, disk_is_full
@@ -34,22 +34,14 @@ def export_dataset(data: ImageDataset | Mapping[str, ImageDataset], target: str 
     """
     target = Path(target)
     splits = {TRAIN: data} if isinstance(data, ImageDataset) else dict(data)
-    partial: str | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            partial = file.name
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as out:  # images are compressed already
-                for name, content in _iterate_entries(splits):
-                    out.writestr(zipfile.ZipInfo(name), content)
-        Path(partial).chmod(0o644)
-        Path(partial).replace(target)
+        with open_atomic(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as out:  # JPEGs do not shrink
+            for name, content in _iterate_entries(splits):
+                out.writestr(zipfile.ZipInfo(name), content)
     except OSError as error:
         reason = "the disk is full" if disk_is_full(error) else error.strerror or error
         raise DataError(f"Cannot write {target}: {reason}. Choose another path or free space.") from None
-    finally:
-        if partial:
-            Path(partial).unlink(missing_ok=True)
     return target
 
 

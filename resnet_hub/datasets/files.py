@@ -9,7 +9,7 @@ import numpy as np
 
 from resnet_hub.datasets.archive import UNSUPPORTED_COMPRESSION, Archive
 from resnet_hub.datasets.class_folders import Folder, find_empty_folders, infer_classes
-from resnet_hub.datasets.dataset import SPLITS, TRAIN, ImageDataset, Splits
+from resnet_hub.datasets.dataset import SPLITS, TRAIN, ImageDataset, LazySequence, Splits
 from resnet_hub.datasets.names import decode_file_name, is_system_file, natural_key
 from resnet_hub.errors import DataError
 from resnet_hub.images.load import SUFFIXES
@@ -40,9 +40,11 @@ def load_folder(root: Path) -> Splits | None:
 def load_archive(path: Path) -> Splits:
     """Load a ZIP of class folders."""
     archive = Archive(path)
-    return _build_splits(
-        path.name, list(archive.files), archive.folders, archive.skipped, lambda names: _ArchiveFiles(archive, names)
-    )
+
+    def get_sources(names: list[str]) -> Sequence[Any]:
+        return LazySequence(len(names), lambda index: archive.read(names[index]))
+
+    return _build_splits(path.name, list(archive.files), archive.folders, archive.skipped, get_sources)
 
 
 def load_mapping(source: Mapping[str, Sequence[Any]]) -> Splits:
@@ -62,19 +64,6 @@ def load_mapping(source: Mapping[str, Sequence[Any]]) -> Splits:
     images = ImageDataset(labels, [row[0] for row in rows], np.array([row[1] for row in rows], np.int64), names)
     empty = [label for label in source if not source[label]]
     return Splits({TRAIN: images}, skipped={"folder without images": empty} if empty else None)
-
-
-class _ArchiveFiles(Sequence[Any]):
-    """Files of a ZIP, read when they are used."""
-
-    def __init__(self, archive: Archive, names: list[str]):
-        self.archive, self.names = archive, names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: Any) -> bytes:
-        return self.archive.read(self.names[int(index)])
 
 
 def _build_splits(

@@ -27,13 +27,10 @@ def find_problems(report: DatasetReport, merged: Mapping[str, list[str]]) -> Ite
     copies = [group for group in report.duplicates if len(group.splits) == len(group.labels) == 1]
     if copies:
         extra = _count([image for group in copies for image in group.images[1:]], "copy", "copies")
-        exact = sum(group.is_exact for group in copies)
-        yield Finding(
-            "note",
-            "duplicates",
-            f"The dataset has {extra} of {_count(copies, 'image')} ({exact or 'none'} with identical files), such as "
-            f"{_format_pair(copies[0])}. Copies stay on the same side of the validation split.",
-        )
+        exact = f"{sum(group.is_exact for group in copies) or 'none'} with identical files"
+        counts_text = f"{extra} of {_count(copies, 'image')} ({exact}), such as {_format_pair(copies[0])}"
+        message = f"The dataset has {counts_text}. Copies stay on the same side of the validation split."
+        yield Finding("note", "duplicates", message)
     for reason, names in report.skipped.items():
         yield Finding("note", "skipped", f"Left out {_count(names, 'item')} ({reason}): {_list_names(names)}.")
 
@@ -68,28 +65,18 @@ def _find_warnings(
         if missing and len(missing) < len(report.labels):
             yield "missing", f"The {split} split has no images of {_list_names(missing)}."
     if leaks := report.leaks:
-        pairs = list_some(leaks, _SHOWN, _format_pair)
-        yield (
-            "leak",
-            f"Several splits share {_count(leaks, 'image')}, so the accuracy will look better than it is: {pairs}. "
-            "Keep each image in one split.",
-        )
+        count, pairs = _count(leaks, "image"), list_some(leaks, _SHOWN, _format_pair)
+        yield "leak", f"Several splits share {count}, which inflates the accuracy: {pairs}. Keep each in one split."
     if conflicts := report.conflicts:
-        pairs = list_some(conflicts, _SHOWN, _format_pair)
-        yield (
-            "conflict",
-            f"Several classes share {_count(conflicts, 'image')}: {pairs}. Keep each image in one class.",
-        )
+        count, pairs = _count(conflicts, "image"), list_some(conflicts, _SHOWN, _format_pair)
+        yield "conflict", f"Several classes share {count}: {pairs}. Keep each image in one class."
     few = [f"{shorten(label)} ({count})" for label, count in counts.items() if count < FEW_IMAGES]
     if few:
         yield "few", f"Fewer than {FEW_IMAGES} training images: {list_some(few, _SHOWN)}. Add more if you can."
     if len(counts) > 1 and max(counts.values()) >= IMBALANCE * min(counts.values()):
-        largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
-        yield (
-            "imbalance",
-            f"The classes are imbalanced: {shorten(largest)} has {counts[largest]:,} images, {shorten(smallest)} has "
-            f"{counts[smallest]:,}. Balance the classes when training, or add images to the small classes.",
-        )
+        largest, smallest = (choose(counts, key=counts.__getitem__) for choose in (max, min))
+        sizes = f"{shorten(largest)} has {counts[largest]:,} images, {shorten(smallest)} has {counts[smallest]:,}"
+        yield "imbalance", f"The classes are imbalanced: {sizes}. Balance the classes when training, or add images."
     yield from (("name", message) for message in _check_labels(report.labels))
     if merged:
         folders = [f"{shorten(label)} from {_list_names(paths)}" for label, paths in merged.items()]

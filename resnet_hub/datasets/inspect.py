@@ -17,6 +17,7 @@ from resnet_hub.datasets.report import ClassCount, DatasetReport, DuplicateGroup
 from resnet_hub.errors import ImageError
 
 THREADS = min(8, os.cpu_count() or 1)  # each holds one decoded image
+_SIZES = ("width", "height", "bytes")  # of which the report has the minimum, median and maximum
 
 
 def create_report(
@@ -69,15 +70,10 @@ def iterate_report(splits: Mapping[str, ImageDataset]) -> Generator[tuple[int, i
         classes=tuple(
             ClassCount(split, label, counts[split, label], sizes[split, label]) for split in splits for label in labels
         ),
-        sizes={
-            key: _spread([getattr(fingerprint, key) for fingerprint in fingerprints])
-            for key in ("width", "height", "bytes")
-            if fingerprints
-        },
+        sizes={key: _spread([getattr(image, key) for image in fingerprints]) for key in _SIZES if fingerprints},
         unreadable=tuple(unreadable),
         duplicates=tuple(
-            DuplicateGroup(tuple(readable[index] for index in group), files)
-            for group, files in find_duplicates(fingerprints)
+            DuplicateGroup(tuple(readable[i] for i in group), files) for group, files in find_duplicates(fingerprints)
         ),
         skipped=getattr(splits, "skipped", {}),
     )

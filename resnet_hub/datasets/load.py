@@ -47,11 +47,7 @@ def load_dataset(
             names.
         TooLargeError: The dataset on the Hub is larger than `max_bytes`. Nothing was downloaded.
     """
-    hub: dict[str, Any] = {
-        "revision": revision,
-        "token": token,
-        "max_bytes": MAX_DOWNLOAD if max_bytes is None else max_bytes,
-    }
+    limit = MAX_DOWNLOAD if max_bytes is None else max_bytes
     selection = {"subset": subset, "split": split, "image_column": image_column, "label_column": label_column}
     supported: set[str] = set()  # the arguments that this kind of source has
     path = None if isinstance(source, Mapping) or str(source).startswith(HUB_PREFIX) else Path(source)
@@ -65,7 +61,8 @@ def load_dataset(
     elif path and path.is_file():
         splits = load_archive(path)
     else:
-        splits = load_parquet_or_hub(_parse_repo_id(str(source)), **selection, **hub)
+        repo_id = _parse_repo_id(str(source))
+        splits = load_parquet_or_hub(repo_id, **selection, revision=revision, token=token, max_bytes=limit)
         supported = {*selection, "revision"}
     title = "The dataset" if isinstance(source, Mapping) else f"{Path(source).name or source}"
     for argument, value in {**selection, "revision": revision}.items():

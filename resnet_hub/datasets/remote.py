@@ -5,6 +5,7 @@ the dataset. Before the download, the size of its files is checked.
 """
 
 import contextlib
+import logging
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -162,18 +163,17 @@ def _wrap_errors(source: str) -> Iterator[None]:
     """Turn all errors into `DataError`, and silence the progress bars and log messages of `datasets`."""
     try:
         import datasets
-        import huggingface_hub.utils as hub
-        import huggingface_hub.utils.logging as hub_logging
+        from huggingface_hub import utils as hub
     except ImportError:
         raise DataError(
-            "Parquet files and datasets on the Hub need the datasets library: pip install 'resnet_hub[train]'."
+            "Parquet files and the Hub need another package. Run pip install 'resnet_hub[train]'."
         ) from None
-    bars, hub_bars = not datasets.are_progress_bars_disabled(), not hub.are_progress_bars_disabled()
-    level, hub_level = datasets.logging.get_verbosity(), hub_logging.get_verbosity()
-    datasets.disable_progress_bars()
-    hub.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.ERROR)
-    hub_logging.set_verbosity_error()
+    before = [
+        (module, module.are_progress_bars_disabled(), module.logging.get_verbosity()) for module in (datasets, hub)
+    ]
+    for module, *_ in before:
+        module.disable_progress_bars()
+        module.logging.set_verbosity(logging.ERROR)
     try:
         yield
     except ResNetHubError:
@@ -181,12 +181,10 @@ def _wrap_errors(source: str) -> Iterator[None]:
     except Exception as error:
         raise DataError(_explain_error(source, error)) from None
     finally:
-        datasets.logging.set_verbosity(level)
-        hub_logging.set_verbosity(hub_level)
-        if bars:
-            datasets.enable_progress_bars()
-        if hub_bars:
-            hub.enable_progress_bars()
+        for module, was_disabled, verbosity in before:
+            module.logging.set_verbosity(verbosity)
+            if not was_disabled:
+                module.enable_progress_bars()
 
 
 def _explain_error(source: str, error: Exception) -> str:

@@ -1,13 +1,14 @@
 """Loads datasets of tables (parquet files): finds the columns of images and labels."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resnet_hub.datasets.dataset import TRAIN, ImageDataset, Splits
+from resnet_hub.datasets.dataset import TRAIN, ImageDataset, LazySequence, Splits
 from resnet_hub.datasets.names import natural_key
 from resnet_hub.errors import DataError, ImageError
 
@@ -44,8 +45,7 @@ def load_tables(
         others = [split for split, table in tables.items() if table.features[label_column].names != feature.names]
         if others:
             raise DataError(
-                f"The labels of the splits {TRAIN} and {others[0]} differ in column {label_column!r}. "
-                "Use the same labels in all splits."
+                f"The splits {TRAIN} and {others[0]} have different labels in {label_column!r}. Use the same."
             )
         index_of: dict[Any, int] = {index: index for index in range(len(labels))}
     else:
@@ -60,7 +60,9 @@ def load_tables(
     for split, table in tables.items():
         targets = np.array([index_of.get(value, -1) for value in values[split]], np.int64)
         column = table.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
-        images = ImageDataset(labels, _ImageColumn(column, image_column, roots), targets, _RowNames(split, len(table)))
+        sources = LazySequence(len(table), partial(_read_image, column, image_column, roots))
+        names = LazySequence(len(table), (split + "[{}]").format)  # train[0], train[1], ...
+        images = ImageDataset(labels, sources, targets, names)
         if (targets < 0).any():  # the labels of a test split may be secret
             skipped["image without a label"] += [images.name(index) for index in np.flatnonzero(targets < 0).tolist()]
             images = images.subset(np.flatnonzero(targets >= 0))
@@ -90,38 +92,17 @@ def _choose_column(
     return candidates[0]
 
 
-class _ImageColumn(Sequence[Any]):
-    """The image column of a table: the encoded bytes, or a path if the table has no bytes.
+def _read_image(table: Any, column: str, roots: list[Path], index: int) -> bytes | Path:
+    """The encoded image of a row, or its path if the table has no bytes.
 
-    A table can contain any path of this machine. Only paths below `roots` are returned.
+    A table can contain any path of this machine. Paths outside `roots` raise `ImageError`.
     """
-
-    def __init__(self, table: Any, column: str, roots: list[Path]):
-        self.table, self.column, self.roots = table, column, roots
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: Any) -> Any:
-        value = self.table[int(index)][self.column]
-        if value is None:
-            raise ImageError(f"Row {index} has no image. Remove the row.")
-        if value["bytes"] is not None:
-            return value["bytes"]
-        path = Path(value["path"] or "").resolve()
-        if not any(path.is_relative_to(root) for root in self.roots):
-            raise ImageError(f"Row {index} refers to a file outside the dataset. Put the image into the dataset.")
-        return path
-
-
-class _RowNames(Sequence[Any]):
-    """The names `train[0]`, `train[1]`, ... of the rows of a split."""
-
-    def __init__(self, split: str, length: int):
-        self.split, self.length = split, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: Any) -> str:
-        return f"{self.split}[{range(self.length)[int(index)]}]"
+    value = table[index][column]
+    if value is None:
+        raise ImageError(f"Row {index} has no image. Remove the row.")
+    if value["bytes"] is not None:
+        return bytes(value["bytes"])
+    path = Path(value["path"] or "").resolve()
+    if not any(path.is_relative_to(root) for root in roots):
+        raise ImageError(f"Row {index} refers to a file outside the dataset. Put the image into the dataset.")
+    return path

@@ -123,16 +123,14 @@ def check_tiff_tags(data: bytes, name: str) -> None:
         for entry in range(min(entries, 2**16)):
             offset = start + (8 + 20 * entry if is_big else 2 + 12 * entry)
             tag, tag_type, count = struct.unpack_from(order + ("HHQ" if is_big else "HHI"), data, offset)
-            if tag in _STRIP_TAGS and count > _MAX_STRIPS:
-                raise ImageError(
-                    f"Cannot read {name}: it has {count:,} strips or tiles, at most {_MAX_STRIPS:,} are allowed. "
-                    "Save it again."
-                )
-            if tag < _PRIVATE_TAGS and tag_type != _TEXT_TYPE and tag not in _STRIP_TAGS and count > _MAX_NUMBERS:
-                raise ImageError(
-                    f"Cannot read {name}: it has {count:,} numbers in one tag, at most {_MAX_NUMBERS:,} are allowed. "
-                    "Save it again."
-                )
+            if tag in _STRIP_TAGS:
+                limit, what = _MAX_STRIPS, "strips or tiles"
+            elif tag < _PRIVATE_TAGS and tag_type != _TEXT_TYPE:
+                limit, what = _MAX_NUMBERS, "numbers in one tag"
+            else:
+                continue
+            if count > limit:
+                raise ImageError(f"Cannot read {name}: it has {count:,} {what} (limit {limit:,}). Save it again.")
 
 
 def too_large_error(name: str, detail: str = "") -> ImageError:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -90,13 +90,10 @@ def load_image(source: Any, *, name: str | None = None, near: int | None = None)
     except (Image.DecompressionBombError, MemoryError):
         raise limits.too_large_error(name) from None
     except UnidentifiedImageError:
-        raise ImageError(
-            f"Cannot read {name}: the file is damaged or its format is not supported. Use {_ACCEPTED}."
-        ) from None
+        reason = "the file is damaged or its format is not supported"
+        raise ImageError(f"Cannot read {name}: {reason}. Use {_ACCEPTED}.") from None
     except Exception as error:  # damaged bytes make decoders raise nearly any exception
-        raise ImageError(
-            f"Cannot read {name}: the file is damaged or incomplete. Save or download it again."
-        ) from error
+        raise ImageError(f"Cannot read {name}: the file is damaged or incomplete. Save it again.") from error
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -128,17 +125,17 @@ def _read(source: Any, name: str) -> bytes:
         elif isinstance(source, bytes | bytearray | memoryview):
             data = bytes(source)
         elif hasattr(source, "read"):
-            data = _read_file(source)
+            with suppress(OSError, AttributeError):  # if possible from the start, as Pillow does
+                source.seek(0)
+            data = source.read(limits.MAX_IMAGE_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise ImageError(f"Cannot read {name}: {reason}. Check the file.") from None
     if not isinstance(data, bytes):
-        raise ImageError(
-            f"Cannot read {name}: it has the type {type(source).__name__}. "
-            "Give a path, bytes, a binary file, a PIL image or a NumPy array."
-        )
+        accepted = "a path, bytes, a binary file, a PIL image or a NumPy array"
+        raise ImageError(f"Cannot read {name}: it has the type {type(source).__name__}. Give {accepted}.")
     if not data:
-        raise ImageError(f"Cannot read {name}: the file is empty. Save or download it again.")
+        raise ImageError(f"Cannot read {name}: the file is empty. Save it again.")
     if len(data) > limits.MAX_IMAGE_BYTES:
         megabytes = limits.MAX_IMAGE_BYTES // 2**20
         raise ImageError(f"Cannot read {name}: the file is larger than {megabytes} MB. Save it smaller.")
@@ -154,12 +151,6 @@ def _read_path(path: Path, name: str) -> bytes:
         return file.read(limits.MAX_IMAGE_BYTES + 1)
 
 
-def _read_file(file: IO[bytes]) -> bytes:
-    with suppress(OSError, AttributeError):  # if possible from the start, as Pillow does
-        file.seek(0)
-    return file.read(limits.MAX_IMAGE_BYTES + 1)
-
-
 def _open(data: bytes, name: str) -> Image.Image:
     """Read the header of an image and check the limits. No pixels are decoded."""
     formats = _get_formats()
@@ -169,9 +160,7 @@ def _open(data: bytes, name: str) -> Image.Image:
         image = Image.open(limits.LimitedReader(data), formats=formats)
     except UnidentifiedImageError:
         if "HEIF" not in formats and _HEIC.match(data):
-            raise ImageError(
-                f"Cannot read {name}: HEIC images need another package. Run pip install pillow-heif."
-            ) from None
+            raise ImageError(f"Cannot read {name}: HEIC needs another package. Run pip install pillow-heif.") from None
         raise
     limits.check_size(image, name)
     limits.check_memory(image, name, has_scans=limits.check_jpeg_scans(image, data, name))

@@ -135,7 +135,7 @@ def test_copies_within_a_class_across_splits_and_across_labels() -> None:
     )
     assert [group.is_exact for group in report.duplicates] == [True] * 4
     assert [len(group.images) for group in report.duplicates] == [3, 2, 2, 2]
-    assert message(report, "leak").startswith("Several splits share 2 images, so the accuracy")
+    assert message(report, "leak").startswith("Several splits share 2 images, which inflates the accuracy")
     assert "train/cat/2 = test/cat/0" in message(report, "leak")
     assert message(report, "conflict").startswith("Several classes share 2 images: train/cat/1 = train/dog/20, ")
     assert message(report, "duplicates").startswith("The dataset has 2 copies of 1 image (1 with identical files)")

@@ -1,10 +1,9 @@
 """The web demo: `python app.py`, here or as a Hugging Face Space."""
 
-from pathlib import Path
-
 from resnet_hub.demo import build, launch
+from resnet_hub.shelf import DEFAULT_MODEL, SHELF
 
-demo = build(Path(__file__).with_name("weights"), default="resnet18-tiny-imagenet")
+demo = build(SHELF, default=DEFAULT_MODEL)
 
 if __name__ == "__main__":
     launch(demo)

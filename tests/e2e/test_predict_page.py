@@ -31,10 +31,11 @@ from resnet_hub.demo.predict import EXAMPLES
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
+from resnet_hub.shelf import DEFAULT_MODEL, SHELF
 
 EVIL = "<img src=x onerror=alert(1)>"
 LABELS = ["cat", "dog", "ship", "truck", "bird", EVIL]
-EMBEDDED = ROOT / "weights" / "resnet18-tiny-imagenet"
+EMBEDDED = SHELF / DEFAULT_MODEL
 
 
 def save_tiny(folder: Path, *, seed: int = 0, **changes: Any) -> Path:

@@ -35,8 +35,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     (folder / "more").mkdir(parents=True)
     for name, colour in {"a.png": "red", "b.jpg": "green", "more/c.png": "blue"}.items():
         Image.new("RGB", (20, 24), colour).save(folder / name)
@@ -56,9 +56,9 @@ def run(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int,
 # predict
 
 
-def test_predict_gives_a_line_a_picture(capfd: pytest.CaptureFixture[str], model: Path, pictures: Path) -> None:
-    names = [pictures / name for name in ("b.jpg", "a.png", "more/c.png")]
-    code, lines, errors = run(capfd, "predict", names[0], pictures, "--model", model, "--top-k", "2")
+def test_predict_gives_one_line_per_image(capfd: pytest.CaptureFixture[str], model: Path, images: Path) -> None:
+    names = [images / name for name in ("b.jpg", "a.png", "more/c.png")]
+    code, lines, errors = run(capfd, "predict", names[0], images, "--model", model, "--top-k", "2")
     expected = []
     for name in (names[0], names[1], names[0], names[2]):
         first, second = Classifier.from_pretrained(model)(name, top_k=2)
@@ -66,29 +66,29 @@ def test_predict_gives_a_line_a_picture(capfd: pytest.CaptureFixture[str], model
     assert (code, lines, errors) == (0, expected, [])
 
 
-def test_predict_gives_json_lines(capfd: pytest.CaptureFixture[str], model: Path, pictures: Path) -> None:
-    code, lines, errors = run(capfd, "predict", pictures, "--model", model, "--json")
+def test_predict_gives_json_lines(capfd: pytest.CaptureFixture[str], model: Path, images: Path) -> None:
+    code, lines, errors = run(capfd, "predict", images, "--model", model, "--json")
     answers = [json.loads(line) for line in lines]
     assert (code, errors) == (0, [])
-    assert [answer["file"] for answer in answers] == [str(pictures / name) for name in ("a.png", "b.jpg", "more/c.png")]
+    assert [answer["file"] for answer in answers] == [str(images / name) for name in ("a.png", "b.jpg", "more/c.png")]
     for answer in answers:
         assert {one["label"] for one in answer["labels"]} == {"cat", "dog", "雏菊"}
         assert sum(one["score"] for one in answer["labels"]) == pytest.approx(1)
 
 
 def test_predict_names_bad_files_and_does_the_rest(
-    capfd: pytest.CaptureFixture[str], model: Path, pictures: Path
+    capfd: pytest.CaptureFixture[str], model: Path, images: Path
 ) -> None:
-    (pictures / "bad.png").write_bytes(b"no picture")
-    (pictures / "empty").mkdir()
-    missing, empty = pictures / "missing.png", pictures / "empty"
-    code, lines, errors = run(capfd, "predict", missing, empty, pictures, "--model", model)
+    (images / "bad.png").write_bytes(b"no image")
+    (images / "empty").mkdir()
+    missing, empty = images / "missing.png", images / "empty"
+    code, lines, errors = run(capfd, "predict", missing, empty, images, "--model", model)
     assert code == 1
     assert len(lines) == 3
     assert [error.split(": ")[0] for error in errors] == [
         f"skipped {missing}",
         f"skipped {empty}",
-        f"skipped {pictures / 'bad.png'}",
+        f"skipped {images / 'bad.png'}",
     ]
     assert all(error.endswith(".") for error in errors)
 
@@ -120,14 +120,14 @@ def test_any_file_name_and_label_fit_any_terminal(
     assert json.loads(lines[0])["file"] == name
 
 
-def test_results_come_as_they_are_done_and_ctrl_c_ends_it_quietly(model: Path, pictures: Path) -> None:
-    command = [*COMMAND, "predict", *[str(pictures)] * 5000, "--model", str(model)]
+def test_results_come_as_they_are_done_and_ctrl_c_ends_it_quietly(model: Path, images: Path) -> None:
+    command = [*COMMAND, "predict", *[str(images)] * 5000, "--model", str(model)]
     # A shell's background job ignores Ctrl-C, and so would what the tests start in it.
     heeding: Any = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **heeding) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.readline().startswith(bytes(pictures / "a.png"))
+        assert process.stdout.readline().startswith(bytes(images / "a.png"))
         process.send_signal(signal.SIGINT)
         lines = process.stdout.readlines()
         assert process.stderr.read() == b""
@@ -135,8 +135,8 @@ def test_results_come_as_they_are_done_and_ctrl_c_ends_it_quietly(model: Path, p
     assert len(lines) < 14_000
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, pictures: Path) -> None:
-    command = [*COMMAND, "predict", *[str(pictures)] * 5000, "--model", str(model)]
+def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, images: Path) -> None:
+    command = [*COMMAND, "predict", *[str(images)] * 5000, "--model", str(model)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -146,10 +146,10 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, pictures: Pa
         assert process.wait() == 141
 
 
-def test_progress_is_shown_on_a_terminal(model: Path, pictures: Path) -> None:
+def test_progress_is_shown_on_a_terminal(model: Path, images: Path) -> None:
     screen, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    command = [*COMMAND, "predict", str(pictures), "--model", str(model)]
+    command = [*COMMAND, "predict", str(images), "--model", str(model)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, check=True)
     os.close(terminal)
     assert b" 0/3 " in os.read(screen, 4096)
@@ -158,17 +158,18 @@ def test_progress_is_shown_on_a_terminal(model: Path, pictures: Path) -> None:
 
 
 def test_the_repositorys_model_is_the_default(
-    capfd: pytest.CaptureFixture[str], model: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], model: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_hub.cli.DEFAULT_MODEL", model)
-    assert run(capfd, "predict", pictures)[0] == 0
+    monkeypatch.setattr("resnet_hub.shelf.SHELF", model.parent)
+    monkeypatch.setattr("resnet_hub.shelf.DEFAULT_MODEL", model.name)
+    assert run(capfd, "predict", images)[0] == 0
     assert run(capfd, "info")[1][0].endswith(str(model))
-    monkeypatch.setattr("resnet_hub.cli.DEFAULT_MODEL", model / "nowhere")
-    for command in (["predict", pictures], ["info"]):
+    monkeypatch.setattr("resnet_hub.shelf.SHELF", model / "nowhere")
+    for command in (["predict", images], ["info"]):
         code, lines, errors = run(capfd, *command)
         assert (code, lines) == (2, [])
         assert errors == [
-            "error: No model came with this installation; name a folder, or a model on the Hub as user/name."
+            "error: This installation has no default model. Name a checkpoint folder or a Hub model (user/name)."
         ]
 
 
@@ -186,10 +187,10 @@ def test_info_in_text(capfd: pytest.CaptureFixture[str], model: Path) -> None:
         "blocks": "1 + 1 + 1 basic, shortcut A",
         "weights": "0.1 MB of float32",
         "parameters": f"{config.num_parameters:,}",
-        "multiply-adds": f"{config.multiply_adds:,} a picture",
+        "multiply-adds": f"{config.multiply_adds:,} per image",
         "labels": "3: cat, dog, 雏菊",
         "resize": "short side to 16 pixels, bilinear",
-        "crop": "16 x 16 pixels from the centre",
+        "crop": "16 x 16 pixels from the center",
         "mean": "0.4914, 0.4822, 0.4465",
         "std": "0.247, 0.2435, 0.2616",
         "accuracy": "0.8125 on Pets, test",
@@ -244,7 +245,7 @@ def test_info_of_a_model_on_the_hub(capfd: pytest.CaptureFixture[str], model: Pa
 
 @pytest.fixture
 def colours(tmp_path: Path) -> Path:
-    """Two classes of sixteen plain pictures each."""
+    """Two classes of sixteen plain images each."""
     for label, colour in {"blue": (30, 40, 200), "red": (200, 40, 30)}.items():
         (tmp_path / "colours" / label).mkdir(parents=True)
         for number in range(16):
@@ -254,7 +255,7 @@ def colours(tmp_path: Path) -> Path:
 
 
 def test_data_are_reported_and_packed(capfd: pytest.CaptureFixture[str], colours: Path, tmp_path: Path) -> None:
-    (colours / "red" / "16.png").write_bytes(b"no picture")
+    (colours / "red" / "16.png").write_bytes(b"no image")
     code, lines, errors = run(capfd, "data", "report", colours)
     assert (code, errors) == (1, []) and any("red/16.png" in line for line in lines)
     code, lines, errors = run(capfd, "data", "report", colours, "--json")
@@ -264,7 +265,7 @@ def test_data_are_reported_and_packed(capfd: pytest.CaptureFixture[str], colours
     assert (code, lines, errors) == (0, [str(tmp_path / "packed.zip")], [])
     code, lines, errors = run(capfd, "data", "export", tmp_path / "packed.zip", tmp_path / "again.zip", "--json")
     facts = json.loads(lines[0])
-    assert (code, facts["pictures"], errors) == (0, {"train": 33}, [])
+    assert (code, facts["images"], errors) == (0, {"train": 33}, [])
     assert facts["bytes"] == (tmp_path / "again.zip").stat().st_size == (tmp_path / "packed.zip").stat().st_size
     code, lines, errors = run(capfd, "data", "report", tmp_path / "absent", "--json")
     assert (code, lines, len(errors)) == (2, [], 1)
@@ -277,7 +278,7 @@ def test_train_tells_each_epoch_and_the_same_command_goes_on(
     settings += ["--seed", "5"]
     code, lines, errors = run(capfd, "train", *settings)
     assert (code, errors) == (0, [])
-    assert lines[0].startswith("26 pictures of 2 classes, 6 to measure on (20% held out)")
+    assert lines[0].startswith("26 images of 2 classes, 6 to evaluate on (20% held out)")
     assert [line.split()[:2] for line in lines[1:3]] == [["epoch", "0"], ["epoch", "1"]]
     assert lines[3].endswith(str(tmp_path / "run" / "model"))
     assert ResNet.from_pretrained(tmp_path / "run" / "model").config.labels == ["blue", "red"]
@@ -318,7 +319,7 @@ def test_ctrl_c_stops_and_keeps_and_the_run_goes_on(model: Path, colours: Path, 
                 training.send_signal(signal.SIGINT)
                 break
         events = [json.loads(line)["event"] for line in training.stdout]
-        assert training.stderr.read() == "stopping after this step; Ctrl-C again leaves at once\n"
+        assert training.stderr.read() == "stopping after this step; press Ctrl-C again to exit at once\n"
     assert (training.returncode, events[-1]) == (130, "Stopped")
     done = subprocess.run([*command], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1])["event"] == "Finished"
@@ -348,7 +349,7 @@ def test_search_lists_what_opens(capfd: pytest.CaptureFixture[str], model: Path,
     hub.edit("user/pets-large", "config.json", '{"architecture": "seresnet18", "num_classes": 3}')
     code, lines, errors = run(capfd, "search", "pets", "--json")
     assert [json.loads(line)["model"] for line in lines] == ["user/pets-small"]
-    assert (code, errors) == (0, ["1 more match but do not open here: `resnet-hub info` says why."])
+    assert (code, errors) == (0, ["1 more match but do not open here; `resnet-hub info` prints the reason."])
     assert run(capfd, "search", "nothing")[0] == 2
     _, lines, _ = run(capfd, "info", "user/pets-small")
     assert dict(line.split(maxsplit=1) for line in lines)["weights"].endswith("MB of float16")
@@ -448,17 +449,17 @@ def test_wrong_arguments(capfd: pytest.CaptureFixture[str], arguments: list[str]
 
 @pytest.mark.parametrize("command", ["predict", "info"])
 def test_a_model_that_cannot_be_loaded_is_one_sentence(
-    capfd: pytest.CaptureFixture[str], pictures: Path, command: str
+    capfd: pytest.CaptureFixture[str], images: Path, command: str
 ) -> None:
-    for wrong in (pictures, pictures / "nowhere", pictures / "a.png", "no model"):
-        arguments = ["predict", pictures, "--model", wrong] if command == "predict" else ["info", wrong]
+    for wrong in (images, images / "nowhere", images / "a.png", "no model"):
+        arguments = ["predict", images, "--model", wrong] if command == "predict" else ["info", wrong]
         code, lines, errors = run(capfd, *arguments)
         assert (code, lines, len(errors)) == (2, [], 1)
         assert errors[0].startswith("error: ")
 
 
-def test_an_unknown_device_is_one_sentence(capfd: pytest.CaptureFixture[str], model: Path, pictures: Path) -> None:
-    code, lines, errors = run(capfd, "predict", pictures, "--model", model, "--device", "abacus")
+def test_an_unknown_device_is_one_sentence(capfd: pytest.CaptureFixture[str], model: Path, images: Path) -> None:
+    code, lines, errors = run(capfd, "predict", images, "--model", model, "--device", "abacus")
     assert (code, lines) == (2, [])
     assert errors == ["error: There is no device 'abacus'; use cpu, cuda, cuda:1 or mps."]
 

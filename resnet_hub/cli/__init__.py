@@ -1,0 +1,61 @@
+"""The command line: `resnet-hub COMMAND`, or `python -m resnet_hub COMMAND`. One module per command or command group.
+
+Each command imports its dependencies inside its function, so that `--help` and `info` run without importing torch.
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from resnet_hub.cli import convert, data, evaluate, export, info, predict, push, quantize, search, train
+from resnet_hub.cli.options import EXIT_CODES
+from resnet_hub.errors import ResNetHubError, memory_is_full
+from resnet_hub.version import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The arguments after the program's name. Defaults to those of the process.
+
+    Returns:
+        The exit code: see `resnet_hub.cli.options.EXIT_CODES`.
+    """
+    arguments = create_parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # the terminal's encoding may lack characters of names and labels
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+    try:
+        code: int = arguments.run_command(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has closed; nothing more may be written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ResNetHubError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if not memory_is_full(error):
+            raise
+        print("error: Not enough memory. Close other programs or use a smaller model.", file=sys.stderr)
+        return 2
+    return code
+
+
+def create_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; the parsed `run_command` is the function to call."""
+    parser = argparse.ArgumentParser(
+        prog="resnet-hub",
+        description="Train, use and share ResNet image classifiers on the Hugging Face Hub.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"resnet-hub {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in (predict, evaluate, train, data, convert, export, quantize, push, info, search):
+        command.add_parser(commands)
+    return parser

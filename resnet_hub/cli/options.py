@@ -1,0 +1,87 @@
+"""Options that several commands share, and the types of their values."""
+
+import argparse
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from resnet_hub.shelf import DEFAULT_MODEL, find_default_model
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Arguments: TypeAlias = argparse.Namespace
+
+EXIT_CODES = """exit codes:
+  0    success
+  1    some images could not be read; the others were processed
+  2    failure: invalid arguments, or a model or dataset that cannot be used
+  130  interrupted"""
+
+MODEL_HELP = "checkpoint folder or Hub model (user/name)"
+DATA_HELP = "folder or ZIP of class folders, folder of parquet files, or Hub dataset (user/name)"
+DEVICE_HELP = "cpu, cuda, cuda:1 or mps (default: the fastest available)"
+PRIVATE_HELP = "create the repository as private or public (default: the setting of your account)"
+SPLIT_HELP = "split to evaluate on (default: the first that exists of validation, test, train)"
+
+
+def add_command(
+    commands: Commands, name: str, run: Callable[[Arguments], int], help_text: str
+) -> argparse.ArgumentParser:
+    """Add the command `name` and return its parser, to which its options are added.
+
+    Args:
+        commands: The commands of `resnet-hub`, or the actions of one.
+        run: The function that runs the command and returns the exit code. Its docstring describes the command.
+        help_text: A few words for the list of commands.
+    """
+    parser = commands.add_parser(
+        name,
+        help=help_text,
+        description=inspect.getdoc(run),
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run_command=run)
+    return parser
+
+
+def add_optional_model(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
+    """Add `name`, a model that has a default, and `--revision`; `choose_model` reads them."""
+    parser.add_argument(name, metavar="MODEL", help=f"{MODEL_HELP} (default: {DEFAULT_MODEL})", **settings)
+    add_revision(parser)
+
+
+def add_revision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub model")
+
+
+def choose_model(arguments: Arguments) -> str | Path:
+    """Return the model that the command names, or else the default model."""
+    return arguments.model or find_default_model()
+
+
+def add_dataset_options(parser: argparse.ArgumentParser, *revision: str) -> None:
+    """Add the options that select what is read of parquet files or a Hub dataset; `dataset_options` reads them."""
+    parser.add_argument("--subset", help="subset of a parquet or Hub dataset that has several")
+    parser.add_argument("--image-column", help="column of the images (default: detected)")
+    parser.add_argument("--label-column", help="column of the labels (default: detected)")
+    parser.add_argument(*revision, dest="data_revision", help="branch, tag or commit of a Hub dataset")
+
+
+def dataset_options(arguments: Arguments) -> dict[str, Any]:
+    """Return the options of `add_dataset_options` as keyword arguments of `load_dataset`."""
+    names = {key: getattr(arguments, key) for key in ("subset", "image_column", "label_column")}
+    return names | {"revision": arguments.data_revision}
+
+
+def parse_positive_int(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
+def parse_floats(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.5,0.5,0.5") from None

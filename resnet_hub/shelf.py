@@ -1,0 +1,23 @@
+"""The checkpoint folders that ship with the project: inside the package in a wheel, beside it in a clone."""
+
+from pathlib import Path
+
+from resnet_hub.errors import CheckpointError
+
+DEFAULT_MODEL = "resnet18-tiny-imagenet"  # a folder of SHELF: used by the page and by commands that name no model
+_IN_WHEEL, _IN_CLONE = Path(__file__).with_name("weights"), Path(__file__).parents[1] / "weights"
+SHELF = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CLONE
+
+
+def find_default_model() -> Path:
+    """Return the checkpoint folder that is used where none is named.
+
+    Raises:
+        CheckpointError: This installation has no such folder.
+    """
+    folder = SHELF / DEFAULT_MODEL
+    if not folder.is_dir():
+        raise CheckpointError(
+            "This installation has no default model. Name a checkpoint folder or a Hub model (user/name)."
+        )
+    return folder

@@ -94,13 +94,13 @@ def _check_options(arguments: Arguments, settings: dict[str, Any]) -> None:
     """Raise `TrainingError` for options that are missing, or have no effect, with the chosen `--on`."""
     if arguments.on == "jobs":
         problems = {
-            "--push is missing. Name the Hub repository for the model of the job.": not arguments.push,
-            "--data is missing. Name the dataset that the job trains on.": "data" not in settings,
-            "--stop-after cannot be used with a job. Use --timeout instead.": arguments.stop_after,
-            "--end-when cannot be used with a job, which watches a file already. Leave it out.": arguments.end_when,
+            "A job saves nothing on this machine; name the Hub repository for its model, --push user/name.": not arguments.push,
+            "A job needs a dataset; name one with --data.": "data" not in settings,
+            "A job stops training some minutes before its --timeout; leave out --stop-after.": arguments.stop_after,
+            "A job already watches a file that ends it; leave out --end-when.": arguments.end_when,
         }
     else:
-        problems = {"--run is missing. Name the run directory.": "run" not in settings}
+        problems = {"Name the run directory with --run.": "run" not in settings}
         for key in ("flavor", "timeout", "upload"):
             problems[f"--{key} has no effect without --on jobs. Add that, or leave it out."] = getattr(arguments, key)
     problems["--private has no effect without --push. Add a repository, or leave it out."] = (

@@ -115,7 +115,7 @@ def test_the_terminal_trains_in_a_job_as_it_does_here(
     words = ["train", "--on", "jobs", "--data", "colours.zip", "--base", "tiny", "--recipe", "head", "--upload"]
     assert main([*words, "--push", "user/colours", "--no-private"]) == 0
     out, err = capsys.readouterr()
-    assert re.search(r"^30 pictures of 3 classes", out) and out.endswith(f"{hub.url}/user/colours/commit/{head(hub)}\n")
+    assert re.search(r"^30 images of 3 classes", out) and out.endswith(f"{hub.url}/user/colours/commit/{head(hub)}\n")
     assert f"{hub.url}/jobs/user/job0" in err and WRITER not in out + err
     assert not hub.repos["user/colours"].private
     for wrong, sentence in {
@@ -147,7 +147,7 @@ def test_what_is_named_of_a_data_set_goes_to_the_job(
     words = ["train", "--on", "jobs", "--base", "tiny", "--recipe", "head", "--upload", "--push", "user/colours"]
     for data in ("user/tables", "tables"):  # on the Hub, and here
         assert main([*words, "--data", data, *named]) == 0, capsys.readouterr()
-        assert "29 pictures of 3 classes, 6 to measure on" in capsys.readouterr().out
+        assert "29 images of 3 classes, 6 to evaluate on" in capsys.readouterr().out
         asked = hub.jobs[f"job{len(hub.jobs) - 1}"].spec["command"]
         assert (named[1] in asked) is (data == "user/tables")  # the others go as a ZIP of what was named
     assert main([*words, "--data", "tables", *named[2:]]) == 2

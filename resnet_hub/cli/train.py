@@ -94,7 +94,7 @@ def _check_options(arguments: Arguments, settings: dict[str, Any]) -> None:
     """Raise `TrainingError` for options that are missing, or have no effect, with the chosen `--on`."""
     if arguments.on == "jobs":
         problems = {
-            "A job saves nothing on this machine; name the Hub repository for its model, --push user/name.": not arguments.push,
+            "A job saves nothing here; name the Hub repository for its model, --push user/name.": not arguments.push,
             "A job needs a dataset; name one with --data.": "data" not in settings,
             "A job stops training some minutes before its --timeout; leave out --stop-after.": arguments.stop_after,
             "A job already watches a file that ends it; leave out --end-when.": arguments.end_when,

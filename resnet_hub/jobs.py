@@ -34,8 +34,16 @@ if TYPE_CHECKING:
 
 # What the command needs in the job: the library and its extra `train`, as pyproject.toml has them.
 DEPENDENCIES = (
-    *("torch>=2.8", "safetensors>=0.5", "huggingface_hub>=2.4,<3", "pyyaml>=6", "numpy>=2", "pillow>=11.3,<13"),
-    *("tqdm>=4.66", "pillow-heif>=1.0", "datasets>=5.0,<6", "accelerate>=1.10,<2"),
+    *(
+        "torch>=2.8",
+        "safetensors>=0.5",
+        "huggingface_hub>=2.4,<3",
+        "pyyaml>=6",
+        "jinja2>=3.1",
+        "numpy>=2",
+        "pillow>=11.3,<13",
+    ),
+    *("tqdm>=4.66", "pillow-heif>=1.0", "torchvision>=0.23", "datasets>=5.0,<6", "accelerate>=1.10,<2"),
 )
 FLAVORS = ("cpu-upgrade", "t4-small", "t4-medium", "l4x1", "a10g-small", "a10g-large", "a100-large", "h200")
 LIMITS = ("30m", "1h", "2h", "4h", "8h")  # of time, to choose from; any other may be written
@@ -208,10 +216,9 @@ def _training_time(timeout: str) -> int:
 
 
 def _source(package: Path) -> list[Path]:
-    """The files of this package that a job needs: all but the page."""
-    page = package / "demo"
-    files = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return sorted(path for path in files if not path.is_relative_to(page))
+    """The files of this package that a job needs: all but the page and, in a wheel, the shelf."""
+    files = (path for path in package.rglob("*") if path.is_file())
+    return sorted(path for path in files if not {"demo", "weights", "__pycache__"} & {*path.relative_to(package).parts})
 
 
 def _brought(source: str, root: Path, upload: bool, input_id: str, pack: Any, files: "list[CommitOperationAdd]") -> str:

@@ -1,10 +1,13 @@
 """What a stranger gets by installing and importing: only what is needed, nothing of the machine it was made on."""
 
 import importlib
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,10 @@ from helpers import ROOT
 
 import resnet_hub
 from resnet_hub import cli
+from resnet_hub.shelf import DEFAULT_MODEL, SHELF
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TABLES = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, SETUPTOOLS = TABLES["project"], TABLES["tool"]["setuptools"]
 
 
 def imported_by(program: str) -> set[str]:
@@ -78,6 +83,11 @@ def test_another_name_is_an_attribute_error() -> None:
 # Installation
 
 
+def test_help_imports_no_torch() -> None:
+    program = "import resnet_hub.cli as cli; cli.create_parser().format_help()"
+    assert not imported_by(program) & {"torch", "torchvision", "gradio", "datasets"}
+
+
 def test_the_command_is_the_terminals_main() -> None:
     module, name = PROJECT["scripts"]["resnet-hub"].split(":")
     assert getattr(importlib.import_module(module), name) is cli.main
@@ -90,10 +100,38 @@ def test_requirements_are_the_projects() -> None:
 
 
 def test_every_package_is_listed_for_installation() -> None:
-    from setuptools import find_packages
+    packages = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "resnet_hub").rglob("*.py")}
+    assert {*SETUPTOOLS["packages"]} == packages - {"resnet_hub.demo.examples"} | {"resnet_hub.weights"}
 
-    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "resnet_hub").rglob("*.py")}
-    assert found - {"resnet_hub.demo.examples"} == set(find_packages(str(ROOT), include=["resnet_hub*"]))
+
+def test_a_wheel_predicts_outside_a_clone(tmp_path: Path) -> None:
+    """Builds from a copy of the tracked files, since a build writes into its source, and runs in another folder."""
+    names = ["git", "ls-files", "-z", "--", "pyproject.toml", "README.md", "LICENSE", "resnet_hub", "weights"]
+    for name in subprocess.check_output(names, cwd=ROOT, text=True).split("\0"):
+        if name and (ROOT / name).is_file():
+            (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / "source" / name)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    subprocess.run([*pip, tmp_path, tmp_path / "source"], check=True)
+    (wheel,) = tmp_path.glob("resnet_hub-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed := tmp_path / "installed")
+    shelf = installed / "resnet_hub" / "weights"
+    assert {path.name for path in shelf.iterdir()} == {path.name for path in SHELF.iterdir()}
+    kinds = {path.suffix for path in shelf.rglob("*") if path.is_file()}
+    assert kinds == {".json", ".md", ".safetensors"}
+    for name in SETUPTOOLS["package-data"]:
+        assert list((installed / name.replace(".", "/")).iterdir())
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    photo = ROOT / "resnet_hub" / "demo" / "examples" / "school-bus.jpg"
+    command = [sys.executable, "-m", "resnet_hub", "predict", photo, "--top-k", "1"]
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "school bus" in done.stdout
+    where = [sys.executable, "-c", "import resnet_hub.shelf; print(resnet_hub.shelf.find_default_model())"]
+    found = subprocess.check_output(where, cwd=elsewhere, env=environment, text=True)
+    assert Path(found.strip()) == shelf / DEFAULT_MODEL
 
 
 def test_no_committed_file_names_the_folder_it_was_written_in() -> None:

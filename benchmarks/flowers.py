@@ -26,7 +26,7 @@ ROWS = {
 PHASES = {
     "Started": "imports and report",
     "report": "imports and report",
-    "pictures": "decoding",
+    "images": "decoding",
     "features": "features",
     "Progress": "steps",
     "Epoch": "fitting the head, evaluation",
@@ -57,7 +57,7 @@ def classic(name: str, base: str | None, data: str, split: dict[str, Any]) -> It
     crop = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
     centre = [transforms.Resize(size * 256 // 224), transforms.CenterCrop(size)]
     learn = Pictures(data, split["train"], transforms.Compose([*crop, transforms.ToTensor(), normalize]))
-    held_out = Pictures(data, split["held_out"], transforms.Compose([*centre, transforms.ToTensor(), normalize]))
+    held_out = Pictures(data, split["validation"], transforms.Compose([*centre, transforms.ToTensor(), normalize]))
     workers = min(os.cpu_count() or 1, 8)
     batches = DataLoader(learn, CLASSIC["batch"], shuffle=True, num_workers=workers)
     checks = DataLoader(held_out, CLASSIC["batch"], num_workers=workers)

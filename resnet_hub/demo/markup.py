@@ -103,7 +103,7 @@ def _step_text(run: PageRun, event: dict[str, Any], request: gr.Request) -> tupl
     """What a worker does just now, and a bar of how far it is."""
     kind = event.get("event")
     if kind == "Preparing":
-        key = {"report": "checking", "pictures": "reading"}.get(event["what"], "features")
+        key = {"report": "checking", "images": "reading"}.get(event["what"], "features")
         text = translate(request, key, done=f"{event['done']:,}", total=f"{event['total']:,}")
         return text, _bar(event["done"], event["total"])
     if kind in ("TimeUp", "Finished", "Stopped", "Failed"):  # its process is about to end
@@ -172,7 +172,7 @@ def samples(run: PageRun, request: gr.Request) -> str:
     ]
     pictures: list[Image.Image] = []
     with suppress(ResNetHubError, OSError, ValueError, IndexError):  # a data set that left the Hub since, for one
-        pictures = _thumbnails(run, tuple(sample.place for sample in samples)) if samples else []
+        pictures = _thumbnails(run, tuple(sample.image_index for sample in samples)) if samples else []
     return film(list(zip(pictures, captions, strict=False)), translate(request, "samples"))
 
 
@@ -205,8 +205,8 @@ def figures(run: PageRun, evaluation: dict[str, Any] | None, request: gr.Request
         rows["top5"] = "top5"
     figures = {translate(request, key): f"{evaluation[field]:.2%}" for key, field in rows.items()}
     cells = [f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in figures.items()]
-    measured = run.run.measured()
-    hint = translate(request, "result_split", images=f"{evaluation['num_images']:,}", split=measured.called)
+    measured = run.run.evaluation_split()
+    hint = translate(request, "result_split", images=f"{evaluation['num_images']:,}", split=measured.name)
     if measured.chose_epoch:
         hint += f" {translate(request, 'result_chosen')}"
     columns = [translate(request, key) for key in ("class", "precision", "recall", "macro_f1", "pictures")]

@@ -143,13 +143,13 @@ class PageRun:
 
     def held_out(self) -> "ImageDataset":
         """The pictures that the epochs are compared on."""
-        split = json.loads(self.run.split.read_text(encoding="utf-8"))
-        return self.pictures()[split["split"]].subset(split["held_out"])
+        split = self.run.read_split()
+        return self.pictures()[split.validation_split].subset(split.validation)
 
     def measured(self) -> "ImageDataset":
         """The pictures that the evaluation is about."""
-        measured = self.run.measured()
-        return self.pictures()[measured.split].subset(measured.places)
+        evaluated = self.run.evaluation_split()
+        return self.pictures()[evaluated.split].subset(evaluated.indices)
 
     def export(self) -> Path:
         """The data set as a ZIP of class folders, without what cannot be read."""

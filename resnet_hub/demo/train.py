@@ -278,7 +278,7 @@ class TrainTab:
 
     def preview(self, run: str, request: gr.Request, *choices: Any) -> dict[Any, Any]:
         """A few of the pictures as the training would see them, each of them twice."""
-        from resnet_hub.training.loop import preview_augmentation
+        from resnet_hub.training.preview import preview_augmentation
 
         try:
             source, settings = self._settings(*choices)

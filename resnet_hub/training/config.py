@@ -44,7 +44,7 @@ DATASET_FIELDS = {
     **{"subset": "subset", "train_split": "split", "image_column": "image_column", "label_column": "label_column"},
     "data_revision": "revision",
 }
-SHELF = "weights"  # folder of the checkpoints that ship with the project
+_SHELF = "weights"  # name of the folder of checkpoints that ship with the project
 _FINETUNE_IMAGES = 8_000  # that a fine-tuning sees in all its epochs: two or three minutes on a CPU at 64 pixels
 
 
@@ -162,7 +162,7 @@ class TrainConfig:
         for name, default in ((entry.name, entry.default) for entry in fields(self)):
             value, recorded = getattr(self, name), getattr(other, name)
             is_default = value in (None, "", default) and name not in explicit
-            has_moved = name in ("data", "base") and bool(recorded) and _is_gone(recorded)
+            has_moved = name in ("data", "base") and bool(recorded) and is_gone(recorded)
             has_moved |= name == "data_revision" and _is_commit(recorded) and not _is_commit(value)
             if name != "run" and value != recorded and not is_default and not has_moved:
                 advice = f"resume it with `resnet-hub train --run {self.run}`, or name another run directory"
@@ -252,12 +252,12 @@ def is_hub_id(source: str | None) -> bool:
     return bool(
         source
         and re.fullmatch(r"[\w.-]+/[\w.-]+", source)
-        and not source.startswith(f"{SHELF}/")
+        and not source.startswith(f"{_SHELF}/")
         and not Path(source).exists()
     )
 
 
-def _is_gone(source: str) -> bool:
+def is_gone(source: str) -> bool:
     """Whether `source` is a file or folder of this machine that no longer exists."""
     is_on_hub = "://" in source or (is_hub_id(source) and not source.lower().endswith(".zip"))
     return not is_on_hub and not Path(source).exists()

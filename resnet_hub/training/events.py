@@ -1,11 +1,13 @@
-"""What a training run tells, as events. Imports no torch."""
+"""The events of a training run. Imports no torch."""
 
 import json
 from typing import Literal, NamedTuple, get_args
 
+PROGRESS_SECONDS = 0.5  # at least, between two `Progress` events
+
 
 class Started(NamedTuple):
-    """The run is set up; `epoch` of its epochs are done already where it is taken up again."""
+    """The run is set up; a resumed run has completed `epoch` of its `epochs`."""
 
     run: str
     labels: list[str]
@@ -19,18 +21,18 @@ class Started(NamedTuple):
 
 
 class Preparing(NamedTuple):
-    """Before the first step: each picture is looked at, they are decoded, then the base's features of them computed.
+    """Before the first step: all images are checked, then decoded, then the base's features of them computed.
 
-    The look comes before `Started`, since what it finds may be a reason not to start.
+    The check, "report", comes before `Started`, since it may find a reason not to start.
     """
 
-    what: Literal["report", "pictures", "features"]
+    what: Literal["report", "images", "features"]
     done: int
     total: int
 
 
 class Progress(NamedTuple):
-    """About twice a second. `epoch` counts from 1; `loss` is the mean over the epoch so far."""
+    """Every `PROGRESS_SECONDS`. `epoch` counts from 1; `loss` is the mean over the epoch so far."""
 
     epoch: int
     step: int
@@ -42,13 +44,13 @@ class Progress(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """An epoch is over; a line of the history. Epoch 0 is the fitted head, before the body learns.
+    """An epoch is completed; a line of the history. Epoch 0 is the fitted head, before the backbone is trained.
 
-    The validation figures are None where it was not evaluated; `seconds` counts from the run's first step.
+    The validation metrics are None if the epoch was not evaluated; `seconds` counts from the run's first step.
     """
 
     epoch: int
-    train_loss: float | None  # None where nothing was trained
+    train_loss: float | None  # None for the fitted head
     validation_loss: float | None
     accuracy: float | None
     best: bool
@@ -57,23 +59,23 @@ class Epoch(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What the network makes of one held-out picture, the one at `place` of them."""
+    """The prediction for the validation image at `image_index`."""
 
-    place: int
+    image_index: int
     label: str
     predicted: str
     score: float
 
 
 class Saved(NamedTuple):
-    """The state on disk is that after `step` of `epoch`; a kill from now on loses only what follows."""
+    """The training state after `step` of `epoch` is on disk; if the process is killed, the run resumes there."""
 
     epoch: int
     step: int
 
 
 class Finished(NamedTuple):
-    """The kept model, that of `epoch`, is the checkpoint folder `model`."""
+    """The best model, that of `epoch`, is in the checkpoint folder `model`."""
 
     model: str
     epoch: int
@@ -83,22 +85,22 @@ class Finished(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """Stopped on request or out of time, with all that was reached; training the same run goes on from here."""
+    """Stopped on request, or at the time limit of phase "train"; the run can be resumed from here."""
 
     epoch: int
     step: int
-    trained: bool = False  # every epoch is done; what is left is to measure what came of it
+    trained: bool = False  # all epochs are done, only the final evaluation is left
 
 
 class TimeUp(NamedTuple):
-    """Its training ends here, out of time or asked to; what was reached is measured and kept, as at its end."""
+    """The training ends early, at the time limit or on request; the best model so far is evaluated next."""
 
     epoch: int
     step: int
 
 
 class Failed(NamedTuple):
-    """The run cannot go on, for this reason; its last good state and model stay."""
+    """The run cannot continue; its last training state and best model are kept."""
 
     reason: str
 
@@ -113,14 +115,15 @@ Event = Started | Preparing | Progress | Epoch | Saved | Finished | Stopped | Ti
 
 
 def event_to_json(event: NamedTuple) -> str:
-    """An event as a line of JSON, for logs and for programs that watch."""
+    """Returns an event as one line of JSON."""
     return json.dumps({"event": type(event).__name__, **event._asdict()})
 
 
 def event_from_json(line: str) -> Event | None:
-    """What `told` wrote; None for any other line."""
+    """Returns the event that `event_to_json` wrote as `line`; None for any other line."""
     try:
         content = json.loads(line)
-        return {kind.__name__: kind for kind in get_args(Event)}[content.pop("event")](**content)
+        event: Event = {kind.__name__: kind for kind in get_args(Event)}[content.pop("event")](**content)
+        return event
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -1,10 +1,11 @@
-"""What a finished run leaves with its model: how good it is on what was held out, in figures, pictures and a card."""
+"""Completes the checkpoint folder of a trained run: plots, model card, and the evaluation behind them."""
 
 import hashlib
 import io
 import platform
 import re
 import shlex
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,100 +23,118 @@ from resnet_hub.evaluation.evaluate import evaluate
 from resnet_hub.evaluation.metrics import Evaluation
 from resnet_hub.evaluation.plots import plot_confusion_matrix, plot_training_curves
 from resnet_hub.model import ResNet
-from resnet_hub.training.config import TrainConfig, command_line_options, is_hub_id
+from resnet_hub.training.config import TrainConfig, command_line_options, is_gone, is_hub_id
 from resnet_hub.training.run_dir import RunDir
 
 CONFUSION, CURVES = "confusion.png", "curves.png"
 
 
-def finalize_run(run: RunDir, trained: ImageDataset, measured: ImageDataset, hardware: str) -> Evaluation:
-    """Evaluates the kept model on the pictures `measured`, which it has not `trained` on.
+def finalize_run(run: RunDir, trained: ImageDataset, evaluated: ImageDataset, hardware: str) -> Evaluation:
+    """Evaluates the saved model of a run; writes plots and model card to its folder, then `evaluation.json`.
 
-    Writes pictures of it and the card to the model's folder, then `evaluation.json` to the run. `hardware` is what the
-    run was trained on.
+    Args:
+        run: A trained run.
+        trained: The images that it was trained on.
+        evaluated: Other images, to evaluate the model on.
+        hardware: What it was trained on, for the model card.
     """
     model = ResNet.from_pretrained(run.model)
-    evaluation = evaluate(model, measured)
-    for name, picture in {
-        CURVES: plot_training_curves(run.epochs()),
-        CONFUSION: plot_confusion_matrix(evaluation),
-    }.items():
-        content = io.BytesIO()
-        picture.save(content, "PNG", optimize=True)
-        write_atomic(run.model / name, content.getvalue())
-    digest = hashlib.sha256((run.model / WEIGHTS_FILE).read_bytes()).hexdigest()
-    facts = describe_run(run, evaluation, np.bincount(trained.targets, minlength=len(trained.labels)), hardware)
-    card = render_card(model.config, facts, weights_sha256=digest, dtype=model.stored_as)
-    write_atomic(run.model / CARD_FILE, card)
+    evaluation = evaluate(model, evaluated)
+    _write_plots(run, evaluation)
+    _write_card(run, model, evaluation, np.bincount(trained.targets, minlength=len(trained.labels)), hardware)
     write_atomic(run.evaluation, evaluation.to_json())
     return evaluation
 
 
-def is_finished(run: RunDir) -> bool:
-    """Whether `finish` is done with the model that the run keeps; what a person has done to it since then stays."""
+def is_finalized(run: RunDir) -> bool:
+    """Whether `finalize_run` has completed the weights of the run. It does not run again: users may edit the card."""
     try:
         return run.evaluation.stat().st_mtime >= (run.model / WEIGHTS_FILE).stat().st_mtime
     except FileNotFoundError:
         return False
 
 
-def describe_run(run: RunDir, evaluation: Evaluation, trained: np.ndarray, hardware: str) -> CardContent:
-    """What a card says of a run, all of it read off the run; `trained`: how many pictures of each label it learnt."""
-    config, history, measured = run.config.resolved(), run.epochs(), run.measured()
+def _write_plots(run: RunDir, evaluation: Evaluation) -> None:
+    plots = {CURVES: plot_training_curves(run.epochs()), CONFUSION: plot_confusion_matrix(evaluation)}
+    for name, plot in plots.items():
+        content = io.BytesIO()
+        plot.save(content, "PNG", optimize=True)
+        write_atomic(run.model / name, content.getvalue())
+
+
+def _write_card(run: RunDir, model: ResNet, evaluation: Evaluation, class_counts: np.ndarray, hardware: str) -> None:
+    digest = hashlib.sha256((run.model / WEIGHTS_FILE).read_bytes()).hexdigest()
+    content = describe_run(run, evaluation, class_counts, hardware)
+    card = render_card(model.config, content, weights_sha256=digest, dtype=model.stored_as)
+    write_atomic(run.model / CARD_FILE, card)
+
+
+def describe_run(run: RunDir, evaluation: Evaluation, class_counts: np.ndarray, hardware: str) -> CardContent:
+    """Returns the content of the model card of a run.
+
+    Args:
+        run: A trained run.
+        evaluation: Of its saved model.
+        class_counts: Number of training images of each class, int (num_classes,).
+        hardware: What it was trained on.
+    """
+    config, history, split = run.config.resolved(), run.epochs(), run.evaluation_split()
     epochs, minutes = history[-1].epoch, history[-1].seconds / 60
     length = _count(epochs, "epoch")
-    if config.epochs and epochs < config.epochs:  # out of time, or of patience
+    if config.epochs and epochs < config.epochs:  # out of time, or early stopping
         length += f" of {config.epochs}"
-    kept = max((event.epoch for event in history if event.best), default=0)
+    best = max((event.epoch for event in history if event.best), default=0)
     metrics = {"accuracy": evaluation.accuracy, "top-5 accuracy": evaluation.top5, "macro F1": evaluation.macro_f1}
-    if len(evaluation.classes) <= 5:  # any five labels would be right
+    if len(evaluation.classes) <= 5:  # any five labels include the right one
         del metrics["top-5 accuracy"]
-    origin, licence = _origin(config.base)
+    origin, license = _describe_base(config.base)
     return CardContent(
-        license=licence,
-        dataset_name=_shown(config.data).removeprefix(HUB_PREFIX),
+        license=license,
+        dataset_name=_public_name(config.data).removeprefix(HUB_PREFIX),
         datasets=[config.data.removeprefix(HUB_PREFIX)] if _is_on_hub(config.data) else [],
         base_model=config.base if is_hub_id(config.base) else None,
         metrics=metrics | {"expected calibration error": evaluation.calibration_error},
-        split=measured.called,
+        split=split.name,
         num_images=evaluation.num_images,
-        chose_epoch=measured.chose_epoch,
+        chose_epoch=split.chose_epoch,
         measured_by="PyTorch in float32",
         per_class={score.label: score.recall for score in evaluation.classes if score.support},
         class_counts={
-            score.label: (int(count), score.support) for score, count in zip(evaluation.classes, trained, strict=True)
+            score.label: (int(count), score.support)
+            for score, count in zip(evaluation.classes, class_counts, strict=True)
         },
         command=command_line(config),
         training=(
             f"{length} in {minutes:.1f} minutes on {hardware}; the weights kept are those of epoch "
-            f"{kept}. Recipe {config.recipe}, seed {config.seed}, torch {torch.__version__}.{origin}"
+            f"{best}. Recipe {config.recipe}, seed {config.seed}, torch {torch.__version__}.{origin}"
         ),
         image_files=(CURVES, CONFUSION),
     )
 
 
-def _origin(base: str | None) -> tuple[str, str | None]:
-    """What to say of a base that is a folder, and the licence on its card, which goes for what came of it too."""
+def _describe_base(base: str | None) -> tuple[str, str | None]:
+    """Returns a sentence about a base in a folder, and the license on its card, which holds for this model too."""
     if not base:
         return "", None
-    try:
-        licence = read_license(read_card(base) or "")
-    except (ResNetHubError, OSError):
-        licence = None
+    license = None
+    if not is_gone(base):
+        with suppress(ResNetHubError, OSError):
+            license = read_license(read_card(base) or "")
     if is_hub_id(base):
-        return "", licence
-    stated = f", whose card states the licence: {licence}" if licence else ""
-    return f" It started from the weights of {_shown(base)}{stated}.", licence
+        return "", license
+    stated = f", whose card states the license: {license}" if license else ""
+    return f" It started from the weights of {_public_name(base)}{stated}.", license
 
 
 def command_line(config: TrainConfig) -> str:
-    """The terminal's command for a run: every setting that its recipe would not choose, no folder of this machine."""
-    shown = replace(config, data=_shown(config.data), run=_shown(config.run), base=config.base and _shown(config.base))
-    return shlex.join(["resnet-hub", "train", *command_line_options(shown)])
+    """Returns the command that repeats a run: all settings that its recipe does not set, no folder of this machine."""
+    data, run, base = _public_name(config.data), _public_name(config.run), config.base and _public_name(config.base)
+    options = command_line_options(replace(config, data=data, run=run, base=base))
+    return shlex.join(["resnet-hub", "train", *options])
 
 
-def _shown(source: str) -> str:
-    """A Hub id as it is, of a folder its name: where it lies is nobody's business."""
+def _public_name(source: str) -> str:
+    """Returns a Hub id unchanged, and only the name of a folder, since its path is private."""
     return source if _is_on_hub(source) else Path(source).name
 
 
@@ -128,11 +147,12 @@ def _count(number: int, noun: str) -> str:
 
 
 def describe_hardware() -> str:
+    """Returns the name of the GPU, or the number of threads and the name of the CPU."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        found = re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE)
-        name = found[1] if found else name
+        match = re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE)
+        name = match[1] if match else name
     return f"{_count(torch.get_num_threads(), 'thread')} of {name}"

@@ -1,10 +1,11 @@
-"""A new head for a body that stays as it is: its features of each picture once, then a convex fit in seconds."""
+"""A new head for a backbone that does not change: its features of each image once, then a convex fit in seconds."""
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +16,104 @@ from torch.nn import functional as F
 from resnet_hub.atomic import write_atomic
 from resnet_hub.inference.engines import select_engine
 from resnet_hub.model import ResNet
+from resnet_hub.training.events import Preparing
+from resnet_hub.training.transforms import BatchTransform
 
-CACHE_BYTES = 2**30  # of features kept on disk; the oldest go first
+CACHE_BYTES = 2**30  # of features kept on disk; the oldest are deleted first
+
+
+def fit_linear_probe(
+    model: ResNet,
+    images: Tensor,
+    targets: Tensor,
+    class_weights: Tensor,
+    transform: BatchTransform,
+    partial_path: Path | None,
+    should_stop: Callable[[], bool],
+) -> Generator[Preparing, None, bool]:
+    """Fits the head of `model` to its features of every image and its mirror image.
+
+    Args:
+        model: Its head is replaced by the fitted one.
+        images: uint8 (N, H, W, 3) at the size of the network.
+        targets: int64 (N,).
+        class_weights: float (num_classes,), of each class in the loss.
+        transform: Its mean and standard deviation normalize the images.
+        partial_path: File that keeps the features computed so far if it stops; None: they are lost.
+        should_stop: Called after each batch.
+
+    Returns:
+        Whether the head is fitted; False if it stopped before. The next call continues from `partial_path`.
+    """
+    cache = FeatureCache()
+    path = cache.path(model, images)
+    features = cache.read(path)
+    if features is None:
+        features = yield from _compute_features(model, images, transform, partial_path, should_stop)
+        if len(features) < 2 * len(images):
+            return False
+        cache.write(path, features)
+    l2 = l2_penalty(features.shape[1], len(images))  # a mirror image adds no information
+    head = fit_head(features, targets.repeat(2), len(class_weights), weights=class_weights, l2=l2)
+    model.fc.load_state_dict(head.state_dict())
+    return True
+
+
+def _compute_features(
+    model: ResNet, images: Tensor, transform: BatchTransform, partial_path: Path | None, should_stop: Callable[[], bool]
+) -> Generator[Preparing, None, Tensor]:
+    """Returns the features (2N, C) of the images and their mirror images, or the first of them if it stopped."""
+    from safetensors.torch import load_file, save
+
+    batches = [load_file(partial_path)["features"]] if partial_path and partial_path.is_file() else []
+    done, total = sum(map(len, batches)), 2 * len(images)
+    remaining = (images[done:], images[max(0, done - len(images)) :].flip(2))
+    try:
+        for features in chain(
+            *(extract_features(model, views, transform.mean, transform.std) for views in remaining if len(views))
+        ):
+            batches.append(features)
+            done += len(features)
+            yield Preparing("features", done, total)
+            if should_stop():
+                break
+    finally:
+        if partial_path and 0 < done < total:
+            write_atomic(partial_path, save({"features": torch.cat(batches)}))
+    return torch.cat(batches)
 
 
 def extract_features(model: ResNet, images: Tensor, mean: Tensor, std: Tensor, batch: int = 64) -> Iterator[Tensor]:
-    """Pooled features (n, C) of uint8 pictures (N, H, W, C), a batch at a time, from the fastest engine there is."""
+    """Yields the pooled features (n, C) of uint8 images (N, H, W, 3), batch by batch, from the fastest engine."""
     engine = select_engine(model, "fp32")
-    for part in images.split(batch):
-        pixels = (part.numpy().astype(np.float32) / 255 - mean.numpy()) / std.numpy()
+    for views in images.split(batch):
+        pixels = (views.numpy().astype(np.float32) / 255 - mean.numpy()) / std.numpy()
         maps = engine(torch.from_numpy(pixels.transpose(0, 3, 1, 2))).feature_maps
         yield torch.from_numpy(maps.numpy().mean((2, 3)))
 
 
-def l2_penalty(channels: int, pictures: int) -> float:
-    """The `l2` for so many features of so many pictures: a prior that the pictures outweigh as they become more.
+def l2_penalty(num_features: int, num_images: int) -> float:
+    """Returns the `l2` for `fit_head`: a prior that weighs less the more images there are.
 
-    It expects logits to spread by a variance of 10, wherever between 2 and 50 was best in docs/log.md.
+    It expects logits with a variance of 10; values between 2 and 50 gave the best accuracy (docs/log.md).
     """
-    return channels / (10 * pictures)
+    return num_features / (10 * num_images)
 
 
 def fit_head(inputs: Tensor, targets: Tensor, classes: int, *, weights: Tensor, l2: float) -> nn.Linear:
-    """Multinomial logistic regression of features (N, C) on targets (N,), each class weighing as `weights` (classes,).
+    """Fits a multinomial logistic regression with full-batch L-BFGS.
 
-    `l2` is the penalty on the coefficients of standardised features, beside the mean loss. Full-batch L-BFGS: the
-    problem is convex, so there is no rate to choose and no seed that matters.
+    The problem is convex, so there is no learning rate to choose and the result does not depend on a seed.
+
+    Args:
+        inputs: Features, float (N, C).
+        targets: int64 (N,).
+        classes: Number of classes.
+        weights: Of each class in the mean loss, float (classes,).
+        l2: Penalty on the squared coefficients of the standardized features.
+
+    Returns:
+        The head, for features that are not standardized.
     """
     mean, std = inputs.mean(0), inputs.std(0, correction=0).clamp_min(1e-6)
     inputs = (inputs - mean) / std
@@ -57,14 +130,14 @@ def fit_head(inputs: Tensor, targets: Tensor, classes: int, *, weights: Tensor, 
         return loss
 
     optimizer.step(closure)
-    with torch.no_grad():  # the standardisation moves into the head
+    with torch.no_grad():  # the standardization moves into the head
         head.weight.div_(std)
         head.bias.sub_(head.weight @ mean)
     return head
 
 
 class FeatureCache:
-    """Features on disk under a digest of what made them: the body, its weights and the pictures' pixels."""
+    """Features on disk, in files named by a digest of the backbone, its weights and the pixels of the images."""
 
     def __init__(self, folder: str | Path | None = None):
         home = os.environ.get("RESNET_HUB_CACHE") or Path("~/.cache/resnet_hub").expanduser()
@@ -89,14 +162,14 @@ class FeatureCache:
         except (OSError, SafetensorError, KeyError):
             return None
 
-    def write(self, path: Path, found: Tensor) -> None:
+    def write(self, path: Path, features: Tensor) -> None:
         from safetensors.torch import save
 
-        with suppress(OSError):  # no home to write to, a full disk, another run that makes room: it is only a cache
+        with suppress(OSError):  # no home directory, a full disk, another run that deletes files: it is only a cache
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, save({"features": found}))
-            kept = 0
+            write_atomic(path, save({"features": features}))
+            size = 0
             for old in sorted(self.folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True):
-                kept += old.stat().st_size
-                if kept > CACHE_BYTES and old != path:
+                size += old.stat().st_size
+                if size > CACHE_BYTES and old != path:
                     old.unlink(missing_ok=True)

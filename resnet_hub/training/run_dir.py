@@ -1,12 +1,13 @@
 """The directory of a training run. Imports no torch.
 
-Whoever holds the directory can watch, stop, resume or share the run; nothing of it lives in a process only."""
+It holds all of the run: any process that can open it can watch, stop, resume or share the run.
+"""
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.errors import TrainingError
@@ -15,22 +16,51 @@ from resnet_hub.training.events import Epoch, Sample
 
 
 class EvaluationSplit(NamedTuple):
-    """The pictures that figures are of: those at `places` of a split of the data, and what they are called."""
+    """The images that the saved model is evaluated on."""
 
-    split: str
-    places: list[int]
-    called: str
-    chose_epoch: bool  # whether the kept epoch is the one that did best on them, so that their figures are lucky
+    split: str  # of the dataset
+    indices: list[int]  # in it
+    name: str  # such as "test" or "20% held out"
+    chose_epoch: bool  # whether the epoch was chosen on the same images, which makes their metrics optimistic
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRecord:
+    """The content of `split.json`: which images a run trains, validates and evaluates on."""
+
+    images: dict[str, int]  # number in each split of the dataset
+    labels: list[str]
+    train: list[int]  # indices in the split "train"
+    validation: list[int]  # indices in `validation_split`
+    validation_split: str
+    validation_name: str
+    test: list[int] | None = None  # indices in the split "test", if the saved model is evaluated on it
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "SplitRecord":
+        return cls(**{_OLD_KEYS.get(key, key): value for key, value in content.items()})
+
+
+_OLD_KEYS = {  # of `split.json` in version 0.1
+    **{"pictures": "images", "called": "validation_name", "split": "validation_split", "held_out": "validation"}
+}
 
 
 class RunDir:
-    """The folder of a run.
+    """The files of a run directory.
 
-    `run.json` is what was asked, `report.json` what the data is like, `split.json` which pictures are held out,
-    `history.jsonl` a line an epoch, `state.safetensors` where it stands, `samples.json` what the last epoch made of a
-    few held-out pictures, `model` the checkpoint folder kept so far, `evaluation.json` how good that is in the end. A
-    file `stop` asks it to stop, a file `end` to end as if its time were up. Runs in pieces keep `pictures.safetensors`
-    and `features.safetensors` meanwhile.
+    Attributes:
+        settings: `run.json`, the settings.
+        report: `report.json`, the report on the dataset.
+        split: `split.json`, a `SplitRecord`.
+        history: `history.jsonl`, a line per epoch.
+        state: `state.safetensors`, the training state.
+        samples: `samples.json`, the last predictions for a few validation images.
+        model: `model`, the checkpoint folder with the best weights so far.
+        evaluation: `evaluation.json`, the evaluation of the finished model.
+        stop: If this file appears, the run stops.
+        end: If this file appears, the training ends as at its time limit.
+        images, features: Decoded images and partial features, between the phases of a run.
     """
 
     def __init__(self, folder: str | Path):
@@ -41,7 +71,7 @@ class RunDir:
         self.evaluation = self.folder / "evaluation.json"
         self.stop, self.end = self.folder / "stop", self.folder / "end"
         self.samples = self.folder / "samples.json"
-        self.pictures, self.features = self.folder / "pictures.safetensors", self.folder / "features.safetensors"
+        self.images, self.features = self.folder / "images.safetensors", self.folder / "features.safetensors"
 
     def exists(self) -> bool:
         return self.settings.is_file()
@@ -52,44 +82,52 @@ class RunDir:
 
     @property
     def config(self) -> TrainConfig:
-        """What `create` wrote; raises `TrainingError` where that cannot be read."""
+        """The settings that `create` wrote; raises `TrainingError` if they cannot be read."""
         try:
             content = json.loads(self.settings.read_text(encoding="utf-8"))
-            return TrainConfig(**{"optimizer": "sgd"} | content)  # runs from before there was a choice
+            return TrainConfig(**{"optimizer": "sgd"} | content)  # older runs have no such key
         except (OSError, ValueError, TypeError) as error:
-            raise TrainingError(f"The folder {self.folder} holds no run that can be read: {error}.") from None
+            raise TrainingError(f"Cannot read the run in {self.folder}: {error}.") from None
 
-    def measured(self) -> EvaluationSplit:
-        """Which pictures the figures of the finished model are of; raises `OSError` before it is decided."""
-        content = json.loads(self.split.read_text(encoding="utf-8"))
-        if (test := content.get("test")) is not None:  # runs of before there was one have none
-            return EvaluationSplit("test", test, "test", chose_epoch=False)
-        compared = sum(epoch.accuracy is not None for epoch in self.epochs())
-        chose = compared > 1 and self.config.select != "last"
-        return EvaluationSplit(content["split"], content["held_out"], content["called"], chose_epoch=chose)
+    def write_split(self, record: SplitRecord) -> None:
+        write_atomic(self.split, json.dumps(asdict(record)))
+
+    def read_split(self) -> SplitRecord:
+        """Raises `OSError` if the images have not been chosen yet."""
+        return SplitRecord.from_dict(json.loads(self.split.read_text(encoding="utf-8")))
+
+    def evaluation_split(self) -> EvaluationSplit:
+        """Returns which images the saved model is evaluated on; raises `OSError` if they have not been chosen yet."""
+        record = self.read_split()
+        if record.test is not None:
+            return EvaluationSplit("test", record.test, "test", chose_epoch=False)
+        evaluations = sum(epoch.accuracy is not None for epoch in self.epochs())
+        chose_epoch = evaluations > 1 and self.config.select != "last"
+        return EvaluationSplit(record.validation_split, record.validation, record.validation_name, chose_epoch)
 
     def append(self, event: Epoch) -> None:
-        torn = self.history.is_file() and not self.history.read_bytes().endswith(b"\n")  # by a disk that was full
+        """Adds a line to the history."""
+        is_torn = self.history.is_file() and not self.history.read_bytes().endswith(b"\n")  # the disk was full
         with self.history.open("a", encoding="utf-8") as file:
-            file.write("\n" * torn + json.dumps(event._asdict()) + "\n")
+            file.write("\n" * is_torn + json.dumps(event._asdict()) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def read_samples(self) -> list[Sample]:
-        """The last account of a few held-out pictures; none before the first evaluation."""
+        """Returns the last predictions for a few validation images; none before the first evaluation."""
         try:
             return [Sample(**row) for row in json.loads(self.samples.read_text(encoding="utf-8"))]
         except (OSError, ValueError, TypeError):
             return []
 
     def epochs(self) -> list[Epoch]:
-        """The history; of an epoch that a resumed run repeated, the last account."""
-        found: dict[int, Epoch] = {}
+        """Returns the history; of an epoch that a resumed run repeated, the last line."""
+        epochs: dict[int, Epoch] = {}
         if self.history.is_file():
             for line in self.history.read_text(encoding="utf-8").splitlines():
                 try:
                     event = Epoch(**json.loads(line))
-                except (ValueError, TypeError):  # a line that its process was killed in
+                except (ValueError, TypeError):  # the process was killed while it wrote the line
                     continue
-                found[event.epoch] = event
-        return [found[epoch] for epoch in sorted(found)]
+                epochs[event.epoch] = event
+        return [epochs[epoch] for epoch in sorted(epochs)]

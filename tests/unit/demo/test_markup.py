@@ -50,7 +50,7 @@ def test_where_a_run_stands_is_said_in_the_words_of_its_visitor(language: str, r
     shown = markup.progress(run, Status("queued", place=3), history, request)
     assert text["is_queued"].format(place=3) in shown
     assert text["best"].format(accuracy="50.0%", epoch=0) in shown
-    for what, key in {"report": "checking", "pictures": "reading", "features": "features"}.items():
+    for what, key in {"report": "checking", "images": "reading", "features": "features"}.items():
         event = {"event": "Preparing", "what": what, "done": 1200, "total": 4800}
         shown = markup.progress(run, Status("running", event=event), [], request)
         assert text[key].format(done="1,200", total="4,800") in shown

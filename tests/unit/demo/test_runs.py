@@ -60,7 +60,7 @@ def test_a_run_from_a_zip_to_a_model(runs: Runs, data: Path, base: Path) -> None
     assert folder and ResNet.from_pretrained(folder).config.labels == ["blue", "green", "red"]
     evaluation = run.evaluation()
     assert evaluation and evaluation["num_images"] == len(run.measured())
-    assert run.run.measured().called == "20% held out"
+    assert run.run.evaluation_split().name == "20% held out"
     with zipfile.ZipFile(run.pack("colours")) as packed:
         assert {"colours/config.json", "colours/model.safetensors", "colours/README.md"} <= set(packed.namelist())
         for name in packed.namelist():  # what is shared must not lead to the run
@@ -101,11 +101,11 @@ def test_photos_by_class_are_trained_on_as_their_report_says(runs: Runs, base: P
     runs.start(run, {"visitor"}, configure(run, base, recipe="head"))
     wait(lambda: runs.status(run).state in ("finished", "failed"))
     assert runs.status(run).state == "finished", runs.status(run)
-    split = json.loads(run.run.split.read_text())
+    split = run.run.read_split()
     images = run.pictures()["train"]
-    sides = [{images.read(place) for place in split[side]} for side in ("train", "held_out")]
+    sides = [{images.read(place) for place in indices} for indices in (split.train, split.validation)]
     assert not sides[0] & sides[1] and b"no picture" not in sides[0] | sides[1]
-    assert len(split["train"]) + len(split["held_out"]) == 21
+    assert len(split.train) + len(split.validation) == 21
 
 
 def test_a_data_set_leaves_as_it_came(runs: Runs, data: Path) -> None:

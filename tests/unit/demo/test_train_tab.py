@@ -19,7 +19,7 @@ from resnet_hub.demo.runs import PageRun
 from resnet_hub.errors import DataError
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Epoch, Failed, Finished, Pushed, Started, TimeUp
-from resnet_hub.training.loop import _reason
+from resnet_hub.training.loop import error_reason
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_names_of_a_data_set_on_the_hub_reach_its_run(tab: Any, tables: Repo) ->
 
 def test_what_does_not_fit_into_memory_is_told_with_what_the_page_has(tab: Any) -> None:
     run = tab.runs.create()
-    run.tell(Failed(_reason(MemoryError(), TrainConfig(data="", run="run"))))
+    run.tell(Failed(error_reason(MemoryError(), TrainConfig(data="", run="run"))))
     for language in ("en", "zh"):
         assert MESSAGES[language]["memory_full"] in tab.watch(run.id, None, from_browser(language))[tab.progress]
     tab.runs.delete(run)

@@ -121,10 +121,10 @@ show()
 
 def test_a_tab_that_closes_and_a_stop_keep_what_was_reached(devices: Devices, folder: Path) -> None:
     program = """
-from resnet_hub.training import loop as training
+from resnet_hub.training import events
 from resnet_hub.demo.i18n import PageError
 from dataclasses import replace
-training._TICK = 0.0
+events.PROGRESS_SECONDS = 0.0
 led = start(replace(config, epochs=5000))
 while len(run.run.epochs()) < 3:
     next(led)

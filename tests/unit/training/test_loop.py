@@ -34,10 +34,13 @@ from resnet_hub.datasets.report import DatasetReport
 from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
-from resnet_hub.training.config import RECIPES, TrainConfig
+from resnet_hub.training.config import RECIPES, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.events import Epoch, Event, Failed, Finished, Preparing, Progress, Started, Stopped
-from resnet_hub.training.loop import _Trainer, preview_augmentation, train
+from resnet_hub.training.loop import Trainer, train
+from resnet_hub.training.preview import preview_augmentation
 from resnet_hub.training.run_dir import RunDir
+from resnet_hub.training.sampling import create_generator, shuffle_indices
+from resnet_hub.training.schedule import image_size
 
 KILLS = int(os.environ.get("RESNET_HUB_KILLS", "4"))  # of each optimiser
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
@@ -57,7 +60,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
-    monkeypatch.setattr("resnet_hub.training.loop._TICK", 0.0)  # an event a step, and a picture looked at
+    monkeypatch.setattr("resnet_hub.training.events.PROGRESS_SECONDS", 0.0)  # an event per step, and per image
     return TrainConfig(
         data=str(pictures),
         run=str(tmp_path / "run"),
@@ -88,8 +91,8 @@ def until_started(events: Iterator[Event]) -> Started:
     return next(event for event in events if isinstance(event, Started))
 
 
-def set_up(config: TrainConfig, run: RunDir) -> _Trainer:
-    trainer = _Trainer(config, run)
+def set_up(config: ResolvedTrainConfig, run: RunDir) -> Trainer:
+    trainer = Trainer(config, run)
     list(trainer.set_up())
     return trainer
 
@@ -171,13 +174,13 @@ def test_settings_that_describe_no_run_are_refused_before_it_starts(config: Trai
         list(train(replace(config, data=str(tmp_path / "nowhere"))))
     grey = ResNetConfig(depths=(1,), width=8, stem="3x3", in_channels=1, mean=(0.5,), std=(0.5,), id2label={0: "a"})
     ResNet(grey).save_pretrained(tmp_path / "grey")
-    with pytest.raises(TrainingError, match="grey takes 1 channels, pictures have 3"):
+    with pytest.raises(TrainingError, match="grey takes 1 channels, images have 3"):
         list(train(replace(config, base=str(tmp_path / "grey"), architecture="resnet18")))
     with pytest.raises(TrainingError, match="fp16 needs a GPU"):
         list(train(replace(config, precision="fp16")))
     assert not RunDir(config.run).folder.exists()
     Path(config.run).write_text("a file in its place")
-    with pytest.raises(TrainingError, match="cannot be written"):
+    with pytest.raises(TrainingError, match="Cannot write the run"):
         list(train(config))
 
 
@@ -225,11 +228,9 @@ def test_every_option_reaches_the_weights(config: TrainConfig, tmp_path: Path) -
 
 
 def test_pictures_grow_over_the_epochs_up_to_the_size_of_the_network(config: TrainConfig) -> None:
-    config = replace(config, image_size=48, first_size=16, epochs=7, crop_pct=1.0).resolved()
-    trainer = set_up(config, RunDir(config.run))
-    assert [trainer._size(epoch) for epoch in range(7)] == [16, 16, 16, 32, 32, 48, 48]
-    plain = set_up(replace(config, first_size=None), RunDir(config.run))
-    assert {plain._size(epoch) for epoch in range(7)} == {48}
+    config = replace(config, image_size=48, first_size=16, epochs=7, crop_pct=1.0)
+    assert [image_size(16, 48, epoch, 7) for epoch in range(7)] == [16, 16, 16, 32, 32, 48, 48]
+    assert {image_size(None, 48, epoch, 7) for epoch in range(7)} == {48}
     assert isinstance(list(train(replace(config, epochs=3)))[-1], Finished)
     kept = ResNet.from_pretrained(RunDir(config.run).model).config
     assert (kept.image_size, kept.crop_pct) == (48, 1.0)
@@ -259,15 +260,15 @@ def test_compiled_steps_learn_the_same_and_a_missing_compiler_is_a_sentence(
 def test_a_network_that_its_last_step_has_spoilt_is_not_kept(
     config: TrainConfig, select: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluated = _Trainer._evaluate
+    validate = Trainer._validate
 
     def spoilt(trainer: Any) -> tuple[float, float]:
-        if trainer.epoch == 2:
-            for part in (trainer.model, trainer._kept):
-                torch.nn.init.constant_(part.get_parameter("fc.bias"), torch.nan)
-        return evaluated(trainer)
+        if trainer.position.epoch == 2:
+            for model in (trainer.state.model, trainer.state.evaluated_model):
+                torch.nn.init.constant_(model.get_parameter("fc.bias"), torch.nan)
+        return validate(trainer)
 
-    monkeypatch.setattr(_Trainer, "_evaluate", spoilt)
+    monkeypatch.setattr(Trainer, "_validate", spoilt)
     *_, last = train(replace(config, epochs=3, select=select))
     assert isinstance(last, Failed) and "The loss became nan in epoch 2" in last.reason
     assert all(value.isfinite().all() for value in weights(config).values())
@@ -294,12 +295,13 @@ def test_balancing_makes_a_rare_class_count(config: TrainConfig, pictures: Path,
             (rare / label / file.name).write_bytes(file.read_bytes())
     rare_config = replace(config, data=str(rare), epochs=1).resolved()
     trainer = set_up(rare_config, RunDir(config.run))
-    list(trainer._decode())
     assert trainer.class_weights[1] / trainer.class_weights[0] == pytest.approx(16 / 3)
     balanced = replace(config, data=str(rare), balance="sampling", batch_size=8).resolved()
     trainer = set_up(balanced, RunDir(config.run))
-    list(trainer._decode())
-    drawn = torch.cat([trainer.targets[trainer._order()] for trainer.epoch in range(20)])
+    generators = [create_generator(0, epoch) for epoch in range(20)]
+    targets, class_weights = trainer.targets, trainer.class_weights
+    orders = [shuffle_indices(targets, class_weights, balanced.balance, generator) for generator in generators]
+    drawn = torch.cat([targets[order] for order in orders])
     assert 0.4 < float(drawn.float().mean()) < 0.6
 
 
@@ -323,13 +325,12 @@ def test_a_few_held_out_pictures_are_told_with_what_the_kept_weights_make_of_the
     run = RunDir(config.run)
     samples = run.read_samples()
     assert [sample.label for sample in samples] == ["blue"] * 2 + ["green"] * 2 + ["red"] * 2
-    split = json.loads(run.split.read_text())
-    held_out = load_dataset(config.data)["train"].subset(split["held_out"])
+    held_out = load_dataset(config.data)["train"].subset(run.read_split().validation)
     classify = Classifier.from_pretrained(finished.model)
     for sample in samples:
-        (best,) = classify(held_out.sources[sample.place], top_k=1)
+        (best,) = classify(held_out.sources[sample.image_index], top_k=1)
         assert best["label"] == sample.predicted and best["score"] == pytest.approx(sample.score, abs=1e-5)
-        assert held_out.labels[held_out.targets[sample.place]] == sample.label
+        assert held_out.labels[held_out.targets[sample.image_index]] == sample.label
     assert RunDir(config.run + "-absent").read_samples() == []
 
 
@@ -421,7 +422,7 @@ def test_what_a_person_writes_on_a_finished_card_stays(config: TrainConfig, base
     list(train(head))
     path = RunDir(config.run).model / "README.md"
     text = path.read_text()
-    assert "It started from the weights of licensed, whose card states the licence: cc-by-nc-4.0." in text
+    assert "It started from the weights of licensed, whose card states the license: cc-by-nc-4.0." in text
     assert "\nlicense: cc-by-nc-4.0\n" in text
     path.write_text(text + "\nMy own words.\n")
     assert isinstance(list(train(head))[-1], Finished)
@@ -432,7 +433,7 @@ def test_a_run_stops_before_its_first_step_too(
     config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = replace(config, base=str(base), architecture="resnet18", recipe="head", epochs=None, image_size=None)
-    for what in ("report", "pictures", "features"):
+    for what in ("report", "images", "features"):
         monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / f"{what}-cache"))
         events = []
         for event in train(replace(head, run=str(tmp_path / what))):
@@ -495,7 +496,7 @@ def test_a_report_that_is_there_spares_a_look_at_every_picture(
         yield 1, 72
         return found
 
-    monkeypatch.setattr("resnet_hub.training.loop.iterate_report", reporting)
+    monkeypatch.setattr("resnet_hub.training.split.iterate_report", reporting)
     run.folder.mkdir()
     run.report.write_text(found.to_json())
     started = until_started(train(config))
@@ -541,7 +542,7 @@ def test_what_a_run_has_kept_is_measured_without_another_step(
         if isinstance(event, Epoch):
             RunDir(config.run).stop.touch()
     state = RunDir(config.run).state.read_bytes()
-    monkeypatch.setattr(_Trainer, "_train_step", None)  # such as one that does not fit into memory
+    monkeypatch.setattr(Trainer, "_train_step", None)  # such as one that does not fit into memory
     events = list(train(replace(config, epochs=9), phase="evaluate"))
     assert kinds(events) == ["Started", "TimeUp", "Finished"]
     card = (RunDir(config.run).model / "README.md").read_text()
@@ -585,7 +586,7 @@ def test_pieces_of_a_run_end_with_the_weights_of_the_unbroken_one(
     monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / "one"))
     list(train(unbroken))
     monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / "two"))
-    run, kind = RunDir(config.run), "pictures"
+    run, kind = RunDir(config.run), "images"
     first = list(train(config, phase="prepare"))
     told = kinds([event for event in first if not (isinstance(event, Preparing) and event.what == "report")])
     assert told == ["Started", "Preparing", "Preparing", "Stopped"] and not run.state.exists()
@@ -602,7 +603,7 @@ def test_pieces_of_a_run_end_with_the_weights_of_the_unbroken_one(
     last = list(train(config))
     assert kinds(last) == ["Started", "Finished"]
     assert equal(weights(config), weights(unbroken)) and run.evaluation.exists()
-    assert not run.pictures.exists() and not run.features.exists()
+    assert not run.images.exists() and not run.features.exists()
 
 
 def test_a_run_whose_time_is_up_is_measured_and_goes_on_to_the_same_weights(
@@ -687,16 +688,17 @@ def test_closing_the_generator_saves_where_it_was(config: TrainConfig, tmp_path:
 _RUNNER = """
 import dataclasses, json, os, signal, sys, time
 from resnet_hub import cli
-from resnet_hub.training import loop as training
+from resnet_hub.training import events
 from resnet_hub.training.config import TrainConfig
-training._TICK = 0.0
+from resnet_hub.training.loop import train
+events.PROGRESS_SECONDS = 0.0
 # all that a run imports, before it is forked
 import accelerate, datasets
 for line in sys.stdin:
     request = json.loads(line)
     child = os.fork()
     if not child:
-        for event in training.train(TrainConfig(**request["config"])):
+        for event in train(TrainConfig(**request["config"])):
             pass
         os._exit(0)
     if request["seconds"] is not None:
@@ -758,14 +760,16 @@ def test_a_full_disk_fails_in_a_sentence_and_leaves_the_old_state(config: TrainC
     script = f"""
 import resource
 from resnet_hub import cli
-from resnet_hub.training import loop as training
+from resnet_hub.training.loop import train
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.run_dir import RunDir
+from resnet_hub.training.sampling import create_generator, shuffle_indices
+from resnet_hub.training.schedule import image_size
 run = RunDir({config.run!r})
 size = run.state.stat().st_size
 facts = run.settings.read_text()
 run.settings.write_text(facts.replace('"epochs": 1', '"epochs": 2'))
-for event in training.train(TrainConfig(data="", run={config.run!r})):
+for event in train(TrainConfig(data="", run={config.run!r})):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
 print(event)
 """
@@ -798,8 +802,7 @@ def test_half_precision_runs_and_stays_near(config: TrainConfig, tmp_path: Path)
 def test_what_is_kept_is_measured_in_float32(config: TrainConfig) -> None:
     run = replace(config, precision="bf16", epochs=1, learning_rate=0.01, ema=0.0)
     finished = list(train(run))[-1]
-    split = json.loads(RunDir(run.run).split.read_text())
-    held_out = load_dataset(run.data)["train"].subset(split["held_out"])
+    held_out = load_dataset(run.data)["train"].subset(RunDir(run.run).read_split().validation)
     assert isinstance(finished, Finished)
     images = torch.from_numpy(held_out.decode(lambda image: image)).permute(0, 3, 1, 2) / 255
     model = ResNet.from_pretrained(finished.model).eval().requires_grad_(False)

@@ -119,7 +119,7 @@ def test_a_folder_gives_back_what_it_was_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"data": "a"}', '{"data": "a", "run": "b", "colour": 1}'])
 def test_a_folder_that_holds_no_run_is_one_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(TrainingError, match="holds no run that can be read"):
+    with pytest.raises(TrainingError, match="Cannot read the run in"):
         _ = RunDir(tmp_path).config
 
 

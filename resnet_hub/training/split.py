@@ -1,0 +1,126 @@
+"""Which images of a dataset a run trains, validates and evaluates on."""
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import NamedTuple
+
+import numpy as np
+
+from resnet_hub.atomic import write_atomic
+from resnet_hub.datasets.dataset import TEST, TRAIN, VALIDATION, ImageDataset, Splits
+from resnet_hub.datasets.inspect import iterate_report
+from resnet_hub.datasets.report import DatasetReport
+from resnet_hub.datasets.split import split_indices
+from resnet_hub.errors import DataError
+from resnet_hub.training import events
+from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.events import Preparing
+from resnet_hub.training.run_dir import RunDir, SplitRecord
+
+
+class RunImages(NamedTuple):
+    """The images of a run."""
+
+    train: ImageDataset
+    validation: ImageDataset  # compares the epochs
+    evaluation: ImageDataset  # evaluates the saved model at the end
+    validation_name: str  # such as "validation" or "20% held out"
+
+
+def create_split(
+    splits: Splits, config: TrainConfig, run: RunDir, should_stop: Callable[[], bool]
+) -> Generator[Preparing, None, bool]:
+    """Checks all images and writes `report.json` and `split.json`; returns False if it was asked to stop before.
+
+    Raises:
+        DataError: If the report finds a reason not to train on the dataset.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)  # first: the report takes long, and this may fail
+    report = _read_report(splits, run) or (yield from _create_report(splits, should_stop))
+    if report is None:
+        return False
+    report.check()
+    record = _choose_images(splits, report, config)
+    write_atomic(run.report, report.to_json())
+    run.write_split(record)
+    return True
+
+
+def select_images(splits: Splits, config: TrainConfig, run: RunDir) -> RunImages:
+    """Returns the images as `split.json` has them; raises `DataError` if the dataset changed since it was written."""
+    record, evaluation = run.read_split(), run.evaluation_split()
+    sizes = {name: len(images) for name, images in splits.items()}
+    labels = list(splits[TRAIN].labels)
+    if (record.images, record.labels) != (sizes, labels):
+        raise DataError(
+            f"The dataset {config.data} changed since the run began, from {record.images} images with the labels "
+            f"{record.labels[:5]} to {sizes} with {labels[:5]}; start a new run."
+        )
+    return RunImages(
+        splits[TRAIN].subset(record.train),
+        splits[record.validation_split].subset(record.validation),
+        splits[evaluation.split].subset(evaluation.indices),
+        record.validation_name,
+    )
+
+
+def _create_report(splits: Splits, should_stop: Callable[[], bool]) -> Generator[Preparing, None, DatasetReport | None]:
+    reported_at = time.monotonic()
+    with closing(iterate_report(splits)) as steps:
+        while not should_stop():
+            try:
+                done, total = next(steps)
+            except StopIteration as end:
+                report: DatasetReport = end.value
+                return report
+            if time.monotonic() - reported_at > events.PROGRESS_SECONDS:
+                reported_at = time.monotonic()
+                yield Preparing("report", done, total)
+    return None
+
+
+def _read_report(splits: Splits, run: RunDir) -> DatasetReport | None:
+    """Returns the report that is already in the run directory, if it is about these images."""
+    try:
+        report = DatasetReport.from_json(run.report.read_text(encoding="utf-8"))
+    except (FileNotFoundError, DataError):
+        return None
+    counts = {name: sum(row.images for row in report.classes if row.split == name) for name in splits}
+    for image in report.unreadable:
+        counts[image.split] = counts.get(image.split, 0) + 1
+    is_same = counts == {name: len(images) for name, images in splits.items()}
+    return report if is_same and report.labels == tuple(splits[TRAIN].labels) else None
+
+
+def _choose_images(splits: Splits, report: DatasetReport, config: TrainConfig) -> SplitRecord:
+    """Leaves out unreadable images, and holds out a part of the training images if there is no validation split.
+
+    If the epochs are compared, the test split takes no part in that: only the saved model is evaluated on it.
+    """
+    unreadable = {(image.split, image.name) for image in report.unreadable}
+
+    def readable(split: str) -> np.ndarray:
+        images = splits[split]
+        return np.array([index for index in range(len(images)) if (split, images.name(index)) not in unreadable])
+
+    train = readable(TRAIN)
+    candidates = (VALIDATION, TEST) if config.select == "last" else (VALIDATION,)
+    split = next((name for name in candidates if name in splits), None)
+    if split:
+        validation, name = readable(split), split
+    else:
+        images = splits[TRAIN].subset(train)
+        kept, held_out = split_indices(images.targets, config.validation, config.seed, report.group_duplicates(images))
+        train, validation, name = train[kept], train[held_out], f"{config.validation:.0%} held out"
+    if not len(validation):
+        raise DataError(f"The dataset {config.data} has too few images to hold some out; add more.")
+    return SplitRecord(
+        images={name: len(images) for name, images in splits.items()},
+        labels=list(splits[TRAIN].labels),
+        train=train.tolist(),
+        validation=validation.tolist(),
+        validation_split=split or TRAIN,
+        validation_name=name,
+        test=(readable(TEST).tolist() if TEST in splits and split != TEST else []) or None,
+    )

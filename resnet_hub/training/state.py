@@ -1,0 +1,115 @@
+"""The training state: what resuming a run needs, as one safetensors file."""
+
+import json
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from resnet_hub.atomic import write_atomic
+from resnet_hub.errors import TrainingError
+from resnet_hub.model import ResNet
+
+
+class Best(NamedTuple):
+    """The epoch whose weights are saved, and its validation metrics."""
+
+    epoch: int
+    accuracy: float
+    loss: float
+
+
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    epoch: int = 0  # completed epochs
+    step: int = 0  # completed steps of the current epoch
+    loss_sum: float = 0.0  # over those steps
+    best: Best | None = None
+    evaluations_since_best: int = 0
+    seconds: float = 0.0  # of training, over all processes that worked on the run
+    hardware: str = ""
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Position":
+        if "worse" in content:  # its name in version 0.1
+            content = content | {"evaluations_since_best": content["worse"]}
+        best = content["best"]
+        if isinstance(best, dict):  # version 0.1
+            best = (best["epoch"], best["accuracy"], best["loss"]) if best else None
+        values = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+        return cls(**values | {"best": best and Best(*best)})
+
+
+@dataclass
+class TrainingState:
+    """All that changes while a run trains. `save` and `load` keep it bit for bit."""
+
+    model: ResNet
+    average: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    scaler: "torch.amp.GradScaler | None"  # of fp16
+    position: Position
+
+    @property
+    def evaluated_model(self) -> ResNet:
+        """The weights that are evaluated and saved: the average, if there is one."""
+        return cast(ResNet, self.average.module) if self.average else self.model
+
+    def save(self, path: Path) -> None:
+        from safetensors.torch import save
+
+        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        if self.average:
+            tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
+        for index, buffers in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in buffers.items() if value is not None}
+        position = asdict(self.position) | ({"scaler": self.scaler.state_dict()} if self.scaler else {})
+        tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        write_atomic(path, save(tensors, metadata={"position": json.dumps(position)}))
+
+    def load(self, path: Path) -> None:
+        """Restores what `save` wrote into the objects of this state, all but the position: see `read_position`."""
+        from safetensors.torch import load_file
+
+        tensors = load_file(path)
+
+        def select(prefix: str) -> dict[str, Tensor]:
+            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+        self.model.load_state_dict(select("model."))
+        if self.average:
+            self.average.load_state_dict(select("average."))
+        buffers: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
+        momentum = {f"{index}.momentum_buffer": value for index, value in select("momentum.").items()}  # of older runs
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        for name, value in (select("optimizer.") or momentum).items():
+            index, _, key = name.partition(".")
+            # In the memory format of its weight: a fused kernel goes through both side by side.
+            buffers[int(index)][key] = torch.empty_like(weights[int(index)]).copy_(value) if value.ndim else value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": dict(buffers), "param_groups": groups})
+        if self.scaler:
+            self.scaler.load_state_dict(_read_metadata(path)["scaler"])
+
+
+def read_position(path: Path) -> Position:
+    """Reads how far a run has come, without its tensors; raises `TrainingError` if the file is damaged."""
+    from safetensors import SafetensorError
+
+    try:
+        return Position.from_dict(_read_metadata(path))
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise TrainingError(f"Cannot read the training state {path}: {error}. Start a new run.") from None
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return cast(dict[str, Any], json.loads(file.metadata()["position"]))

@@ -204,10 +204,8 @@ class Trainer:
         if self.phase == "evaluate" and position.best and not self.is_trained:
             self.time_is_up = True
             yield TimeUp(position.epoch, position.step)
-        if not (is_resumed and self.is_trained):
-            yield from self._train(is_resumed)
-            if not self.is_trained:
-                return
+        if not (is_resumed and self.is_trained) and not (yield from self._train(is_resumed)):
+            return
         if self.is_in_phases:
             yield Stopped(position.epoch, position.step, trained=True)
             return
@@ -220,18 +218,18 @@ class Trainer:
         assert best is not None  # of a trained run
         yield Finished(str(run.model), best.epoch, best.accuracy, best.loss, round(position.seconds, 1))
 
-    def _train(self, is_resumed: bool) -> Iterator[Event]:
-        """Decodes the images, fits the head of a base, and trains until the run is trained or yields `Stopped`."""
+    def _train(self, is_resumed: bool) -> Generator[Event, None, bool]:
+        """Decodes the images, fits the head of a base, and trains; returns whether the run is trained now."""
         start, position = time.monotonic(), self.position
         is_first_start_from_base = bool(self.config.base) and not is_resumed
         store = yield from self._load_images()
         if store is None or self.phase == "prepare" or self.is_asked_to_stop():
             yield Stopped(position.epoch, position.step)
-            return
+            return False
         self.store = store
         if is_first_start_from_base and not self.keeps_head and not (yield from self._fit_head()):
             yield Stopped(0, 0)
-            return
+            return False
         position.seconds += time.monotonic() - start
         self._create_state(is_resumed)
         if self.is_main:
@@ -241,6 +239,7 @@ class Trainer:
         except GeneratorExit:
             self._save_state()
             raise
+        return self.is_trained
 
     def _load_images(self) -> Generator[Preparing, None, ImageStore | None]:
         if self.run.images.is_file():

@@ -1,7 +1,7 @@
-"""What a ResNet is made of, and the table of those that have a name. Imports no torch.
+"""The configuration of a ResNet, and the table of named variants. Imports no torch.
 
 Table 1 and sections 3.3 and 4.2 of He et al. 2015, *Deep Residual Learning for Image Recognition*
-(https://arxiv.org/abs/1512.03385); wider kin from ResNeXt (https://arxiv.org/abs/1611.05431) and
+(https://arxiv.org/abs/1512.03385); wider variants from ResNeXt (https://arxiv.org/abs/1611.05431) and
 Wide ResNet (https://arxiv.org/abs/1605.07146); deep stems and shortcut D from *Bag of Tricks for Image Classification
 with Convolutional Neural Networks* (https://arxiv.org/abs/1812.01187).
 """
@@ -10,18 +10,18 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from reprlib import repr as brief  # of a value from a stranger's file, which may be huge
+from reprlib import repr as brief  # for values from untrusted files, which may be huge
 from typing import Any, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 from resnet_hub.errors import ConfigError
 
-SCHEMA = 2  # the newest of the "resnet_hub" section of config.json; raised when an older reader would misread it
-CUSTOM = "resnet_custom"  # the architecture of a network without a row below; no other library knows it
+SCHEMA = 2  # version of the "resnet_hub" section of config.json; raised when older readers would misread it
+CUSTOM = "resnet_custom"  # the architecture of networks without a name below, which no other library has
 
 _BASIC, _BOTTLENECK = {"block": "basic"}, {"block": "bottleneck"}
 _18 = {"depths": (2, 2, 2, 2)}
 _50, _101, _152, _200 = ({"depths": (3, middle, late, 3)} for middle, late in ((4, 6), (4, 23), (8, 36), (24, 36)))
-# The stems and shortcuts that timm names by a letter, after MXNet's model zoo
+# Stems and shortcuts that timm names by a letter, after MXNet's model zoo
 _C: dict[str, Any] = {"stem": "deep"}
 _D = _C | {"shortcut": "D"}
 _S = _C | {"stem_channels": (64, 64, 128)}
@@ -41,7 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "resnext101_64x4d": _BOTTLENECK | _101 | {"groups": 64, "group_width": 4},
     "wide_resnet50_2": _BOTTLENECK | _50 | {"group_width": 128},
     "wide_resnet101_2": _BOTTLENECK | _101 | {"group_width": 128},
-    # timm has these, torchvision does not
+    # in timm, not in torchvision
     "resnet10t": _BASIC | _T | {"depths": (1, 1, 1, 1)},
     "resnet14t": _BOTTLENECK | _T | {"depths": (1, 1, 1, 1)},
     "resnet18d": _BASIC | _D | _18,
@@ -83,9 +83,9 @@ _SINCE_2 = ("stage_widths", "stem_channels", "halve_first_stage")
 _NAMED_SINCE_2 = ("resnet26", "resnet200", "resnext101_32x4d", "resnext101_32x16d", "resnext101_32x32d")
 _PREPROCESSING = ("crop_pct", "crop_mode", "interpolation", "mean", "std")
 
-# A config from a stranger must not be able to ask for more.
+# Limits for configs from untrusted repos
 _MAX_PARAMETERS = 1_000_000_000
-_MAX_PEAK = 2**30  # numbers, 4 GB; ResNeXt-101 at 224 pixels has 14 million
+_MAX_PEAK = 2**30  # values, 4 GB in float32; ResNeXt-101 at 224 pixels has 14 million
 _MAX_IMAGE_SIZE = 2048
 _MAX_CHANNELS = 64
 _MAX_CLASSES = 100_000
@@ -111,30 +111,29 @@ class Convolution(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig:
-    """A network, its labels, and how a picture becomes its input: what the weights alone do not say.
+    """The network, its labels and its preprocessing: everything but the weights.
 
-    Raises `ConfigError`, with the field and its value, for what describes no network.
+    Raises:
+        ConfigError: A field is invalid; the message names it with its value.
     """
 
     id2label: dict[int, str] = field(default_factory=dict)  # class index -> label; empty: no head
     block: Literal["basic", "bottleneck"] = "basic"
     depths: tuple[int, ...] = (2, 2, 2, 2)  # blocks of each stage; each stage after the first halves the map
     width: int = 64  # channels of the stem and of the first stage; each stage after it doubles them
-    stage_widths: tuple[int, ...] = ()  # where they do not double: those of each stage, `width` first
+    stage_widths: tuple[int, ...] = ()  # channels of each stage, `width` first, where they do not double
     groups: int = 1  # of a bottleneck's 3x3 convolution (ResNeXt's cardinality)
     group_width: int = 64  # channels of each group in the first stage, at width 64 (torchvision's width_per_group)
-    stem: Literal["7x7", "3x3", "deep"] = "7x7"  # stride 2, then max-pool: 7x7, or deep, of three 3x3; 3x3: full size
-    stem_channels: tuple[
-        int, ...
-    ] = ()  # of its convolutions, where they are not `width`, in a deep one after two halves
+    stem: Literal["7x7", "3x3", "deep"] = "7x7"  # 7x7, or deep (three 3x3): stride 2, then max-pool; 3x3: full size
+    stem_channels: tuple[int, ...] = ()  # of each stem convolution; empty: `width`, in a deep stem after two of half
     shortcut: Literal["A", "B", "C", "D", "none"] = "B"  # section 3.3; D: average pool, then B; none: the plain network
-    stride_in_1x1: bool = False  # where a bottleneck halves the map: its first 1x1 (V1, the paper) or its 3x3 (V1.5)
+    stride_in_1x1: bool = False  # of a bottleneck: stride in the first 1x1 (V1, the paper) or in the 3x3 (V1.5)
     halve_first_stage: bool = False
     in_channels: int = 3
 
     image_size: int = 224  # both sides of the input, in pixels
     crop_pct: float = 0.875  # the short side is resized to int(image_size / crop_pct), then the centre is cropped
-    crop_mode: Literal["center", "squash"] = "center"  # squash: both sides are resized so, whatever their ratio
+    crop_mode: Literal["center", "squash"] = "center"  # squash: both sides are resized, ignoring the ratio
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of each channel, for pixels in 0..1
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -145,22 +144,28 @@ class ResNetConfig:
 
     @classmethod
     def from_name(cls, name: str, *, num_classes: int | None = None, **changes: Any) -> Self:
-        """The row `name` of `VARIANTS`, with any field changed; `num_classes` alone makes numbered labels.
+        """Create the config of a named variant.
 
-        Without `num_classes` and `id2label` the network has no head.
+        Args:
+            name: A key of `VARIANTS`.
+            num_classes: Number of classes, with numbered labels unless `id2label` is given too.
+            changes: Other values for any field. Without `num_classes` and `id2label` the network has no head.
+
+        Raises:
+            ConfigError: The name is unknown, or a field is unknown or invalid.
         """
         if name not in VARIANTS:
             raise ConfigError(f"Unknown architecture {name!r}; choose one of {', '.join(VARIANTS)}.")
         if unknown := sorted(changes.keys() - cls.__dataclass_fields__.keys()):
-            known = ", ".join(cls.__dataclass_fields__)
-            raise ConfigError(f"ResNetConfig has no field {unknown[0]!r}; it has {known}.")
+            names = ", ".join(cls.__dataclass_fields__)
+            raise ConfigError(f"ResNetConfig has no field {unknown[0]!r}; it has {names}.")
         if num_classes is not None:
             changes["id2label"] = label_table(changes.get("id2label"), num_classes)
         return cls(**(VARIANTS[name] | changes))
 
     @property
     def architecture(self) -> str:
-        """The row of `VARIANTS` that this network is, whatever its labels, channels and input size."""
+        """The name in `VARIANTS` of this network, whatever its labels, input channels and image size; else `CUSTOM`."""
         for name, row in VARIANTS.items():
             if all(getattr(self, key) == row.get(key, getattr(ResNetConfig, key)) for key in _STRUCTURE):
                 return name
@@ -176,7 +181,7 @@ class ResNetConfig:
 
     @property
     def expansion(self) -> int:
-        """Output channels of a block over the width of its stage."""
+        """Output channels of a block divided by the width of its stage."""
         return 4 if self.block == "bottleneck" else 1
 
     @property
@@ -201,16 +206,16 @@ class ResNetConfig:
 
     @property
     def num_features(self) -> int:
-        """Length of the pooled vector that the head sees."""
+        """Length of the pooled feature vector, the input of the head."""
         return self.stage_channels[-1]
 
     @property
     def resize_size(self) -> int:
-        """Short side of the picture before the centre crop, in pixels."""
+        """Short side of the image before the centre crop, in pixels."""
         return int(self.image_size / self.crop_pct)
 
     def convolutions(self) -> Iterator[Convolution]:
-        """Every convolution in order, the projections of the shortcuts included."""
+        """Every convolution in order, including the projections of the shortcuts."""
         size, inputs = self.image_size, self.in_channels
         if self.stem != "3x3":
             size = math.ceil(size / 2)
@@ -246,7 +251,7 @@ class ResNetConfig:
 
     @property
     def num_parameters(self) -> int:
-        """Learned numbers, without the running statistics of BatchNorm."""
+        """Number of learned values, without the running statistics of BatchNorm."""
         body = sum(convolution.weights + 2 * convolution.outputs for convolution in self.convolutions())
         return body + (self.num_features + 1) * self.num_classes
 
@@ -258,25 +263,25 @@ class ResNetConfig:
 
     @property
     def peak_numbers(self) -> int:
-        """Numbers that are held at once for one image: what a convolution takes, what it gives, and a copy of that."""
-        return max((part.inputs + 2 * part.outputs) * part.size**2 for part in self.convolutions())
+        """Largest number of values in memory for one image: a convolution's input, output and a copy of the output."""
+        return max((conv.inputs + 2 * conv.outputs) * conv.size**2 for conv in self.convolutions())
 
     @property
     def schema(self) -> int:
-        """The oldest schema whose readers understand this network."""
+        """The oldest schema whose readers can build this network."""
         newer = self.stem == "deep" or self.shortcut == "D" or self.crop_mode == "squash"
         newer |= any(getattr(self, key) for key in _SINCE_2) or self.architecture in _NAMED_SINCE_2
         return 2 if newer else 1
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `config.json`: timm's keys at the root, where transformers reads them too, and ours beside."""
+        """The content of `config.json`: timm's keys at the root, which transformers reads too, and our own section."""
         stride = math.prod(self.stage_strides) * (1 if self.stem == "3x3" else 4)
         pool = math.ceil(self.image_size / stride)
         content: dict[str, Any] = {
             "architecture": self.architecture,
             "num_classes": self.num_classes,
             "num_features": self.num_features,
-            "dtype": "float32",  # transformers would compute in that of the file, which may be half as wide
+            "dtype": "float32",  # else transformers computes in the dtype of the file, which may be half precision
             "pretrained_cfg": {
                 "input_size": [self.in_channels, self.image_size, self.image_size],
                 **{key: _plain(getattr(self, key)) for key in _PREPROCESSING},
@@ -294,9 +299,12 @@ class ResNetConfig:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """The network that a `config.json` of ours describes; what it says twice must agree.
+        """Read the content of a `config.json` that `to_dict` wrote; values stored twice must agree.
 
-        Those of timm and transformers are read by `convert.config_json.parse_config`.
+        `convert.config_json.parse_config` reads those of timm and transformers too.
+
+        Raises:
+            ConfigError: A value is missing, invalid or contradicts another.
         """
         if "resnet_hub" not in content:
             raise ConfigError("config.json has no section 'resnet_hub': it was written by another library.")
@@ -312,7 +320,7 @@ class ResNetConfig:
         values["id2label"] = label_table(names, content.get("num_classes"))
         config = cls(**values)
         name = content.get("architecture")
-        if name not in (None, CUSTOM, config.architecture):  # a network may have got its name since
+        if name not in (None, CUSTOM, config.architecture):  # a custom network may have a name by now
             raise ConfigError(f"config.json names the architecture {brief(name)}, but describes {config.architecture}.")
         return config
 
@@ -325,7 +333,7 @@ class ResNetConfig:
 
 
 def label_table(labels: Mapping[int, str] | list[str] | None, num_classes: int | None = None) -> dict[int, str]:
-    """`id2label` from a mapping, a list of labels, or a bare number of classes; both given must agree."""
+    """`id2label` from a mapping, a list of labels, or a number of classes; if both are given, they must agree."""
     if num_classes is not None and (type(num_classes) is not int or not 0 <= num_classes <= _MAX_CLASSES):
         raise ConfigError(f"num_classes is {brief(num_classes)}; expected a number from 0 to {_MAX_CLASSES}.")
     if labels is None:
@@ -338,17 +346,17 @@ def label_table(labels: Mapping[int, str] | list[str] | None, num_classes: int |
 
 def section(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """The object under `key` of a `config.json`; empty where it is missing or null."""
-    found = content.get(key)
-    if not isinstance(found, dict | None):
-        raise ConfigError(f"config.json has {key} of type {type(found).__name__}; expected an object.")
-    return found or {}
+    value = content.get(key)
+    if not isinstance(value, dict | None):
+        raise ConfigError(f"config.json has {key} of type {type(value).__name__}; expected an object.")
+    return value or {}
 
 
-def preprocessing_fields(picture: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that timm's `pretrained_cfg` gives. Not its `test_input_size`: timm leaves that out unless asked."""
-    values = {key: picture[key] for key in _PREPROCESSING if picture.get(key) is not None}
-    if picture.get("input_size") is not None:
-        match picture["input_size"]:
+def preprocessing_fields(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields in timm's `pretrained_cfg`. Its `test_input_size` is ignored, as timm does by default."""
+    values = {key: pretrained_cfg[key] for key in _PREPROCESSING if pretrained_cfg.get(key) is not None}
+    if pretrained_cfg.get("input_size") is not None:
+        match pretrained_cfg["input_size"]:
             case [channels, height, width] if height == width:
                 values |= {"in_channels": channels, "image_size": height}
             case other:
@@ -357,9 +365,10 @@ def preprocessing_fields(picture: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_json_object(text: str | bytes, name: str) -> dict[str, Any]:
+    """Parse a JSON file from an untrusted repo; `name` is its name in messages."""
     if len(text) > _MAX_JSON_BYTES:
         limit = f"{_MAX_JSON_BYTES // 2**20} MB"
-        raise ConfigError(f"{name} is larger than {limit}; it is no model configuration.")
+        raise ConfigError(f"{name} is larger than {limit}, so it is not a model configuration.")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -374,13 +383,13 @@ def _plain(value: Any) -> Any:
 
 
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config with lists as tuples; raises where a type, a range or a combination is wrong."""
+    """The fields with lists as tuples; raises `ConfigError` where a type, a range or a combination is wrong."""
     hints = get_type_hints(ResNetConfig)
     good = {key: _typed(key, value, hints[key]) for key, value in values.items()}
 
-    def need(condition: bool, key: str, wanted: str) -> None:
+    def need(condition: bool, key: str, expected: str) -> None:
         if not condition:
-            raise ConfigError(f"{key} is {brief(good[key])}; expected {wanted}.")
+            raise ConfigError(f"{key} is {brief(good[key])}; expected {expected}.")
 
     labels: dict[int, str] = good["id2label"]
     need(len(labels) <= _MAX_CLASSES, "id2label", f"at most {_MAX_CLASSES} labels")
@@ -413,7 +422,7 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
 
     config = object.__new__(ResNetConfig)
     config.__dict__.update(good | {"stage_widths": (), "stem_channels": ()})
-    # The same network is the same config: what would follow from `width` is not kept.
+    # Equal networks have equal configs: values that follow from `width` are dropped.
     if good["stage_widths"] == config.stage_planes:
         good["stage_widths"] = ()
     if good["stem_channels"] == config.stem_outputs:
@@ -421,16 +430,14 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     config.__dict__.update(good)
     if config.num_parameters > _MAX_PARAMETERS:
         limit = f"{_MAX_PARAMETERS:,}"
-        raise ConfigError(f"The network has {config.num_parameters:,} parameters; at most {limit} are built.")
+        raise ConfigError(f"The network has {config.num_parameters:,} parameters; the limit is {limit}.")
     if config.peak_numbers > _MAX_PEAK:
-        raise ConfigError(
-            f"The network holds {config.peak_numbers:,} numbers for one picture; at most {_MAX_PEAK:,} fit."
-        )
+        raise ConfigError(f"The network keeps {config.peak_numbers:,} values for one image; at most {_MAX_PEAK:,} fit.")
     return good
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:
-    """`value` as the annotation of its field has it; whole numbers pass for floats, lists for tuples."""
+    """Check a value against the type annotation of its field; integers become floats, lists become tuples."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         if value in arguments and isinstance(value, str):

@@ -86,7 +86,7 @@ def submit(
     stop_after = _training_time(timeout)
     token = token or get_token()
     if not token:
-        raise HubError("There is no token on this computer; log in with `hf auth login`.")
+        raise HubError("There is no token on this computer. Log in with `hf auth login`.")
     check_push_access(repo_id, private=private, token=token)
     package = Path(__file__).parent
     files = [

@@ -39,7 +39,7 @@ class ZeroPad(nn.Module):
 def shortcut(kind: str, inputs: int, outputs: int, stride: int) -> nn.Module:
     """Section 3.3: identity where the shape stays; else zero padding (A) or projection (B); C projects always.
 
-    D halves the map before it projects, so that no pixel is left out (https://arxiv.org/abs/1812.01187, section 4.2).
+    D halves the map before it projects, so that no pixel is skipped (https://arxiv.org/abs/1812.01187, section 4.2).
     """
     if kind == "C" or (kind == "B" and (stride != 1 or inputs != outputs)):
         return nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
@@ -64,7 +64,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        return self.relu(residual if self.plain else residual + self.downsample(x))
+        out: Tensor = self.relu(residual if self.plain else residual + self.downsample(x))
+        return out
 
 
 class Bottleneck(nn.Module):
@@ -89,14 +90,15 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         residual = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
         residual = self.bn3(self.conv3(residual))
-        return self.relu(residual if self.plain else residual + self.downsample(x))
+        out: Tensor = self.relu(residual if self.plain else residual + self.downsample(x))
+        return out
 
 
-class _Undrawn(TorchFunctionMode):
-    """No initial weights: none could be drawn on the meta device, and torch loads 900 modules to find that out."""
+class _SkipInitialisation(TorchFunctionMode):
+    """No random weights: the meta device has no values, and torch imports 900 modules to initialise tensors on it."""
 
     def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
@@ -114,9 +116,9 @@ class ResNet(nn.Module):
     def __init__(self, config: ResNetConfig, *, zero_init_residual: bool = False):
         super().__init__()
         self.config = config
-        self.card: str | None = None  # README.md of the folder it came from
-        self.stored_as = "float32"  # dtype of the weights in that folder
-        self.calibration: bytes | None = None  # of int8 for the weights in that folder
+        self.card: str | None = None  # README.md of the checkpoint that it was loaded from
+        self.stored_as = "float32"  # dtype of the weights in that checkpoint
+        self.calibration: bytes | None = None  # content of its `onnx/int8.json`
         self.conv1 = self._stem(config)
         self.bn1 = nn.BatchNorm2d(config.stem_outputs[-1])
         self.relu = nn.ReLU(inplace=True)
@@ -148,8 +150,8 @@ class ResNet(nn.Module):
         planes, stride = config.stage_planes[stage], config.stage_strides[stage]
         inputs = config.stage_channels[stage - 1] if stage else config.stem_outputs[-1]
         first = block(config, inputs, planes, stride)
-        rest = (block(config, planes * config.expansion, planes, stride=1) for _ in range(config.depths[stage] - 1))
-        return nn.Sequential(first, *rest)
+        others = (block(config, planes * config.expansion, planes, stride=1) for _ in range(config.depths[stage] - 1))
+        return nn.Sequential(first, *others)
 
     def _initialise(self, zero_init_residual: bool) -> None:
         for module in self.modules():
@@ -167,24 +169,26 @@ class ResNet(nn.Module):
         return self.bn1.weight.device
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.avgpool(self.forward_features(x)).flatten(1))
+        logits: Tensor = self.fc(self.avgpool(self.forward_features(x)).flatten(1))
+        return logits
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last stage's map (N, num_features, h, w)."""
+        """The last stage's feature map (N, num_features, h, w)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return x
 
     def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """The map of each stage (N, stage_channels[i], h_i, w_i), each half the size of the one before."""
+        """The feature map of each stage (N, stage_channels[i], h_i, w_i), each half the size of the one before."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        maps = []
+        feature_maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4)[: len(self.config.depths)]:
             x = stage(x)
-            maps.append(x)
-        return maps
+            feature_maps.append(x)
+        return feature_maps
 
     def reset_head(self, id2label: Mapping[int, str] | list[str] | None = None, num_classes: int | None = None) -> None:
-        """A fresh head for other labels, in place; with neither, none: the model then returns features."""
+        """Replace the head by a new one for other labels; with neither argument remove it, to return features."""
         self.config = replace(self.config, id2label=label_table(id2label, num_classes))
         classes, features = self.config.num_classes, self.config.num_features
         self.fc = nn.Linear(features, classes, device=self.device, dtype=self.dtype) if classes else nn.Identity()
@@ -199,19 +203,30 @@ class ResNet(nn.Module):
         dtype: str = "float32",
         **hub: Any,
     ) -> Self:
-        """The model of a checkpoint folder or a Hub repo `user/name`, in evaluation mode.
+        """Load a model from a checkpoint folder or the Hub, in evaluation mode.
 
-        `id2label` or `num_classes` asks for a fresh head on the same body. Weights of any precision become `dtype`,
-        or stay as they are with "auto": float32 is exact for them, and on a CPU it is faster than half precision.
-        `hub` takes `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder` and, where there are several files
-        of them, the name of one as `weights`. Strict: raises `CheckpointError` where config and weights disagree,
-        `HubError` where the Hub refuses.
+        Args:
+            source: A checkpoint folder, or a Hub repo `user/name`.
+            id2label: Labels of a new head on the same backbone, by class index or as a list.
+            num_classes: Number of classes of a new head, with numbered labels.
+            dtype: "float32", "float16" or "bfloat16" to cast the weights, "auto" to keep the dtype of the file. The
+                default represents all of them exactly, and on a CPU it is faster than half precision.
+            hub: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, and `weights`, the name of the
+                weights file where there are several.
+
+        Returns:
+            The model, whose config holds labels and preprocessing.
+
+        Raises:
+            CheckpointError: The folder is incomplete, or a key or shape of the weights differs from the config's.
+            ConfigError: The config describes a network that is not supported.
+            HubError: The Hub refuses, or cannot be reached and there is no cached copy.
         """
         from resnet_hub.checkpoints.folder import cast_weights, check_weights
         from resnet_hub.checkpoints.load import load_checkpoint
 
         checkpoint = load_checkpoint(source, **hub)
-        with torch.device("meta"), _Undrawn():  # no second copy: the loaded tensors become the parameters
+        with torch.device("meta"), _SkipInitialisation():  # the loaded tensors become the parameters: no second copy
             model = cls(checkpoint.config)
         weights = check_weights(model.state_dict(), checkpoint.weights)
         model.load_state_dict(weights if dtype == "auto" else cast_weights(weights, dtype), assign=True)
@@ -223,11 +238,20 @@ class ResNet(nn.Module):
     def save_pretrained(
         self, folder: str | Path, *, card: "str | CardContent | None" = None, dtype: str | None = None
     ) -> Path:
-        """Write config, weights and card as a checkpoint folder, whole or not at all; other files in it stay.
+        """Save config, weights and model card as a checkpoint folder. Other files in the folder stay.
 
-        `card` is a text, or facts for one; without, the card that the model came with stays as far as it is still true.
-        `dtype` "float16" or "bfloat16" halves the file; without, weights that came in half precision and have not
-        changed go back as they came.
+        Args:
+            folder: The folder, created if it does not exist. If saving fails, it is unchanged.
+            card: The text of the model card, or facts to render one from. By default the card that the model was loaded
+                with is kept, without metrics if the weights have changed.
+            dtype: "float16" or "bfloat16" to halve the file. By default weights loaded in half precision are saved in
+                it again, unless that would change their values; others are saved as float32.
+
+        Returns:
+            The path of the folder.
+
+        Raises:
+            CheckpointError: Labels and head disagree, a weight overflows in `dtype`, or the folder cannot be written.
         """
         from resnet_hub.checkpoints.folder import is_lossless_cast, save_checkpoint
 
@@ -244,9 +268,20 @@ class ResNet(nn.Module):
         dtype: str | None = None,
         **hub: Any,
     ) -> str:
-        """Save as `save_pretrained` does, and upload to the Hub repo `user/name` in one commit; returns its URL.
+        """Save the model as `save_pretrained` does, and upload it to the Hub in one commit.
 
-        `hub` takes `private`, `token`, `branch`, `create_pr` and `message`, as `checkpoints.push.push_folder`.
+        Args:
+            repo_id: The repo `user/name`, created if it does not exist.
+            card: See `save_pretrained`. A card that was edited on the Hub keeps its text.
+            dtype: See `save_pretrained`.
+            hub: `private`, `token`, `branch`, `create_pr`, `message`: see `checkpoints.push.push_folder`.
+
+        Returns:
+            The URL of the commit or pull request.
+
+        Raises:
+            CheckpointError: See `save_pretrained`.
+            HubError: The Hub refuses or cannot be reached.
         """
         from resnet_hub.checkpoints.push import push_folder
 

@@ -1,7 +1,7 @@
-"""Checkpoint folders on this disk: the names of their files, writing and checking them.
+"""Checkpoint folders on this disk: file names, writing and checking.
 
-A checkpoint folder holds `config.json` (see `ResNetConfig.to_dict`), `model.safetensors` with torchvision's key
-names, and the model card `README.md`. Imports torch only where weights move."""
+A checkpoint folder holds `config.json` (see `ResNetConfig.to_dict`), `model.safetensors` with torchvision's keys, and
+the model card `README.md`. Imports torch only where weights are read or written."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING
 
 from resnet_hub.atomic import replace_folder
 from resnet_hub.config import ResNetConfig
-from resnet_hub.errors import (
-    CheckpointError,
-    disk_is_full,
-)
+from resnet_hub.errors import CheckpointError, disk_is_full
 from resnet_hub.hub_client.errors import first_line
 from resnet_hub.hub_client.listing import sha256_file
 
@@ -24,14 +21,10 @@ if TYPE_CHECKING:
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 ONNX_FILE = "onnx/model.onnx"
-CALIBRATION_FILE = "onnx/int8.json"  # see `graph.Calibration`
+CALIBRATION_FILE = "onnx/int8.json"  # see `CalibrationRecord`
 PROCESSOR_FILE, INDEX_FILE = "preprocessor_config.json", "model.safetensors.index.json"  # of transformers
-STALE_FILES = (
-    "onnx",
-    PROCESSOR_FILE,
-    INDEX_FILE,
-)  # speak of other weights, or overrule the config: they go with the old
-DTYPES = ("float32", "bfloat16", "float16")  # that weights are stored as
+STALE_FILES = ("onnx", PROCESSOR_FILE, INDEX_FILE)  # describe old weights or overrule the config: removed with them
+DTYPES = ("float32", "bfloat16", "float16")  # that weights can be stored as
 
 
 def save_checkpoint(
@@ -43,11 +36,21 @@ def save_checkpoint(
     old_card: str | None = None,
     dtype: str | None = None,
 ) -> Path:
-    """Write a checkpoint folder beside `folder` and put it in its place, whole; other files in it stay.
+    """Write a checkpoint folder beside `folder`, then put it in its place; other files in it stay.
 
-    `card` is a text that is kept, or facts for a new one; without, `old_card` is kept as far as it is still true.
-    `dtype` is what the weights are stored as. Raises `CheckpointError` where the labels and the head disagree, a weight
-    has no room in `dtype`, or the disk refuses.
+    Args:
+        folder: The folder, created if it does not exist.
+        config: The network of the weights.
+        weights: The state dict.
+        card: A text that is kept, or facts to render a card from; None to keep what is still true of `old_card`.
+        old_card: The card that the model came with.
+        dtype: What the weights are stored as; None for their own dtype.
+
+    Returns:
+        The path of the folder.
+
+    Raises:
+        CheckpointError: Labels and head disagree, a weight overflows in `dtype`, or the folder cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -58,73 +61,81 @@ def save_checkpoint(
     check_head(config, weights, folder)
     weights = cast_weights(weights, dtype) if dtype else weights
     if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; name a folder to save the model in.")
+        raise CheckpointError(f"{folder} is a file. Name a folder to save the model in.")
+    replaced_files = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, *STALE_FILES)
     try:
-        with replace_folder(
-            folder, keep=lambda name: name not in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, *STALE_FILES)
-        ) as part:
-            (part / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+        with replace_folder(folder, keep=lambda name: name not in replaced_files) as new_folder:
+            (new_folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
             tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
-            save_file(tensors, part / WEIGHTS_FILE, metadata={"format": "pt"})
-            (part / WEIGHTS_FILE).chmod((part / CONFIG_FILE).stat().st_mode)  # safetensors gives it to its owner alone
-            sha256 = sha256_file(part / WEIGHTS_FILE)
+            save_file(tensors, new_folder / WEIGHTS_FILE, metadata={"format": "pt"})
+            # safetensors writes files that only their owner can read.
+            (new_folder / WEIGHTS_FILE).chmod((new_folder / CONFIG_FILE).stat().st_mode)
+            sha256 = sha256_file(new_folder / WEIGHTS_FILE)
             if isinstance(card, str):
                 text = mark_generated(card, sha256)
             else:
                 text = render_card(config, card, weights_sha256=sha256, dtype=storage_dtype(weights))
                 text = carry_over_card(old_card, text) if old_card is not None and card is None else text
-            (part / CARD_FILE).write_bytes(text.encode())
-    except (OSError, SafetensorError) as error:  # what was there before stays
+            (new_folder / CARD_FILE).write_bytes(text.encode())
+    except (OSError, SafetensorError) as error:  # the folder is unchanged
         reason = "the disk is full" if disk_is_full(error) else getattr(error, "strerror", None) or first_line(error)
-        raise CheckpointError(f"The model cannot be saved to {folder}: {reason}.") from None
+        raise CheckpointError(f"Cannot save the model to {folder}: {reason}.") from None
     return folder
 
 
 def check_weights(expected: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """`weights` for a network whose state dict is like `expected`; raises `CheckpointError` with what does not fit.
+    """Check that a state dict fits a network.
 
-    Only BatchNorm's `num_batches_tracked`, which older files lack and inference never reads, is filled in.
+    Args:
+        expected: The state dict of the network.
+        weights: The state dict to load.
+
+    Returns:
+        `weights`, with zeros for missing `num_batches_tracked`, which old files lack and inference does not read.
+
+    Raises:
+        CheckpointError: A key is missing, unexpected or has another shape; the message lists them.
     """
     import torch
 
-    full = dict(weights)
+    complete = dict(weights)
     for key in expected.keys() - weights.keys():
         if key.endswith(".num_batches_tracked"):
-            full[key] = torch.zeros((), dtype=torch.long)
+            complete[key] = torch.zeros((), dtype=torch.long)
     problems = {
-        "missing": [key for key in expected if key not in full],
-        "unexpected": [key for key in full if key not in expected],
+        "missing": [key for key in expected if key not in complete],
+        "unexpected": [key for key in complete if key not in expected],
         "misshapen": [
-            f"{key} ({_kind(full[key])} for {_kind(tensor)})"
+            f"{key} ({_describe_tensor(complete[key])} for {_describe_tensor(tensor)})"
             for key, tensor in expected.items()
-            if key in full and _kind(full[key]) != _kind(tensor)
+            if key in complete and _describe_tensor(complete[key]) != _describe_tensor(tensor)
         ],
     }
-    if found := [f"{len(keys)} {what}: {list_some(keys)}" for what, keys in problems.items() if keys]:
-        raise CheckpointError(f"The weights do not fit the network in {CONFIG_FILE}; {'; '.join(found)}.")
-    return full
+    if lines := [f"{len(keys)} {problem}: {list_some(keys)}" for problem, keys in problems.items() if keys]:
+        raise CheckpointError(f"The weights do not fit the network in {CONFIG_FILE}: {'; '.join(lines)}.")
+    return complete
 
 
 def cast_weights(weights: "Mapping[str, Tensor]", dtype: str) -> "dict[str, Tensor]":
-    """The weights as `dtype`, counters as they are; raises `CheckpointError` where a finite one becomes infinite."""
+    """Cast the floating-point weights to `dtype`; raises `CheckpointError` where a finite value becomes infinite."""
     import torch
 
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
-    done = {}
+    result = {}
     for key, tensor in weights.items():
-        done[key] = tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
-        if done[key].dtype != tensor.dtype and dtype == "float16" and bool((done[key].isinf() & ~tensor.isinf()).any()):
-            raise CheckpointError(f"{key} holds values above 65504, for which float16 has no room; take bfloat16.")
-    return done
+        cast = result[key] = tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+        if cast.dtype != tensor.dtype and dtype == "float16" and bool((cast.isinf() & ~tensor.isinf()).any()):
+            raise CheckpointError(f"{key} holds values above 65504, the limit of float16. Use bfloat16.")
+    return result
 
 
 def is_lossless_cast(weights: "Mapping[str, Tensor]", dtype: str) -> bool:
-    """Whether the weights lose nothing as `dtype`."""
+    """Whether no weight changes its value as `dtype`."""
     import torch
 
-    kind = getattr(torch, dtype)
-    return all(torch.equal(w.to(kind).to(w.dtype), w) for w in weights.values() if w.is_floating_point())
+    target = getattr(torch, dtype)
+    return all(torch.equal(w.to(target).to(w.dtype), w) for w in weights.values() if w.is_floating_point())
 
 
 def storage_dtype(weights: "Mapping[str, Tensor]") -> str:
@@ -134,6 +145,7 @@ def storage_dtype(weights: "Mapping[str, Tensor]") -> str:
 
 
 def check_head(config: ResNetConfig, weights: "Mapping[str, Tensor]", source: str | Path) -> None:
+    """Raise `CheckpointError` where the labels of the config and the outputs of the head differ in number."""
     head = weights.get("fc.weight")
     rows = head.shape[0] if head is not None and head.ndim else 0
     if rows != config.num_classes:
@@ -143,9 +155,10 @@ def check_head(config: ResNetConfig, weights: "Mapping[str, Tensor]", source: st
         )
 
 
-def _kind(tensor: "Tensor") -> str:
+def _describe_tensor(tensor: "Tensor") -> str:
     return f"{'x'.join(map(str, tensor.shape)) or 'scalar'}{'' if tensor.is_floating_point() else ' of whole numbers'}"
 
 
 def list_some(names: list[str], count: int = 3) -> str:
+    """The first names, shortened, for a message."""
     return ", ".join(name[:80] for name in names[:count]) + (", ..." if len(names) > count else "")

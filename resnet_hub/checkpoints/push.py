@@ -1,4 +1,4 @@
-"""Uploads checkpoint folders to the Hub, in one commit."""
+"""Upload checkpoint folders to the Hub, in one commit."""
 
 from functools import partial
 from pathlib import Path
@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from resnet_hub.checkpoints.folder import CARD_FILE, ONNX_FILE, STALE_FILES, WEIGHTS_FILE
 from resnet_hub.checkpoints.load import read_config, require_file
+from resnet_hub.checkpoints.model_card import set_repo_id, update_metadata
 from resnet_hub.checkpoints.source import REQUEST_TIMEOUT, fetch_files
 from resnet_hub.errors import (
     HubError,
 )
-from resnet_hub.hub_client.errors import _is_of_token, hub_errors
-from resnet_hub.hub_client.listing import fetch_digests, git_digest, read_listing
+from resnet_hub.hub_client.errors import hub_errors, is_token_error
+from resnet_hub.hub_client.listing import RepoListing, fetch_digests, git_digest, read_listing
 from resnet_hub.hub_client.retry import RETRIED_STATUSES, call_once, retry_call
 
 if TYPE_CHECKING:
@@ -19,10 +20,16 @@ if TYPE_CHECKING:
 
 
 def check_push_access(repo_id: str, *, private: bool | None = None, token: str | bool | None = None) -> None:
-    """Raises `HubError` where a push to `repo_id` would be refused: asked before the work that is to be pushed.
+    """Check that a push would be accepted, before the work whose result is pushed. Changes nothing on the Hub.
 
-    Of its name, a token that is there and is known, and the right to write to the repo, or to make it where it is
-    missing. With `private` a repo that is public is refused. Changes nothing on the Hub.
+    Args:
+        repo_id: The repo `user/name`, or a name for a repo of the token's user.
+        private: Whether the repo must be private if it exists.
+        token: A token of the Hub; None for the one that is logged in.
+
+    Raises:
+        HubError: The name is invalid, there is no valid token, it has no permission to write to the repo or to create
+            it, or the repo is public despite `private`.
     """
     from huggingface_hub import HfApi, errors, get_token
 
@@ -34,36 +41,36 @@ def check_push_access(repo_id: str, *, private: bool | None = None, token: str |
             if "/" in repo_id:
                 retry_call(api.auth_check, repo_id, write=True)
                 if private and retry_call(api.model_info, repo_id, timeout=REQUEST_TIMEOUT).private is not True:
-                    raise HubError(_exposed(repo_id))
+                    raise _public_repo_error(repo_id)
                 return
         except errors.RepositoryNotFoundError as error:
-            if _is_of_token(error.response):
+            if is_token_error(error.response):
                 raise
         try:
-            owners, role = retry_call(_account, api)  # only now: the Hub limits how often it is asked that
+            owners, role = retry_call(_token_owners, api)  # as late as possible: the Hub limits the rate of whoami
         except errors.HfHubHTTPError as error:
             if error.response.status_code == 429 and "/" in repo_id:
-                return  # whoever makes the repo is told
+                return  # the creation of the repo will be refused if the token is wrong
             raise
         if role == "read":
-            raise HubError(f"The token of {owners[0]} may not write to {repo_id}, only read; use one that may.")
+            raise HubError(f"The token of {owners[0]} cannot write to {repo_id}, only read. Use one that can.")
         if "/" not in repo_id:
             return check_push_access(f"{owners[0]}/{repo_id}", private=private, token=token)
         owner, _, name = repo_id.partition("/")
         if owner.casefold() not in map(str.casefold, owners):
-            known = " or ".join(f"{own}/{name}" for own in owners[:3])
-            raise HubError(f"The token may not make {repo_id}, as it is not {owner}'s; push to {known}.")
+            suggestions = " or ".join(f"{own}/{name}" for own in owners[:3])
+            raise HubError(f"The token cannot create {repo_id}, as it is not {owner}'s. Push to {suggestions}.")
 
 
-def _account(api: "HfApi") -> tuple[list[str], str | None]:
-    """Below whose names the token may make a repo, its own first; and what it may do, where the Hub tells."""
+def _token_owners(api: "HfApi") -> tuple[list[str], str | None]:
+    """The user and organizations that the token can create repos for, the user first, and the token's role."""
     user = api.whoami()
     owners = [user["name"], *(org["name"] for org in user.get("orgs") or () if org.get("roleInOrg") != "read")]
     return owners, ((user.get("auth") or {}).get("accessToken") or {}).get("role")
 
 
-def _exposed(repo_id: str) -> str:
-    return f"{repo_id} exists and is public; make it private in its settings, or push to another name."
+def _public_repo_error(repo_id: str) -> HubError:
+    return HubError(f"{repo_id} exists and is public. Make it private in its settings, or push to another name.")
 
 
 def push_folder(
@@ -76,78 +83,100 @@ def push_folder(
     create_pr: bool = False,
     message: str | None = None,
 ) -> str:
-    """Upload a checkpoint folder to the Hub repo `user/name` in one commit; returns its URL, or the pull request's.
+    """Upload a checkpoint folder to a Hub repo in one commit.
 
-    Creates the repo (`private` or not) and the branch where they are missing. Hidden files stay here. A README that was
-    edited on the Hub keeps its text; only metadata of ours is refreshed. Raises `HubError` where the Hub refuses.
+    Hidden files are left out, and files in the repo that belong to the old weights are deleted. A model card that was
+    edited on the Hub keeps its text; only its metadata is updated.
+
+    Args:
+        folder: The checkpoint folder.
+        repo_id: The repo `user/name`, created if it does not exist.
+        private: Whether a new repo is private; an existing public one is then refused.
+        token: A token of the Hub; None for the one that is logged in.
+        branch: The branch to commit to, created if it does not exist; None for `main`.
+        create_pr: Open a pull request instead of committing to the branch.
+        message: The commit message.
+
+    Returns:
+        The URL of the commit or of the pull request.
+
+    Raises:
+        CheckpointError: The folder is not a checkpoint.
+        HubError: The Hub refuses or cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, errors
-
-    from resnet_hub.checkpoints.model_card import set_repo_id, update_metadata
 
     folder = Path(folder).expanduser()
     config = read_config(folder)
     require_file(folder, WEIGHTS_FILE, folder)
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    files = {name: path for name, path in files.items() if not any(part.startswith(".") for part in name.split("/"))}
-
     if not create_pr:
         check_push_access(repo_id, token=token)
     with hub_errors(repo_id, revision=branch, token=token, writing=True):
         api = HfApi(token=token, library_name="resnet_hub")
-        repo_id = retry_call(
-            api.create_repo, repo_id, private=private, exist_ok=True
-        ).repo_id  # the user's name before it
+        repo_id = retry_call(api.create_repo, repo_id, private=private, exist_ok=True).repo_id  # with the user's name
         if branch and not create_pr:
             retry_call(api.create_branch, repo_id, branch=branch, exist_ok=True)
-        head = retry_call(api.model_info, repo_id, revision=branch, timeout=REQUEST_TIMEOUT)
-        listed = read_listing(repo_id, head)
-        if private and head.private is not True:
-            raise HubError(_exposed(repo_id))
-        additions = {name: CommitOperationAdd(name, path) for name, path in files.items() if name != CARD_FILE}
-        if CARD_FILE in files:
-            card = set_repo_id(files[CARD_FILE].read_bytes().decode(errors="replace"), repo_id, onnx=ONNX_FILE in files)
-            if CARD_FILE in listed.sizes:
-                old = fetch_files(repo_id, [CARD_FILE], listed.commit, token=token) / CARD_FILE
-                card = update_metadata(old.read_bytes().decode(errors="replace"), card)
+        info = retry_call(api.model_info, repo_id, revision=branch, timeout=REQUEST_TIMEOUT)
+        if private and info.private is not True:
+            raise _public_repo_error(repo_id)
+        listing = read_listing(repo_id, info)
+        additions: dict[str, CommitOperationAdd] = {
+            name: CommitOperationAdd(name, path) for name, path in _visible_files(folder).items()
+        }
+        if CARD_FILE in additions:
+            card = _card_to_push(folder, repo_id, listing, onnx=ONNX_FILE in additions, token=token)
             additions[CARD_FILE] = CommitOperationAdd(CARD_FILE, card.encode())
-        stale = [name for name in listed.sizes.keys() - additions.keys() if name.split("/")[0] in STALE_FILES]
-        for addition in additions.values():  # one at a time, in this thread: see `ask`
+        stale = [name for name in listing.sizes.keys() - additions.keys() if name.split("/")[0] in STALE_FILES]
+        for addition in additions.values():  # one by one, since `retry_call` has no timeout for parallel uploads
             retry_call(
                 api.preupload_lfs_files, repo_id, [addition], revision=branch, create_pr=create_pr, free_memory=False
             )
+        # The parent makes a second commit of the same push fail; a second pull request would be opened.
+        commit_call = call_once if create_pr else retry_call
         try:
-            commit = (
-                call_once if create_pr else retry_call
-            )(  # which the parent makes safe; a second proposal is one more
+            commit = commit_call(
                 partial(api.create_commit, repo_id),
                 [*additions.values(), *(CommitOperationDelete(name) for name in stale)],
                 commit_message=message or f"Upload {config.architecture} with resnet_hub",
                 revision=branch,
                 create_pr=create_pr,
-                parent_commit=listed.commit,  # whoever pushes at the same time is noticed, not overwritten
+                parent_commit=listing.commit,  # a push at the same time is detected, not overwritten
             )
         except errors.HTTPError as error:
             response = getattr(error, "response", None)
             if response is not None and response.status_code not in (412, *RETRIED_STATUSES):
                 raise
-            # A commit whose answer was lost is refused as someone else's when it is sent again.
-            if create_pr or not (found := _arrived(api, repo_id, branch, additions, stale)):
+            # If the response to a commit was lost, its retry is refused: the branch has moved.
+            if create_pr or not (pushed := _find_pushed_commit(api, repo_id, branch, additions, stale)):
                 raise
-            return f"{constants.ENDPOINT}/{repo_id}/commit/{found}"
+            return f"{constants.ENDPOINT}/{repo_id}/commit/{pushed}"
     return commit.pr_url or commit.commit_url
 
 
-def _arrived(
+def _visible_files(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their relative path, without hidden files and folders."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path for name, path in files.items() if not any(part.startswith(".") for part in name.split("/"))}
+
+
+def _card_to_push(folder: Path, repo_id: str, listing: RepoListing, *, onnx: bool, token: str | bool | None) -> str:
+    """The folder's card with the repo's name in its code, merged with the card in the repo."""
+    card = set_repo_id((folder / CARD_FILE).read_bytes().decode(errors="replace"), repo_id, onnx=onnx)
+    if CARD_FILE not in listing.sizes:
+        return card
+    remote = fetch_files(repo_id, [CARD_FILE], listing.commit, token=token) / CARD_FILE
+    return update_metadata(remote.read_bytes().decode(errors="replace"), card)
+
+
+def _find_pushed_commit(
     api: "HfApi", repo_id: str, branch: str | None, additions: "dict[str, CommitOperationAdd]", stale: list[str]
 ) -> str | None:
-    """The commit that a branch is at, where it has just what was to be pushed."""
+    """The commit of the branch, if it holds exactly the files of this push."""
     from huggingface_hub import errors
 
     try:
-        commit = read_listing(
-            repo_id, call_once(api.model_info, repo_id, revision=branch, timeout=REQUEST_TIMEOUT)
-        ).commit
+        info = call_once(api.model_info, repo_id, revision=branch, timeout=REQUEST_TIMEOUT)
+        commit = read_listing(repo_id, info).commit
         digests = call_once(fetch_digests, api, repo_id, [*additions, *stale], commit)
     except (errors.HTTPError, HubError):
         return None

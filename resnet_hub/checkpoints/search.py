@@ -1,17 +1,14 @@
-"""Searches the Hub for ResNets."""
+"""Search for ResNets on the Hub."""
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from resnet_hub.checkpoints.source import REQUEST_TIMEOUT
 from resnet_hub.hub_client.errors import translate_errors
-from resnet_hub.hub_client.listing import nonsense_error
-from resnet_hub.hub_client.retry import call_once
+from resnet_hub.hub_client.listing import malformed_response_error
+from resnet_hub.hub_client.retry import call_within
 
-if TYPE_CHECKING:
-    pass
-
-_ID = re.compile(r"([\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)  # of a model
+_REPO_ID = re.compile(r"([\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
 
 
 class SearchResult(NamedTuple):
@@ -19,38 +16,40 @@ class SearchResult(NamedTuple):
 
     id: str
     downloads: int
-    sure: bool  # that it is a ResNet, by its tags or its name
+    is_resnet: bool  # by its tags or its name; other models of timm may be anything
 
 
 def search_models(
     text: str, *, limit: int = 20, token: str | bool | None = None, timeout: float = REQUEST_TIMEOUT
 ) -> list[SearchResult]:
-    """Image classifiers on the Hub whose names match, most used first: those tagged as ResNets, and timm's.
+    """Search for image classifiers whose names contain `text`: models tagged as ResNets, and models of timm.
 
-    Raises `HubError` where the Hub does not answer.
+    Args:
+        text: A part of the model's name.
+        limit: Maximum number of results.
+        token: A token of the Hub; False for none, None for the one that is logged in.
+        timeout: Seconds without progress after which the search fails.
+
+    Returns:
+        The results by downloads, most first.
+
+    Raises:
+        HubError: The Hub cannot be reached, or its response is malformed.
     """
-    from huggingface_hub import constants, get_session
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    from huggingface_hub import HfApi, ModelInfo
 
-    def answer(tag: str) -> list[dict[str, Any]]:
-        reply = get_session().get(
-            f"{constants.ENDPOINT}/api/models",
-            params=asked | {"filter": tag, "limit": limit},
-            headers=build_hf_headers(token=token),
-            timeout=timeout,
-        )
-        hf_raise_for_status(reply)
-        return [{"id": model["id"], "downloads": model.get("downloads") or 0} for model in reply.json()]
+    def list_models(tag: str) -> list[ModelInfo]:
+        api, task = HfApi(token=token), "image-classification"
+        return list(api.list_models(filter=tag, search=text, pipeline_tag=task, sort="downloads", limit=limit))
 
-    asked: dict[str, Any] = {"search": text, "pipeline_tag": "image-classification", "sort": "downloads"}
-    found: dict[str, SearchResult] = {}
+    results: dict[str, SearchResult] = {}
     for tag in ("resnet", "timm"):
         with translate_errors("The search", None, writing=False):
-            answers = call_once(answer, tag)
-        for model in answers:
-            name, downloads = model["id"], model["downloads"]
-            if not isinstance(name, str) or not _ID.fullmatch(name) or not isinstance(downloads, int):
-                raise nonsense_error("the search", f"{name!r}, downloaded {downloads!r} times")
-            sure = tag == "resnet" or re.search("resne[tx]", name, re.IGNORECASE) is not None
-            found.setdefault(name, SearchResult(name, downloads, sure))
-    return sorted(found.values(), key=lambda model: -model.downloads)[:limit]
+            models = call_within(timeout, list_models, tag)
+        for model in models:
+            name, downloads = model.id, model.downloads or 0
+            if not isinstance(name, str) or not _REPO_ID.fullmatch(name) or not isinstance(downloads, int):
+                raise malformed_response_error("the search", f"{name!r}, downloaded {downloads!r} times")
+            is_resnet = tag == "resnet" or re.search("resne[tx]", name, re.IGNORECASE) is not None
+            results.setdefault(name, SearchResult(name, downloads, is_resnet))
+    return sorted(results.values(), key=lambda model: -model.downloads)[:limit]

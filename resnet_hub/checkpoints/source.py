@@ -1,171 +1,222 @@
-"""Where the files of a checkpoint come from: a folder, or one commit of a Hub repo by way of the cache."""
+"""Where the files of a checkpoint come from: a folder, or one commit of a Hub repo, fetched into the cache."""
 
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE, list_some
 from resnet_hub.config import ResNetConfig
-from resnet_hub.errors import (
-    CheckpointError,
-    HubError,
-    ResNetHubError,
-)
-from resnet_hub.hub_client.errors import error_message, hub_errors
+from resnet_hub.errors import CheckpointError, HubError, ResNetHubError
+from resnet_hub.hub_client.errors import error_message, first_line, hub_errors
 from resnet_hub.hub_client.listing import digest_file, fetch_digests, read_listing
 from resnet_hub.hub_client.retry import RETRIED_STATUSES, call_once, retry_call
 
-if TYPE_CHECKING:
-    pass
-
-_MAX_TEXT = 16 * 2**20  # bytes of any file but weights: a larger one is not fetched
-_BYTES_PER_PARAMETER = 9  # of float64, and a little for BatchNorm's statistics
+REQUEST_TIMEOUT = 10  # seconds after which a silent Hub counts as unreachable, and the cache is used
+_MAX_TEXT_BYTES = 16 * 2**20  # of every file but weights; larger ones are not fetched
+_BYTES_PER_PARAMETER = 9  # 8 of float64, and room for BatchNorm's statistics
+_MAX_NAME_LENGTH = 200  # characters of a file's path in a checkpoint; longer ones are ignored
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
-_MAX_NAME = 200  # characters of a file's path in a checkpoint: others are not seen
-REQUEST_TIMEOUT = 10  # seconds until a Hub that does not answer counts as unreachable, and the cache is used
 
 
-def is_valid_name(name: str) -> bool:
-    """Whether a file of that name is one of ours, and its name may stand in a sentence."""
-    return name.isprintable() and len(name) <= _MAX_NAME and ".." not in name.split("/")
+@dataclass(kw_only=True)
+class LocalFiles:
+    """The files of a folder on this disk, which may be the cached copy of a Hub repo."""
 
+    source: str | Path  # as the caller named it
+    folder: Path
+    names: list[str] = field(init=False)
+    hub_error: HubError | None = None  # why a cached copy is used, which may lack files
 
-class CheckpointSource:
-    """The files of a folder, or of one commit of a Hub repo, which are fetched as they are asked for."""
-
-    def __init__(
-        self,
-        source: str | Path,
-        *,
-        subfolder: str = "",
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-    ):
-        self.source = source
-        self.names: list[str] = []  # of the files
-        self._sizes: dict[str, int] = {}  # of those on the Hub, in bytes
-        self._subfolder = subfolder.strip("/")
-        self._cache, self._token = cache_dir, token
-        self._revision, self._commit = revision, ""  # as it was asked for, and what it is: all files are of that
-        self._folder: Path | None = None  # where they all are, unless they are fetched
-        self._trouble: HubError | str | None = None  # why they are of the cache, which may lack some
-        if ".." in self._subfolder.split("/") or "\\" in subfolder:
-            raise CheckpointError(f"{subfolder!r} is no folder inside of {source}.")
-        folder: Path | None = None
-        with suppress(OSError, RuntimeError):  # a name too long for this disk, a home that is not there
-            found = Path(source).expanduser()
-            folder = found if found.exists() else None
-        if folder:
-            return self._list(folder)
-        if isinstance(source, Path) or source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") > 1:
-            raise CheckpointError(f"There is no folder {source}; a model on the Hub is named user/name.")
-        with hub_errors(source, revision=revision, token=token):
-            self._ask(source, local_files_only)
-
-    def _list(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"{self.source} is a file; name the folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}."
-            )
-        self._folder = folder / self._subfolder
-        if not self._folder.is_dir():
-            raise CheckpointError(f"{self.source} has no folder {self._subfolder}.")
+    def __post_init__(self) -> None:
         try:
-            inner = [path.relative_to(self._folder).as_posix() for path in self._folder.glob(f"*/{CONFIG_FILE}")]
-            names = [path.name for path in self._folder.iterdir() if path.is_file()]
-            self.names = sorted(filter(is_valid_name, names + inner))
+            nested_configs = [path.relative_to(self.folder).as_posix() for path in self.folder.glob(f"*/{CONFIG_FILE}")]
+            names = [path.name for path in self.folder.iterdir() if path.is_file()]
         except OSError as error:
-            raise CheckpointError(f"{self.source} cannot be read: {error.strerror}.") from None
+            raise CheckpointError(f"Cannot read {self.source}: {error.strerror}.") from None
+        self.names = sorted(filter(_is_valid_name, names + nested_configs))
 
-    def _ask(self, repo_id: str, local_files_only: bool) -> None:
-        from huggingface_hub import HfApi, constants, errors, snapshot_download
-
-        cached: Path | None = None
-        with suppress(errors.LocalEntryNotFoundError):
-            copy: dict[str, Any] = {"revision": self._revision, "cache_dir": self._cache, "allow_patterns": []}
-            cached = Path(snapshot_download(repo_id, **copy, local_files_only=True))
-        trouble: Exception = errors.LocalEntryNotFoundError(repo_id)
-        if not local_files_only and not constants.is_offline_mode():
-            try:  # with a copy there is no need to ask twice
-                info = partial(HfApi(token=self._token).model_info, files_metadata=True, timeout=REQUEST_TIMEOUT)
-                head = read_listing(
-                    repo_id, (call_once if cached else retry_call)(info, repo_id, revision=self._revision)
-                )
-            except (errors.HTTPError, HubError) as error:
-                answered = (
-                    isinstance(error, errors.HfHubHTTPError) and error.response.status_code not in RETRIED_STATUSES
-                )
-                if cached is None or answered:
-                    raise
-                trouble = error
-            else:
-                inside = f"{self._subfolder}/" if self._subfolder else ""
-                own = {name.removeprefix(inside): size for name, size in head.sizes.items() if name.startswith(inside)}
-                self._sizes = {name: size for name, size in own.items() if is_valid_name(name)}
-                self.names, self._commit = list(self._sizes), head.commit
-                return
-        if cached is None:
-            raise trouble
-        self._list(cached)
-        self._trouble = (
-            trouble if isinstance(trouble, HubError) else error_message(trouble, repo_id, None, writing=False)
-        )
+    def fetch(self, *names: str) -> Path:
+        """The folder with those of the files that exist."""
+        return self.folder
 
     def check_size(self, weights: list[str], config: ResNetConfig) -> None:
-        """Refuses to fetch more than the weights of such a network can be; raises `CheckpointError`."""
-        size, most = sum(self._sizes.get(name, 0) for name in weights), config.num_parameters * _BYTES_PER_PARAMETER
-        if size > most + _MAX_TEXT:
-            raise CheckpointError(
-                f"The weights of {self.source} have {size / 1e6:,.0f} MB, but a network as in its {CONFIG_FILE} has no "
-                f"more than {most / 1e6:,.0f}; they are not fetched."
-            )
+        """Nothing is downloaded: any size is accepted."""
+
+    def count_parameters(self, name: str) -> dict[str, int]:
+        """The number of values in a weights file by their safetensors dtype, from its header."""
+        from safetensors import SafetensorError, safe_open
+
+        counts: dict[str, int] = {}
+        try:
+            with safe_open(self.folder / name, "np") as file:
+                for key in file.keys():  # noqa: SIM118, it is no mapping
+                    tensor = file.get_slice(key)
+                    dtype = tensor.get_dtype()
+                    counts[dtype] = counts.get(dtype, 0) + prod(tensor.get_shape())
+        except (SafetensorError, OSError, ValueError) as error:
+            raise damaged_error(name, self.source, error) from None
+        return counts
+
+    def missing_file_error(self, name: str) -> ResNetHubError:
+        """The error to raise where a required file does not exist."""
+        return self.hub_error or missing_file_error(name, self.names, self.source)
+
+
+@dataclass(kw_only=True)
+class HubFiles:
+    """The files of one commit of a Hub repo, fetched into the cache on request."""
+
+    source: str  # the repo id
+    revision: str | None  # branch, tag or commit as the caller named it
+    commit: str
+    subfolder: str
+    sizes: dict[str, int]  # path inside `subfolder` -> bytes
+    token: str | bool | None
+    cache_dir: str | Path | None
 
     @property
-    def here(self) -> Path | None:
-        """The folder that they are in, unless they are fetched."""
-        return self._folder
+    def names(self) -> list[str]:
+        return list(self.sizes)
 
-    def absent(self, name: str) -> ResNetHubError:
-        """What to raise where a file is missing."""
-        return (
-            HubError(str(self._trouble))
-            if self._trouble
-            else CheckpointError(missing_file_message(name, self.names, self.source))
-        )
+    def fetch(self, *names: str) -> Path:
+        """The folder in the cache with those of the files that exist."""
+        for name in names:
+            size = self.sizes.get(name, 0)
+            if size > _MAX_TEXT_BYTES and not name.endswith(".safetensors"):
+                limit = _MAX_TEXT_BYTES >> 20
+                raise CheckpointError(f"{name} of {self.source} has {size / 1e6:,.0f} MB; at most {limit} are read.")
+        paths = [self._path(name) for name in names if name in self.sizes]
+        with hub_errors(self.source, revision=self.revision, token=self.token):
+            folder = fetch_files(self.source, paths, self.commit, token=self.token, cache_dir=self.cache_dir)
+            _update_ref(folder, self.revision or "main", set(self.names), self.subfolder)
+        return folder / self.subfolder
 
-    def header(self, name: str) -> Any:
-        """What huggingface_hub reads of a file of weights with a range request."""
+    def check_size(self, weights: list[str], config: ResNetConfig) -> None:
+        """Raise `CheckpointError` where the files are larger than the weights of such a network can be."""
+        size, limit = sum(self.sizes.get(name, 0) for name in weights), config.num_parameters * _BYTES_PER_PARAMETER
+        if size > limit + _MAX_TEXT_BYTES:
+            raise CheckpointError(
+                f"The weights of {self.source} have {size / 1e6:,.0f} MB, but a network as in its {CONFIG_FILE} has at "
+                f"most {limit / 1e6:,.0f}. They are not fetched."
+            )
+
+    def count_parameters(self, name: str) -> dict[str, int]:
+        """The number of values in a weights file by their safetensors dtype, from its header by a range request."""
         from huggingface_hub import HfApi
         from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
-        path, source = f"{self._subfolder}/{name}".lstrip("/"), str(self.source)
-        with hub_errors(source, revision=self._revision, token=self._token):
+        with hub_errors(self.source, revision=self.revision, token=self.token):
             try:
-                api = HfApi(token=self._token)
-                return retry_call(api.parse_safetensors_file_metadata, source, path, revision=self._commit)
-            except (SafetensorsParsingError, NotASafetensorsRepoError):
-                raise CheckpointError(f"{name} of {source} is damaged; ask its author to save it again.") from None
+                read_header = HfApi(token=self.token).parse_safetensors_file_metadata
+                metadata = retry_call(read_header, self.source, self._path(name), revision=self.commit)
+            except (SafetensorsParsingError, NotASafetensorsRepoError) as error:
+                raise damaged_error(name, self.source, error) from None
+        return {str(dtype): count for dtype, count in metadata.parameter_count.items()}
 
-    def get(self, *names: str) -> Path:
-        """The folder with those of the files that there are."""
-        if self._folder:
-            return self._folder
-        source, paths = str(self.source), []
-        for name in names:
-            if self._sizes.get(name, 0) > _MAX_TEXT and not name.endswith(".safetensors"):
-                raise CheckpointError(
-                    f"{name} of {source} has {self._sizes[name] / 1e6:,.0f} MB; at most {_MAX_TEXT >> 20} are read."
-                )
-            if name in self.names:
-                paths.append(f"{self._subfolder}/{name}".lstrip("/"))
-        with hub_errors(source, revision=self._revision, token=self._token):
-            folder = fetch_files(source, paths, self._commit, token=self._token, cache_dir=self._cache)
-            _remember(folder, self._revision or "main", set(self.names), self._subfolder)
-        return folder / self._subfolder
+    def missing_file_error(self, name: str) -> ResNetHubError:
+        """The error to raise where a required file does not exist."""
+        return missing_file_error(name, self.names, self.source)
+
+    def _path(self, name: str) -> str:
+        return f"{self.subfolder}/{name}".lstrip("/")
+
+
+def open_source(
+    source: str | Path,
+    *,
+    subfolder: str = "",
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> LocalFiles | HubFiles:
+    """List the files of a checkpoint, without fetching any.
+
+    Args:
+        source: A folder, or the name `user/name` of a Hub repo.
+        subfolder: Path of the checkpoint inside the source.
+        revision: Branch, tag or commit of a repo.
+        token: A token of the Hub; False for none, None for the one that is logged in.
+        cache_dir: The cache to fetch into, in place of the default one.
+        local_files_only: Use the cached copy of a repo, without any request.
+
+    Returns:
+        `LocalFiles` for a folder, and for a repo whose cached copy is used since the Hub cannot be reached; else
+        `HubFiles`.
+
+    Raises:
+        CheckpointError: There is no such folder.
+        HubError: The Hub refuses, or it cannot be reached and the repo is not in the cache.
+    """
+    if ".." in subfolder.split("/") or "\\" in subfolder:
+        raise CheckpointError(f"{subfolder!r} is not a folder inside {source}.")
+    subfolder = subfolder.strip("/")
+    folder: Path | None = None
+    with suppress(OSError, RuntimeError):  # a name too long for the disk, an unknown home directory
+        path = Path(source).expanduser()
+        folder = path if path.exists() else None
+    if folder:
+        return _open_folder(source, folder, subfolder)
+    if isinstance(source, Path) or source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") > 1:
+        raise CheckpointError(f"There is no folder {source}. A model on the Hub is named user/name.")
+    with hub_errors(source, revision=revision, token=token):
+        return _open_repo(source, subfolder, revision, token, cache_dir, local_files_only)
+
+
+def _open_folder(source: str | Path, folder: Path, subfolder: str, hub_error: HubError | None = None) -> LocalFiles:
+    if not folder.is_dir():
+        raise CheckpointError(f"{source} is a file. Name the folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}.")
+    if not (folder / subfolder).is_dir():
+        raise CheckpointError(f"{source} has no folder {subfolder}.")
+    return LocalFiles(source=source, folder=folder / subfolder, hub_error=hub_error)
+
+
+def _open_repo(
+    repo_id: str,
+    subfolder: str,
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+) -> LocalFiles | HubFiles:
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
+
+    cached: Path | None = None
+    with suppress(errors.LocalEntryNotFoundError):
+        options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "allow_patterns": []}
+        cached = Path(snapshot_download(repo_id, **options, local_files_only=True))
+    failure: Exception = errors.LocalEntryNotFoundError(repo_id)
+    if not local_files_only and not constants.is_offline_mode():
+        model_info = partial(HfApi(token=token).model_info, files_metadata=True, timeout=REQUEST_TIMEOUT)
+        call = call_once if cached else retry_call  # with a cached copy there is no need to wait
+        try:
+            listing = read_listing(repo_id, call(model_info, repo_id, revision=revision))
+        except (errors.HTTPError, HubError) as error:
+            refused = isinstance(error, errors.HfHubHTTPError) and error.response.status_code not in RETRIED_STATUSES
+            if cached is None or refused:
+                raise
+            failure = error
+        else:
+            prefix = f"{subfolder}/" if subfolder else ""
+            sizes = {name.removeprefix(prefix): n for name, n in listing.sizes.items() if name.startswith(prefix)}
+            return HubFiles(
+                source=repo_id,
+                revision=revision,
+                commit=listing.commit,
+                subfolder=subfolder,
+                sizes={name: size for name, size in sizes.items() if _is_valid_name(name)},
+                token=token,
+                cache_dir=cache_dir,
+            )
+    if cached is None:
+        raise failure
+    if not isinstance(failure, HubError):
+        failure = HubError(error_message(failure, repo_id, None, writing=False))
+    return _open_folder(repo_id, cached, subfolder, failure)
 
 
 def fetch_files(
@@ -176,11 +227,16 @@ def fetch_files(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
 ) -> Path:
-    """The folder of a commit in the cache, with those files of it.
+    """Fetch files of a commit into the cache and check their digests; huggingface_hub checks only their sizes.
 
-    The client checks the size of what it fetches, this the digest: a file is marked before it is fetched, until it was
-    checked, whatever happens to this process. A damaged one is deleted and fetched once more; raises `HubError` where
-    it comes damaged again.
+    A mark beside the cache stays until the file was checked, even if this process is killed. A damaged file is deleted
+    and fetched once more.
+
+    Returns:
+        The folder of the commit in the cache.
+
+    Raises:
+        HubError: A file arrived damaged twice.
     """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.file_download import repo_folder_name
@@ -195,22 +251,22 @@ def fetch_files(
             mark.touch()
         for _ in range(2 if mark.exists() else 0):
             retry_call(hf_hub_download, repo_id, name, revision=commit, token=token, cache_dir=cache_dir)
-            if _is_whole(repo_id, folder, name, token):
+            if _has_right_digest(repo_id, folder, name, token):
                 mark.unlink(missing_ok=True)
                 break
             file.resolve().unlink(missing_ok=True)
-            file.unlink(missing_ok=True)  # the link to what was just deleted
+            file.unlink(missing_ok=True)  # the link to the deleted file
         else:
             if mark.exists():
                 raise HubError(
-                    f"{name} of {repo_id} came damaged from {constants.ENDPOINT} twice: its digest is not the one that "
-                    "the Hub names; check the connection and its proxy, or try again later."
+                    f"{name} of {repo_id} arrived damaged from {constants.ENDPOINT} twice: its digest differs from the "
+                    "one that the Hub lists. Check the connection and its proxy, or try again later."
                 )
     return folder
 
 
-def _is_whole(repo_id: str, folder: Path, name: str, token: str | bool | None) -> bool:
-    """Whether a file has the digest that the Hub names; a commit's folder, relative name."""
+def _has_right_digest(repo_id: str, folder: Path, name: str, token: str | bool | None) -> bool:
+    """Whether a file in the folder of a commit has the digest that the Hub lists."""
     from huggingface_hub import HfApi
 
     if (folder / name).is_symlink():
@@ -220,29 +276,42 @@ def _is_whole(repo_id: str, folder: Path, name: str, token: str | bool | None) -
     return digest is None or len(digest) not in (40, 64) or digest == digest_file(folder / name, len(digest))
 
 
-def _remember(folder: Path, revision: str, names: set[str], subfolder: str) -> None:
-    """What a branch is at, for a time without the Hub: once all that there was of the commit before is here too."""
-    reference = folder.parents[1] / "refs" / revision
+def _update_ref(folder: Path, revision: str, names: set[str], subfolder: str) -> None:
+    """Point the cache's ref of a branch to the new commit, for later use offline.
+
+    Only once each file that was fetched of the previous commit, and still exists, was fetched of the new one too.
+    """
+    ref = folder.parents[1] / "refs" / revision
     if revision == folder.name:
         return
     with suppress(OSError, ValueError):
-        before = folder.parent / reference.read_text() / subfolder if reference.is_file() else folder
-        old = {path.relative_to(before).as_posix() for path in before.rglob("*") if path.is_file()}
-        if all((folder / subfolder / name).is_file() for name in old & names):
-            reference.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(reference, folder.name)
+        previous = folder.parent / ref.read_text() / subfolder if ref.is_file() else folder
+        previous_names = {path.relative_to(previous).as_posix() for path in previous.rglob("*") if path.is_file()}
+        if all((folder / subfolder / name).is_file() for name in previous_names & names):
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(ref, folder.name)
 
 
-def missing_file_message(name: str, present: list[str], source: str | Path) -> str:
-    if name == CONFIG_FILE and (
-        inner := [other.rpartition("/")[0] for other in present if other.endswith(f"/{CONFIG_FILE}")]
-    ):
-        return f'{source} has no {name} but folders that have one: open one, as subfolder="{inner[0]}".'
-    if pickle := next((other for other in present if other.endswith(_PICKLES)), None):
-        return (
-            f"{source} has no {name} but {pickle}, a pickle, which is never opened because it can run code; "
-            f"if you trust it, convert it with `resnet-hub convert {pickle} FOLDER`."
+def _is_valid_name(name: str) -> bool:
+    """Whether a file name can belong to a checkpoint and be printed in a message."""
+    return name.isprintable() and len(name) <= _MAX_NAME_LENGTH and ".." not in name.split("/")
+
+
+def missing_file_error(name: str, names: list[str], source: str | Path) -> CheckpointError:
+    """The error for a checkpoint without the file `name` that has the files `names`."""
+    subfolders = [other.rpartition("/")[0] for other in names if other.endswith(f"/{CONFIG_FILE}")]
+    if name == CONFIG_FILE and subfolders:
+        return CheckpointError(
+            f'{source} has no {name}, but its subfolders have one. Choose one, such as subfolder="{subfolders[0]}".'
         )
-    return (
-        f"{source} has no {name}, so it is no checkpoint that can be opened; it has {list_some(present) or 'nothing'}."
-    )
+    if pickle := next((other for other in names if other.endswith(_PICKLES)), None):
+        return CheckpointError(
+            f"{source} has no {name} but {pickle}, a pickle, which is never opened because it can run code. "
+            f"If you trust it, convert it with `resnet-hub convert {pickle} FOLDER`."
+        )
+    present = list_some(names) or "no files"
+    return CheckpointError(f"{source} has no {name}, so it is not a checkpoint. It has {present}.")
+
+
+def damaged_error(name: str, source: str | Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{name} of {source} is damaged ({first_line(error)}). Fetch or save it again.")

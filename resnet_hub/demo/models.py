@@ -148,7 +148,7 @@ class Models:
 def _search_hub(text: str) -> list[str]:
     from resnet_hub.checkpoints.search import search_models
 
-    return [found.id for found in search_models(text, token=False, timeout=_SEARCH_TIMEOUT) if found.sure]
+    return [found.id for found in search_models(text, token=False, timeout=_SEARCH_TIMEOUT) if found.is_resnet]
 
 
 def sweep_downloads(limit: int = DOWNLOADS, kept: float = _PREPARED) -> None:

@@ -1,1 +1,1 @@
-"""How the Hugging Face Hub is asked."""
+"""Calls of the Hugging Face Hub: retries, errors, listings."""

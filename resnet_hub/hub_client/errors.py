@@ -1,118 +1,115 @@
-"""Turns whatever huggingface_hub raises into a `HubError` of one sentence."""
+"""Errors of huggingface_hub as a `HubError` with one readable message."""
 
 import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from resnet_hub.errors import (
-    HubError,
-    disk_is_full,
-    one_line,
-)
+from resnet_hub.errors import HubError, disk_is_full, one_line
 from resnet_hub.hub_client.retry import parse_retry_after
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextmanager
 def hub_errors(
     repo_id: str, *, revision: str | None = None, token: str | bool | None = None, writing: bool = False
 ) -> Iterator[None]:
-    """Turn whatever huggingface_hub raises about the model `repo_id` into a `HubError` of one sentence."""
+    """Raise `HubError` for any error of huggingface_hub about the repo, and for an invalid name or token."""
     from huggingface_hub.utils import validate_repo_id
 
     if isinstance(token, str) and not re.fullmatch(r"[!-~]+", token):
-        raise HubError("The token holds characters that no token has; copy it again, without blanks around it.")
+        raise HubError("The token contains characters that no token has. Copy it again, without blanks around it.")
     with translate_errors(repo_id, revision, writing=writing):
         validate_repo_id(repo_id)
         yield
 
 
 @contextmanager
-def translate_errors(about: str, revision: str | None, *, writing: bool) -> Iterator[None]:
+def translate_errors(subject: str, revision: str | None, *, writing: bool) -> Iterator[None]:
+    """Raise `HubError` for any error of huggingface_hub; `subject` is the repo id, or what was requested."""
     from huggingface_hub import errors
 
     try:
         yield
     except (
-        errors.HTTPError,  # refusals, and every failure of the connection
+        errors.HTTPError,  # responses with an error, and all connection failures
         errors.HFValidationError,
         errors.EntryNotFoundError,
         errors.LocalTokenNotFoundError,
         errors.OfflineModeIsEnabled,
         errors.XetDownloadError,
-        RuntimeError,  # an upload that failed
+        RuntimeError,  # a failed upload
         ValueError,  # metadata that the Hub does not accept
         OSError,
     ) as error:
-        raise HubError(error_message(error, about, revision, writing)) from None
+        raise HubError(error_message(error, subject, revision, writing)) from None
 
 
-def error_message(error: Exception, about: str, revision: str | None, writing: bool) -> str:
+def error_message(error: Exception, subject: str, revision: str | None, writing: bool) -> str:
+    """The message for an error of huggingface_hub: subject, cause, what to do."""
     from huggingface_hub import constants, errors
 
     hub = constants.ENDPOINT
     if isinstance(error.__cause__, errors.HTTPError) and not isinstance(error, errors.HTTPError):
-        error = error.__cause__  # what kept the cache from being filled, or the upload from going through
-    failed = f"{about} cannot be {'pushed' if writing else 'fetched'}"
+        error = error.__cause__  # why the cache lacks a file, or why an upload failed
+    failure = f"{subject} cannot be {'pushed' if writing else 'fetched'}"
     match error:
         case errors.LocalEntryNotFoundError():
-            return f"{about} is not in the cache, and it may not be fetched now: go online once, or name a folder."
+            return f"{subject} is not in the cache, and downloads are switched off. Go online once, or name a folder."
         case errors.HFValidationError():
-            return f"{about!r} is neither a folder here nor the name of a model on the Hub, such as user/name."
+            return f"{subject!r} is neither a folder nor the name of a model on the Hub. Write it as user/name."
         case errors.GatedRepoError():
-            return f"{about} is gated: ask for access at {hub}/{about}, then use a token of the account that has it."
-        case errors.RepositoryNotFoundError() if not _is_of_token(error.response):
+            return f"{subject} is gated. Request access at {hub}/{subject}, then use a token of that account."
+        case errors.RepositoryNotFoundError() if not is_token_error(error.response):
             return (
-                f"There is no folder and no model on the Hub named {about}, or it is private: check the name, or "
-                "log in with `hf auth login` as someone who may see it."
+                f"There is no folder and no model on the Hub named {subject}, or it is private. Check the name, or "
+                "log in with `hf auth login`."
             )
         case errors.RevisionNotFoundError():
-            return f"{about} has no branch, tag or commit {revision or 'main'}; see {hub}/{about}/commits."
+            return f"{subject} has no branch, tag or commit {revision or 'main'}. See {hub}/{subject}/commits."
         case errors.DisabledRepoError():
-            return f"The Hub has disabled {about}; choose another model."
+            return f"The Hub has disabled {subject}. Choose another model."
         case errors.LocalTokenNotFoundError():
-            return "There is no token on this computer; log in with `hf auth login`."
+            return "There is no token on this computer. Log in with `hf auth login`."
         case errors.OfflineModeIsEnabled():
-            return f"The Hub is switched off by HF_HUB_OFFLINE; unset it to reach {about}."
+            return f"HF_HUB_OFFLINE is set. Unset it to reach {subject}."
         case errors.HfHubHTTPError():
-            return _refusal(error.response.status_code, error, about, failed, writing)
+            return _status_message(error, subject, failure, writing)
         case errors.HTTPError():
             reason = type(error).__name__ if type(error) is not errors.HTTPError else str(error)
-            return f"{failed}: the Hub at {hub} cannot be reached ({reason}); check the connection and try again."
+            return f"{failure}: the Hub at {hub} cannot be reached ({reason}). Check the connection and try again."
     if disk_is_full(error):
-        return f"{failed}: the disk of the Hub's cache ({constants.HF_HUB_CACHE}) is full; make room and try again."
-    return f"{failed}: {first_line(error)}."
+        return f"{failure}: the disk of the Hub's cache ({constants.HF_HUB_CACHE}) is full. Make room and try again."
+    return f"{failure}: {first_line(error)}."
 
 
-def _is_of_token(response: Any) -> bool:
-    """Whether a refusal is of a token, one that has expired or been deleted: the client takes it for a missing repo."""
+def is_token_error(response: Any) -> bool:
+    """Whether the token is expired or deleted; huggingface_hub raises `RepositoryNotFoundError` for that too."""
     return response.status_code == 401 and "token" in response.headers.get("X-Error-Message", "").lower()
 
 
-def _refusal(status: int, error: Any, about: str, failed: str, writing: bool) -> str:
+def _status_message(error: Any, subject: str, failure: str, writing: bool) -> str:
+    """The message for a response with an error status."""
+    status = error.response.status_code
     match status:
         case 401:
-            said = f" ({one_line(error.server_message)})" if _is_of_token(error.response) else ""
-            return f"{failed}: the Hub does not accept the token{said}; log in with `hf auth login`."
+            detail = f" ({one_line(error.server_message)})" if is_token_error(error.response) else ""
+            return f"{failure}: the Hub does not accept the token{detail}. Log in with `hf auth login`."
         case 403 if writing:
-            return f"The token may not write to {about}; use one that may, or propose the change with create_pr."
+            return f"The token cannot write to {subject}. Use one that can, or propose the change with create_pr."
         case 403:
-            return f"The token may not read {about}; use one with that permission."
+            return f"The token cannot read {subject}. Use one with that permission."
         case 409 | 412:
-            return f"{about} was changed by someone else at the same time; look at the change, then push again."
+            return f"{subject} was changed by someone else at the same time. Look at the change, then push again."
         case 429:
-            wait = parse_retry_after(error.response.headers)
-            return f"{failed}: the Hub limits how often it is asked; try again in {_time(wait)}."
+            delay = _format_delay(parse_retry_after(error.response.headers))
+            return f"{failure}: the Hub limits the rate of requests. Try again in {delay}."
         case _ if status >= 500:
-            return f"{failed}: the Hub has a problem of its own ({status}); try again in some minutes."
-    return f"The Hub refused {about} ({status}): {one_line(error.server_message or first_line(error))}."
+            return f"{failure}: the Hub has a server error ({status}). Try again in some minutes."
+    return f"The Hub refused {subject} ({status}): {one_line(error.server_message or first_line(error))}."
 
 
-def _time(seconds: float | None) -> str:
+def _format_delay(seconds: float | None) -> str:
     if seconds is None:
         return "some minutes"
     for unit, length in (("hours", 3600), ("minutes", 60)):
@@ -122,4 +119,5 @@ def _time(seconds: float | None) -> str:
 
 
 def first_line(error: object) -> str:
+    """The first line of an error's text, or its type where it has none."""
     return one_line((str(error).strip().splitlines() or [type(error).__name__])[0])

@@ -1,8 +1,9 @@
-"""How long a Hub that is slow, busy or broken is waited for: until nothing has come for `SECONDS`.
+"""Retries and timeouts for calls of huggingface_hub: a call fails once nothing has arrived for `TIMEOUT` seconds.
 
-huggingface_hub asks again by itself, but waits as long as the Hub says (an hour, where that is its `Retry-After`), and
-for some answers without end. Its requests pass through hooks here while `ask` calls it, and through none otherwise:
-whatever else this process asks the Hub is left alone. Xet, which moves large files of the Hub itself, has no hooks."""
+huggingface_hub does not retry a 503 on most GET requests, sleeps for as long as `Retry-After` says (an hour, if it says
+so), and retries other responses without end. Hooks on its HTTP client measure the progress of each call made through
+this module; other requests of the process pass through them unchanged. Uploads and downloads by Xet have no hooks.
+"""
 
 import re
 import time
@@ -17,137 +18,153 @@ from typing import Any, ParamSpec, TypeVar
 from resnet_hub.errors import HubError
 
 TIMEOUT = 15.0
-_PROGRESS = 2**16  # bytes since the last progress that count as some: whoever sends fewer has stalled
-_PAUSE = 8.0  # seconds, at most, that huggingface_hub waits where the Hub names no wait
-_MISREAD = (LookupError, TypeError, AttributeError, AssertionError, NameError)  # an answer of another kind
-RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)  # faults that may be gone when one asks again
+RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)  # may succeed when retried
+
+_MIN_PROGRESS = 2**16  # bytes; a body that grows by fewer within the timeout has stalled
+_MAX_BACKOFF = 8.0  # seconds that huggingface_hub sleeps at most where a response names no delay
+_MAX_RETRY_AFTER = 1e6  # seconds, about eleven days
+_UNEXPECTED = (LookupError, TypeError, AttributeError, AssertionError, NameError)  # raised on malformed responses
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class _Clock:
-    """Of a call: since when nothing has come, the time of what was sent meanwhile left out."""
+    """When a call last made progress; the time that sending takes is not counted."""
 
-    def __init__(self) -> None:
-        self.since = time.monotonic()
-        self.failure: Any = None  # since then, an answer if there was one: small ones on the way to the next are none
-
-        self.reached: dict[str, int] = {}  # of bodies by their path, in bytes: the same ones again are no progress
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.last_progress = time.monotonic()
+        self.failure: Any = None  # exception or response since the last progress
+        self.furthest_byte: dict[str, int] = {}  # of each response body, by its path: a byte read twice is no progress
 
     @property
-    def left(self) -> float:
-        return self.since + TIMEOUT - time.monotonic()
+    def seconds_left(self) -> float:
+        return self.last_progress + self.timeout - time.monotonic()
 
-    def check(self) -> None:
-        if self.left <= 0:
+    def raise_if_expired(self) -> None:
+        if self.seconds_left <= 0:
             if hasattr(self.failure, "status_code"):
-                _refuse(self.failure)
-            # Of no kind that huggingface_hub would answer by asking again.
-            raise _http().HTTPError(f"no answer for {TIMEOUT:.0f} seconds")
+                _raise_for_status(self.failure)
+            # The base class: huggingface_hub retries only subclasses of it.
+            raise _http_library().HTTPError(f"no answer for {self.timeout:.0f} seconds")
 
 
-_clock: ContextVar[_Clock | None] = ContextVar("_clock", default=None)  # of the call that this thread is in
+_current_clock: ContextVar[_Clock | None] = ContextVar("_current_clock", default=None)  # of this thread's call
 
 
 def retry_call(call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-    """A call of huggingface_hub, asked again after a fault that passes, for as long as our patience lasts.
+    """Call a function of huggingface_hub, and call it again after a temporary failure until the timeout.
 
-    The call must be one that may be made twice. Raises what huggingface_hub does, and `HubError` for an answer that no
-    Hub gives. What the client does in threads of its own, such as several uploads at once, is not hurried.
+    Args:
+        call: A function that may be called twice. Threads that it starts, such as parallel uploads, have no timeout.
+        args: Its positional arguments.
+        options: Its keyword arguments.
+
+    Raises:
+        HubError: The response is not one of a Hub.
+        Exception: What huggingface_hub raises.
     """
-    return _asked(partial(call, *args, **options), again=True)
+    return _call(partial(call, *args, **options), retry=True)
 
 
 def call_once(call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-    """The same for a call that has another answer than asking again."""
-    return _asked(partial(call, *args, **options), again=False)
+    """As `retry_call`, but without a retry: for callers that have another way out."""
+    return _call(partial(call, *args, **options), retry=False)
 
 
-def _asked(call: Callable[[], T], *, again: bool) -> T:
+def call_within(timeout: float, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """As `call_once`, with a timeout in seconds in place of `TIMEOUT`."""
+    return _call(partial(call, *args, **options), retry=False, timeout=timeout)
+
+
+def _call(call: Callable[[], T], *, retry: bool, timeout: float | None = None) -> T:
     from huggingface_hub import constants, errors
 
-    with request_timeout() as clock:
-        pause = 1.0
+    http = _http_library()
+    with request_timeout(timeout) as clock:
+        backoff = 1.0
         while True:
             try:
                 return call()
-            except (errors.HfHubHTTPError, _http().RemoteProtocolError, _http().ReadError) as error:
+            except (errors.HfHubHTTPError, http.RemoteProtocolError, http.ReadError) as error:
                 response = getattr(error, "response", None)
-                wait = parse_retry_after(response.headers) if response is not None else None
-                wait = pause if wait is None else wait
-                passes = response is None or response.status_code in RETRIED_STATUSES
+                retry_after = parse_retry_after(response.headers) if response is not None else None
+                delay = backoff if retry_after is None else retry_after
+                is_temporary = response is None or response.status_code in RETRIED_STATUSES
                 clock.failure = error if response is None else response
-                if not again or not passes or wait >= clock.left:
+                if not retry or not is_temporary or delay >= clock.seconds_left:
                     raise
-            except (JSONDecodeError, RecursionError, *_MISREAD, _http().InvalidURL):
+            except (JSONDecodeError, RecursionError, *_UNEXPECTED, http.InvalidURL):
                 raise HubError(
-                    f"What answers at {constants.ENDPOINT} is no Hub; check HF_ENDPOINT, the connection and its proxy."
+                    f"The server at {constants.ENDPOINT} is no Hub. Check HF_ENDPOINT, the connection and its proxy."
                 ) from None
-            time.sleep(wait)
-            pause *= 2
+            time.sleep(delay)
+            backoff *= 2
 
 
 @contextmanager
-def request_timeout() -> Iterator[_Clock]:
-    """Requests of this thread to the Hub wait no longer than `SECONDS` for something to come."""
+def request_timeout(timeout: float | None = None) -> Iterator[_Clock]:
+    """Limit how long requests of this thread to the Hub wait without progress: `timeout` or `TIMEOUT` seconds."""
     from huggingface_hub import get_session
 
     client = get_session()
     hooks = client.event_hooks
-    if _before not in hooks["request"]:
-        client.event_hooks = {"request": [*hooks["request"], _before], "response": [*hooks["response"], _after]}
-    clock = _Clock()
-    token = _clock.set(clock)
+    if _before_request not in hooks["request"]:
+        client.event_hooks = {
+            "request": [*hooks["request"], _before_request],
+            "response": [*hooks["response"], _after_response],
+        }
+    clock = _Clock(timeout or TIMEOUT)
+    token = _current_clock.set(clock)
     try:
         yield clock
     finally:
-        _clock.reset(token)
-
-
-_FOREVER = 1e6  # seconds, about eleven days: whatever a server asks beyond it
+        _current_clock.reset(token)
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that an answer asks to wait, by any of the headers for that."""
+    """The delay in seconds that a response asks for, by any of the headers for that."""
     from email.utils import parsedate_to_datetime
 
     from huggingface_hub.utils import parse_ratelimit_headers
 
     text = headers.get("Retry-After", "").strip()
     if text.isdecimal():
-        return min(float(text), _FOREVER)
+        return min(float(text), _MAX_RETRY_AFTER)
     try:
-        return min(max(0.0, parsedate_to_datetime(text).timestamp() - time.time()), _FOREVER)
+        return min(max(0.0, parsedate_to_datetime(text).timestamp() - time.time()), _MAX_RETRY_AFTER)
     except (ValueError, OverflowError):
         limit = parse_ratelimit_headers(headers)
-        return float(min(limit.reset_in_seconds, int(_FOREVER))) if limit and not limit.remaining else None
+        return min(float(limit.reset_in_seconds), _MAX_RETRY_AFTER) if limit and not limit.remaining else None
 
 
-def _before(request: Any) -> None:
-    if (clock := _clock.get()) is None:
+def _before_request(request: Any) -> None:
+    if (clock := _current_clock.get()) is None:
         return
-    clock.check()
-    given = request.extensions.get("timeout") or {}
-    limits = {what: given.get(what) or TIMEOUT for what in ("connect", "read", "write", "pool")}
-    request.extensions["timeout"] = {what: min(seconds, clock.left) for what, seconds in limits.items()}
-    request.stream = _watched()(request.stream, clock)
+    clock.raise_if_expired()
+    timeouts = request.extensions.get("timeout") or {}
+    request.extensions["timeout"] = {
+        phase: min(timeouts.get(phase) or clock.timeout, clock.seconds_left)
+        for phase in ("connect", "read", "write", "pool")
+    }
+    request.stream = _measured_stream()(request.stream, clock)
 
 
-def _after(response: Any) -> None:
-    if (clock := _clock.get()) is None:
+def _after_response(response: Any) -> None:
+    if (clock := _current_clock.get()) is None:
         return
     if response.status_code in RETRIED_STATUSES:
         clock.failure = response
-        wait = parse_retry_after(response.headers)
-        if (_PAUSE if wait is None else wait + 1) >= clock.left:
-            _refuse(response)
+        retry_after = parse_retry_after(response.headers)
+        if (_MAX_BACKOFF if retry_after is None else retry_after + 1) >= clock.seconds_left:
+            _raise_for_status(response)
     else:
         start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-        response.stream = _watched()(response.stream, clock, response.url.path, int(start[1]) if start else 0)
+        response.stream = _measured_stream()(response.stream, clock, response.url.path, int(start[1]) if start else 0)
 
 
-def _refuse(response: Any) -> None:
+def _raise_for_status(response: Any) -> None:
     from huggingface_hub.utils import hf_raise_for_status
 
     if not response.is_closed:
@@ -155,39 +172,39 @@ def _refuse(response: Any) -> None:
     hf_raise_for_status(response)
 
 
-def _http() -> Any:
-    """The HTTP library of huggingface_hub, whichever it is."""
+def _http_library() -> Any:
+    """The HTTP library of the installed huggingface_hub: httpx, or httpx2 from 2.4 on."""
     from huggingface_hub import errors
 
     return import_module(errors.HTTPError.__module__.partition(".")[0])
 
 
 @cache
-def _watched() -> Any:
-    class Watched(_http().SyncByteStream):  # type: ignore[misc]
-        """A body on its way. One that came is progress; one that was sent is none until it is answered."""
+def _measured_stream() -> Any:
+    class MeasuredStream(_http_library().SyncByteStream):  # type: ignore[misc]
+        """The body of a request (without `path`) or of a response, whose bytes move the clock."""
 
         def __init__(self, stream: Any, clock: _Clock, path: str | None = None, start: int = 0):
             self.stream, self.clock, self.path, self.start = stream, clock, path, start
 
         def __iter__(self) -> Iterator[bytes]:
-            clock, place, then = self.clock, self.start, time.monotonic()
-            reached = self.start if self.path is None else clock.reached.setdefault(self.path, self.start)
-            for part in self.stream:
-                place += len(part)
-                if place >= reached + _PROGRESS:
-                    now, reached = time.monotonic(), place
-                    if self.path is None:
-                        clock.since, then = clock.since + now - then, now
+            clock, position, sent_at = self.clock, self.start, time.monotonic()
+            reached = self.start if self.path is None else clock.furthest_byte.setdefault(self.path, self.start)
+            for chunk in self.stream:
+                position += len(chunk)
+                if position >= reached + _MIN_PROGRESS:
+                    now, reached = time.monotonic(), position
+                    if self.path is None:  # sending stops the clock: only a response is progress
+                        clock.last_progress, sent_at = clock.last_progress + now - sent_at, now
                     else:
-                        clock.since, clock.failure, clock.reached[self.path] = now, None, place
-                clock.check()
-                yield part
+                        clock.last_progress, clock.failure, clock.furthest_byte[self.path] = now, None, position
+                clock.raise_if_expired()
+                yield chunk
             if self.path is not None and clock.failure is None:
-                clock.since = time.monotonic()
+                clock.last_progress = time.monotonic()
 
         def close(self) -> None:
             if close := getattr(self.stream, "close", None):
                 close()
 
-    return Watched
+    return MeasuredStream

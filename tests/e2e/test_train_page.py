@@ -420,7 +420,7 @@ def test_a_run_for_a_larger_machine_goes_to_a_job(browser: Browser, address: str
     page.get_by_label("Time limit").click()
     page.get_by_role("option", name="30m").click()
     page.get_by_role("button", name="Start the job").click()
-    expect(page.locator("#train-notice")).to_contain_text("may not make stranger/as-job")
+    expect(page.locator("#train-notice")).to_contain_text("cannot create stranger/as-job")
     page.locator("#job-repo input, #job-repo textarea").fill("user/as-job")
     page.get_by_role("button", name="Start the job").click()
     progress = page.locator("#progress")

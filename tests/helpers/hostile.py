@@ -724,7 +724,7 @@ CHECKPOINTS: dict[str, Case] = {
     "width of 10**30": Case(with_config(network(width=10**30)), "width"),
     "100 GB": Case(with_config(network(depths=[1000] * 4, width=4096)), "parameters"),
     "as many layers as it may": Case(with_config(network(depths=[1000] * 4, width=8)), "do not fit"),
-    "maps of 20 GB": Case(with_config(large_maps(width=256, side=2048)), "numbers for one picture"),
+    "maps of 20 GB": Case(with_config(large_maps(width=256, side=2048)), "values for one image"),
     "a million labels": Case(with_config(CONFIG | {"num_classes": 10**6, "label_names": ["a"] * 10**6}), "num_classes"),
     "label of 1 MB": Case(with_config(CONFIG | {"label_names": ["a" * 2**20, "dog"]}), "over 1000 characters"),
     "label of control characters": Case(with_config(CONFIG | {"label_names": ["a\x1b[31m", "dog"]}), "unprintable"),

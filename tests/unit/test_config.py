@@ -219,7 +219,7 @@ def test_an_unknown_name_or_field_is_answered_with_the_known_ones() -> None:
         ({"id2label": {0: "a" * 1001}}, f"The label '{'a' * 40}' is empty, unprintable or over 1000 characters."),
         (
             {"depths": (1000,) * 4, "width": 4096},
-            "The network has 25,663,749,820,416 parameters; at most 1,000,000,000 are built.",
+            "The network has 25,663,749,820,416 parameters; the limit is 1,000,000,000.",
         ),
     ],
 )
@@ -406,6 +406,6 @@ def test_the_config_alone_imports_no_torch() -> None:
 
 
 def test_a_network_whose_maps_fit_into_no_memory_is_refused() -> None:
-    with pytest.raises(ConfigError, match="numbers for one picture"):
+    with pytest.raises(ConfigError, match="values for one image"):
         ResNetConfig(depths=(1,), width=256, stem="3x3", image_size=2048)
     assert ResNetConfig.from_name("resnext101_64x4d").peak_numbers < 2**24

@@ -161,18 +161,18 @@ def test_what_is_named_of_a_data_set_goes_to_the_job(
     ("repo", "token", "words"),
     [
         ("no/such/name", WRITER, "'no/such/name' is neither a folder here nor the name of a model"),
-        ("user/colours", "", "There is no token on this computer; log in with `hf auth login`."),
+        ("user/colours", "", "There is no token on this computer. Log in with `hf auth login`."),
         ("user/colours", "hf_unknown", "does not accept the token"),
-        ("user/colours", READER, "The token of user may not write to user/colours, only read; use one that may."),
-        ("user/there", READER, "The token may not write to user/there"),
-        ("user/there", STRANGER, "The token may not write to user/there"),
+        ("user/colours", READER, "The token of user cannot write to user/colours, only read. Use one that can."),
+        ("user/there", READER, "The token cannot write to user/there"),
+        ("user/there", STRANGER, "The token cannot write to user/there"),
         ("user/public", WRITER, "user/public exists and is public"),
         (
             "other/colours",
             WRITER,
-            "may not make other/colours, as it is not other's; push to user/colours or org/colours.",
+            "cannot create other/colours, as it is not other's. Push to user/colours or org/colours.",
         ),
-        ("readers/colours", WRITER, "may not make readers/colours"),
+        ("readers/colours", WRITER, "cannot create readers/colours"),
     ],
 )
 @pytest.mark.parametrize("place", ["here", "jobs"])
@@ -248,7 +248,7 @@ def test_a_job_whose_time_is_up_pushes_what_it_has(
 def test_a_job_that_is_asked_to_end_pushes_what_it_has(config: TrainConfig, hub: Hub) -> None:
     job = jobs.submit(replace(config, epochs=10_000), "user/colours", upload=True)
     assert job.ending.startswith("user/colours-input/end-")
-    with pytest.raises(HubError, match="may not write to user/colours-input"):
+    with pytest.raises(HubError, match="cannot write to user/colours-input"):
         jobs.end(job, token=READER)
     jobs.end(job)
     events = [event for event in jobs.follow(job) if not isinstance(event, str)]

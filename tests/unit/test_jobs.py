@@ -75,7 +75,7 @@ def test_what_a_job_needs_is_what_the_package_needs() -> None:
         ({"epochs": -1}, "epochs is -1"),
         ({"token": "hf_unknown"}, "does not accept the token"),
         ({"token": STRANGER}, "user"),
-        ({"repo": "no/such/name"}, "neither a folder here nor the name"),
+        ({"repo": "no/such/name"}, "neither a folder nor the name"),
     ],
 )
 def test_what_cannot_be_a_job_is_refused_in_a_sentence(
@@ -160,7 +160,7 @@ def test_what_is_named_of_a_data_set_goes_to_the_job(
 @pytest.mark.parametrize(
     ("repo", "token", "words"),
     [
-        ("no/such/name", WRITER, "'no/such/name' is neither a folder here nor the name of a model"),
+        ("no/such/name", WRITER, "'no/such/name' is neither a folder nor the name of a model"),
         ("user/colours", "", "There is no token on this computer. Log in with `hf auth login`."),
         ("user/colours", "hf_unknown", "does not accept the token"),
         ("user/colours", READER, "The token of user cannot write to user/colours, only read. Use one that can."),

@@ -23,8 +23,12 @@ from resnet_hub.demo.guard import Guard, start_log, sweep
 from resnet_hub.demo.i18n import I18N, message
 from resnet_hub.demo.models import Models, sweep_downloads
 from resnet_hub.demo.page import MAX_THREADS, SESSIONS, Page
+from resnet_hub.demo.page_run import MAX_BYTES
 from resnet_hub.demo.predict import EXAMPLES, PredictTab
-from resnet_hub.demo.runs import MAX_BYTES, Runs, is_space
+from resnet_hub.demo.run_store import RunStore
+from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.served_files import ServedFiles
+from resnet_hub.demo.space import is_space
 from resnet_hub.demo.train import TrainTab
 from resnet_hub.version import __version__
 
@@ -46,14 +50,14 @@ def build(shelf: str | Path, default: str | None = None) -> Page:
 
     It predicts with the model `default`, or else the first of the shelf, and trains from it too.
     """
-    runs = Runs(served=get_upload_folder())
-    models = Models(Path(shelf), runs)
+    scheduler = Scheduler(RunStore(files=ServedFiles(get_upload_folder())))
+    models = Models(Path(shelf), scheduler)
     default = default or next(iter(models.names()), "")
     with Page(title="resnet_hub", analytics_enabled=False, delete_cache=_AT_END) as demo:
-        demo.runs = runs
+        demo.runs = scheduler.runs
         gr.Markdown(message("page_head"), elem_id="head")
         predict = PredictTab(models)
-        train = TrainTab(models, runs, predict)
+        train = TrainTab(models, scheduler, predict)
         with gr.Tabs() as tabs:
             with gr.Tab(message("predict_tab"), id="predict"):
                 predict.render(demo, default)
@@ -98,7 +102,7 @@ def _tidy(demo: Page, uploads: Path, own: set[Path]) -> None:
     for minute in count():
         try:
             if minute % 10 == 0:
-                sweep(uploads, own=own | demo.runs.serving())
+                sweep(uploads, own=own | demo.runs.list_served_folders())
                 if is_space():
                     sweep_downloads()
             demo.trim()

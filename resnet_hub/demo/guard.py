@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from resnet_hub.demo.runs import FREE_BYTES, is_space
+from resnet_hub.demo.page_run import FREE_BYTES
+from resnet_hub.demo.space import is_space
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.version import __version__
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from resnet_hub.demo.i18n import translate
+from resnet_hub.demo.page_run import PageRun
 from resnet_hub.demo.predict import alert
-from resnet_hub.demo.runs import PageRun, Status, is_zero
+from resnet_hub.demo.scheduler import Status
+from resnet_hub.demo.space import is_zero_gpu
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.training.config import TrainConfig
 
@@ -64,18 +66,20 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def progress(run: PageRun, status: Status, history: Sequence[Any], request: gr.Request) -> str:
     """Where a run stands, in a few lines."""
-    event, facts = status.event or {}, run.facts()
+    event, facts = status.event or {}, run.read_facts()
     lines, bar = [], ""
     if status.state == "failed":
         reason = str(event.get("reason", ""))
         full = "not fit into memory" in reason and "job" not in facts  # the library advises what the page has not
         lines.append(alert(translate(request, "memory_full") if full else reason))
     elif not ("job" in facts and status.state == "interrupted"):
-        lines.append(f"<p><strong>{escape(translate(request, f'is_{status.state}', place=status.place))}</strong></p>")
+        lines.append(
+            f"<p><strong>{escape(translate(request, f'is_{status.state}', place=status.position))}</strong></p>"
+        )
     if job := facts.get("job"):
         key = "job_alone" if status.state == "interrupted" else "job_at"
         lines.append(f"<p>{escape(translate(request, key, owner=job['owner']))} {anchor(job['url'])}</p>")
-    if job and facts.get("ending") and status.active:
+    if job and facts.get("ending") and status.is_active:
         lines.append(f"<p>{escape(translate(request, 'job_ending'))}</p>")
     if facts.get("time_up"):
         lines.append(f"<p>{escape(translate(request, 'time_up'))}</p>")
@@ -110,7 +114,8 @@ def _step_text(run: PageRun, event: dict[str, Any], request: gr.Request) -> tupl
         return translate(request, "ending"), _bar(1, 1)
     if kind != "Progress":
         return translate(request, "starting"), _bar(0, 1)
-    config = run.run.config if run.run.exists() else TrainConfig(**run.facts()["config"])  # a job's folder is there
+    # The run directory of a job is on its machine.
+    config = run.run_dir.config if run.run_dir.exists() else TrainConfig(**run.read_facts()["config"])
     epochs = config.resolved().epochs or 1
     parts = [
         translate(request, "at_epoch", epoch=event["epoch"], epochs=epochs),
@@ -155,7 +160,7 @@ def _thumbnails(run: PageRun, places: tuple[int, ...]) -> "list[Image.Image]":
     """Small copies of held-out pictures."""
     from resnet_hub.images.load import load_image
 
-    held_out = run.held_out()
+    held_out = run.load_validation_images()
     pictures = [load_image(held_out.sources[place], name=held_out.name(place)) for place in places]
     for picture in pictures:
         picture.thumbnail((160, 160))
@@ -164,7 +169,7 @@ def _thumbnails(run: PageRun, places: tuple[int, ...]) -> "list[Image.Image]":
 
 def samples(run: PageRun, request: gr.Request) -> str:
     """What the model makes of a few held-out pictures so far."""
-    samples = run.run.read_samples()
+    samples = run.run_dir.read_samples()
     captions = [
         translate(request, "sample_right" if sample.label == sample.predicted else "sample_wrong", **row)
         for sample in samples
@@ -191,7 +196,7 @@ def film(pictures: "Sequence[tuple[Image.Image, str]]", title: str = "") -> str:
 
 def link(run: PageRun, request: gr.Request) -> str:
     """How long a run is kept, and the address that finds it again."""
-    hint = escape(translate(request, "run_kept_zero" if is_zero() else "run_kept"))
+    hint = escape(translate(request, "run_kept_zero" if is_zero_gpu() else "run_kept"))
     text = escape(translate(request, "run_link"))
     return f'<p>{hint}</p><p><a href="?run={run.id}">{text}</a></p>'
 
@@ -199,13 +204,13 @@ def link(run: PageRun, request: gr.Request) -> str:
 def figures(run: PageRun, evaluation: dict[str, Any] | None, request: gr.Request) -> str:
     """What the model was measured at, on which pictures; that it was not measured, where it was not."""
     if evaluation is None:
-        return f"<p>{escape(_best(run.run.epochs(), request))}</p><p>{escape(translate(request, 'unmeasured'))}</p>"
+        return f"<p>{escape(_best(run.run_dir.epochs(), request))}</p><p>{escape(translate(request, 'unmeasured'))}</p>"
     rows = {"accuracy_figure": "accuracy", "macro_f1": "macro_f1", "calibration": "calibration_error"}
     if len(evaluation["classes"]) > 5:
         rows["top5"] = "top5"
     figures = {translate(request, key): f"{evaluation[field]:.2%}" for key, field in rows.items()}
     cells = [f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in figures.items()]
-    measured = run.run.evaluation_split()
+    measured = run.run_dir.evaluation_split()
     hint = translate(request, "result_split", images=f"{evaluation['num_images']:,}", split=measured.name)
     if measured.chose_epoch:
         hint += f" {translate(request, 'result_chosen')}"

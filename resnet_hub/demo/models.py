@@ -10,13 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradio.utils import get_space
 from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.i18n import PageError
-from resnet_hub.demo.runs import Runs, is_zero
+from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.space import is_space, is_zero_gpu
 from resnet_hub.errors import ResNetHubError
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class Models:
     Loaded models together stay under about `max_bytes`, and are few: the least recently used one goes first.
     """
 
-    def __init__(self, shelf: Path, runs: Runs | None = None, *, max_bytes: int = 2**31):
-        self.shelf, self.runs, self.max_bytes = shelf, runs, max_bytes
+    def __init__(self, shelf: Path, scheduler: Scheduler | None = None, *, max_bytes: int = 2**31):
+        self.shelf, self.scheduler, self.max_bytes = shelf, scheduler, max_bytes
         self._lock = threading.Lock()
         self._held: OrderedDict[str, Future[Classifier]] = OrderedDict()  # the least recently used first
         self._bytes: dict[str, int] = {}
@@ -52,8 +52,8 @@ class Models:
         """The folder or the Hub id behind a name; raises `PageError` for a path, a URL and anything else."""
         if name in self.names():
             return self.shelf / name
-        if self.runs and self.runs.find(name):
-            folder = self.runs.model(name)
+        if self.scheduler and self.scheduler.runs.find(name):
+            folder = self.scheduler.find_model(name)
             if folder is None:
                 raise PageError("no_model")
             return folder
@@ -70,8 +70,8 @@ class Models:
 
     def title(self, name: str) -> str | None:
         """What the data of a visitor's run are called, where the name is the id of one."""
-        run = self.runs.find(name) if self.runs else None
-        return None if run is None else str(run.facts().get("title", ""))
+        run = self.scheduler.runs.find(name) if self.scheduler else None
+        return None if run is None else str(run.read_facts().get("title", ""))
 
     def forget(self, name: str) -> None:
         """Load it anew when it is asked for next: a run that goes on changes its model."""
@@ -103,12 +103,12 @@ class Models:
         from resnet_hub.inference.classifier import Classifier
 
         # A local user reads as themselves; a visitor of a Space must not read what its owner may.
-        token = False if get_space() else None
+        token = False if is_space() else None
         config = read_config(source, token=token)  # a few kilobytes, before the weights are fetched
         if not config.num_classes:
             raise PageError("no_head", name=name)
         self._make_room(name, config)
-        return Classifier.from_pretrained(source, token=token, device="cpu" if is_zero() else None)
+        return Classifier.from_pretrained(source, token=token, device="cpu" if is_zero_gpu() else None)
 
     def _make_room(self, name: str, config: ResNetConfig) -> None:
         wanted = config.num_parameters * _BYTES_PER_PARAMETER

@@ -15,7 +15,7 @@ from gradio.state_holder import StateHolder
 
 from resnet_hub.demo.guard import address
 from resnet_hub.demo.i18n import translate
-from resnet_hub.demo.runs import Runs
+from resnet_hub.demo.run_store import RunStore
 from resnet_hub.errors import memory_is_full
 
 MAX_WAITING = 64  # calls in the queue; of these, and of the sessions, an address has a quarter at most
@@ -34,7 +34,7 @@ log = logging.getLogger("resnet_hub")
 class Page(gr.Blocks):
     """Gradio's page, to whose visitors and log every error is one line."""
 
-    runs: Runs
+    runs: RunStore
 
     async def process_api(self, block_fn: Any, inputs: Any, *rest: Any, **more: Any) -> dict[str, Any]:
         """The answer to a call; what no handler expects, such as arguments of another type, is answered here."""

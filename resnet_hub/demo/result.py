@@ -11,7 +11,7 @@ from resnet_hub.demo import account, markup
 from resnet_hub.demo.i18n import PageError, message, translate, translate_error
 from resnet_hub.demo.page import QUICK, SLOW
 from resnet_hub.demo.predict import PredictTab, alert
-from resnet_hub.demo.runs import Runs
+from resnet_hub.demo.scheduler import Scheduler
 from resnet_hub.errors import ResNetHubError
 
 RESULT = 4  # of the tab's steps
@@ -20,30 +20,30 @@ RESULT = 4  # of the tab's steps
 class ResultStep:
     """The answers of the step."""
 
-    def __init__(self, runs: Runs, predict: PredictTab):
-        self.runs, self.predict = runs, predict
+    def __init__(self, scheduler: Scheduler, predict: PredictTab):
+        self.scheduler, self.runs, self.predict = scheduler, scheduler.runs, predict
 
     def result(self, run: str, done: str, request: gr.Request) -> dict[Any, Any]:
         """What came of the run, once it has a model and does not train any more."""
         from resnet_hub.training.finalize import CONFUSION, CURVES
 
         found = self.runs.find(run)
-        folder = self.runs.model(run) if done else None
+        folder = self.scheduler.find_model(run) if done else None
         if found is None or folder is None:
             gone = (self.pictures, self.actions, self.measuring)
             hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in gone}
             hidden |= {self.mistakes: "", self.outcome: ""}
             return hidden | {self.figures: f"<p>{escape(translate(request, 'result_none'))}</p>"}
-        evaluation = found.evaluation() if done.startswith("finished") else None
-        title = Path(found.facts().get("title", "")).stem or "photos"
+        evaluation = found.read_evaluation() if done.startswith("finished") else None
+        title = Path(found.read_facts().get("title", "")).stem or "photos"
         packed = None
         with suppress(ResNetHubError, OSError):  # a full disk: all but the download needs no room
-            packed = str(self.runs.serve(found, lambda: found.pack(title)))
+            packed = str(self.runs.files.publish(found, lambda: found.pack_model(title)))
         out: dict[Any, Any] = {
             self.figures: markup.figures(found, evaluation, request),
             self.download: gr.update(value=packed, visible=packed is not None),
             self.actions: gr.update(visible=True),
-            self.measuring: gr.update(visible=evaluation is None and "job" not in found.facts()),
+            self.measuring: gr.update(visible=evaluation is None and "job" not in found.read_facts()),
             self.pictures: gr.update(visible=evaluation is not None),
             self.outcome: "",
             self.mistakes: "",
@@ -51,7 +51,7 @@ class ResultStep:
         if evaluation is None:
             return out
         with suppress(ResNetHubError, OSError, ValueError):  # a data set that left the Hub since, for one
-            out[self.mistakes] = markup.mistakes(evaluation, found.measured(), request)
+            out[self.mistakes] = markup.mistakes(evaluation, found.load_evaluation_images(), request)
         out |= {self.confusion: _picture(folder / CONFUSION), self.curves: _picture(folder / CURVES)}
         return out | {self.steps: gr.Walkthrough(selected=RESULT)}
 
@@ -72,7 +72,7 @@ class ResultStep:
 
         try:
             account.check_repo(name)
-            folder = self.runs.model(run)
+            folder = self.scheduler.find_model(run)
             if folder is None:
                 raise PageError("no_model" if self.runs.find(run) else "no_run")
             token = account.token(request, signed_in, "sign_in")

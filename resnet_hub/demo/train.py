@@ -18,9 +18,11 @@ from resnet_hub.demo.guard import address
 from resnet_hub.demo.i18n import PageError, message, translate, translate_error
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.page import PRIVATE, QUICK, SLOW
+from resnet_hub.demo.page_run import PageRun, configure
 from resnet_hub.demo.predict import PredictTab, alert
 from resnet_hub.demo.result import RESULT, ResultStep
-from resnet_hub.demo.runs import PageRun, Runs, configure, is_space, is_zero
+from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.space import is_space, is_zero_gpu
 from resnet_hub.demo.zero import drive
 from resnet_hub.errors import ResNetHubError, TrainingError
 from resnet_hub.images.load import SUFFIXES
@@ -44,8 +46,9 @@ DATA, MODEL, TRAINING = 1, 2, 3  # the steps before the result
 class TrainTab:
     """The answers of the tab; of a run, the page keeps the id alone. Made where the page is built, before its tabs."""
 
-    def __init__(self, models: Models, runs: Runs, predict: PredictTab):
-        self.models, self.runs, self.result = models, runs, ResultStep(runs, predict)
+    def __init__(self, models: Models, scheduler: Scheduler, predict: PredictTab):
+        self.models, self.scheduler, self.runs = models, scheduler, scheduler.runs
+        self.result = ResultStep(scheduler, predict)
         # Outside the tab, which the browser builds only when it is opened. A fixed key outlives the app's restart.
         self.stored = gr.BrowserState(storage_key="resnet_hub", secret="resnet_hub")
 
@@ -68,7 +71,7 @@ class TrainTab:
                     photos[name] = files
             if len(photos) < 2:
                 raise PageError("no_data")
-            return new.bring_files(photos)
+            return new.import_photos(photos)
 
         return self._check(run, request, bring)
 
@@ -76,30 +79,30 @@ class TrainTab:
         def bring(new: PageRun) -> "DatasetReport":
             if not path:
                 raise PageError("no_zip")
-            return new.bring_zip(path, Path(path).name)
+            return new.import_zip(path, Path(path).name)
 
         return self._check(run, request, bring)
 
     def check_hub(self, run: str, name: str, request: gr.Request, *names: str | None) -> dict[Any, Any]:
         """A new run on a data set of the Hub; `names` are those of `HUB_NAMES`."""
         given = {field: str(name or "") for field, name in zip(HUB_NAMES, names, strict=True)}
-        return self._check(run, request, lambda new: new.bring_hub(str(name), **given))
+        return self._check(run, request, lambda new: new.import_hub_dataset(str(name), **given))
 
     def _check(self, run: str, request: gr.Request, bring: Any) -> dict[Any, Any]:
         """Makes a run of the data that the visitor has given, and shows the report on it."""
         old, new = self.runs.find(run), None
         try:
-            if old and self.runs.status(old).active:
+            if old and self.scheduler.get_status(old).is_active:
                 raise PageError("one_run")
             new = self.runs.create(address(request.request.scope) if request.request else "")
             found = bring(new)
             out = {self.run: new.id, self.report: markup.report(found, request)} | self._offer(found, new)
         except Exception as error:
             if new:
-                self.runs.delete(new)
+                self.scheduler.delete(new)
             return {self.report: alert(translate_error(request, error))} | self._offer(None)
-        if old and self.runs.status(old).state == "new":
-            self.runs.delete(old)
+        if old and self.scheduler.get_status(old).state == "new":
+            self.scheduler.delete(old)
         return out
 
     def _offer(self, found: "DatasetReport | None", run: PageRun | None = None) -> dict[Any, Any]:
@@ -112,14 +115,14 @@ class TrainTab:
                 path.write_text(found.to_json(), encoding="utf-8")
                 return path
 
-            out[self.report_file] = gr.update(value=str(self.runs.serve(run, write)))
+            out[self.report_file] = gr.update(value=str(self.runs.files.publish(run, write)))
         return out | {self.data_file: gr.update(visible=False)}
 
     def export(self, run: str, request: gr.Request) -> dict[Any, Any]:
         """The data set as a ZIP of class folders, the pictures as they came."""
         try:
             found = self._found(run)
-            packed = self.runs.serve(found, found.export)
+            packed = self.runs.files.publish(found, found.export_dataset)
         except (ResNetHubError, OSError) as error:
             raise gr.Error(escape(translate_error(request, error)), print_exception=False) from None
         return {self.data_file: gr.update(value=str(packed), visible=True)}
@@ -130,14 +133,14 @@ class TrainTab:
         """Puts the run into the queue, or says why that cannot be."""
         try:
             found = self._found(run)
-            if self.runs.status(found).active:
+            if self.scheduler.get_status(found).is_active:
                 return {self.leading: ""} | self.watch(run, None, request) | self._step(TRAINING)
             source, settings = self._settings(*choices)
             self._check_memory(found, source, settings)
             visitor = _visitor(kept)
             with self._unused(found) as found:
                 owners = {visitor, request.session_hash or visitor}
-                self.runs.start(found, owners, configure(found, source, **settings))
+                self.scheduler.start(found, owners, configure(found, source, **settings))
         except (ResNetHubError, OSError) as error:
             return {self.leading: "", self.notice: alert(translate_error(request, error))}
         out = {self.run: found.id, self.notice: "", self.stored: {"visitor": visitor, "run": found.id}}
@@ -146,14 +149,14 @@ class TrainTab:
     @contextmanager
     def _unused(self, run: PageRun) -> Iterator[PageRun]:
         """The run, or where it was started before a new one: the same data, other choices. Refused, it goes again."""
-        if self.runs.status(run).state == "new":
+        if self.scheduler.get_status(run).state == "new":
             yield run
             return
         new = self.runs.copy(run)
         try:
             yield new
         except BaseException:
-            self.runs.delete(new)
+            self.scheduler.delete(new)
             raise
 
     def _settings(
@@ -218,15 +221,15 @@ class TrainTab:
             token = account.token(request, signed_in)
             found = self._found(run)
             source, settings = self._settings(*choices)
-            if self.runs.status(found).active:
+            if self.scheduler.get_status(found).is_active:
                 raise PageError("one_run")
             visitor, repo = _visitor(kept), str(repo or "").strip()
             owners = {visitor, request.session_hash or visitor}
-            with self._unused(found) as found, self.runs.led(found, owners):
+            with self._unused(found) as found, self.scheduler.supervise(found, owners):
                 config = configure(found, source, **settings)
                 place: dict[str, Any] = {"flavor": flavor, "timeout": limit, "upload": True, "root": found.folder}
                 job = jobs.submit(config, repo, token=token, **place)
-                found.note(config=asdict(config), job=job._asdict())
+                found.update_facts(config=asdict(config), job=job._asdict())
                 found.log.touch()
         except (ResNetHubError, OSError) as error:
             return {self.notice: alert(translate_error(request, error))}
@@ -245,22 +248,23 @@ class TrainTab:
             return
         try:
             token = account.token(request, signed_in)
-            with self.runs.led(found, over=True) as led, suppress(FileNotFoundError):  # deleted meanwhile
+            deleted = suppress(FileNotFoundError)
+            with self.scheduler.supervise(found, take_over=True) as supervision, deleted:
                 yield {self.timer: gr.Timer(active=True)}  # `watch` shows what comes
-                for number, event in enumerate(jobs.record(found.run, jobs.follow(job, token=token))):
-                    if led.over:
+                for number, event in enumerate(jobs.record(found.run_dir, jobs.follow(job, token=token))):
+                    if supervision.was_taken_over:
                         return
                     if number == 0:  # what an earlier look at the log has told comes again
                         found.log.write_bytes(b"")
                     if isinstance(event, Started):
-                        config = TrainConfig(**found.facts()["config"])
-                        found.note(config=asdict(replace(config, epochs=event.epochs)))
+                        config = TrainConfig(**found.read_facts()["config"])
+                        found.update_facts(config=asdict(replace(config, epochs=event.epochs)))
                     if isinstance(event, TimeUp):
-                        found.note(time_up=True)
+                        found.update_facts(time_up=True)
                     if isinstance(event, Pushed):
-                        found.note(pushed=event.url)
+                        found.update_facts(pushed=event.url)
                     elif not isinstance(event, str):
-                        found.tell(event)
+                        found.log_event(event)
                     yield {self.notice: ""}
         except ResNetHubError as error:
             if not isinstance(error, PageError):
@@ -271,8 +275,10 @@ class TrainTab:
         from resnet_hub.jobs import Job
 
         found = self.runs.find(run)
-        facts = found.facts() if found else {}
-        if found is None or "job" not in facts or "pushed" in facts or self.runs.status(found).state == "failed":
+        facts = found.read_facts() if found else {}
+        if found is None or "job" not in facts or "pushed" in facts:
+            return None
+        if self.scheduler.get_status(found).state == "failed":
             return None
         return Job(**facts["job"])
 
@@ -285,7 +291,7 @@ class TrainTab:
             if settings["recipe"] == "head":  # sees the pictures as they are
                 settings["augmentation"] = "none"
             config = TrainConfig(data="", run="", base=str(source) if source else None, **settings)
-            images = self._found(run).readable()["train"]
+            images = self._found(run).load_readable_dataset()["train"]
             places = np.linspace(0, len(images) - 1, min(6, len(images))).round().astype(int)
             drawn = preview_augmentation(config, images.subset(places.repeat(2)), token=False if is_space() else None)
         except ResNetHubError as error:
@@ -298,7 +304,7 @@ class TrainTab:
         if found is None:
             return
         with suppress(PageError):  # another tab leads it
-            for used in drive(self.runs, found):
+            for used in drive(self.scheduler, found):
                 yield (
                     f"<p>{escape(translate(request, 'gpu_used', time=markup.duration(used, request)))}</p>"
                     if used
@@ -308,7 +314,7 @@ class TrainTab:
     def _check_memory(self, run: PageRun, base: str | Path | None, settings: dict[str, Any]) -> None:
         from resnet_hub.checkpoints.load import read_config
 
-        report = run.report()
+        report = run.read_report()
         if report is None:
             raise PageError("no_check")
         if base:
@@ -327,9 +333,9 @@ class TrainTab:
             found, job = self.runs.find(run), self._job(run)
             if found and job:
                 jobs.end(job, token=account.token(request, signed_in))
-                found.note(ending=True)
+                found.update_facts(ending=True)
             elif found:
-                self.runs.stop(found)
+                self.scheduler.stop(found)
         except ResNetHubError as error:
             gr.Warning(escape(translate_error(request, error)))
         return self.watch(run, None, request)
@@ -345,7 +351,7 @@ class TrainTab:
         try:
             visitor = _visitor(kept)
             self.models.forget(run)
-            self.runs.start(self._found(run), {visitor, request.session_hash or visitor}, ending=ending)
+            self.scheduler.start(self._found(run), {visitor, request.session_hash or visitor}, evaluate_only=ending)
         except ResNetHubError as error:
             return {self.leading: "", self.notice: alert(translate_error(request, error))}
         out = {self.notice: "", self.stored: {"visitor": visitor, "run": run}}
@@ -364,7 +370,7 @@ class TrainTab:
                 if job := self._job(run):
                     jobs.cancel(job, token=account.token(request, signed_in))
             self.models.forget(run)
-            self.runs.delete(found)
+            self.scheduler.delete(found)
         return self.anew(kept, request)
 
     def anew(self, kept: Any, request: gr.Request) -> dict[Any, Any]:
@@ -382,14 +388,14 @@ class TrainTab:
             missing = alert(translate(request, "no_run")) if linked else ""
             return {self.report: missing} | ({self.tabs: gr.Tabs(selected="train")} if linked else {})
         out: dict[Any, Any] = {self.run: found.id, self.stored: {"visitor": _visitor(kept), "run": found.id}}
-        status = self.runs.status(found)
-        if linked or status.active:
+        status = self.scheduler.get_status(found)
+        if linked or status.is_active:
             out[self.tabs] = gr.Tabs(selected="train")
-        if report := found.report():
+        if report := found.read_report():
             out |= {self.report: markup.report(report, request)} | self._offer(report, found)
         if self._job(found.id):
             out[self.followed] = found.id
-        finished = status.state == "finished" and self.runs.model(found.id)  # that of a job is on the Hub
+        finished = status.state == "finished" and self.scheduler.find_model(found.id)  # that of a job is on the Hub
         step = RESULT if finished else MODEL if status.state == "new" else TRAINING
         return out | self.watch(found.id, None, request) | self._step(step)
 
@@ -404,28 +410,28 @@ class TrainTab:
             hidden: dict[Any, Any] = {part: gr.update(visible=False) for part in parts}
             hidden |= {self.link: "", self.samples: ""}
             return {self.progress: gone, self.timer: gr.Timer(active=False), self.done: "", self.seen: None} | hidden
-        status, history = self.runs.status(found), found.run.epochs()
+        status, history = self.scheduler.get_status(found), found.run_dir.epochs()
         out: dict[Any, Any] = {self.progress: markup.progress(found, status, history, request)}
         now = [found.id, status.state, len(history)]
         if now == seen:
             return out
-        ended = not status.active and self.runs.model(found.id) is not None
-        facts = found.facts()
+        ended = not status.is_active and self.scheduler.find_model(found.id) is not None
+        facts = found.read_facts()
         ended_early = status.state == "finished" and bool(facts.get("ending"))
         resumable = (status.state in UNFINISHED or ended_early) and "job" not in facts
         return out | {
             self.seen: now,
-            self.timer: gr.Timer(active=status.active),
+            self.timer: gr.Timer(active=status.is_active),
             **(self._curves(history, request) if len(history) > 1 else {}),
             self.samples: markup.samples(found, request),
             self.charts: gr.update(visible=len(history) > 1),  # a line wants two points
             self.stopping: gr.update(
-                visible=status.active,
+                visible=status.is_active,
                 interactive=status.state != "stopping" and not ("job" in facts and facts.get("ending")),
             ),
             self.resuming: gr.update(visible=resumable),
             self.deleting: gr.update(visible=True),
-            self.again: gr.update(visible=not status.active),
+            self.again: gr.update(visible=not status.is_active),
             self.onward: gr.update(visible=status.state != "new"),
             self.ending: gr.update(visible=ended),
             self.link: markup.link(found, request),
@@ -520,7 +526,7 @@ class TrainTab:
         self.stopping.click(self.stop, self.run, watched, **QUICK)
         resuming = self.resuming.click(self.resume, [self.run, self.stored], told, **QUICK)
         self.result.measuring.click(self.measure, [self.run, self.stored], told, **QUICK)
-        if is_zero():
+        if is_zero_gpu():
             for started in (starting, resuming):
                 started.success(self.lead, self.leading, self.gpu, **QUICK | {"concurrency_id": "gpu"})
         fresh = [*told, *offered]

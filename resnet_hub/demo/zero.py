@@ -16,7 +16,9 @@ from typing import Any, cast
 
 import gradio as gr
 
-from resnet_hub.demo.runs import PageRun, Runs, Waiting, is_zero
+from resnet_hub.demo.page_run import PageRun, Waiting
+from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.space import is_zero_gpu
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.training.events import Event, Failed, Stopped
 from resnet_hub.training.run_dir import RunDir
@@ -29,7 +31,7 @@ _PAUSE = 0.3  # seconds between two looks at the worker
 
 def _gpu(duration: Callable[..., int]) -> Callable[[Any], Any]:
     """`spaces.GPU`, which changes nothing elsewhere and need not be installed there."""
-    if not is_zero():
+    if not is_zero_gpu():
         return lambda function: function
     import spaces
 
@@ -52,22 +54,24 @@ def call(folder: str, seconds: int) -> Iterator[Event | None]:
         yield Failed(str(error))
 
 
-def drive(runs: Runs, run: PageRun) -> Iterator[float]:
+def drive(scheduler: Scheduler, run: PageRun) -> Iterator[float]:
     """Takes a run that was started through its calls to the end; yields the seconds of GPU time it has used.
 
     What happens is told to the run's log. Closing the generator stops and keeps.
     """
-    with runs.led(run) as led, suppress(FileNotFoundError):  # deleted meanwhile
-        yield from _worker(runs, run)
+    with scheduler.supervise(run) as supervision, suppress(FileNotFoundError):  # deleted meanwhile
+        yield from _worker(scheduler, run)
         seconds = CALL
-        while run.told() == "Stopped" and not led.stopping and not run.facts().get("trained"):
-            used, begun, last = run.facts().get("gpu_seconds", 0.0), 0.0, cast(Event | None, None)
+        while (
+            run.last_event_name() == "Stopped" and not supervision.should_stop and not run.read_facts().get("trained")
+        ):
+            used, begun, last = run.read_facts().get("gpu_seconds", 0.0), 0.0, cast(Event | None, None)
             try:
                 with closing(call(str(run.folder), seconds)) as events:
                     for event in events:
                         begun = begun or time.monotonic()
                         if event:
-                            run.tell(last := event)
+                            run.log_event(last := event)
                         yield used + time.monotonic() - begun
             except gr.Error as refusal:
                 # The platform says how much is left only when it refuses: then that much is asked for.
@@ -75,23 +79,23 @@ def drive(runs: Runs, run: PageRun) -> Iterator[float]:
                 if not begun and left < asked and seconds * left // asked >= LEAST:
                     seconds = seconds * left // asked
                     continue
-                run.tell(Waiting(str(refusal.message), left if asked else None))
+                run.log_event(Waiting(str(refusal.message), left if asked else None))
                 return
             except GeneratorExit:
-                run.tell(Stopped(0, 0))
+                run.log_event(Stopped(0, 0))
                 raise
             finally:
                 if begun:
-                    run.note(gpu_seconds=round(used + time.monotonic() - begun, 3))
-            run.note(trained=isinstance(last, Stopped) and last.trained)
-        if run.facts().get("trained") and not led.stopping:
-            runs.measure(run)
-            yield from _worker(runs, run)
+                    run.update_facts(gpu_seconds=round(used + time.monotonic() - begun, 3))
+            run.update_facts(trained=isinstance(last, Stopped) and last.trained)
+        if run.read_facts().get("trained") and not supervision.should_stop:
+            scheduler.queue_evaluation(run)
+            yield from _worker(scheduler, run)
 
 
-def _worker(runs: Runs, run: PageRun) -> Iterator[float]:
-    while runs.is_at_work(run):
-        yield run.facts().get("gpu_seconds", 0.0)
+def _worker(scheduler: Scheduler, run: PageRun) -> Iterator[float]:
+    while scheduler.is_scheduled(run):
+        yield run.read_facts().get("gpu_seconds", 0.0)
         time.sleep(_PAUSE)
 
 

@@ -20,7 +20,9 @@ import httpx2
 from helpers import ROOT
 from helpers.data import wait
 from helpers.hub_server import WRITER
-from resnet_hub.demo.runs import PageRun, Runs, configure
+from resnet_hub.demo.page_run import PageRun, configure
+from resnet_hub.demo.run_store import RunStore
+from resnet_hub.demo.scheduler import Scheduler
 
 
 @contextmanager
@@ -135,17 +137,17 @@ def from_browser(language: str = "en") -> gr.Request:
     return gr.Request(fastapi.Request(scope))
 
 
-def made(runs: Runs, data: Path) -> PageRun:
+def made(runs: RunStore, data: Path) -> PageRun:
     run = runs.create()
-    run.bring_zip(data, data.name)
+    run.import_zip(data, data.name)
     return run
 
 
-def started(runs: Runs, data: Path, base: Path, owner: str, **choices: Any) -> PageRun:
-    run = made(runs, data)
-    runs.start(run, {owner}, configure(run, base, **{"recipe": "finetune", "epochs": 5000} | choices))
+def started(scheduler: Scheduler, data: Path, base: Path, owner: str, **choices: Any) -> PageRun:
+    run = made(scheduler.runs, data)
+    scheduler.start(run, {owner}, configure(run, base, **{"recipe": "finetune", "epochs": 5000} | choices))
     return run
 
 
-def at_work(runs: Runs, run: PageRun) -> Callable[[], bool]:
-    return lambda: runs.status(run).state == "running" and len(run.run.epochs()) > 1
+def at_work(scheduler: Scheduler, run: PageRun) -> Callable[[], bool]:
+    return lambda: scheduler.get_status(run).state == "running" and len(run.run_dir.epochs()) > 1

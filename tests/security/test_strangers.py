@@ -23,7 +23,9 @@ from helpers import ROOT
 from helpers.data import save_base, wait, write_zip
 from helpers.page import API, Caller, made, serving
 
-from resnet_hub.demo.runs import Runs, configure
+from resnet_hub.demo.page_run import configure
+from resnet_hub.demo.run_store import RunStore
+from resnet_hub.demo.scheduler import Scheduler
 
 LABEL = "anns-secret-label"
 
@@ -144,15 +146,16 @@ def test_an_attacker_finds_nothing_of_another_visitor(address: str, folder: Path
 
 def test_runs_started_and_stopped_leave_nothing_behind(folder: Path, tmp_path: Path) -> None:
     """Of three of them; of a hundred with RUNS=100."""
-    runs, me = Runs(tmp_path / "runs"), psutil.Process()
+    runs, me = RunStore(tmp_path / "runs"), psutil.Process()
+    scheduler = Scheduler(runs)
 
     def one() -> None:
         run = made(runs, folder / "anns-colours.zip")
-        runs.start(run, {"ann"}, configure(run, folder / "shelf" / "tiny", recipe="finetune", epochs=1000))
-        wait(lambda: runs.status(run).state == "running")
-        runs.stop(run)
-        wait(lambda: not runs.status(run).active)
-        runs.delete(run)
+        scheduler.start(run, {"ann"}, configure(run, folder / "shelf" / "tiny", recipe="finetune", epochs=1000))
+        wait(lambda: scheduler.get_status(run).state == "running")
+        scheduler.stop(run)
+        wait(lambda: not scheduler.get_status(run).is_active)
+        scheduler.delete(run)
 
     one()
     before = me.num_fds(), me.num_threads(), len(me.children(recursive=True))
@@ -160,7 +163,7 @@ def test_runs_started_and_stopped_leave_nothing_behind(folder: Path, tmp_path: P
         one()
     assert (me.num_fds(), me.num_threads(), len(me.children(recursive=True))) == before
     assert list(runs.root.iterdir()) == []
-    runs.close()
+    scheduler.close()
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

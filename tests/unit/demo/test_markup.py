@@ -10,7 +10,8 @@ from PIL import Image
 from resnet_hub.datasets.report import ClassCount, DatasetReport, Finding, UnreadableImage
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import MESSAGES
-from resnet_hub.demo.runs import PageRun, Status
+from resnet_hub.demo.page_run import PageRun
+from resnet_hub.demo.scheduler import Status
 from resnet_hub.training.events import Epoch
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -19,7 +20,7 @@ EVIL = "<img src=x onerror=alert(1)>"
 @pytest.fixture
 def run(tmp_path: Path) -> PageRun:
     run = PageRun("A" * 32, tmp_path)
-    run.note(data=EVIL)
+    run.update_facts(data=EVIL)
     return run
 
 

@@ -15,7 +15,7 @@ from helpers.page import from_browser
 
 from resnet_hub import demo, jobs
 from resnet_hub.demo.i18n import MESSAGES, PageError
-from resnet_hub.demo.runs import PageRun
+from resnet_hub.demo.page_run import PageRun
 from resnet_hub.errors import DataError
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Epoch, Failed, Finished, Pushed, Started, TimeUp
@@ -41,7 +41,7 @@ def tab(folder: Path) -> Iterator[Any]:
         page = asyncio.run(built())
     tab = next(fn.fn.__self__ for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "begin")
     yield tab
-    tab.runs.close()
+    tab.scheduler.close()
 
 
 CHOICES = ("tiny", "head", None, "resnet20", None, False, 0, None, "auto", 0, 0, "accuracy", None)
@@ -56,7 +56,7 @@ def test_what_is_refused_leaves_no_run_behind(tab: Any, folder: Path, monkeypatc
         (OSError(errno.ENOSPC, "full"), MESSAGES["zh"]["disk_full"]),
     ):
         with monkeypatch.context() as broken:
-            broken.setattr(PageRun, "bring_zip", Mock(side_effect=breaks))
+            broken.setattr(PageRun, "import_zip", Mock(side_effect=breaks))
             assert words in tab.check_zip("", "photos.zip", from_browser("zh"))[tab.report]
     with pytest.raises(TypeError):  # crafted: the page answers it
         tab.check_files("", from_browser(), *(["a"] * 12), *([7] * 12))
@@ -66,13 +66,13 @@ def test_what_is_refused_leaves_no_run_behind(tab: Any, folder: Path, monkeypatc
     run = tab.runs.find(checked[tab.run])
     run.log.write_text('{"event": "Finished"}\n')
     with monkeypatch.context() as broken:
-        broken.setattr(tab.runs, "start", Mock(side_effect=PageError("queue_full")))
+        broken.setattr(tab.scheduler, "start", Mock(side_effect=PageError("queue_full")))
         assert MESSAGES["en"]["queue_full"] in tab.begin(run.id, None, from_browser(), *CHOICES)[tab.notice]
     with monkeypatch.context() as broken:
-        broken.setattr(PageRun, "note", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+        broken.setattr(PageRun, "update_facts", Mock(side_effect=OSError(errno.ENOSPC, "full")))
         assert MESSAGES["en"]["disk_full"] in tab.begin(run.id, None, from_browser(), *CHOICES)[tab.notice]
     assert kept() == 1 and tab.runs.find(run.id)
-    tab.runs.delete(run)
+    tab.scheduler.delete(run)
 
 
 def test_names_of_a_data_set_on_the_hub_reach_its_run(tab: Any, tables: Repo) -> None:
@@ -80,23 +80,23 @@ def test_names_of_a_data_set_on_the_hub_reach_its_run(tab: Any, tables: Repo) ->
     assert "has subsets; name one of two, three" in refused[tab.report]
     checked = tab.check_hub("", "user/tables", from_browser(), *NAMED.values())
     run = tab.runs.find(checked[tab.run])
-    assert run.facts()["names"] == NAMED | {"data_revision": tables.refs["main"]}
+    assert run.read_facts()["names"] == NAMED | {"data_revision": tables.refs["main"]}
     with pytest.MonkeyPatch.context() as idle:
-        idle.setattr(tab.runs, "start", start := Mock())
+        idle.setattr(tab.scheduler, "start", start := Mock())
         tab.begin(run.id, None, from_browser(), *CHOICES)
     config = start.call_args.args[2]
     assert {name: getattr(config, name) for name in NAMED} == NAMED
     drawn = tab.preview(run.id, from_browser(), *CHOICES)[tab.seen_by_training]
     assert drawn.count("<figure>") == 12
-    tab.runs.delete(run)
+    tab.scheduler.delete(run)
 
 
 def test_what_does_not_fit_into_memory_is_told_with_what_the_page_has(tab: Any) -> None:
     run = tab.runs.create()
-    run.tell(Failed(error_reason(MemoryError(), TrainConfig(data="", run="run"))))
+    run.log_event(Failed(error_reason(MemoryError(), TrainConfig(data="", run="run"))))
     for language in ("en", "zh"):
         assert MESSAGES[language]["memory_full"] in tab.watch(run.id, None, from_browser(language))[tab.progress]
-    tab.runs.delete(run)
+    tab.scheduler.delete(run)
 
 
 def test_a_toast_shows_what_was_written(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_a_job_asks_for_the_sign_in_in_its_own_words(tab: Any) -> None:
 def test_a_job_whose_time_is_up_is_a_success_that_says_so(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tab.runs.create("")
     job = jobs.Job("job0", "ann", "https://huggingface.co/jobs/ann/job0", "ann/x-input/end-1")
-    run.note(data="hf://datasets/ann/x", job=job._asdict(), config=vars(TrainConfig(data="x", run="run")))
+    run.update_facts(data="hf://datasets/ann/x", job=job._asdict(), config=vars(TrainConfig(data="x", run="run")))
     said = [
         Started("run", ["a", "b"], 8, 2, "20% held out", 1, 0, 50, "cpu"),
         TimeUp(0, 3),
@@ -129,18 +129,18 @@ def test_a_job_whose_time_is_up_is_a_success_that_says_so(tab: Any, monkeypatch:
         shown = tab.watch(run.id, None, from_browser(language))[tab.progress]
         assert MESSAGES[language]["time_up"] in shown and MESSAGES[language]["is_finished"] in shown
         assert "https://huggingface.co/ann/x/commit/1" in shown
-    tab.runs.delete(run)
+    tab.scheduler.delete(run)
 
 
 def test_stop_asks_a_job_to_end_and_keep_and_delete_ends_it_at_once(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tab.runs.create("")
     job = jobs.Job("job0", "ann", "https://huggingface.co/jobs/ann/job0", "ann/x-input/end-1")
-    run.note(data="hf://datasets/ann/x", job=job._asdict(), config=vars(TrainConfig(data="x", run="run")))
+    run.update_facts(data="hf://datasets/ann/x", job=job._asdict(), config=vars(TrainConfig(data="x", run="run")))
     run.log.touch()
     asked: list[tuple[str, jobs.Job, str]] = []
     for name in ("end", "cancel"):
         monkeypatch.setattr(jobs, name, lambda job, token, name=name: asked.append((name, job, token)))
-    with tab.runs.led(run, {"ann"}):
+    with tab.scheduler.supervise(run, {"ann"}):
         with pytest.warns(UserWarning, match="Sign in with Hugging Face first"):
             shown = tab.stop(run.id, from_browser(), None)  # by a stranger
         assert asked == [] and shown[tab.stopping]["interactive"] is True
@@ -162,9 +162,9 @@ def test_tidying_goes_on_after_a_fault(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_job_that_this_page_does_not_follow_names_who_can(tab: Any) -> None:
     run = tab.runs.create("")
     job = {"id": "job0", "owner": "ann", "url": "https://huggingface.co/jobs/ann/job0"}
-    run.note(job=job)
+    run.update_facts(job=job)
     run.log.touch()
     out = tab.watch(run.id, None, from_browser())
     assert "reload it once you are signed in as ann" in out[tab.progress] and job["url"] in out[tab.progress]
     assert out[tab.resuming]["visible"] is False
-    tab.runs.delete(run)
+    tab.scheduler.delete(run)

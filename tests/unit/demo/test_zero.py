@@ -24,22 +24,25 @@ from gradio.context import LocalContext
 from starlette.datastructures import Headers
 from types import SimpleNamespace
 from resnet_hub.demo import zero
-from resnet_hub.demo.runs import Runs, configure
+from resnet_hub.demo.page_run import configure
+from resnet_hub.demo.run_store import RunStore
+from resnet_hub.demo.scheduler import Scheduler
 folder = Path(sys.argv[1])
 torch.set_num_threads(2)
 torch.randn(512, 512) @ torch.randn(512, 512)  # predictions before have started threads, which no fork takes along
 # What the platform knows a visitor by; e30 is {}.
 LocalContext.request.set(SimpleNamespace(headers=Headers({"x-ip-token": "a.e30.b", "x-gradio-user": "app"})))
-runs = Runs(folder / "runs")
+runs = RunStore(folder / "runs")
+scheduler = Scheduler(runs)
 run = runs.create()
-run.bring_zip(folder / "colours.zip", "colours.zip")
+run.import_zip(folder / "colours.zip", "colours.zip")
 config = configure(run, folder / "tiny", recipe="finetune", epochs=6, precision="no", checkpoint_seconds=0)
 def start(config=None):
-    runs.start(run, {"ann"}, config)
-    return zero.drive(runs, run)
+    scheduler.start(run, {"ann"}, config)
+    return zero.drive(scheduler, run)
 def show():
-    event = runs.status(run).event or {}
-    print(runs.status(run).state, run.folder, event.get("reason"), flush=True)
+    event = scheduler.get_status(run).event or {}
+    print(scheduler.get_status(run).state, run.folder, event.get("reason"), flush=True)
 """
 
 
@@ -61,7 +64,7 @@ def do(devices: Devices, folder: Path, program: str) -> list[list[str]]:
     """The lines that a program on ZeroGPU prints, as words."""
     env = os.environ | devices.env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     env["RESNET_HUB_CACHE"] = str(folder / f"cache-{len(list(folder.iterdir()))}")
-    code = STUBS + PROGRAM + program + "\nsys.stdout.flush(); runs.close(); zero.os._exit(0)"  # waits for no fork
+    code = STUBS + PROGRAM + program + "\nsys.stdout.flush(); scheduler.close(); zero.os._exit(0)"  # waits for no fork
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder)],
         env=env,
@@ -108,7 +111,7 @@ def test_a_quota_that_ends_leaves_a_run_that_goes_on(devices: Devices, folder: P
     program = """
 list(start(config))
 show()
-print(run.told(), runs.status(run).event["seconds_left"], len(run.run.epochs()))
+print(run.last_event_name(), scheduler.get_status(run).event["seconds_left"], len(run.run_dir.epochs()))
 list(start())
 show()
 """
@@ -126,29 +129,29 @@ from resnet_hub.demo.i18n import PageError
 from dataclasses import replace
 events.PROGRESS_SECONDS = 0.0
 led = start(replace(config, epochs=5000))
-while len(run.run.epochs()) < 3:
+while len(run.run_dir.epochs()) < 3:
     next(led)
 try:
-    runs.start(runs.create(), {"ann"}, config)
+    scheduler.start(runs.create(), {"ann"}, config)
 except PageError as error:
     print(error)
 led.close()
 show()
-first = len(run.run.epochs())
+first = len(run.run_dir.epochs())
 led = start()
-while len(run.run.epochs()) < first + 3:
+while len(run.run_dir.epochs()) < first + 3:
     next(led)
-runs.stop(run)
+scheduler.stop(run)
 show()
 list(led)
 show()
-print(first, len(run.run.epochs()))
+print(first, len(run.run_dir.epochs()))
 led = start()
-while len(run.run.epochs()) < first + 9:
+while len(run.run_dir.epochs()) < first + 9:
     next(led)
-runs.delete(run)
+scheduler.delete(run)
 list(led)
-print(run.folder.exists(), runs._owners)
+print(run.folder.exists(), scheduler._owners)
 """
     lines = do(devices, folder, program)
     assert len(lines) == 6, lines

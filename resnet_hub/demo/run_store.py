@@ -1,0 +1,123 @@
+"""The folders of all runs of the page's visitors. Imports no gradio.
+
+Who knows the id of a run may use it. The id cannot be guessed. The page keeps nothing of a run in memory: a worker
+process trains and writes the folder, all others read it.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from resnet_hub.demo.i18n import PageError
+from resnet_hub.demo.page_run import PageRun, check_free_space
+from resnet_hub.demo.served_files import ServedFiles
+from resnet_hub.errors import TrainingError
+
+MAX_KEPT = 200  # runs on the disk; one visitor address has at most half of them
+
+_ID = re.compile(r"[A-Za-z0-9_-]{32}")
+
+
+class RunStore:
+    """Creates, finds and deletes runs below one folder.
+
+    Args:
+        root: The folder; by default that of `RESNET_HUB_RUNS`, or one among the temporary files.
+        files: Where the page serves files of runs from; by default a folder beside the root.
+    """
+
+    def __init__(self, root: str | Path | None = None, files: ServedFiles | None = None):
+        self.root = Path(root or os.environ.get("RESNET_HUB_RUNS") or _default_root()).absolute()
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.root.is_symlink() or not os.access(self.root, os.W_OK) or self.root.stat().st_mode & 0o022:
+            raise TrainingError(f"Others may write to {self.root}; name a folder of your own in RESNET_HUB_RUNS.")
+        self.files = files or ServedFiles(f"{self.root}_served")
+        self._lock = threading.Lock()
+        self._addresses: dict[str, str] = {}  # by run id: the address of the visitor who made it
+
+    def create(self, address: str = "") -> PageRun:
+        """A run without data, for a visitor of that network address."""
+        with self._lock:
+            self._addresses = {run: of for run, of in self._addresses.items() if (self.root / run).is_dir()}
+            if address and list(self._addresses.values()).count(address) >= MAX_KEPT // 2:
+                raise PageError("address_full", count=MAX_KEPT // 2)
+        check_free_space(self.root)
+        if len(list(self.root.iterdir())) >= MAX_KEPT:
+            raise PageError("disk_full")
+        run = self.get(secrets.token_urlsafe(24))
+        run.folder.mkdir(mode=0o700)
+        self._addresses[run.id] = address
+        return run
+
+    def copy(self, run: PageRun) -> PageRun:
+        """A new run on the same dataset."""
+        new, facts = self.create(self.get_address(run)), run.read_facts()
+        try:
+            new.run_dir.folder.mkdir()
+            for name in (facts["data"], "report.json", run.run_dir.report.relative_to(run.folder)):
+                with suppress(FileNotFoundError):  # a dataset on the Hub has no file
+                    check_free_space(self.root, (run.folder / name).stat().st_size)
+                    shutil.copyfile(run.folder / name, new.folder / name)
+            new.update_facts(data=facts["data"], title=facts["title"], names=facts.get("names", {}))
+        except BaseException:
+            self.remove(new)
+            raise
+        return new
+
+    def find(self, run_id: object) -> PageRun | None:
+        """The run with that id; None if there is none, or if the value is no id."""
+        if not isinstance(run_id, str) or not _ID.fullmatch(run_id):
+            return None
+        run = self.get(run_id)
+        return run if run.folder.is_dir() else None
+
+    def get(self, run_id: str) -> PageRun:
+        """The run with an id that is known to be valid."""
+        return PageRun(run_id, self.root / run_id)
+
+    def get_address(self, run: PageRun) -> str:
+        """The address of the visitor who made the run; "" if the page has restarted since."""
+        return self._addresses.get(run.id, "")
+
+    def list_served_folders(self) -> set[Path]:
+        """The folders of served files whose run still exists."""
+        runs = [self.find(folder.name) for folder in self.root.iterdir()]
+        return {self.files.get_folder(run).resolve() for run in runs if run}
+
+    def remove(self, run: PageRun) -> None:
+        """Delete the folder of a run that has no worker, and its served files."""
+        # A call on ZeroGPU may still write: after the renaming it cannot create the folder again.
+        deleted = run.folder.with_name(f".{run.id}")
+        with suppress(FileNotFoundError):
+            run.folder.rename(deleted)
+        shutil.rmtree(deleted, ignore_errors=True)
+        self.files.remove(run)
+
+    def remove_leftovers(self) -> None:
+        """Delete what was written to a folder while it was deleted."""
+        for folder in self.root.glob(".*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def list_older_than(self, seconds: float) -> list[PageRun]:
+        """Runs whose folder nobody has written to for so long."""
+        runs = [self.find(folder.name) for folder in self.root.iterdir()]
+        return [run for run in runs if run and _seconds_since_change(run.folder) > seconds]
+
+
+def _seconds_since_change(folder: Path) -> float:
+    try:
+        return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except OSError:  # deleted meanwhile
+        return 0.0
+
+
+def _default_root() -> Path:
+    """A folder that outlives the app, outside those from which Gradio serves files: its own and the working one."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir(), f"resnet_hub_runs_{user}")

@@ -1,0 +1,13 @@
+"""Where the page runs: on a machine of its user, in a Hugging Face Space, or in a Space on ZeroGPU."""
+
+import os
+
+
+def is_space() -> bool:
+    """Whether this is a Space: its visitors are strangers, and nothing is done with its owner's token."""
+    return "SPACE_ID" in os.environ
+
+
+def is_zero_gpu() -> bool:
+    """Whether this is a Space on ZeroGPU, which lends a GPU for the length of one call."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")

@@ -48,7 +48,7 @@ def test_a_report_shows_what_was_found_and_runs_none_of_it() -> None:
 def test_where_a_run_stands_is_said_in_the_words_of_its_visitor(language: str, run: PageRun) -> None:
     text, request = MESSAGES[language], from_browser(language)
     history = [Epoch(0, None, 1.0, 0.5, True, 0.1, 1.0), Epoch(1, 0.9, 1.1, 0.4, False, 0.1, 2.0)]
-    shown = markup.progress(run, Status("queued", place=3), history, request)
+    shown = markup.progress(run, Status("queued", position=3), history, request)
     assert text["is_queued"].format(place=3) in shown
     assert text["best"].format(accuracy="50.0%", epoch=0) in shown
     for what, key in {"report": "checking", "images": "reading", "features": "features"}.items():

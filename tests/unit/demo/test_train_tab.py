@@ -152,7 +152,7 @@ def test_stop_asks_a_job_to_end_and_keep_and_delete_ends_it_at_once(tab: Any, mo
 
 
 def test_tidying_goes_on_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = Mock(trim=Mock(side_effect=[KeyError("anna"), None]), runs=Mock(serving=set))
+    page = Mock(trim=Mock(side_effect=[KeyError("anna"), None]), runs=Mock(list_served_folders=set))
     monkeypatch.setattr(demo.time, "sleep", Mock(side_effect=[None, StopIteration]))
     with pytest.raises(StopIteration):
         demo._tidy(page, tmp_path, set())

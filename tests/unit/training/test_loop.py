@@ -576,6 +576,26 @@ def test_a_run_goes_on_where_data_and_base_have_moved(config: TrainConfig, base:
         list(train(replace(again, data=str(other))))
 
 
+def test_a_run_resumes_after_its_base_has_left_the_shelf(
+    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(base, "weights/resnet18-tiny-imagenet")
+    tuned = replace(config, base="weights/resnet18-tiny-imagenet", architecture="resnet18", image_size=None)
+    unbroken = replace(tuned, run=str(tmp_path / "unbroken"))
+    list(train(unbroken))
+    for event in train(tuned):
+        if isinstance(event, Progress):
+            RunDir(config.run).stop.touch()
+    assert isinstance(event, Stopped)
+    shutil.rmtree("weights")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody is asked for it
+    assert isinstance(list(train(TrainConfig(data="", run=config.run)))[-1], Finished)
+    assert equal(weights(config), weights(unbroken))
+    card = (RunDir(config.run).model / "README.md").read_text()
+    assert "It started from the weights of resnet18-tiny-imagenet." in card and "base_model" not in card
+
+
 @pytest.mark.parametrize("with_base", [True, False])
 def test_pieces_of_a_run_end_with_the_weights_of_the_unbroken_one(
     config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_base: bool

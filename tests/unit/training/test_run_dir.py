@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resnet_hub.errors import TrainingError
-from resnet_hub.training.config import RECIPES, TrainConfig, command_line_options
+from resnet_hub.training.config import RECIPES, TrainConfig, command_line_options, is_hub_id
 from resnet_hub.training.events import Epoch
 from resnet_hub.training.run_dir import RunDir
 
@@ -140,3 +140,22 @@ def test_the_last_account_of_an_epoch_counts_and_a_torn_line_does_not(tmp_path: 
 def test_watching_a_run_needs_no_torch() -> None:
     script = "import sys, resnet_hub.training.run_dir; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_split_file_of_version_0_1_is_read(tmp_path: Path) -> None:
+    content = {"pictures": {"train": 4}, "labels": ["a", "b"], "called": "25% held out", "split": "train"}
+    content |= {"train": [0, 1, 2], "held_out": [3], "test": None}
+    (tmp_path / "split.json").write_text(json.dumps(content))
+    record = RunDir(tmp_path).read_split()
+    assert (record.images, record.train, record.validation) == ({"train": 4}, [0, 1, 2], [3])
+    assert (record.validation_split, record.validation_name) == ("train", "25% held out")
+    RunDir(tmp_path).write_split(record)
+    assert RunDir(tmp_path).read_split() == record
+
+
+def test_a_folder_of_the_shelf_is_no_hub_id_when_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id("user/flowers") and not is_hub_id("weights/resnet18-tiny-imagenet")
+    begun = replace(CONFIG, base="weights/resnet18-tiny-imagenet")
+    replace(CONFIG, base="other").check_same(begun)
+    CONFIG.check_same(begun)

@@ -1,8 +1,9 @@
-"""Training on a machine of Hugging Face: the terminal's own command runs in a Job, whose log is read here as events.
+"""Training as a Hugging Face Job: `resnet-hub train` runs there, and its log is read here as events.
 
-A job reads what is on the Hub and nothing of this computer. So this package, and a data set and base that lie here, go
-into a private data set first, which the job finds in its folder `/input`; the model goes from the job to its repo. The
-token is a secret of the job, in neither its arguments nor its environment, and nothing prints it."""
+A job reads from the Hub and not from this computer. So this package, and a local dataset and base, are first uploaded
+to a private dataset, which the job mounts as `/input`. The job pushes the model to its repo. The token is a secret of
+the job: it is in neither its arguments nor its environment, and is never printed.
+"""
 
 import secrets
 import tempfile
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
 
 
-# What the command needs in the job: the library and its extra `train`, as pyproject.toml has them.
+# Requirements of the command: those of the library and its extras `train` and `heic` in pyproject.toml.
 DEPENDENCIES = (
     *(
         "torch>=2.8",
@@ -46,20 +47,20 @@ DEPENDENCIES = (
     *("tqdm>=4.66", "pillow-heif>=1.0", "torchvision>=0.23", "datasets>=5.0,<6", "accelerate>=1.10,<2"),
 )
 FLAVORS = ("cpu-upgrade", "t4-small", "t4-medium", "l4x1", "a10g-small", "a10g-large", "a100-large", "h200")
-LIMITS = ("30m", "1h", "2h", "4h", "8h")  # of time, to choose from; any other may be written
-_LEAST = 15 * 60  # seconds of a job that has time to train
-_REST = 8 * 60  # of them, or a tenth of more, are for what is before and after: to install torch, to measure, to push
-_EVERY = 10.0  # seconds between two looks for what ends it
-_INPUT, _RUN = "/input", "/tmp/run"  # folders of the job
+LIMITS = ("30m", "1h", "2h", "4h", "8h")  # timeouts that the page offers
+_MIN_TIMEOUT = 15 * 60  # seconds
+_OVERHEAD = 8 * 60  # seconds to install torch, evaluate and push; a tenth of the timeout, if that is more
+_POLL_SECONDS = 10.0  # between two checks for the file that ends the training
+_INPUT, _RUN = "/input", "/tmp/run"  # folders in the job
 
 
 class Job(NamedTuple):
-    """A job on the Hub; whoever may see it finds it at `url`."""
+    """A job on the Hub."""
 
     id: str
     owner: str
     url: str
-    ending: str  # file of its data set that it waits for, to end its training
+    ending: str  # user/name/file of a dataset: if it appears, the job ends its training
 
 
 def submit(
@@ -73,17 +74,25 @@ def submit(
     root: Path = Path(),
     token: str | None = None,
 ) -> Job:
-    """Starts a job that trains as `config` says and pushes the model to `repo_id`; of its run nothing else is kept.
+    """Starts a job that trains a model and pushes it to `repo_id`; the run directory itself is not kept.
 
-    A data set or base on this computer, whose relative paths are below `root`, is copied to the private data set
-    `repo_id`-input with `upload`, and refused without. `timeout` ends the job, such as `90m` or `2h`; some minutes
-    before it stops training, and pushes what it has. Raises `ResNetHubError` for settings or data that cannot be, and
-    `HubError` where the Hub refuses.
+    Args:
+        config: The settings of the run.
+        repo_id: The model repo, created if missing.
+        flavor: The hardware, one of `hf jobs hardware`.
+        timeout: When the job is ended, such as 90m or 2h. Its training stops some minutes before.
+        private: Whether a new repo is private.
+        upload: Allow to copy a local dataset or base to the private dataset `repo_id`-input.
+        root: Folder that relative paths start from.
+        token: Of a user who may write to `repo_id`.
+
+    Raises:
+        ResNetHubError: If the settings or the data are wrong; `HubError` if the Hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, Volume, get_token
 
     config.resolved()
-    stop_after = _training_time(timeout)
+    train_seconds = _training_time(timeout)
     token = token or get_token()
     if not token:
         raise HubError("There is no token on this computer. Log in with `hf auth login`.")
@@ -96,31 +105,33 @@ def submit(
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         pack = partial(_data_files, scratch=scratch, **config.data_names)
-        data = _brought(config.data, root, upload, input_id, pack, files)
-        if data != config.data:  # a ZIP of what they name
-            nameless: dict[str, Any] = dict.fromkeys(DATASET_FIELDS)
-            config = replace(config, **nameless)
-        base = config.base and _brought(config.base, root, upload, input_id, _base_files, files)
-        words = command_line_options(replace(config, data=data, base=base, run=_RUN))
-        words += ["--stop-after", f"{stop_after}s", "--json"]
-        words += ["--push", repo_id, "--private" if private else "--no-private"]
+        data = _resolve_source(config.data, root, upload, input_id, pack, files)
+        if data != config.data:  # a ZIP of what the dataset fields select
+            defaults: dict[str, Any] = dict.fromkeys(DATASET_FIELDS)
+            config = replace(config, **defaults)
+        base = config.base and _resolve_source(config.base, root, upload, input_id, _base_files, files)
+        arguments = command_line_options(replace(config, data=data, base=base, run=_RUN))
+        arguments += ["--stop-after", f"{train_seconds}s", "--json"]
+        arguments += ["--push", repo_id, "--private" if private else "--no-private"]
         ending = f"{input_id}/end-{secrets.token_hex(4)}"
-        words += ["--end-when", ending]
+        arguments += ["--end-when", ending]
         stack.enter_context(hub_errors(repo_id, token=token, writing=True))
         api = HfApi(token=token, library_name="resnet_hub")
         retry_call(api.create_repo, input_id, repo_type="dataset", private=True, exist_ok=True)
         if not retry_call(api.dataset_info, input_id).private:
-            raise HubError(f"The data set {input_id} exists and is public; make it private, or push to another name.")
-        for file in [file for file in files if not file.path_in_repo.endswith(".py")]:  # singly, here: see `ask`
+            raise HubError(f"The dataset {input_id} exists and is public; make it private, or push to another name.")
+        for file in [
+            file for file in files if not file.path_in_repo.endswith(".py")
+        ]:  # one by one, which `retry_call` can repeat
             retry_call(api.preupload_lfs_files, input_id, [file], repo_type="dataset", free_memory=False)
-        about = "What a job of resnet_hub is to train on"
-        commit = retry_call(partial(api.create_commit, input_id), files, repo_type="dataset", commit_message=about)
+        message = "What a job of resnet_hub is to train on"
+        commit = retry_call(partial(api.create_commit, input_id), files, repo_type="dataset", commit_message=message)
         volume = Volume(type="dataset", source=input_id, mount_path=_INPUT, revision=commit.oid, read_only=True)
         stack.enter_context(warnings.catch_warnings(action="ignore", category=UserWarning))  # jobs are experimental
         job = call_once(
             api.run_uv_job,
             "python",
-            script_args=["-m", "resnet_hub", "train", *words],
+            script_args=["-m", "resnet_hub", "train", *arguments],
             dependencies=list(DEPENDENCIES),
             env={"PYTHONPATH": _INPUT, "PYTHONUNBUFFERED": "1"},
             secrets={"HF_TOKEN": token},
@@ -133,9 +144,9 @@ def submit(
 
 
 def follow(job: Job, *, token: str | None = None) -> Iterator[Event | str]:
-    """What the job says, until it ends: the events of its training, and other lines of its log as they are.
+    """Yields the events of a job's training, and other lines of its log as text, until the job ends.
 
-    A job that ends before its model is pushed is `Failed`, with where to look.
+    If it ends before its model is pushed, the last event is `Failed`.
     """
     from huggingface_hub import HfApi
 
@@ -155,7 +166,7 @@ def follow(job: Job, *, token: str | None = None) -> Iterator[Event | str]:
 
 
 def end(job: Job, *, token: str | None = None) -> None:
-    """Asks the job to end its training, and to measure and push what it has; it does so within a minute or two."""
+    """Asks the job to end its training, and to evaluate and push its best model; takes a minute or two."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
     repo_id, _, name = job.ending.rpartition("/")
@@ -166,30 +177,29 @@ def end(job: Job, *, token: str | None = None) -> None:
 
 
 def await_end(run: RunDir, ending: str) -> None:
-    """Ends the training of `run` once the file `ending` (user/name/file) is in that data set on the Hub, as `end` asks.
+    """Starts a thread that ends the training of `run` when the file `ending` (user/name/file) appears in its dataset.
 
-    It is looked for in a thread, for as long as the process is there. A Hub out of reach is asked again. Raises
-    `TrainingError` for what cannot be such a file.
+    `end` creates that file. A Hub that does not answer is asked again. Raises `TrainingError` for a wrong name.
     """
     from huggingface_hub import HfApi
 
     repo_id, _, name = ending.rpartition("/")
     if not is_hub_id(repo_id) or not name:
-        raise TrainingError(f"{ending!r} is no file of a data set on the Hub; write user/name/file.")
+        raise TrainingError(f"{ending!r} is not a file of a dataset on the Hub; write user/name/file.")
 
     def watch() -> None:
-        there = False
-        while not there:
-            time.sleep(_EVERY)
+        exists = False
+        while not exists:
+            time.sleep(_POLL_SECONDS)
             with suppress(HubError), hub_errors(repo_id):
-                there = call_once(HfApi(library_name="resnet_hub").file_exists, repo_id, name, repo_type="dataset")
+                exists = call_once(HfApi(library_name="resnet_hub").file_exists, repo_id, name, repo_type="dataset")
         run.end.touch()
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def cancel(job: Job, *, token: str | None = None) -> None:
-    """Ends the job at once; what it had reached is lost."""
+    """Ends the job at once, without a model."""
     from huggingface_hub import HfApi
 
     with hub_errors(job.id, token=token, writing=True):
@@ -197,7 +207,7 @@ def cancel(job: Job, *, token: str | None = None) -> None:
 
 
 def record(run: RunDir, events: Iterator[Event | str]) -> Iterator[Event | str]:
-    """The same events, with the epochs among them written to the history of a run here."""
+    """Yields the same events, and writes the epochs among them to the history of a local run."""
     from resnet_hub.training.events import Epoch
 
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -208,21 +218,23 @@ def record(run: RunDir, events: Iterator[Event | str]) -> Iterator[Event | str]:
 
 
 def _training_time(timeout: str) -> int:
-    """Seconds for the training of a job that is ended after `timeout`."""
+    """Returns the seconds that a job with `timeout` has for training."""
     limit = parse_duration(timeout)
-    if limit < _LEAST:
-        raise TrainingError(f"A job of {timeout} has no time to train; give it {_LEAST // 60}m or more.")
-    return round(limit - max(_REST, limit / 10))
+    if limit < _MIN_TIMEOUT:
+        raise TrainingError(f"A job of {timeout} has no time to train; give it {_MIN_TIMEOUT // 60}m or more.")
+    return round(limit - max(_OVERHEAD, limit / 10))
 
 
 def _source(package: Path) -> list[Path]:
-    """The files of this package that a job needs: all but the page and, in a wheel, the shelf."""
+    """Returns the files of this package that a job needs: all but the page and, in a wheel, the shelf."""
     files = (path for path in package.rglob("*") if path.is_file())
     return sorted(path for path in files if not {"demo", "weights", "__pycache__"} & {*path.relative_to(package).parts})
 
 
-def _brought(source: str, root: Path, upload: bool, input_id: str, pack: Any, files: "list[CommitOperationAdd]") -> str:
-    """The name of a data set or base in the job: as it is on the Hub, or below `/input` where it is taken there."""
+def _resolve_source(
+    source: str, root: Path, upload: bool, input_id: str, pack: Any, files: "list[CommitOperationAdd]"
+) -> str:
+    """Returns what the job calls a dataset or base: its id on the Hub, or its path in `/input` if it is uploaded."""
     from huggingface_hub import CommitOperationAdd
 
     path = root / Path(source).expanduser()
@@ -233,7 +245,7 @@ def _brought(source: str, root: Path, upload: bool, input_id: str, pack: Any, fi
     if not upload:
         raise TrainingError(
             f"A job cannot read {source} on this computer; allow with --upload that it is copied to {input_id}, a "
-            "private data set of yours, or name one on the Hub."
+            "private dataset of yours, or name one on the Hub."
         )
     name, packed = pack(path)
     files += [CommitOperationAdd(inside, file) for inside, file in packed.items()]
@@ -241,7 +253,7 @@ def _brought(source: str, root: Path, upload: bool, input_id: str, pack: Any, fi
 
 
 def _data_files(path: Path, scratch: Path, **names: Any) -> tuple[str, dict[str, Path]]:
-    """One ZIP, whatever the data set is, of what the names of `load` say."""
+    """Returns the name and files to upload of a dataset: one ZIP of what the arguments of `load_dataset` select."""
     splits = load_dataset(path, **names)
     if path.suffix.lower() != ".zip":
         path = export_dataset(splits, scratch / f"{path.resolve().name}.zip")
@@ -249,7 +261,7 @@ def _data_files(path: Path, scratch: Path, **names: Any) -> tuple[str, dict[str,
 
 
 def _base_files(path: Path) -> tuple[str, dict[str, Path]]:
-    """All that opens the checkpoint in the folder `path`, in whichever layout."""
+    """Returns the name and files to upload of a checkpoint folder: all that is needed to open it."""
     name = f"base/{path.resolve().name}"
-    known = [path / file for file in (CONFIG_FILE, PROCESSOR_FILE, INDEX_FILE, CARD_FILE) if (path / file).is_file()]
-    return name, {f"{name}/{file.name}": file for file in [*known, *sorted(path.glob("*.safetensors"))]}
+    files = [path / file for file in (CONFIG_FILE, PROCESSOR_FILE, INDEX_FILE, CARD_FILE) if (path / file).is_file()]
+    return name, {f"{name}/{file.name}": file for file in [*files, *sorted(path.glob("*.safetensors"))]}

@@ -124,7 +124,7 @@ def test_the_terminal_trains_in_a_job_as_it_does_here(
         ("train", "--data", "colours.zip"): "--run",
         ("train", "--data", "colours.zip", "--run", "r", "--flavor", "h200"): "--on jobs",
         ("train", "--data", "colours.zip", "--run", "r", "--private"): "--push",
-        ("train", "--data", "colours.zip", "--run", "r", "--end-when", "x/end"): "'x/end' is no file of a data set",
+        ("train", "--data", "colours.zip", "--run", "r", "--end-when", "x/end"): "'x/end' is not a file of a dataset",
         (*words, "--push", "user/x", "--end-when", "user/x/end"): "leave out --end-when",
         ("train", "--data", "colours.zip", "--run", "r", "--stop-after", "soon"): "'soon' is not a duration; write",
         (*words, "--push", "user/x", "--stop-after", "1h"): "before its --timeout; leave out --stop-after",

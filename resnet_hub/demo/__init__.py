@@ -29,7 +29,7 @@ from resnet_hub.demo.run_store import RunStore
 from resnet_hub.demo.scheduler import Scheduler
 from resnet_hub.demo.served_files import ServedFiles
 from resnet_hub.demo.space import is_space
-from resnet_hub.demo.train import TrainTab
+from resnet_hub.demo.train_tab import TrainTab
 from resnet_hub.version import __version__
 
 log = logging.getLogger("resnet_hub")

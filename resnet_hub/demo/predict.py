@@ -1,12 +1,12 @@
-"""The Predict tab: a photo in, the top classes and what speaks for them out."""
+"""The Predict tab: a photo in, its top classes and a heat map out."""
 
 import time
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import message, translate, translate_error
 from resnet_hub.demo.models import Models
 from resnet_hub.errors import ResNetHubError
@@ -18,75 +18,78 @@ if TYPE_CHECKING:
     from resnet_hub.inference.classifier import Classifier
 
 TOP = 5
-_SHOWN = 768  # pixels of the shorter side that are enough for the heat map; a large photo is not decoded whole
-_AT_ONCE = 16  # visitors' pictures; the network takes together those that wait
+_HEAT_MAP_SIDE = 768  # pixels of the shorter side; a larger photo is decoded at a smaller size
+_CONCURRENCY = 16  # visitors' photos; the network takes those that wait together
 EXAMPLES = sorted(Path(__file__).with_name("examples").glob("*.jpg"))
-_SHOWN_BY_BROWSERS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
+_BROWSER_FORMATS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
 
 class PredictTab:
-    """The answers of the tab, over the models that all visitors share."""
+    """Handlers and components of the tab, over the models that all visitors share."""
 
     def __init__(self, models: Models):
         self.models = models
 
     def answer(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
-        """Top classes, a line about them, the heat of the first, and the photo where a browser cannot show it."""
+        """Scores, a status line, the heat map of the top class, and the photo if a browser cannot show its format."""
         if photo is None:
             return None, "", None, gr.skip()
         try:
             classifier, image, top, maps, seconds = self._classify(photo, model, TOP)
         except ResNetHubError as error:
-            return None, alert(translate_error(request, error)), None, gr.skip()
-        took = f"{seconds * 1000:.0f} ms"
+            return None, markup.render_alert(translate_error(request, error)), None, gr.skip()
         device = f"{classifier.device.type.upper()} ({classifier.engine}, {classifier.precision})"
-        line = _status(translate(request, "took", time=took, device=device, model=self._called(model, request)))
+        title = self._get_title(model, request)
+        line = translate(request, "took", time=f"{seconds * 1000:.0f} ms", device=device, model=title)
         scores = {entry["label"]: entry["score"] for entry in top}
-        shown = gr.skip() if Path(photo["path"]).suffix.lower() in _SHOWN_BY_BROWSERS else image
-        return scores, line, _heat(classifier, image, top[0]["label"], request, maps), shown
+        shown = gr.skip() if Path(photo["path"]).suffix.lower() in _BROWSER_FORMATS else image
+        heat_map = _draw_heat_map(classifier, image, top[0]["label"], request, maps)
+        return scores, markup.render_status(line), heat_map, shown
 
     def example(self, model: str, request: gr.Request, chosen: gr.SelectData) -> tuple[Any, ...]:
-        """The answer for one of the example pictures, and that picture as the photo."""
+        """The answer for one of the examples, and that example as the photo."""
         path = EXAMPLES[chosen.index]
-        scores, line, heat, _ = self.answer({"path": str(path), "orig_name": path.name}, model, request)
-        return scores, line, heat, str(path)
+        scores, line, heat_map, _ = self.answer({"path": str(path), "orig_name": path.name}, model, request)
+        return scores, line, heat_map, str(path)
 
     def why(self, photo: dict[str, Any] | None, model: str, request: gr.Request, chosen: gr.SelectData) -> Any:
-        """The heat of the class that the visitor chose."""
+        """The heat map of the class that the visitor chose."""
         from resnet_hub.images.load import load_image
 
         if photo is None:
             return None
         try:
-            image = load_image(photo["path"], name=photo["orig_name"], near=_SHOWN)
-            return _heat(self.models.get(model), image, chosen.value, request)
-        except (ResNetHubError, ValueError):  # the model changed meanwhile, and its answer brings its own heat
+            image = load_image(photo["path"], name=photo["orig_name"], near=_HEAT_MAP_SIDE)
+            return _draw_heat_map(self.models.get(model), image, chosen.value, request)
+        except (ResNetHubError, ValueError):  # the model has changed since, and its answer has its own heat map
             return gr.skip()
 
     def choose(self, name: str | None, current: str, request: gr.Request) -> tuple[Any, ...]:
-        """The model to use from now on and its facts, or a sentence and the model that the page had."""
+        """The chosen model and its facts, or an error and the model from before."""
         name = str(name or "").strip()
         try:
             classifier = self.models.get(name)
         except ResNetHubError as error:
-            kept = translate(request, "kept", model=self._called(current, request)) if current else ""
-            return current, current, alert(f"{translate_error(request, error)} {kept}"), gr.skip(), gr.skip()
-        link = f"https://huggingface.co/{name}" if isinstance(self.models.source(name), str) else None
-        card = classifier.model.card or translate(request, "no_card")  # stays plain text: it comes from strangers
-        return name, name, "", _facts(classifier, link, request), card
+            kept = translate(request, "kept", model=self._get_title(current, request)) if current else ""
+            alert = markup.render_alert(f"{translate_error(request, error)} {kept}")
+            return current, current, alert, gr.skip(), gr.skip()
+        url = f"https://huggingface.co/{name}" if isinstance(self.models.source(name), str) else None
+        card = classifier.model.card or translate(request, "no_card")  # shown as plain text: strangers wrote it
+        return name, name, "", markup.render_model(classifier, url, request), card
 
     def suggest(self, current: str, request: gr.Request, typed: gr.KeyUpData) -> Any:
-        """The shelf, and models of the Hub that match what is typed."""
-        found = self.models.search(typed.input_value.strip())
-        return gr.update(choices=self.choices(current, request, *found))
+        """The models of the page, and models on the Hub whose names match what is typed."""
+        matches = self.models.search(typed.input_value.strip())
+        return gr.update(choices=self.list_choices(current, request, *matches))
 
-    def choices(self, own: str, request: gr.Request, *others: str) -> list[tuple[str, str]]:
-        """Names and values of the picker; among them the visitor's own model, where `own` is one."""
-        names = dict.fromkeys([*self.models.names(), *([own] if self.models.title(own) else []), *others])
-        return [(self._called(name, request), name) for name in names]
+    def list_choices(self, current: str, request: gr.Request, *others: str) -> list[tuple[str, str]]:
+        """Titles and values for the picker. `current` is among them if it is a run of the visitor."""
+        own = [current] if self.models.title(current) else []
+        names = dict.fromkeys([*self.models.names(), *own, *others])
+        return [(self._get_title(name, request), name) for name in names]
 
-    def _called(self, model: str, request: gr.Request) -> str:
-        """What to call a model: the id of a visitor's own is a secret that no screenshot shall show."""
+    def _get_title(self, model: str, request: gr.Request) -> str:
+        """The model's name to show. The id of a visitor's run is a secret that no screenshot must show."""
         title = self.models.title(model)
         return model if title is None else translate(request, "my_model", title=title)
 
@@ -94,7 +97,7 @@ class PredictTab:
         """Classify an image with a ResNet: its most likely labels with their scores, best first.
 
         Args:
-            image: The picture to classify.
+            image: The image to classify.
             model: A model of the page's list, or the id of one on the Hugging Face Hub, such as user/name.
             top_k: How many labels to return, from 1 to 1000.
         """
@@ -109,22 +112,40 @@ class PredictTab:
 
     def _classify(
         self, photo: dict[str, Any], model: str, top_k: int
-    ) -> "tuple[Classifier, Image.Image, list, Tensor, float]":
-        """The classifier, the upright picture, its top classes, its last maps, and the seconds that all took."""
+    ) -> "tuple[Classifier, Image.Image, list[dict[str, Any]], Tensor, float]":
+        """The classifier, the upright image, its top classes, its last feature maps, and the seconds that this took."""
         from resnet_hub.images.load import load_image
 
         classifier = self.models.get(model)
         start = time.perf_counter()
-        image = load_image(photo["path"], name=photo["orig_name"], near=max(_SHOWN, classifier.decode_size or 0))
+        image = load_image(
+            photo["path"], name=photo["orig_name"], near=max(_HEAT_MAP_SIDE, classifier.decode_size or 0)
+        )
         top, maps = classifier.predict_with_maps(image, top_k)
         return classifier, image, top, maps, time.perf_counter() - start
 
+    # -- the page ------------------------------------------------------------------------------------------------------
+
     def render(self, page: gr.Blocks, default: str) -> None:
-        """Add the tab to the page that is being built."""
-        current = gr.State(default)
+        """Add the tab to the page that is being built. `default` is the name of its first model."""
+        self._render_photo()
+        self._render_model(default)
+        self._connect(page, default)
+        with gr.Row(visible=False):  # an endpoint for programs takes its inputs from components
+            gr.Button().click(
+                self.predict,
+                [gr.Image(label="image"), gr.Textbox(default, label="model"), gr.Number(TOP, label="top_k")],
+                gr.JSON(label="classes"),
+                api_name="predict",
+                preprocess=False,
+                concurrency_limit=_CONCURRENCY,
+                concurrency_id="endpoint",  # a program that waits for a download keeps no visitor waiting
+            )
+
+    def _render_photo(self) -> None:
         with gr.Row():
             with gr.Column(min_width=300):
-                photo = gr.Image(
+                self._photo = gr.Image(
                     label=message("photo"),
                     placeholder=message("photo_hint"),
                     sources=["upload", "clipboard", "webcam"],
@@ -133,12 +154,12 @@ class PredictTab:
                     height=340,
                     elem_id="photo",
                 )
-                button = gr.Button(message("classify"))
+                self._button = gr.Button(message("classify"))
             with gr.Column(min_width=300):
-                classes = gr.Label(label=message("classes"), num_top_classes=TOP, elem_id="classes")
-                line = gr.HTML(_status(""), elem_id="line")
+                self._classes = gr.Label(label=message("classes"), num_top_classes=TOP, elem_id="classes")
+                self._line = gr.HTML(markup.render_status(""), elem_id="line")
             with gr.Column(min_width=300):
-                why = gr.Image(
+                self._heat_map = gr.Image(
                     label=message("heat"),
                     alt_text=message("heat_alt"),
                     interactive=False,
@@ -147,7 +168,7 @@ class PredictTab:
                     elem_id="why",
                 )
                 gr.HTML(message("heat_hint"), elem_id="hint")
-        examples = gr.Gallery(
+        self._examples = gr.Gallery(
             [(path, path.stem.replace("-", " ")) for path in EXAMPLES],
             label=message("examples"),
             columns=len(EXAMPLES),
@@ -157,9 +178,12 @@ class PredictTab:
             buttons=[],
             elem_id="examples",
         )
+
+    def _render_model(self, default: str) -> None:
+        self._current = gr.State(default)
         with gr.Row():
             with gr.Column(min_width=300):
-                picker = gr.Dropdown(
+                self.picker = gr.Dropdown(
                     list(self.models.names()),
                     value=default,
                     allow_custom_value=True,
@@ -167,84 +191,45 @@ class PredictTab:
                     info=message("model_info"),
                     elem_id="model",
                 )
-                notice = gr.HTML(elem_id="notice")
+                self._notice = gr.HTML(elem_id="notice")
             with gr.Column(min_width=300, scale=2):
-                facts = gr.HTML(elem_id="facts")
+                self._facts = gr.HTML(elem_id="facts")
                 with gr.Accordion(message("card"), open=False):
-                    card = gr.Textbox(label=message("card"), show_label=False, interactive=False, lines=4, max_lines=20)
+                    self._card = gr.Textbox(
+                        label=message("card"), show_label=False, interactive=False, lines=4, max_lines=20
+                    )
 
-        self.picker = picker
+    def _connect(self, page: gr.Blocks, default: str) -> None:
         private: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
-        # Without Gradio's preprocessing the file arrives as it came, and every picture goes through load_image.
-        predicting = private | {"preprocess": False, "concurrency_limit": _AT_ONCE, "concurrency_id": "predict"}
+        # Without Gradio's preprocessing the file arrives unchanged, and every image is read by load_image.
+        predicting = private | {"preprocess": False, "concurrency_limit": _CONCURRENCY, "concurrency_id": "predict"}
         loading = private | {"concurrency_limit": 4, "concurrency_id": "load"}
-        outcome: dict[str, Any] = {"outputs": [classes, line, why, photo], "show_progress_on": [classes]}
-        self.answering: dict[str, Any] = {"fn": self.answer, "inputs": [photo, current]} | outcome | predicting
+        photo, current, picker = self._photo, self._current, self.picker
+        shown: dict[str, Any] = {
+            "outputs": [self._classes, self._line, self._heat_map, photo],
+            "show_progress_on": [self._classes],
+        }
+        self.answering: dict[str, Any] = {"fn": self.answer, "inputs": [photo, current]} | shown | predicting
         self.choosing: dict[str, Any] = {
             "fn": self.choose,
             "inputs": [picker, current],
-            "outputs": [current, picker, notice, facts, card],
-            "show_progress_on": [notice],
+            "outputs": [current, picker, self._notice, self._facts, self._card],
+            "show_progress_on": [self._notice],
         }
         self.choosing |= loading
-
-        gr.on([photo.input, button.click], **self.answering)
-        examples.select(self.example, current, **outcome | predicting)
-        classes.select(self.why, [photo, current], why, show_progress="minimal", **predicting)
+        gr.on([photo.input, self._button.click], **self.answering)
+        self._examples.select(self.example, current, **shown | predicting)
+        self._classes.select(self.why, [photo, current], self._heat_map, show_progress="minimal", **predicting)
         picker.input(**self.choosing).success(**self.answering)
         if default:
             page.load(**self.choosing)
         picker.key_up(self.suggest, current, picker, show_progress="hidden", **loading | {"concurrency_id": "suggest"})
 
-        with gr.Row(visible=False):  # an endpoint for programs takes its inputs from components
-            gr.Button().click(
-                self.predict,
-                [gr.Image(label="image"), gr.Textbox(default, label="model"), gr.Number(TOP, label="top_k")],
-                gr.JSON(label="classes"),
-                api_name="predict",
-                preprocess=False,
-                concurrency_limit=_AT_ONCE,
-                concurrency_id="endpoint",  # a program that waits for a download keeps no visitor waiting
-            )
 
-
-def _heat(
+def _draw_heat_map(
     classifier: "Classifier", image: "Image.Image", label: str, request: gr.Request, maps: "Tensor | None" = None
 ) -> Any:
     from resnet_hub.inference.gradcam import overlay_heat_map
 
-    picture = overlay_heat_map(classifier, image, classifier.config.labels.index(label), feature_maps=maps)
-    return gr.update(value=picture, label=translate(request, "heat_of", label=_short(label)))
-
-
-def _facts(classifier: "Classifier", link: str | None, request: gr.Request) -> str:
-    config = classifier.config
-    some = ", ".join(_short(label) for label in config.labels[:5])
-    labels = some if config.num_classes <= 5 else translate(request, "more", count=f"{config.num_classes:,}", some=some)
-    crop = f"{config.crop_pct * 100:.4g}"
-    rows = {
-        "architecture": config.architecture,
-        "parameters": f"{config.num_parameters:,}",
-        "labels": labels,
-        "preprocessing": translate(
-            request, "pixels", size=config.image_size, crop=crop, interpolation=config.interpolation
-        ),
-    }
-    cells = [f"<dt>{escape(translate(request, key))}</dt><dd>{escape(value)}</dd>" for key, value in rows.items()]
-    if link:
-        anchor = f'<a href="{escape(link)}" target="_blank" rel="noopener">{escape(link)}</a>'
-        cells.append(f"<dt>{escape(translate(request, 'card'))}</dt><dd>{anchor}</dd>")
-    return f"<dl>{''.join(cells)}</dl>"
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= 32 else f"{label[:31]}…"
-
-
-def _status(text: str) -> str:
-    return f'<p role="status">{escape(text)}</p>'
-
-
-def alert(text: str) -> str:
-    """A refusal or a failure, for eyes and screen readers."""
-    return f'<p role="alert">{escape(text)}</p>'
+    overlay = overlay_heat_map(classifier, image, classifier.config.labels.index(label), feature_maps=maps)
+    return gr.update(value=overlay, label=translate(request, "heat_of", label=markup.shorten_label(label)))

@@ -416,11 +416,3 @@ def test_the_embedded_model_recognises_the_examples() -> None:
     for path in EXAMPLES:
         (best,) = classify(path, top_k=1)
         assert best["label"] == path.stem.replace("-", " ") and best["score"] > 0.5
-
-
-def test_languages_have_the_same_texts() -> None:
-    fields = {
-        language: {key: sorted(re.findall(r"{(\w+)}", text)) for key, text in texts.items()}
-        for language, texts in MESSAGES.items()
-    }
-    assert fields["en"] == fields["zh"]

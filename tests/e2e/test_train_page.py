@@ -105,7 +105,7 @@ def type_into(field: Locator, value: str) -> None:
 def choose(page: Page, epochs: int | None) -> None:
     """Choose a run of so many epochs, or of the head alone."""
     if epochs:
-        page.get_by_role("button", name="More choices").click()
+        page.get_by_role("button", name="More options").click()
         type_into(page.locator("#epochs input[type=number]"), str(epochs))
         type_into(page.get_by_label("Image size"), "32")  # slower than the 16 of the base
         page.get_by_label("Image size").press("Tab")
@@ -165,7 +165,7 @@ def test_from_200_photos_to_a_model_on_the_hub(browser: Browser, address: str, h
     page = visit(browser, address)
     check(page, shapes)
     report = page.locator("#report")
-    expect(report).to_contain_text("200 pictures in 4 classes")
+    expect(report).to_contain_text("200 images in 4 classes")
     for label in labels:
         expect(report.get_by_role("row").filter(has_text=label)).to_contain_text("50")
     page.get_by_role("button", name="Continue").click()
@@ -174,7 +174,7 @@ def test_from_200_photos_to_a_model_on_the_hub(browser: Browser, address: str, h
     page.get_by_role("button", name="Start training").click()
     expect(page.locator("#progress")).to_contain_text(re.compile(r"Epoch \d+ of 100 · [\d,]+ images/s · .* left"))
     lines = lines_of(page)
-    expect(lines).to_have_count(2)  # training and held out
+    expect(lines).to_have_count(2)  # training and validation
     before = lines.first.get_attribute("d") or ""
     expect(lines.first).not_to_have_attribute("d", before)  # the curves move
     expect(page.locator("#progress")).to_contain_text("Best so far")
@@ -187,7 +187,7 @@ def test_from_200_photos_to_a_model_on_the_hub(browser: Browser, address: str, h
     page = visit(browser, address + link)
     figures = page.locator("#figures")
     expect(figures.locator("dl")).to_be_visible()
-    expect(figures).to_contain_text("Measured on 40 pictures that training has not seen (20% held out).")
+    expect(figures).to_contain_text("Evaluated on 40 images that were not used for training (20% held out).")
     expect(figures.locator("tbody tr")).to_have_count(4)
     expect(page.locator("#confusion img")).to_be_visible()
     said = dict(zip(figures.locator("dt").all_inner_texts(), figures.locator("dd").all_inner_texts(), strict=True))
@@ -232,7 +232,7 @@ def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, 
     train(ann, write_zip(folder / "many.zip", count=600), epochs=100)  # takes longer than what follows
     expect(ann.locator("#progress")).to_contain_text("Epoch")
     train(bob, folder / "colours.zip", epochs=None)
-    expect(bob.locator("#progress")).to_contain_text("place 1 in the queue")
+    expect(bob.locator("#progress")).to_contain_text("position 1 in the queue")
     assert bob.evaluate("document.documentElement.scrollWidth") == 390
 
     ann.reload()
@@ -247,7 +247,7 @@ def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, 
     expect(ann.get_by_role("button", name="Resume")).to_be_visible()
     expect(bob.locator("#figures dl")).to_be_visible()
     ann.get_by_role("button", name="See the result").click()
-    expect(ann.locator("#figures")).to_contain_text("no figures of its model yet")
+    expect(ann.locator("#figures")).to_contain_text("has not been evaluated yet")
     ann.get_by_role("button", name="End the run here").click()
     expect(ann.locator("#figures dl")).to_be_visible()
     ann.locator(".step-label", has_text="Training").click()
@@ -353,7 +353,7 @@ def test_a_base_that_cannot_be_used_is_refused(browser: Browser, address: str, f
     page = visit(browser, address)
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("tab", name="From the Hub").click()
-    page.get_by_label("Data set on the Hugging Face Hub").fill("../../etc")
+    page.get_by_label("Dataset on the Hugging Face Hub").fill("../../etc")
     page.get_by_role("button", name="Check the data").last.click()
     expect(page.get_by_role("alert")).to_contain_text("it is not the id of a dataset on the Hub")
     page.get_by_role("tab", name="ZIP file").click()
@@ -372,7 +372,7 @@ def test_a_base_that_cannot_be_used_is_refused(browser: Browser, address: str, f
 def test_every_choice_reaches_the_run(browser: Browser, address: str, folder: Path) -> None:
     page = visit(browser, address)
     bring(page, folder / "colours.zip")
-    page.get_by_role("button", name="More choices").click()
+    page.get_by_role("button", name="More options").click()
     page.get_by_label("From scratch").check()  # by its answer the choices that just came stand
     expect(page.locator("#base")).to_be_hidden()
     page.locator("#architecture input").click()
@@ -385,8 +385,8 @@ def test_every_choice_reaches_the_run(browser: Browser, address: str, folder: Pa
         type_into(page.locator(f"#{label} input[type=number]"), value)
         page.locator(f"#{label} input[type=number]").press("Tab")
     for label, value in {
-        "Changes to the pictures": "Cut out and mirrored",
-        "Epoch to keep": "With the lowest loss",
+        "Augmentation": "Random crop and flip",
+        "Epoch to keep": "Lowest loss",
     }.items():
         page.get_by_label(label).click()
         page.get_by_role("option", name=value).click()
@@ -395,7 +395,7 @@ def test_every_choice_reaches_the_run(browser: Browser, address: str, folder: Pa
     expect(page.get_by_label("Patience")).to_be_hidden()  # what a head has not
     expect(page.locator("#base")).to_be_visible()
     page.get_by_label("From scratch").check()
-    expect(page.get_by_label("Epoch to keep")).to_have_value("With the lowest loss")
+    expect(page.get_by_label("Epoch to keep")).to_have_value("Lowest loss")
     for label, value in numbers.items():
         expect(page.get_by_label(label)).to_have_value(value)
     page.get_by_role("button", name="Start training").click()
@@ -413,7 +413,7 @@ def test_a_run_for_a_larger_machine_goes_to_a_job(browser: Browser, address: str
     page = visit(browser, address)
     bring(page, folder / "colours.zip")
     page.get_by_label("The last layer only").check()
-    page.get_by_role("button", name="Train on a machine of Hugging Face").click()
+    page.get_by_role("button", name="Train as a Hugging Face Job").click()
     page.get_by_role("button", name="Start the job").click()
     expect(page.locator("#train-notice")).to_contain_text("cannot be the name of a repository")
     page.locator("#job-repo input, #job-repo textarea").fill("stranger/as-job")
@@ -424,13 +424,13 @@ def test_a_run_for_a_larger_machine_goes_to_a_job(browser: Browser, address: str
     page.locator("#job-repo input, #job-repo textarea").fill("user/as-job")
     page.get_by_role("button", name="Start the job").click()
     progress = page.locator("#progress")
-    expect(progress).to_contain_text("which goes on without this page")
+    expect(progress).to_contain_text("which continues without this page")
     link = link_of(page)
     page.context.close()  # while the job runs
 
     stranger = visit(browser, address + link, extra_http_headers={"X-Forwarded-For": "192.0.2.1"})
     # How long the page of before still follows depends on when the job speaks next.
-    expect(stranger.locator("#progress")).to_contain_text(re.compile("once you are signed in as user|Finished"))
+    expect(stranger.locator("#progress")).to_contain_text(re.compile("sign in as user and reload the page|Finished"))
     page = visit(browser, address + link)
     progress = page.locator("#progress")
     expect(progress).to_contain_text("Finished.")
@@ -451,17 +451,17 @@ def test_a_data_set_on_the_hub_is_read_as_its_visitor_names_it(browser: Browser,
     page = visit(browser, address)
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("tab", name="From the Hub").click()
-    page.get_by_label("Data set on the Hugging Face Hub").fill("user/tables")
+    page.get_by_label("Dataset on the Hugging Face Hub").fill("user/tables")
     page.locator("#check-hub").click()
     expect(page.locator("#report [role=alert]")).to_contain_text("has subsets; name one of two, three.")
     folded = page.locator("#hub-names")
     expect(folded.get_by_label("Subset")).to_be_hidden()
     folded.get_by_role("button", name="Subset, split, columns").click()
-    labels = ("Subset", "Split", "Column of the pictures", "Column of the classes")
+    labels = ("Subset", "Split", "Image column", "Label column")
     for label, name in zip(labels, NAMED.values(), strict=True):
         type_into(folded.locator("label", has_text=re.compile(f"^\\s*{label}")).locator("input, textarea"), name)
     page.locator("#check-hub").click()
-    expect(page.locator("#report")).to_contain_text("35 pictures in 3 classes")
+    expect(page.locator("#report")).to_contain_text("35 images in 3 classes")
     page.context.close()
 
 

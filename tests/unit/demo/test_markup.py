@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> PageRun:
     return run
 
 
-def found(labels: list[str]) -> DatasetReport:
+def make_report(labels: list[str]) -> DatasetReport:
     return DatasetReport(
         labels=tuple(labels),
         classes=tuple(ClassCount("train", label, 3, 2048) for label in labels),
@@ -37,10 +37,10 @@ def found(labels: list[str]) -> DatasetReport:
 
 
 def test_a_report_shows_what_was_found_and_runs_none_of_it() -> None:
-    shown = markup.report(found([EVIL, "dog"]), from_browser())
+    shown = markup.render_report(make_report([EVIL, "dog"]), from_browser())
     assert EVIL not in shown and shown.count("&lt;img src=x onerror=alert(1)&gt;") == 5
     assert "<td>dog</td><td>3</td><td>2.0 KB</td>" in shown
-    many = markup.report(found([str(number) for number in range(markup.MAX_ROWS + 50)]), from_browser())
+    many = markup.render_report(make_report([str(number) for number in range(markup.MAX_ROWS + 50)]), from_browser())
     assert many.count("<tr>") == markup.MAX_ROWS + 1 + 2  # its head, and the table of the unreadable
 
 
@@ -48,21 +48,21 @@ def test_a_report_shows_what_was_found_and_runs_none_of_it() -> None:
 def test_where_a_run_stands_is_said_in_the_words_of_its_visitor(language: str, run: PageRun) -> None:
     text, request = MESSAGES[language], from_browser(language)
     history = [Epoch(0, None, 1.0, 0.5, True, 0.1, 1.0), Epoch(1, 0.9, 1.1, 0.4, False, 0.1, 2.0)]
-    shown = markup.progress(run, Status("queued", position=3), history, request)
+    shown = markup.render_progress(run, Status("queued", position=3), history, request)
     assert text["is_queued"].format(place=3) in shown
     assert text["best"].format(accuracy="50.0%", epoch=0) in shown
     for what, key in {"report": "checking", "images": "reading", "features": "features"}.items():
         event = {"event": "Preparing", "what": what, "done": 1200, "total": 4800}
-        shown = markup.progress(run, Status("running", event=event), [], request)
+        shown = markup.render_progress(run, Status("running", event=event), [], request)
         assert text[key].format(done="1,200", total="4,800") in shown
         assert '<progress value="1200.000" max="4800">' in shown
-    failed = markup.progress(run, Status("failed", event={"event": "Failed", "reason": EVIL}), [], request)
+    failed = markup.render_progress(run, Status("failed", event={"event": "Failed", "reason": EVIL}), [], request)
     assert EVIL not in failed and "&lt;img" in failed
 
 
 def test_a_series_that_begins_later_is_there_from_the_first_epoch() -> None:
     history = [Epoch(0, None, 1.0, 0.5, True, 0.1, 1.0), Epoch(1, 0.9, 1.1, 0.4, False, 0.1, 2.0)]
-    frame = markup.curve(history, from_browser(), ("training", "train_loss"), ("validation", "validation_loss"))
+    frame = markup.make_curves(history, from_browser(), ("training", "train_loss"), ("validation", "validation_loss"))
     rows = frame.assign(value=frame["value"].fillna(-1)).values.tolist()
     texts = MESSAGES["en"]
     assert rows == [
@@ -74,8 +74,8 @@ def test_a_series_that_begins_later_is_there_from_the_first_epoch() -> None:
 
 
 def test_pictures_and_addresses_are_escaped_too(run: PageRun) -> None:
-    shown = markup.film([(Image.new("RGBA", (4, 4)), EVIL)], EVIL)
+    shown = markup.render_images([(Image.new("RGBA", (4, 4)), EVIL)], EVIL)
     assert EVIL not in shown and len(re.findall('<img src="data:image/jpeg;base64,', shown)) == 1
-    assert markup.film([]) == ""
-    assert 'href="https://x/&quot;onclick"' in markup.anchor('https://x/"onclick')
-    assert f'href="?run={run.id}"' in markup.link(run, from_browser())
+    assert markup.render_images([]) == ""
+    assert 'href="https://x/&quot;onclick"' in markup.render_link('https://x/"onclick')
+    assert f'href="?run={run.id}"' in markup.render_run_link(run, from_browser())

@@ -192,7 +192,7 @@ def test_so_much_stays_free_on_the_disk(runs: RunStore, data: Path, monkeypatch:
         lambda: new.import_zip(data, "colours.zip"),
         lambda: new.import_photos({"a": [data]}),
     ):
-        with pytest.raises(PageError, match="no room"):
+        with pytest.raises(PageError, match="too little disk space"):
             write()
     (new.run_dir.model / "config.json").unlink()
     assert {path: path.stat().st_size for path in runs.root.rglob("*") if path.is_file()} == before
@@ -229,18 +229,18 @@ def test_data_that_cannot_be_learnt_from_is_refused_in_a_sentence(
     monkeypatch.setattr(page_run, "MAX_CHECK", 0.0)
     assert runs.create().import_zip(data, "colours.zip").images == 36  # nobody waits for a local user
     monkeypatch.setenv("SPACE_ID", "user/space")
-    with pytest.raises(PageError, match=r"took over 0 minutes .*fewer or smaller ones"):
+    with pytest.raises(PageError, match=r"took more than 0 minutes .*fewer or smaller images"):
         runs.create().import_zip(data, "colours.zip")
     monkeypatch.delenv("SPACE_ID")
     monkeypatch.setattr(page_run, "MAX_IMAGES", 35)
-    with pytest.raises(PageError, match="at most 35 pictures"):
+    with pytest.raises(PageError, match="at most 35 images"):
         runs.create().import_zip(data, "colours.zip")
     monkeypatch.setattr(page_run, "MAX_BYTES", 1000)
-    with pytest.raises(PageError, match="more than this page takes"):
+    with pytest.raises(PageError, match="too large for this page"):
         runs.create().import_zip(data, "colours.zip")
     hub.repos["datasets/user/colours"] = Repo()
     hub.repos["datasets/user/colours"].commit("main", {"train.parquet": bytes(2000)}, "Pictures")
-    with pytest.raises(PageError, match=r"has 0\.0 GB, and this page takes at most 0 GB; choose a smaller one"):
+    with pytest.raises(PageError, match=r"has 0\.0 GB; this page allows at most 0 GB\. Choose a smaller one"):
         runs.create().import_hub_dataset("user/colours")
     assert not any(request.endswith(".parquet") for request in hub.requests)
     with pytest.raises(TrainingError, match="image_size"):
@@ -287,9 +287,9 @@ def test_a_fair_queue_of_one_run_a_visitor(runs: RunStore, scheduler: Scheduler,
         ("queued", 1),
         ("queued", 2),
     ]
-    with pytest.raises(PageError, match="run under way"):
+    with pytest.raises(PageError, match="an active run"):
         started(scheduler, data, base, "bob")
-    with pytest.raises(PageError, match="run under way"):
+    with pytest.raises(PageError, match="an active run"):
         started(scheduler, data, base, "ann")
     scheduler.stop(third)
     assert scheduler.get_status(third).state == "new"
@@ -316,7 +316,7 @@ def test_a_run_is_led_by_one_and_may_be_taken_over(runs: RunStore, scheduler: Sc
     with scheduler.supervise(run, {"ann"}) as first:
         assert scheduler.get_status(run).state == "running"
         for again in (run, other):
-            with pytest.raises(PageError, match="run under way"), scheduler.supervise(again, {"ann"}):
+            with pytest.raises(PageError, match="an active run"), scheduler.supervise(again, {"ann"}):
                 pass
         with scheduler.supervise(run, take_over=True) as second:
             assert (first.was_taken_over, second.was_taken_over) == (True, False)

@@ -16,6 +16,7 @@ from helpers.page import from_browser
 from resnet_hub import demo, jobs
 from resnet_hub.demo.i18n import MESSAGES, PageError
 from resnet_hub.demo.page_run import PageRun
+from resnet_hub.demo.train_form import TrainForm
 from resnet_hub.errors import DataError
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Epoch, Failed, Finished, Pushed, Started, TimeUp
@@ -44,7 +45,14 @@ def tab(folder: Path) -> Iterator[Any]:
     tab.scheduler.close()
 
 
-CHOICES = ("tiny", "head", None, "resnet20", None, False, 0, None, "auto", 0, 0, "accuracy", None)
+FORM = TrainForm("tiny", "head", None, "resnet20", None, False, 0, None, "auto", 0, 0, "accuracy", None)
+
+
+def fill(tab: Any, run_id: str, **job: str) -> dict[Any, Any]:
+    """What Gradio passes to the handlers of the form, by component."""
+    values = {component: getattr(FORM, name) for name, component in tab.model.inputs.items()}
+    values |= dict(zip(tab.job.inputs, job.values(), strict=False))
+    return values | {tab.state.run: run_id, tab.state.browser: None}
 
 
 def test_what_is_refused_leaves_no_run_behind(tab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,36 +65,36 @@ def test_what_is_refused_leaves_no_run_behind(tab: Any, folder: Path, monkeypatc
     ):
         with monkeypatch.context() as broken:
             broken.setattr(PageRun, "import_zip", Mock(side_effect=breaks))
-            assert words in tab.check_zip("", "photos.zip", from_browser("zh"))[tab.report]
+            assert words in tab.data.check_zip("", "photos.zip", from_browser("zh"))[tab.data.report]
     with pytest.raises(TypeError):  # crafted: the page answers it
-        tab.check_files("", from_browser(), *(["a"] * 12), *([7] * 12))
+        tab.data.check_files("", from_browser(), *(["a"] * 12), *([7] * 12))
     assert kept() == 0
 
-    checked = tab.check_zip("", str(folder / "colours.zip"), from_browser())
-    run = tab.runs.find(checked[tab.run])
+    checked = tab.data.check_zip("", str(folder / "colours.zip"), from_browser())
+    run = tab.runs.find(checked[tab.state.run])
     run.log.write_text('{"event": "Finished"}\n')
     with monkeypatch.context() as broken:
         broken.setattr(tab.scheduler, "start", Mock(side_effect=PageError("queue_full")))
-        assert MESSAGES["en"]["queue_full"] in tab.begin(run.id, None, from_browser(), *CHOICES)[tab.notice]
+        assert MESSAGES["en"]["queue_full"] in tab.begin(fill(tab, run.id), from_browser())[tab.state.notice]
     with monkeypatch.context() as broken:
         broken.setattr(PageRun, "update_facts", Mock(side_effect=OSError(errno.ENOSPC, "full")))
-        assert MESSAGES["en"]["disk_full"] in tab.begin(run.id, None, from_browser(), *CHOICES)[tab.notice]
+        assert MESSAGES["en"]["disk_full"] in tab.begin(fill(tab, run.id), from_browser())[tab.state.notice]
     assert kept() == 1 and tab.runs.find(run.id)
     tab.scheduler.delete(run)
 
 
 def test_names_of_a_data_set_on_the_hub_reach_its_run(tab: Any, tables: Repo) -> None:
-    refused = tab.check_hub("", "user/tables", from_browser(), "", "", "photo", "kind")
-    assert "has subsets; name one of two, three" in refused[tab.report]
-    checked = tab.check_hub("", "user/tables", from_browser(), *NAMED.values())
-    run = tab.runs.find(checked[tab.run])
+    refused = tab.data.check_hub("", "user/tables", from_browser(), "", "", "photo", "kind")
+    assert "has subsets; name one of two, three" in refused[tab.data.report]
+    checked = tab.data.check_hub("", "user/tables", from_browser(), *NAMED.values())
+    run = tab.runs.find(checked[tab.state.run])
     assert run.read_facts()["names"] == NAMED | {"data_revision": tables.refs["main"]}
     with pytest.MonkeyPatch.context() as idle:
         idle.setattr(tab.scheduler, "start", start := Mock())
-        tab.begin(run.id, None, from_browser(), *CHOICES)
+        tab.begin(fill(tab, run.id), from_browser())
     config = start.call_args.args[2]
     assert {name: getattr(config, name) for name in NAMED} == NAMED
-    drawn = tab.preview(run.id, from_browser(), *CHOICES)[tab.seen_by_training]
+    drawn = tab.model.preview(fill(tab, run.id), from_browser())[tab.model.augmented]
     assert drawn.count("<figure>") == 12
     tab.scheduler.delete(run)
 
@@ -95,21 +103,24 @@ def test_what_does_not_fit_into_memory_is_told_with_what_the_page_has(tab: Any) 
     run = tab.runs.create()
     run.log_event(Failed(error_reason(MemoryError(), TrainConfig(data="", run="run"))))
     for language in ("en", "zh"):
-        assert MESSAGES[language]["memory_full"] in tab.watch(run.id, None, from_browser(language))[tab.progress]
+        assert (
+            MESSAGES[language]["memory_full"]
+            in tab.training.watch(run.id, None, from_browser(language))[tab.training.progress]
+        )
     tab.scheduler.delete(run)
 
 
 def test_a_toast_shows_what_was_written(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     evil = "<img src=x> & co"  # Gradio shows what it is told as markup
-    monkeypatch.setattr(tab, "_found", Mock(side_effect=DataError(evil)))
+    monkeypatch.setattr(tab.runs, "find", Mock(side_effect=DataError(evil)))
     with pytest.raises(gr.Error) as told:
-        tab.export("x", from_browser())
+        tab.data.export("x", from_browser())
     assert told.value.message == "&lt;img src=x&gt; &amp; co"
 
 
 def test_a_job_asks_for_the_sign_in_in_its_own_words(tab: Any) -> None:
-    told = tab.begin_job("x", None, "user/name", "t4-small", "2h", from_browser(), None, *CHOICES)
-    assert MESSAGES["en"]["sign_in_job"] in told[tab.notice]
+    told = tab.begin_job(fill(tab, "x", repo="user/name", flavor="t4-small", limit="2h"), from_browser(), None)
+    assert MESSAGES["en"]["sign_in_job"] in told[tab.state.notice]
 
 
 def test_a_job_whose_time_is_up_is_a_success_that_says_so(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,9 +135,9 @@ def test_a_job_whose_time_is_up_is_a_success_that_says_so(tab: Any, monkeypatch:
         Pushed("https://huggingface.co/ann/x/commit/1"),
     ]
     monkeypatch.setattr("resnet_hub.jobs.follow", lambda job, token: iter(said))
-    list(tab.follow(run.id, from_browser(), Mock(token="hf_x")))
+    list(tab.job.follow(run.id, from_browser(), Mock(token="hf_x")))
     for language in ("en", "zh"):
-        shown = tab.watch(run.id, None, from_browser(language))[tab.progress]
+        shown = tab.training.watch(run.id, None, from_browser(language))[tab.training.progress]
         assert MESSAGES[language]["time_up"] in shown and MESSAGES[language]["is_finished"] in shown
         assert "https://huggingface.co/ann/x/commit/1" in shown
     tab.scheduler.delete(run)
@@ -142,11 +153,13 @@ def test_stop_asks_a_job_to_end_and_keep_and_delete_ends_it_at_once(tab: Any, mo
         monkeypatch.setattr(jobs, name, lambda job, token, name=name: asked.append((name, job, token)))
     with tab.scheduler.supervise(run, {"ann"}):
         with pytest.warns(UserWarning, match="Sign in with Hugging Face first"):
-            shown = tab.stop(run.id, from_browser(), None)  # by a stranger
-        assert asked == [] and shown[tab.stopping]["interactive"] is True
-        shown = tab.stop(run.id, from_browser("zh"), Mock(token="hf_x"))
-        assert MESSAGES["zh"]["job_ending"] in shown[tab.progress]
-        assert shown[tab.stopping] | {"visible": True, "interactive": False} == shown[tab.stopping]
+            shown = tab.training.stop(run.id, from_browser(), None)  # by a stranger
+        assert asked == [] and shown[tab.training.stop_button]["interactive"] is True
+        shown = tab.training.stop(run.id, from_browser("zh"), Mock(token="hf_x"))
+        assert MESSAGES["zh"]["job_ending"] in shown[tab.training.progress]
+        assert (
+            shown[tab.training.stop_button] | {"visible": True, "interactive": False} == shown[tab.training.stop_button]
+        )
     tab.delete(run.id, None, from_browser(), Mock(token="hf_x"))
     assert asked == [("end", job, "hf_x"), ("cancel", job, "hf_x")] and tab.runs.find(run.id) is None
 
@@ -164,7 +177,9 @@ def test_a_job_that_this_page_does_not_follow_names_who_can(tab: Any) -> None:
     job = {"id": "job0", "owner": "ann", "url": "https://huggingface.co/jobs/ann/job0"}
     run.update_facts(job=job)
     run.log.touch()
-    out = tab.watch(run.id, None, from_browser())
-    assert "reload it once you are signed in as ann" in out[tab.progress] and job["url"] in out[tab.progress]
-    assert out[tab.resuming]["visible"] is False
+    out = tab.training.watch(run.id, None, from_browser())
+    assert (
+        "sign in as ann and reload the page" in out[tab.training.progress] and job["url"] in out[tab.training.progress]
+    )
+    assert out[tab.training.resume_button]["visible"] is False
     tab.scheduler.delete(run)

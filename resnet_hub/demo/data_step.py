@@ -1,0 +1,221 @@
+"""The first step of the Train tab: photos by class, a ZIP file or a dataset on the Hub become the data of a run."""
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from resnet_hub.demo import markup
+from resnet_hub.demo.guard import address
+from resnet_hub.demo.i18n import PageError, message, translate_error
+from resnet_hub.demo.page import SLOW
+from resnet_hub.demo.page_run import PageRun
+from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.tab_state import TabState, Updates, require_run
+from resnet_hub.errors import ResNetHubError
+from resnet_hub.images.load import SUFFIXES
+
+if TYPE_CHECKING:
+    from resnet_hub.datasets.report import DatasetReport
+
+MAX_CLASSES = 12  # of photos by class; a ZIP file may have any number
+HUB_FIELDS = (
+    "subset",
+    "train_split",
+    "image_column",
+    "label_column",
+)  # of TrainConfig: which part of a dataset to read
+_HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+class DataStep:
+    """Handlers and components of the step."""
+
+    def __init__(self, scheduler: Scheduler, state: TabState):
+        self.scheduler, self.runs, self.state = scheduler, scheduler.runs, state
+
+    def check_files(self, run_id: str, request: gr.Request, *classes: Any) -> Updates:
+        """Create a run from photos by class: `classes` are all names, followed by all lists of photos."""
+        names, galleries = classes[:MAX_CLASSES], classes[MAX_CLASSES:]
+
+        def import_photos(run: PageRun) -> "DatasetReport":
+            photos: dict[str, list[Path]] = {}
+            for name, gallery in zip(names, galleries, strict=True):
+                files = [Path(path) for path, _ in gallery or [] if path]
+                label = str(name or "").strip()
+                if files and not label:
+                    raise PageError("unnamed")
+                if files and label in photos:
+                    raise PageError("twice", name=label)
+                if files:
+                    photos[label] = files
+            if len(photos) < 2:
+                raise PageError("no_data")
+            return run.import_photos(photos)
+
+        return self._check(run_id, request, import_photos)
+
+    def check_zip(self, run_id: str, path: str | None, request: gr.Request) -> Updates:
+        """Create a run from a ZIP file of class folders."""
+
+        def import_zip(run: PageRun) -> "DatasetReport":
+            if not path:
+                raise PageError("no_zip")
+            return run.import_zip(path, Path(path).name)
+
+        return self._check(run_id, request, import_zip)
+
+    def check_hub(self, run_id: str, name: str, request: gr.Request, *fields: str | None) -> Updates:
+        """Create a run from a dataset on the Hub. `fields` are the values of `HUB_FIELDS`."""
+        values = {field: str(value or "") for field, value in zip(HUB_FIELDS, fields, strict=True)}
+        return self._check(run_id, request, lambda run: run.import_hub_dataset(str(name), **values))
+
+    def _check(self, run_id: str, request: gr.Request, import_data: "Callable[[PageRun], DatasetReport]") -> Updates:
+        """Create a run, import its data and show the report. The run before it is deleted if it was never started."""
+        old, new = self.runs.find(run_id), None
+        try:
+            if old and self.scheduler.get_status(old).is_active:
+                raise PageError("one_run")
+            new = self.runs.create(address(request.request.scope) if request.request else "")
+            report = import_data(new)
+            updates = {self.state.run: new.id} | self.show_report(report, new, request)
+        except Exception as error:
+            if new:
+                self.scheduler.delete(new)
+            return self.clear(markup.render_alert(translate_error(request, error)))
+        if old and self.scheduler.get_status(old).state == "new":
+            self.scheduler.delete(old)
+        return updates
+
+    def show_report(self, report: "DatasetReport", run: PageRun, request: gr.Request) -> Updates:
+        """The report, with the buttons to continue and to download the report and the dataset."""
+
+        def write_report() -> Path:
+            path = run.folder / "data-report.json"
+            path.write_text(report.to_json(), encoding="utf-8")
+            return path
+
+        return {
+            self.report: markup.render_report(report, request),
+            self.report_file: gr.update(value=str(self.runs.files.publish(run, write_report))),
+            self.continue_button: gr.update(visible=True),
+            self.downloads: gr.update(visible=True),
+            self.dataset_file: gr.update(visible=False),
+        }
+
+    def clear(self, html: str = "") -> Updates:
+        """`html`, such as an error, in place of the report."""
+        buttons = (self.continue_button, self.downloads, self.dataset_file)
+        return {self.report: html} | {button: gr.update(visible=False) for button in buttons}
+
+    def export(self, run_id: str, request: gr.Request) -> Updates:
+        """The dataset as a ZIP file of class folders. The image files are unchanged."""
+        try:
+            run = require_run(self.runs, run_id)
+            path = self.runs.files.publish(run, run.export_dataset)
+        except (ResNetHubError, OSError) as error:
+            raise gr.Error(escape(translate_error(request, error)), print_exception=False) from None
+        return {self.dataset_file: gr.update(value=str(path), visible=True)}
+
+    # -- the page ------------------------------------------------------------------------------------------------------
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components that a check may change, beside the run id."""
+        return [self.report, self.continue_button, self.downloads, self.report_file, self.dataset_file]
+
+    def render(self) -> None:
+        """Add the step to the page that is being built."""
+        with gr.Tabs():
+            with gr.Tab(message("by_class")):
+                gr.HTML(message("by_class_hint"), elem_classes="hint")
+                names, galleries = self._render_classes()
+                check_files = gr.Button(message("check"), variant="primary")
+            with gr.Tab(message("zip")):
+                gr.HTML(message("zip_hint"), elem_classes="hint")
+                file = gr.File(label=message("zip_file"), file_types=[".zip"], height=140, elem_id="zip")
+                check_zip = gr.Button(message("check"), variant="primary", elem_id="check-zip")
+            with gr.Tab(message("hub_data")):
+                name = gr.Textbox(
+                    label=message("hub_data_id"),
+                    info=message("hub_data_info"),
+                    placeholder="user/name",
+                    max_length=200,
+                )
+                with gr.Accordion(message("hub_names"), open=False, elem_id="hub-names"), gr.Row():
+                    fields = [
+                        gr.Textbox(label=message(field), info=message(f"{field}_info"), max_length=200)
+                        for field in HUB_FIELDS
+                    ]
+                check_hub = gr.Button(message("check"), variant="primary", elem_id="check-hub")
+        self._checks: list[tuple[gr.Button, Callable[..., Updates], list[Any]]] = [
+            (check_files, self.check_files, [*names, *galleries]),
+            (check_zip, self.check_zip, [file]),
+            (check_hub, self.check_hub, [name, *fields]),
+        ]
+        self.report = gr.HTML(elem_id="report")
+        self.continue_button = gr.Button(message("continue"), variant="primary", visible=False)
+        with gr.Row(visible=False) as self.downloads:
+            self._export_button = gr.Button(message("export_data"), size="sm")
+            self.dataset_file = gr.DownloadButton(
+                message("download_data"), size="sm", visible=False, elem_id="data-file"
+            )
+            self.report_file = gr.DownloadButton(message("download_report"), size="sm", elem_id="report-file")
+
+    def connect(self) -> None:
+        """Attach the handlers, once all components of the tab exist."""
+        data = SLOW | {"concurrency_id": "data", "concurrency_limit": 2}  # the lowest limit of an id counts
+        for button, handler, inputs in self._checks:
+            button.click(
+                handler,
+                [self.state.run, *inputs],
+                [self.state.run, *self.outputs],
+                show_progress_on=[self.report],
+                **data,
+            )
+        self._export_button.click(self.export, self.state.run, self.dataset_file, **data)
+
+    def _render_classes(self) -> tuple[list[gr.Textbox], list[gr.Gallery]]:
+        names, galleries, columns, remove_buttons = [], [], [], []
+        shown = gr.State([True, True] + [False] * (MAX_CLASSES - 2))
+        with gr.Row(elem_id="own-classes"):
+            for number in range(MAX_CLASSES):
+                with gr.Column(min_width=300, visible=number < 2) as column:
+                    names.append(gr.Textbox(label=message("class_name"), max_length=60))
+                    galleries.append(
+                        gr.Gallery(
+                            label=message("class_photos"),
+                            sources=["upload", "webcam", "clipboard"],
+                            file_types=["image", *sorted(SUFFIXES)],
+                            columns=5,
+                            fit_columns=False,
+                            allow_preview=False,
+                            object_fit="cover",
+                            buttons=[],
+                        )
+                    )
+                    remove_buttons.append(gr.Button(message("remove_class"), size="sm"))
+                columns.append(column)
+        add_button = gr.Button(message("add_class"), size="sm")
+
+        def show(visible: list[bool]) -> list[Any]:
+            return [visible, *(gr.update(visible=value) for value in visible)]
+
+        def add(visible: list[bool]) -> list[Any]:
+            free = visible.index(False) if False in visible else -1
+            return show([value or index == free for index, value in enumerate(visible)])
+
+        def remove(removed: int, visible: list[bool]) -> list[Any]:
+            return [*show([value and index != removed for index, value in enumerate(visible)]), "", []]
+
+        add_button.click(add, shown, [shown, *columns], **_HIDDEN)
+        for index, button in enumerate(remove_buttons):
+            button.click(
+                lambda visible, index=index: remove(index, visible),
+                shown,
+                [shown, *columns, names[index], galleries[index]],
+                **_HIDDEN,
+            )
+        return names, galleries

@@ -1,0 +1,134 @@
+"""The panel of the Train tab that trains the run as a Hugging Face Job, on a machine that the visitor pays for."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from resnet_hub.demo import account
+from resnet_hub.demo.i18n import PageError, message, translate_error
+from resnet_hub.demo.page import PRIVATE
+from resnet_hub.demo.page_run import PageRun
+from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.space import is_space
+from resnet_hub.demo.tab_state import TabState
+from resnet_hub.errors import ResNetHubError
+from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.events import Pushed, Started, TimeUp
+
+if TYPE_CHECKING:
+    from resnet_hub.jobs import Job
+
+
+class JobPanel:
+    """Handlers and components of the panel."""
+
+    def __init__(self, scheduler: Scheduler, state: TabState):
+        self.scheduler, self.state = scheduler, state
+
+    def submit(self, run: PageRun, config: TrainConfig, values: dict[Any, Any], token: str) -> None:
+        """Start the job in the account of the token. The form's `values` name the repository and the machine."""
+        from resnet_hub import jobs
+
+        repo, flavor, timeout = (values[component] for component in self.inputs)
+        options = {"flavor": flavor, "timeout": timeout, "upload": True, "root": run.folder}
+        job = jobs.submit(config, str(repo or "").strip(), token=token, **options)
+        run.update_facts(config=asdict(config), job=job._asdict())
+        run.log.touch()
+
+    def find_job(self, run_id: str) -> "Job | None":
+        """The job that trains this run, until it has pushed its model or failed."""
+        from resnet_hub.jobs import Job
+
+        run = self.scheduler.runs.find(run_id)
+        facts = run.read_facts() if run else {}
+        if run is None or "job" not in facts or "pushed" in facts:
+            return None
+        return None if self.scheduler.get_status(run).state == "failed" else Job(**facts["job"])
+
+    def follow(self, run_id: str, request: gr.Request, signed_in: gr.OAuthToken | None) -> Iterator[dict[Any, Any]]:
+        """Copy the log of the job into the run's folder, from its beginning, for as long as the page is open.
+
+        The Hub shows the log to the owner of the job only. For a visitor without their token nothing happens.
+        """
+        from resnet_hub import jobs
+
+        run, job = self.scheduler.runs.find(run_id), self.find_job(run_id)
+        if run is None or job is None:
+            return
+        try:
+            token = account.token(request, signed_in)
+            supervise = self.scheduler.supervise(run, take_over=True)
+            with supervise as supervision, suppress(FileNotFoundError):  # the run was deleted meanwhile
+                yield {self.state.timer: gr.Timer(active=True)}  # `watch` shows the events
+                for number, event in enumerate(jobs.record(run.run_dir, jobs.follow(job, token=token))):
+                    if supervision.was_taken_over:
+                        return
+                    if number == 0:  # the log is read from its beginning, so all events come again
+                        run.log.write_bytes(b"")
+                    if isinstance(event, Started):
+                        config = TrainConfig(**run.read_facts()["config"])
+                        run.update_facts(config=asdict(replace(config, epochs=event.epochs)))
+                    if isinstance(event, TimeUp):
+                        run.update_facts(time_up=True)
+                    if isinstance(event, Pushed):
+                        run.update_facts(pushed=event.url)
+                    elif not isinstance(event, str):
+                        run.log_event(event)
+                    yield {self.state.notice: ""}
+        except PageError:
+            return
+        except ResNetHubError as error:
+            gr.Warning(escape(translate_error(request, error)))
+
+    # -- the page ------------------------------------------------------------------------------------------------------
+
+    def create_inputs(self) -> None:
+        """Create the fields; `render` places them."""
+        from resnet_hub.jobs import FLAVORS, LIMITS
+
+        self.repo = gr.Textbox(
+            label=message("repo"),
+            info=message("repo_info"),
+            placeholder="user/name",
+            max_length=90,
+            elem_id="job-repo",
+            render=False,
+        )
+        flavor = gr.Dropdown(
+            list(FLAVORS), value="t4-small", label=message("flavor"), info=message("flavor_info"), render=False
+        )
+        timeout = gr.Dropdown(
+            list(LIMITS),
+            value="2h",
+            label=message("limit"),
+            info=message("limit_info"),
+            filterable=False,
+            elem_id="job-limit",
+            render=False,
+        )
+        self.inputs = [self.repo, flavor, timeout]
+
+    def render(self) -> None:
+        """Add the panel to the page that is being built.
+
+        It is shown to a local user, and on a Space if its owner asks visitors for the right to start jobs.
+        """
+        is_allowed = not is_space() or "jobs" in os.environ.get("OAUTH_SCOPES", "").split()
+        with gr.Accordion(message("job_head"), open=False, visible=is_allowed, elem_id="job"):
+            gr.HTML(message("job_hint"), elem_classes="hint")
+            with gr.Row():
+                for component in self.inputs:
+                    component.render()
+            account.render_login()
+            self.start_button = gr.Button(message("start_job"))
+
+    def connect(self) -> None:
+        """Attach the handlers, once all components of the tab exist."""
+        options = {"concurrency_id": "follow", "concurrency_limit": 16, "show_progress": "hidden"}
+        outputs = [self.state.timer, self.state.notice]
+        self.state.followed.change(self.follow, self.state.followed, outputs, **PRIVATE | options)

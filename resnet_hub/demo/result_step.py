@@ -1,0 +1,140 @@
+"""The last step of the Train tab: the result of a run, to look at, try, download and share."""
+
+from contextlib import suppress
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from resnet_hub.demo import account, markup
+from resnet_hub.demo.i18n import PageError, message, translate, translate_error
+from resnet_hub.demo.page import QUICK, SLOW
+from resnet_hub.demo.predict import PredictTab
+from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.tab_state import RESULT, TabState, Updates
+from resnet_hub.errors import ResNetHubError
+
+
+class ResultStep:
+    """Handlers and components of the step."""
+
+    def __init__(self, scheduler: Scheduler, predict: PredictTab, state: TabState):
+        self.scheduler, self.runs, self.predict, self.state = scheduler, scheduler.runs, predict, state
+
+    def result(self, run_id: str, result: str, request: gr.Request) -> Updates:
+        """The result of the run, once it has a model and its training has ended: `result` names the end."""
+        from resnet_hub.training.finalize import CONFUSION, CURVES
+
+        run = self.runs.find(run_id)
+        folder = self.scheduler.find_model(run_id) if result else None
+        if run is None or folder is None:
+            hidden = (self.plots, self.actions, self.evaluate_button)
+            updates: Updates = {component: gr.update(visible=False) for component in hidden}
+            updates |= {self.mistakes: "", self.outcome: ""}
+            return updates | {self.metrics: f"<p>{escape(translate(request, 'result_none'))}</p>"}
+        evaluation = run.read_evaluation() if result.startswith("finished") else None
+        title = Path(run.read_facts().get("title", "")).stem or "photos"
+        zip_file = None
+        with suppress(ResNetHubError, OSError):  # with a full disk, everything but the download works
+            zip_file = str(self.runs.files.publish(run, lambda: run.pack_model(title)))
+        updates = {
+            self.metrics: markup.render_metrics(run, evaluation, request),
+            self.download: gr.update(value=zip_file, visible=zip_file is not None),
+            self.actions: gr.update(visible=True),
+            self.evaluate_button: gr.update(visible=evaluation is None and "job" not in run.read_facts()),
+            self.plots: gr.update(visible=evaluation is not None),
+            self.outcome: "",
+            self.mistakes: "",
+        }
+        if evaluation is None:
+            return updates
+        with suppress(ResNetHubError, OSError, ValueError):  # such as a dataset that was deleted from the Hub
+            updates[self.mistakes] = markup.render_mistakes(evaluation, run.load_evaluation_images(), request)
+        updates |= {self.confusion: _read_plot(folder / CONFUSION), self.curves: _read_plot(folder / CURVES)}
+        return updates | self.state.show_step(RESULT)
+
+    def try_it(self, run_id: str, request: gr.Request) -> tuple[Any, ...]:
+        """Show the Predict tab with the model of this run."""
+        picker = gr.update(choices=self.predict.list_choices(run_id, request), value=run_id)
+        return picker, gr.Tabs(selected="predict")
+
+    def check_name(self, name: str, request: gr.Request) -> str:
+        try:
+            account.check_repo(name)
+        except PageError as error:
+            return markup.render_alert(translate_error(request, error)) if name else ""
+        return ""
+
+    def push(self, run_id: str, name: str, private: bool, request: gr.Request, signed_in: gr.OAuthToken | None) -> str:
+        """Push the model in one commit, with the token of the visitor or, on their own machine, of the local user."""
+        from resnet_hub.checkpoints.push import push_folder
+
+        try:
+            account.check_repo(name)
+            folder = self.scheduler.find_model(run_id)
+            if folder is None:
+                raise PageError("no_model" if self.runs.find(run_id) else "no_run")
+            token = account.token(request, signed_in, "sign_in")
+            url = push_folder(folder, str(name).strip(), private=bool(private), token=token)
+        except ResNetHubError as error:
+            return markup.render_alert(translate_error(request, error))
+        url = url.partition("/commit/")[0]  # the page of the model has more than that of the commit
+        return f'<p role="status">{escape(translate(request, "pushed_at"))} {markup.render_link(url)}</p>'
+
+    # -- the page ------------------------------------------------------------------------------------------------------
+
+    def render(self) -> None:
+        """Add the step to the page that is being built."""
+        self.metrics = gr.HTML(f"<p>{message('result_none')}</p>", elem_id="figures")
+        self.evaluate_button = gr.Button(message("measure"), visible=False)
+        with gr.Column(visible=False) as self.actions:
+            with gr.Row():
+                self._try_button = gr.Button(message("try_it"), variant="primary")
+                self.download = gr.DownloadButton(message("download"), elem_id="download")
+            with gr.Accordion(message("push_head"), open=False, elem_id="push"):
+                with gr.Row():
+                    self._name = gr.Textbox(
+                        label=message("repo"),
+                        info=message("repo_info"),
+                        placeholder="user/name",
+                        max_length=97,
+                        elem_id="repo",
+                    )
+                    self._private = gr.Checkbox(True, label=message("private"))
+                account.render_login()
+                self._push_button = gr.Button(message("push"))
+                self.outcome = gr.HTML(elem_id="outcome")
+        with gr.Row(visible=False) as self.plots:
+            plot: dict[str, Any] = {"interactive": False, "buttons": ["fullscreen"], "format": "png", "min_width": 300}
+            plot |= {"show_label": False}  # each has its title in it
+            self.confusion = gr.Image(alt_text=message("confusion"), elem_id="confusion", **plot)
+            self.curves = gr.Image(alt_text=message("curves"), **plot)
+        self.mistakes = gr.HTML(elem_id="mistakes", elem_classes="film")
+
+    def connect(self) -> None:
+        """Attach the handlers, once all components of the tab exist."""
+        state = self.state
+        outputs = [self.metrics, self.plots, self.confusion, self.curves, self.mistakes, self.actions, self.download]
+        outputs += [self.outcome, self.evaluate_button, state.steps]
+        state.result.change(self.result, [state.run, state.result], outputs, **QUICK | {"concurrency_id": "result"})
+        self._name.input(self.check_name, self._name, self.outcome, trigger_mode="always_last", **QUICK)
+        self._push_button.click(
+            self.push,
+            [state.run, self._name, self._private],
+            self.outcome,
+            show_progress_on=[self.outcome],
+            **SLOW | {"concurrency_id": "push", "concurrency_limit": 4},
+        )
+        trying = self._try_button.click(self.try_it, state.run, [self.predict.picker, state.tabs], **QUICK)
+        trying.success(**self.predict.choosing).success(**self.predict.answering)
+
+
+def _read_plot(path: Path) -> Any:
+    """The image. Gradio would refuse a path outside its own folders."""
+    from PIL import Image
+
+    if not path.is_file():
+        return None
+    with Image.open(path) as image:
+        return image.convert("RGB")

@@ -1,0 +1,67 @@
+"""What the steps of the Train tab share: the ids that the page keeps of a visitor, and the step on show."""
+
+import secrets
+from typing import Any
+
+import gradio as gr
+
+from resnet_hub.demo.i18n import PageError
+from resnet_hub.demo.page_run import PageRun
+from resnet_hub.demo.run_store import RunStore
+
+DATA, MODEL, TRAINING, RESULT = 1, 2, 3, 4  # the steps
+
+Updates = dict[Any, Any]  # component -> its new value, as Gradio's handlers return them
+
+
+class TabState:
+    """Components without a look. Of a run they hold the id only; its data stay in its folder."""
+
+    browser: gr.BrowserState
+    run: gr.State
+    shown: gr.State
+    result: gr.State
+    driven: gr.State
+    followed: gr.State
+    timer: gr.Timer
+    notice: gr.HTML
+    steps: gr.Walkthrough
+    tabs: gr.Tabs
+
+    def __init__(self) -> None:
+        # Outside the tab, which the browser builds only when it is opened. A fixed key survives a restart of the app.
+        self.browser = gr.BrowserState(storage_key="resnet_hub", secret="resnet_hub")
+
+    def render(self, tabs: gr.Tabs) -> None:
+        """Add the components to the tab."""
+        self.tabs = tabs
+        self.run = gr.State("")
+        self.shown = gr.State(None)  # run id, state and number of evaluations that the Training step shows
+        self.result = gr.State("")  # how the run ended, and after how many evaluations; empty before its end
+        self.driven = gr.State("")  # id of the run that this page drives on ZeroGPU
+        self.followed = gr.State("")  # id of the run whose job this page follows
+        self.timer = gr.Timer(1.0, active=False)
+
+    def show_step(self, step: int) -> Updates:
+        return {self.steps: gr.Walkthrough(selected=step)}
+
+    def show_train_tab(self) -> Updates:
+        return {self.tabs: gr.Tabs(selected="train")}
+
+    def remember(self, visitor: str, run_id: str) -> Updates:
+        """Store both ids in the browser."""
+        return {self.browser: {"visitor": visitor, "run": run_id}}
+
+
+def get_visitor_id(stored: Any) -> str:
+    """The visitor id that the browser has stored, or a new one. Each visitor has one run at a time."""
+    visitor = stored.get("visitor") if isinstance(stored, dict) else None
+    return visitor if isinstance(visitor, str) and 16 <= len(visitor) <= 64 else secrets.token_urlsafe(24)
+
+
+def require_run(runs: RunStore, run_id: str) -> PageRun:
+    """The run with this id. Raises `PageError` if no data was checked yet, or the run was deleted."""
+    run = runs.find(run_id)
+    if run is None:
+        raise PageError("no_run" if run_id else "no_check")
+    return run

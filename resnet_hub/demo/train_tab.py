@@ -1,0 +1,235 @@
+"""The Train tab: photos become a classifier of the visitor's own. It starts runs, and reads their folders.
+
+One module a step: `data_step`, `model_step` with `job_panel`, `training_step`, `result_step`. This one has the handlers
+that change several steps.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from resnet_hub.demo import account, markup
+from resnet_hub.demo.data_step import DataStep
+from resnet_hub.demo.i18n import PageError, message, translate, translate_error
+from resnet_hub.demo.job_panel import JobPanel
+from resnet_hub.demo.model_step import ModelStep, check_memory
+from resnet_hub.demo.models import Models
+from resnet_hub.demo.page import QUICK, SLOW
+from resnet_hub.demo.page_run import PageRun, configure
+from resnet_hub.demo.predict import PredictTab
+from resnet_hub.demo.result_step import ResultStep
+from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.space import is_zero_gpu
+from resnet_hub.demo.tab_state import DATA, MODEL, RESULT, TRAINING, TabState, Updates, get_visitor_id, require_run
+from resnet_hub.demo.training_step import TrainingStep
+from resnet_hub.demo.zero import drive
+from resnet_hub.errors import ResNetHubError
+
+
+class TrainTab:
+    """Handlers of the tab. Create it while the page is built, before the tabs."""
+
+    def __init__(self, models: Models, scheduler: Scheduler, predict: PredictTab):
+        self.models, self.scheduler, self.runs = models, scheduler, scheduler.runs
+        self.state = state = TabState()
+        self.job = JobPanel(scheduler, state)
+        self.data = DataStep(scheduler, state)
+        self.model = ModelStep(models, scheduler.runs, self.job, state)
+        self.training = TrainingStep(scheduler, self.job, state)
+        self.result = ResultStep(scheduler, predict, state)
+
+    # -- start ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, values: dict[Any, Any], request: gr.Request) -> Updates:
+        """Add the run to the queue, or show why it cannot start."""
+        state, visitor = self.state, get_visitor_id(values[self.state.browser])
+        try:
+            run = require_run(self.runs, values[state.run])
+            if self.scheduler.get_status(run).is_active:
+                return {state.driven: ""} | self._show_training(run.id, request)
+            base, options = self.model.read_options(values)
+            check_memory(run, base, options)
+            with self._new_run(run) as run:
+                self.scheduler.start(run, _owners(visitor, request), configure(run, base, **options))
+        except (ResNetHubError, OSError) as error:
+            return {state.driven: "", state.notice: markup.render_alert(translate_error(request, error))}
+        updates = {state.run: run.id, state.notice: "", state.driven: run.id} | state.remember(visitor, run.id)
+        return updates | self._show_training(run.id, request)
+
+    def begin_job(self, values: dict[Any, Any], request: gr.Request, signed_in: gr.OAuthToken | None) -> Updates:
+        """Start the run as a job in the visitor's account. `JobPanel.follow` then reads its log."""
+        state, visitor = self.state, get_visitor_id(values[self.state.browser])
+        try:
+            account.check_repo(values[self.job.repo])
+            token = account.token(request, signed_in)
+            run = require_run(self.runs, values[state.run])
+            base, options = self.model.read_options(values)
+            if self.scheduler.get_status(run).is_active:
+                raise PageError("one_run")
+            with self._new_run(run) as run, self.scheduler.supervise(run, _owners(visitor, request)):
+                self.job.submit(run, configure(run, base, **options), values, token)
+        except (ResNetHubError, OSError) as error:
+            return {state.notice: markup.render_alert(translate_error(request, error))}
+        updates = {state.run: run.id, state.notice: "", state.followed: run.id} | state.remember(visitor, run.id)
+        return updates | self._show_training(run.id, request)
+
+    @contextmanager
+    def _new_run(self, run: PageRun) -> Iterator[PageRun]:
+        """The run itself, or a copy with the same data if it was started before. A copy is deleted on an error."""
+        if self.scheduler.get_status(run).state == "new":
+            yield run
+            return
+        copy = self.runs.copy(run)
+        try:
+            yield copy
+        except BaseException:
+            self.scheduler.delete(copy)
+            raise
+
+    def lead(self, run_id: str, request: gr.Request) -> Iterator[str]:
+        """On ZeroGPU: drive the run from one GPU call to the next, as long as the page is open."""
+        run = self.runs.find(run_id)
+        if run is None:
+            return
+        with suppress(PageError):  # another tab drives it
+            for seconds in drive(self.scheduler, run):
+                used = translate(request, "gpu_used", time=markup.format_duration(seconds, request))
+                yield f"<p>{escape(used)}</p>" if seconds else ""
+
+    # -- a run that exists ---------------------------------------------------------------------------------------------
+
+    def resume(self, run_id: str, stored: Any, request: gr.Request) -> Updates:
+        """Continue the run from its training state."""
+        visitor = get_visitor_id(stored)
+        try:
+            self._restart(run_id, visitor, request)
+        except ResNetHubError as error:
+            return {self.state.driven: "", self.state.notice: markup.render_alert(translate_error(request, error))}
+        updates = {self.state.driven: run_id, self.state.notice: ""} | self.state.remember(visitor, run_id)
+        return updates | self.training.watch(run_id, None, request)
+
+    def measure(self, run_id: str, stored: Any, request: gr.Request) -> Updates:
+        """End a run that was stopped: its best model is evaluated and gets its model card."""
+        visitor = get_visitor_id(stored)
+        try:
+            self._restart(run_id, visitor, request, evaluate_only=True)
+        except ResNetHubError as error:
+            return {self.state.driven: "", self.state.notice: markup.render_alert(translate_error(request, error))}
+        updates = {self.state.driven: "", self.state.notice: ""} | self.state.remember(visitor, run_id)
+        updates |= self._show_training(run_id, request)
+        for chart in (self.training.loss, self.training.accuracy):  # Gradio fails to draw one before its step is shown
+            updates.pop(chart, None)
+        return updates
+
+    def _restart(self, run_id: str, visitor: str, request: gr.Request, *, evaluate_only: bool = False) -> None:
+        self.models.forget(run_id)
+        run = require_run(self.runs, run_id)
+        self.scheduler.start(run, _owners(visitor, request), evaluate_only=evaluate_only)
+
+    def delete(self, run_id: str, stored: Any, request: gr.Request, signed_in: gr.OAuthToken | None) -> Updates:
+        """Delete the run, and cancel its job."""
+        from resnet_hub import jobs
+
+        if run := self.runs.find(run_id):
+            with suppress(ResNetHubError):  # its owner can still cancel it on the Hub
+                if job := self.job.find_job(run_id):
+                    jobs.cancel(job, token=account.token(request, signed_in))
+            self.models.forget(run_id)
+            self.scheduler.delete(run)
+        return self.anew(stored, request)
+
+    def anew(self, stored: Any, request: gr.Request) -> Updates:
+        """Show the page without a run. The link of the run before still works."""
+        updates = {self.state.run: "", self.state.driven: "", self.state.followed: ""} | self.data.clear()
+        updates |= self.state.remember(get_visitor_id(stored), "") | self.training.watch("", None, request)
+        return updates | self.state.show_step(DATA)
+
+    def find(self, stored: Any, request: gr.Request) -> Updates:
+        """Show the run of the link, or the last run of this browser."""
+        linked = request.query_params.get("run")
+        run = self.runs.find(linked or (stored.get("run") if isinstance(stored, dict) else ""))
+        if run is None:
+            if not linked:
+                return {self.data.report: ""}
+            alert = markup.render_alert(translate(request, "no_run"))
+            return {self.data.report: alert} | self.state.show_train_tab()
+        updates: Updates = {self.state.run: run.id} | self.state.remember(get_visitor_id(stored), run.id)
+        status = self.scheduler.get_status(run)
+        if linked or status.is_active:
+            updates |= self.state.show_train_tab()
+        if report := run.read_report():
+            updates |= self.data.show_report(report, run, request)
+        if self.job.find_job(run.id):
+            updates[self.state.followed] = run.id
+        has_result = status.state == "finished" and self.scheduler.find_model(run.id)  # a job's model is on the Hub
+        step = RESULT if has_result else MODEL if status.state == "new" else TRAINING
+        return updates | self.training.watch(run.id, None, request) | self.state.show_step(step)
+
+    def _show_training(self, run_id: str, request: gr.Request) -> Updates:
+        return self.training.watch(run_id, None, request) | self.state.show_step(TRAINING)
+
+    # -- the page ------------------------------------------------------------------------------------------------------
+
+    def render(self, page: gr.Blocks, tabs: gr.Tabs, default: str) -> None:
+        """Add the tab to the page that is being built.
+
+        Args:
+            page: The page.
+            tabs: Its tabs, of which this is one.
+            default: Name of the base model that is chosen at first.
+        """
+        self.state.render(tabs)
+        gr.HTML(message("train_head"), elem_classes="hint")
+        with gr.Walkthrough(selected=DATA) as self.state.steps:
+            with gr.Step(message("step_data"), id=DATA):
+                self.data.render()
+            with gr.Step(message("step_model"), id=MODEL):
+                self.model.render(default)
+                self.training.training_button = self.model.training_button
+            with gr.Step(message("step_training"), id=TRAINING):
+                self.training.render()
+            with gr.Step(message("step_result"), id=RESULT):
+                self.result.render()
+        for part in (self.data, self.model, self.job, self.result):
+            part.connect()
+        self._connect(page)
+
+    def _connect(self, page: gr.Blocks) -> None:
+        state, training = self.state, self.training
+        outputs = [*training.outputs, state.run, state.notice, state.browser, state.steps, state.driven, state.followed]
+        all_outputs = [*outputs, *self.data.outputs]
+        for button, step in (
+            (self.data.continue_button, MODEL),
+            (self.model.training_button, TRAINING),
+            (training.result_button, RESULT),
+        ):
+            button.click(lambda step=step: gr.Walkthrough(selected=step), None, state.steps, **QUICK)
+        inputs = {state.run, state.browser, *self.model.inputs.values()}
+        starting = self.model.start_button.click(self.begin, inputs, outputs, **QUICK)
+        repo = self.job.repo
+        repo.input(self.result.check_name, repo, state.notice, trigger_mode="always_last", **QUICK)
+        self.job.start_button.click(
+            self.begin_job,
+            inputs | {*self.job.inputs},
+            outputs,
+            show_progress_on=[state.notice],
+            **SLOW | {"concurrency_id": "job", "concurrency_limit": 8},
+        )
+        resuming = training.resume_button.click(self.resume, [state.run, state.browser], outputs, **QUICK)
+        if is_zero_gpu():
+            for started in (starting, resuming):
+                started.success(self.lead, state.driven, training.gpu, **QUICK | {"concurrency_id": "gpu"})
+        training.stop_button.click(training.stop, state.run, training.outputs, **QUICK)
+        training.delete_button.click(self.delete, [state.run, state.browser], all_outputs, **QUICK)
+        training.new_button.click(self.anew, state.browser, all_outputs, **QUICK)
+        self.result.evaluate_button.click(self.measure, [state.run, state.browser], outputs, **QUICK)
+        state.timer.tick(training.watch, [state.run, state.shown], training.outputs, trigger_mode="once", **QUICK)
+        page.load(self.find, state.browser, [*all_outputs, state.tabs], **QUICK)
+
+
+def _owners(visitor: str, request: gr.Request) -> set[str]:
+    """Who has this run as their one run at a time: the browser and the session."""
+    return {visitor, request.session_hash or visitor}

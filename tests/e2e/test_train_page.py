@@ -453,7 +453,7 @@ def test_a_data_set_on_the_hub_is_read_as_its_visitor_names_it(browser: Browser,
     page.get_by_role("tab", name="From the Hub").click()
     page.get_by_label("Dataset on the Hugging Face Hub").fill("user/tables")
     page.locator("#check-hub").click()
-    expect(page.locator("#report [role=alert]")).to_contain_text("has subsets; name one of two, three.")
+    expect(page.locator("#report [role=alert]")).to_contain_text("has subsets. Choose one of two, three.")
     folded = page.locator("#hub-names")
     expect(folded.get_by_label("Subset")).to_be_hidden()
     folded.get_by_role("button", name="Subset, split, columns").click()

@@ -224,7 +224,7 @@ def test_data_that_cannot_be_learnt_from_is_refused_in_a_sentence(
     with pytest.raises(DataError, match="only class"):
         runs.create().import_zip(write_zip(tmp_path / "one.zip", ("red",)), "one.zip")
     for name in ("/etc", "../..", "gpt2", "", "C:\\x"):
-        with pytest.raises(DataError, match="data set on the Hub"):
+        with pytest.raises(DataError, match="dataset on the Hub"):
             runs.create().import_hub_dataset(name)
     monkeypatch.setattr(page_run, "MAX_CHECK", 0.0)
     assert runs.create().import_zip(data, "colours.zip").images == 36  # nobody waits for a local user

@@ -85,7 +85,7 @@ def test_what_is_refused_leaves_no_run_behind(tab: Any, folder: Path, monkeypatc
 
 def test_names_of_a_data_set_on_the_hub_reach_its_run(tab: Any, tables: Repo) -> None:
     refused = tab.data.check_hub("", "user/tables", from_browser(), "", "", "photo", "kind")
-    assert "has subsets; name one of two, three" in refused[tab.data.report]
+    assert "has subsets. Choose one of two, three" in refused[tab.data.report]
     checked = tab.data.check_hub("", "user/tables", from_browser(), *NAMED.values())
     run = tab.runs.find(checked[tab.state.run])
     assert run.read_facts()["names"] == NAMED | {"data_revision": tables.refs["main"]}

@@ -1,0 +1,56 @@
+"""The documentation: generated parts are up to date, links lead somewhere, commands and names exist."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import ROOT
+
+from resnet_hub import cli
+from resnet_hub.shelf import DEFAULT_MODEL
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    program = (
+        "import runpy; docs = runpy.run_path('scripts/api_docs.py'); path = docs['ROOT'] / 'docs'\n"
+        "assert docs['render_api']() == (path / 'api.md').read_text(encoding='utf-8'), 'api.md'\n"
+        "text = (path / 'training.md').read_text(encoding='utf-8')\n"
+        "assert docs['render_training'](text) == text, 'training.md'"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"run `python scripts/api_docs.py`: {done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_the_pages_are_parsed(page: Path) -> None:
+    """Each `resnet-hub` line of a code block has a command and options that exist."""
+    if page.name == "log.md":  # old entries keep the commands of their day
+        return
+    parser = cli.create_parser()
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith("resnet-hub "):
+                parser.parse_args(shlex.split(line, comments=True)[1:])
+
+
+def test_the_readme_uses_the_default_model() -> None:
+    assert {*re.findall(r"--base weights/([\w.-]+)", (ROOT / "README.md").read_text(encoding="utf-8"))} == {
+        DEFAULT_MODEL
+    }
+
+
+@pytest.mark.parametrize("name", [".pre-commit-config.yaml", ".github/workflows/ci.yml", ".github/workflows/space.yml"])
+def test_configurations_are_yaml(name: str) -> None:
+    assert yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))

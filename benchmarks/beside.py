@@ -15,7 +15,8 @@ from pathlib import Path
 from side_by_side import machine
 from soak import Pool, Tab, Tally, serving
 
-BASE = "resnet18-tiny-imagenet"
+from resnet_hub.shelf import DEFAULT_MODEL
+
 PAUSE = 0.2  # seconds between an answer and the next question
 
 
@@ -53,7 +54,7 @@ def main() -> None:
             for _ in range(2):
                 found["alone"] += asked(visitor, pool.photos, arguments.requests)
                 other.call("check_zip", *other.upload(pool.zips[0]))
-                other.call("begin", other.stored, BASE, "finetune", 100)
+                other.call("begin", other.stored, DEFAULT_MODEL, "finetune", 100)
                 steps(other)
                 found["beside a run"] += asked(visitor, pool.photos, arguments.requests)
                 other.call("delete", other.stored)

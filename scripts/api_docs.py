@@ -62,7 +62,8 @@ def _docstring(node: ast.ClassDef | ast.FunctionDef) -> str:
         if line in ("Args:", "Returns:", "Raises:", "Yields:"):
             lines += [f"**{line[:-1]}**", ""]
         elif line.startswith("    ") and not line.startswith("     "):
-            lines.append(f"- {line.strip()}")
+            name, colon, text = line.strip().partition(": ")
+            lines.append(f"- `{name}`: {text}" if colon and " " not in name else f"- {line.strip()}")
         else:
             lines.append(f"  {line.strip()}" if line.startswith(" ") else line)
     return "\n".join(lines)

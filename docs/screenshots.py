@@ -1,8 +1,8 @@
-"""The README's pictures of a running page: `python app.py`, then
+"""Take the README's screenshots of a running page: `python app.py`, then
 
     python docs/screenshots.py http://127.0.0.1:7860 DATA.zip
 
-DATA.zip is any ZIP of class folders to train on; none of its photos is in the pictures.
+DATA.zip is any ZIP of class folders to train on; the screenshots show none of its photos.
 """
 
 import io
@@ -31,10 +31,10 @@ def train(page: Page, data: str) -> None:
 
 
 def save(page: Page, name: str) -> None:
-    page.wait_for_timeout(2000)  # until the pictures are drawn and the status line is gone
+    page.wait_for_timeout(2000)  # until the images are loaded and the status line is gone
     page.evaluate("scrollTo(0, 0)")
-    picture = Image.open(io.BytesIO(page.screenshot()))
-    picture.convert("P", palette=Image.Palette.ADAPTIVE).save(Path(__file__).with_name(f"{name}.png"), optimize=True)
+    screenshot = Image.open(io.BytesIO(page.screenshot()))
+    screenshot.convert("P", palette=Image.Palette.ADAPTIVE).save(Path(__file__).with_name(f"{name}.png"), optimize=True)
 
 
 if __name__ == "__main__":

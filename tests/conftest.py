@@ -70,7 +70,7 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def tables(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo:
-    """The data set user/tables on the Hub, of which a run must name what `helpers.data.NAMED` says."""
+    """The dataset user/tables on the Hub; a run must name its columns as `helpers.data.NAMED` does."""
     from helpers.data import write_tables
     from huggingface_hub import HfFileSystem
 

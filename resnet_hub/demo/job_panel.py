@@ -111,7 +111,7 @@ class JobPanel:
             elem_id="job-limit",
             render=False,
         )
-        self.inputs = [self.repo, flavor, timeout]
+        self.inputs: list[Any] = [self.repo, flavor, timeout]  # Any: Gradio does not type `render`
 
     def render(self) -> None:
         """Add the panel to the page that is being built.

@@ -73,32 +73,30 @@ def check_size(image: Image.Image, name: str) -> None:
         raise too_large_error(name, f" ({width} x {height} pixels)")
 
 
-def check_jpeg_scans(image: Image.Image, data: bytes, name: str) -> bool:
-    """Raise `ImageError` for a JPEG of too many scans.
-
-    Returns:
-        Whether the image is a JPEG in several scans, whose decoder keeps all coefficients in memory.
-    """
-    if image.format not in ("JPEG", "MPO"):
-        return False
-    channels = [match[1][1] for match in _SCAN.finditer(data)]
-    if len(channels) * image.width * image.height > _MAX_SCANNED_PIXELS:
-        raise too_large_error(name, f" ({len(channels)} scans of {image.width} x {image.height} pixels)")
-    return bool(image.info.get("progressive")) or any(count != len(image.getbands()) for count in channels)
+def find_jpeg_scans(image: Image.Image, data: bytes) -> list[int]:
+    """The number of channels in each scan of a JPEG; an empty list for other formats."""
+    return [match[1][1] for match in _SCAN.finditer(data)] if image.format in ("JPEG", "MPO") else []
 
 
-def check_memory(image: Image.Image, name: str, *, has_scans: bool) -> None:
+def check_scans(image: Image.Image, name: str, scans: list[int]) -> None:
+    """Raise `ImageError` for a JPEG of too many scans, as `find_jpeg_scans` returns them."""
+    if len(scans) * image.width * image.height > _MAX_SCANNED_PIXELS:
+        raise too_large_error(name, f" ({len(scans)} scans of {image.width} x {image.height} pixels)")
+
+
+def check_memory(image: Image.Image, name: str, scans: list[int]) -> None:
     """Raise `ImageError` for an image that takes more memory or time than a plain image of `MAX_PIXELS`.
 
     Args:
         image: An image whose header was read.
         name: Its name in messages.
-        has_scans: The result of `check_jpeg_scans`.
+        scans: The result of `find_jpeg_scans`.
     """
     costs = [_COSTS.get(image.format or "", _COST), _COSTS.get(image.mode, _COST)]
     if image.has_transparency_data:
         costs.append(_COST_TRANSPARENT_RGB if image.mode == "RGB" else _COST_TRANSPARENT)
-    if has_scans:  # two bytes for each coefficient of each channel
+    if image.info.get("progressive") or any(channels != len(image.getbands()) for channels in scans):
+        # The decoder keeps all coefficients in memory: two bytes for each of each channel.
         costs.append(max(_COST_SCANS, 4 + 2 * len(image.getbands())))
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]

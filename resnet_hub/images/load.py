@@ -163,7 +163,9 @@ def _open(data: bytes, name: str) -> Image.Image:
             raise ImageError(f"Cannot read {name}: HEIC needs another package. Run pip install pillow-heif.") from None
         raise
     limits.check_size(image, name)
-    limits.check_memory(image, name, has_scans=limits.check_jpeg_scans(image, data, name))
+    scans = limits.find_jpeg_scans(image, data)
+    limits.check_memory(image, name, scans)
+    limits.check_scans(image, name, scans)
     if image.format == "PNG":
         image.verify()  # load() ignores the checksums of pixel data; the image cannot be used after verify()
         image = Image.open(limits.LimitedReader(data), formats=formats)

@@ -17,6 +17,7 @@ from resnet_hub.model import ResNet
 
 
 def picture(channel: int, number: int) -> bytes:
+    """A PNG of 24 x 24 pixels of noise with one bright channel: 0 is red, 1 green, 2 blue."""
     noise = np.random.default_rng([channel, number]).integers(0, 100, (24, 24, 3), np.uint8)
     noise[..., channel] += 100
     content = BytesIO()
@@ -25,6 +26,7 @@ def picture(channel: int, number: int) -> bytes:
 
 
 def write_zip(path: Path, labels: tuple[str, ...] = ("red", "green", "blue"), count: int = 12) -> Path:
+    """Write a ZIP of class folders with `count` images in each."""
     with zipfile.ZipFile(path, "w") as out:
         for channel, label in enumerate(labels):
             for number in range(count):
@@ -33,19 +35,22 @@ def write_zip(path: Path, labels: tuple[str, ...] = ("red", "green", "blue"), co
 
 
 def write_tables(folder: Path, count: int = 12) -> dict[str, bytes]:
-    """The files of a data set with two subsets, and two columns of pictures and of classes each: nothing is plain."""
+    """Write a dataset of two subsets, each with two columns of images and two of labels; return its files by name."""
     import datasets
 
-    kinds = datasets.Features(
+    features = datasets.Features(
         {"photo": datasets.Image(), "mask": datasets.Image()}
         | {"kind": datasets.ClassLabel(names=["red", "green", "blue"]), "size": datasets.ClassLabel(names=["s", "l"])}
     )
     folder.mkdir(exist_ok=True)
     for subset, colours in {"two": (0, 1), "three": (0, 1, 2)}.items():
-        pictures = [(colour, {"bytes": picture(colour, n), "path": None}) for colour in colours for n in range(count)]
-        rows = {"photo": [one for _, one in pictures], "mask": [{"bytes": b"no picture", "path": None}] * len(pictures)}
-        rows |= {"kind": [colour for colour, _ in pictures], "size": [n % 2 for n in range(len(pictures))]}
-        datasets.Dataset.from_dict(rows, features=kinds).to_parquet(folder / f"{subset}.parquet")
+        images = [(colour, {"bytes": picture(colour, n), "path": None}) for colour in colours for n in range(count)]
+        rows = {
+            "photo": [image for _, image in images],
+            "mask": [{"bytes": b"not an image", "path": None}] * len(images),
+        }
+        rows |= {"kind": [colour for colour, _ in images], "size": [n % 2 for n in range(len(images))]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{subset}.parquet")
     configs = [{"config_name": name, "data_files": f"{name}.parquet"} for name in ("two", "three")]
     (folder / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -55,12 +60,13 @@ NAMED = {"subset": "three", "train_split": "train[:-1]", "image_column": "photo"
 
 
 def save_base(folder: Path) -> Path:
+    """Save a tiny untrained base model for 16 x 16 pixels."""
     torch.manual_seed(0)
     config = ResNetConfig(depths=(1, 1), width=8, stem="3x3", image_size=16, crop_pct=1.0, id2label={0: "a", 1: "b"})
     model = ResNet(config)
-    for part in model.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
-            part.momentum = None  # the mean over all it sees, as a trained base has it
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # average over all batches, as a trained model does
     model.train()(torch.randn(64, 3, 16, 16))
     model.eval().save_pretrained(folder)
     return folder
@@ -69,5 +75,5 @@ def save_base(folder: Path) -> Path:
 def wait(condition: Callable[[], Any], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "It did not happen."
+        assert time.monotonic() < end, "The condition did not become true."
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""How many cases a fuzz test tries: the same few each time; with RESNET_HUB_FUZZ=20, twenty times as many, new ones."""
+"""The number of cases of a fuzz test: few and always the same; RESNET_HUB_FUZZ=20 tries 20 times as many, at random."""
 
 import os
 
@@ -11,7 +11,7 @@ def cases(count: int) -> settings:
     return settings(
         max_examples=count * TIMES,
         derandomize=TIMES == 1,
-        deadline=None,  # whatever else the machine does
+        deadline=None,  # the machine may be busy
         database=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )

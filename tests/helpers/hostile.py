@@ -484,7 +484,7 @@ def huge_entry() -> bytes:
 ZIPS: dict[str, Case] = {
     "good": Case(lambda: zipped(good()), ""),
     "empty file": Case(lambda: b"", "not a ZIP"),
-    "not a ZIP": Case(lambda: b"Rar!" + bytes(100), "no ZIP"),
+    "not a ZIP": Case(lambda: b"Rar!" + bytes(100), "not a ZIP"),
     "empty ZIP": Case(lambda: zipped({}), "contains no images"),
     "truncated": Case(lambda: zipped(good())[:-40], "incomplete"),
     "password": Case(lambda: flagged(1), "password"),
@@ -515,7 +515,7 @@ ZIPS: dict[str, Case] = {
     "bomb of ratio": Case(lambda: claims(400 * 2**20), "ZIP bomb"),
     "bomb in one file": Case(lambda: claims(2**32 - 2), "ZIP bomb"),
     "a lie about sizes": Case(lambda: claims(1000), "can be read"),
-    "300,000 entries": Case(lambda: entries(300_000), "holds 300,000 files"),
+    "300,000 entries": Case(lambda: entries(300_000), "contains 300,000 files"),
     "a million entries": Case(lambda: entries(1_000_000), "not a ZIP"),
     "file of 2**63 bytes": Case(huge_entry, "ZIP"),
     "packed by LZMA": Case(lambda: zipped(good(), zipfile.ZIP_LZMA), "contains no images"),

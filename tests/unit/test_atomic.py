@@ -1,4 +1,4 @@
-"""Files and folders that are replaced whole: with kills at random moments, and on systems that lack a call."""
+"""Atomic replacement of files and folders, with kills at random moments and on systems that lack a system call."""
 
 import json
 import os
@@ -19,8 +19,8 @@ def names(folder: Path) -> list[str]:
 
 
 def replace(folder: Path, text: str) -> None:
-    with replace_folder(folder, keep=lambda name: name != "model") as part:
-        (part / "model").write_text(text)
+    with replace_folder(folder, keep=lambda name: name != "model") as new:
+        (new / "model").write_text(text)
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -88,8 +88,8 @@ def test_strangers_in_the_old_folder_come_along(call: str, tmp_path: Path, monke
 def test_what_is_written_wins_over_what_would_be_kept(tmp_path: Path) -> None:
     replace(tmp_path / "m", "old")
     (tmp_path / "m" / "notes").write_text("old")
-    with replace_folder(tmp_path / "m", keep=lambda name: True) as part:
-        (part / "notes").write_text("new")
+    with replace_folder(tmp_path / "m", keep=lambda name: True) as new:
+        (new / "notes").write_text("new")
     assert (tmp_path / "m" / "notes").read_text() == "new"
 
 
@@ -97,8 +97,8 @@ def test_a_failure_while_filling_leaves_the_old_folder(tmp_path: Path) -> None:
     replace(tmp_path / "m", "old")
 
     def fail() -> None:
-        with replace_folder(tmp_path / "m", keep=lambda name: True) as part:
-            (part / "model").write_text("half")
+        with replace_folder(tmp_path / "m", keep=lambda name: True) as new:
+            (new / "model").write_text("half")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -124,8 +124,8 @@ def test_linked_folders_are_walked_once(tmp_path: Path) -> None:
     (tmp_path / "owls" / "1.png").touch()
     (tmp_path / "data" / "owl").symlink_to(tmp_path / "owls")
     (tmp_path / "data" / "cat" / "again").symlink_to(tmp_path / "data")  # a loop
-    found = {Path(parent).name: names for parent, _, names in walk_files(tmp_path / "data")}
-    assert found == {"data": [], "cat": [], "owl": ["1.png"]}
+    visited = {Path(parent).name: names for parent, _, names in walk_files(tmp_path / "data")}
+    assert visited == {"data": [], "cat": [], "owl": ["1.png"]}
 
 
 def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
@@ -141,9 +141,9 @@ import itertools, json, sys
 from pathlib import Path
 from resnet_hub.atomic import replace_folder, write_atomic
 for number in itertools.count():
-    with replace_folder(sys.argv[1], keep=lambda name: name not in ("a", "b")) as part:
+    with replace_folder(sys.argv[1], keep=lambda name: name not in ("a", "b")) as new:
         for name in ("a", "b"):
-            (part / name).write_text(json.dumps([number] * 20_000))
+            (new / name).write_text(json.dumps([number] * 20_000))
     write_atomic(sys.argv[2], json.dumps([number] * 20_000))
     print(number, flush=True)
 """

@@ -1,4 +1,4 @@
-"""ZIP files from strangers: whatever is inside, it is read in bounds, refused in a sentence, and never written out."""
+"""Untrusted ZIP files: images are read within limits or refused with a message, and nothing is extracted."""
 
 import io
 import os
@@ -108,9 +108,9 @@ def test_what_is_no_image_of_a_class_is_left_out_and_named(
     assert sorted(splits["train"].names) == sorted(GOOD)
     assert [splits["train"].read(i) for i in range(6)] == [GOOD[name] for name in splits["train"].names]
     assert set(splits.skipped) == {reason}
-    found = create_report(splits)
-    found.check()
-    assert any(reason in finding.message for finding in found.findings)
+    report = create_report(splits)
+    report.check()
+    assert any(reason in finding.message for finding in report.findings)
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -168,20 +168,20 @@ def test_names_that_are_no_text_at_all_are_still_read(written: Callable[[bytes],
 def protected() -> bytes:
     content = bytearray(packed(GOOD))
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        place = content.find(signature)
-        while place >= 0:
-            content[place + offset] |= 1
-            place = content.find(signature, place + 4)
+        offset = content.find(signature)
+        while offset >= 0:
+            content[offset + offset] |= 1
+            offset = content.find(signature, offset + 4)
     return bytes(content)
 
 
 def bomb() -> bytes:
     """One kilobyte for each megabyte that it claims, 3 GB in all, all of it the same bytes."""
     content = bytearray(packed({f"cat/{n}.png": bytes(2**20) for n in range(8)}))
-    place = content.find(b"PK\x01\x02")
-    while place >= 0:
-        content[place + 24 : place + 28] = struct.pack("<L", 400 * 2**20)
-        place = content.find(b"PK\x01\x02", place + 4)
+    offset = content.find(b"PK\x01\x02")
+    while offset >= 0:
+        content[offset + 24 : offset + 28] = struct.pack("<L", 400 * 2**20)
+        offset = content.find(b"PK\x01\x02", offset + 4)
     return bytes(content)
 
 
@@ -210,7 +210,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("content", "reason"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_a_dataset_is_refused_in_one_sentence(
+def test_what_cannot_be_a_dataset_is_refused_with_a_message(
     content: bytes, reason: str, written: Callable[[bytes], Path]
 ) -> None:
     path = written(content)
@@ -251,38 +251,38 @@ def test_a_image_larger_than_it_may_be_is_named_and_never_unpacked(
     written: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnet_hub.datasets.archive.MAX_IMAGE_BYTES", 10_000)
-    found = create_report(load_dataset(written(packed(GOOD | {"cat/large.png": bytes(20_000)}))))
-    assert [(bad.name, bad.reason) for bad in found.unreadable] == [
+    report = create_report(load_dataset(written(packed(GOOD | {"cat/large.png": bytes(20_000)}))))
+    assert [(bad.name, bad.reason) for bad in report.unreadable] == [
         ("cat/large.png", "Cannot read large.png: the file is larger than 0 MB. Save it smaller.")
     ]
-    found.check()
+    report.check()
 
 
 def test_damaged_images_are_reported_and_the_rest_stays(written: Callable[[bytes], Path]) -> None:
     content = bytearray(packed(GOOD, zipfile.ZIP_STORED))
     content[content.find(GOOD["cat/1.png"]) + 60] ^= 255  # the check sum no longer holds
     splits = load_dataset(written(bytes(content)))
-    found = create_report(splits)
-    assert [bad.name for bad in found.unreadable] == ["cat/1.png"]
-    assert "damaged in photos.zip" in found.unreadable[0].reason
-    assert len(found.drop_unreadable(splits)["train"]) == 5
+    report = create_report(splits)
+    assert [bad.name for bad in report.unreadable] == ["cat/1.png"]
+    assert "damaged in photos.zip" in report.unreadable[0].reason
+    assert len(report.drop_unreadable(splits)["train"]) == 5
 
 
 def test_a_lie_about_the_size_unpacks_no_more_than_said(written: Callable[[bytes], Path]) -> None:
     content = bytearray(packed(GOOD | {"cat/0000.png": bytes(2**24)}))
-    place = content.rfind(b"cat/0000.png") - 46
-    content[place + 24 : place + 28] = struct.pack("<L", 1000)
+    offset = content.rfind(b"cat/0000.png") - 46
+    content[offset + 24 : offset + 28] = struct.pack("<L", 1000)
     opened = Archive(written(bytes(content)))
     with pytest.raises(ImageError, match=r"0000\.png: it is damaged in photos\.zip"):
         opened.read("cat/0000.png")
 
 
 def test_one_class_is_refused_by_the_report(written: Callable[[bytes], Path]) -> None:
-    found = create_report(
+    report = create_report(
         load_dataset(written(packed({name: content for name, content in GOOD.items() if "cat" in name})))
     )
     with pytest.raises(DataError, match="'cat' is the only class with images"):
-        found.check()
+        report.check()
 
 
 def test_empty_classes_are_named(written: Callable[[bytes], Path]) -> None:
@@ -310,8 +310,8 @@ def test_it_is_read_from_forked_processes(written: Callable[[bytes], Path]) -> N
     """As by the workers of a DataLoader, which inherit it open."""
     files = {f"{n}.bin": bytes([n]) * 2**17 for n in range(50)}  # too much to lie in a buffer
     path = written(packed(files, zipfile.ZIP_STORED))
-    found = subprocess.run([sys.executable, "-c", FORKED, path], capture_output=True, text=True, timeout=60)
-    assert found.stdout == "True 0\n", found.stderr
+    process = subprocess.run([sys.executable, "-c", FORKED, path], capture_output=True, text=True, timeout=60)
+    assert process.stdout == "True 0\n", process.stderr
 
 
 def test_it_is_read_from_many_threads(written: Callable[[bytes], Path]) -> None:
@@ -326,9 +326,9 @@ def test_it_is_read_from_many_threads(written: Callable[[bytes], Path]) -> None:
 def outcome(path: Path) -> str:
     """What a user reads: nothing, if it can be trained on."""
     try:
-        found = create_report(load_dataset(path))
-        assert found.to_text()
-        found.check()
+        report = create_report(load_dataset(path))
+        assert report.to_text()
+        report.check()
     except ResNetHubError as error:
         return str(error)
     return ""
@@ -337,10 +337,10 @@ def outcome(path: Path) -> str:
 @cases(150)
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=8), st.integers(0, 5000))
 @example([], 0)
-def test_no_damage_leads_to_anything_but_a_sentence(tmp_path: Path, changes: list[tuple[int, int]], cut: int) -> None:
+def test_any_damage_gives_a_message(tmp_path: Path, changes: list[tuple[int, int]], cut: int) -> None:
     content = bytearray(packed(GOOD))
-    for place, value in changes:
-        content[-1 - place % len(content)] = value
+    for offset, value in changes:
+        content[-1 - offset % len(content)] = value
     path = tmp_path / "photos.zip"
     path.write_bytes(content[: len(content) - cut % 50])
     complaint = outcome(path)

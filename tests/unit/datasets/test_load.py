@@ -53,7 +53,7 @@ def packed(path: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def content_of(images: ImageDataset) -> list[tuple[str, bytes]]:
-    return [(images.labels[target], images.read(place)) for place, target in enumerate(images.targets)]
+    return [(images.labels[target], images.read(index)) for index, target in enumerate(images.targets)]
 
 
 EXPECTED = [(name.split("/")[0], content) for name, content in FILES.items()]
@@ -158,11 +158,11 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, list[str]], list[str]]] = {
 
 @pytest.mark.parametrize(("files", "expected", "outside"), LAYOUTS.values(), ids=LAYOUTS)
 def test_layouts(files: list[str], expected: dict[str, list[str]], outside: list[str], tmp_path: Path) -> None:
-    content = {name: image(place) for place, name in enumerate(files)}
+    content = {name: image(index) for index, name in enumerate(files)}
     for source in (unpacked(tmp_path / "folder", content), packed(tmp_path / "photos.zip", content)):
         splits = load_dataset(source)
-        found = {split: [images.labels[target] for target in images.targets] for split, images in splits.items()}
-        assert found == expected
+        labels = {split: [images.labels[target] for target in images.targets] for split, images in splits.items()}
+        assert labels == expected
         assert splits.skipped.get("image outside the class folders", []) == outside
 
 
@@ -343,9 +343,9 @@ def test_a_table_reads_no_file_outside_itself(tmp_path: Path) -> None:
     images = load_dataset(folder)["train"]
     (folder / "mine.png").write_bytes(image(2))
     assert images.read(1) == image(2)
-    for place in (0, 2):
-        with pytest.raises(ImageError, match=f"Row {place} refers to a file outside the dataset"):
-            images.read(place)
+    for index in (0, 2):
+        with pytest.raises(ImageError, match=f"Row {index} refers to a file outside the dataset"):
+            images.read(index)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_a_table_reads_no_file_outside_itself(tmp_path: Path) -> None:
         ({"a": [], "b": []}, "no images yet"),
     ],
 )
-def test_what_cannot_be_loaded_is_said_in_one_sentence(source: Any, reason: str, tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_gives_a_message(source: Any, reason: str, tmp_path: Path) -> None:
     if source == "/etc":
         source = unpacked(tmp_path, {"passwd": b"x"})
     with pytest.raises(DataError, match=reason) as caught:
@@ -472,7 +472,7 @@ def test_a_label_that_is_a_image_is_not_opened(tmp_path: Path) -> None:
         load_dataset(tmp_path / "set", image_column="image")
 
 
-def test_damaged_parquet_is_a_sentence(tmp_path: Path) -> None:
+def test_damaged_parquet_gives_a_message(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Cannot read the dataset .*: .*\.$"):
         load_dataset(unpacked(tmp_path / "set", {"train.parquet": b"PAR1 and nothing more"}))
 
@@ -567,7 +567,7 @@ def test_an_export_can_replace_its_own_source(tmp_path: Path) -> None:
     path = packed(tmp_path / "photos.zip", FILES)
     splits = load_dataset(path)
     export_dataset(splits["train"].subset([0, 3, 4]), path)
-    assert content_of(load_dataset(path)["train"]) == [EXPECTED[place] for place in (0, 3, 4)]
+    assert content_of(load_dataset(path)["train"]) == [EXPECTED[index] for index in (0, 3, 4)]
     assert content_of(splits["train"]) == EXPECTED
 
 
@@ -627,7 +627,7 @@ LABELS_OF_ANY_KIND = st.text(st.characters(codec="utf-8"), min_size=1, max_size=
 @cases(30)
 @given(st.lists(LABELS_OF_ANY_KIND, min_size=1, max_size=5, unique=True))
 def test_any_label_comes_back(tmp_path: Path, labels: list[str]) -> None:
-    content = {label: [image(place)] for place, label in enumerate([*labels, *ODD])}
+    content = {label: [image(index)] for index, label in enumerate([*labels, *ODD])}
     images = load_dataset(content)["train"]
     back = load_dataset(export_dataset(images, tmp_path / "out.zip"))
     assert back["train"].labels == images.labels

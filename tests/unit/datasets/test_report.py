@@ -1,4 +1,4 @@
-"""What the report finds in data with known faults, in sentences; and that it can be kept and used again."""
+"""Reports on datasets with known problems: their findings, their JSON, and the duplicates that the split uses."""
 
 import io
 import re
@@ -293,7 +293,7 @@ def test_duplicates_stay_on_one_side_of_the_split() -> None:
     groups = create_report(splits).group_duplicates(images)
     for seed in range(5):
         kept, held = split_indices(images.targets, 0.25, seed, groups)
-        assert {place // 2 for place in kept.tolist()}.isdisjoint(place // 2 for place in held.tolist())
+        assert {index // 2 for index in kept.tolist()}.isdisjoint(index // 2 for index in held.tolist())
         assert np.bincount(images.targets[held]).tolist() == [4, 4]
     part = images.subset(range(8, 24))
     assert len(set(create_report(splits).group_duplicates(part).tolist())) == 8
@@ -305,7 +305,7 @@ def test_a_class_that_looks_all_the_same_is_still_split_but_copies_are_not() -> 
     images = splits["train"]
     kept, held = split_indices(images.targets, 0.2, 0, create_report(splits).group_duplicates(images))
     assert (images.targets[held] == 1).sum() == 4
-    assert {images.read(place) for place in kept.tolist()}.isdisjoint(images.read(place) for place in held.tolist())
+    assert {images.read(index) for index in kept.tolist()}.isdisjoint(images.read(index) for index in held.tolist())
 
 
 def test_a_second_report_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

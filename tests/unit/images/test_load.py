@@ -301,7 +301,7 @@ def test_arrays_that_are_no_images(array, match):
     refused(array, match)
 
 
-# What is refused, in one sentence
+# What is refused with a message
 
 
 @pytest.mark.parametrize(
@@ -513,8 +513,8 @@ def test_random_bytes_load_or_are_refused(start, rest):
 )
 def test_mutations_load_or_are_refused(data, changes):
     mutated = bytearray(data)
-    for place, new in changes:
-        start = int(place * len(mutated))
+    for position, new in changes:
+        start = int(position * len(mutated))
         mutated[start : start + len(new)] = new
     loads_or_is_refused(bytes(mutated))
 

@@ -1,6 +1,6 @@
-"""ResNet that saves to, loads from and shares on the Hugging Face Hub: `from resnet_hub import ResNet, Classifier`.
+"""ResNets that load from, save to and share on the Hugging Face Hub: `from resnet_hub import ResNet, Classifier`.
 
-Each name is imported when it is first used, so that what needs no network, such as `ResNetConfig`, imports no torch.
+Each name is imported on first use, so that names such as `ResNetConfig` import no torch.
 """
 
 from importlib import import_module

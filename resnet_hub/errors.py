@@ -1,4 +1,4 @@
-"""The errors that a user meets: each message is one sentence with what, where and what to do."""
+"""The errors of the package. A message names the subject, the cause and what to do."""
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
@@ -9,19 +9,19 @@ T = TypeVar("T")
 
 
 class ResNetHubError(Exception):
-    """Base of every error that this package raises on purpose; safe to show to a user as it is."""
+    """Base class of the errors that this package raises; the message can be shown to users."""
 
 
 class ConfigError(ResNetHubError):
-    """A configuration that describes no network, or a `config.json` that cannot be read."""
+    """An invalid configuration, or a `config.json` that cannot be read."""
 
 
 class CheckpointError(ResNetHubError):
-    """A checkpoint folder or repo that is incomplete, or whose parts disagree."""
+    """A checkpoint that is incomplete or damaged, or whose files disagree."""
 
 
 class HubError(ResNetHubError):
-    """The Hugging Face Hub refused, or could not be reached."""
+    """The Hugging Face Hub refuses a request or cannot be reached."""
 
 
 class ImageError(ResNetHubError):
@@ -42,42 +42,42 @@ class TooLargeError(DataError):
 
 
 class MemoryFullError(ResNetHubError):
-    """There is too little memory for what was asked; whatever was there before stays."""
+    """There is too little memory for an operation; nothing has changed."""
 
 
 class TrainingError(ResNetHubError):
-    """A training run that cannot start or go on; what it had reached is kept."""
+    """A training run that cannot start or continue; its saved state stays."""
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether an error says so: by its number, or in the words of safetensors, which writes files itself."""
+    """Whether the disk is full: by the error number, or by the text of safetensors, which has no number."""
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return getattr(error, "errno", None) in numbers or any(f"(os error {number})" in str(error) for number in numbers)
 
 
 def memory_is_full(error: BaseException) -> bool:
-    """Whether an error says so: Python's, or in the words of PyTorch, ONNX Runtime or the system."""
-    words = ("can't allocate memory", "Cannot allocate memory", "Failed to allocate memory", "bad_alloc", "new thread")
-    kinds = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return kinds or any(part in str(error) for part in words)
+    """Whether memory is full: by the type of the error, or by the texts of PyTorch, ONNX Runtime and the system."""
+    texts = ("can't allocate memory", "Cannot allocate memory", "Failed to allocate memory", "bad_alloc", "new thread")
+    is_memory_error = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_memory_error or any(text in str(error) for text in texts)
 
 
 @contextmanager
-def memory_errors(what: str) -> Iterator[None]:
-    """Turn whatever says that there is no memory for `what` into a `MemoryFullError` of one sentence."""
+def memory_errors(subject: str) -> Iterator[None]:
+    """Raise `MemoryFullError` for any error that is due to too little memory for `subject`."""
     try:
         yield
     except Exception as error:
         if isinstance(error, ResNetHubError) or not memory_is_full(error):
             raise
-        raise MemoryFullError(f"There is too little memory for {what}; free some, or take a smaller model.") from None
+        raise MemoryFullError(f"There is too little memory for {subject}. Free some, or use a smaller model.") from None
 
 
-def one_line(text: object, most: int = 300) -> str:
-    """What others have written, to stand in a sentence of ours: printable, on one line, no longer than `most`."""
-    start = "".join(sign if sign.isprintable() else " " for sign in str(text)[: 4 * most])
-    line = " ".join(start.split()).rstrip(".:")
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+def one_line(text: object, max_length: int = 300) -> str:
+    """Untrusted text for use in a message: printable characters on one line, cut to `max_length`."""
+    printable = "".join(char if char.isprintable() else " " for char in str(text)[: 4 * max_length])
+    line = " ".join(printable.split()).rstrip(".:")
+    return line if len(line) <= max_length else f"{line[: max_length - 1]}…"
 
 
 def list_some(items: Sequence[T], limit: int = 3, to_text: Callable[[T], str] = str) -> str:

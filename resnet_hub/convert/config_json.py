@@ -1,6 +1,6 @@
-"""Other libraries' `config.json`, as ours: what timm and transformers say of a network. Imports no torch.
+"""Convert `config.json` of timm and transformers to `ResNetConfig`. Imports no torch.
 
-What we do not have is refused here by its name, so that nobody waits for weights that cannot be used."""
+Unsupported networks are refused here, by the name of what is not supported, before any weights are downloaded."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 from resnet_hub.config import VARIANTS, ResNetConfig, label_table, parse_json_object, preprocessing_fields, section
 from resnet_hub.errors import ConfigError
 
-# What timm's other ResNets have that ours do not, by their names; the first that matches is named.
+# Pattern of a timm architecture -> the feature of it that is not supported; the first match is reported.
 _LACKING = {
     r"^(nf_)?eca_?res": "efficient channel attention",
     r"^(legacy_|nf_)?se_?(res|net)|^resnetrs": "squeeze-excitation",
@@ -33,7 +33,7 @@ _LACKING = {
     r"^test_resnet$": "basic blocks and bottlenecks in one network",
     r"^vit_": "a transformer",
 }
-# timm's names of old: where the weights came from stood before the network, and now stands after a dot.
+# Old names of timm: the origin of the weights was a prefix, and is now a tag after a dot.
 _OLD_NAME = re.compile(r"(?:tv|ig|ssl|swsl|gluon)_(resnet\d+|resnext\w+)(?:_v1([bcds]))?")
 
 # Arguments of timm's ResNet that change nothing at these values, and what any other would be.
@@ -94,13 +94,13 @@ def imagenet_labels() -> list[str]:
 
 def _of_timm(content: Mapping[str, Any]) -> dict[str, Any]:
     # Files of old have everything at the root.
-    picture = section(content, "pretrained_cfg") if "pretrained_cfg" in content else content
-    given = content.get("architecture", picture.get("architecture"))
+    preprocessing = section(content, "pretrained_cfg") if "pretrained_cfg" in content else content
+    given = content.get("architecture", preprocessing.get("architecture"))
     name = _timm_name(given)
     values = dict(VARIANTS[name])
     if values.get("stem") != "3x3":  # timm has no CIFAR nets; what it is silent about is as it has it
         values["interpolation"] = "bicubic"
-    values |= preprocessing_fields(picture)
+    values |= preprocessing_fields(preprocessing)
     arguments = section(content, "model_args")
     values |= _timm_arguments(arguments, values)
     if "global_pool" in content:
@@ -114,8 +114,8 @@ def _of_timm(content: Mapping[str, Any]) -> dict[str, Any]:
                 ):
                     values[key] = (sum(numbers) / len(numbers),) * channels
 
-    classes = _first("num_classes", content, arguments, picture)
-    names = _first("label_names", content, picture) or _first("labels", content, picture)
+    classes = _first("num_classes", content, arguments, preprocessing)
+    names = _first("label_names", content, preprocessing) or _first("labels", content, preprocessing)
     if classes is None and names is None and values.get("stem") != "3x3":
         classes = 1000  # timm's default
     values["id2label"] = _timm_labels(names, classes, content.get("label_descriptions"))
@@ -276,7 +276,7 @@ def _processor_fields(processor: Mapping[str, Any]) -> dict[str, Any]:
             return values | {"image_size": side, "crop_pct": _fraction(side, short)}
     raise ConfigError(
         f"preprocessor_config.json has size {brief(size)} and crop_size {brief(crop)} for {brief(name)}: "
-        "how it makes a square of a picture is not known here."
+        "how it makes an image square is not known here."
     )
 
 

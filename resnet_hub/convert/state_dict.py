@@ -1,7 +1,7 @@
-"""Other people's checkpoints: state dicts of torchvision, timm and the CIFAR repositories, as our config and keys.
+"""Convert state dicts of torchvision, timm and the CIFAR repositories to a config and weights of this package.
 
-The network is read off the shapes. What they cannot tell is assumed, and every assumption is said. A pickle is read
-with torch's restricted unpickler (`weights_only=True`), which builds tensors and plain values and runs nothing."""
+The network is inferred from the shapes of the tensors. What shapes do not determine is assumed, and each assumption is
+reported. Pickles are read with torch's restricted unpickler (`weights_only=True`), which runs no code."""
 
 import math
 import re
@@ -51,17 +51,18 @@ LABEL_SETS = ("cifar10", "cifar100", "imagenet")
 
 
 class ConvertedCheckpoint(NamedTuple):
-    """A network that was read off a state dict."""
+    """A converted state dict."""
 
     config: ResNetConfig
     weights: "dict[str, Tensor]"  # our keys, float32, complete
-    notes: list[tuple[str, str]]  # topic and sentence: what was recognised and why, what was assumed
+    notes: list[tuple[str, str]]  # topic and sentence: what was inferred and why, what was assumed
 
 
 def read_state_dict(path: str | Path) -> Any:
-    """What a weights file holds: `.safetensors`, else a pickle, of which nothing is run.
+    """Read a weights file: `.safetensors`, else a pickle, without running its code.
 
-    Raises `CheckpointError` for a file that is missing or damaged, or a pickle that holds more than weights.
+    Raises:
+        CheckpointError: The file is missing or damaged, or the pickle needs to run code.
     """
     path = Path(path).expanduser()
     try:
@@ -103,11 +104,23 @@ def convert_state_dict(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
 ) -> ConvertedCheckpoint:
-    """The network in what `read_checkpoint` gave; `source` is its name in messages.
+    """Infer the network of a state dict, and rename its tensors.
 
-    `layout` and `architecture` say what it has to be; the other options settle what shapes do not tell. Raises
-    `CheckpointError` where a key is missing, unexpected or misshapen, where two answers fit, and where an option
-    disagrees with the file.
+    Args:
+        content: The result of `read_state_dict`.
+        source: Its name in messages.
+        layout: The library whose layout is expected.
+        architecture: The architecture that is expected.
+        shortcut: The kind of shortcut, where none has weights.
+        stride_in_1x1: Whether the first 1x1 convolution of a bottleneck has the stride (V1).
+        labels: The labels, in the order of the head's outputs.
+        image_size: Both sides of the input, in pixels.
+        mean: Of each channel, for pixels in 0..1.
+        std: Of each channel.
+
+    Raises:
+        CheckpointError: A key is missing, unexpected or misshapen, two networks fit, or an argument contradicts the
+            file.
     """
     tensors, notes = _state_dict(content, source)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
@@ -154,7 +167,7 @@ def convert_state_dict(
 
 
 def canonical_key(key: str) -> str:
-    """What transformers, the CIFAR repositories and wrappers call a tensor, as we do; any other name as it is."""
+    """Our key for a tensor of transformers, the CIFAR repositories or a wrapper; other keys are returned unchanged."""
     key = _PREFIX.sub("", key, count=1) if _PREFIX.match(key) else key
     if found := _TRANSFORMERS.fullmatch(key):
         stage, block, number, kind, rest = found.groups()
@@ -168,7 +181,7 @@ def canonical_key(key: str) -> str:
 
 
 def read_label_file(text: str) -> list[str]:
-    """Labels from a file with one a line, or from a list with commas; raises `CheckpointError`."""
+    """Labels from a file with one per line, or from a comma-separated list; raises `CheckpointError`."""
     path = Path(text).expanduser()
     try:
         if "," not in text or path.is_file():
@@ -182,12 +195,12 @@ def read_label_file(text: str) -> list[str]:
 
 
 def known_label_set(name: str) -> list[str]:
-    """The labels of one of `LABEL_SETS`, in the order of the published data set."""
+    """The labels of one of `LABEL_SETS`, in the order of the published dataset."""
     return imagenet_labels() if name == "imagenet" else {"cifar10": _CIFAR10, "cifar100": _CIFAR100}[name].split()
 
 
 def _state_dict(content: Any, source: str | Path) -> "tuple[dict[str, Tensor], list[tuple[str, str]]]":
-    """The tensors under our names, out of their wrapping; and notes on what was renamed and left out."""
+    """The tensors under our keys, without wrappers, and notes on what was renamed and left out."""
     from torch import Tensor
 
     if not isinstance(content, Mapping):
@@ -233,7 +246,7 @@ def _depths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def _stem(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layout | None, dict[str, Any]]:
-    """The layout that the stem tells, and the fields in it."""
+    """The layout inferred from the stem, and the config fields of the stem."""
     match shapes.get("conv1.weight"), shapes.get("conv1.0.weight"), shapes.get("layer1.0.conv1.weight"):
         case (width, in_channels, 3 | 7 as kernel, side), _, _ if kernel == side and width:
             fields = {"stem": f"{kernel}x{kernel}", "width": width, "in_channels": in_channels}
@@ -249,7 +262,7 @@ def _stem(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Layout | None, dict[st
 def _block(
     shapes: Mapping[str, tuple[int, ...]], depths: tuple[int, ...], width: int, notes: list[tuple[str, str]]
 ) -> dict[str, Any]:
-    """Kind of block, groups and their width."""
+    """The config fields of the blocks: type, groups and their width."""
     blocks = f"{' + '.join(map(str, depths))} of them"
     if "layer1.0.conv3.weight" not in shapes:
         notes.append(("block", f"basic, since layer1.0 has no conv3; {blocks}"))
@@ -257,7 +270,7 @@ def _block(
     fields: dict[str, Any] = {"block": "bottleneck"}
     match shapes.get(f"layer{len(depths)}.0.conv2.weight"):
         case (outputs, channels, *_) if channels:
-            # The last stage tells the width of a group best: at small widths those of earlier ones are rounded down.
+            # The last stage determines the group width best: at small widths those of earlier stages are rounded down.
             planes = width * 2 ** (len(depths) - 1)
             fields |= {"groups": outputs // channels, "group_width": math.ceil(channels * 64 / planes)}
     notes.append(("block", f"bottleneck, since layer1.0 has a conv3; {blocks}"))
@@ -322,19 +335,19 @@ def _preprocessing(
     if fields["in_channels"] != 3 and (mean is None or std is None):
         channels = fields["in_channels"]
         raise CheckpointError(f"{source} takes {channels} channels: give --mean and --std with one value for each.")
-    picture: dict[str, Any] = dict(_IMAGENET)
+    values: dict[str, Any] = dict(_IMAGENET)
     if layout == "cifar":
-        picture |= {"image_size": 32, "crop_pct": 1.0} | (_CIFAR_PROJECTED if fields["shortcut"] in ("B", "C") else {})
-    picture |= {
+        values |= {"image_size": 32, "crop_pct": 1.0} | (_CIFAR_PROJECTED if fields["shortcut"] in ("B", "C") else {})
+    values |= {
         key: value for key, value in {"image_size": image_size, "mean": mean, "std": std}.items() if value is not None
     }
-    side = picture.get("image_size", ResNetConfig.image_size)
+    side = values.get("image_size", ResNetConfig.image_size)
     assumed = {"--image-size": image_size, "--mean": mean, "--std": std}
     options = [option for option, value in assumed.items() if value is None]
-    values = "; ".join(f"{key} {','.join(f'{value:g}' for value in picture[key])}" for key in ("mean", "std"))
+    shown = "; ".join(f"{key} {','.join(f'{value:g}' for value in values[key])}" for key in ("mean", "std"))
     doubt = f" (assumed; to change: {' '.join(options)})" if options else ""
-    notes.append(("picture", f"{side} pixels; {values}{doubt}"))
-    return picture
+    notes.append(("preprocessing", f"{side} pixels; {shown}{doubt}"))
+    return values
 
 
 def expected_shapes(config: ResNetConfig) -> dict[str, tuple[int, ...]]:
@@ -352,7 +365,7 @@ def expected_shapes(config: ResNetConfig) -> dict[str, tuple[int, ...]]:
 def _weights(
     tensors: "Mapping[str, Tensor]", config: ResNetConfig, source: str | Path, notes: list[tuple[str, str]]
 ) -> "dict[str, Tensor]":
-    """The tensors as float32, in order and complete; raises `CheckpointError` with the keys that do not fit."""
+    """The tensors as float32, complete and in order; raises `CheckpointError` that names the keys that do not fit."""
     import torch
 
     expected = expected_shapes(config)
@@ -401,6 +414,6 @@ def _size(shape: "tuple[int, ...] | Any") -> str:
 
 
 def _some(keys: list[Any]) -> str:
-    """The first of some keys from a stranger's file, on one line whatever is in them."""
+    """The first of some untrusted keys, printable and on one line."""
     names = [key if isinstance(key, str) and key.isprintable() else ascii(key) for key in keys[:_SOME]]
     return ", ".join(name[:80] for name in names) + (f" and {len(keys) - _SOME} more" if len(keys) > _SOME else "")

@@ -181,7 +181,7 @@ def test_an_option_a_checkpoint_of_data_parallel(tmp_path: Path) -> None:
     assert note(found, "left out") == "best_prec1, epoch: no weights"
     assert "A (zero padding) assumed" in note(found, "shortcut") and "--shortcut none" in note(found, "shortcut")
     assert note(found, "filled in").startswith("19 num_batches_tracked")
-    assert "assumed; to change: --image-size --mean --std" in note(found, "picture")
+    assert "assumed; to change: --image-size --mean --std" in note(found, "preprocessing")
     assert "numbered" in note(found, "labels")
 
 
@@ -242,7 +242,7 @@ def test_options_settle_the_picture() -> None:
     found = convert_state_dict(CifarNet("A").state_dict(), "x", **options)
     assert {key: getattr(found.config, key) for key in options} == options
     assert found.config.crop_pct == 1
-    assert "assumed" not in note(found, "picture")
+    assert "assumed" not in note(found, "preprocessing")
 
 
 # What is refused

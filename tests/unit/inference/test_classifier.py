@@ -374,7 +374,7 @@ def test_memory_that_is_full_is_one_sentence_in_code_and_on_the_page(error, mode
         with pytest.raises(MemoryFullError) as told:
             classify(images)
         assert str(told.value) == (
-            "There is too little memory for a prediction of this model; free some, or take a smaller model."
+            "There is too little memory for a prediction of this model. Free some, or use a smaller model."
         )
     noise(0).save(tmp_path / "a.png")
     photo = {"path": str(tmp_path / "a.png"), "orig_name": "a.png"}

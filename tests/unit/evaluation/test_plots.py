@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_long_labels_are_cut_and_letters_without_a_font_numbered():
 
 
 def epoch(number, train=1.0, validation=1.0, accuracy=0.5, best=False):
-    return Epoch(number, train, validation, accuracy, best, 0.1, 1.0)
+    return Epoch(number, train, validation, accuracy, best, 0.1, 1.0)._asdict()
 
 
 def test_curves_run_from_the_first_epoch_to_the_last():
@@ -106,7 +107,7 @@ def test_curves_run_from_the_first_epoch_to_the_last():
 
 def test_the_kept_epoch_has_a_ring_in_both_panels():
     epochs = [epoch(n, accuracy=0.5 + n / 20, best=n in (1, 3)) for n in range(6)]
-    ringed, plain = plot_training_curves(epochs), plot_training_curves([entry._replace(best=False) for entry in epochs])
+    ringed, plain = plot_training_curves(epochs), plot_training_curves([entry | {"best": False} for entry in epochs])
     middle = ringed.height // 2
     for top in (80, middle + 80):  # below the titles
         one, other = (np.asarray(picture)[top : top + middle - 80] for picture in (ringed, plain))
@@ -128,9 +129,25 @@ def test_any_history_can_be_drawn(history):
     picture = plot_training_curves(history)
     assert picture.size == (880, 1000)
     assert share_of(picture, WHITE) > 0.8
-    known = any(entry.accuracy is not None for entry in history)
+    known = any(entry["accuracy"] is not None for entry in history)
     below = picture.crop((0, picture.height // 2 + 90, picture.width, picture.height))
     assert (share_of(below, ORANGE) > 0) == known
+
+
+def test_formulas_and_line_breaks_in_labels_are_plain_text():
+    labels = [["a", "b"], ["$\\frac{$", "b"], ["two\nlines", "b"], ["two lines", "b"]]
+    plain, formula, broken, joined = (plot_confusion_matrix(evaluation([[1, 0], [0, 1]], each)) for each in labels)
+    assert plain.width < formula.width < broken.width
+    assert broken == joined
+
+
+def test_threads_draw_the_same():
+    history = [epoch(n, accuracy=0.5 + n / 20, best=n == 3) for n in range(6)]
+    expected = [plot_training_curves(history), plot_confusion_matrix(evaluation([[3, 1], [0, 9]]))]
+    with ThreadPoolExecutor(4) as pool:
+        curves = pool.map(plot_training_curves, [history] * 4)
+        matrices = pool.map(plot_confusion_matrix, [evaluation([[3, 1], [0, 9]])] * 4)
+        assert all(image == expected[0] for image in curves) and all(image == expected[1] for image in matrices)
 
 
 def test_drawing_needs_no_torch():

@@ -45,6 +45,7 @@ DEPENDENCIES = (
         "pillow>=11.3,<13",
     ),
     *("tqdm>=4.66", "pillow-heif>=1.0", "torchvision>=0.23", "datasets>=5.0,<6", "accelerate>=1.10,<2"),
+    "matplotlib>=3.9",
 )
 FLAVORS = ("cpu-upgrade", "t4-small", "t4-medium", "l4x1", "a10g-small", "a10g-large", "a100-large", "h200")
 LIMITS = ("30m", "1h", "2h", "4h", "8h")  # timeouts that the page offers

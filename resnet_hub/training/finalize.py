@@ -55,7 +55,10 @@ def is_finalized(run: RunDir) -> bool:
 
 
 def _write_plots(run: RunDir, evaluation: Evaluation) -> None:
-    plots = {CURVES: plot_training_curves(run.epochs()), CONFUSION: plot_confusion_matrix(evaluation)}
+    plots = {
+        CURVES: plot_training_curves([epoch._asdict() for epoch in run.epochs()]),
+        CONFUSION: plot_confusion_matrix(evaluation),
+    }
     for name, plot in plots.items():
         content = io.BytesIO()
         plot.save(content, "PNG", optimize=True)

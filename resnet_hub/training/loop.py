@@ -453,10 +453,11 @@ class Trainer:
 
 def _create_accelerator(config: ResolvedTrainConfig) -> Any:
     try:
+        import matplotlib  # noqa: F401  # draws the plots at the end, where a run must not fail for lack of it
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
     except ImportError:
-        raise TrainingError("Training needs accelerate: pip install 'resnet_hub[train]'.") from None
+        raise TrainingError("Training needs accelerate and matplotlib: pip install 'resnet_hub[train]'.") from None
     AcceleratorState._reset_state()  # it refuses another precision than that of an earlier run in this process
     accelerator = Accelerator(mixed_precision=config.precision or ("bf16" if _has_bf16() else "no"))
     if config.precision == "fp16" and accelerator.device.type == "cpu":

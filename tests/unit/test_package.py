@@ -48,6 +48,7 @@ def test_a_classifier_imports_no_more_than_the_core() -> None:
         "torchvision",
         "datasets",
         "accelerate",
+        "matplotlib",
         "onnx",
         "onnxruntime",
         "gradio",

@@ -151,7 +151,7 @@ def test_what_is_named_of_a_data_set_goes_to_the_job(
         asked = hub.jobs[f"job{len(hub.jobs) - 1}"].spec["command"]
         assert (named[1] in asked) is (data == "user/tables")  # the others go as a ZIP of what was named
     assert main([*words, "--data", "tables", *named[2:]]) == 2
-    assert "name one of two, three" in capsys.readouterr().err
+    assert "Choose one of two, three" in capsys.readouterr().err
     assert main([*words, "--data", "colours.zip", *named[:2]]) == 2
     assert "colours.zip has no subset 'three'" in capsys.readouterr().err
     assert len(hub.jobs) == 2

@@ -80,6 +80,11 @@ def one_line(text: object, max_length: int = 300) -> str:
     return line if len(line) <= max_length else f"{line[: max_length - 1]}…"
 
 
+def printable(text: str) -> str:
+    """Replace unprintable characters by `?`, and cut the text to 200 characters."""
+    return "".join(char if char.isprintable() else "?" for char in text)[:200]
+
+
 def list_some(items: Sequence[T], limit: int = 3, to_text: Callable[[T], str] = str) -> str:
     """`a, b, c and 2 more`: at most `limit` items and the number of the others."""
     shown = ", ".join(to_text(item) for item in items[:limit])

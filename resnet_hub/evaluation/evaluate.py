@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from resnet_hub.datasets.dataset import SPLIT_NAMES, ImageDataset, choose_split
 from resnet_hub.datasets.labels import match_labels
 from resnet_hub.datasets.load import load_dataset
-from resnet_hub.errors import CheckpointError, DataError, ImageError, list_some
+from resnet_hub.errors import CheckpointError, DataError, ImageError, list_some, printable
 from resnet_hub.evaluation.calibration import compute_calibration_error
 from resnet_hub.evaluation.metrics import (
     Evaluation,
@@ -23,7 +23,6 @@ from resnet_hub.evaluation.metrics import (
     compute_confusion,
     compute_target_ranks,
 )
-from resnet_hub.images.load import printable
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.inference.inputs import limit_batch_size, load_inputs
 from resnet_hub.model import ResNet

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from resnet_hub.errors import list_some
-from resnet_hub.images.load import load_image, printable
+from resnet_hub.errors import list_some, printable
+from resnet_hub.images.load import load_image
 
 if TYPE_CHECKING:
     from PIL import Image

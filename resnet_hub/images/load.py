@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from resnet_hub.errors import ImageError
+from resnet_hub.errors import ImageError, printable
 from resnet_hub.images import limits
 from resnet_hub.paths import walk_files
 
@@ -272,8 +272,3 @@ def _get_file_name(source: Any) -> str | None:
     path = getattr(source, "name", None) if hasattr(source, "read") else source
     path = getattr(path, "filename", path) if isinstance(path, Image.Image) else path
     return Path(path).name if isinstance(path, str | os.PathLike) else None
-
-
-def printable(text: str) -> str:
-    """Replace unprintable characters by `?`, and cut the text to 200 characters."""
-    return "".join(character if character.isprintable() else "?" for character in text)[:200]

@@ -1,39 +1,35 @@
 """The web demo, in Gradio only: one module a tab, which call the library and hold no model code."""
 
-import logging
 import os
 import tempfile
 import threading
-import time
-import traceback
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-# Uploads lie in a folder of this user and this app, which may then empty it. Gradio reads the name when it is imported.
+# A folder of this user and this app, which may delete what is in it. Gradio reads the name when it is imported.
 _USER = os.getuid() if hasattr(os, "getuid") else "user"
-os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir(), f"resnet_hub_uploads_{_USER}")))
+if not os.environ.get("GRADIO_TEMP_DIR"):
+    os.environ["GRADIO_TEMP_DIR"] = str(Path(tempfile.gettempdir(), f"resnet_hub_uploads_{_USER}"))
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # kept for a page of statistics that is not served
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
-from resnet_hub.demo.guard import Guard, start_log, sweep
+from resnet_hub.demo.guard import Guard
+from resnet_hub.demo.housekeeping import keep_tidy, start_log
 from resnet_hub.demo.i18n import I18N, message
-from resnet_hub.demo.models import Models, sweep_downloads
+from resnet_hub.demo.models import Models
 from resnet_hub.demo.page import MAX_THREADS, SESSIONS, Page
 from resnet_hub.demo.page_run import MAX_BYTES
 from resnet_hub.demo.predict import EXAMPLES, PredictTab
 from resnet_hub.demo.run_store import RunStore
 from resnet_hub.demo.scheduler import Scheduler
 from resnet_hub.demo.served_files import ServedFiles
-from resnet_hub.demo.space import is_space
 from resnet_hub.demo.train_tab import TrainTab
 from resnet_hub.version import __version__
 
-log = logging.getLogger("resnet_hub")
-_AT_END = (86_400, 30 * 86_400)  # when Gradio deletes files: in effect as the app ends; until then `_tidy` does
+_AT_END = (86_400, 30 * 86_400)  # when Gradio deletes files: when the app ends; until then `keep_tidy` does
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=["ui-monospace", "monospace"])
 THEME.set(
@@ -69,12 +65,17 @@ def build(shelf: str | Path, default: str | None = None) -> Page:
     return demo
 
 
+def get_upload_folder() -> Path:
+    """Where Gradio keeps uploaded files, and serves files from."""
+    return Path(os.environ["GRADIO_TEMP_DIR"])
+
+
 def launch(demo: Page, **options: Any) -> None:
     """Serve the page; `options` are those of `gradio.Blocks.launch`."""
     start_log()
-    uploads = Path(get_upload_folder())
+    uploads = get_upload_folder()
     uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
-    threading.Thread(target=_tidy, args=[demo, uploads, own_files(demo)], daemon=True).start()
+    threading.Thread(target=keep_tidy, args=[demo.runs, uploads], daemon=True).start()
     demo.launch(
         theme=THEME,
         css_paths=STYLES,
@@ -84,29 +85,10 @@ def launch(demo: Page, **options: Any) -> None:
         footer_links=["api", "settings"],
         ssr_mode=False,
         mcp_server=find_spec("mcp") is not None,
-        run_history=False,  # it would keep visitors' pictures in their browsers
+        run_history=False,  # it would keep visitors' photos in their browsers
         enable_monitoring=False,
         max_threads=MAX_THREADS,
         state_session_capacity=SESSIONS,
-        app_kwargs={"middleware": [Middleware(Guard, uploads=uploads)]},
+        app_kwargs={"middleware": [Middleware(Guard, uploads=uploads, calls=demo.open_calls)]},
         **options,
     )
-
-
-def own_files(demo: Page) -> set[Path]:
-    """The page's copies of the examples."""
-    return {Path(path).resolve() for part in demo.blocks.values() for path in getattr(part, "keep_in_cache", ())}
-
-
-def _tidy(demo: Page, uploads: Path, own: set[Path]) -> None:
-    for minute in count():
-        try:
-            if minute % 10 == 0:
-                sweep(uploads, own=own | demo.runs.list_served_folders())
-                if is_space():
-                    sweep_downloads()
-            demo.trim()
-        except Exception as error:  # goes on: who never sweeps again has a full disk one day
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            log.error("%s in %s:%s", type(error).__name__, Path(place.filename).name, place.lineno)
-        time.sleep(60)

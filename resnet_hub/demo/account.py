@@ -6,8 +6,8 @@ import gradio as gr
 from huggingface_hub import get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from resnet_hub.demo.guard import is_local_user
 from resnet_hub.demo.i18n import PageError
+from resnet_hub.demo.visitor import is_local_user
 
 
 def token(request: gr.Request, signed_in: gr.OAuthToken | None, needed: str = "sign_in_job") -> str:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from resnet_hub.demo import markup
-from resnet_hub.demo.guard import address
 from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.page import SLOW
 from resnet_hub.demo.page_run import PageRun
 from resnet_hub.demo.scheduler import Scheduler
 from resnet_hub.demo.tab_state import TabState, Updates, require_run
+from resnet_hub.demo.visitor import get_address
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.images.load import SUFFIXES
 
@@ -78,7 +78,7 @@ class DataStep:
         try:
             if old and self.scheduler.get_status(old).is_active:
                 raise PageError("one_run")
-            new = self.runs.create(address(request.request.scope) if request.request else "")
+            new = self.runs.create(get_address(request.request.scope) if request.request else "")
             report = import_data(new)
             updates = {self.state.run: new.id} | self.show_report(report, new, request)
         except Exception as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import logging
 import os
 import re
@@ -20,8 +21,12 @@ import pytest
 from helpers import ROOT
 from helpers.data import picture, save_base, write_zip
 
-from resnet_hub.demo import guard
-from resnet_hub.demo.guard import Budget, Guard, start_log, sweep
+from resnet_hub.demo import budgets, guard, visitor
+from resnet_hub.demo.budgets import Budget
+from resnet_hub.demo.guard import Guard
+from resnet_hub.demo.housekeeping import delete_old_uploads, find_example_copies, start_log
+from resnet_hub.demo.i18n import MESSAGES
+from resnet_hub.demo.predict import EXAMPLES
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.version import __version__
 
@@ -240,7 +245,7 @@ def test_an_agent_sends_a_picture_and_reaches_nothing_else(
     refused += ("/etc/passwd", "file:///etc/passwd", "ftp://127.0.0.1/x", f" {address}", "", "text", 3, None, [path])
     refused += ({"path": str(folder / "red.png"), **META}, [{"path": str(folder / "secret.txt"), **META}], {})
     hostile = [
-        *((sent, "Send the picture as data") for sent in refused),
+        *((sent, "Send the image as data") for sent in refused),
         (f"{page}/{API}/file={folder}/secret.txt", ""),
         (data(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"), "format is not supported"),
         (data(b"no picture"), "format is not supported"),
@@ -253,7 +258,7 @@ def test_an_agent_sends_a_picture_and_reaches_nothing_else(
         assert failed and words in said and "score" not in said, (sent, said)
         assert "Traceback" not in said and "password" not in said and len(said) < 1000
     ((failed, said),) = asyncio.run(calls([data(red)], {"path": str(folder / "secret.txt"), **META}))
-    assert failed and "Send the picture as data" in said
+    assert failed and "Send the image as data" in said
     assert asked == []
 
 
@@ -380,6 +385,7 @@ def asked(
     body: bytes = b"",
     session: dict[str, Any] | None = None,
     client: str = "1.2.3.4",
+    query: str = "",
     **headers: str,
 ) -> tuple[int, str]:
     """What the guard answers to one request; 200 "in" is what lies behind it."""
@@ -394,7 +400,7 @@ def asked(
 
     fields = [(key.replace("_", "-").encode(), value.encode()) for key, value in {"host": "page", **headers}.items()]
     scope = {"type": "http", "method": method, "path": path, "headers": fields, "client": (client, 5)}
-    scope["session"] = session or {}
+    scope |= {"session": session or {}, "query_string": query.encode()}
     asyncio.run(app(scope, receive, send))
     return sent[0]["status"], sent[1]["body"].decode()
 
@@ -447,7 +453,7 @@ def test_uploads_and_calls_have_budgets_that_say_how_much(tmp_path: Path, monkey
     assert asked(door, "POST", f"/{API}/upload", bytes(90))[0] == 200
     status, said = asked(door, "POST", f"/{API}/upload", bytes(20))
     assert status == 413 and "A visitor may upload 4 GB an hour" in said
-    monkeypatch.setattr(guard, "address", lambda scope: "another")
+    monkeypatch.setattr(guard, "get_address", lambda scope: "another")
     status, said = asked(door, "POST", f"/{API}/upload", bytes(70))
     assert status == 507 and "All visitors may upload 16 GB an hour" in said
     door.calls = Budget(2, 10, 60)
@@ -455,6 +461,69 @@ def test_uploads_and_calls_have_budgets_that_say_how_much(tmp_path: Path, monkey
     monkeypatch.setattr(guard, "FREE_BYTES", 2**80)
     status, said = asked(door, "POST", f"/{API}/upload", b"x")
     assert status == 507 and "disk" in said
+
+
+def test_an_address_has_a_quarter_of_the_queue_and_reads_its_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budgets, "MAX_WAITING", 8)
+    monkeypatch.setattr(guard, "MAX_WAITING", 8)
+    monkeypatch.setattr(budgets, "MAX_UNREAD", 3)
+    events = iter(f"{number:032x}" for number in range(100))
+
+    async def gradio(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        body = json.dumps({"event_id": next(events)}) if scope["method"] == "POST" else '{"msg":"estimation"}'
+        if scope["query_string"] == b"session_hash=ann":
+            body = json.dumps({"msg": "process_completed", "event_id": ann[1], "output": {}})
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body.encode()})
+
+    door = Guard(gradio, tmp_path)
+
+    def join(client: str, session: str, **headers: str) -> tuple[int, str]:
+        body = json.dumps({"fn_index": 0, "data": [], "session_hash": session}).encode()
+        status, said = asked(door, "POST", JOIN, body, client=client, **headers)
+        return status, str(json.loads(said).get("event_id") or json.loads(said)["detail"])
+
+    mine = [join("6.6.6.6", str(number)) for number in range(3)]
+    assert [status for status, _ in mine] == [200, 200, 503]
+    assert mine[2][1] == MESSAGES["en"]["address_calls"].format(count=2)
+    assert join("6.6.6.6", "0", accept_language="zh-CN")[1] == MESSAGES["zh"]["address_calls"].format(count=2)
+    ann = join("1.1.1.1", "ann")
+    assert ann[0] == 200
+    assert all(join("127.0.0.1", f"own {number}")[0] == 200 for number in range(4))
+    door.open_calls.note_start(mine[0][1])  # it leaves the queue: its place is free
+    assert join("6.6.6.6", "0")[0] == 200
+    assert join("7.7.7.7", "full")[0] == 200  # the eighth
+    for language, texts in (("de", MESSAGES["en"]), ("zh-CN", MESSAGES["zh"])):
+        assert join("8.8.8.8", "late", accept_language=language) == (503, texts["crowded"])
+    answers = f"/{API}/queue/data"
+    assert asked(door, "GET", answers, query="session_hash=own 0")[0] == 200  # its stream ends: Gradio drops its calls
+    assert join("8.8.8.8", "late")[0] == 200
+    for event in door.open_calls._calls:
+        door.open_calls.note_start(event)
+    assert [join("1.1.1.1", "ann")[0] for _ in range(2)] == [200, 200]
+    assert join("1.1.1.1", "ann") == (503, MESSAGES["en"]["crowded"])  # three answers are not read
+    door.open_calls.remove(ann[1])
+    for event in door.open_calls._calls:
+        door.open_calls.note_start(event)
+    assert join("1.1.1.1", "ann")[0] == 200
+    assert asked(door, "GET", answers, query="session_hash=ann")[0] == 200
+    assert not [call for call in door.open_calls._calls.values() if call.session == "ann"]
+
+
+def test_a_call_that_starts_at_once_or_is_cancelled_does_not_wait(tmp_path: Path) -> None:
+    calls = budgets.OpenCalls()
+    calls.note_start("fast")  # before the guard has read its id
+    calls.add("fast", "6.6.6.6", "eve")
+    calls.add("slow", "6.6.6.6", "eve")
+    assert calls._waiting == {"slow"}
+    door = Guard(inside, tmp_path, calls)
+    cancel = json.dumps({"event_id": "slow", "session_hash": "eve", "fn_index": 0}).encode()
+    assert asked(door, "POST", f"/{API}/cancel", cancel)[0] == 200 and not calls._waiting
+    calls.remove_session("eve")
+    assert not calls._calls
 
 
 def test_what_breaks_behind_the_door_is_a_line_of_the_log(
@@ -477,7 +546,7 @@ def test_what_breaks_behind_the_door_is_a_line_of_the_log(
 
 def test_a_budget_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(guard.time, "monotonic", lambda: now)
+    monkeypatch.setattr(budgets.time, "monotonic", lambda: now)
     budget = Budget(10, 15, 60)
     assert [budget.use("a", 10), budget.use("a", 1), budget.use("b", 6), budget.use("b", 5)] == [
         "",
@@ -491,8 +560,8 @@ def test_a_budget_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_arrives_at_once_has_bounds_and_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "MAX_HELD_EACH", 100)
-    monkeypatch.setattr(guard, "MAX_HELD", 150)
+    monkeypatch.setattr(budgets, "MAX_HELD_EACH", 100)
+    monkeypatch.setattr(budgets, "MAX_HELD", 150)
     monkeypatch.setattr(guard, "CALL_TIME", 0.2)
     door = Guard(inside, tmp_path)
 
@@ -514,7 +583,7 @@ def test_what_arrives_at_once_has_bounds_and_a_time(tmp_path: Path, monkeypatch:
 
         found = asyncio.gather(*(send_part(*call) for call in (("a", 90), ("a", 20, JOIN), ("b", 50), ("c", 20))))
         assert await found == [408, 503, 408, 503]
-        assert not door._held
+        assert not door.memory._held
         assert door.sent._total == 160  # of agents, also where it is refused; the bytes have come
         assert await send_part("a", 90) == 408  # given back
 
@@ -523,12 +592,12 @@ def test_what_arrives_at_once_has_bounds_and_a_time(tmp_path: Path, monkeypatch:
 
 def test_a_visitor_of_a_space_is_who_its_proxies_name(monkeypatch: pytest.MonkeyPatch) -> None:
     scope = {"headers": [(b"x-forwarded-for", b"6.6.6.6, 8.8.8.8, 10.1.2.3")], "client": ("10.0.0.9", 1)}
-    assert guard.address(scope) == "10.0.0.9"
+    assert visitor.get_address(scope) == "10.0.0.9"
     monkeypatch.setenv("SPACE_ID", "user/space")
-    assert guard.address(scope) == "8.8.8.8"
-    assert guard.address({"headers": [(b"x-forwarded-for", b"nonsense")], "client": None}) == ""
+    assert visitor.get_address(scope) == "8.8.8.8"
+    assert visitor.get_address({"headers": [(b"x-forwarded-for", b"nonsense")], "client": None}) == ""
     lines = [(b"x-forwarded-for", hops) for hops in (b"6.6.6.6", b"8.8.8.8")]
-    assert guard.address({"headers": lines, "client": None}) == "8.8.8.8"
+    assert visitor.get_address({"headers": lines, "client": None}) == "8.8.8.8"
     for hop, found in {
         "2a00:1:2:3:4:5:6:7": "2a00:1:2:3::/64",
         "2a00:1:2:3:ffff::1": "2a00:1:2:3::/64",
@@ -536,8 +605,8 @@ def test_a_visitor_of_a_space_is_who_its_proxies_name(monkeypatch: pytest.Monkey
         "::1": "10.0.0.9",
     }.items():
         scope["headers"] = [(b"x-forwarded-for", hop.encode())]
-        assert guard.address(scope) == found
-    assert guard.address({"headers": [], "client": ("::1", 1)}) == "::1"
+        assert visitor.get_address(scope) == found
+    assert visitor.get_address({"headers": [], "client": ("::1", 1)}) == "::1"
 
 
 def test_uploads_are_deleted_when_they_are_old(tmp_path: Path) -> None:
@@ -554,10 +623,17 @@ def test_uploads_are_deleted_when_they_are_old(tmp_path: Path) -> None:
     (tmp_path / "run" / "model.zip").touch()
     os.utime(tmp_path / "run" / "model.zip", (1, 1))
     os.utime(tmp_path / "run", (1, 1))
-    sweep(tmp_path, own={own, tmp_path / "run"})
+    delete_old_uploads(tmp_path, keep={own, tmp_path / "run"})
     left = sorted(path.name for path in tmp_path.rglob("*"))
     assert left == ["example.jpg", "model.zip", "new", "old", "photo.png", "run"]  # the folder goes next time
     assert Path("/etc").is_dir()
+
+
+def test_the_copies_of_the_examples_are_known_by_their_content(tmp_path: Path) -> None:
+    for folder, content in (("copy", EXAMPLES[0].read_bytes()), ("upload", b"of a visitor, under the same name")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / EXAMPLES[0].name).write_bytes(content)
+    assert find_example_copies(tmp_path) == {tmp_path / "copy" / EXAMPLES[0].name}
 
 
 def test_the_level_of_the_log_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
-from fastapi import Request
-from gradio.data_classes import PredictBodyInternal
 from gradio.state_holder import StateHolder
+from helpers import ROOT
 
+from resnet_hub.demo import gradio_compat
 from resnet_hub.demo import page as module
 from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.demo.page import Page
@@ -65,7 +66,6 @@ def test_an_error_is_a_sentence_to_the_visitor_and_a_line_without_them_in_the_lo
 def test_a_session_is_its_state_and_little_else() -> None:
     async def calls() -> None:
         page, holder = made(), StateHolder()
-        page.trim()  # before it is launched
         holder.set_blocks(page)
         assert page.state_holder is holder
         for name in ("ann", "bob"):
@@ -99,46 +99,20 @@ def test_an_address_pushes_out_its_own_sessions(monkeypatch: pytest.MonkeyPatch)
     asyncio.run(calls())
 
 
-def asking(visitor: str, language: str = "en") -> Request:
-    headers = [(b"accept-language", language.encode())]
-    return Request({"type": "http", "headers": headers, "client": (visitor, 1)})
+def test_another_version_of_gradio_is_named_at_import() -> None:
+    gradio_compat.check_version("6.31.7", [])
+    with pytest.raises(ImportError, match=r"needs Gradio 6\.31, and 6\.32\.0 is installed\. Install it with: pip"):
+        gradio_compat.check_version("6.32.0", [])
+    with pytest.raises(ImportError, match=r"6\.31\.9 is installed\. It has no Blocks\.process_api\."):
+        gradio_compat.check_version("6.31.9", ["Blocks.process_api"])
+    assert gradio_compat._find_missing_names() == []
 
 
-def test_an_address_has_a_quarter_of_the_queue_and_reads_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 8)
-    monkeypatch.setattr(module, "MAX_UNREAD", 3)
-
-    async def calls() -> None:
-        page = made()
-
-        async def push(visitor: str, session: str) -> tuple[bool, str]:
-            body = PredictBodyInternal(fn_index=0, data=[""], request=None, session_hash=session)
-            done, answer, _ = await page._queue.push(body=body, request=asking(visitor), username=None)
-            return done, answer
-
-        assert [(await push("6.6.6.6", str(number)))[0] for number in range(3)] == [True, True, False]
-        assert (await push("6.6.6.6", "0"))[1] == MESSAGES["en"]["address_calls"].format(count=2)
-        assert (await push("1.1.1.1", "ann"))[0]
-        assert all([(await push("127.0.0.1", f"own {number}"))[0] for number in range(4)])
-        ids, unread = page._queue.pending_event_ids_session, page._queue.pending_messages_per_session
-        assert next(iter(unread)) == "1" and (await push("127.0.0.1", "1"))[0]
-        assert list(unread)[-1] == "1"  # the last to go
-        for _ in range(4):
-            unread["ann"].put_nowait(None)
-        assert await push("1.1.1.1", "ann") == (False, MESSAGES["en"]["crowded"])
-        del unread["ann"]
-        page.trim()
-        assert set(ids) == set(unread)
-
-    asyncio.run(calls())
-
-
-def test_who_finds_the_queue_full_is_told_so() -> None:
-    async def calls() -> None:
-        page = made().queue(max_size=0)
-        body = PredictBodyInternal(fn_index=0, data=[""], request=None)
-        for language, text in (("de", MESSAGES["en"]), ("zh-CN", MESSAGES["zh"])):
-            answer = await page._queue.push(body=body, request=asking("1.1.1.1", language), username=None)
-            assert answer == (False, text["crowded"], "queue_full")
-
-    asyncio.run(calls())
+def test_private_names_of_gradio_are_in_one_module() -> None:
+    names = re.compile(
+        r"\b(process_api|state_holder|session_data|time_last_used|config_values|keep_in_cache|get_upload_folder\(\).*gradio"
+        r"|pending_\w+|event_queue_per\w+|default_config)\b|gradio\.(utils|routes|queueing|blocks|state_holder)|\._queue\b(?!:)"
+    )
+    own = {"gradio_compat.py", "scheduler.py"}  # the scheduler has a queue of its own
+    for path in (ROOT / "resnet_hub" / "demo").glob("*.py"):
+        assert path.name in own or not names.search(path.read_text(encoding="utf-8")), path.name

@@ -14,6 +14,7 @@ from helpers.hub_server import Repo
 from helpers.page import from_browser
 
 from resnet_hub import demo, jobs
+from resnet_hub.demo import housekeeping
 from resnet_hub.demo.i18n import MESSAGES, PageError
 from resnet_hub.demo.page_run import PageRun
 from resnet_hub.demo.train_form import TrainForm
@@ -165,11 +166,11 @@ def test_stop_asks_a_job_to_end_and_keep_and_delete_ends_it_at_once(tab: Any, mo
 
 
 def test_tidying_goes_on_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = Mock(trim=Mock(side_effect=[KeyError("anna"), None]), runs=Mock(list_served_folders=set))
-    monkeypatch.setattr(demo.time, "sleep", Mock(side_effect=[None, StopIteration]))
+    monkeypatch.setattr(housekeeping, "return_freed_memory", free := Mock(side_effect=[KeyError("anna"), None]))
+    monkeypatch.setattr(housekeeping.time, "sleep", Mock(side_effect=[None, StopIteration]))
     with pytest.raises(StopIteration):
-        demo._tidy(page, tmp_path, set())
-    assert page.trim.call_count == 2
+        housekeeping.keep_tidy(Mock(list_served_folders=set), tmp_path)
+    assert free.call_count == 2
 
 
 def test_a_job_that_this_page_does_not_follow_names_who_can(tab: Any) -> None:

@@ -1,0 +1,75 @@
+"""What the page does besides answering: its log, and the deletion of old uploads and downloads."""
+
+import ctypes
+import filecmp
+import logging
+import os
+import time
+import traceback
+from collections.abc import Collection
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from resnet_hub.demo.guard import UPLOADS_KEPT
+from resnet_hub.demo.models import sweep_downloads
+from resnet_hub.demo.predict import EXAMPLES
+from resnet_hub.demo.run_store import RunStore
+from resnet_hub.demo.space import is_space
+from resnet_hub.errors import ResNetHubError
+
+log = logging.getLogger("resnet_hub")
+
+
+def start_log() -> None:
+    """Write the log of this package to the standard error, from the level in RESNET_HUB_LOG on; default: warning."""
+    level = os.environ.get("RESNET_HUB_LOG", "warning").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise ResNetHubError(f"RESNET_HUB_LOG is {level.lower()[:40]!r}; choose debug, info, warning or error.")
+    log.setLevel(level)
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        log.propagate = False
+
+
+def keep_tidy(runs: RunStore, uploads: Path) -> None:
+    """Return memory every minute and delete old files every ten minutes, for as long as the app runs."""
+    for minute in count():
+        try:
+            if minute % 10 == 0:
+                delete_old_uploads(uploads, keep=find_example_copies(uploads) | runs.list_served_folders())
+                if is_space():
+                    sweep_downloads()
+            return_freed_memory()
+        except Exception as error:  # continues: without it the disk would be full one day
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            log.error("%s in %s:%s", type(error).__name__, Path(frame.filename).name, frame.lineno)
+        time.sleep(60)
+
+
+def delete_old_uploads(folder: Path, max_age: float = UPLOADS_KEPT, keep: Collection[Path] = ()) -> None:
+    """Delete files that were uploaded more than `max_age` seconds ago; Gradio forgets them when the app is killed.
+
+    Files and folders in `keep` stay: the page's copies of its examples, and served files of runs, which are deleted
+    with their runs.
+    """
+    for parent, folders, files in os.walk(folder.resolve(), topdown=False):
+        for path in (Path(parent, name) for name in (*files, *folders)):
+            with suppress(OSError):  # still in use, or already deleted
+                is_kept = not {path, *path.parents}.isdisjoint(keep)
+                if time.time() - path.lstat().st_mtime > max_age and not is_kept:
+                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def find_example_copies(uploads: Path) -> set[Path]:
+    """The copies of the examples that Gradio has put among the uploads."""
+    copies = ((example, copy) for example in EXAMPLES for copy in uploads.resolve().glob(f"*/{example.name}"))
+    return {copy for example, copy in copies if filecmp.cmp(example, copy, shallow=False)}
+
+
+def return_freed_memory() -> None:
+    """Give memory that was freed back to the system: glibc keeps the gaps in the heap of each thread."""
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,65 @@
+"""Who sends a request: a visitor address, the local user, a page of another site. Works on ASGI scopes."""
+
+import ipaddress
+from collections.abc import MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from resnet_hub.demo.space import is_space
+
+Scope = MutableMapping[str, Any]
+
+
+def get_header(scope: Scope, name: str) -> str:
+    """The values of a header, joined by commas: each proxy may add a line."""
+    return ",".join(value.decode("latin-1") for key, value in scope["headers"] if key.decode() == name)
+
+
+def get_address(scope: Scope) -> str:
+    """The visitor address: on a Space the last public one in the proxies' header; of IPv6 the network of 64 bits."""
+    hops = [_parse_ip(hop) for hop in get_header(scope, "x-forwarded-for").split(",")] if is_space() else []
+    peer = scope["client"][0] if scope.get("client") else ""
+    ip = next((hop for hop in reversed(hops) if hop and hop.is_global), _parse_ip(peer))
+    if isinstance(ip, ipaddress.IPv6Address) and not ip.is_loopback:  # one customer has the whole network
+        return str(ipaddress.IPv6Network((int(ip), 64), strict=False))
+    return str(ip or peer)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether that is the address of this machine: of its user, or of a proxy on it."""
+    ip = _parse_ip(address)
+    return ip is not None and ip.is_loopback
+
+
+def is_local_user(scope: Scope) -> bool:
+    """Whether the request comes from this machine: not on a Space, through a proxy or by another host name."""
+    if is_space() or any(get_header(scope, name) for name in ("x-forwarded-for", "forwarded", "x-forwarded-host")):
+        return False
+    local = ("127.0.0.1", "::1")
+    try:
+        host = urlsplit(f"//{get_header(scope, 'host')}").hostname
+    except ValueError:  # an incomplete address
+        return False
+    return bool(scope.get("client")) and scope["client"][0] in local and host in (*local, "localhost")
+
+
+def is_from_other_site(scope: Scope) -> bool:
+    """Whether a browser sends the request for a page of another site.
+
+    It would send the visitor's sign-in along, or reach the user's own machine. No script can set the header that names
+    the relation of the sites. Old browsers, and those without https, send the origin only. A script can set a proxy's
+    header, so that one counts only where a proxy sets it.
+    """
+    site, origin = get_header(scope, "sec-fetch-site"), get_header(scope, "origin")
+    if site:
+        return site not in ("same-origin", "none")
+    hosts = {get_header(scope, "host"), get_header(scope, "x-forwarded-host") if is_space() else ""} - {""}
+    return bool(origin) and urlsplit(origin).netloc not in hosts
+
+
+def _parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        ip = ipaddress.ip_address(text.strip())
+    except ValueError:
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip

@@ -62,10 +62,7 @@ def evaluate(
     if batch_size < 1 or worst < 0:
         raise DataError(f"batch_size is {batch_size} and worst is {worst}; expected at least 1 and 0.")
     classifier = _load_classifier(model)
-    if not isinstance(data, ImageDataset):
-        expression = split if split and split.lower() not in SPLIT_NAMES else None
-        name, data = choose_split(load_dataset(data, split=expression, **names or {}), None if expression else split)
-        split = expression or name
+    split, data = _load_split(data, split, names)
     targets = match_labels(classifier.config.labels, data)
     total = len(targets)
 
@@ -95,8 +92,8 @@ def evaluate(
     confusion = compute_confusion(targets[is_readable], predicted[is_readable], len(labels))
     classes = compute_class_scores(labels, confusion)
     occurs = confusion.sum(0) + confusion.sum(1) > 0
-    wrong = np.flatnonzero(is_readable & ~is_correct)
-    wrong = wrong[np.argsort(-confidences[wrong], kind="stable")][:worst]
+    mistakes = np.flatnonzero(is_readable & ~is_correct)
+    mistakes = mistakes[np.argsort(-confidences[mistakes], kind="stable")]
     return Evaluation(
         split=split,
         tta=tta,
@@ -109,11 +106,33 @@ def evaluate(
         calibration_error=compute_calibration_error(confidences[is_readable], is_correct[is_readable]),
         classes=classes,
         confusion=confusion,
-        worst=tuple(
-            Mistake(i, data.name(i), labels[targets[i]], labels[predicted[i]], float(confidences[i]), data.sources[i])
-            for i in wrong.tolist()
-        ),
+        worst=_list_mistakes(data, labels, mistakes[:worst], targets, predicted, confidences),
     )
+
+
+def _list_mistakes(
+    data: ImageDataset,
+    labels: Sequence[str],
+    indices: np.ndarray,
+    targets: np.ndarray,
+    predicted: np.ndarray,
+    confidences: np.ndarray,
+) -> tuple[Mistake, ...]:
+    return tuple(
+        Mistake(i, data.name(i), labels[targets[i]], labels[predicted[i]], float(confidences[i]), data.sources[i])
+        for i in indices.tolist()
+    )
+
+
+def _load_split(
+    data: ImageDataset | str | Path | Mapping[str, Sequence[Any]], split: str | None, names: Mapping[str, Any] | None
+) -> tuple[str | None, ImageDataset]:
+    """Loads the dataset of a split, or of an expression such as `test[:500]`, with its name."""
+    if isinstance(data, ImageDataset):
+        return split, data
+    expression = split if split and split.lower() not in SPLIT_NAMES else None
+    name, dataset = choose_split(load_dataset(data, split=expression, **names or {}), None if expression else split)
+    return expression or name, dataset
 
 
 def _load_classifier(model: ResNet | Classifier | str | Path) -> Classifier:

@@ -1,8 +1,8 @@
-"""A ResNet as an ONNX graph, in float32 or int8, that ONNX Runtime, transformers.js and others run.
+"""Writes a ResNet as an ONNX graph, in float32 or int8, which ONNX Runtime, transformers.js and others run.
 
-The graph is written node by node from the network's own modules: a ResNet is a loop over few operators, so that this
-takes a fraction of a second and no tracer, which would hold up other threads. BatchNorm is folded into the convolution
-before it. Graphs that come with a model are for others and never run here: ours are made from the weights."""
+The project keeps its own writer since a ResNet needs few operators: it takes a fraction of a second, and no tracer
+that would block other threads. It folds each BatchNorm into the convolution before it. Graphs that come with a
+checkpoint never run here; the graphs that run are built from the weights."""
 
 import copy
 import hashlib
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     import onnx
 
 
-INPUT, LOGITS, FEATURES, MAP = "pixel_values", "logits", "features", "map"  # the first two as transformers.js asks
-OPSET, IR_VERSION = 17, 8  # read by ONNX Runtime since 1.12, of 2022
+INPUT, LOGITS, FEATURES, MAP = "pixel_values", "logits", "features", "map"  # transformers.js expects the first two
+OPSET, IR_VERSION = 17, 8  # ONNX Runtime reads them since 1.12 (2022)
 TOLERANCE = 1e-4  # of logits against PyTorch, relative where they are above 1
 _MAX_BYTES = 2**31 - 2**20  # of a protobuf message
 _HALF_RANGE = 64  # of int8 weights: two products of a byte with more overflow 16 bits on a CPU without VNNI
 
 
 def digest_weights(model: nn.Module) -> str:
-    """SHA-256 of all that a network computes with, whatever file it came from."""
+    """Computes the SHA-256 of all parameters and buffers that affect the outputs, in hexadecimal."""
     sha256 = hashlib.sha256()
     for key, tensor in model.state_dict().items():
         if not key.endswith("num_batches_tracked"):
@@ -42,8 +42,9 @@ def digest_weights(model: nn.Module) -> str:
 
 
 def fold_batchnorm(model: ResNet) -> ResNet:
-    """A copy for inference, in float32 on the CPU: each BatchNorm goes into the convolution before it, and shortcut A
-    becomes the projection that it is, by ones and zeros, which engines fuse and quantise as any other.
+    """Returns a copy for inference, in float32 on the CPU, with each BatchNorm folded into the convolution before it.
+
+    Shortcut A becomes a projection with weights of one and zero, which engines fuse and quantize like any other.
     """
     folded = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
     last = ""
@@ -71,17 +72,22 @@ def _projection(pad: ZeroPad, inputs: int) -> nn.Conv2d:
 
 
 def build_onnx(folded: ResNet, *, ranges: Mapping[str, tuple[float, float]] | None = None, extra: str = "") -> bytes:
-    """The ONNX graph of a network that went through `fold`: `INPUT` (N, C, H, W) to `LOGITS`; headless, to `FEATURES`.
+    """Builds the ONNX graph of a network: `INPUT` (N, C, H, W) to `LOGITS`, or to `FEATURES` without a head.
 
-    With `ranges` of its maps it computes in int8. `extra` adds outputs: "map", the last stage's; "maps", every one that
-    `ranges` needs beside the input. Raises `ResNetHubError` for a network that ONNX cannot hold.
+    Args:
+        folded: A network that `fold_batchnorm` returned.
+        ranges: Minimum and maximum of each feature map; with them the graph computes in int8.
+        extra: More outputs: "map" adds the last stage's feature maps, "maps" all that `ranges` needs beside the input.
+
+    Raises:
+        ResNetHubError: If ONNX cannot hold the network.
     """
     graph: bytes = _Writer(folded, ranges, extra).model.SerializeToString()
     return graph
 
 
 class _Writer:
-    """Walks a network and writes down what it does; each method takes the name of its input, and gives its output's."""
+    """Walks a network and adds its nodes. Each method takes the name of its input and returns that of its output."""
 
     def __init__(self, network: ResNet, ranges: Mapping[str, tuple[float, float]] | None, extra: str):
         from onnx import TensorProto, helper
@@ -91,7 +97,9 @@ class _Writer:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.ranges, self.maps = ranges, list[str]()
-        self.scales: dict[str, tuple[str, str, np.float32]] = {}  # of a rounded map: constants for its step and zero
+        self.scales: dict[
+            str, tuple[str, str, np.float32]
+        ] = {}  # names of scale and zero point, and the scale, by rounded map
         self.names = {module: name for name, module in network.named_modules()}
 
         x = self.map(INPUT)
@@ -102,7 +110,7 @@ class _Writer:
         classes, last = network.config.num_classes, x
         output = LOGITS if classes else FEATURES
         x = self.node("Flatten", [self.node("GlobalAveragePool", [x], "pool")], "flat" if classes else output, axis=1)
-        if classes:  # in float: it is small, and its rounding errors would be the answer's
+        if classes:  # in float32: it is small, and its rounding errors would be those of the logits
             weights = [self.constant(f"fc.{key}", tensor.numpy()) for key, tensor in network.fc.state_dict().items()]
             self.node("Gemm", [x, *weights], output, transB=1)
         if extra == "map":
@@ -143,10 +151,10 @@ class _Writer:
         return self.map(self.node("Relu", [both], name))
 
     def chain(self, module: nn.Module, x: str, relu: bool = False) -> str:
-        """A module, or the several of a sequence; with `relu`, one more after the last."""
+        """Adds a module or a sequence of modules; with `relu` a ReLU follows the last."""
         steps = [step for step in module.modules() if not isinstance(step, nn.Sequential | nn.Identity)]
         for step, after in pairwise([*steps, nn.ReLU() if relu else None]):
-            if isinstance(step, nn.ReLU):  # written with the step before it
+            if isinstance(step, nn.ReLU):  # added with the step before it
                 continue
             if isinstance(step, nn.Conv2d):
                 x = self.convolution(step, x, relu=isinstance(after, nn.ReLU))
@@ -172,7 +180,7 @@ class _Writer:
         return self.map(self.node("Relu", [y], name) if relu else y)
 
     def weights(self, name: str, x: str, weights: np.ndarray, bias: np.ndarray) -> list[str]:
-        """Names of a convolution's weights and bias: as they are, or in int8 with a scale for each output channel."""
+        """Adds a convolution's weights and bias, in float32 or in int8 with a scale for each output channel."""
         if self.ranges is None:
             return [self.constant(f"{name}.weight", weights), self.constant(f"{name}.bias", bias)]
         largest = np.abs(weights).reshape(len(weights), -1).max(1).clip(1e-10)
@@ -198,13 +206,13 @@ class _Writer:
         return self.quantized(y, *self.scales[x]) if self.ranges is not None else y
 
     def map(self, name: str) -> str:
-        """A map that `ranges` has to know, and in int8 its rounded values."""
+        """Registers a feature map that `ranges` must have; in int8 returns the name of its rounded values."""
         if self.ranges is None:
             self.maps += [name] if name != INPUT else []
             return name
         if name not in self.ranges:
             raise CheckpointError(
-                f"The int8 calibration does not know {name}; make it again with `resnet-hub quantize`."
+                f"The int8 calibration has no range of {name}; make it again with `resnet-hub quantize`."
             )
         low, high = self.ranges[name]
         scale = np.float32((high - low) / 255)

@@ -150,7 +150,7 @@ def test_a_calibration_that_makes_no_sense(damage):
 
 
 def test_a_calibration_of_another_network():
-    with pytest.raises(CheckpointError, match=r"^The int8 calibration does not know conv1; "):
+    with pytest.raises(CheckpointError, match=r"^The int8 calibration has no range of conv1; "):
         build_onnx(fold_batchnorm(network(depths=(1,), width=8)), ranges={"pixel_values": (-2.0, 2.0)})
 
 

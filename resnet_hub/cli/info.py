@@ -3,9 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
-from resnet_hub.cli import options
-from resnet_hub.cli.options import Arguments, Commands
-from resnet_hub.cli.output import print_table
+from resnet_hub.cli import options, output
 from resnet_hub.errors import CheckpointError, HubError
 
 if TYPE_CHECKING:
@@ -16,20 +14,20 @@ _BYTES_PER_NUMBER = {"F16": 2, "BF16": 2, "F64": 8, "I64": 8}  # 4 for all other
 _LABELS_SHOWN = 8
 
 
-def add_parser(commands: Commands) -> None:
+def add_parsers(commands: options.Commands) -> None:
     parser = options.add_command(commands, "info", run, "describe a model")
     options.add_optional_model(parser, "model", nargs="?")
     parser.add_argument("--subfolder", default="", help="folder of the model in a repository with several")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options.add_json(parser)
 
 
-def run(arguments: Arguments) -> int:
+def run(arguments: options.Arguments) -> int:
     """Print the architecture, preprocessing, labels and metrics of a model. Its weights are not downloaded."""
     from resnet_hub.checkpoints.load import count_parameters_by_dtype, read_card, read_config
     from resnet_hub.checkpoints.model_card import read_metrics
 
     model = options.choose_model(arguments)
-    source = {"revision": arguments.revision, "subfolder": arguments.subfolder}
+    source = options.select(arguments, "revision", "subfolder")
     config = read_config(model, **source)
     metrics = read_metrics(read_card(model, **source) or "")
     try:
@@ -52,32 +50,22 @@ def run(arguments: Arguments) -> int:
         }
         print(json.dumps(facts, indent=2))
         return 0
-    print_table(
-        [
-            ("model", str(model)),
-            *_describe_network(config),
-            *([("weights", f"{size / 1e6:.1f} MB of {dtypes or 'other types'}")] if counts else []),
-            *_describe_preprocessing(config),
-            *((metric.name, f"{metric.value:g} on {', '.join(filter(None, metric[2:]))}") for metric in metrics),
-        ]
-    )
+    rows = [("weights", f"{size / 1e6:.1f} MB of {dtypes or 'other types'}")] if counts else []
+    rows += _describe_config(config)
+    rows += [(metric.name, f"{metric.value:g} on {', '.join(filter(None, metric[2:]))}") for metric in metrics]
+    output.print_table([("model", str(model)), *rows])
     return 0
 
 
-def _describe_network(config: "ResNetConfig") -> list[tuple[str, str]]:
+def _describe_config(config: "ResNetConfig") -> list[tuple[str, str]]:
     labels = ", ".join(config.labels[:_LABELS_SHOWN]) + (", ..." if config.num_classes > _LABELS_SHOWN else "")
+    sides = "short side" if config.crop_mode == "center" else "both sides"
     return [
         ("architecture", config.architecture),
         ("blocks", f"{' + '.join(map(str, config.depths))} {config.block}, shortcut {config.shortcut}"),
         ("parameters", f"{config.num_parameters:,}"),
         ("multiply-adds", f"{config.multiply_adds:,} per image"),
         ("labels", f"{config.num_classes}{': ' if config.labels else ''}{labels}"),
-    ]
-
-
-def _describe_preprocessing(config: "ResNetConfig") -> list[tuple[str, str]]:
-    sides = "short side" if config.crop_mode == "center" else "both sides"
-    return [
         ("resize", f"{sides} to {config.resize_size} pixels, {config.interpolation}"),
         ("crop", f"{config.image_size} x {config.image_size} pixels from the center"),
         ("mean", ", ".join(f"{value:g}" for value in config.mean)),

@@ -19,8 +19,6 @@ EXIT_CODES = """exit codes:
 
 MODEL_HELP = "checkpoint folder or Hub model (user/name)"
 DATA_HELP = "folder or ZIP of class folders, folder of parquet files, or Hub dataset (user/name)"
-DEVICE_HELP = "cpu, cuda, cuda:1 or mps (default: the fastest available)"
-PRIVATE_HELP = "create the repository as private or public (default: the setting of your account)"
 SPLIT_HELP = "split to evaluate on (default: the first that exists of validation, test, train)"
 
 
@@ -45,6 +43,10 @@ def add_command(
     return parser
 
 
+def add_folder(parser: argparse.ArgumentParser, help_text: str = "checkpoint folder") -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help=help_text)
+
+
 def add_optional_model(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
     """Add `name`, a model that has a default, and `--revision`; `choose_model` reads them."""
     parser.add_argument(name, metavar="MODEL", help=f"{MODEL_HELP} (default: {DEFAULT_MODEL})", **settings)
@@ -55,23 +57,45 @@ def add_revision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of a Hub model")
 
 
-def choose_model(arguments: Arguments) -> str | Path:
-    """Return the model that the command names, or else the default model."""
-    return arguments.model or find_default_model()
-
-
 def add_dataset_options(parser: argparse.ArgumentParser, *revision: str) -> None:
-    """Add the options that select what is read of parquet files or a Hub dataset; `dataset_options` reads them."""
+    """Add the options that choose the contents of a parquet or Hub dataset; `get_dataset_options` reads them."""
     parser.add_argument("--subset", help="subset of a parquet or Hub dataset that has several")
     parser.add_argument("--image-column", help="column of the images (default: detected)")
     parser.add_argument("--label-column", help="column of the labels (default: detected)")
     parser.add_argument(*revision, dest="data_revision", help="branch, tag or commit of a Hub dataset")
 
 
-def dataset_options(arguments: Arguments) -> dict[str, Any]:
-    """Return the options of `add_dataset_options` as keyword arguments of `load_dataset`."""
-    names = {key: getattr(arguments, key) for key in ("subset", "image_column", "label_column")}
-    return names | {"revision": arguments.data_revision}
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest available)")
+
+
+def add_private(parser: argparse.ArgumentParser, note: str = "") -> None:
+    help_text = f"create the repository as private or public (default: the setting of your account{note})"
+    parser.add_argument("--private", action=argparse.BooleanOptionalAction, help=help_text)
+
+
+def add_count(parser: argparse.ArgumentParser, option: str, default: int, help_text: str) -> None:
+    help_text += f" (default: {default})"
+    parser.add_argument(option, type=parse_positive_int, default=default, metavar="N", help=help_text)
+
+
+def add_json(parser: argparse.ArgumentParser, form: str = "one JSON object") -> None:
+    parser.add_argument("--json", action="store_true", help=f"print {form}")
+
+
+def choose_model(arguments: Arguments) -> str | Path:
+    """Return the model that the command names, or else the default model."""
+    return arguments.model or find_default_model()
+
+
+def select(arguments: Arguments, *names: str) -> dict[str, Any]:
+    """Return the values of some options, as keyword arguments."""
+    return {name: getattr(arguments, name) for name in names}
+
+
+def get_dataset_options(arguments: Arguments) -> dict[str, Any]:
+    """Return the options of `add_dataset_options`, as keyword arguments of `load_dataset`."""
+    return select(arguments, "subset", "image_column", "label_column") | {"revision": arguments.data_revision}
 
 
 def parse_positive_int(text: str) -> int:

@@ -1,57 +1,39 @@
 """`resnet-hub train`: train a model or resume a run, on this machine or as a Hugging Face job."""
 
 import argparse
+import os
 import signal
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from resnet_hub.cli import options
-from resnet_hub.cli.options import Arguments, Commands
-from resnet_hub.cli.output import escape
-from resnet_hub.cli.train_events import is_main_process, print_events, print_events_as_json
+from resnet_hub.cli import options, output
 from resnet_hub.errors import TrainingError
-
-if TYPE_CHECKING:
-    from resnet_hub.training.config import TrainConfig
-    from resnet_hub.training.events import Event
+from resnet_hub.training import events
+from resnet_hub.training.config import Phase, TrainConfig, parse_duration
 
 
-def add_parser(commands: Commands) -> None:
+def add_parsers(commands: options.Commands) -> None:
     parser = options.add_command(commands, "train", run, "train a model, or resume a run")
     _add_settings(parser)
-    parser.add_argument("--json", action="store_true", help="print each event as a JSON object on its own line")
-    parser.add_argument("--push", metavar="REPO", help="Hub repository for the finished model: user/name")
-    parser.add_argument(
-        "--private", action=argparse.BooleanOptionalAction, help=f"{options.PRIVATE_HELP}; of a job: private"
-    )
-    parser.add_argument("--on", choices=("here", "jobs"), default="here", help="jobs: train as a Hugging Face job")
-    parser.add_argument("--flavor", help="hardware of the job, as `hf jobs hardware` lists it (default: t4-small)")
-    parser.add_argument(
-        "--timeout",
-        help="time limit of the job, such as 90m (default: 2h); training stops some minutes earlier, so that the "
-        "model is evaluated and pushed",
-    )
-    parser.add_argument(
-        "--stop-after",
-        metavar="TIME",
-        help="time limit of the training, such as 90m; then the best model so far is evaluated and saved",
-    )
-    parser.add_argument(
-        "--end-when",
-        metavar="USER/NAME/FILE",
-        help="end the training in the same way once this file exists in a Hub dataset",
-    )
-    parser.add_argument("--upload", action="store_true", help="copy local data to a private Hub dataset for the job")
+    add = parser.add_argument
+    options.add_json(parser, "each event as a JSON object on its own line")
+    add("--push", metavar="REPO", help="Hub repository for the finished model: user/name")
+    options.add_private(parser, "; of a job: private")
+    add("--on", choices=("here", "jobs"), default="here", help="jobs: train as a Hugging Face job")
+    add("--flavor", help="hardware of the job, as `hf jobs hardware` lists it (default: t4-small)")
+    help_text = "training stops some minutes earlier, so that the model is evaluated and pushed"
+    add("--timeout", help=f"time limit of the job, such as 90m (default: 2h); {help_text}")
+    help_text = "time limit of the training, such as 90m; then the best model so far is evaluated and saved"
+    add("--stop-after", metavar="TIME", help=help_text)
+    help_text = "end the training in the same way once this file exists in a Hub dataset"
+    add("--end-when", metavar="USER/NAME/FILE", help=help_text)
+    add("--upload", action="store_true", help="copy local data to a private Hub dataset for the job")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """Add an option for each field of `TrainConfig`, with the help text of its metadata."""
-    from dataclasses import MISSING, fields
-
-    from resnet_hub.training.config import TrainConfig
-
     hints = get_type_hints(TrainConfig)
     for field in fields(TrainConfig):
         hint = hints[field.name]
@@ -70,27 +52,28 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, *alias, dest=field.name, help=help_text, **settings)
 
 
-def run(arguments: Arguments) -> int:
+def run(arguments: options.Arguments) -> int:
     """Train a model. If the run directory holds a stopped or killed run, the run is resumed.
 
     Ctrl-C stops after the current step and saves the run; a second Ctrl-C exits at once.
     """
-    from resnet_hub.training.config import TrainConfig
-    from resnet_hub.training.events import Failed, Stopped
-
-    settings = {key: getattr(arguments, key) for key in get_type_hints(TrainConfig)}
-    settings = {key: value for key, value in settings.items() if value is not None}
+    settings = _select_set(arguments, *get_type_hints(TrainConfig))
     _check_options(arguments, settings)
     if arguments.on == "jobs":
         last_event = _train_as_job(arguments, TrainConfig(**{"run": "run"} | settings))
     else:
         last_event = _train_here(arguments, settings)
-    if isinstance(last_event, Failed):
+    if isinstance(last_event, events.Failed):
         raise TrainingError(last_event.reason)
-    return 130 if isinstance(last_event, Stopped) else 0
+    return 130 if isinstance(last_event, events.Stopped) else 0
 
 
-def _check_options(arguments: Arguments, settings: dict[str, Any]) -> None:
+def _select_set(arguments: options.Arguments, *names: str) -> dict[str, Any]:
+    """Return the values of those options that are set."""
+    return {name: value for name, value in options.select(arguments, *names).items() if value is not None}
+
+
+def _check_options(arguments: options.Arguments, settings: dict[str, Any]) -> None:
     """Raise `TrainingError` for options that are missing, or have no effect, with the chosen `--on`."""
     if arguments.on == "jobs":
         problems = {
@@ -103,21 +86,16 @@ def _check_options(arguments: Arguments, settings: dict[str, Any]) -> None:
         problems = {"Name the run directory with --run.": "run" not in settings}
         for key in ("flavor", "timeout", "upload"):
             problems[f"--{key} has no effect without --on jobs. Add that, or leave it out."] = getattr(arguments, key)
-    problems["--private has no effect without --push. Add a repository, or leave it out."] = (
-        arguments.private is not None and not arguments.push
-    )
+    is_private_unused = arguments.private is not None and not arguments.push
+    problems["--private has no effect without --push. Add a repository, or leave it out."] = is_private_unused
     for message, applies in problems.items():
         if applies:
             raise TrainingError(message)
 
 
-def _train_here(arguments: Arguments, settings: dict[str, Any]) -> "Event | None":
-    from dataclasses import replace
-
+def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> events.Event | None:
     from resnet_hub import jobs
     from resnet_hub.checkpoints.push import check_push_access, push_folder
-    from resnet_hub.training.config import Phase, TrainConfig, parse_duration
-    from resnet_hub.training.events import Finished, Pushed
     from resnet_hub.training.loop import train
     from resnet_hub.training.run_dir import RunDir
 
@@ -132,16 +110,17 @@ def _train_here(arguments: Arguments, settings: dict[str, Any]) -> "Event | None
 
     time_limit = parse_duration(arguments.stop_after) if arguments.stop_after else None
     phase: Phase = "evaluate" if time_limit == 0 else "all"
-    if arguments.push and is_main_process():
+    is_main = _is_main_process()
+    if arguments.push and is_main:
         check_push_access(arguments.push, private=arguments.private)
 
-    def events() -> "Iterator[Event]":
-        if arguments.end_when and is_main_process():
+    def train_and_push() -> Iterator[events.Event]:
+        if arguments.end_when and is_main:
             jobs.await_end(run, arguments.end_when)
         for event in train(config, phase=phase, time_limit=time_limit):
             yield event
-            if isinstance(event, Finished) and arguments.push and is_main_process():
-                yield Pushed(push_folder(event.model, arguments.push, private=arguments.private))
+            if isinstance(event, events.Finished) and arguments.push and is_main:
+                yield events.Pushed(push_folder(event.model, arguments.push, private=arguments.private))
 
     def stop(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -151,36 +130,84 @@ def _train_here(arguments: Arguments, settings: dict[str, Any]) -> "Event | None
 
     old_handler = signal.signal(signal.SIGINT, stop)
     try:
-        return _print_all(arguments, events())
+        return _print_events(train_and_push(), as_json=arguments.json)
     finally:
         signal.signal(signal.SIGINT, old_handler)
 
 
-def _train_as_job(arguments: Arguments, config: "TrainConfig") -> "Event | None":
+def _train_as_job(arguments: options.Arguments, config: TrainConfig) -> events.Event | None:
     from resnet_hub import jobs
 
-    options = {key: getattr(arguments, key) for key in ("flavor", "timeout", "private")}
-    options = {key: value for key, value in options.items() if value is not None}
-    job = jobs.submit(config, arguments.push, upload=arguments.upload, **options)
+    settings = _select_set(arguments, "flavor", "timeout", "private")
+    job = jobs.submit(config, arguments.push, upload=arguments.upload, **settings)
     print(f"job {job.id} on {arguments.flavor or 't4-small'}: {job.url}", file=sys.stderr)
 
-    def events() -> "Iterator[Event]":
+    def print_log() -> Iterator[events.Event]:
         for event in jobs.follow(job):
             if isinstance(event, str):
-                print(escape(event), file=sys.stderr)
+                print(output.escape(event), file=sys.stderr)
             else:
                 yield event
 
     try:
-        return _print_all(arguments, events())
+        return _print_events(print_log(), as_json=arguments.json)
     except KeyboardInterrupt:
-        print(
-            f"the job continues: {job.url}; `hf jobs cancel {job.id}` ends it and discards its model", file=sys.stderr
-        )
+        cancel = f"`hf jobs cancel {job.id}` ends it and discards its model"
+        print(f"the job continues: {job.url}; {cancel}", file=sys.stderr)
         raise
 
 
-def _print_all(arguments: Arguments, events: "Iterator[Event]") -> "Event | None":
-    """Print events as they come and return the last one."""
-    show: Callable[[Iterator[Event]], Iterator[Event]] = print_events_as_json if arguments.json else print_events
-    return deque(show(events), maxlen=1).pop()
+def _is_main_process() -> bool:
+    """Whether this process prints and pushes; of several under `accelerate launch` it is the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _print_events(run_events: Iterator[events.Event], *, as_json: bool) -> events.Event | None:
+    """Print events as they come, as JSON lines or as one line per epoch with a progress bar on a terminal.
+
+    Returns:
+        The last event.
+    """
+    from tqdm import tqdm
+
+    event, is_main = None, _is_main_process()
+    with tqdm(desc="checking the images", leave=False, disable=None if is_main and not as_json else True) as bar:
+        for event in run_events:
+            match event:
+                case events.Preparing():
+                    bar.total, bar.n = event.total, event.done
+                    bar.set_description("checking the images" if event.what == "report" else event.what)
+                case events.Progress():
+                    bar.total, bar.n = event.steps, event.step
+                    bar.set_description(f"epoch {event.epoch}")
+                    left = tqdm.format_interval(event.seconds_left)
+                    bar.set_postfix_str(f"loss {event.loss:.3f}, {event.images_per_second:.0f} images/s, {left} left")
+            if is_main and (line := events.event_to_json(event) if as_json else _format_event(event)):
+                tqdm.write(line)
+    return event
+
+
+def _format_event(event: events.Event) -> str:
+    """Return the line for an event, or an empty string for one that only the progress bar shows."""
+    match event:
+        case events.Started():
+            line = f"{event.train_images:,} images of {len(event.labels)} classes, "
+            line += f"{event.validation_images:,} to evaluate on ({event.split}); "
+            line += f"{event.parameters:,} parameters on {event.device}"
+            return line + (f", resumed from epoch {event.epoch}" if event.epoch else "")
+        case events.Epoch():
+            line = f"epoch {event.epoch:3}"
+            line += "" if event.train_loss is None else f"  loss {event.train_loss:.4f}"
+            if event.accuracy is not None:
+                line += f"  validation loss {event.validation_loss:.4f}, accuracy {event.accuracy:.2%}"
+                line += "  best so far" if event.best else ""
+            return line
+        case events.Finished():
+            return f"accuracy {event.accuracy:.2%} after {event.seconds:.0f} s: {event.model}"
+        case events.Stopped():
+            return f"stopped in epoch {event.epoch + 1}; the run is saved, the same command resumes it"
+        case events.TimeUp():
+            return f"training ends in epoch {event.epoch + 1}; the best model so far is evaluated and saved"
+        case events.Pushed():
+            return event.url
+    return ""

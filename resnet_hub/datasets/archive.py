@@ -98,7 +98,7 @@ class Archive:
         self.skipped.setdefault(reason, []).append(name)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file. Raises `ImageError` if it is damaged or larger than an image may be."""
+        """Read a file. Raises `ImageError` if it is damaged or larger than `MAX_IMAGE_BYTES`."""
         entry, title = self.files[name], PurePosixPath(name).name
         if entry.file_size > MAX_IMAGE_BYTES:
             limit = f"{MAX_IMAGE_BYTES // 2**20} MB"
@@ -114,7 +114,7 @@ class Archive:
 
 
 class _LimitedReader(io.BufferedReader):
-    """A file that refuses reads of more bytes than a central directory may have."""
+    """A file that raises `BadZipFile` when more than `MAX_DIRECTORY` bytes are read at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > MAX_DIRECTORY:
@@ -123,7 +123,7 @@ class _LimitedReader(io.BufferedReader):
 
 
 def _decode_name(entry: zipfile.ZipInfo) -> str:
-    """The name with forward slashes. macOS writes UTF-8 without setting its flag; Windows tools write backslashes."""
+    """Return the name with forward slashes. macOS sets no flag for its UTF-8; Windows tools write backslashes."""
     name = entry.filename
     if not entry.flag_bits & 0x800:
         with suppress(UnicodeError):

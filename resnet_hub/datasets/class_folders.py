@@ -7,7 +7,7 @@ Input are the folders that contain images, as tuples of names: `("train", "cat")
        photos/cat/1.png  photos/dog/1.png  photos/cover.png    classes cat, dog; cover.png has none
 
 2. Below the wrappers, the topmost folders are splits if they have names of splits (`train`, `val`, `test`, ...; see
-   `SPLIT_NAMES`), there are at least two splits, and `train` has folders of its own. Folders beside the splits are
+   `SPLIT_NAMES`), there are at least two splits, and `train` contains folders. Folders beside the splits are
    left out. Otherwise all images are for training, and such a name is a class::
 
        train/cat/1.png  val/cat/1.png  sample/cat/1.png        splits train, validation; sample is left out
@@ -83,7 +83,7 @@ def find_empty_folders(folders: list[str], used: set[Folder]) -> list[str]:
 
 
 def _split_off_wrapper(folders: set[Folder]) -> tuple[Folder, set[Folder]]:
-    """The folder around all others, and the others."""
+    """Return the folder around all others, and the others."""
     inner = set(folders)
     while inner:
         first, last = min(inner), max(inner)  # the names that these two share, all share

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,7 @@ from resnet_hub.images.load import load_image
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
+Names: TypeAlias = Mapping[str, list[str]]  # of files, folders or images, by reason or label
 SPLIT_NAMES = {  # the names, in lower case, by which a folder or a table is recognized as a split
     "train": TRAIN,
     "training": TRAIN,
@@ -45,11 +46,11 @@ class ImageDataset:
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageDataset":
         """Select images by index, in the order of `indices`."""
         indices = np.asarray(indices, dtype=np.int64)
-        names = Subset(self.names, indices) if self.names else ()
-        return ImageDataset(self.labels, Subset(self.sources, indices), self.targets[indices], names)
+        sources, names = (LazySequence(indices, items.__getitem__) for items in (self.sources, self.names))
+        return ImageDataset(self.labels, sources, self.targets[indices], names if self.names else ())
 
     def read(self, index: int) -> bytes:
-        """The encoded image. Raises `ImageError` for a file that cannot be read.
+        """Read the encoded image. Raises `ImageError` for a file that cannot be read.
 
         Returns:
             At most `MAX_IMAGE_BYTES + 1` bytes; `load_image` refuses more than `MAX_IMAGE_BYTES`.
@@ -102,52 +103,27 @@ class Splits(dict[str, ImageDataset]):
         commit: The commit of a dataset on the Hub.
     """
 
-    def __init__(
-        self,
-        splits: Mapping[str, ImageDataset],
-        *,
-        skipped: Mapping[str, list[str]] | None = None,
-        merged: Mapping[str, list[str]] | None = None,
-    ):
+    def __init__(self, splits: Mapping[str, ImageDataset], skipped: Names | None = None, merged: Names | None = None):
         super().__init__(splits)
         self.skipped, self.merged = dict(skipped or {}), dict(merged or {})
         self.commit: str | None = None
 
 
-class Subset(Sequence[Any]):
-    """The items of a sequence at the given indices, read when they are used."""
-
-    items: Sequence[Any]
-    indices: np.ndarray
-
-    def __init__(self, items: Sequence[Any], indices: np.ndarray):
-        if isinstance(items, Subset):  # a subset of a subset has one level
-            self.items, self.indices = items.items, items.indices[indices]
-        else:
-            self.items, self.indices = items, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.items[int(self.indices[index])]
-
-
 class LazySequence(Sequence[Any]):
-    """A sequence whose items are computed when they are used."""
+    """A sequence whose items are computed from keys when they are used: item `i` is `get_item(keys[i])`."""
 
-    def __init__(self, length: int, get_item: Callable[[int], Any]):
-        self.length, self.get_item = length, get_item
+    def __init__(self, keys: Sequence[Any] | np.ndarray, get_item: Callable[[Any], Any]):
+        self.keys, self.get_item = keys, get_item
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.keys)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.get_item(range(self.length)[int(index)])
+        return self.get_item(self.keys[index])
 
 
 def choose_split(splits: Splits, split: str | None) -> tuple[str, ImageDataset]:
-    """The split of that name, or by default the first of validation, test and train that exists.
+    """Return the split of that name. By default it is the first of validation, test and train that exists.
 
     Returns:
         The name of the split, and its images.

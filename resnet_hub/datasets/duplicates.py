@@ -20,7 +20,7 @@ _MAX_CACHED = 20_000  # fingerprints
 
 
 class Fingerprint(NamedTuple):
-    """What the report keeps of an image."""
+    """The sizes of an image, and what identifies it and its copies."""
 
     digest: bytes  # of the file
     bytes: int

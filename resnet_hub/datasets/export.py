@@ -60,7 +60,7 @@ def _iterate_entries(splits: Mapping[str, ImageDataset]) -> Iterator[tuple[str, 
 
 
 def _choose_suffix(name: str, content: bytes) -> str:
-    """The suffix of the name if it has one of an image, else the suffix of the format."""
+    """Return the suffix of the name if it is one of an image format, else the suffix of the content's format."""
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in SUFFIXES:
         return suffix

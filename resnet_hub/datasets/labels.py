@@ -32,10 +32,9 @@ def match_labels(labels: Sequence[str], data: ImageDataset) -> np.ndarray:
         return targets
     index_of = {label: index for index, label in enumerate(labels)}
     if unknown := [label for label in data.labels if label not in index_of]:
-        raise DataError(
-            f"The model has no label {list_some(unknown, to_text=repr)}; its labels are "
-            f"{list_some(labels, to_text=repr)}. Rename those classes or leave them out."
-        )
+        problem = f"The model has no label {list_some(unknown, to_text=repr)}"
+        all_labels = f"its labels are {list_some(labels, to_text=repr)}"
+        raise DataError(f"{problem}; {all_labels}. Rename those classes or leave them out.")
     counts = Counter(labels) | Counter(data.labels)
     if repeated := [label for label in data.labels if counts[label] > 1]:
         raise DataError(f"Several classes have the label {repeated[0]!r}. Use the same order in model and dataset.")

@@ -39,7 +39,7 @@ def unescape_label(name: str) -> str:
 
 
 def natural_key(label: str) -> tuple[Any, ...]:
-    """A sort key that puts `class 2` before `class 10`, the same on every machine."""
+    """Return a sort key that puts `class 2` before `class 10`, the same on every machine."""
     text, *others = re.split(r"([0-9]+)", label.casefold())
     numbers = [digits.lstrip("0") for digits in others[::2]]
     return (text, [(len(n), n, after) for n, after in zip(numbers, others[1::2], strict=True)], label)

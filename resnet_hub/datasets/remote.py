@@ -23,6 +23,11 @@ _CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # the files t
 _MAX_CARD = 2**20  # bytes
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OUTSIDE = re.compile(r"^[/\\~]|:|(^|[/\\])\.\.([/\\]|$)")  # an absolute path, a URL, a drive, the parent folder
+_MISSING_CHOICES = {  # messages of `datasets` whose second group lists names, and the texts of ours
+    r"(?s)Config name is missing()(.*?)(?:`load_dataset|$)": "has subsets",
+    r"BuilderConfig '(.*)' not found. Available: (.*)": "has no subset {!r}",
+    r'Unknown split "(.*)". Should be one of (.*)': "has no split {!r}",
+}
 
 
 def load_parquet_or_hub(
@@ -150,7 +155,7 @@ def _explain_long_card(name: str) -> str:
 
 
 def _allowed_folders(source: str | Path) -> list[Path]:
-    """The folders that may contain the images: the dataset itself, or its part of the Hub cache."""
+    """Return the folders that may contain the images: the dataset itself, or its folder in the Hub cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     if isinstance(source, Path):
@@ -165,13 +170,11 @@ def _wrap_errors(source: str) -> Iterator[None]:
         import datasets
         from huggingface_hub import utils as hub
     except ImportError:
-        raise DataError(
-            "Parquet files and the Hub need another package. Run pip install 'resnet_hub[train]'."
-        ) from None
-    before = [
-        (module, module.are_progress_bars_disabled(), module.logging.get_verbosity()) for module in (datasets, hub)
-    ]
-    for module, *_ in before:
+        install = "Run pip install 'resnet_hub[train]'."
+        raise DataError(f"Parquet files and the Hub need another package. {install}") from None
+    modules = (datasets, hub)
+    old_states = [(module.are_progress_bars_disabled(), module.logging.get_verbosity()) for module in modules]
+    for module in modules:
         module.disable_progress_bars()
         module.logging.set_verbosity(logging.ERROR)
     try:
@@ -181,14 +184,14 @@ def _wrap_errors(source: str) -> Iterator[None]:
     except Exception as error:
         raise DataError(_explain_error(source, error)) from None
     finally:
-        for module, was_disabled, verbosity in before:
+        for module, (was_disabled, verbosity) in zip(modules, old_states, strict=True):
             module.logging.set_verbosity(verbosity)
             if not was_disabled:
                 module.enable_progress_bars()
 
 
 def _explain_error(source: str, error: Exception) -> str:
-    """The message for an error of `datasets` or the Hub: subject, cause, what to do."""
+    """Return the message for an error of `datasets` or the Hub: subject, cause, what to do."""
     from huggingface_hub import errors
 
     match error:
@@ -200,15 +203,10 @@ def _explain_error(source: str, error: Exception) -> str:
             return f"The dataset {source!r} has no such branch, tag or commit. Choose one that its page lists."
     reason = str(error).strip().split("\n")[0] or type(error).__name__
     if isinstance(error, ValueError):
-        if "Config name is missing" in reason:
-            names = re.findall(r"'([^']+)'", str(error).split("`load_dataset")[0])
-            return f"The dataset {source!r} has subsets. Choose one of {', '.join(names)}."
-        if match := re.match(r"BuilderConfig '(.*)' not found. Available: (.*)", reason):
-            names = re.findall(r"'([^']+)'", match[2])
-            return f"The dataset {source!r} has no subset {match[1]!r}. Choose one of {', '.join(names)}."
-        if match := re.match(r'Unknown split "(.*)". Should be one of (.*)', reason):
-            names = re.findall(r"'([^']+)'", match[2])
-            return f"The dataset {source!r} has no split {match[1]!r}. Choose one of {', '.join(names)}."
+        for pattern, problem in _MISSING_CHOICES.items():
+            if match := re.search(pattern, str(error)):
+                names = ", ".join(re.findall(r"'([^']+)'", match[2]))
+                return f"The dataset {source!r} {problem.format(match[1])}. Choose one of {names}."
         if match := re.match(r"Unrecognized instruction format: (.*)", reason):
             return f"The split {match[1]!r} is not valid. Give the name of a split, or a part such as train[:10%]."
     if "scripts are no longer supported" in reason:

@@ -4,18 +4,18 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from resnet_hub.datasets.dataset import TRAIN, ImageDataset, Splits
-from resnet_hub.errors import DataError
+from resnet_hub.errors import DataError, printable
 
 MAX_SHOWN = 60  # characters of a label or file name that a message or table shows
 
 
 class ImageRef(NamedTuple):
-    """One image of a dataset, found by its split and name."""
+    """One image of a dataset; its split and name identify it."""
 
     split: str
     label: str
@@ -43,6 +43,11 @@ class DuplicateGroup:
     def is_exact(self) -> bool:
         """Whether all images are copies of one file."""
         return len(set(self.files)) == 1
+
+    @classmethod
+    def _from_json(cls, row: dict[str, Any]) -> "DuplicateGroup":
+        images = row["images" if "images" in row else "pictures"]  # the key in version 0.1
+        return cls(tuple(ImageRef(*image) for image in images), tuple(row["files"]))
 
     @property
     def splits(self) -> set[str]:
@@ -107,7 +112,7 @@ class DatasetReport:
         return {label for group in groups for label, count in group.items() if count == counts[label]}
 
     def count_training_images(self) -> dict[str, int]:
-        """The number of readable training images of each label."""
+        """Count the readable training images of each label."""
         return {row.label: row.images for row in self.classes if row.split == TRAIN}
 
     def check(self) -> None:
@@ -133,7 +138,7 @@ class DatasetReport:
         )
 
     def drop_unreadable(self, splits: Mapping[str, ImageDataset]) -> Splits:
-        """The splits without the images that cannot be read."""
+        """Return the splits without the images that cannot be read."""
         unreadable = {(image.split, image.name) for image in self.unreadable}
         readable = {}
         for split, images in splits.items():
@@ -173,13 +178,7 @@ class DatasetReport:
                 classes=tuple(ClassCount(**row) for row in content["classes"]),
                 sizes={key: tuple(values) for key, values in content["sizes"].items()},
                 unreadable=tuple(UnreadableImage(**row) for row in content["unreadable"]),
-                duplicates=tuple(
-                    DuplicateGroup(
-                        tuple(ImageRef(*image) for image in row["images" if "images" in row else "pictures"]),  # 0.1
-                        tuple(row["files"]),
-                    )
-                    for row in content["duplicates"]
-                ),
+                duplicates=tuple(map(DuplicateGroup._from_json, content["duplicates"])),
                 skipped=content["skipped"],
                 findings=tuple(Finding(**row) for row in content["findings"]),
             )
@@ -208,10 +207,9 @@ class DatasetReport:
 
 def shorten(text: str) -> str:
     """Replace unprintable characters by `?`, and cut the start of a long text: file names differ at the end."""
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    return text if len(text) <= MAX_SHOWN else f"...{text[3 - MAX_SHOWN :]}"
+    return printable(text if len(text) <= MAX_SHOWN else f"...{text[3 - MAX_SHOWN :]}")
 
 
 def format_bytes(count: int) -> str:
-    """A number of bytes with its unit, such as `12.3 MB`."""
+    """Format a number of bytes with its unit, such as `12.3 MB`."""
     return f"{count / 2**20:,.1f} MB" if count >= 2**20 else f"{count / 2**10:,.1f} KB"

@@ -44,9 +44,8 @@ def load_tables(
         labels = tuple(feature.names)
         others = [split for split, table in tables.items() if table.features[label_column].names != feature.names]
         if others:
-            raise DataError(
-                f"The splits {TRAIN} and {others[0]} have different labels in {label_column!r}. Use the same."
-            )
+            problem = f"The splits {TRAIN} and {others[0]} have different labels in {label_column!r}"
+            raise DataError(f"{problem}. Use the same.")
         index_of: dict[Any, int] = {index: index for index in range(len(labels))}
     else:
         distinct = {value for column in values.values() for value in column if value is not None}
@@ -60,8 +59,8 @@ def load_tables(
     for split, table in tables.items():
         targets = np.array([index_of.get(value, -1) for value in values[split]], np.int64)
         column = table.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
-        sources = LazySequence(len(table), partial(_read_image, column, image_column, roots))
-        names = LazySequence(len(table), (split + "[{}]").format)  # train[0], train[1], ...
+        sources = LazySequence(range(len(table)), partial(_read_image, column, image_column, roots))
+        names = LazySequence(range(len(table)), (split + "[{}]").format)  # train[0], train[1], ...
         images = ImageDataset(labels, sources, targets, names)
         if (targets < 0).any():  # the labels of a test split may be secret
             skipped["image without a label"] += [images.name(index) for index in np.flatnonzero(targets < 0).tolist()]
@@ -78,7 +77,10 @@ def _explain_no_labels(column: str) -> str:
 def _choose_column(
     features: Mapping[str, Any], name: str | None, what: str, usual_names: tuple[str, ...], feature_type: type
 ) -> str:
-    """The named column. By default the one of the type (the usually named one of several), else a usually named one."""
+    """Choose the named column, or by default a column of the type, or else one that has a usual name.
+
+    Of several columns of the type, the one with the first usual name is chosen.
+    """
     columns = ", ".join(features)
     if name is not None:
         if name not in features:
@@ -93,7 +95,7 @@ def _choose_column(
 
 
 def _read_image(table: Any, column: str, roots: list[Path], index: int) -> bytes | Path:
-    """The encoded image of a row, or its path if the table has no bytes.
+    """Return the encoded image of a row, or its path if the table has no bytes.
 
     A table can contain any path of this machine. Paths outside `roots` raise `ImageError`.
     """

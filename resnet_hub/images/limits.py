@@ -73,25 +73,16 @@ def check_size(image: Image.Image, name: str) -> None:
         raise too_large_error(name, f" ({width} x {height} pixels)")
 
 
-def find_jpeg_scans(image: Image.Image, data: bytes) -> list[int]:
-    """The number of channels in each scan of a JPEG; an empty list for other formats."""
-    return [match[1][1] for match in _SCAN.finditer(data)] if image.format in ("JPEG", "MPO") else []
-
-
-def check_scans(image: Image.Image, name: str, scans: list[int]) -> None:
-    """Raise `ImageError` for a JPEG of too many scans, as `find_jpeg_scans` returns them."""
-    if len(scans) * image.width * image.height > _MAX_SCANNED_PIXELS:
-        raise too_large_error(name, f" ({len(scans)} scans of {image.width} x {image.height} pixels)")
-
-
-def check_memory(image: Image.Image, name: str, scans: list[int]) -> None:
+def check_cost(image: Image.Image, name: str, data: bytes) -> None:
     """Raise `ImageError` for an image that takes more memory or time than a plain image of `MAX_PIXELS`.
 
     Args:
         image: An image whose header was read.
         name: Its name in messages.
-        scans: The result of `find_jpeg_scans`.
+        data: The bytes of the file.
     """
+    # The number of channels in each scan of a JPEG.
+    scans = [match[1][1] for match in _SCAN.finditer(data)] if image.format in ("JPEG", "MPO") else []
     costs = [_COSTS.get(image.format or "", _COST), _COSTS.get(image.mode, _COST)]
     if image.has_transparency_data:
         costs.append(_COST_TRANSPARENT_RGB if image.mode == "RGB" else _COST_TRANSPARENT)
@@ -107,6 +98,8 @@ def check_memory(image: Image.Image, name: str, scans: list[int]) -> None:
         size = f"{image.width} x {image.height} pixels as {image.format} in mode {image.mode}"
         megapixels = f"{limit // 10**6} megapixels"
         raise ImageError(f"Cannot read {name}: it is too large ({size}, at most {megapixels}). Save it smaller.")
+    if len(scans) * image.width * image.height > _MAX_SCANNED_PIXELS:
+        raise too_large_error(name, f" ({len(scans)} scans of {image.width} x {image.height} pixels)")
 
 
 def check_tiff_tags(data: bytes, name: str) -> None:

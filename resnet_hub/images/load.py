@@ -54,7 +54,7 @@ def load_image(source: Any, *, name: str | None = None, near: int | None = None)
         source: A path, bytes, a binary file, a PIL image, or a NumPy array of shape (H, W) or (H, W, 1 | 3 | 4) with
             values of uint8, uint16, bool, or floats in 0..1. URLs are not downloaded.
         name: The name of the image in error messages. By default the name of the file.
-        near: A length in pixels. If given, the image may come smaller, but with no side below `near`: a JPEG at 1/2,
+        near: A length in pixels. If set, the image may be reduced, but no side below `near`: a JPEG to 1/2,
             1/4 or 1/8 of its size, which decodes faster, and any image of over 16 megapixels at a whole fraction,
             which takes less memory.
 
@@ -108,14 +108,12 @@ def list_images(folder: str | Path) -> list[Path]:
     paths = []
     for parent, folders, files in walk_files(root):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
-        paths += [
-            Path(parent, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
-        ]
-    return sorted(paths)
+        paths += [Path(parent, name) for name in files if not name.startswith(".")]
+    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
 
 
 def _read(source: Any, name: str) -> bytes:
-    """The bytes of a path, a file object or bytes. Reads at most `MAX_IMAGE_BYTES + 1`."""
+    """Read a path, a file object or bytes. Reads at most `MAX_IMAGE_BYTES + 1`."""
     if isinstance(source, str) and _URL.match(source):
         raise ImageError("Images are not downloaded from URLs. Download the image and give its path.")
     data: Any = None
@@ -163,9 +161,7 @@ def _open(data: bytes, name: str) -> Image.Image:
             raise ImageError(f"Cannot read {name}: HEIC needs another package. Run pip install pillow-heif.") from None
         raise
     limits.check_size(image, name)
-    scans = limits.find_jpeg_scans(image, data)
-    limits.check_memory(image, name, scans)
-    limits.check_scans(image, name, scans)
+    limits.check_cost(image, name, data)
     if image.format == "PNG":
         image.verify()  # load() ignores the checksums of pixel data; the image cannot be used after verify()
         image = Image.open(limits.LimitedReader(data), formats=formats)
@@ -174,7 +170,7 @@ def _open(data: bytes, name: str) -> Image.Image:
 
 @cache
 def _get_formats() -> tuple[str, ...]:
-    """The formats of `FORMATS` that the installed Pillow opens."""
+    """Return the formats of `FORMATS` that the installed Pillow opens."""
     Image.init()
     with suppress(ImportError):
         from pillow_heif import register_heif_opener
@@ -184,7 +180,7 @@ def _get_formats() -> tuple[str, ...]:
 
 
 def _get_transpose(image: Image.Image) -> Image.Transpose | None:
-    """The transformation that turns the image upright. Damaged metadata is ignored."""
+    """Return the transformation that turns the image upright. Damaged metadata is ignored."""
     with suppress(Exception):
         if len(image.info.get("exif", b"")) <= _MAX_EXIF:
             return _TRANSPOSE.get(image.getexif().get(_ORIENTATION_TAG, 1))
@@ -192,7 +188,7 @@ def _get_transpose(image: Image.Image) -> Image.Transpose | None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """A copy in mode RGB without metadata, by which it could be turned a second time."""
+    """Copy an image to mode RGB, without the metadata, by which it could be turned a second time."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray(_to_8_bit(np.asarray(image)))
     elif image.mode in ("I", "F"):
@@ -268,7 +264,7 @@ def _ignore_pillow_warnings() -> Iterator[None]:
 
 
 def _get_file_name(source: Any) -> str | None:
-    """The name of the file without its folder, if the source has one."""
+    """Return the name of the file without its folder, if the source has one."""
     path = getattr(source, "name", None) if hasattr(source, "read") else source
     path = getattr(path, "filename", path) if isinstance(path, Image.Image) else path
     return Path(path).name if isinstance(path, str | os.PathLike) else None

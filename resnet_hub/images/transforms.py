@@ -1,4 +1,4 @@
-"""Transforms an RGB image to the input of a network, as the config of its checkpoint says."""
+"""Transforms an RGB image to the input of a network, by the config of its checkpoint."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +21,7 @@ _MAX_RESIZED_PIXELS = 2**26  # a 20000 x 1 image with a short side of 256 would 
 
 
 def crop_box(config: ResNetConfig, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of an image that the network sees.
+    """Compute the region of an image that the network sees.
 
     Args:
         config: The config of the checkpoint.
@@ -59,7 +59,7 @@ def eval_transform(config: ResNetConfig, *, exact: bool = True) -> Callable[[Ima
 
 
 def resize_and_crop(config: ResNetConfig, image: Image.Image, *, exact: bool = True) -> Image.Image:
-    """Resize and crop an image as `config` says, still in 8 bits. `eval_transform` normalizes the result."""
+    """Resize and crop an image by `config`, to 8-bit pixels. `eval_transform` also normalizes them."""
     mode = "L" if config.in_channels == 1 else "RGB"
     image = image if image.mode == mode else image.convert(mode)
     side, resampling = config.image_size, _RESAMPLING[config.interpolation]

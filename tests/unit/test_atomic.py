@@ -38,7 +38,7 @@ def current_umask() -> int:
     return mask
 
 
-def test_a_file_that_cannot_be_written_keeps_its_old_content(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write_atomic(path, "old")
     with pytest.raises(UnicodeEncodeError):
@@ -47,14 +47,14 @@ def test_a_file_that_cannot_be_written_keeps_its_old_content(tmp_path: Path) -> 
     assert names(tmp_path) == ["state"]
 
 
-def test_a_new_folder_and_its_parents_are_made(tmp_path: Path) -> None:
+def test_a_new_folder_and_its_parents_are_created(tmp_path: Path) -> None:
     replace(tmp_path / "a" / "b", "new")
     assert (tmp_path / "a" / "b" / "model").read_text() == "new"
     assert names(tmp_path / "a") == ["b"]
 
 
 @pytest.mark.parametrize("call", ["present", "absent", "unsupported", "links unsupported"])
-def test_strangers_in_the_old_folder_come_along(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_entries_of_the_old_folder_are_moved(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no hard links here")
 
@@ -85,7 +85,7 @@ def test_strangers_in_the_old_folder_come_along(call: str, tmp_path: Path, monke
         assert (folder / "log").read_text() == "on"
 
 
-def test_what_is_written_wins_over_what_would_be_kept(tmp_path: Path) -> None:
+def test_new_entries_replace_kept_ones(tmp_path: Path) -> None:
     replace(tmp_path / "m", "old")
     (tmp_path / "m" / "notes").write_text("old")
     with replace_folder(tmp_path / "m", keep=lambda name: True) as new:
@@ -107,7 +107,7 @@ def test_a_failure_while_filling_leaves_the_old_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["m"]
 
 
-def test_the_working_directory_is_not_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_working_directory_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "mine").write_text("mine")
     monkeypatch.chdir(tmp_path / "inner")
@@ -150,7 +150,7 @@ for number in itertools.count():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the swap has a moment without the folder")
-def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+def test_a_kill_leaves_the_old_or_the_new_content(tmp_path: Path) -> None:
     folder, file = tmp_path / "m", tmp_path / "state"
     folder.mkdir()
     (folder / "notes").write_text("mine")

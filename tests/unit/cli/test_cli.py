@@ -68,15 +68,15 @@ def test_predict_gives_one_line_per_image(capfd: pytest.CaptureFixture[str], mod
 
 def test_predict_gives_json_lines(capfd: pytest.CaptureFixture[str], model: Path, images: Path) -> None:
     code, lines, errors = run(capfd, "predict", images, "--model", model, "--json")
-    answers = [json.loads(line) for line in lines]
+    results = [json.loads(line) for line in lines]
     assert (code, errors) == (0, [])
-    assert [answer["file"] for answer in answers] == [str(images / name) for name in ("a.png", "b.jpg", "more/c.png")]
-    for answer in answers:
-        assert {one["label"] for one in answer["labels"]} == {"cat", "dog", "雏菊"}
-        assert sum(one["score"] for one in answer["labels"]) == pytest.approx(1)
+    assert [result["file"] for result in results] == [str(images / name) for name in ("a.png", "b.jpg", "more/c.png")]
+    for result in results:
+        assert {one["label"] for one in result["labels"]} == {"cat", "dog", "雏菊"}
+        assert sum(one["score"] for one in result["labels"]) == pytest.approx(1)
 
 
-def test_predict_names_bad_files_and_does_the_rest(
+def test_predict_reports_unreadable_files_and_labels_the_others(
     capfd: pytest.CaptureFixture[str], model: Path, images: Path
 ) -> None:
     (images / "bad.png").write_bytes(b"no image")
@@ -93,7 +93,7 @@ def test_predict_names_bad_files_and_does_the_rest(
     assert all(error.endswith(".") for error in errors)
 
 
-def test_names_that_a_terminal_would_obey_stay_on_their_line(
+def test_control_characters_in_names_are_escaped(
     capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path
 ) -> None:
     good = tmp_path / "two\nlines \x1b[31m.png"
@@ -105,7 +105,7 @@ def test_names_that_a_terminal_would_obey_stay_on_their_line(
     assert lines[0].startswith(ascii(str(good)) + "  ")
 
 
-def test_any_file_name_and_label_fit_any_terminal(
+def test_any_file_name_and_label_are_printed_in_any_encoding(
     capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path
 ) -> None:
     name = os.fsdecode(bytes(tmp_path) + b"/na\xefve.png")
@@ -120,7 +120,7 @@ def test_any_file_name_and_label_fit_any_terminal(
     assert json.loads(lines[0])["file"] == name
 
 
-def test_results_come_as_they_are_done_and_ctrl_c_ends_it_quietly(model: Path, images: Path) -> None:
+def test_results_are_streamed_and_ctrl_c_exits_without_a_traceback(model: Path, images: Path) -> None:
     command = [*COMMAND, "predict", *[str(images)] * 5000, "--model", str(model)]
     # A shell's background job ignores Ctrl-C, and so would what the tests start in it.
     heeding: Any = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
@@ -135,7 +135,7 @@ def test_results_come_as_they_are_done_and_ctrl_c_ends_it_quietly(model: Path, i
     assert len(lines) < 14_000
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, images: Path) -> None:
+def test_a_closed_pipe_exits_without_a_traceback(model: Path, images: Path) -> None:
     command = [*COMMAND, "predict", *[str(images)] * 5000, "--model", str(model)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -157,7 +157,7 @@ def test_progress_is_shown_on_a_terminal(model: Path, images: Path) -> None:
     assert len(done.stdout.splitlines()) == 3
 
 
-def test_the_repositorys_model_is_the_default(
+def test_the_default_model_is_on_the_shelf(
     capfd: pytest.CaptureFixture[str], model: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnet_hub.shelf.SHELF", model.parent)
@@ -205,7 +205,7 @@ def test_info_in_json(capfd: pytest.CaptureFixture[str], model: Path) -> None:
     assert facts["metrics"] == [{"name": "accuracy", "value": 0.8125, "dataset": "Pets", "split": "test"}]
 
 
-def test_info_of_other_peoples_models(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_info_of_timm_models(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architecture": "resnet50", "num_classes": 1000}')
     code, lines, _ = run(capfd, "info", tmp_path)
     rows = dict(line.split(maxsplit=1) for line in lines)
@@ -254,7 +254,7 @@ def colours(tmp_path: Path) -> Path:
     return tmp_path / "colours"
 
 
-def test_data_are_reported_and_packed(capfd: pytest.CaptureFixture[str], colours: Path, tmp_path: Path) -> None:
+def test_data_report_and_export(capfd: pytest.CaptureFixture[str], colours: Path, tmp_path: Path) -> None:
     (colours / "red" / "16.png").write_bytes(b"no image")
     code, lines, errors = run(capfd, "data", "report", colours)
     assert (code, errors) == (1, []) and any("red/16.png" in line for line in lines)
@@ -271,7 +271,7 @@ def test_data_are_reported_and_packed(capfd: pytest.CaptureFixture[str], colours
     assert (code, lines, len(errors)) == (2, [], 1)
 
 
-def test_train_tells_each_epoch_and_the_same_command_goes_on(
+def test_train_prints_each_epoch_and_the_same_command_resumes(
     capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path
 ) -> None:
     settings = ["--run", tmp_path / "run", "--data", colours, "--base", model, "--epochs", "1", "--precision", "no"]
@@ -291,11 +291,11 @@ def test_train_tells_each_epoch_and_the_same_command_goes_on(
     code, lines, errors = run(capfd, "train", *settings, "--seed", "7")
     assert (code, lines, len(errors)) == (2, [], 1)
     assert "has seed 5, not 7" in errors[0]
-    code, lines, errors = run(capfd, "train", "--run", tmp_path / "run", "--seed", "0")  # as it is by itself, but asked
+    code, lines, errors = run(capfd, "train", "--run", tmp_path / "run", "--seed", "0")  # the default, but set
     assert (code, len(errors)) == (2, 1) and "has seed 5, not 0" in errors[0]
 
 
-def test_the_card_of_a_run_names_its_command_and_no_folder_of_this_machine(
+def test_the_card_of_a_run_has_its_command_and_no_local_path(
     capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path
 ) -> None:
     arguments = ["--recipe", "head", "--label-smoothing", "0.1", "--no-nesterov"]
@@ -307,7 +307,7 @@ def test_the_card_of_a_run_names_its_command_and_no_folder_of_this_machine(
     assert f"| accuracy | {evaluation['accuracy']:.2%} |".replace("%", " %") in card
 
 
-def test_ctrl_c_stops_and_keeps_and_the_run_goes_on(model: Path, colours: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_the_run_and_the_same_command_resumes_it(model: Path, colours: Path, tmp_path: Path) -> None:
     command = [*COMMAND, "train", "--run", str(tmp_path / "run"), "--json"]
     settings = ["--data", str(colours), "--base", str(model), "--epochs", "60", "--batch-size", "4"]
     with subprocess.Popen(
@@ -325,7 +325,7 @@ def test_ctrl_c_stops_and_keeps_and_the_run_goes_on(model: Path, colours: Path, 
     assert json.loads(done.stdout.splitlines()[-1])["event"] == "Finished"
 
 
-def test_a_run_that_cannot_start_is_one_sentence(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_run_that_cannot_start_prints_one_line(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for arguments in (["--data", tmp_path / "empty"], ["--data", tmp_path / "nowhere"], []):
         code, lines, errors = run(capfd, "train", "--run", tmp_path / "run", *arguments)
@@ -334,7 +334,7 @@ def test_a_run_that_cannot_start_is_one_sentence(capfd: pytest.CaptureFixture[st
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_search_lists_what_opens(capfd: pytest.CaptureFixture[str], model: Path, hub: Hub) -> None:
+def test_search_lists_models_that_open(capfd: pytest.CaptureFixture[str], model: Path, hub: Hub) -> None:
     ours = ResNet.from_pretrained(model)
     for name, dtype in (("user/pets-small", "float16"), ("user/pets-large", None)):
         ours.push_to_hub(name, token=WRITER, dtype=dtype)
@@ -355,7 +355,7 @@ def test_search_lists_what_opens(capfd: pytest.CaptureFixture[str], model: Path,
     assert dict(line.split(maxsplit=1) for line in lines)["weights"].endswith("MB of float16")
 
 
-def test_push_prints_where_the_model_is(
+def test_push_prints_the_url_of_the_model(
     capfd: pytest.CaptureFixture[str], hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", WRITER)
@@ -370,7 +370,7 @@ def test_push_prints_where_the_model_is(
 # convert
 
 
-def test_convert_says_what_it_recognised_and_replaces_the_folder(
+def test_convert_prints_detected_settings_and_replaces_the_folder(
     capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path
 ) -> None:
     net = ResNet.from_pretrained(model)
@@ -415,7 +415,7 @@ class Payload:
         return os.mkdir, (str(self.marker),)
 
 
-def test_convert_never_runs_a_pickle(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_convert_never_executes_a_pickle(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "args": Payload(tmp_path / "marker")}, file := tmp_path / "bad.pt")
     code, lines, errors = run(capfd, "convert", file, tmp_path / "out")
     assert (code, lines, len(errors)) == (2, [], 1)
@@ -448,7 +448,7 @@ def test_wrong_arguments(capfd: pytest.CaptureFixture[str], arguments: list[str]
 
 
 @pytest.mark.parametrize("command", ["predict", "info"])
-def test_a_model_that_cannot_be_loaded_is_one_sentence(
+def test_a_model_that_cannot_be_loaded_prints_one_line(
     capfd: pytest.CaptureFixture[str], images: Path, command: str
 ) -> None:
     for wrong in (images, images / "nowhere", images / "a.png", "no model"):
@@ -458,14 +458,14 @@ def test_a_model_that_cannot_be_loaded_is_one_sentence(
         assert errors[0].startswith("error: ")
 
 
-def test_an_unknown_device_is_one_sentence(capfd: pytest.CaptureFixture[str], model: Path, images: Path) -> None:
+def test_an_unknown_device_prints_one_line(capfd: pytest.CaptureFixture[str], model: Path, images: Path) -> None:
     code, lines, errors = run(capfd, "predict", images, "--model", model, "--device", "abacus")
     assert (code, lines) == (2, [])
     assert errors == ["error: There is no device 'abacus'; use cpu, cuda, cuda:1 or mps."]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_one_sentence(model: Path) -> None:
+def test_a_full_disk_prints_one_line(model: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([*COMMAND, "info", str(model)], stdout=full, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

@@ -100,7 +100,7 @@ SKIPPED = {
 
 
 @pytest.mark.parametrize(("content", "reason"), SKIPPED.values(), ids=SKIPPED)
-def test_what_is_no_image_of_a_class_is_left_out_and_named(
+def test_files_that_are_not_images_of_a_class_are_skipped_with_a_reason(
     content: bytes, reason: str, written: Callable[[bytes], Path]
 ) -> None:
     path = written(content)
@@ -115,7 +115,7 @@ def test_what_is_no_image_of_a_class_is_left_out_and_named(
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_methods_without_a_bound_on_memory_are_not_unpacked(method: int, written: Callable[[bytes], Path]) -> None:
+def test_compression_methods_without_a_memory_limit_are_skipped(method: int, written: Callable[[bytes], Path]) -> None:
     info = zipfile.ZipInfo("cat/odd.png")
     info.compress_type = method
     splits = load_dataset(written(packed_as(info)))
@@ -125,7 +125,7 @@ def test_methods_without_a_bound_on_memory_are_not_unpacked(method: int, written
         load_dataset(written(packed(GOOD, method)))
 
 
-def test_a_name_that_occurs_twice_counts_once(written: Callable[[bytes], Path]) -> None:
+def test_repeated_names_are_skipped(written: Callable[[bytes], Path]) -> None:
     with pytest.warns(UserWarning, match="Duplicate name"):
         content = packed_as(zipfile.ZipInfo("cat/1.png"))
     splits = load_dataset(written(content))
@@ -133,7 +133,7 @@ def test_a_name_that_occurs_twice_counts_once(written: Callable[[bytes], Path]) 
     assert splits["train"].read(list(splits["train"].names).index("cat/1.png")) == GOOD["cat/1.png"]
 
 
-def test_case_twins_are_two_images(written: Callable[[bytes], Path]) -> None:
+def test_names_that_differ_in_case_are_two_images(written: Callable[[bytes], Path]) -> None:
     splits = load_dataset(
         written(packed(GOOD | {"cat/A.png": image(8), "cat/a.png": image(9), "cat/a.PNG": image(10)}))
     )
@@ -159,7 +159,7 @@ def test_names_in_any_encoding_and_length(content: bytes, label: str, written: C
     assert max(map(len, text.splitlines())) < 400
 
 
-def test_names_that_are_no_text_at_all_are_still_read(written: Callable[[bytes], Path]) -> None:
+def test_names_that_are_not_valid_text_are_read(written: Callable[[bytes], Path]) -> None:
     splits = load_dataset(written(latin()))
     assert len(splits["train"]) == 7
     create_report(splits).check()
@@ -210,9 +210,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("content", "reason"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_a_dataset_is_refused_with_a_message(
-    content: bytes, reason: str, written: Callable[[bytes], Path]
-) -> None:
+def test_unusable_archives_raise_data_error(content: bytes, reason: str, written: Callable[[bytes], Path]) -> None:
     path = written(content)
     with pytest.raises(DataError, match=reason) as caught:
         load_dataset(path)
@@ -233,21 +231,21 @@ def test_an_oversized_central_directory_is_not_read(tmp_path: Path) -> None:
     assert time.monotonic() - start < 1
 
 
-def test_too_many_files_are_refused(written: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_files_raise_data_error(written: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_hub.datasets.archive.MAX_ENTRIES", 5)
     with pytest.raises(DataError, match=r"photos\.zip contains 6 files, which are too many\. Unpack it"):
         load_dataset(written(packed(GOOD)))
 
 
 @pytest.mark.parametrize("length", [100, 1000, 20_000])
-def test_names_that_would_fill_the_memory_are_refused(length: int, written: Callable[[bytes], Path]) -> None:
+def test_names_that_would_fill_the_memory_raise_data_error(length: int, written: Callable[[bytes], Path]) -> None:
     """One sign beyond the others makes Python hold all of the name in four bytes each."""
     files = {f"{n}\U0001f408{'c' * length}/1.png": b"" for n in range(2**23 // length)}
     with pytest.raises(DataError, match=r"^photos\.zip has file names that are too long\. Shorten them"):
         load_dataset(written(packed(files, zipfile.ZIP_STORED)))
 
 
-def test_a_image_larger_than_it_may_be_is_named_and_never_unpacked(
+def test_an_image_over_the_size_limit_is_named_and_not_unpacked(
     written: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnet_hub.datasets.archive.MAX_IMAGE_BYTES", 10_000)
@@ -258,7 +256,7 @@ def test_a_image_larger_than_it_may_be_is_named_and_never_unpacked(
     report.check()
 
 
-def test_damaged_images_are_reported_and_the_rest_stays(written: Callable[[bytes], Path]) -> None:
+def test_damaged_images_are_reported_and_the_others_are_kept(written: Callable[[bytes], Path]) -> None:
     content = bytearray(packed(GOOD, zipfile.ZIP_STORED))
     content[content.find(GOOD["cat/1.png"]) + 60] ^= 255  # the check sum no longer holds
     splits = load_dataset(written(bytes(content)))
@@ -268,7 +266,7 @@ def test_damaged_images_are_reported_and_the_rest_stays(written: Callable[[bytes
     assert len(report.drop_unreadable(splits)["train"]) == 5
 
 
-def test_a_lie_about_the_size_unpacks_no_more_than_said(written: Callable[[bytes], Path]) -> None:
+def test_a_wrong_size_in_the_directory_limits_what_is_unpacked(written: Callable[[bytes], Path]) -> None:
     content = bytearray(packed(GOOD | {"cat/0000.png": bytes(2**24)}))
     offset = content.rfind(b"cat/0000.png") - 46
     content[offset + 24 : offset + 28] = struct.pack("<L", 1000)
@@ -277,7 +275,7 @@ def test_a_lie_about_the_size_unpacks_no_more_than_said(written: Callable[[bytes
         opened.read("cat/0000.png")
 
 
-def test_one_class_is_refused_by_the_report(written: Callable[[bytes], Path]) -> None:
+def test_the_report_of_a_single_class_raises_data_error(written: Callable[[bytes], Path]) -> None:
     report = create_report(
         load_dataset(written(packed({name: content for name, content in GOOD.items() if "cat" in name})))
     )
@@ -285,7 +283,7 @@ def test_one_class_is_refused_by_the_report(written: Callable[[bytes], Path]) ->
         report.check()
 
 
-def test_empty_classes_are_named(written: Callable[[bytes], Path]) -> None:
+def test_empty_class_folders_are_skipped_with_a_reason(written: Callable[[bytes], Path]) -> None:
     splits = load_dataset(written(packed(GOOD | {"bird/": b"", "fish/notes.txt": b"none yet", "fish/": b""})))
     assert splits.skipped["folder without images"] == ["bird", "fish"]
     assert splits["train"].labels == ("cat", "dog")
@@ -306,7 +304,7 @@ print(same, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
-def test_it_is_read_from_forked_processes(written: Callable[[bytes], Path]) -> None:
+def test_an_archive_is_read_from_forked_processes(written: Callable[[bytes], Path]) -> None:
     """As by the workers of a DataLoader, which inherit it open."""
     files = {f"{n}.bin": bytes([n]) * 2**17 for n in range(50)}  # too much to lie in a buffer
     path = written(packed(files, zipfile.ZIP_STORED))
@@ -314,7 +312,7 @@ def test_it_is_read_from_forked_processes(written: Callable[[bytes], Path]) -> N
     assert process.stdout == "True 0\n", process.stderr
 
 
-def test_it_is_read_from_many_threads(written: Callable[[bytes], Path]) -> None:
+def test_an_archive_is_read_from_many_threads(written: Callable[[bytes], Path]) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     opened = Archive(written(packed(GOOD)))
@@ -337,7 +335,7 @@ def outcome(path: Path) -> str:
 @cases(150)
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=8), st.integers(0, 5000))
 @example([], 0)
-def test_any_damage_gives_a_message(tmp_path: Path, changes: list[tuple[int, int]], cut: int) -> None:
+def test_any_damage_raises_data_error(tmp_path: Path, changes: list[tuple[int, int]], cut: int) -> None:
     content = bytearray(packed(GOOD))
     for offset, value in changes:
         content[-1 - offset % len(content)] = value
@@ -350,7 +348,7 @@ def test_any_damage_gives_a_message(tmp_path: Path, changes: list[tuple[int, int
 
 @cases(100)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30), max_size=5))
-def test_no_name_leads_anywhere_else(tmp_path: Path, names: list[str]) -> None:
+def test_no_name_refers_to_a_file_outside(tmp_path: Path, names: list[str]) -> None:
     path = tmp_path / "photos.zip"
     path.write_bytes(packed(GOOD | {f"{name}/1.png": image(9) for name in names}))
     assert outcome(path) in ("", "A class has no name. Give each class a name.")

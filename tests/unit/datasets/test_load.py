@@ -111,7 +111,7 @@ def test_every_source_gives_the_same_images_in_the_same_order(
 @pytest.mark.parametrize(
     ("train", "validation"), [("train", "val"), ("Training", "validation"), ("train", "valid"), ("TRAIN", "dev")]
 )
-def test_splits_by_any_of_their_names(train: str, validation: str, tmp_path: Path) -> None:
+def test_splits_have_several_accepted_names(train: str, validation: str, tmp_path: Path) -> None:
     files = {f"set/{s}/{name}": c for s in (train, validation, "test") for name, c in FILES.items()}
     for source in (unpacked(tmp_path / "folder", files), packed(tmp_path / "photos.zip", files)):
         splits = load_dataset(source)
@@ -166,14 +166,14 @@ def test_layouts(files: list[str], expected: dict[str, list[str]], outside: list
         assert splits.skipped.get("image outside the class folders", []) == outside
 
 
-def test_folders_of_one_name_become_one_class_and_say_so(tmp_path: Path) -> None:
+def test_folders_of_the_same_name_are_merged_and_reported(tmp_path: Path) -> None:
     files = {f"{batch}/{label}/1.png": image(9) for batch in ("one", "two") for label in ("cat", "dog")}
     splits = load_dataset(unpacked(tmp_path / "folder", files))
     assert splits["train"].labels == ("cat", "dog")
     assert splits.merged == {"cat": ["one/cat", "two/cat"], "dog": ["one/dog", "two/dog"]}
 
 
-def test_a_class_that_only_another_split_has_keeps_its_place(tmp_path: Path) -> None:
+def test_a_class_of_another_split_keeps_its_index(tmp_path: Path) -> None:
     files = ["train/b/1.png", "train/c/1.png", "test/a/1.png"]
     splits = load_dataset(unpacked(tmp_path / "folder", {name: image(1) for name in files}))
     assert splits["train"].labels == splits["test"].labels == ("a", "b", "c")
@@ -201,7 +201,7 @@ def test_links_to_files_are_followed_and_pipes_are_not(tmp_path: Path) -> None:
     assert len(load_dataset(folder)["train"]) == 10
 
 
-def test_a_class_may_be_a_link_to_a_folder(tmp_path: Path) -> None:
+def test_a_class_folder_can_be_a_link(tmp_path: Path) -> None:
     unpacked(tmp_path / "data", {"cat/1.png": image(1), "dog/2.png": image(2)})
     unpacked(tmp_path / "owls", {"3.png": image(3)})
     (tmp_path / "data" / "owl").symlink_to(tmp_path / "owls")
@@ -218,7 +218,7 @@ def test_natural_order() -> None:
 # -- parquet and the Hub -----------------------------------------------------------------------------------------------
 
 
-def test_columns_by_type_by_usual_name_and_as_named(tmp_path: Path) -> None:
+def test_columns_are_chosen_by_type_usual_name_or_argument(tmp_path: Path) -> None:
     import datasets
 
     folder = tmp_path / "odd"
@@ -252,7 +252,7 @@ def test_columns_by_type_by_usual_name_and_as_named(tmp_path: Path) -> None:
             load_dataset(folder, split=split)
 
 
-def test_names_that_a_dataset_does_not_have_are_refused(tmp_path: Path, hub: Hub, on_the_hub: Repo) -> None:
+def test_missing_columns_subsets_and_revisions_raise_data_error(tmp_path: Path, hub: Hub, on_the_hub: Repo) -> None:
     configs = [{"config_name": name, "data_files": "*.parquet"} for name in ("large", "small")]
     front = f"---\n{json.dumps({'configs': configs})}\n---\n"
     hub.edit("datasets/user/colours", "README.md", front)
@@ -273,7 +273,7 @@ def test_names_that_a_dataset_does_not_have_are_refused(tmp_path: Path, hub: Hub
         load_dataset(made, subset="small", revision="x")
 
 
-def test_a_commit_of_the_hub_is_read_again(
+def test_a_commit_on_the_hub_is_read_again(
     hub: Hub, on_the_hub: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnet_hub.hub_client.retry.TIMEOUT", 0.5)
@@ -296,7 +296,7 @@ def test_a_commit_of_the_hub_is_read_again(
         load_dataset("user/colours", revision=first.commit)
 
 
-def test_which_of_two_label_columns_is_asked_where_no_name_tells(tmp_path: Path) -> None:
+def test_ambiguous_label_columns_raise_data_error(tmp_path: Path) -> None:
     import datasets
 
     classes = datasets.ClassLabel(names=["x", "y"])
@@ -362,7 +362,7 @@ def test_a_table_reads_no_file_outside_itself(tmp_path: Path) -> None:
         ({"a": [], "b": []}, "no images yet"),
     ],
 )
-def test_what_cannot_be_loaded_gives_a_message(source: Any, reason: str, tmp_path: Path) -> None:
+def test_invalid_sources_raise_data_error(source: Any, reason: str, tmp_path: Path) -> None:
     if source == "/etc":
         source = unpacked(tmp_path, {"passwd": b"x"})
     with pytest.raises(DataError, match=reason) as caught:
@@ -370,7 +370,7 @@ def test_what_cannot_be_loaded_gives_a_message(source: Any, reason: str, tmp_pat
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 
 
-def test_a_name_on_the_hub_never_reaches_a_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_never_opens_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unpacked(tmp_path / "runs" / "theirs", FILES)
     monkeypatch.chdir(tmp_path)
     assert len(load_dataset("runs/theirs")["train"]) == 9
@@ -397,12 +397,12 @@ def card(files: object, folder: object = None) -> bytes:
     return f"---\n{json.dumps({'configs': [{k: v for k, v in config.items() if v is not None}]})}\n---\n".encode()
 
 
-def test_a_dataset_of_the_hub_and_its_size(hub: Hub, on_the_hub: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_dataset_and_its_size_limit(hub: Hub, on_the_hub: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_hub.hub_client.retry.TIMEOUT", 0.5)
     size = len(on_the_hub.files()["train-00000-of-00001.parquet"])
     with pytest.raises(TooLargeError, match="at most 0 GB are downloaded") as caught:
         load_dataset("user/colours", max_bytes=size - 1)
-    assert caught.value.size == "0.0 GB" and not any(asked.endswith(".parquet") for asked in hub.requests)
+    assert caught.value.size == "0.0 GB" and not any(url.endswith(".parquet") for url in hub.requests)
     hub.edit("datasets/user/colours", "README.md", card([{"split": "train", "path": ["*.parquet"]}]))
     assert content_of(load_dataset("user/colours", max_bytes=size, token=False)["train"]) == EXPECTED
     hub.fail("", 503)  # what was read once is there without the Hub
@@ -421,7 +421,9 @@ def test_a_dataset_of_the_hub_and_its_size(hub: Hub, on_the_hub: Repo, monkeypat
         "data:text/csv;base64,YSxi",
     ],
 )
-def test_a_card_that_names_files_elsewhere_is_refused(files: str, hub: Hub, on_the_hub: Repo, tmp_path: Path) -> None:
+def test_a_card_that_refers_to_files_outside_raises_data_error(
+    files: str, hub: Hub, on_the_hub: Repo, tmp_path: Path
+) -> None:
     zipped = f"zip://*.csv::{hub.url}/secret.zip"
     for patterns in (files, [zipped, files], [{"split": "train", "path": ["train-*", files]}]):
         for name, content in (("README.md", card(patterns)), (".huggingface.yaml", card(patterns)[4:-4])):
@@ -429,12 +431,12 @@ def test_a_card_that_names_files_elsewhere_is_refused(files: str, hub: Hub, on_t
             hub.requests.clear()
             with pytest.raises(DataError, match=r"refers to files outside itself \(.*never read; use another\.$"):
                 load_dataset("user/colours")
-            assert all("/api/datasets/" in asked or asked.endswith((".md", ".yaml")) for asked in hub.requests)
+            assert all("/api/datasets/" in url or url.endswith((".md", ".yaml")) for url in hub.requests)
             with pytest.raises(DataError, match="outside itself"):
                 load_dataset(unpacked(tmp_path / "here", {name: content, "train.parquet": b""}))
 
 
-def test_a_card_may_name_its_own_files_and_no_more(hub: Hub, on_the_hub: Repo, tmp_path: Path) -> None:
+def test_a_card_may_refer_to_files_of_its_dataset_only(hub: Hub, on_the_hub: Repo, tmp_path: Path) -> None:
     here = tmp_path / "here"
     for content, reason in (
         (card("train-*", "/etc"), "outside itself"),
@@ -452,7 +454,7 @@ def test_a_card_may_name_its_own_files_and_no_more(hub: Hub, on_the_hub: Repo, t
         load_dataset(unpacked(here, {"README.md": f"---\n{text}\n---\n".encode()}))
 
 
-def test_the_hub_says_why_there_is_no_dataset(hub: Hub, on_the_hub: Repo) -> None:
+def test_hub_errors_name_the_cause(hub: Hub, on_the_hub: Repo) -> None:
     with pytest.raises(DataError, match="no such branch"):
         load_dataset("user/colours", revision="old")
     on_the_hub.private = True
@@ -460,7 +462,7 @@ def test_the_hub_says_why_there_is_no_dataset(hub: Hub, on_the_hub: Repo) -> Non
         load_dataset("user/colours", token=False)
 
 
-def test_a_label_that_is_a_image_is_not_opened(tmp_path: Path) -> None:
+def test_a_label_column_of_images_is_not_opened(tmp_path: Path) -> None:
     import datasets
 
     (tmp_path / "set").mkdir()
@@ -472,7 +474,7 @@ def test_a_label_that_is_a_image_is_not_opened(tmp_path: Path) -> None:
         load_dataset(tmp_path / "set", image_column="image")
 
 
-def test_damaged_parquet_gives_a_message(tmp_path: Path) -> None:
+def test_damaged_parquet_raises_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Cannot read the dataset .*: .*\.$"):
         load_dataset(unpacked(tmp_path / "set", {"train.parquet": b"PAR1 and nothing more"}))
 
@@ -480,14 +482,14 @@ def test_damaged_parquet_gives_a_message(tmp_path: Path) -> None:
 # -- a set of images -------------------------------------------------------------------------------------------------
 
 
-def test_subsets_read_what_they_name() -> None:
+def test_a_subset_of_a_subset_selects_by_index() -> None:
     images = load_dataset({label: [FILES[f"{label}/{n}.png"] for n in (1, 2, 10)] for label in LABELS})["train"]
-    part = images.subset([8, 0, 4]).subset(np.array([2, 0]))
-    assert content_of(part) == [EXPECTED[4], EXPECTED[8]]
-    assert list(part.names) == [images.names[4], images.names[8]]
+    subset = images.subset([8, 0, 4]).subset(np.array([2, 0]))
+    assert content_of(subset) == [EXPECTED[4], EXPECTED[8]]
+    assert list(subset.names) == [images.names[4], images.names[8]]
 
 
-def test_decoding_keeps_the_order_and_names_what_is_damaged() -> None:
+def test_decoding_keeps_the_order_and_names_damaged_images() -> None:
     images = load_dataset({"a": [image(n) for n in range(30)], "b": [image(90)]})["train"]
     pixels = images.decode(lambda image: image, threads=4)
     assert pixels.shape == (31, 6, 8, 3) and pixels.dtype == np.uint8
@@ -497,7 +499,7 @@ def test_decoding_keeps_the_order_and_names_what_is_damaged() -> None:
         broken.decode(lambda image: image)
 
 
-def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_files_of_the_same_name_get_different_names(tmp_path: Path) -> None:
     folder = unpacked(tmp_path, {"x/image.png": image(1), "y/image.png": image(2)})
     images = load_dataset({"a": [folder / "x/image.png", folder / "y/image.png"], "b": [image(3)]})["train"]
     assert list(images.names) == ["a/image.png", "a/image.png (2)", "b/1"]
@@ -514,7 +516,7 @@ def grouped(draw: Callable[..., Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(grouped(), st.floats(0.01, 0.9), st.integers(0, 9))
-def test_a_split_is_stratified_whole_and_keeps_groups_together(
+def test_a_split_is_stratified_and_complete_and_keeps_groups_together(
     drawn: tuple[np.ndarray, np.ndarray], fraction: float, seed: int
 ) -> None:
     targets, groups = drawn
@@ -531,7 +533,7 @@ def test_a_split_is_stratified_whole_and_keeps_groups_together(
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.floats(0.01, 0.9), st.integers(0, 9))
-def test_without_groups_each_class_gives_its_share(labels: list[int], fraction: float, seed: int) -> None:
+def test_without_groups_the_fraction_of_each_class_is_held_out(labels: list[int], fraction: float, seed: int) -> None:
     targets = np.array(labels)
     _, held = split_indices(targets, fraction, seed)
     for label, count in zip(*np.unique(targets, return_counts=True), strict=True):
@@ -539,7 +541,7 @@ def test_without_groups_each_class_gives_its_share(labels: list[int], fraction: 
         assert (targets[held] == label).sum() == expected
 
 
-def test_the_seed_decides() -> None:
+def test_the_seed_determines_the_split() -> None:
     targets = np.repeat([0, 1], 50)
     assert not np.array_equal(split_indices(targets, 0.2, 0)[1], split_indices(targets, 0.2, 1)[1])
 
@@ -547,7 +549,7 @@ def test_the_seed_decides() -> None:
 # -- out and in again --------------------------------------------------------------------------------------------------
 
 
-def test_export_and_back(tmp_path: Path) -> None:
+def test_an_export_is_loaded_again(tmp_path: Path) -> None:
     splits = load_dataset(unpacked(tmp_path / "folder", SPLITS))
     back = load_dataset(export_dataset(splits, tmp_path / "new" / "out.zip"))
     assert list(back) == ["train", "validation"]
@@ -557,13 +559,13 @@ def test_export_and_back(tmp_path: Path) -> None:
     assert zipfile.ZipFile(tmp_path / "one.zip").namelist()[0] == "class 1/1.png"
 
 
-def test_the_same_images_export_to_the_same_file(tmp_path: Path) -> None:
+def test_equal_datasets_export_to_equal_files(tmp_path: Path) -> None:
     images = load_dataset(unpacked(tmp_path / "folder", FILES))
     one, two = export_dataset(images, tmp_path / "1.zip"), export_dataset(images, tmp_path / "2.zip")
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_an_export_can_replace_its_own_source(tmp_path: Path) -> None:
+def test_an_export_can_replace_its_source(tmp_path: Path) -> None:
     path = packed(tmp_path / "photos.zip", FILES)
     splits = load_dataset(path)
     export_dataset(splits["train"].subset([0, 3, 4]), path)
@@ -583,7 +585,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
         export_dataset(gone, tmp_path / "file" / "out.zip")
 
 
-def test_images_without_a_file_name_get_the_suffix_of_their_kind(tmp_path: Path) -> None:
+def test_images_without_a_file_name_get_the_suffix_of_their_format(tmp_path: Path) -> None:
     kinds = {
         "JPEG": ".jpg",
         "PNG": ".png",
@@ -626,7 +628,7 @@ LABELS_OF_ANY_KIND = st.text(st.characters(codec="utf-8"), min_size=1, max_size=
 
 @cases(30)
 @given(st.lists(LABELS_OF_ANY_KIND, min_size=1, max_size=5, unique=True))
-def test_any_label_comes_back(tmp_path: Path, labels: list[str]) -> None:
+def test_any_label_survives_an_export(tmp_path: Path, labels: list[str]) -> None:
     content = {label: [image(index)] for index, label in enumerate([*labels, *ODD])}
     images = load_dataset(content)["train"]
     back = load_dataset(export_dataset(images, tmp_path / "out.zip"))
@@ -646,7 +648,7 @@ def test_folders_that_only_look_encoded_keep_their_names(tmp_path: Path) -> None
     assert set(splits["train"].labels) == {"50%20off", "100%", "%zz", "a/b"}
 
 
-def test_class_folders_need_no_other_library_and_parquet_says_which(
+def test_class_folders_need_no_other_package_and_parquet_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)

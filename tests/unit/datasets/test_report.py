@@ -13,8 +13,7 @@ from PIL import Image, ImageEnhance
 from resnet_hub.cli import main
 from resnet_hub.datasets.dataset import ImageDataset, Splits
 from resnet_hub.datasets.duplicates import _NEIGHBOURS
-from resnet_hub.datasets.findings import FEW_IMAGES, find_problems
-from resnet_hub.datasets.inspect import create_report
+from resnet_hub.datasets.inspect import FEW_IMAGES, create_report, find_problems
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.report import ClassCount, DatasetReport, DuplicateGroup, ImageRef
 from resnet_hub.datasets.split import split_indices
@@ -115,7 +114,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_near_duplicates_are_found_and_nothing_else(change: Any) -> None:
+def test_only_near_duplicates_are_found(change: Any) -> None:
     copies = [change(scene(seed)) for seed in range(10)]
     report = create_report(
         splits_of(train=GOOD, validation={"dog": copies + photos(*range(200, 220)), "cat": photos(*range(300, 320))})
@@ -142,7 +141,7 @@ def test_copies_within_a_class_across_splits_and_across_labels() -> None:
     report.check()
 
 
-def test_thousands_of_equal_images_take_no_square_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparisons_of_equal_images_grow_linearly(monkeypatch: pytest.MonkeyPatch) -> None:
     blank = [stored(Image.new("RGB", (8, 8), (n // 256, n % 256 // 8, n % 8))) for n in range(1500)]
     compared = 0
     absolute = np.abs
@@ -158,7 +157,7 @@ def test_thousands_of_equal_images_take_no_square_of_the_time(monkeypatch: pytes
     assert sum(len(group.images) for group in report.duplicates) == 1500
 
 
-def test_one_group_of_many_images_takes_no_square_of_the_time() -> None:
+def test_time_for_one_large_group_grows_linearly() -> None:
     names = [str(n) for n in range(20_000)]
     refs = tuple(ImageRef("train", "ab"[n % 2], name) for n, name in enumerate(names))
     images = ImageDataset(("a", "b"), [b""] * len(names), np.arange(len(names)) % 2, names)
@@ -170,7 +169,7 @@ def test_one_group_of_many_images_takes_no_square_of_the_time() -> None:
     assert time.process_time() - start < 2
 
 
-def test_colour_tells_images_of_one_shape_apart() -> None:
+def test_images_of_one_shape_differ_by_colour() -> None:
     shape = Image.radial_gradient("L").resize((32, 32))
     red, blue = (
         stored(Image.merge("RGB", [shape if c == k else shape.point(lambda v: 40) for c in range(3)])) for k in (0, 2)
@@ -231,7 +230,7 @@ FATAL: dict[str, tuple[dict[str, list[bytes]], str]] = {
 
 
 @pytest.mark.parametrize(("classes", "expected"), FATAL.values(), ids=FATAL)
-def test_what_nothing_can_be_learnt_from_is_refused(classes: dict[str, list[bytes]], expected: str) -> None:
+def test_fatal_findings(classes: dict[str, list[bytes]], expected: str) -> None:
     report = create_report(splits_of(train=classes))
     with pytest.raises(DataError, match=expected) as caught:
         report.check()
@@ -243,7 +242,7 @@ def test_a_class_missing_from_a_split_is_named() -> None:
     assert message(report, "missing") == "The validation split has no images of dog."
 
 
-def test_what_was_left_out_on_loading_is_listed(tmp_path: Path) -> None:
+def test_skipped_files_are_listed(tmp_path: Path) -> None:
     for label, contents in GOOD.items():
         for batch in ("one", "two"):
             (tmp_path / batch / label).mkdir(parents=True)
@@ -295,11 +294,11 @@ def test_duplicates_stay_on_one_side_of_the_split() -> None:
         kept, held = split_indices(images.targets, 0.25, seed, groups)
         assert {index // 2 for index in kept.tolist()}.isdisjoint(index // 2 for index in held.tolist())
         assert np.bincount(images.targets[held]).tolist() == [4, 4]
-    part = images.subset(range(8, 24))
-    assert len(set(create_report(splits).group_duplicates(part).tolist())) == 8
+    subset = images.subset(range(8, 24))
+    assert len(set(create_report(splits).group_duplicates(subset).tolist())) == 8
 
 
-def test_a_class_that_looks_all_the_same_is_still_split_but_copies_are_not() -> None:
+def test_a_uniform_class_is_split_and_its_copies_stay_together() -> None:
     frames = [stored(scene(500), "JPEG", quality=quality) for quality in range(60, 70)]
     splits = splits_of(train={"cat": GOOD["cat"], "hand": frames + frames})
     images = splits["train"]
@@ -315,7 +314,7 @@ def test_a_second_report_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert create_report(splits) == first
 
 
-def test_a_report_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     inspected = []
     monkeypatch.setattr(
         "resnet_hub.datasets.inspect._inspect",
@@ -331,7 +330,7 @@ def test_a_report_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 5 <= len(inspected) < 100
 
 
-def test_the_terminal_reports_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_and_export_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "photos"
     for label, contents in GOOD.items():
         (folder / label).mkdir(parents=True)

@@ -109,7 +109,7 @@ def test_an_mpo_of_two_phone_images_gives_the_first():
     assert_same(load_image(data), quadrants(), tolerance=8)
 
 
-def test_a_motion_photo_with_a_film_behind_the_jpeg():
+def test_a_motion_photo_with_a_video_after_the_jpeg():
     film = np.random.default_rng(0).bytes(2**21)
     assert load_image(encoded(quadrants(), "JPEG") + film).size == (48, 32)
 
@@ -142,7 +142,7 @@ STORED = {  # EXIF orientation -> how an upright array is stored; "row 0 is the 
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "HEIF", "AVIF", "PIL"])
-def test_upright_whatever_the_orientation(orientation, format):
+def test_every_orientation_is_applied(orientation, format):
     _get_formats()
     expected = quadrants()
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](np.asarray(expected))))
@@ -160,7 +160,7 @@ def test_upright_whatever_the_orientation(orientation, format):
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0"])
-def test_damaged_metadata_is_no_reason_to_refuse(exif):
+def test_damaged_metadata_is_ignored(exif):
     assert_same(load_image(encoded(quadrants(), "PNG", exif=exif)), quadrants())
     assert load_image(encoded(quadrants(), "JPEG", exif=exif)).size == (48, 32)
 
@@ -172,7 +172,7 @@ def test_an_orientation_that_does_not_exist(orientation):
     assert_same(load_image(encoded(quadrants(), "PNG", exif=exif)), quadrants())
 
 
-def test_a_given_image_and_array_stay_as_they_are():
+def test_source_images_and_arrays_are_not_changed():
     stored = quadrants()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -195,7 +195,7 @@ def test_modes_that_pillow_converts(mode):
     assert_same(load_image(image), image.convert("RGB"))
 
 
-def test_transparency_lies_over_white():
+def test_transparency_is_blended_over_white():
     rgba = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
     rgba.putpixel((1, 0), (0, 0, 0, 128))
     expected = Image.new("RGB", (2, 1), "white")
@@ -254,7 +254,7 @@ def test_16_bits_are_scaled_not_clipped(mode):
         ([0.0, 0.0, 0.0], [0, 0, 0]),
     ],
 )
-def test_floats_without_a_scale(values, expected):
+def test_floats_of_unknown_scale(values, expected):
     image = load_image(Image.fromarray(np.array([values], np.float32)))
     assert np.asarray(image)[0, :, 0].tolist() == expected
 
@@ -297,7 +297,7 @@ def test_arrays_of_every_accepted_type_and_shape():
         (np.full((2, 2), -0.5), "floats are -0.5 to -0.5"),
     ],
 )
-def test_arrays_that_are_no_images(array, match):
+def test_invalid_arrays_raise_image_error(array, match):
     refused(array, match)
 
 
@@ -308,7 +308,7 @@ def test_arrays_that_are_no_images(array, match):
     "address",
     ["http://a.b/c.jpg", "HTTPS://a.b/c.jpg", " https://a.b", "ftp://a.b/c", "data:image/png;base64,AA", "file:///c"],
 )
-def test_addresses_are_never_fetched(address):
+def test_urls_are_never_downloaded(address):
     with pytest.raises(ImageError, match="not downloaded from URLs"):
         load_image(address)
 
@@ -341,18 +341,18 @@ def test_a_truncated_file(format, share):
         png(width=0),
     ],
 )
-def test_what_is_no_image_of_an_accepted_kind(data):
+def test_unsupported_formats_raise_image_error(data):
     refused(data, r"is damaged or its format is not supported\. Use JPEG, PNG")
 
 
-def test_a_file_of_another_kind_is_not_tried_whatever_its_suffix(tmp_path):
+def test_the_suffix_does_not_choose_a_decoder(tmp_path):
     path = tmp_path / "drawing.eps"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
     with pytest.raises(ImageError, match=r"^Cannot read drawing\.eps: the file is damaged or its format"):
         load_image(path)
 
 
-def test_wrong_check_sums():
+def test_wrong_checksums_raise_image_error():
     assert load_image(png()).size == (2, 2)
     for kind in (b"IHDR", b"IDAT"):
         data = bytearray(png())
@@ -363,18 +363,18 @@ def test_wrong_check_sums():
 
 
 @pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 1), (1, 2**31 - 1), (70_000, 1), (12_000, 10_001)])
-def test_bombs_are_refused_by_their_header(size):
+def test_decompression_bombs_raise_image_error_by_their_header(size):
     refused(png(*size), "too large")
     gif = bytearray(encoded(quadrants(), "GIF"))
     gif[6:10] = struct.pack("<HH", 65_535, 65_535)
     refused(bytes(gif), "too large")
 
 
-def test_a_header_that_promises_more_than_the_file_holds():
+def test_a_header_larger_than_its_file_raises_image_error():
     refused(png(10_000, 10_000), "damaged")  # of a size that Pillow warns about
 
 
-def test_limits_hold_for_pillow_images(monkeypatch):
+def test_limits_apply_to_pillow_images(monkeypatch):
     monkeypatch.setattr("resnet_hub.images.limits.MAX_PIXELS", 100)
     monkeypatch.setattr("resnet_hub.images.limits.MAX_SIDE", 20)
     refused(Image.new("RGB", (11, 10)), r"too large \(11 x 10 pixels\)")
@@ -383,7 +383,7 @@ def test_limits_hold_for_pillow_images(monkeypatch):
     refused(Image.new("RGB", (0, 10)), "no pixels")
 
 
-def test_too_many_bytes(monkeypatch, tmp_path):
+def test_files_over_the_size_limit_raise_image_error(monkeypatch, tmp_path):
     monkeypatch.setattr("resnet_hub.images.limits.MAX_IMAGE_BYTES", len(PNG) - 1)
     (tmp_path / "photo.jpg").write_bytes(PNG)
     for source in (PNG, io.BytesIO(PNG), tmp_path / "photo.jpg"):
@@ -403,11 +403,11 @@ ZEROS = zlib.compress(bytes(2**25))
         chunk(b"teXt") * 300_000,
     ],
 )
-def test_chunks_that_swell(extra):
+def test_chunks_that_expand_raise_image_error(extra):
     refused(png(extra=extra), "damaged")
 
 
-def test_a_small_file_keeps_no_decoder_busy_for_long():
+def test_small_files_decode_within_seconds():
     gif = encoded(quadrants().quantize(4), "GIF")
     blocks = gif.index(b"\x2c")
     refused(gif[:blocks] + b"\x21\xfe\x01a\0" * 1_000_000 + gif[blocks:], "damaged")
@@ -419,7 +419,7 @@ def test_a_small_file_keeps_no_decoder_busy_for_long():
     refused(jpeg[:-2] + scan * 600 + jpeg[-2:], "too large .*scans of 2000 x 2000 pixels")
 
 
-def test_tags_that_all_point_to_the_same_bytes():
+def test_tags_that_share_bytes():
     def tiff(tags, size):
         entries = b"".join(struct.pack("<HHII", 40_000 + tag, 1, size - 8, 0) for tag in range(tags))
         return (b"II*\0\x08\0\0\0" + struct.pack("<H", tags) + entries).ljust(size, b"\0")
@@ -435,7 +435,7 @@ def test_tags_that_all_point_to_the_same_bytes():
     tracemalloc.stop()
 
 
-def test_the_first_exif_segment_counts():
+def test_only_the_first_exif_segment_is_read():
     def segment(orientation):
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -446,7 +446,7 @@ def test_the_first_exif_segment_counts():
     assert load_image(jpeg[:2] + segment(6) + segment(1) + jpeg[2:]).size == (32, 48)
 
 
-def test_paths_that_are_no_files(tmp_path):
+def test_paths_that_are_not_regular_files_raise_image_error(tmp_path):
     refused(b"", "is empty")
     (tmp_path / "photo.jpg").touch()
     refused(tmp_path / "photo.jpg", "is empty")
@@ -487,7 +487,7 @@ def test_the_message_names_the_file(tmp_path):
     assert strange.startswith("Cannot read a??[31m?bb") and len(strange) < 400
 
 
-def test_heic_without_its_library(monkeypatch):
+def test_heic_without_pillow_heif(monkeypatch):
     _get_formats()
     data = encoded(quadrants(), "HEIF")
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
@@ -502,8 +502,8 @@ def test_heic_without_its_library(monkeypatch):
 
 @cases(150)
 @given(st.sampled_from([b"", JPEG[:3], PNG[:16], WEBP[:16], b"GIF89a", b"BM", b"II*\0"]), st.binary(max_size=300))
-def test_random_bytes_load_or_are_refused(start, rest):
-    loads_or_is_refused(start + rest)
+def test_random_bytes_load_or_raise_image_error(start, rest):
+    loads_or_raises(start + rest)
 
 
 @cases(300)
@@ -511,15 +511,15 @@ def test_random_bytes_load_or_are_refused(start, rest):
     st.sampled_from([JPEG, PNG, WEBP]),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)), min_size=1, max_size=6),
 )
-def test_mutations_load_or_are_refused(data, changes):
+def test_mutations_load_or_raise_image_error(data, changes):
     mutated = bytearray(data)
     for position, new in changes:
         start = int(position * len(mutated))
         mutated[start : start + len(new)] = new
-    loads_or_is_refused(bytes(mutated))
+    loads_or_raises(bytes(mutated))
 
 
-def loads_or_is_refused(data):
+def loads_or_raises(data):
     try:
         image = load_image(data)
     except ImageError:
@@ -531,7 +531,7 @@ def loads_or_is_refused(data):
 # Threads and global state
 
 
-def test_nothing_global_changes_and_no_warning_leaks():
+def test_global_state_stays_and_warnings_are_hidden():
     before = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters))
     corrupt = encoded(quadrants(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0" + bytes(30))
     with pytest.warns(UserWarning, match="EXIF"):  # Pillow itself does
@@ -614,7 +614,7 @@ def reference(config, library):
     ],
     ids=["imagenet", "cifar", "odd", "narrow", "grey"],
 )
-def test_equal_to_torchvision_to_the_bit(library, interpolation, changes):
+def test_the_exact_transform_equals_torchvision(library, interpolation, changes):
     settings = config(interpolation=interpolation, **changes)
     ours, theirs = eval_transform(settings), reference(settings, library)
     for seed, size in enumerate([(640, 480), (481, 641), (32, 32), (31, 33), (5, 7), (257, 256), (1, 1), (300, 20)]):
@@ -625,7 +625,7 @@ def test_equal_to_torchvision_to_the_bit(library, interpolation, changes):
         assert torch.equal(ours_now, theirs_now), f"{size} differs"
 
 
-def test_an_extreme_image_is_cut_before_it_is_resized(monkeypatch):
+def test_an_extreme_image_is_cropped_before_it_is_resized(monkeypatch):
     transform = eval_transform(config())
     for size in ((20_000, 1), (1, 20_000), (65_535, 1)):
         assert transform(Image.new("RGB", size, RED)).shape == (3, 224, 224)
@@ -640,7 +640,7 @@ def test_an_extreme_image_is_cut_before_it_is_resized(monkeypatch):
         monkeypatch.undo()
 
 
-def test_only_grey_and_rgb():
+def test_other_numbers_of_channels_raise_config_error():
     with pytest.raises(ConfigError, match="4 channels"):
         eval_transform(config(in_channels=4, mean=(0.5,) * 4, std=(0.5,) * 4))
 
@@ -654,13 +654,13 @@ def test_crop_box():
 
 @cases(200)
 @given(st.integers(1, 65_535), st.integers(1, 65_535), st.integers(1, 2048), st.floats(0.1, 1))
-def test_the_crop_box_lies_in_the_image(width, height, image_size, crop_pct):
+def test_the_crop_box_is_inside_the_image(width, height, image_size, crop_pct):
     left, top, right, bottom = crop_box(config(image_size=image_size, crop_pct=crop_pct), (width, height))
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
 
 
-def test_the_crop_box_is_what_the_transform_shows():
+def test_the_crop_box_is_the_region_of_the_transform():
     settings = config(image_size=64, mean=(0.0,) * 3, std=(1.0,) * 3)
     for size in ((300, 200), (200, 300), (97, 503)):
         left, top, right, bottom = (round(edge) for edge in crop_box(settings, size))
@@ -686,7 +686,7 @@ def test_the_crop_box_is_what_the_transform_shows():
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
-def test_a_jpeg_comes_smaller_but_not_below_what_is_needed(size, near, expected, options):
+def test_a_jpeg_is_reduced_but_not_below_near(size, near, expected, options):
     data = encoded(quadrants(*size), "JPEG", quality=95, **options)
     image = load_image(data, near=near)
     assert image.mode == "RGB" and image.size == expected
@@ -695,20 +695,20 @@ def test_a_jpeg_comes_smaller_but_not_below_what_is_needed(size, near, expected,
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_a_smaller_jpeg_of_other_colours(mode):
+def test_a_reduced_jpeg_in_other_modes(mode):
     data = encoded(quadrants(800, 800).convert(mode), "JPEG", quality=95)
     assert_same(load_image(data, near=100), load_image(data).resize((100, 100), Image.Resampling.BOX), tolerance=90)
     assert load_image(data, near=100).getpixel((10, 10)) == load_image(data).getpixel((80, 80))
 
 
-def test_a_smaller_jpeg_is_turned_upright():
+def test_a_reduced_jpeg_is_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(quadrants(800, 400).transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95, exif=exif)
     assert_same(load_image(data, near=100), quadrants(200, 100), tolerance=90)
 
 
-def test_other_formats_come_smaller_only_where_they_are_very_large():
+def test_other_formats_are_reduced_only_if_very_large():
     assert load_image(encoded(quadrants(800, 400), "PNG"), near=10).size == (800, 400)
     assert load_image(Image.new("RGB", (6000, 3000), "red"), near=700).size == (1500, 750)
     assert load_image(Image.new("RGB", (20_000, 1000), "red"), near=700).size == (20_000, 1000)
@@ -716,7 +716,7 @@ def test_other_formats_come_smaller_only_where_they_are_very_large():
 
 @pytest.mark.parametrize("size", [(1200, 900), (900, 1200), (300, 2000), (512, 512)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_the_hurried_transform_is_within_a_level(size, interpolation):
+def test_the_fast_transform_differs_by_one_level_at_most(size, interpolation):
     config = ResNetConfig(image_size=112, interpolation=interpolation, std=(1, 1, 1), mean=(0, 0, 0))
     image = Image.effect_noise((size[0] // 10, size[1] // 10), 80).convert("RGB").resize(size, Image.Resampling.BICUBIC)
     gap = (eval_transform(config, exact=False)(image) - eval_transform(config)(image)).abs() * 255

@@ -1,0 +1,42 @@
+"""`resnet-hub export` and `resnet-hub quantize`: ONNX files of a checkpoint folder, in float32 and int8."""
+
+from resnet_hub.cli import options, output
+
+
+def add_parsers(commands: options.Commands) -> None:
+    export = options.add_command(commands, "export", run_export, "write the ONNX files of a checkpoint folder")
+    options.add_folder(export)
+    quantize = options.add_command(commands, "quantize", run_quantize, "calibrate a model for int8")
+    options.add_folder(quantize)
+    quantize.add_argument("--calibrate", required=True, metavar="DATA", help=options.DATA_HELP)
+    quantize.add_argument("--split", help=options.SPLIT_HELP)
+    options.add_dataset_options(quantize, "--data-revision")
+    quantize.add_argument("--force", action="store_true", help="save the calibration even if int8 loses more")
+
+
+def run_export(arguments: options.Arguments) -> int:
+    """Write onnx/model.onnx into a checkpoint folder and compare its outputs with those of PyTorch.
+
+    Writes onnx/model_quantized.onnx too, if `resnet-hub quantize` has calibrated the model.
+    """
+    from resnet_hub.inference.onnx_export import export_onnx
+
+    for path in export_onnx(arguments.folder):
+        print(f"{output.escape(path)}  {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def run_quantize(arguments: options.Arguments) -> int:
+    """Calibrate a model for int8 on images and compare its accuracy with float32.
+
+    The calibration is saved in the checkpoint folder unless int8 loses more than half a percentage point.
+    """
+    from resnet_hub.inference.onnx_export import QUANTIZED_FILE
+    from resnet_hub.inference.quantize import quantize
+
+    settings = {"split": arguments.split, "names": options.get_dataset_options(arguments), "force": arguments.force}
+    with output.image_progress() as progress:
+        record = quantize(arguments.folder, arguments.calibrate, progress=progress, **settings)
+    accuracies = f"{record.accuracy:.2%} in float32, {record.accuracy_int8:.2%} in int8, on the {record.data}"
+    output.print_table([("accuracy", accuracies), ("saved", arguments.folder / QUANTIZED_FILE)])
+    return 0

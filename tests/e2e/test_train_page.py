@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from helpers.data import NAMED, picture, save_base, write_zip
+from helpers.data import NAMED, encode_image, save_base, write_zip
 from helpers.hub_server import WRITER, Hub, Repo
 from helpers.page import serving
 from helpers.zero_server import STUBS, Devices
@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     save_base(folder / "shelf" / "tiny")
     write_zip(folder / "colours.zip")
-    (folder / "red.png").write_bytes(picture(0, 99))
+    (folder / "red.png").write_bytes(encode_image(0, 99))
     return folder
 
 
@@ -269,7 +269,7 @@ def test_photos_class_by_class(browser: Browser, address: str, tmp_path: Path) -
     for channel, paths in enumerate(photos):
         for number in range(4):
             paths.append(tmp_path / f"{channel}-{number}.png")
-            paths[-1].write_bytes(picture(channel, number))
+            paths[-1].write_bytes(encode_image(channel, number))
     page = visit(browser, address, locale="zh-CN")
     text = MESSAGES["zh"]
     page.get_by_role("tab", name=text["train_tab"]).click()

@@ -16,7 +16,7 @@ from resnet_hub.config import ResNetConfig
 from resnet_hub.model import ResNet
 
 
-def picture(channel: int, number: int) -> bytes:
+def encode_image(channel: int, number: int) -> bytes:
     """A PNG of 24 x 24 pixels of noise with one bright channel: 0 is red, 1 green, 2 blue."""
     noise = np.random.default_rng([channel, number]).integers(0, 100, (24, 24, 3), np.uint8)
     noise[..., channel] += 100
@@ -30,7 +30,7 @@ def write_zip(path: Path, labels: tuple[str, ...] = ("red", "green", "blue"), co
     with zipfile.ZipFile(path, "w") as out:
         for channel, label in enumerate(labels):
             for number in range(count):
-                out.writestr(f"{label}/{number}.png", picture(channel, number))
+                out.writestr(f"{label}/{number}.png", encode_image(channel, number))
     return path
 
 
@@ -44,7 +44,8 @@ def write_tables(folder: Path, count: int = 12) -> dict[str, bytes]:
     )
     folder.mkdir(exist_ok=True)
     for subset, colours in {"two": (0, 1), "three": (0, 1, 2)}.items():
-        images = [(colour, {"bytes": picture(colour, n), "path": None}) for colour in colours for n in range(count)]
+        numbers = [(colour, n) for colour in colours for n in range(count)]
+        images = [(colour, {"bytes": encode_image(colour, n), "path": None}) for colour, n in numbers]
         rows = {
             "photo": [image for _, image in images],
             "mask": [{"bytes": b"not an image", "path": None}] * len(images),

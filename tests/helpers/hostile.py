@@ -28,7 +28,7 @@ class Case(NamedTuple):
     expected: str  # "" where it is accepted, else words of the one sentence
 
 
-# -- pictures ----------------------------------------------------------------------------------------------------------
+# -- images ------------------------------------------------------------------------------------------------------------
 
 
 def encoded(image: Image.Image, format: str, **options) -> bytes:
@@ -204,7 +204,7 @@ def icon() -> bytes:
     return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(content), 22) + content
 
 
-def pictures_in_one(count: int) -> bytes:
+def images_in_one(count: int) -> bytes:
     """What phones with two lenses write: a JPEG with others behind it, which its first names."""
     return encoded(noise(16, 16), "MPO", save_all=True, append_images=[noise(16, 16)] * (count - 1))
 
@@ -231,7 +231,7 @@ def jpeg_in_scans(side: int, mode: str = "RGB", **options) -> bytes:
 
 
 def by_channel(side: int) -> bytes:
-    """A baseline JPEG of side x side pixels with a scan for each channel, where a picture has one for all."""
+    """A baseline JPEG of side x side pixels with a scan for each channel, instead of one scan for all."""
     content = bytearray(jpeg_in_scans(side, quality=50, subsampling=0))
     start = content.index(b"\xff\xda")
     data = bytes(content[start + 14 : -2])
@@ -244,7 +244,7 @@ SIDE = 10_900  # squared nearly the 120 million pixels that are opened
 
 IMAGES: dict[str, Case] = {
     "empty": Case(lambda: b"", "is empty"),
-    "text": Case(lambda: b"No picture at all.", "damaged or its format"),
+    "text": Case(lambda: b"Not an image.", "damaged or its format"),
     "HTML": Case(lambda: b"<html><script>alert(1)</script></html>", "not supported"),
     "SVG": Case(
         lambda: b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
@@ -327,7 +327,7 @@ IMAGES: dict[str, Case] = {
     ),
     "TIFF whose directory is the file": Case(lambda: b"II*\0\4\0\0\0" + bytes(100), "damaged"),
     "JPEG of four inks": Case(lambda: encoded(noise().convert("CMYK"), "JPEG"), ""),
-    "JPEG of 300 pictures": Case(lambda: pictures_in_one(300), ""),
+    "JPEG of 300 images": Case(lambda: images_in_one(300), ""),
     "JPEG without a table": Case(lambda: patched(jpeg(), b"\xff\xc4", b"\xff\xef"), ""),
     "JPEG with a second, larger frame": Case(
         lambda: patched(jpeg(), b"\xff\xda", jpeg_of_size(60_000, 60_000)[jpeg().index(b"\xff\xc0") :]), "too large"
@@ -510,8 +510,8 @@ ZIPS: dict[str, Case] = {
     "label of a formula": Case(lambda: with_file("=cmd|' /C calc'!A0/1.png"), ""),
     "label of control characters": Case(lambda: with_file("a\x1b[31m\r\nb/1.png"), ""),
     "scripts": Case(lambda: with_file("cat/run.sh", b"rm -rf /"), ""),
-    "text called .png": Case(lambda: with_file("cat/text.png", b"No picture at all."), ""),
-    "picture of 60000 x 60000": Case(lambda: with_file("cat/large.png", png(60_000, 60_000, data=b"")), ""),
+    "text called .png": Case(lambda: with_file("cat/text.png", b"Not an image."), ""),
+    "image of 60000 x 60000": Case(lambda: with_file("cat/large.png", png(60_000, 60_000, data=b"")), ""),
     "bomb of ratio": Case(lambda: claims(400 * 2**20), "ZIP bomb"),
     "bomb in one file": Case(lambda: claims(2**32 - 2), "ZIP bomb"),
     "a lie about sizes": Case(lambda: claims(1000), "can be read"),
@@ -533,10 +533,10 @@ ZIPS: dict[str, Case] = {
         ),
         "can be read",
     ),
-    "a picture before it": Case(lambda: jpeg() + zipped(good()), ""),
+    "an image before it": Case(lambda: jpeg() + zipped(good()), ""),
     "a second end": Case(lambda: zipped(good()) + zipped({}), "contains no images"),
     "files of other systems": Case(lambda: with_file("__MACOSX/cat/._1.png", b"x"), ""),
-    "one picture in 150,000 entries": Case(lambda: entries(150_000), "can be read"),
+    "one image in 150,000 entries": Case(lambda: entries(150_000), "can be read"),
 }
 
 
@@ -609,7 +609,7 @@ def network(**changes: object) -> dict[str, object]:
 
 
 def large_maps(*, width: int, side: int) -> dict[str, object]:
-    """A small network on a large picture."""
+    """A small network on a large image."""
     return network(depths=[1], width=width) | {"pretrained_cfg": {"input_size": [3, side, side]}}
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import httpx2
 import pytest
 from helpers import ROOT
-from helpers.data import picture, save_base, write_zip
+from helpers.data import encode_image, save_base, write_zip
 
 from resnet_hub.demo import budgets, guard, visitor
 from resnet_hub.demo.budgets import Budget
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guard")
     save_base(folder / "shelf" / "tiny")
     write_zip(folder / "colours.zip")
-    (folder / "red.png").write_bytes(picture(0, 99))
+    (folder / "red.png").write_bytes(encode_image(0, 99))
     (folder / "secret.txt").write_text("the password of the machine")
     return folder
 

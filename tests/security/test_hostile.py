@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 from helpers import ROOT, hostile
-from helpers.data import picture, save_base
+from helpers.data import encode_image, save_base
 from helpers.hub_server import Hub, Repo
 from helpers.page import Caller, serving
 
@@ -57,7 +57,7 @@ def test_the_page_says_the_same_to_whoever_sends_them(hub: Hub, tmp_path: Path) 
     """Every eighth of them; all with RESNET_HUB_HOSTILE=all."""
     (tmp_path / "temporary").mkdir()
     save_base(tmp_path / "shelf" / "tiny")
-    (tmp_path / "red.png").write_bytes(picture(0, 99))
+    (tmp_path / "red.png").write_bytes(encode_image(0, 99))
     settings = {"TMPDIR": str(tmp_path / "temporary"), "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     with serving(tmp_path, **settings) as address:
         port = str(urlsplit(address).port)

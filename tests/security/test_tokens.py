@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers.data import picture, save_base, wait, write_zip
+from helpers.data import encode_image, save_base, wait, write_zip
 from helpers.hub_server import Hub, Job, Repo
 from helpers.page import Caller, serving
 from itsdangerous import TimestampSigner
@@ -137,7 +137,7 @@ def folder(tmp_path: Path, hub: Hub) -> Path:
     """A shelf, data, and homes for all that the app may write; a private model of either user on the Hub."""
     save_base(tmp_path / "shelf" / "tiny")
     write_zip(tmp_path / "colours.zip")
-    (tmp_path / "red.png").write_bytes(picture(0, 99))
+    (tmp_path / "red.png").write_bytes(encode_image(0, 99))
     hub.tokens |= {MINE: ("user", True), OWNERS: ("owner", True)}
     files = {path.name: path.read_bytes() for path in (tmp_path / "shelf" / "tiny").iterdir()}
     for name in ("user/base", "owner/secret"):

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from helpers import ROOT
-from helpers.data import NAMED, picture, save_base, wait, write_tables, write_zip
+from helpers.data import NAMED, encode_image, save_base, wait, write_tables, write_zip
 from helpers.hub_server import Hub, Repo
 from helpers.page import at_work, made, started
 
@@ -84,7 +84,7 @@ def test_files_by_class_are_kept_as_a_data_set(runs: RunStore, tmp_path: Path) -
     for channel, label in enumerate(files):
         for number in range(3):
             path = tmp_path / f"{channel}-{number}.png"
-            path.write_bytes(picture(channel, number))
+            path.write_bytes(encode_image(channel, number))
             files[label].append(path)
     run = runs.create()
     report = run.import_photos(files)
@@ -101,7 +101,7 @@ def test_photos_by_class_are_trained_on_as_their_report_says(
     for channel, (label, photos) in enumerate(files.items()):
         for number in (10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0):
             photos.append(tmp_path / f"{label}-{number}.png")
-            Path(photos[-1]).write_bytes(picture(channel, number))
+            Path(photos[-1]).write_bytes(encode_image(channel, number))
     Path(files["red"][3]).write_bytes(b"no picture")
     for copy in (7, 8, 9):
         Path(files["green"][copy]).write_bytes(Path(files["green"][1]).read_bytes())

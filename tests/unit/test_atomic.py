@@ -61,7 +61,7 @@ def test_kept_entries_of_the_old_folder_are_moved(call: str, tmp_path: Path, mon
     match call:
         case "absent":  # not Linux
             monkeypatch.setattr(sys, "platform", "other")
-        case "unsupported":  # a disk without it: the flags are refused
+        case "unsupported":  # a file system that does not support the flags
             monkeypatch.setattr("resnet_hub.atomic.RENAME_EXCHANGE", 1 << 20)
         case "links unsupported":
             monkeypatch.setattr(os, "link", refuse)
@@ -72,7 +72,7 @@ def test_kept_entries_of_the_old_folder_are_moved(call: str, tmp_path: Path, mon
     (folder / ".git" / "objects").mkdir(parents=True)
     (folder / ".git" / "objects" / "a").write_bytes(b"blob")
     (folder / "link").symlink_to("nowhere")
-    with (folder / "log").open("w") as log:  # a writer that holds it open
+    with (folder / "log").open("w") as log:  # a writer that keeps the file open
         replace(folder, "new")
         log.write("on")
     assert (folder / "model").read_text() == "new"
@@ -157,7 +157,7 @@ def test_a_kill_leaves_the_old_or_the_new_content(tmp_path: Path) -> None:
     for kill in range(10):
         process = subprocess.Popen([sys.executable, "-c", WRITER, folder, file], stdout=subprocess.PIPE)
         assert process.stdout is not None
-        process.stdout.readline()  # it is at work
+        process.stdout.readline()  # it has started
         time.sleep(0.0037 * kill)
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -1,4 +1,4 @@
-"""The commands as a shell and its scripts meet them: lines, exit codes, and no traceback."""
+"""The commands, run as from a shell: printed lines, exit codes, and no traceback."""
 
 import fcntl
 import json
@@ -44,10 +44,10 @@ def images(tmp_path: Path) -> Path:
 
 
 def run(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, list[str], list[str]]:
-    """Exit code, and the lines of both outputs."""
+    """Run a command; return its exit code and the lines of stdout and stderr."""
     try:
         code: Any = cli.main([str(argument) for argument in arguments])
-    except SystemExit as stopped:  # argparse's way
+    except SystemExit as stopped:  # raised by argparse
         code = stopped.code
     captured = capfd.readouterr()
     return code, captured.out.splitlines(), captured.err.splitlines()
@@ -122,9 +122,9 @@ def test_any_file_name_and_label_are_printed_in_any_encoding(
 
 def test_results_are_streamed_and_ctrl_c_exits_without_a_traceback(model: Path, images: Path) -> None:
     command = [*COMMAND, "predict", *[str(images)] * 5000, "--model", str(model)]
-    # A shell's background job ignores Ctrl-C, and so would what the tests start in it.
-    heeding: Any = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **heeding) as process:
+    # If the tests run as a background job of a shell, their processes would ignore Ctrl-C.
+    with_sigint: Any = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **with_sigint) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline().startswith(bytes(images / "a.png"))
@@ -260,7 +260,7 @@ def test_data_report_and_export(capfd: pytest.CaptureFixture[str], colours: Path
     assert (code, errors) == (1, []) and any("red/16.png" in line for line in lines)
     code, lines, errors = run(capfd, "data", "report", colours, "--json")
     classes = json.loads("\n".join(lines))["classes"]
-    assert (code, errors) == (1, []) and sum(row["images"] for row in classes) == 32  # what can be read
+    assert (code, errors) == (1, []) and sum(row["images"] for row in classes) == 32  # without the unreadable one
     code, lines, errors = run(capfd, "data", "export", colours, tmp_path / "packed.zip")
     assert (code, lines, errors) == (0, [str(tmp_path / "packed.zip")], [])
     code, lines, errors = run(capfd, "data", "export", tmp_path / "packed.zip", tmp_path / "again.zip", "--json")
@@ -424,7 +424,7 @@ def test_convert_never_executes_a_pickle(capfd: pytest.CaptureFixture[str], tmp_
     assert list(tmp_path.iterdir()) == [file]
 
 
-# What goes wrong
+# Errors
 
 
 @pytest.mark.parametrize(

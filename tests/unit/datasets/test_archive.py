@@ -1,4 +1,4 @@
-"""Untrusted ZIP files: images are read within limits or refused with a message, and nothing is extracted."""
+"""Untrusted ZIP files: images are read within limits or errors name the cause, and nothing is extracted."""
 
 import io
 import os
@@ -42,7 +42,7 @@ def packed(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes
 
 
 def packed_as(info: zipfile.ZipInfo, content: bytes = b"") -> bytes:
-    """The good files and one more, described by hand."""
+    """The good files and one more with a hand-written header."""
     file = io.BytesIO(packed(GOOD))
     with zipfile.ZipFile(file, "a") as out:
         out.writestr(info, content or image(9))
@@ -239,7 +239,7 @@ def test_too_many_files_raise_data_error(written: Callable[[bytes], Path], monke
 
 @pytest.mark.parametrize("length", [100, 1000, 20_000])
 def test_names_that_would_fill_the_memory_raise_data_error(length: int, written: Callable[[bytes], Path]) -> None:
-    """One sign beyond the others makes Python hold all of the name in four bytes each."""
+    """One emoji makes Python store each character of the name in four bytes."""
     files = {f"{n}\U0001f408{'c' * length}/1.png": b"" for n in range(2**23 // length)}
     with pytest.raises(DataError, match=r"^photos\.zip has file names that are too long\. Shorten them"):
         load_dataset(written(packed(files, zipfile.ZIP_STORED)))
@@ -258,7 +258,7 @@ def test_an_image_over_the_size_limit_is_named_and_not_unpacked(
 
 def test_damaged_images_are_reported_and_the_others_are_kept(written: Callable[[bytes], Path]) -> None:
     content = bytearray(packed(GOOD, zipfile.ZIP_STORED))
-    content[content.find(GOOD["cat/1.png"]) + 60] ^= 255  # the check sum no longer holds
+    content[content.find(GOOD["cat/1.png"]) + 60] ^= 255  # the checksum is wrong now
     splits = load_dataset(written(bytes(content)))
     report = create_report(splits)
     assert [bad.name for bad in report.unreadable] == ["cat/1.png"]
@@ -305,8 +305,8 @@ print(same, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
 def test_an_archive_is_read_from_forked_processes(written: Callable[[bytes], Path]) -> None:
-    """As by the workers of a DataLoader, which inherit it open."""
-    files = {f"{n}.bin": bytes([n]) * 2**17 for n in range(50)}  # too much to lie in a buffer
+    """The workers of a DataLoader inherit the open file in this way."""
+    files = {f"{n}.bin": bytes([n]) * 2**17 for n in range(50)}  # too much for a buffer
     path = written(packed(files, zipfile.ZIP_STORED))
     process = subprocess.run([sys.executable, "-c", FORKED, path], capture_output=True, text=True, timeout=60)
     assert process.stdout == "True 0\n", process.stderr
@@ -322,7 +322,7 @@ def test_an_archive_is_read_from_many_threads(written: Callable[[bytes], Path]) 
 
 
 def outcome(path: Path) -> str:
-    """What a user reads: nothing, if it can be trained on."""
+    """The error message for a user, or an empty string if the dataset can be used for training."""
     try:
         report = create_report(load_dataset(path))
         assert report.to_text()

@@ -1,4 +1,4 @@
-"""The rules of class folders, on paths alone: the examples of the module, and what they have in common."""
+"""The rules of class folders, applied to paths: the examples of the module, and properties of any paths."""
 
 from pathlib import PurePosixPath
 

@@ -1,4 +1,4 @@
-"""The same images from every source, in an order that no file system decides; splits; out and in again."""
+"""The same images from every source in the same order; columns and subsets; splits; exports that are loaded again."""
 
 import io
 import json
@@ -60,7 +60,7 @@ EXPECTED = [(name.split("/")[0], content) for name, content in FILES.items()]
 
 
 def parquet(folder: Path, splits: Mapping[str, Mapping[str, bytes]], **columns: Any) -> Path:
-    """A folder as the Hub has it, with labels by name."""
+    """A parquet folder as on the Hub, with named labels."""
     import datasets
 
     folder.mkdir()
@@ -127,7 +127,7 @@ def test_splits_of_a_parquet_folder(tmp_path: Path) -> None:
 
 
 LAYOUTS: dict[str, tuple[list[str], dict[str, list[str]], list[str]]] = {
-    # files -> labels by split, and what is outside the class folders
+    # files -> labels by split, and the images outside the class folders
     "plain": (["cat/1.png", "dog/1.png"], {"train": ["cat", "dog"]}, []),
     "one class": (["cat/1.png", "cat/2.png"], {"train": ["cat", "cat"]}, []),
     "wrapped class": (["a/b/cat/1.png"], {"train": ["cat"]}, []),
@@ -286,7 +286,7 @@ def test_a_commit_on_the_hub_is_read_again(
     again = load_dataset("user/colours", revision=first.commit)
     assert again.commit == first.commit and content_of(again["train"]) == EXPECTED
     latest = load_dataset("user/colours")
-    hub.fail("", 503)  # then a copy serves, and never that of another commit
+    hub.fail("", 503)  # then the cached copy is read, but not one of another commit
     assert (
         load_dataset("user/colours", revision=latest.commit).commit
         == load_dataset("user/colours").commit
@@ -352,7 +352,7 @@ def test_a_table_reads_no_file_outside_itself(tmp_path: Path) -> None:
     ("source", "reason"),
     [
         ("no-such-folder", "no folder or file 'no-such-folder'"),
-        ("imagefolder", "no folder or file 'imagefolder'"),  # what `datasets` reads the current folder as
+        ("imagefolder", "no folder or file 'imagefolder'"),  # `datasets` would read the current folder
         ("../up/there", "no folder or file"),
         ("/etc", "contains no images"),
         (HUB_PREFIX + "../..", "no folder or file"),
@@ -385,7 +385,7 @@ def on_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Rep
     from huggingface_hub import HfFileSystem
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    HfFileSystem.clear_instance_cache()  # it remembers what lies on a Hub
+    HfFileSystem.clear_instance_cache()  # it caches the file list of a Hub
     folder = parquet(tmp_path / "made", {"train": FILES})
     repo = hub.repos["datasets/user/colours"] = Repo()
     repo.commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "Pictures")
@@ -405,7 +405,7 @@ def test_a_hub_dataset_and_its_size_limit(hub: Hub, on_the_hub: Repo, monkeypatc
     assert caught.value.size == "0.0 GB" and not any(url.endswith(".parquet") for url in hub.requests)
     hub.edit("datasets/user/colours", "README.md", card([{"split": "train", "path": ["*.parquet"]}]))
     assert content_of(load_dataset("user/colours", max_bytes=size, token=False)["train"]) == EXPECTED
-    hub.fail("", 503)  # what was read once is there without the Hub
+    hub.fail("", 503)  # a cached dataset opens without the Hub
     assert content_of(load_dataset(HUB_PREFIX + "user/colours")["train"]) == EXPECTED
 
 
@@ -450,7 +450,7 @@ def test_a_card_may_refer_to_files_of_its_dataset_only(hub: Hub, on_the_hub: Rep
                 load_dataset(source)
     features = [{"name": "label", "dtype": {"class_label": {"names": {"0": "/a:b/.."}}}}]
     text = json.dumps({"configs": [{"config_name": "default", "data_files": "x/*", "features": features}]})
-    with pytest.raises(DataError, match="Cannot read the dataset"):  # it has no such files
+    with pytest.raises(DataError, match="Cannot read the dataset"):  # its card refers to files that do not exist
         load_dataset(unpacked(here, {"README.md": f"---\n{text}\n---\n".encode()}))
 
 
@@ -479,7 +479,7 @@ def test_damaged_parquet_raises_data_error(tmp_path: Path) -> None:
         load_dataset(unpacked(tmp_path / "set", {"train.parquet": b"PAR1 and nothing more"}))
 
 
-# -- a set of images -------------------------------------------------------------------------------------------------
+# -- ImageDataset ------------------------------------------------------------------------------------------------------
 
 
 def test_a_subset_of_a_subset_selects_by_index() -> None:
@@ -510,7 +510,7 @@ def test_files_of_the_same_name_get_different_names(tmp_path: Path) -> None:
 
 @st.composite
 def grouped(draw: Callable[..., Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Targets, and groups that keep to one label each."""
+    """Targets, and groups whose images have one label each."""
     targets = np.array(draw(st.lists(st.integers(0, 3), min_size=1, max_size=60)))
     return targets, np.array([10 * target + draw(st.integers(0, 6)) for target in targets])
 
@@ -546,7 +546,7 @@ def test_the_seed_determines_the_split() -> None:
     assert not np.array_equal(split_indices(targets, 0.2, 0)[1], split_indices(targets, 0.2, 1)[1])
 
 
-# -- out and in again --------------------------------------------------------------------------------------------------
+# -- exports -----------------------------------------------------------------------------------------------------------
 
 
 def test_an_export_is_loaded_again(tmp_path: Path) -> None:
@@ -620,7 +620,7 @@ ODD = [
 ]
 
 
-# A name of nothing but NUL is refused, see `datasets.export`.
+# `export_dataset` raises `DataError` for a name of NUL characters only.
 LABELS_OF_ANY_KIND = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(
     lambda label: label.strip("\0")
 )

@@ -37,7 +37,7 @@ def photos(*seeds: int) -> list[bytes]:
 
 
 def splits_of(**splits: dict[str, list[bytes]]) -> Splits:
-    """Splits with the labels of them all."""
+    """Splits that share the labels of all of them."""
     labels = tuple(sorted({label for classes in splits.values() for label in classes}))
     return Splits({split: _make_dataset(split, labels, classes) for split, classes in splits.items()})
 

@@ -75,7 +75,7 @@ def refused(source, match, name="photo.jpg"):
     assert not seen
 
 
-# What is accepted
+# Sources and formats
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def refused(source, match, name="photo.jpg"):
     ],
 )
 def test_every_format_from_every_kind_of_source(tmp_path, format, options, tolerance):
-    _get_formats()  # makes pillow_heif known to Pillow, so that it can write HEIF too
+    _get_formats()  # registers pillow_heif, so that Pillow writes HEIF too
     data = encoded(quadrants(), format, **options)
     path = tmp_path / "no suffix needed"
     path.write_bytes(data)
@@ -156,7 +156,7 @@ def test_every_orientation_is_applied(orientation, format):
         source = encoded(stored, format, exif=exif.tobytes(), **options)
     image = load_image(source)
     assert_same(image, expected, tolerance={"JPEG": 8, "HEIF": 24, "AVIF": 24}.get(format, 0))
-    assert_same(load_image(image), image)  # it is not turned again
+    assert_same(load_image(image), image)  # it is not rotated again
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0"])
@@ -301,7 +301,7 @@ def test_invalid_arrays_raise_image_error(array, match):
     refused(array, match)
 
 
-# What is refused with a message
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_tags_that_share_bytes():
     segment = b"Exif\0\0" + tiff(1000, 65_000)
     segments = (b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment) * 8
     jpeg = encoded(quadrants(), "JPEG")
-    assert load_image(jpeg[:2] + segments + jpeg[20:]).size == (48, 32)  # 20: without JFIF, whose resolution would do
+    assert load_image(jpeg[:2] + segments + jpeg[20:]).size == (48, 32)  # 20: skips JFIF, whose resolution counts too
     assert load_image(encoded(quadrants(), "PNG", exif=tiff(1000, 2**20))).size == (48, 32)
     assert tracemalloc.get_traced_memory()[1] < 200 * 2**20
     tracemalloc.stop()
@@ -580,7 +580,7 @@ def test_images_of_a_folder(tmp_path):
             list_images(missing)
 
 
-# What the network sees
+# Transforms
 
 
 def config(**changes):
@@ -691,7 +691,7 @@ def test_a_jpeg_is_reduced_but_not_below_near(size, near, expected, options):
     image = load_image(data, near=near)
     assert image.mode == "RGB" and image.size == expected
     whole = load_image(data).resize(expected, Image.Resampling.BOX)
-    assert np.abs(np.asarray(image, int) - np.asarray(whole, int)).mean() < 3  # blocks at the edge are cut otherwise
+    assert np.abs(np.asarray(image, int) - np.asarray(whole, int)).mean() < 3  # blocks at the edge differ
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])

@@ -167,10 +167,10 @@ def test_names_that_are_not_valid_text_are_read(written: Callable[[bytes], Path]
 
 def protected() -> bytes:
     content = bytearray(packed(GOOD))
-    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+    for signature, flags_at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         offset = content.find(signature)
         while offset >= 0:
-            content[offset + offset] |= 1
+            content[offset + flags_at] |= 1
             offset = content.find(signature, offset + 4)
     return bytes(content)
 

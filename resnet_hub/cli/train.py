@@ -99,14 +99,14 @@ def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> event
     from resnet_hub.training.loop import train
     from resnet_hub.training.run_dir import RunDir
 
-    run = RunDir(settings["run"])
-    if run.exists():
-        config = replace(run.config, **settings)
-        config.check_same(run.config, settings)
+    run_dir = RunDir(settings["run"])
+    if run_dir.exists():
+        config = replace(run_dir.config, **settings)
+        config.check_same(run_dir.config, settings)
     elif "data" in settings:
         config = TrainConfig(**settings)
     else:
-        raise TrainingError(f"The directory {run.folder} holds no run to resume. Name a dataset with --data.")
+        raise TrainingError(f"The directory {run_dir.folder} holds no run to resume. Name a dataset with --data.")
 
     time_limit = parse_duration(arguments.stop_after) if arguments.stop_after else None
     phase: Phase = "evaluate" if time_limit == 0 else "all"
@@ -116,7 +116,7 @@ def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> event
 
     def train_and_push() -> Iterator[events.Event]:
         if arguments.end_when and is_main:
-            jobs.await_end(run, arguments.end_when)
+            jobs.await_end(run_dir, arguments.end_when)
         for event in train(config, phase=phase, time_limit=time_limit):
             yield event
             if isinstance(event, events.Finished) and arguments.push and is_main:
@@ -124,8 +124,8 @@ def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> event
 
     def stop(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        run.stop.touch()
+        run_dir.folder.mkdir(parents=True, exist_ok=True)
+        run_dir.stop.touch()
         print("stopping after this step; press Ctrl-C again to exit at once", file=sys.stderr)
 
     old_handler = signal.signal(signal.SIGINT, stop)

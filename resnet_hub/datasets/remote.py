@@ -43,16 +43,16 @@ def load_parquet_or_hub(
 
     The arguments are those of `load_dataset`; `hub` are `revision`, `token` and `max_bytes`.
     """
-    is_local = isinstance(source, Path)
-    with _wrap_errors(str(source)), contextlib.nullcontext() if is_local else request_timeout():
+    with _wrap_errors(str(source)), request_timeout():
         import datasets
+        from huggingface_hub.constants import HF_HUB_CACHE
 
-        commit = None
         if isinstance(source, Path):
             _check_cards(str(source), [source / name for name in _CARDS if (source / name).is_file()])
-            builder = datasets.load_dataset_builder(str(source), subset)
+            builder, commit, root = datasets.load_dataset_builder(str(source), subset), None, source
         else:
             builder, commit = _get_hub_builder(source, subset, **hub)
+            root = Path(HF_HUB_CACHE, "datasets--" + source.replace("/", "--"))
         builder.download_and_prepare()
         loaded = builder.as_dataset(split=split)
         tables = loaded if isinstance(loaded, datasets.DatasetDict) else {TRAIN: loaded}
@@ -65,7 +65,7 @@ def load_parquet_or_hub(
         if TRAIN not in by_split:
             names = ", ".join(map(str, tables))
             raise DataError(f"The dataset {str(source)!r} has no split train. Set split to one of {names}.")
-        splits = load_tables(by_split, image_column, label_column, _allowed_folders(source))
+        splits = load_tables(by_split, image_column, label_column, root.resolve())
         splits.commit = commit
         return splits
 
@@ -152,15 +152,6 @@ def _explain_outside(name: str, file: str) -> str:
 
 def _explain_long_card(name: str) -> str:
     return f"The dataset {name!r} has a card of over {_MAX_CARD // 2**20} MB, which is too large. Use another dataset."
-
-
-def _allowed_folders(source: str | Path) -> list[Path]:
-    """Return the folders that may contain the images: the dataset itself, or its folder in the Hub cache."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    if isinstance(source, Path):
-        return [source.resolve()]
-    return [Path(HF_HUB_CACHE, "datasets--" + source.replace("/", "--")).resolve()]
 
 
 @contextlib.contextmanager

@@ -17,16 +17,14 @@ _IMAGE_COLUMNS = ("image", "img", "picture", "photo")
 _LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
 
 
-def load_tables(
-    tables: dict[str, Any], image_column: str | None, label_column: str | None, roots: list[Path]
-) -> Splits:
+def load_tables(tables: dict[str, Any], image_column: str | None, label_column: str | None, root: Path) -> Splits:
     """Load images and labels from tables of the `datasets` library.
 
     Args:
         tables: The `datasets.Dataset` of each split, with one for training.
         image_column: The column of the images. By default it is found by type and name.
         label_column: The column of the labels. By default it is found by type and name.
-        roots: The folders that may contain image files. Files elsewhere are not read.
+        root: The folder that may contain image files. Files elsewhere are not read.
 
     Raises:
         DataError: A column does not exist, cannot be found or holds no labels, or the labels of the splits differ.
@@ -52,14 +50,14 @@ def load_tables(
         if len(distinct) > MAX_LABELS or not all(isinstance(value, str | int) for value in distinct):
             raise DataError(_explain_no_labels(label_column))
         labels = tuple(sorted({str(value) for value in distinct}, key=natural_key))
-        positions = {label: index for index, label in enumerate(labels)}
-        index_of = {value: positions[str(value)] for value in distinct}
+        index_of_label = {label: index for index, label in enumerate(labels)}
+        index_of = {value: index_of_label[str(value)] for value in distinct}
     splits: dict[str, ImageDataset] = {}
     skipped: dict[str, list[str]] = defaultdict(list)
     for split, table in tables.items():
         targets = np.array([index_of.get(value, -1) for value in values[split]], np.int64)
         column = table.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
-        sources = LazySequence(range(len(table)), partial(_read_image, column, image_column, roots))
+        sources = LazySequence(range(len(table)), partial(_read_image, column, image_column, root))
         names = LazySequence(range(len(table)), (split + "[{}]").format)  # train[0], train[1], ...
         images = ImageDataset(labels, sources, targets, names)
         if (targets < 0).any():  # the labels of a test split may be secret
@@ -94,10 +92,10 @@ def _choose_column(
     return candidates[0]
 
 
-def _read_image(table: Any, column: str, roots: list[Path], index: int) -> bytes | Path:
+def _read_image(table: Any, column: str, root: Path, index: int) -> bytes | Path:
     """Return the encoded image of a row, or its path if the table has no bytes.
 
-    A table can contain any path of this machine. Paths outside `roots` raise `ImageError`.
+    A table can contain any path of this machine. Paths outside `root` raise `ImageError`.
     """
     value = table[index][column]
     if value is None:
@@ -105,6 +103,6 @@ def _read_image(table: Any, column: str, roots: list[Path], index: int) -> bytes
     if value["bytes"] is not None:
         return bytes(value["bytes"])
     path = Path(value["path"] or "").resolve()
-    if not any(path.is_relative_to(root) for root in roots):
+    if not path.is_relative_to(root):
         raise ImageError(f"Row {index} refers to a file outside the dataset. Put the image into the dataset.")
     return path

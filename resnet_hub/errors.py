@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -89,3 +90,8 @@ def list_some(items: Sequence[T], limit: int = 3, to_text: Callable[[T], str] = 
     """`a, b, c and 2 more`: at most `limit` items and the number of the others."""
     shown = ", ".join(to_text(item) for item in items[:limit])
     return shown + (f" and {len(items) - limit:,} more" if len(items) > limit else "")
+
+
+def list_untrusted(names: Sequence[object], limit: int = 3) -> str:
+    """As `list_some`, with each name made printable and cut to 80 characters."""
+    return list_some(names, limit, partial(one_line, max_length=80))

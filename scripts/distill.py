@@ -308,9 +308,9 @@ def find_classes(labels: list[str]) -> dict[str, int]:
 
 
 def imagenet_names() -> list[str]:
-    from resnet_hub.convert.config_json import imagenet_labels
+    from resnet_hub.convert.label_sets import read_label_set
 
-    return list(imagenet_labels())
+    return read_label_set("imagenet")
 
 
 class Batches:

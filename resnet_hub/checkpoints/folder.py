@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from resnet_hub.atomic import replace_folder
 from resnet_hub.config import ResNetConfig
+from resnet_hub.convert.state_dict import describe_mismatch, fill_counters
 from resnet_hub.errors import CheckpointError, disk_is_full
 from resnet_hub.hub_client.errors import first_line
 from resnet_hub.hub_client.listing import sha256_file
@@ -36,15 +37,16 @@ def save_checkpoint(
     old_card: str | None = None,
     dtype: str | None = None,
 ) -> Path:
-    """Write a checkpoint folder beside `folder`, then put it in its place; other files in it stay.
+    """Write a checkpoint folder. If writing fails, the old folder is unchanged; other files in it stay.
 
     Args:
         folder: The folder, created if it does not exist.
         config: The network of the weights.
         weights: The state dict.
-        card: A text that is kept, or facts to render a card from; None to keep what is still true of `old_card`.
-        old_card: The card that the model came with.
-        dtype: What the weights are stored as; None for their own dtype.
+        card: The text of the model card, or facts to render it from; None to keep `old_card`, without metrics of other
+            weights.
+        old_card: The card that the model was loaded with.
+        dtype: The dtype to store the weights in; None for their current dtype.
 
     Returns:
         The path of the folder.
@@ -91,29 +93,15 @@ def check_weights(expected: "Mapping[str, Tensor]", weights: "Mapping[str, Tenso
         weights: The state dict to load.
 
     Returns:
-        `weights`, with zeros for missing `num_batches_tracked`, which old files lack and inference does not read.
+        The weights in the order of `expected`, with zeros for the `num_batches_tracked` that old files lack.
 
     Raises:
-        CheckpointError: A key is missing, unexpected or has another shape; the message lists them.
+        CheckpointError: A key is missing or unexpected, or has another shape or type; the message lists them.
     """
-    import torch
-
-    complete = dict(weights)
-    for key in expected.keys() - weights.keys():
-        if key.endswith(".num_batches_tracked"):
-            complete[key] = torch.zeros((), dtype=torch.long)
-    problems = {
-        "missing": [key for key in expected if key not in complete],
-        "unexpected": [key for key in complete if key not in expected],
-        "misshapen": [
-            f"{key} ({_describe_tensor(complete[key])} for {_describe_tensor(tensor)})"
-            for key, tensor in expected.items()
-            if key in complete and _describe_tensor(complete[key]) != _describe_tensor(tensor)
-        ],
-    }
-    if lines := [f"{len(keys)} {problem}: {list_some(keys)}" for problem, keys in problems.items() if keys]:
-        raise CheckpointError(f"The weights do not fit the network in {CONFIG_FILE}: {'; '.join(lines)}.")
-    return complete
+    shapes = {key: tensor.shape for key, tensor in expected.items()}
+    if mismatch := describe_mismatch(shapes, weights):
+        raise CheckpointError(f"The weights do not fit the network in {CONFIG_FILE}: {mismatch}.")
+    return fill_counters(shapes, weights)
 
 
 def cast_weights(weights: "Mapping[str, Tensor]", dtype: str) -> "dict[str, Tensor]":
@@ -153,12 +141,3 @@ def check_head(config: ResNetConfig, weights: "Mapping[str, Tensor]", source: st
             f"{source}: {CONFIG_FILE} has {config.num_classes} labels, but the head in {WEIGHTS_FILE} has "
             f"{rows} outputs."
         )
-
-
-def _describe_tensor(tensor: "Tensor") -> str:
-    return f"{'x'.join(map(str, tensor.shape)) or 'scalar'}{'' if tensor.is_floating_point() else ' of whole numbers'}"
-
-
-def list_some(names: list[str], count: int = 3) -> str:
-    """The first names, shortened, for a message."""
-    return ", ".join(name[:80] for name in names[:count]) + (", ..." if len(names) > count else "")

@@ -14,13 +14,13 @@ from resnet_hub.checkpoints.folder import (
     PROCESSOR_FILE,
     WEIGHTS_FILE,
     check_head,
-    list_some,
     storage_dtype,
 )
-from resnet_hub.checkpoints.source import HubFiles, LocalFiles, damaged_error, missing_file_error, open_source
+from resnet_hub.checkpoints.source import HubFiles, LocalFiles, damaged_error, open_source
 from resnet_hub.config import ResNetConfig
 from resnet_hub.convert.config_json import parse_config
-from resnet_hub.errors import CheckpointError, ConfigError, memory_errors
+from resnet_hub.convert.state_dict import rename_key
+from resnet_hub.errors import CheckpointError, ConfigError, list_untrusted, memory_errors, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,7 @@ def load_checkpoint(source: str | Path, *, weights: str | None = None, **hub: An
 
     Args:
         source: The folder or repo.
-        weights: Name of the weights file, where there are several.
+        weights: Name of the weights file, if there are several.
         hub: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only`: see `open_source`.
 
     Raises:
@@ -93,11 +93,11 @@ def count_parameters_by_dtype(source: str | Path, *, weights: str | None = None,
 
 
 def _weight_files(files: LocalFiles | HubFiles, requested: str | None) -> list[str]:
-    """The weights file, or its shards; raises `CheckpointError` where there is none, or a choice of several."""
+    """The weights file, or its shards; raises `CheckpointError` if there is none, or a choice of several."""
     names = files.names
     if requested is not None:
         if requested not in names or not requested.endswith(".safetensors"):
-            present = list_some(names) or "no files"
+            present = list_untrusted(names) or "no files"
             raise CheckpointError(f"{files.source} has no weights {requested}. It has {present}.")
         return [requested]
     if WEIGHTS_FILE in names:
@@ -107,10 +107,10 @@ def _weight_files(files: LocalFiles | HubFiles, requested: str | None) -> list[s
     candidates = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
     if len(candidates) > 1:
         raise CheckpointError(
-            f'{files.source} has several files of weights. Choose one, such as weights="{candidates[0]}".'
+            f'{files.source} has several weights files. Choose one, such as weights="{candidates[0]}".'
         )
     if not candidates:
-        raise files.missing_file_error(WEIGHTS_FILE)
+        files.require(WEIGHTS_FILE)
     return candidates
 
 
@@ -125,7 +125,7 @@ def _shards(index: Path, names: list[str], source: str | Path) -> list[str]:
     for shard in shards:
         if not isinstance(shard, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", shard):
             raise CheckpointError(
-                f"{INDEX_FILE} of {source} names {shard!r:.80}, which is no file of weights beside it."
+                f"{INDEX_FILE} of {source} names {shard!r:.80}, which is not a weights file beside it."
             )
         if shard not in names:
             raise CheckpointError(f"{source} has no {shard}, which its {INDEX_FILE} names. Fetch or save it again.")
@@ -134,16 +134,8 @@ def _shards(index: Path, names: list[str], source: str | Path) -> list[str]:
     return shards
 
 
-def require_file(folder: Path, name: str, source: str | Path) -> Path:
-    """The path of a file, or `CheckpointError` where it does not exist."""
-    if not (folder / name).is_file():
-        raise missing_file_error(name, sorted(entry.name for entry in folder.iterdir()), source)
-    return folder / name
-
-
 def _read_config(files: LocalFiles | HubFiles) -> ResNetConfig:
-    if CONFIG_FILE not in files.names:
-        raise files.missing_file_error(CONFIG_FILE)
+    files.require(CONFIG_FILE)
     folder = files.fetch(CONFIG_FILE, PROCESSOR_FILE)
     processor = folder / PROCESSOR_FILE
     try:
@@ -167,19 +159,16 @@ def _read_weights(folder: Path, names: list[str], source: str | Path) -> "dict[s
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from resnet_hub.convert.state_dict import canonical_key
-
     weights: dict[str, Tensor] = {}
     for name in names:
         try:
             with memory_errors(f"{name} of {source}"):
-                shard = load_file(require_file(folder, name, source))
+                shard = load_file(folder / name)
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise damaged_error(name, source, error) from None
         for key, tensor in shard.items():
-            if (canonical := canonical_key(key)) in weights:
-                raise CheckpointError(
-                    f"The weights of {source} have {canonical[:80]} twice, the second time in {name}."
-                )
-            weights[canonical] = tensor
+            if (our_key := rename_key(key)) in weights:
+                duplicate = one_line(our_key, 80)
+                raise CheckpointError(f"The weights of {source} have {duplicate} twice, the second time in {name}.")
+            weights[our_key] = tensor
     return weights

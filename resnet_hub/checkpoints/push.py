@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnet_hub.checkpoints.folder import CARD_FILE, ONNX_FILE, STALE_FILES, WEIGHTS_FILE
-from resnet_hub.checkpoints.load import read_config, require_file
+from resnet_hub.checkpoints.load import read_config
 from resnet_hub.checkpoints.model_card import set_repo_id, update_metadata
-from resnet_hub.checkpoints.source import REQUEST_TIMEOUT, fetch_files
-from resnet_hub.errors import (
-    HubError,
-)
+from resnet_hub.checkpoints.source import REQUEST_TIMEOUT, fetch_files, open_source
+from resnet_hub.errors import HubError
 from resnet_hub.hub_client.errors import hub_errors, is_token_error
 from resnet_hub.hub_client.listing import RepoListing, fetch_digests, git_digest, read_listing
 from resnet_hub.hub_client.retry import RETRIED_STATUSES, call_once, retry_call
@@ -108,7 +106,7 @@ def push_folder(
 
     folder = Path(folder).expanduser()
     config = read_config(folder)
-    require_file(folder, WEIGHTS_FILE, folder)
+    open_source(folder).require(WEIGHTS_FILE)
     if not create_pr:
         check_push_access(repo_id, token=token)
     with hub_errors(repo_id, revision=branch, token=token, writing=True):
@@ -124,7 +122,7 @@ def push_folder(
             name: CommitOperationAdd(name, path) for name, path in _visible_files(folder).items()
         }
         if CARD_FILE in additions:
-            card = _card_to_push(folder, repo_id, listing, onnx=ONNX_FILE in additions, token=token)
+            card = _merge_cards(api, folder, repo_id, listing, onnx=ONNX_FILE in additions)
             additions[CARD_FILE] = CommitOperationAdd(CARD_FILE, card.encode())
         stale = [name for name in listing.sizes.keys() - additions.keys() if name.split("/")[0] in STALE_FILES]
         for addition in additions.values():  # one by one, since `retry_call` has no timeout for parallel uploads
@@ -159,12 +157,12 @@ def _visible_files(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in files.items() if not any(part.startswith(".") for part in name.split("/"))}
 
 
-def _card_to_push(folder: Path, repo_id: str, listing: RepoListing, *, onnx: bool, token: str | bool | None) -> str:
+def _merge_cards(api: "HfApi", folder: Path, repo_id: str, listing: RepoListing, *, onnx: bool) -> str:
     """The folder's card with the repo's name in its code, merged with the card in the repo."""
     card = set_repo_id((folder / CARD_FILE).read_bytes().decode(errors="replace"), repo_id, onnx=onnx)
     if CARD_FILE not in listing.sizes:
         return card
-    remote = fetch_files(repo_id, [CARD_FILE], listing.commit, token=token) / CARD_FILE
+    remote = fetch_files(api, repo_id, [CARD_FILE], listing.commit) / CARD_FILE
     return update_metadata(remote.read_bytes().decode(errors="replace"), card)
 
 

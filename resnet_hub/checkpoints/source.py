@@ -1,53 +1,57 @@
-"""Where the files of a checkpoint come from: a folder, or one commit of a Hub repo, fetched into the cache."""
+"""The files of a checkpoint: in a folder, or in one commit of a Hub repo, fetched into the cache."""
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_hub.atomic import write_atomic
-from resnet_hub.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE, list_some
+from resnet_hub.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE
 from resnet_hub.config import ResNetConfig
-from resnet_hub.errors import CheckpointError, HubError, ResNetHubError
+from resnet_hub.errors import CheckpointError, HubError, list_untrusted
 from resnet_hub.hub_client.errors import error_message, first_line, hub_errors
 from resnet_hub.hub_client.listing import digest_file, fetch_digests, read_listing
 from resnet_hub.hub_client.retry import RETRIED_STATUSES, call_once, retry_call
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
 REQUEST_TIMEOUT = 10  # seconds after which a silent Hub counts as unreachable, and the cache is used
-_MAX_TEXT_BYTES = 16 * 2**20  # of every file but weights; larger ones are not fetched
+_MAX_TEXT_BYTES = 16 * 2**20  # of each file except weights; larger ones are not fetched
 _BYTES_PER_PARAMETER = 9  # 8 of float64, and room for BatchNorm's statistics
 _MAX_NAME_LENGTH = 200  # characters of a file's path in a checkpoint; longer ones are ignored
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 
 
 @dataclass(kw_only=True)
-class LocalFiles:
-    """The files of a folder on this disk, which may be the cached copy of a Hub repo."""
-
-    source: str | Path  # as the caller named it
-    folder: Path
-    names: list[str] = field(init=False)
+class _Files:
+    source: str | Path  # as the caller named it; a repo id for a repo
+    names: list[str]  # paths inside the checkpoint
     hub_error: HubError | None = None  # why a cached copy is used, which may lack files
 
-    def __post_init__(self) -> None:
-        try:
-            nested_configs = [path.relative_to(self.folder).as_posix() for path in self.folder.glob(f"*/{CONFIG_FILE}")]
-            names = [path.name for path in self.folder.iterdir() if path.is_file()]
-        except OSError as error:
-            raise CheckpointError(f"Cannot read {self.source}: {error.strerror}.") from None
-        self.names = sorted(filter(_is_valid_name, names + nested_configs))
+    def require(self, name: str) -> None:
+        """Raise an error that says what to do if there is no such file."""
+        if name not in self.names:
+            raise self.hub_error or _missing_file_error(name, self.names, self.source)
+
+
+@dataclass(kw_only=True)
+class LocalFiles(_Files):
+    """The files of a folder on this disk, which may be the cached copy of a Hub repo."""
+
+    folder: Path
 
     def fetch(self, *names: str) -> Path:
-        """The folder with those of the files that exist."""
+        """Return the folder with those of the files that exist."""
         return self.folder
 
     def check_size(self, weights: list[str], config: ResNetConfig) -> None:
-        """Nothing is downloaded: any size is accepted."""
+        """Accept any size: nothing is downloaded."""
 
     def count_parameters(self, name: str) -> dict[str, int]:
-        """The number of values in a weights file by their safetensors dtype, from its header."""
+        """Count the values in a weights file by their safetensors dtype, from its header."""
         from safetensors import SafetensorError, safe_open
 
         counts: dict[str, int] = {}
@@ -61,65 +65,52 @@ class LocalFiles:
             raise damaged_error(name, self.source, error) from None
         return counts
 
-    def missing_file_error(self, name: str) -> ResNetHubError:
-        """The error to raise where a required file does not exist."""
-        return self.hub_error or missing_file_error(name, self.names, self.source)
-
 
 @dataclass(kw_only=True)
-class HubFiles:
+class HubFiles(_Files):
     """The files of one commit of a Hub repo, fetched into the cache on request."""
 
-    source: str  # the repo id
+    source: str
+    api: "HfApi"
     revision: str | None  # branch, tag or commit as the caller named it
     commit: str
     subfolder: str
-    sizes: dict[str, int]  # path inside `subfolder` -> bytes
-    token: str | bool | None
+    sizes: dict[str, int]  # name -> bytes
     cache_dir: str | Path | None
 
-    @property
-    def names(self) -> list[str]:
-        return list(self.sizes)
-
     def fetch(self, *names: str) -> Path:
-        """The folder in the cache with those of the files that exist."""
+        """Fetch those of the files that exist, and return their folder in the cache."""
         for name in names:
             size = self.sizes.get(name, 0)
             if size > _MAX_TEXT_BYTES and not name.endswith(".safetensors"):
                 limit = _MAX_TEXT_BYTES >> 20
                 raise CheckpointError(f"{name} of {self.source} has {size / 1e6:,.0f} MB; at most {limit} are read.")
         paths = [self._path(name) for name in names if name in self.sizes]
-        with hub_errors(self.source, revision=self.revision, token=self.token):
-            folder = fetch_files(self.source, paths, self.commit, token=self.token, cache_dir=self.cache_dir)
+        with hub_errors(self.source, revision=self.revision):
+            folder = fetch_files(self.api, self.source, paths, self.commit, self.cache_dir)
             _update_ref(folder, self.revision or "main", set(self.names), self.subfolder)
         return folder / self.subfolder
 
     def check_size(self, weights: list[str], config: ResNetConfig) -> None:
-        """Raise `CheckpointError` where the files are larger than the weights of such a network can be."""
+        """Raise `CheckpointError` if the files are larger than the weights of such a network can be."""
         size, limit = sum(self.sizes.get(name, 0) for name in weights), config.num_parameters * _BYTES_PER_PARAMETER
         if size > limit + _MAX_TEXT_BYTES:
             raise CheckpointError(
-                f"The weights of {self.source} have {size / 1e6:,.0f} MB, but a network as in its {CONFIG_FILE} has at "
-                f"most {limit / 1e6:,.0f}. They are not fetched."
+                f"The weights of {self.source} have {size / 1e6:,.0f} MB, but those of the network in its "
+                f"{CONFIG_FILE} have at most {limit / 1e6:,.0f}. They are not fetched."
             )
 
     def count_parameters(self, name: str) -> dict[str, int]:
-        """The number of values in a weights file by their safetensors dtype, from its header by a range request."""
-        from huggingface_hub import HfApi
+        """Count the values in a weights file by their safetensors dtype, from its header by a range request."""
         from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
-        with hub_errors(self.source, revision=self.revision, token=self.token):
+        with hub_errors(self.source, revision=self.revision):
             try:
-                read_header = HfApi(token=self.token).parse_safetensors_file_metadata
+                read_header = self.api.parse_safetensors_file_metadata
                 metadata = retry_call(read_header, self.source, self._path(name), revision=self.commit)
             except (SafetensorsParsingError, NotASafetensorsRepoError) as error:
                 raise damaged_error(name, self.source, error) from None
         return {str(dtype): count for dtype, count in metadata.parameter_count.items()}
-
-    def missing_file_error(self, name: str) -> ResNetHubError:
-        """The error to raise where a required file does not exist."""
-        return missing_file_error(name, self.names, self.source)
 
     def _path(self, name: str) -> str:
         return f"{self.subfolder}/{name}".lstrip("/")
@@ -164,35 +155,37 @@ def open_source(
     if isinstance(source, Path) or source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") > 1:
         raise CheckpointError(f"There is no folder {source}. A model on the Hub is named user/name.")
     with hub_errors(source, revision=revision, token=token):
-        return _open_repo(source, subfolder, revision, token, cache_dir, local_files_only)
+        from huggingface_hub import HfApi
+
+        return _open_repo(HfApi(token=token), source, subfolder, revision, cache_dir, not local_files_only)
 
 
 def _open_folder(source: str | Path, folder: Path, subfolder: str, hub_error: HubError | None = None) -> LocalFiles:
     if not folder.is_dir():
         raise CheckpointError(f"{source} is a file. Name the folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}.")
-    if not (folder / subfolder).is_dir():
+    if not (folder := folder / subfolder).is_dir():
         raise CheckpointError(f"{source} has no folder {subfolder}.")
-    return LocalFiles(source=source, folder=folder / subfolder, hub_error=hub_error)
+    try:
+        names = [path.relative_to(folder).as_posix() for path in folder.glob(f"*/{CONFIG_FILE}")]
+        names += [path.name for path in folder.iterdir() if path.is_file()]
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {source}: {error.strerror}.") from None
+    return LocalFiles(source=source, names=sorted(filter(_is_valid_name, names)), folder=folder, hub_error=hub_error)
 
 
 def _open_repo(
-    repo_id: str,
-    subfolder: str,
-    revision: str | None,
-    token: str | bool | None,
-    cache_dir: str | Path | None,
-    local_files_only: bool,
+    api: "HfApi", repo_id: str, subfolder: str, revision: str | None, cache_dir: str | Path | None, online: bool
 ) -> LocalFiles | HubFiles:
-    from huggingface_hub import HfApi, constants, errors, snapshot_download
+    from huggingface_hub import constants, errors, snapshot_download
 
     cached: Path | None = None
-    with suppress(errors.LocalEntryNotFoundError):
-        options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "allow_patterns": []}
-        cached = Path(snapshot_download(repo_id, **options, local_files_only=True))
     failure: Exception = errors.LocalEntryNotFoundError(repo_id)
-    if not local_files_only and not constants.is_offline_mode():
-        model_info = partial(HfApi(token=token).model_info, files_metadata=True, timeout=REQUEST_TIMEOUT)
+    with suppress(errors.LocalEntryNotFoundError):
+        find_cached = partial(snapshot_download, allow_patterns=[], local_files_only=True)
+        cached = Path(find_cached(repo_id, revision=revision, cache_dir=cache_dir))
+    if online and not constants.is_offline_mode():
         call = call_once if cached else retry_call  # with a cached copy there is no need to wait
+        model_info = partial(api.model_info, files_metadata=True, timeout=REQUEST_TIMEOUT)
         try:
             listing = read_listing(repo_id, call(model_info, repo_id, revision=revision))
         except (errors.HTTPError, HubError) as error:
@@ -203,15 +196,9 @@ def _open_repo(
         else:
             prefix = f"{subfolder}/" if subfolder else ""
             sizes = {name.removeprefix(prefix): n for name, n in listing.sizes.items() if name.startswith(prefix)}
-            return HubFiles(
-                source=repo_id,
-                revision=revision,
-                commit=listing.commit,
-                subfolder=subfolder,
-                sizes={name: size for name, size in sizes.items() if _is_valid_name(name)},
-                token=token,
-                cache_dir=cache_dir,
-            )
+            sizes = {name: size for name, size in sizes.items() if _is_valid_name(name)}
+            hub: dict[str, Any] = {"api": api, "revision": revision, "commit": listing.commit, "cache_dir": cache_dir}
+            return HubFiles(source=repo_id, names=list(sizes), sizes=sizes, subfolder=subfolder, **hub)
     if cached is None:
         raise failure
     if not isinstance(failure, HubError):
@@ -219,14 +206,7 @@ def _open_repo(
     return _open_folder(repo_id, cached, subfolder, failure)
 
 
-def fetch_files(
-    repo_id: str,
-    names: list[str],
-    commit: str,
-    *,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-) -> Path:
+def fetch_files(api: "HfApi", repo_id: str, names: list[str], commit: str, cache_dir: str | Path | None = None) -> Path:
     """Fetch files of a commit into the cache and check their digests; huggingface_hub checks only their sizes.
 
     A mark beside the cache stays until the file was checked, even if this process is killed. A damaged file is deleted
@@ -238,7 +218,7 @@ def fetch_files(
     Raises:
         HubError: A file arrived damaged twice.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().resolve()
@@ -250,36 +230,33 @@ def fetch_files(
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
         for _ in range(2 if mark.exists() else 0):
-            retry_call(hf_hub_download, repo_id, name, revision=commit, token=token, cache_dir=cache_dir)
-            if _has_right_digest(repo_id, folder, name, token):
+            retry_call(api.hf_hub_download, repo_id, name, revision=commit, cache_dir=cache_dir)
+            if _has_right_digest(api, repo_id, folder, name):
                 mark.unlink(missing_ok=True)
                 break
             file.resolve().unlink(missing_ok=True)
             file.unlink(missing_ok=True)  # the link to the deleted file
-        else:
-            if mark.exists():
-                raise HubError(
-                    f"{name} of {repo_id} arrived damaged from {constants.ENDPOINT} twice: its digest differs from the "
-                    "one that the Hub lists. Check the connection and its proxy, or try again later."
-                )
+        if mark.exists():
+            raise HubError(
+                f"{name} of {repo_id} arrived damaged from {constants.ENDPOINT} twice: its digest differs from the one "
+                "that the Hub lists. Check the connection and its proxy, or try again later."
+            )
     return folder
 
 
-def _has_right_digest(repo_id: str, folder: Path, name: str, token: str | bool | None) -> bool:
+def _has_right_digest(api: "HfApi", repo_id: str, folder: Path, name: str) -> bool:
     """Whether a file in the folder of a commit has the digest that the Hub lists."""
-    from huggingface_hub import HfApi
-
     if (folder / name).is_symlink():
         digest: str | None = (folder / name).readlink().name
     else:  # on a disk without links
-        digest = retry_call(fetch_digests, HfApi(token=token), repo_id, [name], folder.name).get(name)
+        digest = retry_call(fetch_digests, api, repo_id, [name], folder.name).get(name)
     return digest is None or len(digest) not in (40, 64) or digest == digest_file(folder / name, len(digest))
 
 
 def _update_ref(folder: Path, revision: str, names: set[str], subfolder: str) -> None:
     """Point the cache's ref of a branch to the new commit, for later use offline.
 
-    Only once each file that was fetched of the previous commit, and still exists, was fetched of the new one too.
+    The ref stays until all files that were fetched of the previous commit, and still exist, are fetched of the new one.
     """
     ref = folder.parents[1] / "refs" / revision
     if revision == folder.name:
@@ -297,7 +274,7 @@ def _is_valid_name(name: str) -> bool:
     return name.isprintable() and len(name) <= _MAX_NAME_LENGTH and ".." not in name.split("/")
 
 
-def missing_file_error(name: str, names: list[str], source: str | Path) -> CheckpointError:
+def _missing_file_error(name: str, names: list[str], source: str | Path) -> CheckpointError:
     """The error for a checkpoint without the file `name` that has the files `names`."""
     subfolders = [other.rpartition("/")[0] for other in names if other.endswith(f"/{CONFIG_FILE}")]
     if name == CONFIG_FILE and subfolders:
@@ -309,7 +286,7 @@ def missing_file_error(name: str, names: list[str], source: str | Path) -> Check
             f"{source} has no {name} but {pickle}, a pickle, which is never opened because it can run code. "
             f"If you trust it, convert it with `resnet-hub convert {pickle} FOLDER`."
         )
-    present = list_some(names) or "no files"
+    present = list_untrusted(names) or "no files"
     return CheckpointError(f"{source} has no {name}, so it is not a checkpoint. It has {present}.")
 
 

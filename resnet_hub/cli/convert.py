@@ -4,15 +4,15 @@ from pathlib import Path
 
 from resnet_hub.cli import options, output
 from resnet_hub.config import VARIANTS
-from resnet_hub.convert.state_dict import LABEL_SETS
+from resnet_hub.convert.label_sets import LABEL_SETS, read_label_file, read_label_set
 
 
 def add_parsers(commands: options.Commands) -> None:
     parser = options.add_command(commands, "convert", run, "create a checkpoint folder from weights of another library")
     parser.add_argument("file", type=Path, metavar="FILE", help="weights: .safetensors, or a pickle (.pth, .pt, .bin)")
     options.add_folder(parser, "checkpoint folder to write")
-    layouts = ("auto", "torchvision", "timm", "cifar")
-    parser.add_argument("--layout", choices=layouts, default="auto", help="default: auto")
+    libraries = ("auto", "torchvision", "timm", "cifar")
+    parser.add_argument("--library", "--layout", choices=libraries, default="auto", help="default: auto")
     help_text = "raise an error for any other, such as resnet50"
     parser.add_argument("--architecture", choices=VARIANTS, metavar="NAME", help=help_text)
     labels = parser.add_mutually_exclusive_group()
@@ -36,13 +36,13 @@ def run(arguments: options.Arguments) -> int:
     from resnet_hub.checkpoints.folder import save_checkpoint
     from resnet_hub.checkpoints.load import read_card
     from resnet_hub.checkpoints.model_card import is_generated
-    from resnet_hub.convert.state_dict import convert_state_dict, known_label_set, read_label_file, read_state_dict
+    from resnet_hub.convert.state_dict import convert_state_dict, read_state_dict
     from resnet_hub.model import ResNet
 
     labels = read_label_file(arguments.labels) if arguments.labels is not None else None
-    labels = known_label_set(arguments.labels_from) if arguments.labels_from else labels
+    labels = read_label_set(arguments.labels_from) if arguments.labels_from else labels
     settings = options.select(arguments, "architecture", "shortcut", "stride_in_1x1", "image_size", "mean", "std")
-    settings |= {"layout": None if arguments.layout == "auto" else arguments.layout, "labels": labels}
+    settings |= {"library": None if arguments.library == "auto" else arguments.library, "labels": labels}
     config, weights, notes = convert_state_dict(read_state_dict(arguments.file), arguments.file, **settings)
     output.print_table(notes)
     folder = arguments.folder.expanduser()

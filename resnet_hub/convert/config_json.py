@@ -1,18 +1,18 @@
 """Convert `config.json` of timm and transformers to `ResNetConfig`. Imports no torch.
 
-Unsupported networks are refused here, by the name of what is not supported, before any weights are downloaded."""
+An error names the feature that is not supported, before any weights are downloaded."""
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
 
 from resnet_hub.config import VARIANTS, ResNetConfig, label_table, parse_json_object, preprocessing_fields, section
+from resnet_hub.convert.label_sets import read_label_set
 from resnet_hub.errors import ConfigError
 
-# Pattern of a timm architecture -> the feature of it that is not supported; the first match is reported.
-_LACKING = {
+# Pattern of a timm architecture -> the unsupported feature in it; the first match is reported.
+_UNSUPPORTED = {
     r"^(nf_)?eca_?res": "efficient channel attention",
     r"^(legacy_|nf_)?se_?(res|net)|^resnetrs": "squeeze-excitation",
     r"^nf_": "convolutions with normalised weights in place of BatchNorm",
@@ -33,11 +33,11 @@ _LACKING = {
     r"^test_resnet$": "basic blocks and bottlenecks in one network",
     r"^vit_": "a transformer",
 }
-# Old names of timm: the origin of the weights was a prefix, and is now a tag after a dot.
+# Names in old versions of timm: the origin of the weights was a prefix, and is now a tag after a dot.
 _OLD_NAME = re.compile(r"(?:tv|ig|ssl|swsl|gluon)_(resnet\d+|resnext\w+)(?:_v1([bcds]))?")
 
-# Arguments of timm's ResNet that change nothing at these values, and what any other would be.
-_NEUTRAL: dict[str, tuple[Any, str]] = {
+# Arguments of timm's ResNet -> the only supported value, and the feature that other values switch on
+_SUPPORTED: dict[str, tuple[Any, str]] = {
     "global_pool": ("avg", "another global pool"),
     "act_layer": ("relu", "another activation"),
     "norm_layer": ("batchnorm2d", "another normalisation"),
@@ -48,168 +48,162 @@ _NEUTRAL: dict[str, tuple[Any, str]] = {
     "aa_layer": (None, "anti-aliasing"),
     "block_args": ({}, "attention in the blocks"),
 }
-_TRAINING = {"drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last"}  # no part of the finished network
+_TRAINING = {"drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last"}  # without effect on a trained network
 _RENAMED = {"in_chans": "in_channels", "layers": "depths", "cardinality": "groups", "base_width": "group_width"}
 
 _INTERPOLATION = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as transformers writes them
-_SQUASHED_FROM = 384  # pixels from which ConvNext's processor, that of transformers' ResNets, does not crop
-_HALF = (0.5, 0.5, 0.5)  # mean and std of transformers' processors that name none
+_SQUASHED_FROM = 384  # pixels; the ConvNext processor, which transformers' ResNets use, crops only smaller images
+_HALF = (0.5, 0.5, 0.5)  # default mean and std of transformers' processors
 
 
 def parse_config(text: str | bytes, processor: str | bytes | None = None) -> ResNetConfig:
-    """Reads a `config.json` of ours, of timm or of transformers.
+    """Read a `config.json` of this package, of timm or of transformers.
 
     Args:
         text: The content of `config.json`.
-        processor: The content of the `preprocessor_config.json` beside it, where transformers keeps the preprocessing.
+        processor: The content of the `preprocessor_config.json` beside it, in which transformers stores the
+            preprocessing.
 
     Raises:
-        ConfigError: It describes no ResNet of ours; the message names what is missing or not supported.
+        ConfigError: The network is not a supported ResNet; the message names the missing or unsupported value.
     """
     content = parse_json_object(text, "config.json")
     if "resnet_hub" in content:
         return ResNetConfig.from_dict(content)
-    beside = None if processor is None else parse_json_object(processor, "preprocessor_config.json")
-    return ResNetConfig(**convert_config(content, beside))
+    processor_content = None if processor is None else parse_json_object(processor, "preprocessor_config.json")
+    return ResNetConfig(**convert_config(content, processor_content))
 
 
 def convert_config(content: Mapping[str, Any], processor: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The fields of `ResNetConfig` in a `config.json` of timm or transformers.
+    """Convert a `config.json` of timm or transformers to the fields of `ResNetConfig`.
 
-    `processor` is the `preprocessor_config.json` beside it. Raises `ConfigError` with the name of what we lack.
+    `processor` is the `preprocessor_config.json` beside it. Raises `ConfigError` for an unsupported value.
     """
     match content.get("model_type"):
         case "resnet":
-            return _of_transformers(content, processor)
+            return _convert_transformers(content, processor)
         case None | "timm_wrapper":
-            return _of_timm(content)
+            return _convert_timm(content)
         case other:
-            raise ConfigError(f"config.json describes a model of the type {brief(other)}; only ResNets open here.")
+            raise ConfigError(f"config.json has model_type {brief(other)}; only ResNets are supported.")
 
 
-def imagenet_labels() -> list[str]:
-    """The thousand labels of ImageNet-1k in their order, as timm and transformers show them."""
-    return Path(__file__).with_name("imagenet.txt").read_text("utf-8").splitlines()
-
-
-def _of_timm(content: Mapping[str, Any]) -> dict[str, Any]:
-    # Files of old have everything at the root.
+def _convert_timm(content: Mapping[str, Any]) -> dict[str, Any]:
+    # Old files have the preprocessing at the root.
     preprocessing = section(content, "pretrained_cfg") if "pretrained_cfg" in content else content
-    given = content.get("architecture", preprocessing.get("architecture"))
-    name = _timm_name(given)
+    name = _parse_timm_name(content.get("architecture", preprocessing.get("architecture")))
     values = dict(VARIANTS[name])
-    if values.get("stem") != "3x3":  # timm has no CIFAR nets; what it is silent about is as it has it
+    if values.get("stem") != "3x3":  # timm's default; it has no CIFAR networks
         values["interpolation"] = "bicubic"
     values |= preprocessing_fields(preprocessing)
     arguments = section(content, "model_args")
-    values |= _timm_arguments(arguments, values)
+    values |= _convert_timm_arguments(arguments, values)
     if "global_pool" in content:
-        _refuse_unless_neutral("global_pool", content["global_pool"])
+        _check_supported("global_pool", content["global_pool"])
     channels = values.get("in_channels", ResNetConfig.in_channels)
     if type(channels) is int and 0 < channels < 100:
-        for key in ("mean", "std"):  # as timm fits them to other channels
+        for key in ("mean", "std"):  # timm repeats their average for other numbers of channels
             match values.get(key, getattr(ResNetConfig, key)):
                 case [*numbers] if (
                     numbers and len(numbers) != channels and all(isinstance(n, int | float) for n in numbers)
                 ):
                     values[key] = (sum(numbers) / len(numbers),) * channels
 
-    classes = _first("num_classes", content, arguments, preprocessing)
-    names = _first("label_names", content, preprocessing) or _first("labels", content, preprocessing)
+    classes = _find_first("num_classes", content, arguments, preprocessing)
+    names = _find_first("label_names", content, preprocessing) or _find_first("labels", content, preprocessing)
     if classes is None and names is None and values.get("stem") != "3x3":
         classes = 1000  # timm's default
-    values["id2label"] = _timm_labels(names, classes, content.get("label_descriptions"))
+    values["id2label"] = _convert_timm_labels(names, classes, content.get("label_descriptions"))
     return values
 
 
-def _first(key: str, *places: Mapping[str, Any]) -> Any:
-    return next((place[key] for place in places if place.get(key) is not None), None)
+def _find_first(key: str, *sections: Mapping[str, Any]) -> Any:
+    return next((values[key] for values in sections if values.get(key) is not None), None)
 
 
-def _timm_name(given: Any) -> str:
-    name = given.partition(".")[0] if isinstance(given, str) else ""  # a tag such as a1_in1k says how it was trained
+def _parse_timm_name(architecture: Any) -> str:
+    """The key of `VARIANTS` for a timm architecture."""
+    name = architecture.partition(".")[0] if isinstance(architecture, str) else ""  # without a tag such as a1_in1k
     if old := _OLD_NAME.fullmatch(name):
         name = old[1] + (old[2] or "").replace("b", "")
     if name in VARIANTS:
         return name
-    if feature := next((what for pattern, what in _LACKING.items() if re.search(pattern, name)), None):
-        raise ConfigError(f"config.json names the architecture {name}, which has {feature}: it does not open here.")
+    if feature := next((feature for pattern, feature in _UNSUPPORTED.items() if re.search(pattern, name)), None):
+        raise ConfigError(f"config.json has the architecture {name}, which is not supported: it has {feature}.")
     raise ConfigError(
-        f"config.json names the architecture {brief(given)}, which does not open here: resnet10t to resnet1202, "
-        "resnext* and wide_resnet* do, as `resnet_hub.config.VARIANTS` lists them."
+        f"config.json has the architecture {brief(architecture)}, which is not supported. Choose one of "
+        "`resnet_hub.config.VARIANTS`: resnet10t to resnet1202, resnext* or wide_resnet*."
     )
 
 
-def _timm_arguments(arguments: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def _convert_timm_arguments(arguments: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that timm's `model_args` change."""
     fields: dict[str, Any] = {}
-    stem = {}
     for key, value in arguments.items():
         if key in _RENAMED:
             fields[_RENAMED[key]] = value
-        elif key in ("stem_type", "stem_width"):
-            stem[key] = value
         elif key == "avg_down":
             fields["shortcut"] = "D" if value else "B"
         elif key == "channels" and isinstance(value, list | tuple) and value:
             fields |= {"width": value[0], "stage_widths": value}
-        elif key in _NEUTRAL:
-            _refuse_unless_neutral(f"model_args.{key}", value)
-        elif key not in _TRAINING and key != "num_classes":
-            raise ConfigError(f"config.json has model_args.{brief(key)}, which is not known here.")
-    if stem:
-        before = values.get("stem_channels") or (32, 32, 64)
-        kind = stem.get(
-            "stem_type", "" if "stem" not in values else "deep_tiered" if before[0] != before[1] else "deep"
-        )
-        width = stem.get("stem_width", before[1] if "stem" in values else 64)
-        if kind not in ("", "deep", "deep_tiered") or type(width) is not int or not 1 <= width <= 2048:
+        elif key in _SUPPORTED:
+            _check_supported(f"model_args.{key}", value)
+        elif key not in _TRAINING and key not in ("num_classes", "stem_type", "stem_width"):
+            raise ConfigError(f"config.json has model_args.{brief(key)}, which is not supported.")
+    old_channels: tuple[int, ...] = values.get("stem_channels") or ((32, 32, 64) if "stem" in values else (64,))
+    if arguments.keys() & {"stem_type", "stem_width"}:
+        old_type = "" if "stem" not in values else "deep_tiered" if old_channels[0] != old_channels[1] else "deep"
+        stem_type = arguments.get("stem_type", old_type)
+        width = arguments.get("stem_width", old_channels[1] if "stem" in values else 64)
+        if stem_type not in ("", "deep", "deep_tiered") or type(width) is not int or not 1 <= width <= 2048:
             raise ConfigError(
-                f"config.json has a stem of the type {brief(kind)} and the width {brief(width)}, unknown here."
+                f"config.json has stem_type {brief(stem_type)} and stem_width {brief(width)}, which is not supported."
             )
-        first = 3 * (width // 4) if kind == "deep_tiered" else width
-        fields |= (
-            {"stem": "deep", "stem_channels": (first, width, 2 * width)}
-            if kind
-            else {"stem": "7x7", "stem_channels": (64,)}
-        )
+        first = 3 * (width // 4) if stem_type == "deep_tiered" else width
+        fields |= {"stem": "deep", "stem_channels": (first, width, 2 * width)}
+        if not stem_type:
+            fields |= {"stem": "7x7", "stem_channels": (64,)}
     elif "width" in fields and not values.get("stem_channels"):
-        fields["stem_channels"] = (32, 32, 64) if "stem" in values else (64,)
+        fields["stem_channels"] = old_channels
     return fields
 
 
-def _refuse_unless_neutral(key: str, value: Any) -> None:
-    neutral, what = _NEUTRAL[key.removeprefix("model_args.")]
-    if value is not None and value != neutral:
-        raise ConfigError(f"config.json has {key} {brief(value)}: {what} does not open here.")
+def _check_supported(key: str, value: Any) -> None:
+    supported, feature = _SUPPORTED[key.removeprefix("model_args.")]
+    if value is not None and value != supported:
+        raise ConfigError(f"config.json has {key} {brief(value)} ({feature}), which is not supported.")
 
 
-def _timm_labels(names: Any, classes: Any, descriptions: Any) -> dict[int, str]:
+def _convert_timm_labels(names: Any, classes: Any, descriptions: Any) -> dict[int, str]:
     if isinstance(names, dict):
-        if not all(isinstance(key, str) and key.isdecimal() and len(key) < 7 for key in names):
+        if not _has_class_indices(names):
             raise ConfigError("config.json has label_names with keys that are no class indices; expected 0, 1, 2, ...")
         names = [names[key] for key in sorted(names, key=int)]
-    if names is None and classes == 1000:  # what timm and transformers take it for
-        names = imagenet_labels()
+    if names is None and classes == 1000:  # timm and transformers assume ImageNet
+        names = read_label_set("imagenet")
     if names is not None and not isinstance(names, list):
         raise ConfigError(f"config.json has label_names of type {type(names).__name__}; expected a list of texts.")
     if names and isinstance(descriptions, dict) and all(re.fullmatch(r"n\d{8}", str(name)) for name in names):
-        names = [descriptions.get(name, name) for name in names]  # WordNet's ids are no names
+        names = [descriptions.get(name, name) for name in names]  # of ids of WordNet
     return label_table(names, classes)
 
 
-def _of_transformers(content: Mapping[str, Any], processor: Mapping[str, Any] | None) -> dict[str, Any]:
+def _has_class_indices(table: Mapping[Any, Any]) -> bool:
+    return all(str(key).isdecimal() and len(str(key)) < 7 for key in table)
+
+
+def _convert_transformers(content: Mapping[str, Any], processor: Mapping[str, Any] | None) -> dict[str, Any]:
     block = content.get("layer_type", "bottleneck")
     sizes = content.get("hidden_sizes", [256, 512, 1024, 2048])
     if (activation := content.get("hidden_act", "relu")) != "relu":
-        raise ConfigError(f"config.json has hidden_act {brief(activation)}: only relu opens here.")
+        raise ConfigError(f"config.json has hidden_act {brief(activation)}; only relu is supported.")
     if (problem := content.get("problem_type")) not in (None, "single_label_classification"):
-        raise ConfigError(f"config.json has problem_type {brief(problem)}: only one label of several opens here.")
+        raise ConfigError(f"config.json has problem_type {brief(problem)}; only one label per image is supported.")
     if not isinstance(sizes, list) or not sizes or not all(type(size) is int for size in sizes):
         raise ConfigError(f"config.json has hidden_sizes {brief(sizes)}; expected the channels of each stage.")
     if block == "bottleneck":
         if any(size % 4 for size in sizes):
-            raise ConfigError(f"config.json has hidden_sizes {brief(sizes)}: bottlenecks here have a multiple of 4.")
+            raise ConfigError(f"config.json has hidden_sizes {brief(sizes)}; bottlenecks need multiples of 4.")
         sizes = [size // 4 for size in sizes]
     values = {
         "block": block,
@@ -221,66 +215,69 @@ def _of_transformers(content: Mapping[str, Any], processor: Mapping[str, Any] | 
         "halve_first_stage": content.get("downsample_in_first_stage", False),
         "in_channels": content.get("num_channels", 3),
     }
-    values |= _processor_fields(processor or {"image_mean": ResNetConfig.mean, "image_std": ResNetConfig.std})
+    values |= _convert_processor(processor or {"image_mean": ResNetConfig.mean, "image_std": ResNetConfig.std})
     match content.get("architectures"):
         case ["ResNetModel" | "ResNetBackbone", *_]:
             values["id2label"] = {}
         case _:
-            values["id2label"] = _transformers_labels(content.get("id2label"), content.get("num_labels", 2))
+            values["id2label"] = _convert_transformers_labels(content.get("id2label"), content.get("num_labels", 2))
     return values
 
 
-def _transformers_labels(table: Any, count: Any) -> dict[int, str]:
+def _convert_transformers_labels(table: Any, count: Any) -> dict[int, str]:
     if table is None:
-        labels = label_table(None, count)
-        return {index: f"LABEL_{index}" for index in labels}  # as transformers calls them
-    if not isinstance(table, dict) or not all(str(key).isdecimal() and len(str(key)) < 7 for key in table):
+        return {index: f"LABEL_{index}" for index in label_table(None, count)}  # the default names in transformers
+    if not isinstance(table, dict) or not _has_class_indices(table):
         raise ConfigError(f"config.json has id2label {brief(table)}; expected class indices with labels.")
     return {int(key): label for key, label in table.items()}
 
 
-def _processor_fields(processor: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields in a `preprocessor_config.json` of transformers, whichever processor wrote it."""
+def _convert_processor(processor: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields in a `preprocessor_config.json` of any image processor of transformers."""
     name = processor.get("image_processor_type", processor.get("feature_extractor_type", "ConvNextImageProcessor"))
     for key in ("do_resize", "do_rescale", "do_normalize"):
         if processor.get(key, True) is not True:
-            raise ConfigError(f"preprocessor_config.json has {key} {brief(processor[key])}: only true opens here.")
+            raise ConfigError(f"preprocessor_config.json has {key} {brief(processor[key])}; only true is supported.")
     factor = processor.get("rescale_factor", 1 / 255)
     if not isinstance(factor, int | float) or abs(factor * 255 - 1) > 1e-6:
-        raise ConfigError(f"preprocessor_config.json has rescale_factor {brief(factor)}: only 1/255 opens here.")
+        raise ConfigError(f"preprocessor_config.json has rescale_factor {brief(factor)}; only 1/255 is supported.")
     convnext = str(name).startswith("ConvNext")
     resample = processor.get("resample", 3 if convnext else 2)
-    values: dict[str, Any] = {
-        "interpolation": _INTERPOLATION.get(resample) if type(resample) is int else None,
+    if type(resample) is not int or resample not in _INTERPOLATION:
+        raise ConfigError(f"preprocessor_config.json has resample {brief(resample)}; only 0, 2 and 3 are supported.")
+    return {
+        "interpolation": _INTERPOLATION[resample],
         "mean": processor.get("image_mean", _HALF),
         "std": processor.get("image_std", _HALF),
+        **_convert_size(processor, convnext, str(name)),
     }
-    if values["interpolation"] is None:
-        raise ConfigError(f"preprocessor_config.json has resample {brief(resample)}: only 0, 2 and 3 open here.")
 
+
+def _convert_size(processor: Mapping[str, Any], convnext: bool, name: str) -> dict[str, Any]:
+    """The fields of resizing and cropping."""
+    squash = {"crop_pct": 1.0, "crop_mode": "squash"}
     size = processor.get("size", 224)
     crop = processor.get("crop_size", size) if processor.get("do_center_crop") else None
     match size, crop:
         case (int() as side, None) | ({"shortest_edge": int() as side}, None) if convnext:
             fraction = processor.get("crop_pct")
-            if side < _SQUASHED_FROM:
-                return values | {"image_size": side, "crop_pct": 224 / 256 if fraction is None else fraction}
-            return values | {"image_size": side, "crop_pct": 1.0, "crop_mode": "squash"}
+            crop_fields = {"crop_pct": 224 / 256 if fraction is None else fraction}
+            return {"image_size": side} | (crop_fields if side < _SQUASHED_FROM else squash)
         case (int() as side, None):
-            return values | {"image_size": side, "crop_pct": 1.0, "crop_mode": "squash"}
+            return {"image_size": side} | squash
         case ({"height": int() as side, "width": int() as width}, None) if width == side:
-            return values | {"image_size": side, "crop_pct": 1.0, "crop_mode": "squash"}
+            return {"image_size": side} | squash
         case ({"shortest_edge": int() as short}, {"height": int() as side, "width": int() as width}) if width == side:
-            return values | {"image_size": side, "crop_pct": _fraction(side, short)}
+            return {"image_size": side, "crop_pct": _compute_crop_pct(side, short)}
         case ({"shortest_edge": int() as short}, int() as side):
-            return values | {"image_size": side, "crop_pct": _fraction(side, short)}
+            return {"image_size": side, "crop_pct": _compute_crop_pct(side, short)}
     raise ConfigError(
-        f"preprocessor_config.json has size {brief(size)} and crop_size {brief(crop)} for {brief(name)}: "
-        "how it makes an image square is not known here."
+        f"preprocessor_config.json has size {brief(size)} and crop_size {brief(crop)}, which is not supported for "
+        f"{brief(name)}."
     )
 
 
-def _fraction(side: int, short: int) -> float:
+def _compute_crop_pct(side: int, short: int) -> float:
     """The `crop_pct` for which int(side / crop_pct) is `short`."""
     if not 0 < side <= short <= 10 * side:
         raise ConfigError(f"preprocessor_config.json crops {side} pixels of {short}; expected a tenth of them or more.")

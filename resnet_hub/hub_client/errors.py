@@ -33,14 +33,10 @@ def translate_errors(subject: str, revision: str | None, *, writing: bool) -> It
         yield
     except (
         errors.HTTPError,  # responses with an error, and all connection failures
-        errors.HFValidationError,
-        errors.EntryNotFoundError,
-        errors.LocalTokenNotFoundError,
-        errors.OfflineModeIsEnabled,
         errors.XetDownloadError,
         RuntimeError,  # a failed upload
-        ValueError,  # metadata that the Hub does not accept
-        OSError,
+        ValueError,  # an invalid repo id, or metadata that the Hub does not accept
+        OSError,  # no token, offline mode, a file that is not in the cache, a full disk
     ) as error:
         raise HubError(error_message(error, subject, revision, writing)) from None
 

@@ -737,7 +737,7 @@ CHECKPOINTS: dict[str, Case] = {
     "config that is a pipe": Case(odd_file("config.json", os.mkfifo), "config.json"),
     "config without end": Case(odd_file("config.json", lambda path: path.symlink_to("/dev/zero")), "config.json"),
     "card without end": Case(odd_file("README.md", lambda path: path.symlink_to("/dev/zero")), ""),
-    "parts that lead outside": Case(parts("../../../../etc/passwd"), "no file of weights"),
+    "parts that lead outside": Case(parts("../../../../etc/passwd"), "not a weights file"),
     "parts that are not there": Case(parts("a.safetensors", "b.safetensors"), "a.safetensors"),
     "a graph of nonsense": Case(beside("onnx/model.onnx", b"\x08\xff" * 1000), ""),
     "int8 of nonsense": Case(beside("onnx/int8.json", b'{"version": 1e999, "ranges": [[[[]]]]}'), ""),

@@ -284,13 +284,13 @@ def test_timms_minimum_is_read() -> None:
         ([], "config.json holds a list; expected an object."),
         (
             {},
-            "config.json names the architecture None, which does not open here: resnet10t to resnet1202, resnext* and "
-            "wide_resnet* do, as `resnet_hub.config.VARIANTS` lists them.",
+            "config.json has the architecture None, which is not supported. Choose one of "
+            "`resnet_hub.config.VARIANTS`: resnet10t to resnet1202, resnext* or wide_resnet*.",
         ),
         (
             {"architecture": ["a"]},
-            "config.json names the architecture ['a'], which does not open here: resnet10t to resnet1202, resnext* and "
-            "wide_resnet* do, as `resnet_hub.config.VARIANTS` lists them.",
+            "config.json has the architecture ['a'], which is not supported. Choose one of "
+            "`resnet_hub.config.VARIANTS`: resnet10t to resnet1202, resnext* or wide_resnet*.",
         ),
         ({"resnet_hub": 1}, "config.json has resnet_hub of type int; expected an object."),
         ({"resnet_hub": {"schema": 3}}, "config.json has schema 3, this version reads 2; update resnet_hub."),

@@ -381,8 +381,8 @@ def test_convert_prints_detected_settings_and_replaces_the_folder(
     code, lines, errors = run(capfd, "convert", file, folder, "--labels", "cat,dog,雏菊", "--image-size", "16")
     assert (code, errors) == (0, [])
     topics = {line.split()[0] for line in lines}
-    assert topics >= {"layout", "block", "shortcut", "head", "preprocessing", "network", "saved"}
-    assert [line.split(maxsplit=2)[2] for line in lines if line.startswith("left out")] == ["epoch: no weights"]
+    assert topics >= {"library", "block", "shortcut", "head", "preprocessing", "network", "saved"}
+    assert [line.split(maxsplit=2)[2] for line in lines if line.startswith("ignored")] == ["epoch: not weights"]
     converted = ResNet.from_pretrained(folder)
     assert (converted.config.labels, converted.config.image_size) == (["cat", "dog", "雏菊"], 16)
     images = torch.randn(2, 3, 16, 16)

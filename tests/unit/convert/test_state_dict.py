@@ -1,4 +1,4 @@
-"""Other people's weights against the networks that made them: torchvision's own, and a small reference for CIFAR."""
+"""Weights of other libraries against the networks that made them: torchvision's, and a small reference for CIFAR."""
 
 import math
 import os
@@ -21,11 +21,10 @@ from torch.nn import functional as F
 from resnet_hub import ResNet, ResNetConfig, ResNetHubError
 from resnet_hub.checkpoints.load import load_checkpoint
 from resnet_hub.config import VARIANTS
+from resnet_hub.convert.label_sets import read_label_file, read_label_set
 from resnet_hub.convert.state_dict import (
     convert_state_dict,
-    expected_shapes,
-    known_label_set,
-    read_label_file,
+    list_expected_shapes,
     read_state_dict,
 )
 
@@ -66,8 +65,8 @@ class CifarNet(nn.Module):
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
         sizes = [(16, 16, 1), (16, 32, 2), (32, 64, 2)]
         for stage, (inputs, outputs, stride) in enumerate(sizes, 1):
-            rest = (Block(outputs, outputs, 1, option, projection) for _ in range(depth - 1))
-            setattr(self, f"layer{stage}", nn.Sequential(Block(inputs, outputs, stride, option, projection), *rest))
+            others = (Block(outputs, outputs, 1, option, projection) for _ in range(depth - 1))
+            setattr(self, f"layer{stage}", nn.Sequential(Block(inputs, outputs, stride, option, projection), *others))
         setattr(self, head, nn.Linear(64, 10))
         self.head = head
 
@@ -89,14 +88,14 @@ def trained(model: nn.Module) -> Any:
     return model.eval()
 
 
-def rebuilt(found: Any) -> ResNet:
-    model = ResNet(found.config)
-    model.load_state_dict(found.weights, strict=True)
+def rebuilt(converted: Any) -> ResNet:
+    model = ResNet(converted.config)
+    model.load_state_dict(converted.weights, strict=True)
     return model.eval()
 
 
-def note(found: Any, topic: str) -> str:
-    return dict(found.notes)[topic]
+def note(converted: Any, topic: str) -> str:
+    return dict(converted.notes)[topic]
 
 
 def assert_equal_logits(ours: nn.Module, theirs: nn.Module, size: int) -> None:
@@ -107,7 +106,7 @@ def assert_equal_logits(ours: nn.Module, theirs: nn.Module, size: int) -> None:
         torch.testing.assert_close(ours(images), expected, rtol=0, atol=1e-5)
 
 
-# What is recognised
+# Recognised
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "wide_resnet50_2"])
@@ -115,12 +114,12 @@ def test_torchvisions_networks_give_equal_logits(name: str, tmp_path: Path) -> N
     theirs = trained(torchvision.models.get_model(name, num_classes=7))
     for file, save in ((tmp_path / "weights.pth", torch.save), (tmp_path / "weights.safetensors", save_file)):
         save(theirs.state_dict(), file)
-        found = convert_state_dict(read_state_dict(file), file, layout="torchvision", architecture=name)
+        converted = convert_state_dict(read_state_dict(file), file, library="torchvision", architecture=name)
         file.unlink()
-        assert found.config == ResNetConfig.from_name(name, num_classes=7)
+        assert converted.config == ResNetConfig.from_name(name, num_classes=7)
         with torch.device("meta"):
-            ours = ResNet(found.config)
-        ours.load_state_dict(found.weights, strict=True, assign=True)
+            ours = ResNet(converted.config)
+        ours.load_state_dict(converted.weights, strict=True, assign=True)
         assert_equal_logits(ours.eval(), theirs, 32)
 
 
@@ -129,8 +128,8 @@ def test_every_named_network_is_recognised_from_its_shapes(name: str) -> None:
     config = ResNetConfig.from_name(name, num_classes=3)
     with torch.device("meta"):
         expected = {key: tuple(tensor.shape) for key, tensor in ResNet(config).state_dict().items()}
-    assert expected_shapes(config) == expected
-    assert list(expected_shapes(config)) == list(expected)
+    assert list_expected_shapes(config) == expected
+    assert list(list_expected_shapes(config)) == list(expected)
     weights = {key: torch.zeros(()).expand(shape) for key, shape in expected.items()}
     assert convert_state_dict(weights, name).config.architecture == name
 
@@ -150,16 +149,18 @@ def test_other_networks_are_recognised_from_their_weights(changes: dict[str, Any
     config = ResNetConfig(**({"depths": (2, 1), "width": 8, "id2label": {0: "a", 1: "b"}} | changes))
     model = trained(ResNet(config))
     options: dict[str, Any] = {"shortcut": "A"} if config.depths == (1,) else {}
-    found = convert_state_dict(model.state_dict(), "x", labels=["a", "b"], mean=config.mean, std=config.std, **options)
+    converted = convert_state_dict(
+        model.state_dict(), "x", labels=["a", "b"], mean=config.mean, std=config.std, **options
+    )
     images = torch.randn(2, config.in_channels, 16, 16)
     with torch.inference_mode():
-        assert torch.equal(rebuilt(found)(images), model(images))
+        assert torch.equal(rebuilt(converted)(images), model(images))
 
 
 def test_a_network_without_a_head_stays_one() -> None:
     model = ResNet(ResNetConfig(depths=(1, 1), width=8))
-    found = convert_state_dict(model.state_dict(), "x")
-    assert found.config.num_classes == 0
+    converted = convert_state_dict(model.state_dict(), "x")
+    assert converted.config.num_classes == 0
     with pytest.raises(ResNetHubError, match=r"^2 labels were given, but the head of x has 0 outputs\.$"):
         convert_state_dict(model.state_dict(), "x", labels=["a", "b"])
 
@@ -170,30 +171,32 @@ def test_an_option_a_checkpoint_of_data_parallel(tmp_path: Path) -> None:
     assert sum(tensor.numel() for key, tensor in weights.items() if "running" not in key) == 269_722
     file = tmp_path / "resnet20.th"
     content = {"state_dict": weights, "best_prec1": 91.7, "epoch": 200}
-    torch.save(content, file, _use_new_zipfile_serialization=False)  # as it was in 2018
-    found = convert_state_dict(read_state_dict(file), file)
-    assert found.config == ResNetConfig.from_name(
+    torch.save(content, file, _use_new_zipfile_serialization=False)  # the format of 2018
+    converted = convert_state_dict(read_state_dict(file), file)
+    assert converted.config == ResNetConfig.from_name(
         "resnet20", num_classes=10, mean=ResNetConfig.mean, std=ResNetConfig.std
     )
-    assert_equal_logits(rebuilt(found), theirs, 32)
-    assert note(found, "layout").startswith("cifar, since conv1 is 3x3")
-    assert note(found, "names") == "linear is fc, module. dropped"
-    assert note(found, "left out") == "best_prec1, epoch: no weights"
-    assert "A (zero padding) assumed" in note(found, "shortcut") and "--shortcut none" in note(found, "shortcut")
-    assert note(found, "filled in").startswith("19 num_batches_tracked")
-    assert "assumed; to change: --image-size --mean --std" in note(found, "preprocessing")
-    assert "numbered" in note(found, "labels")
+    assert_equal_logits(rebuilt(converted), theirs, 32)
+    assert note(converted, "library").startswith("cifar, since conv1 is 3x3")
+    assert note(converted, "renamed") == "linear to fc, module. removed"
+    assert note(converted, "ignored") == "best_prec1, epoch: not weights"
+    assert "A (zero padding) assumed" in note(converted, "shortcut") and "--shortcut none" in note(
+        converted, "shortcut"
+    )
+    assert note(converted, "added").startswith("19 num_batches_tracked")
+    assert "assumed; to change: --image-size --mean --std" in note(converted, "preprocessing")
+    assert "numbered" in note(converted, "labels")
 
 
 def test_an_option_b_checkpoint(tmp_path: Path) -> None:
     theirs = trained(CifarNet("B", depth=3, head="fc"))
     assert sum(parameter.numel() for parameter in theirs.parameters()) == 272_474
     torch.save(theirs.state_dict(), file := tmp_path / "cifar10_resnet20.pt")
-    found = convert_state_dict(read_state_dict(file), file, layout="cifar", labels=known_label_set("cifar10"))
-    assert (found.config.shortcut, found.config.depths, found.config.width) == ("B", (3, 3, 3), 16)
-    assert found.config.std == (0.2023, 0.1994, 0.2010)
-    assert found.config.labels[3] == "cat"
-    assert_equal_logits(rebuilt(found), theirs, 32)
+    converted = convert_state_dict(read_state_dict(file), file, library="cifar", labels=read_label_set("cifar10"))
+    assert (converted.config.shortcut, converted.config.depths, converted.config.width) == ("B", (3, 3, 3), 16)
+    assert converted.config.std == (0.2023, 0.1994, 0.2010)
+    assert converted.config.labels[3] == "cat"
+    assert_equal_logits(rebuilt(converted), theirs, 32)
 
 
 @pytest.mark.parametrize("option", ["B", "C"])
@@ -201,16 +204,16 @@ def test_an_option_b_checkpoint(tmp_path: Path) -> None:
 def test_projections_called_shortcut_in_any_wrapping(option: str, wrapper: str) -> None:
     theirs = trained(CifarNet(option, projection="shortcut"))
     content = {wrapper: {f"_orig_mod.module.{k}": v for k, v in theirs.state_dict().items()}, "acc": 93.0}
-    found = convert_state_dict(content, "x")
-    assert found.config.shortcut == option
-    assert_equal_logits(rebuilt(found), theirs, 32)
+    converted = convert_state_dict(content, "x")
+    assert converted.config.shortcut == option
+    assert_equal_logits(rebuilt(converted), theirs, 32)
 
 
 def test_a_plain_network_is_one_when_asked() -> None:
     theirs = trained(CifarNet("none"))
-    found = convert_state_dict(theirs.state_dict(), "x", shortcut="none")
-    assert found.config.shortcut == "none"
-    assert_equal_logits(rebuilt(found), theirs, 32)
+    converted = convert_state_dict(theirs.state_dict(), "x", shortcut="none")
+    assert converted.config.shortcut == "none"
+    assert_equal_logits(rebuilt(converted), theirs, 32)
 
 
 def test_v1_is_one_when_asked_and_v15_is_assumed_aloud() -> None:
@@ -223,29 +226,29 @@ def test_v1_is_one_when_asked_and_v15_is_assumed_aloud() -> None:
 
 def test_half_precision_becomes_float32_and_says_so() -> None:
     model = CifarNet("A").half()
-    found = convert_state_dict(model.state_dict(), "x")
-    assert {tensor.dtype for tensor in found.weights.values()} == {torch.float32, torch.int64}
-    assert note(found, "numbers") == "float16 in the file, float32 from now on"
-    assert torch.equal(found.weights["fc.weight"], model.linear.weight.float())
+    converted = convert_state_dict(model.state_dict(), "x")
+    assert {tensor.dtype for tensor in converted.weights.values()} == {torch.float32, torch.int64}
+    assert note(converted, "dtype") == "float16 in the file, converted to float32"
+    assert torch.equal(converted.weights["fc.weight"], model.linear.weight.float())
 
 
 def test_tensors_that_share_memory_can_be_saved(tmp_path: Path) -> None:
     weights = CifarNet("A").state_dict()
     weights["layer1.0.conv1.weight"] = weights["layer1.0.conv2.weight"]
-    found = convert_state_dict(weights, "x")
-    folder = rebuilt(found).save_pretrained(tmp_path / "x")
+    converted = convert_state_dict(weights, "x")
+    folder = rebuilt(converted).save_pretrained(tmp_path / "x")
     assert torch.equal(load_checkpoint(folder).weights["layer1.0.conv1.weight"], weights["layer1.0.conv2.weight"])
 
 
-def test_options_settle_the_picture() -> None:
+def test_options_set_the_preprocessing() -> None:
     options: dict[str, Any] = {"image_size": 48, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
-    found = convert_state_dict(CifarNet("A").state_dict(), "x", **options)
-    assert {key: getattr(found.config, key) for key in options} == options
-    assert found.config.crop_pct == 1
-    assert "assumed" not in note(found, "preprocessing")
+    converted = convert_state_dict(CifarNet("A").state_dict(), "x", **options)
+    assert {key: getattr(converted.config, key) for key in options} == options
+    assert converted.config.crop_pct == 1
+    assert "assumed" not in note(converted, "preprocessing")
 
 
-# What is refused
+# Errors
 
 
 def half(**changes: Any) -> dict[str, Any]:
@@ -260,9 +263,9 @@ def half(**changes: Any) -> dict[str, Any]:
         (half(**{"layer1.1.se.fc1.weight": torch.ones(1)}), {}, "1 unexpected: layer1.1.se.fc1.weight."),
         (half(**{"layer3.1.bn2.bias": torch.ones(5)}), {}, "1 misshapen: layer3.1.bn2.bias (5 for 64)."),
         (half(**{"conv1.bias": torch.ones(16), "linear.bias": None}), {}, "1 missing: fc.bias; 1 unexpected: conv1.b"),
-        (half(**{"bn1.bias": torch.ones(16, dtype=torch.int)}), {}, "1 not plain numbers: bn1.bias."),
-        (half(**{"bn1.bias": torch.ones(16).to_sparse()}), {}, "1 not plain numbers: bn1.bias."),
-        (half(**{"bn1.bias": torch.ones(16, device="meta")}), {}, "1 not plain numbers: bn1.bias."),
+        (half(**{"bn1.bias": torch.ones(16, dtype=torch.int)}), {}, "1 of an unsupported type: bn1.bias."),
+        (half(**{"bn1.bias": torch.ones(16).to_sparse()}), {}, "1 of an unsupported type: bn1.bias."),
+        (half(**{"bn1.bias": torch.ones(16, device="meta")}), {}, "1 of an unsupported type: bn1.bias."),
         (half(**{"module.bn1.bias": torch.ones(16)}), {}, "x has bn1.bias twice"),
         (half(**{"layer1.9999.conv1.weight": torch.ones(1)}), {}, "x: depths is (10000, 2, 2)"),
         (
@@ -271,36 +274,36 @@ def half(**changes: Any) -> dict[str, Any]:
             "75 misshapen: bn1.weight (16 for 40), bn1.bias",
         ),
         (half(**{"conv1.weight": torch.ones(1).expand(10**6, 3, 3, 3)}), {}, "x: width is 1000000"),
-        (half(**{"conv1.weight": torch.ones(0, 3, 3, 3)}), {}, "x is no ResNet"),
-        (half(**{"conv1.weight": torch.ones(16, 3, 5, 5)}), {}, "x is no ResNet"),
+        (half(**{"conv1.weight": torch.ones(0, 3, 3, 3)}), {}, "x is not a ResNet"),
+        (half(**{"conv1.weight": torch.ones(16, 3, 5, 5)}), {}, "x is not a ResNet"),
         (half(**{"linear.weight": torch.ones(1).expand(10**7, 64)}), {}, "x: num_classes is 10000000"),
-        (half(**{"a\x1b[2J\n": torch.ones(1)}), {}, "1 unexpected: 'a\\x1b[2J\\n'."),
-        (half(), {"layout": "torchvision"}, "x has a 3x3 stem, so its layout is cifar, not torchvision."),
+        (half(**{"a\x1b[2J\n": torch.ones(1)}), {}, "1 unexpected: a [2J."),
+        (half(), {"library": "torchvision"}, "x has a 3x3 stem, as in cifar, not in torchvision."),
         (half(), {"architecture": "resnet20"}, "x holds a ResNet without a name (2 + 2 + 2 basic blocks from width 16"),
         (half(), {"shortcut": "none"}, "x has weights in its shortcuts"),
-        (half(), {"labels": ["a", "b"]}, "2 labels were given, but the head of x has 10 outputs."),
+        (half(), {"labels": ["a", "b"]}, "There are 2 labels, but the head of x has 10 outputs."),
         (half(), {"image_size": 0}, "x: image_size is 0"),
         (half(), {"mean": (0.5,)}, "x: mean is (0.5,)"),
         ({"state_dict": half(), "model": half()}, {}, "x holds several state dicts (state_dict, model)"),
         (
             {"epoch": 3},
             {},
-            "x is no ResNet as torchvision, timm or the CIFAR repositories lay it out: it has no conv1.weight",
+            "x is not a ResNet of torchvision, timm or the CIFAR repositories: it has no conv1.weight",
         ),
-        ({3: torch.ones(1)}, {}, "x is no ResNet"),
-        ({}, {}, "x is no ResNet"),
+        ({3: torch.ones(1)}, {}, "x is not a ResNet"),
+        ({}, {}, "x is not a ResNet"),
         ([1], {}, "x holds a list; expected a state dict"),
         (torch.ones(3), {}, "x holds a Tensor; expected a state dict"),
     ],
 )
-def test_what_does_not_match_is_refused_by_name(content: Any, options: dict[str, Any], message: str) -> None:
+def test_the_keys_that_do_not_match_are_named(content: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ResNetHubError, match=re.escape(message)) as caught:
         convert_state_dict(content, "x", **options)
     text = str(caught.value)
     assert text.isprintable() and text.endswith(".") and len(text) < 600
 
 
-# Whatever else a file may hold
+# Arbitrary content
 
 
 TAMPERED = half()
@@ -373,13 +376,13 @@ def test_depth_and_number_are_nothing_special() -> None:
 
 def recognised_or_refused(content: Any) -> None:
     try:
-        found = convert_state_dict(content, "x")
+        converted = convert_state_dict(content, "x")
     except ResNetHubError as error:
         text = str(error)
         assert text.isprintable() and text.endswith(".") and len(text) < 1000
     else:
-        rebuilt(found)
-        assert all(text.isprintable() for _, text in found.notes)
+        rebuilt(converted)
+        assert all(text.isprintable() for _, text in converted.notes)
 
 
 def test_an_imagenet_network_without_projections_is_ambiguous() -> None:
@@ -389,9 +392,9 @@ def test_an_imagenet_network_without_projections_is_ambiguous() -> None:
     assert convert_state_dict(weights, "x", shortcut="A").config.shortcut == "A"
 
 
-def test_grey_pictures_need_their_mean_and_std() -> None:
+def test_grey_images_need_their_mean_and_std() -> None:
     weights = ResNet(ResNetConfig(depths=(1, 1), width=8, in_channels=1, mean=(0.5,), std=(0.5,))).state_dict()
-    with pytest.raises(ResNetHubError, match=r"^x takes 1 channels: give --mean and --std"):
+    with pytest.raises(ResNetHubError, match=r"^x has 1 input channels. Set --mean and --std"):
         convert_state_dict(weights, "x")
 
 
@@ -399,7 +402,7 @@ def test_grey_pictures_need_their_mean_and_std() -> None:
 
 
 class Payload:
-    """Runs a command in whoever unpickles it."""
+    """Runs a command when it is unpickled."""
 
     def __init__(self, marker: Path):
         self.command = f"touch {marker}"
@@ -419,10 +422,10 @@ def test_a_pickle_with_a_payload_is_refused_and_not_run(how: str, where: str, tm
         file.write_bytes(pickle.dumps(content[where], protocol=2))
     else:
         torch.save(content[where], file, _use_new_zipfile_serialization=how == "zip")
-    with pytest.raises(ResNetHubError, match=r"nothing (of it )?was run") as caught:
+    with pytest.raises(ResNetHubError, match=r"othing (of it )?was run") as caught:
         read_state_dict(file)
     if how != "pickle":
-        assert f"asks to run {os.system.__module__}.system" in str(caught.value)
+        assert f"would run {os.system.__module__}.system" in str(caught.value)
     assert not marker.exists()
     if how == "pickle" and where == "alone":  # the payload works where it is let
         pickle.loads(file.read_bytes())
@@ -431,7 +434,7 @@ def test_a_pickle_with_a_payload_is_refused_and_not_run(how: str, where: str, tm
 
 def test_objects_of_other_libraries_are_refused_by_name(tmp_path: Path) -> None:
     torch.save(CifarNet("A"), file := tmp_path / "whole.pt")
-    with pytest.raises(ResNetHubError, match=r"asks to run [\w.]*test_state_dict\.CifarNet; it was refused"):
+    with pytest.raises(ResNetHubError, match=r"would run [\w.]*test_state_dict\.CifarNet\. It was not opened"):
         read_state_dict(file)
 
 
@@ -454,11 +457,11 @@ def test_damaged_files_are_one_sentence(suffix: str, tmp_path: Path) -> None:
         b"version https://git-lfs",
     ):
         file.write_bytes(damaged)
-        with pytest.raises(ResNetHubError, match=r"x\.\w+ is damaged, or .*; nothing of it was run: ") as caught:
+        with pytest.raises(ResNetHubError, match=r"x\.\w+ is damaged, or .* Nothing of it was run\. ") as caught:
             read_state_dict(file)
         assert "\n" not in str(caught.value)
     for wrong in (tmp_path, tmp_path / "missing.pth", tmp_path / "missing.safetensors"):
-        with pytest.raises(ResNetHubError, match=r"cannot be read: [\w ]+\.$"):
+        with pytest.raises(ResNetHubError, match=r"^Cannot read .*: [\w ]+\.$"):
             read_state_dict(wrong)
 
 
@@ -471,12 +474,12 @@ def test_labels_from_a_file_or_a_list(tmp_path: Path) -> None:
     assert read_label_file("cat, dog") == ["cat", "dog"]
     (bad := tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xff")
     for wrong in (str(tmp_path / "none.txt"), str(bad), str(tmp_path), "\0", "x" * 5000):
-        with pytest.raises(ResNetHubError, match=r"cannot be read \(.+\); name a text file"):
+        with pytest.raises(ResNetHubError, match=r"^Cannot read labels from .* \(.+\)\. Name a text file"):
             read_label_file(wrong)
 
 
-def test_labels_of_well_known_data_sets() -> None:
-    ten, hundred, thousand = map(known_label_set, ("cifar10", "cifar100", "imagenet"))
+def test_labels_of_well_known_datasets() -> None:
+    ten, hundred, thousand = map(read_label_set, ("cifar10", "cifar100", "imagenet"))
     assert (len(ten), len(hundred), len(thousand)) == (10, 100, 1000)
     assert ten == sorted(ten) and hundred == sorted(hundred)
     assert (ten[9], hundred[0], hundred[99], thousand[207]) == ("truck", "apple", "worm", "golden retriever")

@@ -1,0 +1,130 @@
+"""Saving checkpoint folders: their files, dtypes and errors."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.checkpoints import TINY, compute_logits, is_one_sentence, make_model, rewrite_weights
+from helpers.hub_server import WRITER, Hub
+from safetensors.torch import load_file, safe_open
+
+from resnet_hub.checkpoints.model_card import CardContent
+from resnet_hub.config import ResNetConfig
+from resnet_hub.errors import CheckpointError
+from resnet_hub.model import ResNet
+
+
+def test_a_saved_folder_loads_unchanged(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "deep" / "folder")
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+    loaded = ResNet.from_pretrained(str(folder))
+    assert torch.equal(compute_logits(loaded), compute_logits(model))
+    assert loaded.config == TINY
+    assert loaded.card == (folder / "README.md").read_text(encoding="utf-8")
+    assert not loaded.training
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_halves_the_file_and_computes_in_float32(dtype: str, model: ResNet, tmp_path: Path) -> None:
+    full, half = (model.save_pretrained(tmp_path / str(name), dtype=name) for name in (None, dtype))
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (full, half)]
+    headers = 15_000
+    assert sizes[1] - headers < sizes[0] / 2 < sizes[1]
+    stored = load_file(half / "model.safetensors")
+    assert {str(tensor.dtype) for tensor in stored.values()} == {f"torch.{dtype}", "torch.int64"}
+    assert f"The weights are stored as {dtype}" in (half / "README.md").read_text(encoding="utf-8")
+    assert "## Precision" not in (full / "README.md").read_text(encoding="utf-8")
+
+    loaded = ResNet.from_pretrained(half)
+    assert (loaded.dtype, loaded.stored_as) == (torch.float32, dtype)
+    assert ResNet.from_pretrained(full).stored_as == "float32"
+    assert torch.allclose(compute_logits(loaded), compute_logits(model), atol=0.05)
+    assert not torch.equal(compute_logits(loaded), compute_logits(model))
+    kept = ResNet.from_pretrained(half, dtype="auto")
+    assert kept.dtype == getattr(torch, dtype)
+    assert torch.equal(kept.float().conv1.weight, loaded.conv1.weight)
+
+
+def test_half_precision_is_kept_as_long_as_it_is_lossless(model: ResNet, tmp_path: Path) -> None:
+    first = model.save_pretrained(tmp_path / "1", dtype="float16", card=CardContent(metrics={"accuracy": 0.9}))
+    loaded = ResNet.from_pretrained(first)
+    again = loaded.save_pretrained(tmp_path / "2")
+    for name in ("model.safetensors", "config.json", "README.md"):
+        assert (again / name).read_bytes() == (first / name).read_bytes()
+    with torch.no_grad():
+        loaded.fc.bias += 1e-5  # a step of training
+    trained = loaded.save_pretrained(tmp_path / "3")
+    assert torch.equal(ResNet.from_pretrained(trained).fc.bias, loaded.fc.bias)
+    assert "90.00 %" not in (trained / "README.md").read_text(encoding="utf-8")
+    assert ResNet.from_pretrained(model.half().save_pretrained(tmp_path / "4")).stored_as == "float16"
+
+
+def test_a_weight_that_overflows_in_float16_raises(model: ResNet, tmp_path: Path) -> None:
+    with torch.no_grad():
+        model.bn1.running_var[0] = 1e5
+    with pytest.raises(CheckpointError, match=r"^bn1.running_var holds values above 65504.*bfloat16\.$"):
+        model.save_pretrained(tmp_path / "m", dtype="float16")
+    with pytest.raises(CheckpointError, match=r"^dtype is 'int8'; choose one of float32, bfloat16, float16\.$"):
+        model.save_pretrained(tmp_path / "m", dtype="int8")
+    assert not (tmp_path / "m").exists()
+    assert ResNet.from_pretrained(model.save_pretrained(tmp_path / "m", dtype="bfloat16")).dtype == torch.float32
+
+
+def test_a_swapped_head_saves_and_loads(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m", card=CardContent(metrics={"accuracy": 0.9}))
+    swapped = ResNet.from_pretrained(folder, id2label=["a", "b", "c", "d", "e"])
+    swapped.save_pretrained(folder)  # over the folder that its own weights came from
+    again = ResNet.from_pretrained(folder)
+    assert again.config.labels == ["a", "b", "c", "d", "e"]
+    assert torch.equal(again.fc.weight, swapped.fc.weight)
+    assert torch.equal(again.conv1.weight, model.conv1.weight)
+    assert again.card is not None
+    assert "90.00 %" not in again.card
+
+
+def test_a_network_without_a_head_saves_and_loads(tmp_path: Path) -> None:
+    body = make_model(ResNetConfig(depths=(1, 1), width=8))
+    assert torch.equal(
+        compute_logits(ResNet.from_pretrained(body.save_pretrained(tmp_path / "m"))), compute_logits(body)
+    )
+
+
+def test_files_of_the_old_weights_are_deleted_and_other_files_stay(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    (folder / "onnx").mkdir()
+    for name in ("onnx/model.onnx", "preprocessor_config.json", "notes.txt", "confusion.png"):
+        (folder / name).write_text("old")
+    model.save_pretrained(folder)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "model.safetensors", "README.md", "notes.txt", "confusion.png"}
+
+
+def test_labels_and_head_that_disagree_fail_with_both_values(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    rewrite_weights(folder, fc__weight=torch.zeros(7, 16), fc__bias=torch.zeros(7))
+    with pytest.raises(CheckpointError, match=r"3 labels.* 7 outputs"):
+        ResNet.from_pretrained(folder)
+    model.fc = torch.nn.Linear(16, 4)
+    with pytest.raises(CheckpointError, match=r"3 labels.* 4 outputs"):
+        model.save_pretrained(folder)
+
+
+def test_a_folder_that_cannot_be_written_raises(model: ResNet, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path / "file", tmp_path / "file" / "m", "/proc/m"):
+        with pytest.raises(CheckpointError) as error:
+            model.save_pretrained(target)
+        assert is_one_sentence(error.value)
+
+
+def test_the_card_of_unchanged_weights_is_kept(model: ResNet, hub: Hub, tmp_path: Path) -> None:
+    model.push_to_hub("user/tiny", token=WRITER, card=CardContent(metrics={"accuracy": 0.5}))
+    loaded = ResNet.from_pretrained("user/tiny")
+    folder = loaded.save_pretrained(tmp_path / "m")
+    assert (folder / "README.md").read_text(encoding="utf-8") == loaded.card
+    torch.nn.init.ones_(loaded.fc.bias)
+    loaded.save_pretrained(folder)
+    assert "50.00 %" not in (folder / "README.md").read_text(encoding="utf-8")

@@ -161,7 +161,7 @@ def test_a_network_without_a_head_stays_one() -> None:
     model = ResNet(ResNetConfig(depths=(1, 1), width=8))
     converted = convert_state_dict(model.state_dict(), "x")
     assert converted.config.num_classes == 0
-    with pytest.raises(ResNetHubError, match=r"^2 labels were given, but the head of x has 0 outputs\.$"):
+    with pytest.raises(ResNetHubError, match=r"^There are 2 labels, but the head of x has 0 outputs\.$"):
         convert_state_dict(model.state_dict(), "x", labels=["a", "b"])
 
 

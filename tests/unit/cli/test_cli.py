@@ -382,7 +382,7 @@ def test_convert_prints_detected_settings_and_replaces_the_folder(
     assert (code, errors) == (0, [])
     topics = {line.split()[0] for line in lines}
     assert topics >= {"library", "block", "shortcut", "head", "preprocessing", "network", "saved"}
-    assert [line.split(maxsplit=2)[2] for line in lines if line.startswith("ignored")] == ["epoch: not weights"]
+    assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("ignored")] == ["epoch: not weights"]
     converted = ResNet.from_pretrained(folder)
     assert (converted.config.labels, converted.config.image_size) == (["cat", "dog", "雏菊"], 16)
     images = torch.randn(2, 3, 16, 16)
@@ -394,7 +394,7 @@ def test_convert_prints_detected_settings_and_replaces_the_folder(
     torch.save(weights, file)
     code, lines, errors = run(capfd, "convert", file, folder)
     assert (code, lines, len(errors)) == (2, [], 1)
-    assert errors[0].endswith("but does not match it; 1 missing: layer1.0.bn1.bias.")
+    assert errors[0].endswith("but does not match it: 1 missing: layer1.0.bn1.bias.")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
 
     cards = {}
@@ -420,7 +420,7 @@ def test_convert_never_executes_a_pickle(capfd: pytest.CaptureFixture[str], tmp_
     torch.save({"state_dict": {}, "args": Payload(tmp_path / "marker")}, file := tmp_path / "bad.pt")
     code, lines, errors = run(capfd, "convert", file, tmp_path / "out")
     assert (code, lines, len(errors)) == (2, [], 1)
-    assert "mkdir; it was refused and nothing was run" in errors[0]
+    assert "mkdir. It was not opened, and nothing was run" in errors[0]
     assert list(tmp_path.iterdir()) == [file]
 
 

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,6 +18,7 @@ Recipe = Literal["paper", "modern", "finetune", "head"]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "steps", "constant"]
 Augmentation = Literal["shift", "crop", "none"]
+Balance = Literal["none", "sampling", "loss"]
 Precision = Literal["no", "bf16", "fp16"]
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -48,79 +49,57 @@ _SHELF = "weights"  # name of the folder of checkpoints that ship with the proje
 _FINETUNE_IMAGES = 8_000  # that a fine-tuning sees in all its epochs: two or three minutes on a CPU at 64 pixels
 
 
-def option(default: Any, help: str) -> Any:
-    """A field with a default, and the help that the command line shows for it."""
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, limits: tuple[float, float] | None = None) -> Any:
+    """A field with the default, help text and limits (lowest and highest value) of an option of the command line."""
+    return field(default=default, metadata={"help": help, "limits": limits})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The settings of a run. A field that is None is chosen from the base, the machine, or the recipe's row above."""
 
-    data: str = field(
-        metadata={"help": "folder of class folders, ZIP of one, folder of parquet files, or dataset id on the Hub"}
-    )
-    run: str = field(metadata={"help": "run directory: created if missing, resumed if it already holds a run"})
+    data: str = option(MISSING, "folder of class folders, ZIP of one, folder of parquet files, or Hub dataset id")
+    run: str = option(MISSING, "run directory: created if missing, resumed if it already holds a run")
     subset: str | None = option(None, "subset of a parquet or Hub dataset that has several")
     train_split: str | None = option(None, "split to train on and to hold out from, such as train[:10%]")
     image_column: str | None = option(None, "column with the images; default: detected")
     label_column: str | None = option(None, "column with the classes; default: detected")
-    data_revision: str | None = option(
-        None, "branch, tag or commit of a dataset on the Hub; a resumed run reads the same commit"
-    )
-    base: str | None = option(
-        None, "checkpoint folder or Hub id of the base model; default: none, train from random weights"
-    )
+    data_revision: str | None = option(None, "branch, tag or commit of a Hub dataset; a resumed run keeps its commit")
+    base: str | None = option(None, "checkpoint folder or Hub id of the base model; default: random weights")
     architecture: str = option("resnet18", "name of the network, such as resnet50; only without a base")
-    image_size: int | None = option(None, "pixels of a side")
-    first_size: int | None = option(
-        None, "pixels of a side in the first epochs; grows by 16 up to image_size; default: no growth"
-    )
-    crop_pct: float | None = option(None, "fraction of the image's short side that the network sees")
+    image_size: int | None = option(None, "height and width in pixels", (8, 1024))
+    first_size: int | None = option(None, "image size of the first epochs, then 16 larger up to image_size", (8, 1024))
+    crop_pct: float | None = option(None, "fraction of the image's short side that the network sees", (0.1, 1))
     recipe: Recipe | None = option(None, "named set of settings; default: finetune with a base, else modern")
-    epochs: int | None = option(None, "passes over the training images")
-    batch_size: int | None = option(
-        None, "images per step, over all processes; the recipe's learning rate suits its own batch size"
-    )
-    accumulate: int = option(1, "parts that a batch is split into if it does not fit into memory at once")
+    epochs: int | None = option(None, "passes over the training images", (0, 10_000))
+    batch_size: int | None = option(None, "images per step, over all processes", (1, 65_536))
+    accumulate: int = option(1, "parts in which a batch is computed, to save memory", (1, 1024))
     optimizer: Optimizer | None = option(None, "default: the recipe's")
-    learning_rate: float | None = option(
-        None, "highest value of the schedule; adamw needs about a hundredth of the value for sgd"
-    )
-    body_rate: float = option(1.0, "learning rate of the backbone relative to the head; only with a base")
+    learning_rate: float | None = option(None, "highest value; adamw needs about a hundredth of sgd's", (0, 100))
+    body_rate: float = option(1.0, "learning rate of the backbone relative to the head; only with a base", (0, 1))
     schedule: Schedule | None = option(None, "of the learning rate after the warm-up")
-    warmup: float | None = option(None, "fraction of all steps in which the learning rate rises from 0")
-    momentum: float = option(0.9, "of sgd; the first beta of adamw")
+    warmup: float | None = option(None, "fraction of all steps in which the learning rate rises from 0", (0, 0.9))
+    momentum: float = option(0.9, "of sgd; the first beta of adamw", (0, 0.9999))
     nesterov: bool | None = option(None, "use Nesterov momentum; only with sgd")
-    weight_decay: float | None = option(None, "applied to all weights, as in the paper")
-    label_smoothing: float = option(0.0, "fraction of each target that is spread over all classes")
-    balance: Literal["none", "sampling", "loss"] = option(
-        "none", "sample rare classes more often, or weight them higher in the loss"
-    )
+    weight_decay: float | None = option(None, "applied to all weights, as in the paper", (0, 1))
+    label_smoothing: float = option(0.0, "fraction of each target that is spread over all classes", (0, 0.9))
+    balance: Balance = option("none", "sample rare classes more often, or weight them higher in the loss")
     augmentation: Augmentation | None = option(None, "default: shift for images up to 64 pixels, else crop")
-    mixup: float = option(0.0, "alpha of mixup; 0: off")
-    cutmix: float = option(0.0, "alpha of CutMix; 0: off")
-    erasing: float = option(0.0, "fraction of images that lose a random rectangle")
-    ema: float | None = option(
-        None, "decay per step of the average of the weights that is evaluated and saved; 0: no average"
-    )
-    clip: float | None = option(None, "largest norm of the gradient, which is scaled down to it; 0: off")
+    mixup: float = option(0.0, "alpha of mixup; 0: off", (0, 10))
+    cutmix: float = option(0.0, "alpha of CutMix; 0: off", (0, 10))
+    erasing: float = option(0.0, "fraction of images that lose a random rectangle", (0, 1))
+    ema: float | None = option(None, "decay per step of the averaged weights, which are saved; 0: off", (0, 0.99999))
+    clip: float | None = option(None, "norm to which larger gradients are scaled down; 0: off", (0, 1000))
     frozen_norm: bool | None = option(None, "keep the BatchNorm statistics of the base")
-    frozen_stages: int | None = option(
-        None, "number of stages of the base, from the stem on, that are not trained; the last stage always is"
-    )
-    validation: float = option(0.2, "fraction to hold out if the dataset has no validation or test split")
+    frozen_stages: int | None = option(None, "stages of the base, after the stem, that are not trained", (0, 3))
+    validation: float = option(0.2, "fraction to hold out if the dataset has no validation or test split", (0.01, 0.9))
     select: Literal["accuracy", "loss", "last"] = option("accuracy", "which epoch's weights are kept")
-    evaluate_every: int = option(1, "epochs between two evaluations; the last epoch is always evaluated")
-    patience: int | None = option(None, "early stopping after this many evaluations without improvement; default: none")
-    precision: Precision | None = option(
-        None, "of the forward pass; default: bf16 if the hardware supports it, else no reduction"
-    )
-    compile: bool = option(
-        False, "use torch.compile: takes minutes at the start, then a CPU trains up to a seventh faster"
-    )
-    seed: int = option(0, "of all random choices")
-    checkpoint_seconds: float = option(60.0, "longest time between two saved training states")
+    evaluate_every: int = option(1, "epochs between two evaluations; the last is always evaluated", (1, 10_000))
+    patience: int | None = option(None, "early stopping: evaluations without improvement; default: off", (1, 10_000))
+    precision: Precision | None = option(None, "of the forward pass; default: bf16 where the hardware has it, else no")
+    compile: bool = option(False, "use torch.compile: takes minutes at the start, then a CPU is up to a seventh faster")
+    seed: int = option(0, "of all random choices", (0, 2**63 - 1))
+    checkpoint_seconds: float = option(60.0, "longest time between two saved training states", (0, 86_400))
 
     def __post_init__(self) -> None:
         for name in ("data", "run", "base"):
@@ -192,33 +171,34 @@ class ResolvedTrainConfig(TrainConfig):
 
 
 def _check_combination(config: ResolvedTrainConfig) -> None:
-    if not config.base:
-        if config.epochs == 0:
-            raise TrainingError("epochs is 0; only the head of a base can be fitted without epochs.")
-        if config.frozen_norm:
-            raise TrainingError("frozen_norm keeps the statistics of a base; name one as base, or leave it out.")
-        if config.frozen_stages:
-            raise TrainingError("frozen_stages are stages of a base; name one as base, or leave it out.")
-    elif config.architecture != TrainConfig.architecture:
-        raise TrainingError(f"The base {config.base} sets the architecture; leave out the architecture or the base.")
-    if config.nesterov and config.optimizer == "adamw":
-        raise TrainingError("nesterov is an option of sgd; leave it out, or choose sgd as optimizer.")
-    if config.recipe == "head" and config.epochs:
-        raise TrainingError("The recipe 'head' has no epochs; choose finetune, or leave out epochs.")
-    if config.patience is not None and config.select == "last":
-        raise TrainingError(
-            "patience needs a metric to compare epochs; set select to accuracy or loss, or leave it out."
-        )
+    message = ""
+    if not config.base and config.epochs == 0:
+        message = "epochs is 0; only the head of a base can be fitted without epochs."
+    elif not config.base and config.frozen_norm:
+        message = "frozen_norm keeps the statistics of a base; name one as base, or leave it out."
+    elif not config.base and config.frozen_stages:
+        message = "frozen_stages are stages of a base; name one as base, or leave it out."
+    elif config.base and config.architecture != TrainConfig.architecture:
+        message = f"The base {config.base} sets the architecture; leave out the architecture or the base."
+    elif config.nesterov and config.optimizer == "adamw":
+        message = "nesterov is an option of sgd; leave it out, or choose sgd as optimizer."
+    elif config.recipe == "head" and config.epochs:
+        message = "The recipe 'head' has no epochs; choose finetune, or leave out epochs."
+    elif config.patience is not None and config.select == "last":
+        message = "patience needs a metric to compare epochs; set select to accuracy or loss, or leave it out."
+    if message:
+        raise TrainingError(message)
 
 
 def _check_values(config: ResolvedTrainConfig) -> None:
-    for key, allowed in _CHOICES.items():
-        if (value := getattr(config, key)) not in (None, *allowed):
-            raise TrainingError(f"{key} is {value!r}; choose one of {', '.join(allowed)}.")
-    for key, low, high in _RANGES:
-        value = getattr(config, key)
-        if value is not None and not low <= value <= high:
-            raise TrainingError(f"{key} is {value!r}; expected {low:g} to {high:g}.")
+    for name, hint in get_type_hints(TrainConfig).items():
+        choices = next((get_args(kind) for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal), ())
+        if choices and (value := getattr(config, name)) not in (None, *choices):
+            raise TrainingError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+    for entry in fields(TrainConfig):
+        value, limits = getattr(config, entry.name), entry.metadata["limits"]
+        if value is not None and limits and not limits[0] <= value <= limits[1]:
+            raise TrainingError(f"{entry.name} is {value!r}; expected {limits[0]:g} to {limits[1]:g}.")
 
 
 def command_line_options(config: TrainConfig) -> list[str]:
@@ -265,37 +245,3 @@ def is_gone(source: str) -> bool:
 
 def _is_commit(revision: str | None) -> bool:
     return bool(revision and re.fullmatch(r"[0-9a-f]{40}", revision))
-
-
-_CHOICES = {
-    name: get_args(kind)
-    for name, hint in get_type_hints(TrainConfig).items()
-    for kind in (hint, *get_args(hint))
-    if get_origin(kind) is Literal
-}
-
-_RANGES = (
-    ("image_size", 8, 1024),
-    ("first_size", 8, 1024),
-    ("crop_pct", 0.1, 1),
-    ("epochs", 0, 10_000),
-    ("batch_size", 1, 65_536),
-    ("accumulate", 1, 1024),
-    ("learning_rate", 0, 100),
-    ("body_rate", 0, 1),
-    ("warmup", 0, 0.9),
-    ("momentum", 0, 0.9999),
-    ("weight_decay", 0, 1),
-    ("label_smoothing", 0, 0.9),
-    ("mixup", 0, 10),
-    ("cutmix", 0, 10),
-    ("erasing", 0, 1),
-    ("ema", 0, 0.99999),
-    ("clip", 0, 1000),
-    ("frozen_stages", 0, 3),
-    ("validation", 0.01, 0.9),
-    ("evaluate_every", 1, 10_000),
-    ("patience", 1, 10_000),
-    ("seed", 0, 2**63 - 1),
-    ("checkpoint_seconds", 0, 86_400),
-)

@@ -1,6 +1,5 @@
 """Completes the checkpoint folder of a trained run: plots, model card, and the evaluation behind them."""
 
-import hashlib
 import io
 import platform
 import re
@@ -22,6 +21,7 @@ from resnet_hub.errors import ResNetHubError
 from resnet_hub.evaluation.evaluate import evaluate
 from resnet_hub.evaluation.metrics import Evaluation
 from resnet_hub.evaluation.plots import plot_confusion_matrix, plot_training_curves
+from resnet_hub.hub_client.listing import sha256_file
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import TrainConfig, command_line_options, is_gone, is_hub_id
 from resnet_hub.training.run_dir import RunDir
@@ -35,52 +35,35 @@ def finalize_run(run: RunDir, trained: ImageDataset, evaluated: ImageDataset, ha
     Args:
         run: A trained run.
         trained: The images that it was trained on.
-        evaluated: Other images, to evaluate the model on.
-        hardware: What it was trained on, for the model card.
+        evaluated: The images to evaluate it on.
+        hardware: The hardware that it was trained on, for the model card.
     """
     model = ResNet.from_pretrained(run.model)
     evaluation = evaluate(model, evaluated)
-    _write_plots(run, evaluation)
-    _write_card(run, model, evaluation, np.bincount(trained.targets, minlength=len(trained.labels)), hardware)
+    curves = plot_training_curves([epoch._asdict() for epoch in run.epochs()])
+    for name, plot in ((CURVES, curves), (CONFUSION, plot_confusion_matrix(evaluation))):
+        content = io.BytesIO()
+        plot.save(content, "PNG", optimize=True)
+        write_atomic(run.model / name, content.getvalue())
+    digest = sha256_file(run.model / WEIGHTS_FILE)
+    class_counts = np.bincount(trained.targets, minlength=len(trained.labels))
+    card_content = _describe_run(run, evaluation, class_counts, hardware)
+    card = render_card(model.config, card_content, weights_sha256=digest, dtype=model.stored_as)
+    write_atomic(run.model / CARD_FILE, card)
     write_atomic(run.evaluation, evaluation.to_json())
     return evaluation
 
 
 def is_finalized(run: RunDir) -> bool:
-    """Whether `finalize_run` has completed the weights of the run. It does not run again: users may edit the card."""
+    """Whether `finalize_run` was called for the present weights. It must not be called twice: users edit the card."""
     try:
         return run.evaluation.stat().st_mtime >= (run.model / WEIGHTS_FILE).stat().st_mtime
     except FileNotFoundError:
         return False
 
 
-def _write_plots(run: RunDir, evaluation: Evaluation) -> None:
-    plots = {
-        CURVES: plot_training_curves([epoch._asdict() for epoch in run.epochs()]),
-        CONFUSION: plot_confusion_matrix(evaluation),
-    }
-    for name, plot in plots.items():
-        content = io.BytesIO()
-        plot.save(content, "PNG", optimize=True)
-        write_atomic(run.model / name, content.getvalue())
-
-
-def _write_card(run: RunDir, model: ResNet, evaluation: Evaluation, class_counts: np.ndarray, hardware: str) -> None:
-    digest = hashlib.sha256((run.model / WEIGHTS_FILE).read_bytes()).hexdigest()
-    content = describe_run(run, evaluation, class_counts, hardware)
-    card = render_card(model.config, content, weights_sha256=digest, dtype=model.stored_as)
-    write_atomic(run.model / CARD_FILE, card)
-
-
-def describe_run(run: RunDir, evaluation: Evaluation, class_counts: np.ndarray, hardware: str) -> CardContent:
-    """Returns the content of the model card of a run.
-
-    Args:
-        run: A trained run.
-        evaluation: Of its saved model.
-        class_counts: Number of training images of each class, int (num_classes,).
-        hardware: What it was trained on.
-    """
+def _describe_run(run: RunDir, evaluation: Evaluation, class_counts: np.ndarray, hardware: str) -> CardContent:
+    """Returns the content of the model card; `class_counts` (num_classes,) are the training images of each class."""
     config, history, split = run.config.resolved(), run.epochs(), run.evaluation_split()
     epochs, minutes = history[-1].epoch, history[-1].seconds / 60
     length = _count(epochs, "epoch")
@@ -90,7 +73,7 @@ def describe_run(run: RunDir, evaluation: Evaluation, class_counts: np.ndarray, 
     metrics = {"accuracy": evaluation.accuracy, "top-5 accuracy": evaluation.top5, "macro F1": evaluation.macro_f1}
     if len(evaluation.classes) <= 5:  # any five labels include the right one
         del metrics["top-5 accuracy"]
-    origin, license = _describe_base(config.base)
+    origin, license = _describe_base(config.base, run)
     return CardContent(
         license=license,
         dataset_name=_public_name(config.data).removeprefix(HUB_PREFIX),
@@ -106,7 +89,7 @@ def describe_run(run: RunDir, evaluation: Evaluation, class_counts: np.ndarray, 
             score.label: (int(count), score.support)
             for score, count in zip(evaluation.classes, class_counts, strict=True)
         },
-        command=command_line(config),
+        command=_command_line(config),
         training=(
             f"{length} in {minutes:.1f} minutes on {hardware}; the weights kept are those of epoch "
             f"{best}. Recipe {config.recipe}, seed {config.seed}, torch {torch.__version__}.{origin}"
@@ -115,22 +98,22 @@ def describe_run(run: RunDir, evaluation: Evaluation, class_counts: np.ndarray, 
     )
 
 
-def _describe_base(base: str | None) -> tuple[str, str | None]:
-    """Returns a sentence about a base in a folder, and the license on its card, which holds for this model too."""
+def _describe_base(base: str | None, run: RunDir) -> tuple[str, str | None]:
+    """Returns a sentence about a base in a folder, and the license on its card, which applies to this model too."""
     if not base:
         return "", None
-    license = None
-    if not is_gone(base):
+    source, license = (str(run.base) if run.base.is_dir() else base), None
+    if not is_gone(source):
         with suppress(ResNetHubError, OSError):
-            license = read_license(read_card(base) or "")
+            license = read_license(read_card(source) or "")
     if is_hub_id(base):
         return "", license
     stated = f", whose card states the license: {license}" if license else ""
     return f" It started from the weights of {_public_name(base)}{stated}.", license
 
 
-def command_line(config: TrainConfig) -> str:
-    """Returns the command that repeats a run: all settings that its recipe does not set, no folder of this machine."""
+def _command_line(config: TrainConfig) -> str:
+    """Returns the command that repeats a run, with names in place of the paths of this machine."""
     data, run, base = _public_name(config.data), _public_name(config.run), config.base and _public_name(config.base)
     options = command_line_options(replace(config, data=data, run=run, base=base))
     return shlex.join(["resnet-hub", "train", *options])

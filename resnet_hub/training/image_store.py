@@ -2,82 +2,65 @@
 
 import math
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from resnet_hub.atomic import write_atomic
-from resnet_hub.config import ResNetConfig
-from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.errors import TrainingError
 from resnet_hub.training.events import Preparing
+from resnet_hub.training.split import RunImages
+from resnet_hub.training.transforms import BatchTransform
 
 _CHUNK = 256  # images between two events
 
 
+@dataclass
 class ImageStore:
-    """Training and validation images as uint8 tensors (N, H, W, C)."""
+    """Decoded images, uint8 (N, H, W, 3)."""
 
-    def __init__(self, train: Tensor, validation: Tensor):
-        self._train, self._validation = train, validation
-
-    def read_train(self, indices: Tensor | slice) -> Tensor:
-        """Returns training images, with the margin that augmentation uses and evaluation cuts off."""
-        return self._train[indices]
-
-    def read_validation(self, indices: Tensor | slice) -> Tensor:
-        """Returns validation images at the size of the network."""
-        return self._validation[indices]
+    train: Tensor  # with the margin that augmentation uses and evaluation cuts off
+    validation: Tensor  # at the size of the network
 
     def save(self, path: Path) -> None:
-        from safetensors.torch import save
-
-        write_atomic(path, save({"training": self._train, "validation": self._validation}))
+        write_atomic(path, save({"training": self.train, "validation": self.validation}))
 
     @classmethod
     def load(cls, path: Path) -> "ImageStore":
-        from safetensors.torch import load_file
-
         tensors = load_file(path)
         return cls(tensors["training"], tensors["validation"])
 
 
 def decode_images(
-    train: ImageDataset,
-    validation: ImageDataset,
-    train_config: ResNetConfig,
-    validation_config: ResNetConfig,
-    should_stop: Callable[[], bool],
+    images: RunImages, transform: BatchTransform, should_stop: Callable[[], bool]
 ) -> Generator[Preparing, None, ImageStore | None]:
-    """Decodes all images, resized and cropped as the configs say; returns None if it was asked to stop before.
+    """Decodes the training and validation images; returns None if `should_stop` returned True before the end.
 
     Raises:
         TrainingError: If the images do not fit into memory.
     """
     from resnet_hub.images.transforms import resize_and_crop
 
-    total, done, decoded = len(train) + len(validation), 0, []
-    for images, config in ((train, train_config), (validation, validation_config)):
-        pixels = _allocate(len(images), config.image_size)
-        for start in range(0, len(images), _CHUNK):
+    total, done, decoded = len(images.train) + len(images.validation), 0, []
+    for dataset, config in ((images.train, transform.decode_config), (images.validation, transform.model_config)):
+        shape = (len(dataset), config.image_size, config.image_size, 3)
+        try:
+            pixels = torch.empty(shape, dtype=torch.uint8)
+        except (RuntimeError, MemoryError):
+            raise TrainingError(
+                f"{shape[0]:,} images of {shape[1]} x {shape[2]} pixels need {math.prod(shape) / 1e9:.1f} GB of "
+                "memory, which is more than is free; choose a smaller image_size, or fewer images."
+            ) from None
+        for indices in torch.arange(len(dataset)).split(_CHUNK):
             yield Preparing("images", done, total)
             if should_stop():
                 return None
-            chunk = images.subset(range(start, min(start + _CHUNK, len(images))))
-            pixels[start : start + len(chunk)] = torch.from_numpy(chunk.decode(partial(resize_and_crop, config)))
-            done += len(chunk)
+            chunk = dataset.subset(indices.numpy()).decode(partial(resize_and_crop, config))
+            pixels[indices] = torch.from_numpy(chunk)
+            done += len(indices)
         decoded.append(pixels)
     return ImageStore(*decoded)
-
-
-def _allocate(count: int, size: int) -> Tensor:
-    shape = (count, size, size, 3)
-    try:
-        return torch.empty(shape, dtype=torch.uint8)
-    except (RuntimeError, MemoryError):
-        raise TrainingError(
-            f"{count:,} images of {size} x {size} pixels take {math.prod(shape) / 1e9:.1f} GB, more memory than there "
-            "is; choose a smaller image_size, or fewer images."
-        ) from None

@@ -1,4 +1,4 @@
-"""The model that a run starts from."""
+"""The model that a run starts from. The run directory keeps a copy of the base, which may be moved or deleted."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +13,24 @@ from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.run_dir import RunDir
 
 
-def create_model(config: TrainConfig, run: RunDir, labels: tuple[str, ...]) -> tuple[ResNet, bool]:
-    """Returns a new model, or the base with a head for `labels`, and whether that head is the base's own."""
+def create_model(
+    config: TrainConfig, run: RunDir, labels: tuple[str, ...], *, copies_base: bool
+) -> tuple[ResNet, bool]:
+    """Returns a new model, or the base with a head for `labels`, and whether that head is the head of the base.
+
+    With `copies_base`, the base and its model card are copied into the run directory.
+    """
     id2label = dict(enumerate(labels))
-    changes = _preprocessing_changes(config)
     if not config.base:
-        return ResNet(ResNetConfig.from_name(config.architecture, id2label=id2label, **changes)), False
+        return ResNet(replace(read_model_config(config), id2label=id2label)), False
     model = ResNet.from_pretrained(_find_base(config.base, run))
+    if copies_base:
+        model.save_pretrained(run.base)
     model.card = None  # its metrics are those of the base
     keeps_head = config.recipe != "head" and model.config.id2label == id2label
     if not keeps_head:
         model.reset_head(list(labels))
-    model.config = replace(model.config, **changes)
+    model.config = _set_preprocessing(model.config, config)
     return model, keeps_head
 
 
@@ -37,21 +43,21 @@ def read_model_config(
         TrainingError: If the base does not take RGB images.
     """
     if not config.base:
-        return ResNetConfig.from_name(config.architecture, **_preprocessing_changes(config))
+        return _set_preprocessing(ResNetConfig.from_name(config.architecture), config)
     base = read_config(_find_base(config.base, run) if run else config.base, token=token)
     if base.in_channels != 3:
         raise TrainingError(
             f"The base {config.base} takes {base.in_channels} channels, images have 3; choose another base."
         )
-    return replace(base, **_preprocessing_changes(config))
+    return _set_preprocessing(base, config)
 
 
 def _find_base(base: str, run: RunDir) -> str | Path:
-    """Returns the run's own model if it has one, since the base may have moved, or the Hub be out of reach."""
-    has_model = run.state.is_file() and (run.model / CONFIG_FILE).is_file()
-    return run.model if has_model else base
+    """Returns the copy of the base in the run directory; in a run of version 0.1, which has none, the run's model."""
+    copies = (run.base, run.model) if run.exists() else ()
+    return next((folder for folder in copies if (folder / CONFIG_FILE).is_file()), base)
 
 
-def _preprocessing_changes(config: TrainConfig) -> dict[str, Any]:
-    changes = {"image_size": config.image_size, "crop_pct": config.crop_pct}
-    return {key: value for key, value in changes.items() if value is not None}
+def _set_preprocessing(model_config: ResNetConfig, config: TrainConfig) -> ResNetConfig:
+    changes: dict[str, Any] = {"image_size": config.image_size, "crop_pct": config.crop_pct}
+    return replace(model_config, **{key: value for key, value in changes.items() if value is not None})

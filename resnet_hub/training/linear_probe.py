@@ -1,15 +1,16 @@
-"""A new head for a backbone that does not change: its features of each image once, then a convex fit in seconds."""
+"""Fits a new head on a frozen backbone: computes the features of each image once, then solves a convex problem."""
 
 import hashlib
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,13 +38,14 @@ def fit_linear_probe(
         model: Its head is replaced by the fitted one.
         images: uint8 (N, H, W, 3) at the size of the network.
         targets: int64 (N,).
-        class_weights: float (num_classes,), of each class in the loss.
+        class_weights: float (num_classes,), the weight of each class in the loss.
         transform: Its mean and standard deviation normalize the images.
         partial_path: File that keeps the features computed so far if it stops; None: they are lost.
         should_stop: Called after each batch.
 
     Returns:
-        Whether the head is fitted; False if it stopped before. The next call continues from `partial_path`.
+        Whether the head is fitted; False if `should_stop` returned True before. The next call continues from
+        `partial_path`.
     """
     cache = FeatureCache()
     path = cache.path(model, images)
@@ -62,21 +64,18 @@ def fit_linear_probe(
 def _compute_features(
     model: ResNet, images: Tensor, transform: BatchTransform, partial_path: Path | None, should_stop: Callable[[], bool]
 ) -> Generator[Preparing, None, Tensor]:
-    """Returns the features (2N, C) of the images and their mirror images, or the first of them if it stopped."""
-    from safetensors.torch import load_file, save
-
+    """Returns the features (2N, C) of the images and of their mirror images, or those computed before it stopped."""
     batches = [load_file(partial_path)["features"]] if partial_path and partial_path.is_file() else []
     done, total = sum(map(len, batches)), 2 * len(images)
-    remaining = (images[done:], images[max(0, done - len(images)) :].flip(2))
+    mirrored = images[max(0, done - len(images)) :].flip(2)
     try:
-        for features in chain(
-            *(extract_features(model, views, transform.mean, transform.std) for views in remaining if len(views))
-        ):
-            batches.append(features)
-            done += len(features)
-            yield Preparing("features", done, total)
-            if should_stop():
-                break
+        for pixels in (images[done:], mirrored):
+            for features in extract_features(model, pixels, transform.mean, transform.std):
+                batches.append(features)
+                done += len(features)
+                yield Preparing("features", done, total)
+                if should_stop():
+                    return torch.cat(batches)
     finally:
         if partial_path and 0 < done < total:
             write_atomic(partial_path, save({"features": torch.cat(batches)}))
@@ -84,18 +83,19 @@ def _compute_features(
 
 
 def extract_features(model: ResNet, images: Tensor, mean: Tensor, std: Tensor, batch: int = 64) -> Iterator[Tensor]:
-    """Yields the pooled features (n, C) of uint8 images (N, H, W, 3), batch by batch, from the fastest engine."""
+    """Yields the pooled features (batch, C) of uint8 images (N, H, W, 3), computed by the fastest engine."""
     engine = select_engine(model, "fp32")
-    for views in images.split(batch):
-        pixels = (views.numpy().astype(np.float32) / 255 - mean.numpy()) / std.numpy()
+    for start in range(0, len(images), batch):
+        pixels = images[start : start + batch].numpy().astype(np.float32)
+        pixels = (pixels / 255 - mean.numpy()) / std.numpy()
         maps = engine(torch.from_numpy(pixels.transpose(0, 3, 1, 2))).feature_maps
         yield torch.from_numpy(maps.numpy().mean((2, 3)))
 
 
 def l2_penalty(num_features: int, num_images: int) -> float:
-    """Returns the `l2` for `fit_head`: a prior that weighs less the more images there are.
+    """Returns the `l2` of `fit_head` for a Gaussian prior under which the logits have a variance of 10.
 
-    It expects logits with a variance of 10; values between 2 and 50 gave the best accuracy (docs/log.md).
+    Variances between 2 and 50 gave the best accuracy (docs/log.md).
     """
     return num_features / (10 * num_images)
 
@@ -109,7 +109,7 @@ def fit_head(inputs: Tensor, targets: Tensor, classes: int, *, weights: Tensor, 
         inputs: Features, float (N, C).
         targets: int64 (N,).
         classes: Number of classes.
-        weights: Of each class in the mean loss, float (classes,).
+        weights: float (classes,), the weight of each class in the loss.
         l2: Penalty on the squared coefficients of the standardized features.
 
     Returns:
@@ -153,9 +153,6 @@ class FeatureCache:
         return self.folder / f"{digest.hexdigest()}.safetensors"
 
     def read(self, path: Path) -> Tensor | None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
             os.utime(path)
             return load_file(path)["features"]
@@ -163,9 +160,7 @@ class FeatureCache:
             return None
 
     def write(self, path: Path, features: Tensor) -> None:
-        from safetensors.torch import save
-
-        with suppress(OSError):  # no home directory, a full disk, another run that deletes files: it is only a cache
+        with suppress(OSError):  # such as a full disk; a run needs no cache
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, save({"features": features}))
             size = 0

@@ -1,6 +1,7 @@
-"""The optimizer, the average of the weights, and the part of a base that is not trained."""
+"""The optimizer, the average of the weights, and the layers that are not trained."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,26 +13,21 @@ from resnet_hub.training.config import ResolvedTrainConfig
 
 def create_optimizer(model: ResNet, config: ResolvedTrainConfig) -> torch.optim.Optimizer:
     """Returns the optimizer of a run; each parameter group has a `factor` for the learning rate of the schedule."""
+    head = list(model.fc.parameters())
     backbone = [parameter for name, parameter in model.named_parameters() if not name.startswith("fc.")]
-    groups = [
-        {"params": backbone, "factor": config.body_rate if config.base else 1.0},
-        {"params": list(model.fc.parameters()), "factor": 1.0},
-    ]
+    body_rate = config.body_rate if config.base else 1.0
+    groups = [{"params": backbone, "factor": body_rate}, {"params": head, "factor": 1.0}]
+    common: dict[str, Any] = {"params": groups, "lr": 0.0, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw":
-        betas = (config.momentum, 0.999)
-        return torch.optim.AdamW(groups, lr=0.0, betas=betas, weight_decay=config.weight_decay, fused=True)
-    return torch.optim.SGD(
-        groups, lr=0.0, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
-    )
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["factor"]
+        return torch.optim.AdamW(**common, betas=(config.momentum, 0.999), fused=True)
+    return torch.optim.SGD(**common, momentum=config.momentum, nesterov=config.nesterov)
 
 
 def average_weights(model: nn.Module, decay: float) -> AveragedModel:
-    """Returns an exponential average of the weights; it forgets faster early on, so a short run drops its start."""
+    """Returns an exponential moving average of the weights. Its decay rises from 0.1 to `decay` over the first steps.
+
+    So the average of a short run does not contain the initial weights.
+    """
 
     @torch.no_grad()
     def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
@@ -51,11 +47,8 @@ def frozen_modules(model: ResNet, stages: int) -> list[nn.Module]:
 
 
 def set_train_mode(model: nn.Module, frozen: Sequence[nn.Module], *, frozen_norm: bool) -> None:
-    """Sets `model` to training, all but the `frozen` modules and, with `frozen_norm`, the BatchNorm statistics."""
+    """Sets `model` to training mode, except the `frozen` modules and, with `frozen_norm`, all BatchNorm layers."""
     model.train()
-    for module in frozen:
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)] if frozen_norm else []
+    for module in (*frozen, *norms):
         module.eval()
-    if frozen_norm:
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()

@@ -1,6 +1,6 @@
 """The directory of a training run. Imports no torch.
 
-It holds all of the run: any process that can open it can watch, stop, resume or share the run.
+It holds everything of the run: a process that can open it can watch, stop, resume or share the run.
 """
 
 import json
@@ -19,14 +19,17 @@ class EvaluationSplit(NamedTuple):
     """The images that the saved model is evaluated on."""
 
     split: str  # of the dataset
-    indices: list[int]  # in it
+    indices: list[int]  # in that split
     name: str  # such as "test" or "20% held out"
     chose_epoch: bool  # whether the epoch was chosen on the same images, which makes their metrics optimistic
 
 
+_NAMES = {"pictures": "images", "called": "validation_name", "split": "validation_split", "held_out": "validation"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SplitRecord:
-    """The content of `split.json`: which images a run trains, validates and evaluates on."""
+    """The content of `split.json`: which images a run trains, validates and evaluates on. `_NAMES` maps keys of 0.1."""
 
     images: dict[str, int]  # number in each split of the dataset
     labels: list[str]
@@ -38,12 +41,7 @@ class SplitRecord:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "SplitRecord":
-        return cls(**{_OLD_KEYS.get(key, key): value for key, value in content.items()})
-
-
-_OLD_KEYS = {  # of `split.json` in version 0.1
-    **{"pictures": "images", "called": "validation_name", "split": "validation_split", "held_out": "validation"}
-}
+        return cls(**{_NAMES.get(key, key): value for key, value in content.items()})
 
 
 class RunDir:
@@ -56,6 +54,7 @@ class RunDir:
         history: `history.jsonl`, a line per epoch.
         state: `state.safetensors`, the training state.
         samples: `samples.json`, the last predictions for a few validation images.
+        base: `base`, a copy of the base model.
         model: `model`, the checkpoint folder with the best weights so far.
         evaluation: `evaluation.json`, the evaluation of the finished model.
         stop: If this file appears, the run stops.
@@ -67,10 +66,9 @@ class RunDir:
         self.folder = Path(folder)
         self.settings, self.history = self.folder / "run.json", self.folder / "history.jsonl"
         self.report, self.split = self.folder / "report.json", self.folder / "split.json"
-        self.state, self.model = self.folder / "state.safetensors", self.folder / "model"
-        self.evaluation = self.folder / "evaluation.json"
-        self.stop, self.end = self.folder / "stop", self.folder / "end"
-        self.samples = self.folder / "samples.json"
+        self.samples, self.evaluation = self.folder / "samples.json", self.folder / "evaluation.json"
+        self.state, self.stop, self.end = self.folder / "state.safetensors", self.folder / "stop", self.folder / "end"
+        self.base, self.model = self.folder / "base", self.folder / "model"
         self.images, self.features = self.folder / "images.safetensors", self.folder / "features.safetensors"
 
     def exists(self) -> bool:
@@ -121,7 +119,7 @@ class RunDir:
             return []
 
     def epochs(self) -> list[Epoch]:
-        """Returns the history; of an epoch that a resumed run repeated, the last line."""
+        """Returns the history; if a resumed run repeated an epoch, only its last line."""
         epochs: dict[int, Epoch] = {}
         if self.history.is_file():
             for line in self.history.read_text(encoding="utf-8").splitlines():

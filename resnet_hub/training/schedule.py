@@ -1,8 +1,16 @@
-"""The learning rate and the image size over a run, as pure functions."""
+"""What each epoch and step of a run use: learning rate, image size, order of the images, random numbers.
+
+All are functions of the settings and the position in the run, and of nothing that was drawn before. So a resumed or a
+distributed run repeats the uninterrupted one.
+"""
 
 import math
 
-from resnet_hub.training.config import ResolvedTrainConfig
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from resnet_hub.training.config import Balance, ResolvedTrainConfig
 
 _SIZE_STEP = 16  # pixels
 
@@ -20,10 +28,29 @@ def learning_rate(config: ResolvedTrainConfig, progress: float) -> float:
 
 
 def image_size(first: int | None, last: int, epoch: int, epochs: int) -> int:
-    """Returns the pixels of a side in an epoch: sizes from `first` to `last`, 16 apart, share the epochs equally.
+    """Returns the height and width of an epoch's images: sizes from `first` to `last`, 16 apart, each as many epochs.
 
     Small images teach the early epochs nearly as much in a fraction of the time (progressive resizing,
     https://www.fast.ai/posts/2018-08-10-fastai-diu-imagenet.html).
     """
     sizes: list[int] = [*range(min(first or last, last), last, _SIZE_STEP), last]
     return sizes[len(sizes) * epoch // epochs]
+
+
+def create_generator(seed: int, *position: int) -> Generator:
+    """Returns a generator for the epoch, or for the epoch and step, at `position`."""
+    words = np.random.SeedSequence([seed, *position]).generate_state(2)
+    return Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+def compute_class_weights(targets: Tensor, num_classes: int) -> Tensor:
+    """Returns weights (num_classes,) inverse to how often each class occurs in `targets` (N,)."""
+    counts = torch.bincount(targets, minlength=num_classes).clamp_min(1)
+    return len(targets) / (num_classes * counts)
+
+
+def shuffle_indices(targets: Tensor, class_weights: Tensor, balance: Balance, generator: Generator) -> Tensor:
+    """Returns the indices (N,) of an epoch: shuffled, or drawn with replacement so that all classes are as frequent."""
+    if balance == "sampling":
+        return torch.multinomial(class_weights[targets].double(), len(targets), replacement=True, generator=generator)
+    return torch.randperm(len(targets), generator=generator)

@@ -1,6 +1,7 @@
 """Which images of a dataset a run trains, validates and evaluates on."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import NamedTuple
@@ -15,7 +16,6 @@ from resnet_hub.datasets.split import split_indices
 from resnet_hub.errors import DataError
 from resnet_hub.training import events
 from resnet_hub.training.config import TrainConfig
-from resnet_hub.training.events import Preparing
 from resnet_hub.training.run_dir import RunDir, SplitRecord
 
 
@@ -30,8 +30,8 @@ class RunImages(NamedTuple):
 
 def create_split(
     splits: Splits, config: TrainConfig, run: RunDir, should_stop: Callable[[], bool]
-) -> Generator[Preparing, None, bool]:
-    """Checks all images and writes `report.json` and `split.json`; returns False if it was asked to stop before.
+) -> Generator[events.Preparing, None, bool]:
+    """Checks all images and writes `report.json` and `split.json`; returns False if `should_stop` returned True before.
 
     Raises:
         DataError: If the report finds a reason not to train on the dataset.
@@ -48,10 +48,9 @@ def create_split(
 
 
 def select_images(splits: Splits, config: TrainConfig, run: RunDir) -> RunImages:
-    """Returns the images as `split.json` has them; raises `DataError` if the dataset changed since it was written."""
+    """Returns the images that `split.json` lists; raises `DataError` if the dataset changed since it was written."""
     record, evaluation = run.read_split(), run.evaluation_split()
-    sizes = {name: len(images) for name, images in splits.items()}
-    labels = list(splits[TRAIN].labels)
+    sizes, labels = _count_images(splits), list(splits[TRAIN].labels)
     if (record.images, record.labels) != (sizes, labels):
         raise DataError(
             f"The dataset {config.data} changed since the run began, from {record.images} images with the labels "
@@ -65,7 +64,9 @@ def select_images(splits: Splits, config: TrainConfig, run: RunDir) -> RunImages
     )
 
 
-def _create_report(splits: Splits, should_stop: Callable[[], bool]) -> Generator[Preparing, None, DatasetReport | None]:
+def _create_report(
+    splits: Splits, should_stop: Callable[[], bool]
+) -> Generator[events.Preparing, None, DatasetReport | None]:
     reported_at = time.monotonic()
     with closing(iterate_report(splits)) as steps:
         while not should_stop():
@@ -76,27 +77,31 @@ def _create_report(splits: Splits, should_stop: Callable[[], bool]) -> Generator
                 return report
             if time.monotonic() - reported_at > events.PROGRESS_SECONDS:
                 reported_at = time.monotonic()
-                yield Preparing("report", done, total)
+                yield events.Preparing("report", done, total)
     return None
 
 
 def _read_report(splits: Splits, run: RunDir) -> DatasetReport | None:
-    """Returns the report that is already in the run directory, if it is about these images."""
+    """Returns the report in the run directory if it matches the dataset, as after an upload to the page."""
     try:
         report = DatasetReport.from_json(run.report.read_text(encoding="utf-8"))
     except (FileNotFoundError, DataError):
         return None
-    counts = {name: sum(row.images for row in report.classes if row.split == name) for name in splits}
-    for image in report.unreadable:
-        counts[image.split] = counts.get(image.split, 0) + 1
-    is_same = counts == {name: len(images) for name, images in splits.items()}
-    return report if is_same and report.labels == tuple(splits[TRAIN].labels) else None
+    counts = Counter(image.split for image in report.unreadable)
+    for row in report.classes:
+        counts[row.split] += row.images
+    is_same = counts == _count_images(splits) and report.labels == tuple(splits[TRAIN].labels)
+    return report if is_same else None
+
+
+def _count_images(splits: Splits) -> dict[str, int]:
+    return {name: len(images) for name, images in splits.items()}
 
 
 def _choose_images(splits: Splits, report: DatasetReport, config: TrainConfig) -> SplitRecord:
-    """Leaves out unreadable images, and holds out a part of the training images if there is no validation split.
+    """Leaves out unreadable images, and holds out a part of the training images if the dataset has no validation split.
 
-    If the epochs are compared, the test split takes no part in that: only the saved model is evaluated on it.
+    Only the saved model is evaluated on the test split, unless no epochs are compared (`select` is "last").
     """
     unreadable = {(image.split, image.name) for image in report.unreadable}
 
@@ -116,7 +121,7 @@ def _choose_images(splits: Splits, report: DatasetReport, config: TrainConfig) -
     if not len(validation):
         raise DataError(f"The dataset {config.data} has too few images to hold some out; add more.")
     return SplitRecord(
-        images={name: len(images) for name, images in splits.items()},
+        images=_count_images(splits),
         labels=list(splits[TRAIN].labels),
         train=train.tolist(),
         validation=validation.tolist(),

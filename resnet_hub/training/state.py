@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -32,23 +34,21 @@ class Position:
     loss_sum: float = 0.0  # over those steps
     best: Best | None = None
     evaluations_since_best: int = 0
-    seconds: float = 0.0  # of training, over all processes that worked on the run
-    hardware: str = ""
+    seconds: float = 0.0  # of training, in all processes that have resumed the run
+    hardware: str = ""  # of the last process
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Position":
-        if "worse" in content:  # its name in version 0.1
-            content = content | {"evaluations_since_best": content["worse"]}
-        best = content["best"]
-        if isinstance(best, dict):  # version 0.1
-            best = (best["epoch"], best["accuracy"], best["loss"]) if best else None
+        if "worse" in content:  # version 0.1
+            best = content["best"] and [content["best"][key] for key in Best._fields]
+            content = content | {"best": best, "evaluations_since_best": content["worse"]}
         values = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
-        return cls(**values | {"best": best and Best(*best)})
+        return cls(**values | {"best": Best(*content["best"]) if content["best"] else None})
 
 
 @dataclass
 class TrainingState:
-    """All that changes while a run trains. `save` and `load` keep it bit for bit."""
+    """The objects that change while a run trains. `save` and `load` restore them bit for bit."""
 
     model: ResNet
     average: AveragedModel | None
@@ -58,12 +58,10 @@ class TrainingState:
 
     @property
     def evaluated_model(self) -> ResNet:
-        """The weights that are evaluated and saved: the average, if there is one."""
+        """The model that is evaluated and saved: the average of the weights, if the run has one."""
         return cast(ResNet, self.average.module) if self.average else self.model
 
     def save(self, path: Path) -> None:
-        from safetensors.torch import save
-
         tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         if self.average:
             tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
@@ -74,9 +72,7 @@ class TrainingState:
         write_atomic(path, save(tensors, metadata={"position": json.dumps(position)}))
 
     def load(self, path: Path) -> None:
-        """Restores what `save` wrote into the objects of this state, all but the position: see `read_position`."""
-        from safetensors.torch import load_file
-
+        """Loads a saved state into these objects, except the position, which `read_position` reads."""
         tensors = load_file(path)
 
         def select(prefix: str) -> dict[str, Tensor]:
@@ -100,8 +96,6 @@ class TrainingState:
 
 def read_position(path: Path) -> Position:
     """Reads how far a run has come, without its tensors; raises `TrainingError` if the file is damaged."""
-    from safetensors import SafetensorError
-
     try:
         return Position.from_dict(_read_metadata(path))
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
@@ -109,7 +103,5 @@ def read_position(path: Path) -> Position:
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as file:
         return cast(dict[str, Any], json.loads(file.metadata()["position"]))

@@ -16,15 +16,16 @@ from resnet_hub.training.config import TrainConfig
 
 
 class BatchTransform:
-    """Augments and normalizes a batch of training images, as the settings of a run say.
+    """Augments and normalizes batches of training images according to the settings of a run.
 
     Attributes:
-        size: Pixels of a side of the network's input.
-        decode_config: How training images are decoded: with the margin that `center_crop` removes.
+        size: Height and width of the network's input, in pixels.
+        model_config: Its preprocessing is that of evaluation.
+        decode_config: The preprocessing of training images, which keeps the margin that `center_crop` removes.
     """
 
     def __init__(self, config: TrainConfig, model_config: ResNetConfig):
-        self.config, self.size = config, model_config.image_size
+        self.config, self.model_config, self.size = config, model_config, model_config.image_size
         self.decode_config = replace(model_config, image_size=model_config.resize_size, crop_pct=1.0)
         self.mean, self.std = torch.tensor(model_config.mean), torch.tensor(model_config.std)
         self.augmentation = config.augmentation or ("shift" if self.size <= 64 else "crop")
@@ -33,10 +34,10 @@ class BatchTransform:
         """Transforms a batch.
 
         Args:
-            images: uint8 (N, H, W, 3), as `decode_config` decodes them.
+            images: uint8 (N, H, W, 3), decoded with `decode_config`.
             targets: float (N, num_classes), one-hot.
             generator: All random numbers are drawn from it.
-            size: Pixels of a side of the result; at most `self.size`.
+            size: Height and width of the result; at most `self.size`.
 
         Returns:
             Images, float (N, 3, size, size), and targets (N, num_classes), which mixup and CutMix blend.
@@ -56,7 +57,7 @@ class BatchTransform:
         return mixup_or_cutmix(batch, targets, generator, mixup=config.mixup, cutmix=config.cutmix)
 
     def center_crop(self, images: Tensor) -> Tensor:
-        """Returns the part (N, size, size, 3) of decoded images (N, H, W, 3) that evaluation uses."""
+        """Returns the center (N, size, size, 3) of decoded images (N, H, W, 3), which evaluation uses."""
         margin = (images.shape[1] - self.size) // 2
         return images[:, margin : margin + self.size, margin : margin + self.size]
 

@@ -1,4 +1,6 @@
-"""Metrics and sample predictions on the validation images, in float32."""
+"""Metrics and sample predictions on the validation images."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -6,40 +8,37 @@ from torch.nn import functional as F
 
 from resnet_hub.model import ResNet
 from resnet_hub.training.events import Sample
-from resnet_hub.training.image_store import ImageStore
 from resnet_hub.training.transforms import BatchTransform
 
-_BATCH = 256
-_SAMPLES = 6
+_BATCH, _SAMPLES = 256, 6
 
 
-def validate(
-    model: ResNet, store: ImageStore, targets: Tensor, transform: BatchTransform, device: torch.device
-) -> tuple[float, float]:
-    """Returns the mean cross-entropy and the accuracy (0 to 1) of `model` on the validation images."""
-    model.eval()
-    loss, correct = 0.0, 0
-    with torch.inference_mode():
-        for indices in torch.arange(len(targets)).split(_BATCH):
-            batch_targets = targets[indices].to(device)
-            logits = model(transform.normalize(store.read_validation(indices).to(device))).float()
-            loss += float(F.cross_entropy(logits, batch_targets, reduction="sum"))
-            correct += int((logits.argmax(1) == batch_targets).sum())
-    return loss / len(targets), correct / len(targets)
+@dataclass
+class ValidationSet:
+    """Images uint8 (N, H, W, 3) at the size of the network, and targets int64 (N,); models are evaluated in float32."""
 
+    images: Tensor
+    targets: Tensor
+    labels: tuple[str, ...]
+    transform: BatchTransform
 
-def predict_samples(
-    model: ResNet,
-    store: ImageStore,
-    targets: Tensor,
-    labels: tuple[str, ...],
-    transform: BatchTransform,
-    device: torch.device,
-) -> list[Sample]:
-    """Returns the predictions for a few validation images, always the same ones."""
-    indices = torch.linspace(0, len(targets) - 1, min(_SAMPLES, len(targets))).round().long()
-    with torch.inference_mode():
-        images = transform.normalize(store.read_validation(indices).to(device))
-        best = model.eval()(images).float().softmax(1).max(1)
-    rows = zip(indices.tolist(), targets[indices].tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
-    return [Sample(index, labels[target], labels[predicted], score) for index, target, predicted, score in rows]
+    def evaluate(self, model: ResNet) -> tuple[float, float]:
+        """Returns the mean cross-entropy and the accuracy (0 to 1)."""
+        loss, correct = 0.0, 0
+        for indices in torch.arange(len(self.targets)).split(_BATCH):
+            logits, targets = self._compute_logits(model, indices), self.targets[indices]
+            loss += float(F.cross_entropy(logits, targets, reduction="sum"))
+            correct += int((logits.argmax(1) == targets).sum())
+        return loss / len(self.targets), correct / len(self.targets)
+
+    def predict_samples(self, model: ResNet) -> list[Sample]:
+        """Returns the predictions for a few images, always the same ones."""
+        indices = torch.linspace(0, len(self.targets) - 1, min(_SAMPLES, len(self.targets))).round().long()
+        scores, predicted = self._compute_logits(model, indices).softmax(1).max(1)
+        rows = zip(indices.tolist(), self.targets[indices].tolist(), predicted.tolist(), scores.tolist(), strict=True)
+        return [Sample(index, self.labels[target], self.labels[best], score) for index, target, best, score in rows]
+
+    def _compute_logits(self, model: ResNet, indices: Tensor) -> Tensor:
+        with torch.inference_mode():
+            batch = self.transform.normalize(self.images[indices].to(model.conv1.weight.device))
+            return model.eval()(batch).float().cpu()

@@ -1,4 +1,4 @@
-"""Runs: what they say, what they keep, and that nothing in the world outside changes what they learn."""
+"""Training runs: their events and files, their options, and that interruptions do not change the weights."""
 
 import json
 import math
@@ -39,16 +39,15 @@ from resnet_hub.training.events import Epoch, Event, Failed, Finished, Preparing
 from resnet_hub.training.loop import Trainer, train
 from resnet_hub.training.preview import preview_augmentation
 from resnet_hub.training.run_dir import RunDir
-from resnet_hub.training.sampling import create_generator, shuffle_indices
-from resnet_hub.training.schedule import image_size
+from resnet_hub.training.schedule import create_generator, image_size, shuffle_indices
 
-KILLS = int(os.environ.get("RESNET_HUB_KILLS", "4"))  # of each optimiser
+KILLS = int(os.environ.get("RESNET_HUB_KILLS", "4"))  # of each optimizer
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of noisy colours, 24 pictures each: learnt in a few steps, not at once."""
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of noisy colours, 24 images each: learned in a few steps, not at once."""
     folder, noise = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
     for label, colour in COLOURS.items():
         (folder / label).mkdir()
@@ -59,10 +58,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+def config(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     monkeypatch.setattr("resnet_hub.training.events.PROGRESS_SECONDS", 0.0)  # an event per step, and per image
     return TrainConfig(
-        data=str(pictures),
+        data=str(colours),
         run=str(tmp_path / "run"),
         architecture="resnet20",
         image_size=16,
@@ -87,7 +86,7 @@ def kinds(events: list[Event]) -> list[str]:
     return [type(event).__name__ for event in events]
 
 
-def until_started(events: Iterator[Event]) -> Started:
+def skip_to_started(events: Iterator[Event]) -> Started:
     return next(event for event in events if isinstance(event, Started))
 
 
@@ -111,10 +110,10 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-# -- what a run says and keeps -----------------------------------------------------------------------------------------
+# -- events, files and options -----------------------------------------------------------------------------------------
 
 
-def test_a_run_tells_its_course_and_keeps_a_model_that_loads(config: TrainConfig) -> None:
+def test_a_run_yields_events_and_saves_a_model_that_loads(config: TrainConfig) -> None:
     events = list(train(config))
     (started,) = [event for event in events if isinstance(event, Started)]
     assert started.labels == ["blue", "green", "red"]
@@ -158,15 +157,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(config: T
     assert not equal(one, other)
 
 
-def test_settings_that_describe_no_run_are_refused_before_it_starts(config: TrainConfig, tmp_path: Path) -> None:
-    for change, sentence in {
+def test_invalid_settings_raise_before_the_run_starts(config: TrainConfig, tmp_path: Path) -> None:
+    for name, (value, message) in {
         "epochs": (-1, "epochs is -1"),
         "recipe": ("magic", "Unknown recipe 'magic'"),
         "batch_size": (0, "batch_size is 0"),
         "label_smoothing": (2.0, "label_smoothing is 2.0"),
     }.items():
-        with pytest.raises(TrainingError, match=sentence[1]):
-            list(train(replace(config, **{change: sentence[0]})))
+        with pytest.raises(TrainingError, match=message):
+            list(train(replace(config, **{name: value})))
     for alone in ({"recipe": "head"}, {"frozen_norm": True}, {"frozen_stages": 1}):
         with pytest.raises(TrainingError, match="name one as base"):
             list(train(replace(config, **alone)))
@@ -184,19 +183,19 @@ def test_settings_that_describe_no_run_are_refused_before_it_starts(config: Trai
         list(train(config))
 
 
-def test_a_start_that_failed_leaves_nothing_to_a_later_one(config: TrainConfig) -> None:
-    """Of a run that did not begin, the split is that of other settings."""
+def test_a_failed_start_does_not_affect_a_later_one(config: TrainConfig) -> None:
+    """A start that failed leaves the split of other settings in the directory."""
     for seed in (1, 0):
-        until_started(train(replace(config, seed=seed)))
+        skip_to_started(train(replace(config, seed=seed)))
         RunDir(config.run).settings.unlink()
-    left = RunDir(config.run).split.read_text()
+    split = RunDir(config.run).split.read_text()
     shutil.rmtree(config.run)
-    until_started(train(config))
-    assert RunDir(config.run).split.read_text() == left
+    skip_to_started(train(config))
+    assert RunDir(config.run).split.read_text() == split
 
 
 def test_every_option_reaches_the_weights(config: TrainConfig, tmp_path: Path) -> None:
-    """A setting exists only if it changes what is learnt."""
+    """Each setting changes the weights."""
     changes: list[dict[str, Any]] = [
         {},
         {"label_smoothing": 0.1},
@@ -218,16 +217,16 @@ def test_every_option_reaches_the_weights(config: TrainConfig, tmp_path: Path) -
         {"schedule": "constant"},
         {"balance": "sampling"},
     ]
-    found = []
+    trained = []
     for index, change in enumerate(changes):
         run = replace(config, run=str(tmp_path / str(index)), epochs=1, select="last", **change)
         assert isinstance(list(train(run))[-1], Finished), change
-        found.append(weights(run)["layer1.0.conv1.weight"])
+        trained.append(weights(run)["layer1.0.conv1.weight"])
     for index, change in enumerate(changes[1:], start=1):
-        assert not torch.equal(found[0], found[index]), change
+        assert not torch.equal(trained[0], trained[index]), change
 
 
-def test_pictures_grow_over_the_epochs_up_to_the_size_of_the_network(config: TrainConfig) -> None:
+def test_images_grow_over_the_epochs_up_to_the_size_of_the_network(config: TrainConfig) -> None:
     config = replace(config, image_size=48, first_size=16, epochs=7, crop_pct=1.0)
     assert [image_size(16, 48, epoch, 7) for epoch in range(7)] == [16, 16, 16, 32, 32, 48, 48]
     assert {image_size(None, 48, epoch, 7) for epoch in range(7)} == {48}
@@ -236,8 +235,8 @@ def test_pictures_grow_over_the_epochs_up_to_the_size_of_the_network(config: Tra
     assert (kept.image_size, kept.crop_pct) == (48, 1.0)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of the compiler's own
-def test_compiled_steps_learn_the_same_and_a_missing_compiler_is_a_sentence(
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of the compiler
+def test_compiled_steps_give_the_same_weights_and_a_missing_compiler_a_message(
     config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(config, base=str(base), architecture="resnet18", epochs=1, select="last")
@@ -257,25 +256,25 @@ def test_compiled_steps_learn_the_same_and_a_missing_compiler_is_a_sentence(
 
 
 @pytest.mark.parametrize("select", ["last", "accuracy"])
-def test_a_network_that_its_last_step_has_spoilt_is_not_kept(
+def test_a_model_with_infinite_weights_is_not_saved(
     config: TrainConfig, select: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    validate = Trainer._validate
+    end_epoch = Trainer._end_epoch
 
-    def spoilt(trainer: Any) -> tuple[float, float]:
-        if trainer.position.epoch == 2:
+    def spoil_weights(trainer: Trainer) -> Epoch:
+        if trainer.position.epoch == 1:
             for model in (trainer.state.model, trainer.state.evaluated_model):
                 torch.nn.init.constant_(model.get_parameter("fc.bias"), torch.nan)
-        return validate(trainer)
+        return end_epoch(trainer)
 
-    monkeypatch.setattr(Trainer, "_validate", spoilt)
+    monkeypatch.setattr(Trainer, "_end_epoch", spoil_weights)
     *_, last = train(replace(config, epochs=3, select=select))
     assert isinstance(last, Failed) and "The loss became nan in epoch 2" in last.reason
     assert all(value.isfinite().all() for value in weights(config).values())
     assert [epoch.epoch for epoch in RunDir(config.run).epochs()] == [1]
 
 
-def test_a_stopped_run_does_not_say_of_its_model_what_the_base_says(config: TrainConfig, tmp_path: Path) -> None:
+def test_the_card_of_a_stopped_run_is_not_that_of_the_base(config: TrainConfig, tmp_path: Path) -> None:
     base = tmp_path / "base"
     written = "# Ships\n\nFinds ships, 93% of them."
     ResNet(ResNetConfig.from_name("resnet20", id2label={0: "ship", 1: "sea"})).save_pretrained(base, card=written)
@@ -287,11 +286,11 @@ def test_a_stopped_run_does_not_say_of_its_model_what_the_base_says(config: Trai
     assert "ships" not in (run.model / "README.md").read_text()
 
 
-def test_balancing_makes_a_rare_class_count(config: TrainConfig, pictures: Path, tmp_path: Path) -> None:
+def test_balancing_samples_rare_classes_more_often(config: TrainConfig, colours: Path, tmp_path: Path) -> None:
     rare = tmp_path / "rare"
     for label, count in (("blue", 20), ("red", 4)):
         (rare / label).mkdir(parents=True)
-        for file in sorted((pictures / label).iterdir())[:count]:
+        for file in sorted((colours / label).iterdir())[:count]:
             (rare / label / file.name).write_bytes(file.read_bytes())
     rare_config = replace(config, data=str(rare), epochs=1).resolved()
     trainer = set_up(rare_config, RunDir(config.run))
@@ -305,8 +304,8 @@ def test_balancing_makes_a_rare_class_count(config: TrainConfig, pictures: Path,
     assert 0.4 < float(drawn.float().mean()) < 0.6
 
 
-def test_a_batch_in_parts_gives_the_weights_of_the_whole_one(config: TrainConfig, base: Path, tmp_path: Path) -> None:
-    """With statistics that are the base's: BatchNorm would take others from each part."""
+def test_accumulated_steps_give_the_weights_of_whole_batches(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+    """The BatchNorm statistics are those of the base; otherwise they would differ with the batch."""
     whole = replace(
         config, base=str(base), architecture="resnet18", image_size=None, select="last", balance="loss", mixup=0.2
     )
@@ -319,7 +318,7 @@ def test_a_batch_in_parts_gives_the_weights_of_the_whole_one(config: TrainConfig
         assert other.train_loss == pytest.approx(one.train_loss, rel=1e-4)
 
 
-def test_a_few_held_out_pictures_are_told_with_what_the_kept_weights_make_of_them(config: TrainConfig) -> None:
+def test_samples_are_predictions_of_the_saved_model(config: TrainConfig) -> None:
     finished = list(train(replace(config, select="last")))[-1]
     assert isinstance(finished, Finished)
     run = RunDir(config.run)
@@ -334,12 +333,12 @@ def test_a_few_held_out_pictures_are_told_with_what_the_kept_weights_make_of_the
     assert RunDir(config.run + "-absent").read_samples() == []
 
 
-def test_the_preview_is_what_training_sees(config: TrainConfig, base: Path) -> None:
+def test_the_preview_shows_the_images_of_training(config: TrainConfig, base: Path) -> None:
     images = load_dataset(config.data)["train"].subset(range(8))
     plain = preview_augmentation(replace(config, augmentation="none"), images)
-    for picture, path in zip(plain, images.sources, strict=True):
-        assert picture.size == (16, 16)
-        np.testing.assert_allclose(np.asarray(picture), np.asarray(Image.open(path)), atol=1)
+    for image, path in zip(plain, images.sources, strict=True):
+        assert image.size == (16, 16)
+        np.testing.assert_allclose(np.asarray(image), np.asarray(Image.open(path)), atol=1)
     for change in (
         {},
         {"mixup": 1.0},
@@ -357,7 +356,7 @@ def test_the_preview_is_what_training_sees(config: TrainConfig, base: Path) -> N
     np.testing.assert_allclose(np.asarray(cut), np.asarray(Image.open(images.sources[0]))[2:14, 2:14], atol=1)
 
 
-def test_the_kept_epoch_is_the_one_asked_for_and_patience_ends_a_run(
+def test_select_chooses_the_saved_epoch_and_patience_ends_a_run(
     config: TrainConfig, base: Path, tmp_path: Path
 ) -> None:
     last = list(train(replace(config, epochs=3, select="last", run=str(tmp_path / "last"))))[-1]
@@ -377,7 +376,7 @@ def test_the_kept_epoch_is_the_one_asked_for_and_patience_ends_a_run(
 # -- from a base ---------------------------------------------------------------------------------------------------
 
 
-def test_a_head_is_fitted_to_the_base_in_one_go_and_its_features_are_kept(
+def test_a_head_is_fitted_to_the_base_and_the_features_are_cached(
     config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / "cache"))
@@ -413,7 +412,9 @@ def test_finetuning_starts_from_the_fitted_head(config: TrainConfig, base: Path,
     assert not torch.equal(body["layer2.0.bn1.running_mean"], kept["layer2.0.bn1.running_mean"])
 
 
-def test_what_a_person_writes_on_a_finished_card_stays(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+def test_the_card_states_the_license_of_the_base_and_keeps_edits(
+    config: TrainConfig, base: Path, tmp_path: Path
+) -> None:
     licensed = tmp_path / "licensed"
     shutil.copytree(base, licensed)
     card = "---\nlicense: cc-by-nc-4.0\n---\n\n# Base\n"
@@ -429,7 +430,7 @@ def test_what_a_person_writes_on_a_finished_card_stays(config: TrainConfig, base
     assert "My own words." in path.read_text()
 
 
-def test_a_run_stops_before_its_first_step_too(
+def test_a_run_can_stop_before_its_first_step(
     config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = replace(config, base=str(base), architecture="resnet18", recipe="head", epochs=None, image_size=None)
@@ -445,7 +446,7 @@ def test_a_run_stops_before_its_first_step_too(
         assert isinstance(list(train(replace(head, run=str(tmp_path / what))))[-1], Finished)
 
 
-def test_a_card_says_of_which_pictures_its_figures_are(config: TrainConfig) -> None:
+def test_the_card_names_the_images_of_the_evaluation(config: TrainConfig) -> None:
     list(train(config))
     card = (RunDir(config.run).model / "README.md").read_text()
     assert re.search(r"Measured on 15 images of the 20% held out split of colours\d+ by PyTorch in float32\. ", card)
@@ -455,10 +456,10 @@ def test_a_card_says_of_which_pictures_its_figures_are(config: TrainConfig) -> N
 
 
 @pytest.mark.parametrize("names", [("train", "test"), ("train", "validation", "test")])
-def test_a_test_split_takes_no_part_in_the_choice_of_the_epoch(
-    names: tuple[str, ...], config: TrainConfig, pictures: Path, tmp_path: Path
+def test_the_epoch_is_not_chosen_on_the_test_split(
+    names: tuple[str, ...], config: TrainConfig, colours: Path, tmp_path: Path
 ) -> None:
-    for path in sorted(pictures.rglob("*.png")):
+    for path in sorted(colours.rglob("*.png")):
         number = int(path.stem)
         split = "test" if number < 4 else names[1] if number < 9 else "train"
         target = tmp_path / "data" / split / path.parent.name / path.name
@@ -468,53 +469,51 @@ def test_a_test_split_takes_no_part_in_the_choice_of_the_epoch(
     config = replace(config, data=str(tmp_path / "data"))
     for select in ("accuracy", "last"):
         run = RunDir(tmp_path / select)
-        started = until_started(train(replace(config, run=str(run.folder), select=select)))
+        started = skip_to_started(train(replace(config, run=str(run.folder), select=select)))
         finished = list(train(replace(config, run=str(run.folder), select=select)))[-1]
         assert isinstance(finished, Finished)
         evaluation = json.loads(run.evaluation.read_text())
         assert evaluation["num_images"] == splits["test"]
         card = (run.model / "README.md").read_text()
         assert f"{splits['test']} images of the test split" in card and "epoch to keep was chosen" not in card
-        if "validation" in names or select == "last":  # nothing is chosen by the test split: no picture is held out
+        if "validation" in names or select == "last":  # no epoch is chosen on the test split: no image is held out
             assert started.train_images == splits["train"]
         else:
             assert started.train_images + started.validation_images == splits["train"]
             assert started.split == "20% held out"
 
 
-def test_a_report_that_is_there_spares_a_look_at_every_picture(
-    config: TrainConfig, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_matching_report_is_not_created_again(
+    config: TrainConfig, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = shutil.copytree(pictures, tmp_path / "data")
+    data = shutil.copytree(colours, tmp_path / "data")
     config = replace(config, data=str(data))
-    (data / "red" / "23.png").write_bytes(b"no picture")
-    found, run = create_report(load_dataset(data)), RunDir(config.run)
-    looked: list[object] = []
+    (data / "red" / "23.png").write_bytes(b"no image")
+    report, run = create_report(load_dataset(data)), RunDir(config.run)
+    inspected: list[object] = []
 
-    def reporting(splits: object) -> Generator[tuple[int, int], None, DatasetReport]:
-        looked.append(splits)
+    def iterate_report(splits: object) -> Generator[tuple[int, int], None, DatasetReport]:
+        inspected.append(splits)
         yield 1, 72
-        return found
+        return report
 
-    monkeypatch.setattr("resnet_hub.training.split.iterate_report", reporting)
+    monkeypatch.setattr("resnet_hub.training.split.iterate_report", iterate_report)
     run.folder.mkdir()
-    run.report.write_text(found.to_json())
-    started = until_started(train(config))
-    assert started.train_images + started.validation_images == 71 and not looked
-    for number, text in enumerate(("no report", replace(found, labels=("a", "b", "c")).to_json())):
+    run.report.write_text(report.to_json())
+    started = skip_to_started(train(config))
+    assert started.train_images + started.validation_images == 71 and not inspected
+    for number, text in enumerate(("no report", replace(report, labels=("a", "b", "c")).to_json())):
         other = RunDir(tmp_path / str(number))
         other.folder.mkdir()
         other.report.write_text(text)
         list(train(replace(config, run=str(other.folder))))
-        assert len(looked) == number + 1
+        assert len(inspected) == number + 1
 
 
 # -- interruptions -----------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_file_stops_and_keeps_and_the_run_goes_on_to_the_same_weights(
-    config: TrainConfig, tmp_path: Path
-) -> None:
+def test_a_stopped_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path: Path) -> None:
     unbroken = replace(config, run=str(tmp_path / "unbroken"))
     list(train(unbroken))
     events: list[Event] = []
@@ -524,7 +523,7 @@ def test_a_stop_file_stops_and_keeps_and_the_run_goes_on_to_the_same_weights(
             RunDir(config.run).stop.touch()
     assert isinstance(events[-1], Stopped) and (events[-1].epoch, events[-1].step) == (0, 3)
     state = RunDir(config.run).state
-    with safe_open(state, "pt") as file:  # as it was named before there was a choice of the optimiser
+    with safe_open(state, "pt") as file:  # with the names of states that older versions saved
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         position = file.metadata()
     assert any(key.endswith(".momentum_buffer") for key in tensors)
@@ -535,9 +534,7 @@ def test_a_stop_file_stops_and_keeps_and_the_run_goes_on_to_the_same_weights(
     assert equal(weights(config), weights(unbroken))
 
 
-def test_what_a_run_has_kept_is_measured_without_another_step(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_phase_evaluate_takes_no_step(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     for event in train(replace(config, epochs=9)):
         if isinstance(event, Epoch):
             RunDir(config.run).stop.touch()
@@ -549,7 +546,7 @@ def test_what_a_run_has_kept_is_measured_without_another_step(
     assert re.search(r"\d epochs? of 9 in", card) and RunDir(config.run).state.read_bytes() == state
 
 
-def test_a_run_goes_on_where_data_and_base_have_moved(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_after_data_and_base_have_moved(config: TrainConfig, base: Path, tmp_path: Path) -> None:
     tuned = replace(config, base=str(base), architecture="resnet18", image_size=None)
     unbroken = replace(tuned, run=str(tmp_path / "unbroken"))
     list(train(unbroken))
@@ -589,15 +586,36 @@ def test_a_run_resumes_after_its_base_has_left_the_shelf(
             RunDir(config.run).stop.touch()
     assert isinstance(event, Stopped)
     shutil.rmtree("weights")
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody is asked for it
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the Hub cannot be reached
     assert isinstance(list(train(TrainConfig(data="", run=config.run)))[-1], Finished)
     assert equal(weights(config), weights(unbroken))
     card = (RunDir(config.run).model / "README.md").read_text()
     assert "It started from the weights of resnet18-tiny-imagenet." in card and "base_model" not in card
 
 
+@pytest.mark.parametrize("labels", [["a", "b"], ["blue", "green", "red"]])
+def test_a_run_stopped_before_its_first_evaluation_resumes_without_its_base(
+    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = ResNet.from_pretrained(base)
+    model.reset_head(labels)
+    model.save_pretrained("weights/tiny", card="---\nlicense: cc-by-nc-4.0\n---\n\n# Base\n")
+    tuned = replace(config, base="weights/tiny", architecture="resnet18", image_size=None, epochs=1)
+    list(train(replace(tuned, run=str(tmp_path / "unbroken"))))
+    *_, last = train(tuned, phase="prepare")
+    assert isinstance(last, Stopped) and not RunDir(config.run).state.exists()
+    shutil.rmtree("weights")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the Hub cannot be reached
+    *_, last = train(TrainConfig(data="", run=config.run))
+    assert isinstance(last, Finished), last
+    assert equal(weights(config), weights(replace(config, run=str(tmp_path / "unbroken"))))
+    card = (RunDir(config.run).model / "README.md").read_text()
+    assert "\nlicense: cc-by-nc-4.0\n" in card and "weights of tiny, whose card states the license" in card
+
+
 @pytest.mark.parametrize("with_base", [True, False])
-def test_pieces_of_a_run_end_with_the_weights_of_the_unbroken_one(
+def test_a_run_in_phases_ends_with_the_weights_of_an_uninterrupted_one(
     config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_base: bool
 ) -> None:
     if with_base:
@@ -608,35 +626,35 @@ def test_pieces_of_a_run_end_with_the_weights_of_the_unbroken_one(
     monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / "two"))
     run, kind = RunDir(config.run), "images"
     first = list(train(config, phase="prepare"))
-    told = kinds([event for event in first if not (isinstance(event, Preparing) and event.what == "report")])
-    assert told == ["Started", "Preparing", "Preparing", "Stopped"] and not run.state.exists()
-    pieces = 0
+    names = kinds([event for event in first if not (isinstance(event, Preparing) and event.what == "report")])
+    assert names == ["Started", "Preparing", "Preparing", "Stopped"] and not run.state.exists()
+    calls = 0
     while True:
         events = list(train(config, phase="train", time_limit=1e-9))  # one batch of features, or one step
-        pieces += 1
+        calls += 1
         assert not any(isinstance(event, Preparing) and event.what == kind for event in events)
         assert isinstance(events[-1], Stopped) and not any(isinstance(event, Finished) for event in events)
         if events[-1].trained:
             break
-        assert run.features.exists() == (with_base and pieces == 1)
-    assert pieces >= 6 and not run.evaluation.exists()
+        assert run.features.exists() == (with_base and calls == 1)
+    assert calls >= 6 and not run.evaluation.exists()
     last = list(train(config))
     assert kinds(last) == ["Started", "Finished"]
     assert equal(weights(config), weights(unbroken)) and run.evaluation.exists()
     assert not run.images.exists() and not run.features.exists()
 
 
-def test_a_run_whose_time_is_up_is_measured_and_goes_on_to_the_same_weights(
+def test_a_run_at_its_time_limit_is_evaluated_and_resumes_to_the_same_weights(
     config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbroken = replace(config, run=str(tmp_path / "unbroken"), epochs=3)
     list(train(unbroken))
     config = replace(config, epochs=3)
     run = RunDir(config.run)
-    told: list[str] = []
+    names: list[str] = []
     for step in range(1, 9):  # of nine, three an epoch: a step each time
         events = list(train(config, time_limit=1e-9))
-        told += kinds(events)
+        names += kinds(events)
         assert kinds(events)[-2:] == ["Epoch", "Finished"] if step < 3 else kinds(events)[-1] == "Finished"
         assert "TimeUp" in kinds(events) and "Stopped" not in kinds(events)
         finished, history = events[-1], run.epochs()
@@ -648,26 +666,26 @@ def test_a_run_whose_time_is_up_is_measured_and_goes_on_to_the_same_weights(
         assert re.search(
             rf"{step // 3} epochs? of 3 in .* the weights kept are those of epoch {finished.epoch}\.", card
         )
-    assert told.count("Finished") == told.count("TimeUp") == 8
+    assert names.count("Finished") == names.count("TimeUp") == 8
     *_, last = train(config, time_limit=1000)
     assert isinstance(last, Finished) and equal(weights(config), weights(unbroken))
     assert run.epochs()[1:] == [
-        event._replace(seconds=found.seconds)
-        for event, found in zip(RunDir(unbroken.run).epochs(), run.epochs()[1:], strict=True)
+        event._replace(seconds=resumed.seconds)
+        for event, resumed in zip(RunDir(unbroken.run).epochs(), run.epochs()[1:], strict=True)
     ]
     assert "3 epochs in" in (run.model / "README.md").read_text()
 
     based = replace(config, architecture="resnet18", base=str(base), run=str(tmp_path / "based"))
-    events = list(train(based, time_limit=1e-9))  # whose head is fitted all the same
+    events = list(train(based, time_limit=1e-9))  # the head is fitted nevertheless
     assert [event.epoch for event in RunDir(based.run).epochs()] == [0] and kinds(events)[-1] == "Finished"
-    asked = train(replace(config, run=str(tmp_path / "asked")), time_limit=1e-9)
-    for event in asked:  # whoever asks it to stop wants no measuring
+    stopped = train(replace(config, run=str(tmp_path / "stopped")), time_limit=1e-9)
+    for event in stopped:  # a run that is asked to stop is not evaluated
         if isinstance(event, Preparing):
-            RunDir(tmp_path / "asked").stop.touch()
+            RunDir(tmp_path / "stopped").stop.touch()
     assert isinstance(event, Stopped)
 
 
-def test_a_run_on_the_hub_stays_with_its_commit(
+def test_a_resumed_run_reads_the_same_commit_of_a_hub_dataset(
     config: TrainConfig, tables: Repo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commit = tables.refs["main"]
@@ -683,14 +701,14 @@ def test_a_run_on_the_hub_stays_with_its_commit(
     assert cli.main([*words, "--subset", "three", "--data-revision", commit, "--split", "train[:-1]"]) == 0
     assert capsys.readouterr().out.startswith("35 images of the split train[:-1]")
     assert cli.main([*words, "--subset", "two"]) == 0
-    assert "no pictures of blue" in (said := capsys.readouterr().out) and said.startswith("4 images of the split train")
+    assert "no images of blue" in (said := capsys.readouterr().out) and said.startswith("4 images of the split train")
     with pytest.raises(TrainingError, match=f"has data_revision '{commit}', not '{tables.refs['main']}'"):
         list(train(replace(config, data_revision=tables.refs["main"])))
     with pytest.raises(TrainingError, match="has subset 'three', not 'two'"):
         list(train(replace(config, subset="two")))
 
 
-def test_closing_the_generator_saves_where_it_was(config: TrainConfig, tmp_path: Path) -> None:
+def test_closing_the_generator_saves_the_training_state(config: TrainConfig, tmp_path: Path) -> None:
     adamw = {"optimizer": "adamw", "nesterov": False, "learning_rate": 1e-3}
     config = replace(config, checkpoint_seconds=3600, select="last", **adamw)
     unbroken = replace(config, run=str(tmp_path / "unbroken"))
@@ -730,7 +748,7 @@ for line in sys.stdin:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     optimizer: Literal["sgd", "adamw"], config: TrainConfig, tmp_path: Path
 ) -> None:
     chosen: dict[str, Any] = {"learning_rate": 1e-3, "nesterov": False} if optimizer == "adamw" else {}
@@ -752,7 +770,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(
         kills = 0
         for _ in range(KILLS):
             kills += request(runner, killed, moments.uniform(0.02, 0.1) * length) == -signal.SIGKILL
-            if RunDir(killed.run).model.exists():  # what is kept is whole at every moment
+            if RunDir(killed.run).model.exists():  # the saved model is complete at every moment
                 ResNet.from_pretrained(RunDir(killed.run).model)
         assert request(runner, killed, None) == 0
         assert kills >= 0.75 * KILLS
@@ -762,7 +780,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(
     ]
 
 
-def test_a_loss_that_is_no_number_fails_with_the_last_good_state_kept(config: TrainConfig) -> None:
+def test_an_infinite_loss_fails_and_keeps_the_last_state(config: TrainConfig) -> None:
     list(train(config))
     good = weights(config)
     facts = json.loads(RunDir(config.run).settings.read_text())
@@ -774,17 +792,14 @@ def test_a_loss_that_is_no_number_fails_with_the_last_good_state_kept(config: Tr
     assert good.keys() == weights(config).keys()
 
 
-def test_a_full_disk_fails_in_a_sentence_and_leaves_the_old_state(config: TrainConfig) -> None:
-    """A limit on the size of files stands for the disk."""
+def test_a_full_disk_fails_and_keeps_the_last_state(config: TrainConfig) -> None:
+    """A limit on the file size simulates the disk."""
     list(train(replace(config, epochs=1)))
     script = f"""
 import resource
-from resnet_hub import cli
 from resnet_hub.training.loop import train
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.run_dir import RunDir
-from resnet_hub.training.sampling import create_generator, shuffle_indices
-from resnet_hub.training.schedule import image_size
 run = RunDir({config.run!r})
 size = run.state.stat().st_size
 facts = run.settings.read_text()
@@ -799,7 +814,7 @@ print(event)
     assert RunDir(config.run).state.read_bytes() == before
 
 
-def test_a_damaged_state_is_named(config: TrainConfig) -> None:
+def test_a_damaged_state_fails_with_its_path(config: TrainConfig) -> None:
     list(train(config))
     RunDir(config.run).state.write_bytes(b"no state")
     events = list(train(config))
@@ -809,17 +824,17 @@ def test_a_damaged_state_is_named(config: TrainConfig) -> None:
 # -- precision and processes -------------------------------------------------------------------------------------------
 
 
-def test_half_precision_runs_and_stays_near(config: TrainConfig, tmp_path: Path) -> None:
-    found = []
+def test_half_precision_gives_nearly_the_same_loss(config: TrainConfig, tmp_path: Path) -> None:
+    losses = []
     for precision in ("no", "bf16"):
         run = replace(config, run=str(tmp_path / precision), precision=precision, epochs=1, learning_rate=0.01)
         assert isinstance(list(train(run))[-1], Finished)
         assert all(value.dtype in (torch.float32, torch.int64) for value in weights(run).values())
-        found.append(RunDir(run.run).epochs()[0].train_loss)
-    assert found[0] != found[1] and found[0] == pytest.approx(found[1], rel=0.05)
+        losses.append(RunDir(run.run).epochs()[0].train_loss)
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-def test_what_is_kept_is_measured_in_float32(config: TrainConfig) -> None:
+def test_the_saved_model_is_evaluated_in_float32(config: TrainConfig) -> None:
     run = replace(config, precision="bf16", epochs=1, learning_rate=0.01, ema=0.0)
     finished = list(train(run))[-1]
     held_out = load_dataset(run.data)["train"].subset(RunDir(run.run).read_split().validation)
@@ -831,8 +846,8 @@ def test_what_is_kept_is_measured_in_float32(config: TrainConfig) -> None:
     assert finished.loss == pytest.approx(float(loss), rel=1e-5)
 
 
-def test_two_processes_give_the_numbers_of_one(config: TrainConfig, base: Path, tmp_path: Path) -> None:
-    """The same global batch; BatchNorm keeps the base's statistics, which it would take from each share otherwise."""
+def test_two_processes_give_the_metrics_of_one(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+    """The global batch is the same, and BatchNorm keeps the statistics of the base, which is needed for equal weights."""
     one = replace(
         config,
         base=str(base),
@@ -846,7 +861,7 @@ def test_two_processes_give_the_numbers_of_one(config: TrainConfig, base: Path, 
     two = replace(one, run=str(tmp_path / "two"))
     words = ["train", "--data", two.data, "--base", str(base), "--run", two.run, "--epochs", "2", "--seed", "3"]
     words += ["--batch-size", "16", "--precision", "no", "--select", "last"]
-    # `--cpu` would start one process without a word; with `--multi_gpu` and no GPU there are two, on gloo.
+    # `--cpu` would silently start one process; with `--multi_gpu` and no GPU there are two, on gloo.
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
     launch += ["--log_dir", str(tmp_path / "logs"), "--tee", "3", "-m", "resnet_hub", *words]

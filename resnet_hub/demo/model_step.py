@@ -38,7 +38,7 @@ class ModelStep:
 
     def preview(self, values: dict[Any, Any], request: gr.Request) -> Updates:
         """Up to six images as the training sees them, each of them twice."""
-        from resnet_hub.training.preview import preview_augmentation
+        from resnet_hub.training.transforms import preview_augmentation
 
         try:
             base, options = self.read_options(values)

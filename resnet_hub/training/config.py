@@ -21,23 +21,28 @@ Augmentation = Literal["shift", "crop", "none"]
 Balance = Literal["none", "sampling", "loss"]
 Precision = Literal["no", "bf16", "fp16"]
 
+# What a recipe uses unless its row below has another value.
+_PLAIN: dict[str, Any] = {
+    **{"optimizer": "sgd", "nesterov": False, "warmup": 0.0, "ema": 0.0, "clip": 0.0},
+    **{"frozen_norm": False, "frozen_stages": 0},
+}
 RECIPES: dict[str, dict[str, Any]] = {
     # Section 4.2: 64,000 steps, the learning rate divided by 10 after half and after three quarters of them.
-    "paper": {"epochs": 164, "batch_size": 128, "learning_rate": 0.1, "schedule": "steps", "warmup": 0.0}
-    | {"weight_decay": 1e-4, "nesterov": False, "ema": 0.0, "clip": 0.0, "frozen_norm": False, "frozen_stages": 0}
-    | {"optimizer": "sgd"},
+    "paper": _PLAIN
+    | {"epochs": 164, "batch_size": 128, "learning_rate": 0.1, "schedule": "steps", "weight_decay": 1e-4},
     # One cycle (https://arxiv.org/abs/1708.07120), with an average of the weights.
-    "modern": {"epochs": 50, "batch_size": 128, "learning_rate": 0.2, "schedule": "cosine", "warmup": 0.2}
-    | {"weight_decay": 5e-4, "nesterov": True, "ema": 0.999, "clip": 0.0, "frozen_norm": False, "frozen_stages": 0}
-    | {"optimizer": "sgd"},
+    "modern": _PLAIN
+    | {"epochs": 50, "batch_size": 128, "learning_rate": 0.2, "schedule": "cosine", "warmup": 0.2}
+    | {"weight_decay": 5e-4, "nesterov": True, "ema": 0.999},
     # A new head is fitted to the base's features, then the whole network is trained for `choose_epochs` epochs.
     # SGD, frozen stages and, with few images, new BatchNorm statistics each gave a lower accuracy (docs/log.md).
-    "finetune": {"batch_size": 32, "learning_rate": 3e-4, "schedule": "cosine", "warmup": 0.1, "optimizer": "adamw"}
-    | {"weight_decay": 1e-4, "nesterov": False, "ema": 0.99, "clip": 1.0, "frozen_norm": True, "frozen_stages": 0},
+    "finetune": _PLAIN
+    | {"batch_size": 32, "optimizer": "adamw", "learning_rate": 3e-4, "schedule": "cosine", "warmup": 0.1}
+    | {"weight_decay": 1e-4, "ema": 0.99, "clip": 1.0, "frozen_norm": True},
     # Only the head is fitted; the backbone does not change.
-    "head": {"epochs": 0, "batch_size": 128, "learning_rate": 0.0, "schedule": "constant", "warmup": 0.0}
-    | {"weight_decay": 0.0, "nesterov": False, "ema": 0.0, "clip": 0.0, "frozen_norm": True, "frozen_stages": 0}
-    | {"optimizer": "sgd"},
+    "head": _PLAIN
+    | {"epochs": 0, "batch_size": 128, "learning_rate": 0.0, "schedule": "constant", "weight_decay": 0.0}
+    | {"frozen_norm": True},
 }
 
 # The fields below that select a part of the dataset, with the names of `load_dataset`'s arguments for them.
@@ -227,14 +232,10 @@ def parse_duration(text: str) -> float:
 def is_hub_id(source: str | None) -> bool:
     """Whether `source` is an id `user/name` on the Hub.
 
-    A path that exists is not, nor is a folder of the shelf, even if it is no longer there: runs remember it as base.
+    A path that exists is none, and neither is a folder `weights/name`, which the base of an old run may have been.
     """
-    return bool(
-        source
-        and re.fullmatch(r"[\w.-]+/[\w.-]+", source)
-        and not source.startswith(f"{_SHELF}/")
-        and not Path(source).exists()
-    )
+    has_form = source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not source.startswith(f"{_SHELF}/")
+    return bool(source and has_form and not Path(source).exists())
 
 
 def is_gone(source: str) -> bool:

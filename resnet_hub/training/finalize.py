@@ -46,8 +46,7 @@ def finalize_run(run: RunDir, trained: ImageDataset, evaluated: ImageDataset, ha
         plot.save(content, "PNG", optimize=True)
         write_atomic(run.model / name, content.getvalue())
     digest = sha256_file(run.model / WEIGHTS_FILE)
-    class_counts = np.bincount(trained.targets, minlength=len(trained.labels))
-    card_content = _describe_run(run, evaluation, class_counts, hardware)
+    card_content = _describe_run(run, trained, evaluation, hardware)
     card = render_card(model.config, card_content, weights_sha256=digest, dtype=model.stored_as)
     write_atomic(run.model / CARD_FILE, card)
     write_atomic(run.evaluation, evaluation.to_json())
@@ -62,8 +61,7 @@ def is_finalized(run: RunDir) -> bool:
         return False
 
 
-def _describe_run(run: RunDir, evaluation: Evaluation, class_counts: np.ndarray, hardware: str) -> CardContent:
-    """Returns the content of the model card; `class_counts` (num_classes,) are the training images of each class."""
+def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, hardware: str) -> CardContent:
     config, history, split = run.config.resolved(), run.epochs(), run.evaluation_split()
     epochs, minutes = history[-1].epoch, history[-1].seconds / 60
     length = _count(epochs, "epoch")
@@ -71,8 +69,11 @@ def _describe_run(run: RunDir, evaluation: Evaluation, class_counts: np.ndarray,
         length += f" of {config.epochs}"
     best = max((event.epoch for event in history if event.best), default=0)
     metrics = {"accuracy": evaluation.accuracy, "top-5 accuracy": evaluation.top5, "macro F1": evaluation.macro_f1}
-    if len(evaluation.classes) <= 5:  # any five labels include the right one
+    if len(evaluation.classes) <= 5:  # any five labels include the correct one
         del metrics["top-5 accuracy"]
+    training_counts = dict(
+        zip(trained.labels, np.bincount(trained.targets, minlength=len(trained.labels)), strict=True)
+    )
     origin, license = _describe_base(config.base, run)
     return CardContent(
         license=license,
@@ -85,15 +86,10 @@ def _describe_run(run: RunDir, evaluation: Evaluation, class_counts: np.ndarray,
         chose_epoch=split.chose_epoch,
         measured_by="PyTorch in float32",
         per_class={score.label: score.recall for score in evaluation.classes if score.support},
-        class_counts={
-            score.label: (int(count), score.support)
-            for score, count in zip(evaluation.classes, class_counts, strict=True)
-        },
+        class_counts={score.label: (int(training_counts[score.label]), score.support) for score in evaluation.classes},
         command=_command_line(config),
-        training=(
-            f"{length} in {minutes:.1f} minutes on {hardware}; the weights kept are those of epoch "
-            f"{best}. Recipe {config.recipe}, seed {config.seed}, torch {torch.__version__}.{origin}"
-        ),
+        training=f"{length} in {minutes:.1f} minutes on {hardware}; the weights kept are those of epoch {best}. "
+        f"Recipe {config.recipe}, seed {config.seed}, torch {torch.__version__}.{origin}",
         image_files=(CURVES, CONFUSION),
     )
 

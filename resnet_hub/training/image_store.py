@@ -12,6 +12,7 @@ from torch import Tensor
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.errors import TrainingError
+from resnet_hub.images.transforms import resize_and_crop
 from resnet_hub.training.events import Preparing
 from resnet_hub.training.split import RunImages
 from resnet_hub.training.transforms import BatchTransform
@@ -43,8 +44,6 @@ def decode_images(
     Raises:
         TrainingError: If the images do not fit into memory.
     """
-    from resnet_hub.images.transforms import resize_and_crop
-
     total, done, decoded = len(images.train) + len(images.validation), 0, []
     for dataset, config in ((images.train, transform.decode_config), (images.validation, transform.model_config)):
         shape = (len(dataset), config.image_size, config.image_size, 3)

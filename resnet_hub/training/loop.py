@@ -45,8 +45,8 @@ def train(
             the run directory. "train" trains without the final evaluation, and ends with `Stopped`, whose `trained`
             says whether all epochs are done. "evaluate" evaluates the best model so far; if no epoch was evaluated yet,
             it trains one step first. A run done in phases ends with the same weights as an uninterrupted one.
-        time_limit: Seconds of training in this call. In phase "all" the run then yields `TimeUp`, and evaluates the
-            best model so far, as it does after a file `end` appeared in the run directory. It can be resumed.
+        time_limit: Seconds of training in this call. In phase "all" the run then yields `TimeUp` and evaluates the best
+            model so far, as it does after a file `end` appeared in the run directory. It can be resumed.
         max_download: Largest size in bytes of a dataset on the Hub; None: the default of `load_dataset`.
 
     Raises:
@@ -175,9 +175,14 @@ class Trainer:
 
     def _train(self, is_resumed: bool) -> Generator[events.Event, None, bool]:
         """Decodes the images, fits the head of a base, and trains; returns whether the run is trained now."""
-        start, position = time.monotonic(), self.position
+        start, position, run = time.monotonic(), self.position, self.run
         is_first_start_from_base = bool(self.config.base) and not is_resumed
-        store = yield from self._load_images()
+        if run.images.is_file():
+            store: ImageStore | None = ImageStore.load(run.images)
+        else:
+            store = yield from decode_images(self.images, self.transform, self.is_asked_to_stop)
+            if store and self.is_in_phases and self.is_main:
+                store.save(run.images)
         is_ready = store is not None and self.phase != "prepare" and not self.is_asked_to_stop()
         if store and is_ready and is_first_start_from_base and not self.keeps_head:
             is_ready = yield from self._fit_head(store)
@@ -190,21 +195,13 @@ class Trainer:
         position.seconds += time.monotonic() - start
         self._create_state(is_resumed)
         if self.is_main:
-            self.run.evaluation.unlink(missing_ok=True)  # of a run that had ended early and is resumed
+            run.evaluation.unlink(missing_ok=True)  # of a run that had ended early and is resumed
         try:
             yield from self._train_epochs(evaluates_first=is_first_start_from_base)
         except GeneratorExit:
             self._save_state()
             raise
         return self.is_trained
-
-    def _load_images(self) -> Generator[events.Preparing, None, ImageStore | None]:
-        if self.run.images.is_file():
-            return ImageStore.load(self.run.images)
-        store = yield from decode_images(self.images, self.transform, self.is_asked_to_stop)
-        if store and self.is_in_phases and self.is_main:
-            store.save(self.run.images)
-        return store
 
     def _fit_head(self, store: ImageStore) -> Generator[events.Preparing, None, bool]:
         return fit_linear_probe(

@@ -36,6 +36,7 @@ class Position:
     evaluations_since_best: int = 0
     seconds: float = 0.0  # of training, in all processes that have resumed the run
     hardware: str = ""  # of the last process
+    scaler: dict[str, Any] | None = None  # state of the gradient scaler of fp16
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Position":
@@ -67,9 +68,9 @@ class TrainingState:
             tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
         for index, buffers in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in buffers.items() if value is not None}
-        position = asdict(self.position) | ({"scaler": self.scaler.state_dict()} if self.scaler else {})
+        self.position.scaler = self.scaler.state_dict() if self.scaler else None
         tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        write_atomic(path, save(tensors, metadata={"position": json.dumps(position)}))
+        write_atomic(path, save(tensors, metadata={"position": json.dumps(asdict(self.position))}))
 
     def load(self, path: Path) -> None:
         """Loads a saved state into these objects, except the position, which `read_position` reads."""
@@ -90,18 +91,14 @@ class TrainingState:
             buffers[int(index)][key] = torch.empty_like(weights[int(index)]).copy_(value) if value.ndim else value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": dict(buffers), "param_groups": groups})
-        if self.scaler:
-            self.scaler.load_state_dict(_read_metadata(path)["scaler"])
+        if self.scaler and self.position.scaler:
+            self.scaler.load_state_dict(self.position.scaler)
 
 
 def read_position(path: Path) -> Position:
     """Reads how far a run has come, without its tensors; raises `TrainingError` if the file is damaged."""
     try:
-        return Position.from_dict(_read_metadata(path))
+        with safe_open(path, "pt") as file:
+            return Position.from_dict(json.loads(file.metadata()["position"]))
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
         raise TrainingError(f"Cannot read the training state {path}: {error}. Start a new run.") from None
-
-
-def _read_metadata(path: Path) -> dict[str, Any]:
-    with safe_open(path, "pt") as file:
-        return cast(dict[str, Any], json.loads(file.metadata()["position"]))

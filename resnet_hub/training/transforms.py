@@ -6,13 +6,18 @@ run repeats them. torchvision's transforms draw from the global generator, one i
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import torch
+from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from resnet_hub.config import ResNetConfig
+from resnet_hub.datasets.dataset import ImageDataset
+from resnet_hub.images.transforms import resize_and_crop
 from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.initial_model import read_model_config
 
 
 class BatchTransform:
@@ -69,6 +74,18 @@ class BatchTransform:
     def denormalize(self, batch: Tensor) -> Tensor:
         """Converts float (N, 3, H, W) back to uint8 (N, H, W, 3)."""
         return (batch.permute(0, 2, 3, 1) * self.std + self.mean).mul(255).round().clamp(0, 255).byte()
+
+
+def preview_augmentation(
+    config: TrainConfig, images: ImageDataset, *, token: str | bool | None = None
+) -> list[Image.Image]:
+    """Returns `images` as a batch of the training of `config`; raises `ImageError` if one cannot be read."""
+    config = config.resolved()
+    transform = BatchTransform(config, read_model_config(config, token=token))
+    pixels = torch.from_numpy(images.decode(partial(resize_and_crop, transform.decode_config)))
+    targets = F.one_hot(torch.from_numpy(images.targets), len(images.labels)).float()
+    batch, _ = transform(pixels, targets, Generator().manual_seed(config.seed), transform.size)
+    return [Image.fromarray(image.numpy()) for image in transform.denormalize(batch)]
 
 
 def shift_and_flip(images: Tensor, generator: Generator, *, size: int, margin: int, flip: bool = True) -> Tensor:

@@ -1,6 +1,6 @@
-"""A process that trains one run for the page: `python -m resnet_hub.training.worker CONFIG`, events as JSON on stdout.
+"""A process that trains one run for the page: `python -m resnet_hub.training.worker CONFIG` prints events as JSON.
 
-It yields to the processes that started it: low priority, first to go when memory runs out, ends with its parent.
+It has a low priority, is the first process that the kernel ends when memory runs out, and ends with its parent.
 """
 
 import argparse
@@ -40,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (RuntimeError, MemoryError) as error:
         if not memory_is_full(error):
             raise
-        reason = "The training does not fit into memory; start again with a smaller image size."
-        _write(Failed(reason))
+        _write(Failed("The training does not fit into memory; start again with a smaller image size."))
 
 
 def _write(event: Event) -> None:
@@ -56,7 +55,7 @@ def _create_parser() -> argparse.ArgumentParser:
     parser.add_argument("--time-limit", type=float, metavar="SECONDS")
     parser.add_argument("--max-memory", type=int, metavar="BYTES", help="of data in main memory; ignored with a GPU")
     parser.add_argument("--max-download", type=int, metavar="BYTES", help="of a dataset on the Hub")
-    parser.add_argument("--niceness", type=int, default=0, help="added to the process's own")
+    parser.add_argument("--niceness", type=int, default=0, help="added to that of the parent")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""A full disk, too little memory, kill -9: the old folder stays, and one sentence is told."""
+"""After a full disk, too little memory or kill -9 the old folder is complete, and the message is one sentence."""
 
 import hashlib
 import json
@@ -26,13 +26,19 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux
 KILLS = int(os.environ.get("RESNET_HUB_KILLS", "4"))  # of each kind of writing
 LARGE = ResNetConfig(depths=(1, 1, 1, 2), width=48, id2label={0: "cat", 1: "dog"}, image_size=64)  # 18 MB
 
-# Does one thing a line of standard input in a process of its own, forked with all libraries loaded, and prints what a
-# user reads. A limit on the size of files stands for a full disk, one on addresses for little memory.
+# Performs one task per line of standard input in a forked process, which has all libraries loaded, and prints the
+# messages. A limit on the file size simulates a full disk, one on the address space a lack of memory.
 RUNNER = """
 import json, os, resource, signal, sys
 from pathlib import Path
 import torch, onnxruntime, accelerate.state
-from resnet_hub import cli, data, export, hub, training, run
+import resnet_hub.training.loop  # so that the fork has loaded all modules
+from resnet_hub import cli
+from resnet_hub.checkpoints.load import load_checkpoint
+from resnet_hub.datasets.export import export_dataset
+from resnet_hub.datasets.load import load_dataset
+from resnet_hub.inference.onnx_export import export_onnx
+from resnet_hub.inference.quantize import quantize
 from resnet_hub.model import ResNet
 
 def save(folder, target):
@@ -41,21 +47,18 @@ def save(folder, target):
         parameter.data += 1
     return lambda: model.save_pretrained(target)
 
-def quantize(folder, pictures):
-    return lambda: export.quantize(folder, pictures, force=True)
+def pack(images, target):
+    splits = load_dataset(images)
+    return lambda: export_dataset(splits, target)
 
-def pack(pictures, target):
-    found = data.load(pictures)
-    return lambda: data.export(found, target)
-
-def download(repo, cache):
-    return lambda: hub.load_checkpoint(repo, cache_dir=cache)
-
-def terminal(*words):
-    return lambda: sys.exit(cli.main(list(words)))
-
-ACTS = {"save": save, "export": lambda folder: lambda: export.export(folder), "quantize": quantize, "pack": pack,
-        "download": download, "terminal": terminal}
+ACTS = {
+    "save": save,
+    "export": lambda folder: lambda: export_onnx(folder),
+    "quantize": lambda folder, images: lambda: quantize(folder, images, force=True),
+    "pack": pack,
+    "download": lambda repo, cache: lambda: load_checkpoint(repo, cache_dir=cache),
+    "command": lambda *arguments: lambda: sys.exit(cli.main(list(arguments))),
+}
 
 def limit(kind, amount):
     if kind == "disk":
@@ -92,7 +95,7 @@ class Runner:
         self.process, self.errors = process, errors
 
     def __call__(self, act: str, *arguments: object, kind: str = "", amount: float = 0) -> tuple[int, str]:
-        """Exit code, and what was written to standard error."""
+        """Returns the exit code and what was written to standard error."""
         before = self.errors.stat().st_size
         task = {"act": act, "arguments": [str(word) for word in arguments], "kind": kind, "amount": amount}
         self.process.stdin.write(json.dumps(task) + "\n")
@@ -117,8 +120,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     noise = np.random.default_rng(0)
     for label in ("cat", "dog"):
         (folder / label).mkdir()
@@ -139,31 +142,31 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def one_sentence(said: str, kind: str = "") -> bool:
-    return said.startswith(kind) and said.count("\n") == 0 and said.endswith(".") and "Traceback" not in said
+def is_one_sentence(output: str, kind: str = "") -> bool:
+    return output.startswith(kind) and output.count("\n") == 0 and output.endswith(".") and "Traceback" not in output
 
 
 @pytest.mark.parametrize("act", ["save", "save anew", "export", "quantize"])
-def test_a_full_disk_leaves_the_old_folder(act: str, machine: Runner, folder: Path, pictures: Path) -> None:
+def test_a_full_disk_leaves_the_old_folder(act: str, machine: Runner, folder: Path, images: Path) -> None:
     machine("export", folder)
     before = contents(folder.parent)
     arguments: dict[str, list[object]] = {
         "save": [folder, folder], "save anew": [folder, folder.parent / "new"], "export": [folder],
-        "quantize": [folder, pictures],
+        "quantize": [folder, images],
     }  # fmt: skip
-    code, said = machine(act.split()[0], *arguments[act], kind="disk", amount=1_000_000)
+    code, output = machine(act.split()[0], *arguments[act], kind="disk", amount=1_000_000)
     assert code == 1
-    assert one_sentence(said, "CheckpointError: ") and "the disk is full" in said
+    assert is_one_sentence(output, "CheckpointError: ") and "the disk is full" in output
     assert contents(folder.parent) == before
     load_checkpoint(folder)
 
 
-def test_a_full_disk_leaves_the_old_zip(machine: Runner, pictures: Path, tmp_path: Path) -> None:
-    assert machine("pack", pictures, tmp_path / "all.zip")[0] == 0
+def test_a_full_disk_leaves_the_old_zip(machine: Runner, images: Path, tmp_path: Path) -> None:
+    assert machine("pack", images, tmp_path / "all.zip")[0] == 0
     before = contents(tmp_path)
-    code, said = machine("pack", pictures, tmp_path / "all.zip", kind="disk", amount=50_000)
+    code, output = machine("pack", images, tmp_path / "all.zip", kind="disk", amount=50_000)
     assert code == 1
-    assert one_sentence(said, "DataError: ") and "the disk is full" in said
+    assert is_one_sentence(output, "DataError: ") and "the disk is full" in output
     assert contents(tmp_path) == before
 
 
@@ -172,27 +175,27 @@ def test_a_full_disk_ends_a_download_and_the_next_one_is_whole(
 ) -> None:
     hub.repos["user/large"] = Repo()
     hub.repos["user/large"].commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "Upload")
-    code, said = machine("download", "user/large", tmp_path / "cache", kind="disk", amount=1_000_000)
+    code, output = machine("download", "user/large", tmp_path / "cache", kind="disk", amount=1_000_000)
     assert code == 1
-    assert "HubError: user/large cannot be fetched: the disk of the Hub's cache" in said
+    assert "HubError: user/large cannot be fetched: the disk of the Hub's cache" in output
     assert machine("download", "user/large", tmp_path / "cache")[0] == 0
 
 
 @pytest.mark.parametrize("act", ["predict", "convert", "export", "train"])
-def test_too_little_memory_is_one_sentence(act: str, machine: Runner, folder: Path, pictures: Path) -> None:
+def test_too_little_memory_is_one_sentence(act: str, machine: Runner, folder: Path, images: Path) -> None:
     before, new = contents(folder), folder.parent / "new"
-    words: dict[str, list[object]] = {
-        "predict": [pictures, "--model", folder],
+    arguments: dict[str, list[object]] = {
+        "predict": [images, "--model", folder],
         "convert": [folder / "model.safetensors", new],
         "export": [folder],
-        "train": ["--data", pictures, "--base", folder, "--run", new, "--epochs", 1, "--batch-size", 8],
+        "train": ["--data", images, "--base", folder, "--run", new, "--epochs", 1, "--batch-size", 8],
     }
-    code, said = machine(
-        "terminal", act, *words[act], kind="memory", amount=40_000_000 if act == "train" else 10_000_000
+    code, output = machine(
+        "terminal", act, *arguments[act], kind="memory", amount=40_000_000 if act == "train" else 10_000_000
     )
-    assert code == 2, said
-    sentence = [line for line in said.splitlines() if "SystemExit" not in line]
-    assert len(sentence) == 1, said
+    assert code == 2, output
+    sentence = [line for line in output.splitlines() if "SystemExit" not in line]
+    assert len(sentence) == 1, output
     assert "memory" in sentence[0] and sentence[0].endswith(".")
     assert contents(folder) == before
     assert not (new / "config.json").exists()
@@ -200,13 +203,13 @@ def test_too_little_memory_is_one_sentence(act: str, machine: Runner, folder: Pa
 
 @pytest.mark.parametrize("act", ["save", "export", "quantize", "download"])
 def test_a_kill_at_any_moment_leaves_a_folder_that_loads(
-    act: str, machine: Runner, folder: Path, pictures: Path, hub: Hub, tmp_path: Path
+    act: str, machine: Runner, folder: Path, images: Path, hub: Hub, tmp_path: Path
 ) -> None:
     hub.repos["user/large"] = Repo()
     hub.repos["user/large"].commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "Upload")
     weights = contents(folder)["model.safetensors"]
     arguments: dict[str, list[object]] = {
-        "save": [folder, folder], "export": [folder], "quantize": [folder, pictures],
+        "save": [folder, folder], "export": [folder], "quantize": [folder, images],
         "download": ["user/large", tmp_path / "cache"],
     }  # fmt: skip
     hub.fail("(GET|HEAD) .*/resolve/", seconds=0.15)  # in which a kill may come

@@ -51,7 +51,7 @@ def test_a_job_trains_on_what_it_is_brought_and_pushes_the_model(config: TrainCo
     assert "--data colours.zip" in card and "--base tiny" in card and "/input" not in card
 
     brought = hub.repos["datasets/user/colours-input"]
-    assert brought.private and len(brought.log) == 2  # the empty data set's own commit, and ours
+    assert brought.private and len(brought.log) == 2  # that of the empty dataset, and ours
     assert {"colours.zip", "base/tiny/model.safetensors", "resnet_hub/training/loop.py"} <= set(brought.files())
     assert not any("demo" in name for name in brought.files())
     spec = hub.jobs[job.id].spec
@@ -89,7 +89,7 @@ def test_what_cannot_be_a_job_is_refused_in_a_sentence(
     assert hub.jobs == {} and hub.repos == {}
 
 
-def test_private_pictures_never_go_into_a_public_data_set(config: TrainConfig, hub: Hub) -> None:
+def test_private_images_are_not_uploaded_to_a_public_dataset(config: TrainConfig, hub: Hub) -> None:
     from huggingface_hub import create_repo
 
     create_repo("user/colours-input", repo_type="dataset", private=False)
@@ -98,20 +98,18 @@ def test_private_pictures_never_go_into_a_public_data_set(config: TrainConfig, h
     assert set(hub.repos["datasets/user/colours-input"].files()) == {".gitattributes"}
 
 
-def test_a_job_that_fails_says_where_to_look(folder: Path, hub: Hub) -> None:
+def test_a_failed_job_names_its_log(folder: Path, hub: Hub) -> None:
     config = TrainConfig(data=str(write_zip(folder / "one.zip", ("red",))), run="run", epochs=1)
     job = jobs.submit(config, "user/colours", upload=True)
-    *said, last = jobs.follow(job)
+    *lines, last = jobs.follow(job)
     assert isinstance(last, Failed) and last.reason.endswith(f"its log is at {job.url}.")
-    assert any("only class" in line for line in said if isinstance(line, str))
+    assert any("is the only class" in line for line in lines if isinstance(line, str))
     hub.fail("POST /api/jobs/", 403)
     with pytest.raises(HubError, match="may not"):
         jobs.submit(config, "user/colours", upload=True)
 
 
-def test_the_terminal_trains_in_a_job_as_it_does_here(
-    folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_trains_in_a_job(folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "--on", "jobs", "--data", "colours.zip", "--base", "tiny", "--recipe", "head", "--upload"]
     assert main([*words, "--push", "user/colours", "--no-private"]) == 0
     out, err = capsys.readouterr()
@@ -140,7 +138,7 @@ def head(hub: Hub) -> str:
     return hub.repos["user/colours"].refs["main"]
 
 
-def test_what_is_named_of_a_data_set_goes_to_the_job(
+def test_the_selected_part_of_a_dataset_goes_to_the_job(
     folder: Path, hub: Hub, tables: Repo, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = ["--subset", "three", "--train-split", "train[:-1]", "--image-column", "photo", "--label-column", "kind"]
@@ -148,8 +146,8 @@ def test_what_is_named_of_a_data_set_goes_to_the_job(
     for data in ("user/tables", "tables"):  # on the Hub, and here
         assert main([*words, "--data", data, *named]) == 0, capsys.readouterr()
         assert "29 images of 3 classes, 6 to evaluate on" in capsys.readouterr().out
-        asked = hub.jobs[f"job{len(hub.jobs) - 1}"].spec["command"]
-        assert (named[1] in asked) is (data == "user/tables")  # the others go as a ZIP of what was named
+        command = hub.jobs[f"job{len(hub.jobs) - 1}"].spec["command"]
+        assert (named[1] in command) is (data == "user/tables")  # the local one goes as a ZIP of the selected part
     assert main([*words, "--data", "tables", *named[2:]]) == 2
     assert "Choose one of two, three" in capsys.readouterr().err
     assert main([*words, "--data", "colours.zip", *named[:2]]) == 2
@@ -175,7 +173,7 @@ def test_what_is_named_of_a_data_set_goes_to_the_job(
         ("readers/colours", WRITER, "cannot create readers/colours"),
     ],
 )
-@pytest.mark.parametrize("place", ["here", "jobs"])
+@pytest.mark.parametrize("machine", ["here", "jobs"])
 def test_a_push_that_would_be_refused_is_refused_before_training(
     folder: Path,
     hub: Hub,
@@ -184,7 +182,7 @@ def test_a_push_that_would_be_refused_is_refused_before_training(
     repo: str,
     token: str,
     words: str,
-    place: str,
+    machine: str,
 ) -> None:
     from huggingface_hub import create_repo
 
@@ -193,7 +191,7 @@ def test_a_push_that_would_be_refused_is_refused_before_training(
     hub.orgs = [{"name": "org", "roleInOrg": "write"}, {"name": "readers", "roleInOrg": "read"}]
     monkeypatch.setenv("HF_TOKEN", token)
     command = ["train", "--data", "colours.zip", "--base", "tiny", "--recipe", "head", "--push", repo]
-    command += ["--run", "run"] if place == "here" else ["--on", "jobs", "--upload"]
+    command += ["--run", "run"] if machine == "here" else ["--on", "jobs", "--upload"]
     assert main([*command, *(["--private"] if repo == "user/public" else [])]) == 2
     out, error = capsys.readouterr()
     assert words in error and len(error.splitlines()) == 1 and (not token or token not in error)
@@ -205,7 +203,7 @@ def test_a_push_that_would_be_refused_is_refused_before_training(
         assert not any(request.startswith("POST") for request in hub.requests[2:]) or repo == "user/public"
 
 
-def test_whoever_may_push_is_let_in(folder: Path, hub: Hub) -> None:
+def test_users_with_write_access_may_push(folder: Path, hub: Hub) -> None:
     hub.orgs = [{"name": "org", "roleInOrg": "contributor"}]
     for repo in ("user/colours", "org/colours", "colours"):
         check_push_access(repo, private=True)
@@ -233,7 +231,7 @@ def test_a_job_stops_training_some_minutes_before_its_end(
     assert command[command.index("--stop-after") + 1] == f"{seconds}s" and limit - seconds >= max(480, limit / 10)
 
 
-def test_a_job_whose_time_is_up_pushes_what_it_has(
+def test_a_job_at_its_time_limit_pushes_its_best_model(
     folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("resnet_hub.jobs._training_time", lambda timeout: 1)
@@ -245,7 +243,7 @@ def test_a_job_whose_time_is_up_pushes_what_it_has(
     assert ResNet.from_pretrained("user/colours").config.labels == ["blue", "green", "red"]
 
 
-def test_a_job_that_is_asked_to_end_pushes_what_it_has(config: TrainConfig, hub: Hub) -> None:
+def test_a_job_that_is_asked_to_end_pushes_its_best_model(config: TrainConfig, hub: Hub) -> None:
     job = jobs.submit(replace(config, epochs=10_000), "user/colours", upload=True)
     assert job.ending.startswith("user/colours-input/end-")
     with pytest.raises(HubError, match="cannot write to user/colours-input"):
@@ -261,7 +259,7 @@ def test_training_here_can_push_too(folder: Path, hub: Hub, capsys: pytest.Captu
     assert main([*words, "--push", "user/colours", "--private", "--stop-after", "1s"]) == 0
     out = capsys.readouterr().out
     assert re.search(
-        r"the training ends in epoch \d+; the best so far is measured and kept\n(epoch .*\n)?accuracy ", out
+        r"^training ends in epoch \d+; the best model so far is evaluated and saved\n(epoch .*\n)?accuracy ", out, re.M
     )
     assert out.endswith(f"{hub.url}/user/colours/commit/{head(hub)}\n")
     assert hub.repos["user/colours"].private

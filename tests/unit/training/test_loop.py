@@ -37,9 +37,9 @@ from resnet_hub.model import ResNet
 from resnet_hub.training.config import RECIPES, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.events import Epoch, Event, Failed, Finished, Preparing, Progress, Started, Stopped
 from resnet_hub.training.loop import Trainer, train
-from resnet_hub.training.preview import preview_augmentation
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.schedule import create_generator, image_size, shuffle_indices
+from resnet_hub.training.transforms import preview_augmentation
 
 KILLS = int(os.environ.get("RESNET_HUB_KILLS", "4"))  # of each optimizer
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
@@ -847,7 +847,7 @@ def test_the_saved_model_is_evaluated_in_float32(config: TrainConfig) -> None:
 
 
 def test_two_processes_give_the_metrics_of_one(config: TrainConfig, base: Path, tmp_path: Path) -> None:
-    """The global batch is the same, and BatchNorm keeps the statistics of the base, which is needed for equal weights."""
+    """The global batch is the same, and BatchNorm keeps the statistics of the base, as equal weights need."""
     one = replace(
         config,
         base=str(base),

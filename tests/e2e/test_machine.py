@@ -191,7 +191,7 @@ def test_too_little_memory_is_one_sentence(act: str, machine: Runner, folder: Pa
         "train": ["--data", images, "--base", folder, "--run", new, "--epochs", 1, "--batch-size", 8],
     }
     code, output = machine(
-        "terminal", act, *arguments[act], kind="memory", amount=40_000_000 if act == "train" else 10_000_000
+        "command", act, *arguments[act], kind="memory", amount=40_000_000 if act == "train" else 10_000_000
     )
     assert code == 2, output
     sentence = [line for line in output.splitlines() if "SystemExit" not in line]

@@ -1,4 +1,4 @@
-"""The fitted head against scikit-learn, and the features that are kept on disk."""
+"""The fitted head against scikit-learn, and the cache of features."""
 
 from pathlib import Path
 
@@ -28,56 +28,56 @@ def tiny() -> ResNet:
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_the_head_is_that_of_scikit_learn(clouds: tuple[torch.Tensor, torch.Tensor], balanced: bool) -> None:
+def test_the_head_equals_that_of_scikit_learn(clouds: tuple[torch.Tensor, torch.Tensor], balanced: bool) -> None:
     inputs, targets = clouds
     counts = torch.bincount(targets)
     weights = len(targets) / (3 * counts) if balanced else torch.ones(3)
     fitted = fit_head(inputs, targets, 3, weights=weights, l2=0.01)
 
-    standardised = (inputs - inputs.mean(0)) / inputs.std(0, correction=0)
-    # its objective is C times the sum of losses plus half the squared coefficients, ours is the mean plus l2 times that
-    oracle = LogisticRegression(
+    standardized = (inputs - inputs.mean(0)) / inputs.std(0, correction=0)
+    # scikit-learn minimizes C * sum(losses) + penalty, `fit_head` mean(losses) + l2 * penalty
+    reference = LogisticRegression(
         C=1 / (0.01 * len(targets)), class_weight="balanced" if balanced else None, tol=1e-8, max_iter=10_000
-    ).fit(standardised.double(), targets)
+    ).fit(standardized.double(), targets)
     scores = fitted(inputs).softmax(1).detach().numpy()
-    np.testing.assert_allclose(scores, oracle.predict_proba(standardised.double()), atol=2e-3)
+    np.testing.assert_allclose(scores, reference.predict_proba(standardized.double()), atol=2e-3)
 
 
-def test_a_feature_that_never_changes_breaks_nothing() -> None:
+def test_a_constant_feature_has_no_effect() -> None:
     inputs = torch.tensor([[0.0, 5.0], [1.0, 5.0], [0.1, 5.0], [0.9, 5.0]])
     fitted = fit_head(inputs, torch.tensor([0, 1, 0, 1]), 2, weights=torch.ones(2), l2=1e-3)
     assert fitted(inputs).argmax(1).tolist() == [0, 1, 0, 1]
 
 
-def test_features_are_what_the_network_pools() -> None:
+def test_features_are_the_pooled_outputs_of_the_backbone() -> None:
     model = tiny()
-    pictures = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
     mean, std = torch.tensor(model.config.mean), torch.tensor(model.config.std)
-    found = torch.cat(list(extract_features(model, pictures, mean, std, batch=2)))
+    features = torch.cat(list(extract_features(model, images, mean, std, batch=2)))
     model.reset_head()
-    expected = model(((pictures / 255 - mean) / std).permute(0, 3, 1, 2))
-    torch.testing.assert_close(found, expected)
+    expected = model(((images / 255 - mean) / std).permute(0, 3, 1, 2))
+    torch.testing.assert_close(features, expected)
 
 
-def test_features_are_found_again_for_the_same_body_and_pictures_only(tmp_path: Path) -> None:
+def test_the_cache_returns_features_of_the_same_backbone_and_images(tmp_path: Path) -> None:
     cache, model = FeatureCache(tmp_path), tiny()
-    pictures = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
-    path = cache.path(model, pictures)
+    images = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
+    path = cache.path(model, images)
     assert cache.read(path) is None
     cache.write(path, torch.ones(5, 8))
-    found = cache.read(path)
-    assert found is not None and torch.equal(found, torch.ones(5, 8))
+    features = cache.read(path)
+    assert features is not None and torch.equal(features, torch.ones(5, 8))
 
-    assert cache.path(model, pictures + 1) != path
-    assert cache.path(model, pictures[:4]) != path
+    assert cache.path(model, images + 1) != path
+    assert cache.path(model, images[:4]) != path
     model.reset_head(num_classes=7)
-    assert cache.path(model, pictures) == path
+    assert cache.path(model, images) == path
     with torch.no_grad():
         model.conv1.weight.add_(1)
-    assert cache.path(model, pictures) != path
+    assert cache.path(model, images) != path
 
 
-def test_a_cache_that_cannot_be_written_is_none(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_empty(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cache = FeatureCache(tmp_path / "file" / "below")
     path = cache.path(tiny(), torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
@@ -85,7 +85,7 @@ def test_a_cache_that_cannot_be_written_is_none(tmp_path: Path) -> None:
     assert cache.read(path) is None
 
 
-def test_a_damaged_file_is_no_feature_and_old_ones_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_ignores_damaged_files_and_deletes_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FeatureCache(tmp_path)
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
     assert cache.read(tmp_path / "torn.safetensors") is None

@@ -1,4 +1,4 @@
-"""What a run is asked, and the folder that others read."""
+"""The settings of a run and the run directory."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from resnet_hub.training.run_dir import RunDir
 CONFIG = TrainConfig(data="flowers", run="runs/flowers")
 
 
-def test_a_recipe_fills_what_is_left_open_and_nothing_else() -> None:
+def test_a_recipe_fills_only_fields_that_are_none() -> None:
     assert CONFIG.resolved().recipe == "modern"
     assert TrainConfig(data="a", run="b", base="c").resolved().recipe == "finetune"
     for recipe, row in RECIPES.items():
@@ -36,7 +36,7 @@ def test_fewer_images_are_trained_for_more_epochs(images: int, epochs: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
         ({"recipe": "magic"}, "Unknown recipe 'magic'; choose one of paper, modern, finetune, head."),
         ({"recipe": "head"}, "The recipe 'head' starts from a trained model; name one as base."),
@@ -64,52 +64,52 @@ def test_fewer_images_are_trained_for_more_epochs(images: int, epochs: int) -> N
         ({"validation": 1.0}, "validation is 1.0; expected 0.01 to 0.9."),
     ],
 )
-def test_what_describes_no_run_is_one_sentence(change: dict, sentence: str) -> None:
+def test_invalid_settings_raise(change: dict, message: str) -> None:
     with pytest.raises(TrainingError) as error:
         TrainConfig(**vars(CONFIG) | change).resolved()
-    assert str(error.value).startswith(sentence)
+    assert str(error.value).startswith(message)
 
 
-def test_another_run_is_not_taken_up_for_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_resumes_only_with_its_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    begun = replace(CONFIG, seed=3).resolved()
-    replace(CONFIG, seed=3, run="moved").check_same(begun)
-    replace(CONFIG, seed=3, data="cats").check_same(begun)  # there are no flowers here: they may have moved
-    for hub in ("hf://datasets/user/flowers", "user/flowers"):  # what is on the Hub does not move
+    recorded = replace(CONFIG, seed=3).resolved()
+    replace(CONFIG, seed=3, run="moved").check_same(recorded)
+    replace(CONFIG, seed=3, data="cats").check_same(recorded)  # the folder does not exist, so it may have moved
+    for hub in ("hf://datasets/user/flowers", "user/flowers"):  # a dataset on the Hub does not move
         with pytest.raises(TrainingError, match="has data"):
             replace(CONFIG, data="cats").check_same(replace(CONFIG, data=hub))
     Path(CONFIG.data).mkdir()
     with pytest.raises(TrainingError) as error:
-        replace(CONFIG, seed=3, data="cats").check_same(begun)
+        replace(CONFIG, seed=3, data="cats").check_same(recorded)
     assert str(error.value).startswith(
         "The run runs/flowers has data 'flowers', not 'cats'; resume it with `resnet-hub train"
     )
-    CONFIG.check_same(begun)  # which leaves the seed as it is by itself
+    CONFIG.check_same(recorded)  # a field at its default accepts the recorded value
     with pytest.raises(TrainingError, match="has seed 3, not 0"):
-        CONFIG.check_same(begun, ["seed"])
-    at = replace(begun, data_revision="a" * 40)
-    for revision in (None, "main", "a" * 40):  # a branch may have moved since, and the run stays
-        replace(begun, data_revision=revision).check_same(at, ["data_revision"] * bool(revision))
+        CONFIG.check_same(recorded, ["seed"])
+    at = replace(recorded, data_revision="a" * 40)
+    for revision in (None, "main", "a" * 40):  # the branch may have moved since, the run keeps its commit
+        replace(recorded, data_revision=revision).check_same(at, ["data_revision"] * bool(revision))
     with pytest.raises(TrainingError, match=r"has data_revision 'aaaa.*, not 'bbbb"):
-        replace(begun, data_revision="b" * 40).check_same(at)
+        replace(recorded, data_revision="b" * 40).check_same(at)
 
 
-def test_the_names_of_a_data_set_are_settings_of_the_terminal() -> None:
-    named = {"subset": "s", "train_split": "train[:10%]", "image_column": "i", "label_column": "l"}
-    config = replace(CONFIG, data_revision="r", **named)
+def test_the_fields_that_select_a_part_of_a_dataset_are_options_of_the_command() -> None:
+    names = {"subset": "s", "train_split": "train[:10%]", "image_column": "i", "label_column": "l"}
+    config = replace(CONFIG, data_revision="r", **names)
     assert config.data_names == {
         **{"subset": "s", "split": "train[:10%]", "image_column": "i", "label_column": "l", "revision": "r"}
     }
-    words = ["--subset", "s", "--train-split", "train[:10%]", "--image-column", "i", "--label-column", "l"]
-    assert command_line_options(config) == [*command_line_options(CONFIG), *words, "--data-revision", "r"]
+    options = ["--subset", "s", "--train-split", "train[:10%]", "--image-column", "i", "--label-column", "l"]
+    assert command_line_options(config) == [*command_line_options(CONFIG), *options, "--data-revision", "r"]
 
 
-def test_paths_are_kept_as_text() -> None:
+def test_paths_are_stored_as_text() -> None:
     config = TrainConfig(data=Path("a"), run=Path("b"), base=Path("c"))  # type: ignore[arg-type]
     assert (config.data, config.run, config.base) == ("a", "b", "c")
 
 
-def test_a_folder_gives_back_what_it_was_asked(tmp_path: Path) -> None:
+def test_a_run_directory_returns_its_settings(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "deep" / "run")
     assert not run.exists()
     run.create(CONFIG)
@@ -117,13 +117,13 @@ def test_a_folder_gives_back_what_it_was_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"data": "a"}', '{"data": "a", "run": "b", "colour": 1}'])
-def test_a_folder_that_holds_no_run_is_one_sentence(tmp_path: Path, content: str) -> None:
+def test_damaged_settings_raise(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(TrainingError, match="Cannot read the run in"):
         _ = RunDir(tmp_path).config
 
 
-def test_the_last_account_of_an_epoch_counts_and_a_torn_line_does_not(tmp_path: Path) -> None:
+def test_the_history_has_the_last_line_of_each_epoch_and_no_torn_line(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     first = Epoch(0, None, 1.2, 0.4, True, 0.0, 1.0)
     once, again = Epoch(1, 1.0, 0.9, 0.5, True, 0.1, 2.0), Epoch(1, 1.0, 0.9, 0.5, True, 0.1, 3.0)
@@ -137,7 +137,7 @@ def test_the_last_account_of_an_epoch_counts_and_a_torn_line_does_not(tmp_path: 
     assert run.epochs() == [first, again, third]
 
 
-def test_watching_a_run_needs_no_torch() -> None:
+def test_reading_a_run_needs_no_torch() -> None:
     script = "import sys, resnet_hub.training.run_dir; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
 
@@ -153,9 +153,9 @@ def test_the_split_file_of_version_0_1_is_read(tmp_path: Path) -> None:
     assert RunDir(tmp_path).read_split() == record
 
 
-def test_a_folder_of_the_shelf_is_no_hub_id_when_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_of_the_shelf_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert is_hub_id("user/flowers") and not is_hub_id("weights/resnet18-tiny-imagenet")
-    begun = replace(CONFIG, base="weights/resnet18-tiny-imagenet")
-    replace(CONFIG, base="other").check_same(begun)
-    CONFIG.check_same(begun)
+    recorded = replace(CONFIG, base="weights/resnet18-tiny-imagenet")
+    replace(CONFIG, base="other").check_same(recorded)
+    CONFIG.check_same(recorded)

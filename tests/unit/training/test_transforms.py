@@ -1,4 +1,4 @@
-"""The random changes to training pictures: what they keep, what they move, and that their draws repeat."""
+"""The augmentation: its geometry, its targets, and that a generator repeats its random numbers."""
 
 import pytest
 import torch
@@ -10,40 +10,40 @@ def random(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def pictures(count: int, side: int) -> torch.Tensor:
-    """Every pixel of a picture tells its own place."""
-    places = torch.arange(side * side, dtype=torch.int32).reshape(1, side, side, 1)
-    return places.expand(count, side, side, 3).contiguous()
+def numbered_images(count: int, side: int) -> torch.Tensor:
+    """Images in which the value of a pixel is its index."""
+    indices = torch.arange(side * side, dtype=torch.int32).reshape(1, side, side, 1)
+    return indices.expand(count, side, side, 3).contiguous()
 
 
-def test_a_shift_moves_the_whole_picture_or_its_mirror_image() -> None:
+def test_a_shift_moves_the_whole_image_or_its_mirror_image() -> None:
     side, margin = 8, 2
-    source = pictures(64, side)[0]
+    source = numbered_images(64, side)[0]
     padded = torch.nn.functional.pad(source.permute(2, 0, 1).float(), [margin] * 4, mode="reflect").permute(1, 2, 0)
     windows = [
         padded[top : top + side, left : left + side] for top in range(2 * margin + 1) for left in range(2 * margin + 1)
     ]
     expected = {tuple(window.flatten().tolist()) for view in windows for window in (view, view.flip(1))}
-    moved = shift_and_flip(pictures(64, side), random(), size=side, margin=margin)
-    found = {tuple(picture.float().flatten().tolist()) for picture in moved}
-    assert found <= expected
-    assert len(found) > 20
+    moved = shift_and_flip(numbered_images(64, side), random(), size=side, margin=margin)
+    results = {tuple(image.float().flatten().tolist()) for image in moved}
+    assert results <= expected
+    assert len(results) > 20
 
 
-def test_a_smaller_part_of_a_larger_picture_needs_no_reflection() -> None:
-    parts = shift_and_flip(pictures(32, 10), random(), size=8, margin=0, flip=False)
-    assert parts.shape == (32, 8, 8, 3)
-    for part in parts[..., 0]:
-        top, left = divmod(int(part[0, 0]), 10)
-        assert torch.equal(part, pictures(1, 10)[0, top : top + 8, left : left + 8, 0])
+def test_a_crop_of_a_larger_image_is_not_reflected() -> None:
+    crops = shift_and_flip(numbered_images(32, 10), random(), size=8, margin=0, flip=False)
+    assert crops.shape == (32, 8, 8, 3)
+    for crop in crops[..., 0]:
+        top, left = divmod(int(crop[0, 0]), 10)
+        assert torch.equal(crop, numbered_images(1, 10)[0, top : top + 8, left : left + 8, 0])
 
 
 def test_no_margin_and_no_flip_is_the_identity() -> None:
-    source = pictures(4, 8)
+    source = numbered_images(4, 8)
     assert torch.equal(shift_and_flip(source, random(), size=8, margin=0, flip=False), source)
 
 
-def test_a_resized_crop_of_everything_is_the_picture_or_its_mirror_image() -> None:
+def test_a_resized_crop_of_the_whole_image_has_its_values() -> None:
     source = torch.rand(16, 3, 12, 12, generator=random(1))
     views = random_resized_crop(source, random(), size=12, scale=(1.0, 1.0), flip=True)
     assert views.shape == source.shape
@@ -52,8 +52,8 @@ def test_a_resized_crop_of_everything_is_the_picture_or_its_mirror_image() -> No
     assert square.min() >= source.min() - 1e-6 and square.max() <= source.max() + 1e-6
 
 
-def test_a_resized_crop_covers_the_area_it_was_asked_for() -> None:
-    ramp = torch.linspace(0, 1, 64).expand(200, 1, 64, 64)  # the columns' values tell the width of the part
+def test_a_resized_crop_covers_the_given_area() -> None:
+    ramp = torch.linspace(0, 1, 64).expand(200, 1, 64, 64)  # the values of the columns show the width of the crop
     views = random_resized_crop(ramp, random(), size=32, scale=(0.25, 0.25), flip=False)
     widths = (views[:, 0, 0, -1] - views[:, 0, 0, 0]) * 32 / 31
     assert (widths > 0.5 * (3 / 4) ** 0.5 - 0.03).all() and (widths < 0.5 * (4 / 3) ** 0.5 + 0.03).all()
@@ -70,12 +70,12 @@ def test_erasing_touches_the_chosen_share_and_sets_rectangles_to_the_mean() -> N
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
-def test_mixed_targets_say_how_much_of_each_picture_there_is(mixup: float, cutmix: float) -> None:
+def test_mixed_targets_are_the_shares_of_the_images(mixup: float, cutmix: float) -> None:
     classes = torch.eye(8)
     images = torch.arange(8.0).reshape(8, 1, 1, 1).expand(8, 1, 10, 10)
     mixed, targets = mixup_or_cutmix(images, classes, random(3), mixup=mixup, cutmix=cutmix)
     assert torch.allclose(targets.sum(1), torch.ones(8))
-    # a picture's mean is the mean of the class numbers that its target names
+    # the mean of an image is the mean of its class numbers, weighted by its target
     assert torch.allclose(mixed.mean(dim=(1, 2, 3)), targets @ torch.arange(8.0), atol=1e-5)
     assert not torch.equal(targets, classes)
 
@@ -86,7 +86,7 @@ def test_mixing_off_changes_nothing() -> None:
     assert same_images is images and same_targets is targets
 
 
-def test_the_same_generator_draws_the_same() -> None:
+def test_the_same_seed_gives_the_same_batch() -> None:
     images, targets = torch.rand(8, 3, 16, 16, generator=random()), torch.eye(8)
     for change in (
         lambda state: random_resized_crop(images, state, size=8),

@@ -1,4 +1,4 @@
-"""The process that trains for the page: its events, its limits, and an error as an event."""
+"""The process that trains for the page: its events, its limits, and errors as events."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_a_worker_does_its_phase_and_writes_events(tmp_path: Path) -> None:
     assert isinstance(failed, Failed) and "absent.zip" in failed.reason
 
 
-def test_a_worker_without_enough_memory_fails_with_a_sentence(tmp_path: Path) -> None:
+def test_a_worker_without_enough_memory_fails_with_a_message(tmp_path: Path) -> None:
     write_zip(tmp_path / "colours.zip")
     save_base(tmp_path / "tiny")
     *_, last = run_worker(tmp_path, f"--max-memory={2**29}", image_size=1024)

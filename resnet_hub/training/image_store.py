@@ -1,7 +1,7 @@
 """The decoded images of a run, all in memory."""
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,10 +36,8 @@ class ImageStore:
         return cls(tensors["training"], tensors["validation"])
 
 
-def decode_images(
-    images: RunImages, transform: BatchTransform, should_stop: Callable[[], bool]
-) -> Generator[Preparing, None, ImageStore | None]:
-    """Decodes the training and validation images; returns None if `should_stop` returned True before the end.
+def decode_images(images: RunImages, transform: BatchTransform) -> Generator[Preparing, None, ImageStore]:
+    """Decodes the training and validation images.
 
     Raises:
         TrainingError: If the images do not fit into memory.
@@ -56,8 +54,6 @@ def decode_images(
             ) from None
         for indices in torch.arange(len(dataset)).split(_CHUNK):
             yield Preparing("images", done, total)
-            if should_stop():
-                return None
             chunk = dataset.subset(indices.numpy()).decode(partial(resize_and_crop, config))
             pixels[indices] = torch.from_numpy(chunk)
             done += len(indices)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +30,7 @@ def fit_linear_probe(
     class_weights: Tensor,
     transform: BatchTransform,
     partial_path: Path | None,
-    should_stop: Callable[[], bool],
-) -> Generator[Preparing, None, bool]:
+) -> Generator[Preparing, None, nn.Linear]:
     """Fits the head of `model` to its features of every image and its mirror image.
 
     Args:
@@ -40,31 +39,28 @@ def fit_linear_probe(
         targets: int64 (N,).
         class_weights: float (num_classes,), the weight of each class in the loss.
         transform: Its mean and standard deviation normalize the images.
-        partial_path: File that keeps the features computed so far if it stops; None: they are lost.
-        should_stop: Called after each batch.
+        partial_path: If the generator is closed before its end, this file keeps the features for the next call; None:
+            they are lost.
 
     Returns:
-        Whether the head is fitted; False if `should_stop` returned True before. The next call continues from
-        `partial_path`.
+        The fitted head.
     """
     cache = FeatureCache()
     path = cache.path(model, images)
     features = cache.read(path)
     if features is None:
-        features = yield from _compute_features(model, images, transform, partial_path, should_stop)
-        if len(features) < 2 * len(images):
-            return False
+        features = yield from _compute_features(model, images, transform, partial_path)
         cache.write(path, features)
     l2 = l2_penalty(features.shape[1], len(images))  # a mirror image adds no information
     head = fit_head(features, targets.repeat(2), len(class_weights), weights=class_weights, l2=l2)
     model.fc.load_state_dict(head.state_dict())
-    return True
+    return head
 
 
 def _compute_features(
-    model: ResNet, images: Tensor, transform: BatchTransform, partial_path: Path | None, should_stop: Callable[[], bool]
+    model: ResNet, images: Tensor, transform: BatchTransform, partial_path: Path | None
 ) -> Generator[Preparing, None, Tensor]:
-    """Returns the features (2N, C) of the images and of their mirror images, or those computed before it stopped."""
+    """Returns the features (2N, C) of the images and of their mirror images."""
     batches = [load_file(partial_path)["features"]] if partial_path and partial_path.is_file() else []
     done, total = sum(map(len, batches)), 2 * len(images)
     mirrored = images[max(0, done - len(images)) :].flip(2)
@@ -74,8 +70,6 @@ def _compute_features(
                 batches.append(features)
                 done += len(features)
                 yield Preparing("features", done, total)
-                if should_stop():
-                    return torch.cat(batches)
     finally:
         if partial_path and 0 < done < total:
             write_atomic(partial_path, save({"features": torch.cat(batches)}))

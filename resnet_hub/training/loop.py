@@ -4,9 +4,9 @@ import json
 import math
 import time
 from collections.abc import Generator, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from resnet_hub.training.split import create_split, select_images
 from resnet_hub.training.state import Best, Position, TrainingState, read_position
 from resnet_hub.training.transforms import BatchTransform
 from resnet_hub.training.validation import ValidationSet
+
+T = TypeVar("T")
 
 _AGREE_STEPS = 10  # between two exchanges among several processes on whether to stop
 
@@ -117,8 +119,8 @@ class Trainer:
             if splits.commit:
                 config = replace(config, data_revision=splits.commit)  # a resumed run reads the same
             if is_new or not run.split.is_file():  # a new run may find the split of a start that failed
-                is_complete = yield from create_split(splits, config, run, self.is_asked_to_stop)
-                if not is_complete:
+                record = yield from self._until_stopped(create_split(splits, config, run))
+                if record is None:
                     return False
             self.images = select_images(splits, config, run)
         self.labels, self.targets = self.images.train.labels, torch.from_numpy(self.images.train.targets)
@@ -180,12 +182,13 @@ class Trainer:
         if run.images.is_file():
             store: ImageStore | None = ImageStore.load(run.images)
         else:
-            store = yield from decode_images(self.images, self.transform, self.is_asked_to_stop)
+            store = yield from self._until_stopped(decode_images(self.images, self.transform))
             if store and self.is_in_phases and self.is_main:
                 store.save(run.images)
-        is_ready = store is not None and self.phase != "prepare" and not self.is_asked_to_stop()
+        is_ready = store is not None and self.phase != "prepare" and not self._is_asked_to_stop()
         if store and is_ready and is_first_start_from_base and not self.keeps_head:
-            is_ready = yield from self._fit_head(store)
+            head = yield from self._until_stopped(self._fit_head(store), with_deadline=True)
+            is_ready = head is not None
         if not store or not is_ready:
             yield events.Stopped(position.epoch, position.step)
             return False
@@ -203,7 +206,7 @@ class Trainer:
             raise
         return self.is_trained
 
-    def _fit_head(self, store: ImageStore) -> Generator[events.Preparing, None, bool]:
+    def _fit_head(self, store: ImageStore) -> Generator[events.Preparing, None, nn.Linear]:
         return fit_linear_probe(
             self.model.eval(),
             self.transform.center_crop(store.train),
@@ -211,7 +214,6 @@ class Trainer:
             self.class_weights if self.config.balance != "none" else torch.ones(len(self.labels)),
             self.transform,
             self.run.features if self.is_main else None,
-            lambda: self.is_asked_to_stop() or (self.is_in_phases and time.monotonic() > self.deadline),
         )
 
     def _create_state(self, is_resumed: bool) -> None:
@@ -372,7 +374,25 @@ class Trainer:
         stops_early = patience is not None and position.evaluations_since_best >= patience
         return position.epoch >= self.epochs or stops_early or self.time_is_up
 
-    def is_asked_to_stop(self) -> bool:
+    def _until_stopped(
+        self, preparation: Generator[events.Preparing, None, T], *, with_deadline: bool = False
+    ) -> Generator[events.Preparing, None, T | None]:
+        """Yields the events of `preparation` and returns its result, or None if the run was stopped before.
+
+        `with_deadline` also stops it at the time limit, if the run is done in phases.
+        """
+        deadline = self.deadline if with_deadline and self.is_in_phases else math.inf
+        with closing(preparation):
+            while True:
+                try:
+                    yield next(preparation)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                if self._is_asked_to_stop() or time.monotonic() > deadline:
+                    return None
+
+    def _is_asked_to_stop(self) -> bool:
         """Whether to stop before the first step. Several processes may not see the file at once: they stop later."""
         return self.num_processes == 1 and self.run.stop.exists()
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 from typing import NamedTuple
 
@@ -28,23 +28,19 @@ class RunImages(NamedTuple):
     validation_name: str  # such as "validation" or "20% held out"
 
 
-def create_split(
-    splits: Splits, config: TrainConfig, run: RunDir, should_stop: Callable[[], bool]
-) -> Generator[events.Preparing, None, bool]:
-    """Checks all images and writes `report.json` and `split.json`; returns False if `should_stop` returned True before.
+def create_split(splits: Splits, config: TrainConfig, run: RunDir) -> Generator[events.Preparing, None, SplitRecord]:
+    """Checks all images and writes `report.json` and `split.json`.
 
     Raises:
         DataError: If the report finds a reason not to train on the dataset.
     """
     run.folder.mkdir(parents=True, exist_ok=True)  # first: the report takes long, and this may fail
-    report = _read_report(splits, run) or (yield from _create_report(splits, should_stop))
-    if report is None:
-        return False
+    report = _read_report(splits, run) or (yield from _create_report(splits))
     report.check()
     record = _choose_images(splits, report, config)
     write_atomic(run.report, report.to_json())
     run.write_split(record)
-    return True
+    return record
 
 
 def select_images(splits: Splits, config: TrainConfig, run: RunDir) -> RunImages:
@@ -64,12 +60,10 @@ def select_images(splits: Splits, config: TrainConfig, run: RunDir) -> RunImages
     )
 
 
-def _create_report(
-    splits: Splits, should_stop: Callable[[], bool]
-) -> Generator[events.Preparing, None, DatasetReport | None]:
+def _create_report(splits: Splits) -> Generator[events.Preparing, None, DatasetReport]:
     reported_at = time.monotonic()
     with closing(iterate_report(splits)) as steps:
-        while not should_stop():
+        while True:
             try:
                 done, total = next(steps)
             except StopIteration as end:
@@ -78,7 +72,6 @@ def _create_report(
             if time.monotonic() - reported_at > events.PROGRESS_SECONDS:
                 reported_at = time.monotonic()
                 yield events.Preparing("report", done, total)
-    return None
 
 
 def _read_report(splits: Splits, run: RunDir) -> DatasetReport | None:

@@ -29,7 +29,7 @@ def fit_linear_probe(
     targets: Tensor,
     class_weights: Tensor,
     transform: BatchTransform,
-    partial_path: Path | None,
+    partial: Path | None,
 ) -> Generator[Preparing, None, nn.Linear]:
     """Fits the head of `model` to its features of every image and its mirror image.
 
@@ -39,8 +39,8 @@ def fit_linear_probe(
         targets: int64 (N,).
         class_weights: float (num_classes,), the weight of each class in the loss.
         transform: Its mean and standard deviation normalize the images.
-        partial_path: If the generator is closed before its end, this file keeps the features for the next call; None:
-            they are lost.
+        partial: File that keeps the features computed so far if the generator is closed before its end, for the next
+            call; None: they are lost.
 
     Returns:
         The fitted head.
@@ -49,7 +49,7 @@ def fit_linear_probe(
     path = cache.path(model, images)
     features = cache.read(path)
     if features is None:
-        features = yield from _compute_features(model, images, transform, partial_path)
+        features = yield from _compute_features(model, images, transform, partial)
         cache.write(path, features)
     l2 = l2_penalty(features.shape[1], len(images))  # a mirror image adds no information
     head = fit_head(features, targets.repeat(2), len(class_weights), weights=class_weights, l2=l2)
@@ -58,10 +58,10 @@ def fit_linear_probe(
 
 
 def _compute_features(
-    model: ResNet, images: Tensor, transform: BatchTransform, partial_path: Path | None
+    model: ResNet, images: Tensor, transform: BatchTransform, partial: Path | None
 ) -> Generator[Preparing, None, Tensor]:
     """Returns the features (2N, C) of the images and of their mirror images."""
-    batches = [load_file(partial_path)["features"]] if partial_path and partial_path.is_file() else []
+    batches = [load_file(partial)["features"]] if partial and partial.is_file() else []
     done, total = sum(map(len, batches)), 2 * len(images)
     mirrored = images[max(0, done - len(images)) :].flip(2)
     try:
@@ -71,8 +71,8 @@ def _compute_features(
                 done += len(features)
                 yield Preparing("features", done, total)
     finally:
-        if partial_path and 0 < done < total:
-            write_atomic(partial_path, save({"features": torch.cat(batches)}))
+        if partial and 0 < done < total:
+            write_atomic(partial, save({"features": torch.cat(batches)}))
     return torch.cat(batches)
 
 

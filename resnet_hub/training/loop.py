@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -387,8 +387,7 @@ class Trainer:
                 try:
                     yield next(preparation)
                 except StopIteration as end:
-                    result: T = end.value
-                    return result
+                    return cast(T, end.value)
                 if self._is_asked_to_stop() or time.monotonic() > deadline:
                     return None
 

@@ -1,8 +1,8 @@
 """Training as a Hugging Face Job: `resnet-hub train` runs there, and its log is read here as events.
 
-A job reads from the Hub and not from this computer. So this package, and a local dataset and base, are first uploaded
-to a private dataset, which the job mounts as `/input`. The job pushes the model to its repo. The token is a secret of
-the job: it is in neither its arguments nor its environment, and is never printed.
+A job cannot read files of this computer. So this package, and a local dataset and base, are first uploaded to a private
+dataset, which the job mounts as `/input`. The job pushes the model to its repo. The token is a secret of the job: it
+is not among its arguments and is never printed.
 """
 
 import secrets
@@ -26,7 +26,7 @@ from resnet_hub.errors import HubError, TrainingError
 from resnet_hub.hub_client.errors import hub_errors
 from resnet_hub.hub_client.retry import call_once, retry_call
 from resnet_hub.training.config import DATASET_FIELDS, TrainConfig, command_line_options, is_hub_id, parse_duration
-from resnet_hub.training.events import Event, Failed, Pushed, event_from_json
+from resnet_hub.training.events import Epoch, Event, Failed, Pushed, event_from_json
 from resnet_hub.training.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -35,17 +35,9 @@ if TYPE_CHECKING:
 
 # Requirements of the command: those of the library and its extras `train` and `heic` in pyproject.toml.
 DEPENDENCIES = (
-    *(
-        "torch>=2.8",
-        "safetensors>=0.5",
-        "huggingface_hub>=2.4,<3",
-        "pyyaml>=6",
-        "jinja2>=3.1",
-        "numpy>=2",
-        "pillow>=11.3,<13",
-    ),
-    *("tqdm>=4.66", "pillow-heif>=1.0", "torchvision>=0.23", "datasets>=5.0,<6", "accelerate>=1.10,<2"),
-    "matplotlib>=3.9",
+    *("torch>=2.8", "safetensors>=0.5", "huggingface_hub>=2.4,<3", "pyyaml>=6", "jinja2>=3.1", "numpy>=2"),
+    *("pillow>=11.3,<13", "tqdm>=4.66", "pillow-heif>=1.0", "torchvision>=0.23", "datasets>=5.0,<6"),
+    *("accelerate>=1.10,<2", "matplotlib>=3.9"),
 )
 FLAVORS = ("cpu-upgrade", "t4-small", "t4-medium", "l4x1", "a10g-small", "a10g-large", "a100-large", "h200")
 LIMITS = ("30m", "1h", "2h", "4h", "8h")  # timeouts that the page offers
@@ -81,14 +73,14 @@ def submit(
         config: The settings of the run.
         repo_id: The model repo, created if missing.
         flavor: The hardware, one of `hf jobs hardware`.
-        timeout: When the job is ended, such as 90m or 2h. Its training stops some minutes before.
+        timeout: Time after which the Hub ends the job, such as 90m or 2h. The training stops some minutes before.
         private: Whether a new repo is private.
-        upload: Allow to copy a local dataset or base to the private dataset `repo_id`-input.
+        upload: Whether a local dataset or base may be copied to the private dataset `repo_id`-input.
         root: Folder that relative paths start from.
-        token: Of a user who may write to `repo_id`.
+        token: Token with write access to `repo_id`; default: the one of `hf auth login`.
 
     Raises:
-        ResNetHubError: If the settings or the data are wrong; `HubError` if the Hub refuses.
+        ResNetHubError: If the settings or the data are wrong, or the Hub denies access.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, Volume, get_token
 
@@ -121,11 +113,9 @@ def submit(
         retry_call(api.create_repo, input_id, repo_type="dataset", private=True, exist_ok=True)
         if not retry_call(api.dataset_info, input_id).private:
             raise HubError(f"The dataset {input_id} exists and is public; make it private, or push to another name.")
-        for file in [
-            file for file in files if not file.path_in_repo.endswith(".py")
-        ]:  # one by one, which `retry_call` can repeat
+        for file in (file for file in files if not file.path_in_repo.endswith(".py")):  # a retry repeats one upload
             retry_call(api.preupload_lfs_files, input_id, [file], repo_type="dataset", free_memory=False)
-        message = "What a job of resnet_hub is to train on"
+        message = "Upload the input of a training job of resnet_hub"
         commit = retry_call(partial(api.create_commit, input_id), files, repo_type="dataset", commit_message=message)
         volume = Volume(type="dataset", source=input_id, mount_path=_INPUT, revision=commit.oid, read_only=True)
         stack.enter_context(warnings.catch_warnings(action="ignore", category=UserWarning))  # jobs are experimental
@@ -180,7 +170,7 @@ def end(job: Job, *, token: str | None = None) -> None:
 def await_end(run: RunDir, ending: str) -> None:
     """Starts a thread that ends the training of `run` when the file `ending` (user/name/file) appears in its dataset.
 
-    `end` creates that file. A Hub that does not answer is asked again. Raises `TrainingError` for a wrong name.
+    `end` creates that file. Errors of the Hub are ignored. Raises `TrainingError` for a wrong name.
     """
     from huggingface_hub import HfApi
 
@@ -209,8 +199,6 @@ def cancel(job: Job, *, token: str | None = None) -> None:
 
 def record(run: RunDir, events: Iterator[Event | str]) -> Iterator[Event | str]:
     """Yields the same events, and writes the epochs among them to the history of a local run."""
-    from resnet_hub.training.events import Epoch
-
     run.folder.mkdir(parents=True, exist_ok=True)
     for event in events:
         if isinstance(event, Epoch):
@@ -235,7 +223,7 @@ def _source(package: Path) -> list[Path]:
 def _resolve_source(
     source: str, root: Path, upload: bool, input_id: str, pack: Any, files: "list[CommitOperationAdd]"
 ) -> str:
-    """Returns what the job calls a dataset or base: its id on the Hub, or its path in `/input` if it is uploaded."""
+    """Returns the name of a dataset or base in the job: its id on the Hub, or its path in `/input` if uploaded."""
     from huggingface_hub import CommitOperationAdd
 
     path = root / Path(source).expanduser()
@@ -245,8 +233,8 @@ def _resolve_source(
         raise TrainingError(f"There is no folder or file {source}, nor is it a name on the Hub (user/name).")
     if not upload:
         raise TrainingError(
-            f"A job cannot read {source} on this computer; allow with --upload that it is copied to {input_id}, a "
-            "private dataset of yours, or name one on the Hub."
+            f"A job cannot read {source} on this computer; copy it with --upload to {input_id}, a private dataset of "
+            "yours, or name one on the Hub."
         )
     name, packed = pack(path)
     files += [CommitOperationAdd(inside, file) for inside, file in packed.items()]
@@ -262,7 +250,7 @@ def _data_files(path: Path, scratch: Path, **names: Any) -> tuple[str, dict[str,
 
 
 def _base_files(path: Path) -> tuple[str, dict[str, Path]]:
-    """Returns the name and files to upload of a checkpoint folder: all that is needed to open it."""
+    """Returns the name and files to upload of a checkpoint folder: config, weights and model card."""
     name = f"base/{path.resolve().name}"
     files = [path / file for file in (CONFIG_FILE, PROCESSOR_FILE, INDEX_FILE, CARD_FILE) if (path / file).is_file()]
     return name, {f"{name}/{file.name}": file for file in [*files, *sorted(path.glob("*.safetensors"))]}

@@ -3,7 +3,7 @@
 import json
 from typing import Literal, NamedTuple, get_args
 
-PROGRESS_SECONDS = 0.5  # at least, between two `Progress` events
+PROGRESS_SECONDS = 0.5  # minimum time between two `Progress` events
 
 
 class Started(NamedTuple):
@@ -21,9 +21,10 @@ class Started(NamedTuple):
 
 
 class Preparing(NamedTuple):
-    """Before the first step: all images are checked, then decoded, then the base's features of them computed.
+    """Progress of the work before the first step: "report" checks all images, then they are decoded.
 
-    The check, "report", comes before `Started`, since it may find a reason not to start.
+    "features" are those that the head of a base is fitted to. "report" comes before `Started`, since it may find a
+    reason not to start.
     """
 
     what: Literal["report", "images", "features"]
@@ -32,7 +33,7 @@ class Preparing(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Every `PROGRESS_SECONDS`. `epoch` counts from 1; `loss` is the mean over the epoch so far."""
+    """Progress within an epoch. `epoch` counts from 1; `loss` is the mean over the steps of the epoch so far."""
 
     epoch: int
     step: int
@@ -44,7 +45,7 @@ class Progress(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """An epoch is completed; a line of the history. Epoch 0 is the fitted head, before the backbone is trained.
+    """A completed epoch, as in the history. Epoch 0 is the base with its fitted head, before any training step.
 
     The validation metrics are None if the epoch was not evaluated; `seconds` counts from the run's first step.
     """
@@ -85,7 +86,7 @@ class Finished(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """Stopped on request, or at the time limit of phase "train"; the run can be resumed from here."""
+    """The run stopped on request, or at the time limit of phase "train"; it can be resumed."""
 
     epoch: int
     step: int

@@ -385,10 +385,11 @@ class Trainer:
         with closing(preparation):
             while True:
                 try:
-                    yield next(preparation)
+                    event = next(preparation)
                 except StopIteration as end:
                     return cast(T, end.value)
-                if self._is_asked_to_stop() or time.monotonic() > deadline:
+                yield event
+                if event.done < event.total and (self._is_asked_to_stop() or time.monotonic() > deadline):
                     return None
 
     def _is_asked_to_stop(self) -> bool:

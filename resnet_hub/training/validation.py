@@ -41,4 +41,5 @@ class ValidationSet:
     def _compute_logits(self, model: ResNet, indices: Tensor) -> Tensor:
         with torch.inference_mode():
             batch = self.transform.normalize(self.images[indices].to(next(model.parameters()).device))
-            return model.eval()(batch).float().cpu()
+            logits: Tensor = model.eval()(batch)
+        return logits.float().cpu()

@@ -1,4 +1,4 @@
-"""Chooses the model that serves where nobody names one: ImageNet weights of the Hub, else a folder on this disk.
+"""Choose the default model: ImageNet weights of the Hub, else a folder on this disk.
 
 The environment variables `RESNET_HUB_MODEL` (for predictions) and `RESNET_HUB_BASE` (to train from) name another
 folder or Hub id; an empty value means the embedded folder.
@@ -21,14 +21,14 @@ Purpose = Literal["predict", "base"]
 
 
 class DefaultModel(NamedTuple):
-    """The chosen model, and why it is not the preferred one where it is not."""
+    """The chosen model, and why it is not the preferred one."""
 
     source: str | Path  # a folder or a Hub id
     reason: str | None = None  # why the embedded folder serves in place of the preferred model
 
 
 def preferred_model(purpose: Purpose, *, on_gpu: bool = False) -> str:
-    """Returns the folder or Hub id that is preferred for a purpose; "" stands for the embedded folder."""
+    """Return the folder or Hub id that is preferred for a purpose; "" stands for the embedded folder."""
     if purpose == "predict":
         return os.environ.get("RESNET_HUB_MODEL", PREDICT_MODEL).strip()
     return os.environ.get("RESNET_HUB_BASE", BASE_ON_GPU if on_gpu else BASE_ON_CPU).strip()
@@ -37,7 +37,7 @@ def preferred_model(purpose: Purpose, *, on_gpu: bool = False) -> str:
 def choose_default_model(
     purpose: Purpose, embedded: Path, *, on_gpu: bool = False, seconds: float = PROBE_SECONDS
 ) -> DefaultModel:
-    """Chooses the preferred model if it is on this disk or the Hub answers in time, else the embedded folder.
+    """Choose the preferred model if it is on this disk or the Hub answers in time, else the embedded folder.
 
     Args:
         purpose: "predict", or "base" for a model to train from.
@@ -46,7 +46,7 @@ def choose_default_model(
         seconds: How long to wait for the Hub.
 
     Returns:
-        The model, with the reason where it is not the preferred one. Never raises for a Hub that fails.
+        The model, with the reason if it is not the preferred one. A failing Hub raises no error.
     """
     preferred = preferred_model(purpose, on_gpu=on_gpu)
     if not preferred:
@@ -58,7 +58,7 @@ def choose_default_model(
 
 
 def is_cached(repo_id: str) -> bool:
-    """Whether config and weights of a Hub repo are in the cache of this machine. Asks no network."""
+    """Whether config and weights of a Hub repo are in the cache. Sends no request."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -69,10 +69,10 @@ def is_cached(repo_id: str) -> bool:
 
 
 def probe(repo_id: str, seconds: float = PROBE_SECONDS) -> str | None:
-    """Finds out whether the Hub has a ResNet of that id.
+    """Check whether the Hub has a supported ResNet of that id.
 
     Returns:
-        None if it has one, else the reason in one sentence.
+        None if it has, else the reason in one sentence.
     """
     from huggingface_hub import constants
 
@@ -87,7 +87,7 @@ def probe(repo_id: str, seconds: float = PROBE_SECONDS) -> str | None:
         except ResNetHubError as error:
             answers.append(str(error))
 
-    # A thread of its own bounds what no timeout of the client covers, such as a name server that is silent.
+    # The thread also limits waits that no timeout of the client covers, such as for a silent name server.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)

@@ -2,10 +2,10 @@
 
 Covers, for model repos: create, info, tree, paths, resolve (HEAD and GET, with ranges), preupload, LFS upload, commit
 (files, deletions, parent, pull request), branches, refs, README from `Hub.edit`, tokens that may read or write and the
-check of that, private, gated and renamed repos, and the error headers that the client reads. Data sets are repos of the
-same kind, and jobs are run: their command, in a process of this machine, with the data sets that they mount in a
-folder. Left out: Xet, redirects to a CDN, multipart uploads, Spaces, discussions, quotas, and git itself. `Hub.fail` is
-the switch for faults.
+check of that, private, gated and renamed repos, and the error headers that the client reads. Datasets are repos of the
+same kind. Jobs run their command in a process of this machine, with the datasets that they mount in a folder. Left out:
+Xet, redirects to a CDN, multipart uploads, Spaces, discussions, quotas, and git itself. `Hub.fail` is the switch for
+faults.
 """
 
 import base64
@@ -35,26 +35,26 @@ class Fault:
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     times: int = 10**9
-    seconds: float = 0  # to wait before the answer
-    body: bytes | None = None  # of the file, in place of the true one
-    flip: bool = False  # the last bit of the file
-    cut: int | None = None  # bytes of the answer that are sent before the connection is closed
+    seconds: float = 0  # to wait before the response
+    body: bytes | None = None  # sent in place of the file
+    flip: bool = False  # flip the last bit of the file
+    cut: int | None = None  # bytes of the response that are sent before the connection is closed
     hold: float = 0  # seconds of silence before it is closed there
-    lost: bool = False  # what was asked is done, and never answered
-    page: bytes = b"{}"  # what comes with `status`
-    first: Callable[[], object] | None = None  # is called before the request is answered
+    lost: bool = False  # the request is carried out, but gets no response
+    page: bytes = b"{}"  # body of the response with `status`
+    first: Callable[[], object] | None = None  # called before the response
 
 
 @dataclass
 class Job:
-    spec: dict  # as the client asked for it
+    spec: dict  # as the client sent it
     owner: str
     stage: str = "RUNNING"
     log: list[str] = field(default_factory=list)
     status: str | None = None
 
     def run(self, hub: "Hub") -> None:
-        """What a machine of the Hub would do, with this Python in the place of `uv run --with ...`."""
+        """Run the command as a machine of the Hub does, with this Python in place of `uv run --with ...`."""
         with tempfile.TemporaryDirectory() as home:
             folder = Path(home, "input")
             (volume,) = self.spec["volumes"]
@@ -62,14 +62,15 @@ class Job:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
             command = self.spec["command"]
-            words = [sys.executable, *command[command.index("python") + 1 :]]
-            words = [
-                word.replace(volume["mountPath"], str(folder)).replace("/tmp/run", f"{home}/run") for word in words
+            arguments = [sys.executable, *command[command.index("python") + 1 :]]
+            arguments = [
+                argument.replace(volume["mountPath"], str(folder)).replace("/tmp/run", f"{home}/run")
+                for argument in arguments
             ]
             env = {**os.environ, **self.spec["environment"], **self.spec["secrets"]}
             env |= {"PYTHONPATH": str(folder), "HF_HOME": f"{home}/hub", "RESNET_HUB_CACHE": f"{home}/cache"}
             pipes: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            with subprocess.Popen(words, cwd=home, env=env, **pipes) as process:
+            with subprocess.Popen(arguments, cwd=home, env=env, **pipes) as process:
                 self.log += ["===== Job started", *(line.rstrip("\n") for line in process.stdout or ())]
         self.stage = "ERROR" if process.returncode else "COMPLETED"
 
@@ -119,7 +120,7 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}  # sha256 -> content
         self.tokens = {WRITER: ("user", True), READER: ("user", False), STRANGER: ("stranger", True)}
-        self.orgs: list[dict] = []  # that every user is in, as `whoami` tells them
+        self.orgs: list[dict] = []  # that every user is in, as `whoami` lists them
         self.faults: list[Fault] = []
         self.requests: list[str] = []  # "METHOD /path" of each
         self.jobs: dict[str, Job] = {}
@@ -135,7 +136,7 @@ class Hub:
         self.server.server_close()
 
     def fail(self, pattern: str, status: int = 0, **fault) -> None:
-        """Answer requests whose "METHOD /path" matches with `status`, or late, or with other bytes; see `Fault`."""
+        """Respond to requests whose "METHOD /path" matches with `status`, late, or with other bytes; see `Fault`."""
         self.faults.append(Fault(pattern, status, **fault))
 
     def edit(self, repo_id: str, path: str, content: bytes | str, branch: str = "main") -> None:
@@ -144,7 +145,7 @@ class Hub:
         files = repo.files(branch) | {path: content if isinstance(content, bytes) else content.encode()}
         repo.commit(branch, files, f"Edit {path}")
 
-    # Answers: what each route returns is sent as JSON, or as it is where it is bytes.
+    # Routes: the result is sent as JSON, or unchanged if it is a pair of bytes and headers.
 
     def user(self, token: str | None, *, write: bool = False) -> str | None:
         if token is None:
@@ -218,7 +219,7 @@ class Hub:
     def info(self, token, query, body, repo_id, revision="main"):
         repo = self.repo(repo_id, token)
         commit = self.revision(repo, revision)
-        sized = "true" in [word.lower() for word in query.get("blobs", [])]
+        sized = "true" in [value.lower() for value in query.get("blobs", [])]
         siblings = [
             {"rfilename": path} | ({"size": len(content)} if sized else {})
             for path, content in repo.commits[commit].items()
@@ -231,15 +232,15 @@ class Hub:
         }  # fmt: skip
 
     def models(self, token, query, body):
-        user, found = self.user(token), []
+        user, results = self.user(token), []
         for repo_id, repo in self.repos.items():
             about = self._metadata(repo, repo.refs["main"])
             tags = [*about.get("tags", []), about.get("library_name"), about.get("pipeline_tag")]
-            wanted = [*query.get("filter", []), *query.get("pipeline_tag", [])]
+            required = [*query.get("filter", []), *query.get("pipeline_tag", [])]
             visible = not repo.private or repo_id.split("/")[0] == user
-            if visible and query["search"][0].lower() in repo_id.lower() and set(wanted) <= set(tags):
-                found.append({"id": repo_id, "downloads": repo.downloads, "tags": tags})
-        return sorted(found, key=lambda model: -model["downloads"])[: int(query["limit"][0])]
+            if visible and query["search"][0].lower() in repo_id.lower() and set(required) <= set(tags):
+                results.append({"id": repo_id, "downloads": repo.downloads, "tags": tags})
+        return sorted(results, key=lambda model: -model["downloads"])[: int(query["limit"][0])]
 
     def _metadata(self, repo: Repo, commit: str) -> dict:
         front = re.match(r"---\n(.*?)\n---", repo.commits[commit].get("README.md", b"").decode(), re.S)
@@ -258,8 +259,8 @@ class Hub:
         ]  # fmt: skip
 
     def paths_info(self, token, query, body, repo_id, revision):
-        asked = parse_qs(body.decode())["paths"]
-        return [file for file in self.tree(token, query, body, repo_id, revision) if file["path"] in asked]
+        paths = parse_qs(body.decode())["paths"]
+        return [file for file in self.tree(token, query, body, repo_id, revision) if file["path"] in paths]
 
     def refs(self, token, query, body, repo_id):
         repo = self.repo(repo_id, token)
@@ -294,9 +295,9 @@ class Hub:
         self.repo(repo_id, token)
         self.user(token, write=True)
         objects = []
-        for wanted in body["objects"]:
-            actions = {"upload": {"href": f"{self.url}/lfs/{wanted['oid']}", "header": {}}}
-            objects.append({**wanted, **({} if wanted["oid"] in self.blobs else {"actions": actions})})
+        for blob in body["objects"]:
+            actions = {"upload": {"href": f"{self.url}/lfs/{blob['oid']}", "header": {}}}
+            objects.append({**blob, **({} if blob["oid"] in self.blobs else {"actions": actions})})
         return {"transfer": "basic", "objects": objects}
 
     def lfs_put(self, token, query, body, oid):
@@ -372,8 +373,8 @@ class Hub:
         return "".join(f"data: {line}\n\n" for line in lines).encode(), {"Content-Type": "text/event-stream"}
 
 
-def _of_data_set(route: Callable) -> Callable:
-    """The same answer about the data set of a name."""
+def _for_dataset(route: Callable) -> Callable:
+    """The route of a model repo, for the dataset of the same name."""
     return lambda hub, token, query, body, name, *parts: route(hub, token, query, body, f"datasets/{name}", *parts)
 
 
@@ -394,18 +395,18 @@ _ROUTES = [
     (rf"POST /api/models/{_ID}/preupload/([^/]+)", Hub.preupload),
     (rf"POST /api/models/{_ID}/commit/([^/]+)", Hub.commit),
     (rf"POST /{_ID}\.git/info/lfs/objects/batch", Hub.batch),
-    (rf"GET /api/datasets/{_ID}(?:/revision/([^/]+))?", _of_data_set(Hub.info)),
-    (rf"GET /api/datasets/{_ID}/tree/([^/]+)(/.*)?", _of_data_set(Hub.tree)),
-    (rf"POST /api/datasets/{_ID}/paths-info/([^/]+)", _of_data_set(Hub.paths_info)),
-    (rf"POST /api/datasets/{_ID}/preupload/([^/]+)", _of_data_set(Hub.preupload)),
-    (rf"POST /api/datasets/{_ID}/commit/([^/]+)", _of_data_set(Hub.commit)),
-    (rf"POST /datasets/{_ID}\.git/info/lfs/objects/batch", _of_data_set(Hub.batch)),
+    (rf"GET /api/datasets/{_ID}(?:/revision/([^/]+))?", _for_dataset(Hub.info)),
+    (rf"GET /api/datasets/{_ID}/tree/([^/]+)(/.*)?", _for_dataset(Hub.tree)),
+    (rf"POST /api/datasets/{_ID}/paths-info/([^/]+)", _for_dataset(Hub.paths_info)),
+    (rf"POST /api/datasets/{_ID}/preupload/([^/]+)", _for_dataset(Hub.preupload)),
+    (rf"POST /api/datasets/{_ID}/commit/([^/]+)", _for_dataset(Hub.commit)),
+    (rf"POST /datasets/{_ID}\.git/info/lfs/objects/batch", _for_dataset(Hub.batch)),
     (r"POST /api/jobs/([\w-]+)", Hub.start_job),
     (r"GET /api/jobs/([\w-]+)/(\w+)", Hub.job),
     (r"GET /api/jobs/([\w-]+)/(\w+)/logs", Hub.job_log),
     (r"POST /api/jobs/([\w-]+)/(\w+)/cancel", Hub.cancel_job),
     (r"PUT /lfs/([0-9a-f]{64})", Hub.lfs_put),
-    (rf"(?:GET|HEAD) /datasets/{_ID}/resolve/([^/]+)/(.+)", _of_data_set(Hub.resolve)),
+    (rf"(?:GET|HEAD) /datasets/{_ID}/resolve/([^/]+)/(.+)", _for_dataset(Hub.resolve)),
     (rf"(?:GET|HEAD) /{_ID}/resolve/([^/]+)/(.+)", Hub.resolve),
 ]
 
@@ -433,15 +434,15 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.send(fault.status, fault.page, {"Content-Type": "application/json", **fault.headers})
         for old, new in self.hub.moved.items():
             if re.search(rf"/{old}(?=[/.]|$)", url.path):
-                place = url._replace(path=url.path.replace(f"/{old}", f"/{new}", 1)).geturl()
-                return self.send(307, b"", {"Location": place})
+                target = url._replace(path=url.path.replace(f"/{old}", f"/{new}", 1)).geturl()
+                return self.send(307, b"", {"Location": target})
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         kind = self.headers.get("Content-Type", "")
         parsed = json.loads(raw) if kind.endswith("json") and "ndjson" not in kind else raw
         try:
             for pattern, route in _ROUTES:
                 if match := re.fullmatch(pattern, request):
-                    found = route(self.hub, token if scheme == "Bearer" else None, parse_qs(url.query), parsed,
+                    result = route(self.hub, token if scheme == "Bearer" else None, parse_qs(url.query), parsed,
                                   *(group for group in match.groups() if group is not None))  # fmt: skip
                     break
             else:
@@ -452,14 +453,14 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.lost:
             self.close_connection = True
             return None
-        if isinstance(found, tuple):
-            content, headers = found
+        if isinstance(result, tuple):
+            content, headers = result
             if fault and fault.body is not None:
                 content = fault.body
             if fault and fault.flip:
                 content = content[:-1] + bytes([content[-1] ^ 1])
             return self.send_file(content, headers, fault)
-        return self.send(200, json.dumps(found).encode(), {"Content-Type": "application/json"}, fault)
+        return self.send(200, json.dumps(result).encode(), {"Content-Type": "application/json"}, fault)
 
     def content(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -474,10 +475,10 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
 
     def send_file(self, content: bytes, headers: dict[str, str], fault: Fault | None = None) -> None:
-        wanted = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if not wanted:
+        byte_range = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not byte_range:
             return self.send(200, content, headers, fault)
-        start, end = int(wanted[1]), int(wanted[2] or len(content) - 1)
+        start, end = int(byte_range[1]), int(byte_range[2] or len(content) - 1)
         headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
         return self.send(206, content[start : end + 1], headers, fault)
 

@@ -74,8 +74,8 @@ def test_stages_are_torchvisions() -> None:
     ours.load_state_dict(reference.state_dict())
     names = {f"layer{number}": str(number) for number in (1, 2, 3, 4)}
     expected = torchvision.models._utils.IntermediateLayerGetter(reference, names)(IMAGES)
-    for found, wanted in zip(ours.forward_stages(IMAGES), expected.values(), strict=True):
-        torch.testing.assert_close(found, wanted)
+    for actual, reference in zip(ours.forward_stages(IMAGES), expected.values(), strict=True):
+        torch.testing.assert_close(actual, reference)
 
 
 # Shapes
@@ -119,9 +119,9 @@ def test_images_need_not_be_square_or_of_three_channels() -> None:
 @pytest.mark.parametrize(("shortcut", "projections"), [("A", 0), ("B", 1), ("C", 3), ("none", 0)])
 def test_shortcuts_project_where_the_paper_says(block: str, shortcut: str, projections: int) -> None:
     model = tiny(block=block, shortcut=shortcut)
-    found = [key for key, _ in model.named_parameters() if "downsample.0" in key]
+    projection_keys = [key for key, _ in model.named_parameters() if "downsample.0" in key]
     widened = block == "bottleneck" and shortcut == "B"  # its first stage is wider than the stem
-    assert len(found) == projections + widened
+    assert len(projection_keys) == projections + widened
     assert model(IMAGES).shape == (2, 3)
 
 
@@ -327,5 +327,5 @@ def test_backbone_of_faster_r_cnn() -> None:
     body = [(key, parameter) for key, parameter in model.named_parameters() if not key.startswith("fc.")]
     assert [key for key, parameter in body if parameter.grad is None or not parameter.grad.any()] == []
     with torch.inference_mode():
-        found = detector.eval()(list(IMAGES))
-    assert [set(one) for one in found] == [{"boxes", "labels", "scores"}] * 2
+        detections = detector.eval()(list(IMAGES))
+    assert [set(detection) for detection in detections] == [{"boxes", "labels", "scores"}] * 2

@@ -52,8 +52,8 @@ def test_a_malformed_response_raises_one_message(
 
     def twisted(*arguments: Any) -> Any:
         nonlocal count
-        found = true(*arguments)
-        answers = [answer for odd in MALFORMED_VALUES for answer in replace_each(found, odd)]
+        response = true(*arguments)
+        answers = [answer for malformed in MALFORMED_VALUES for answer in replace_each(response, malformed)]
         count = max(count, len(answers))
         return answers[min(place, len(answers) - 1)]
 

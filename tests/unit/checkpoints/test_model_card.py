@@ -65,8 +65,8 @@ def test_the_metadata_says_what_the_hub_looks_for() -> None:
     assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", "cc-by-4.0")
     assert (data.datasets, data.base_model) == (["user/flowers"], "timm/resnet18.a1_in1k")
     assert data.model_name == "Flowers"
-    found = {result.metric_type: (result.metric_value, result.dataset_split) for result in data.eval_results}
-    assert found == {"accuracy": (0.91234, "test"), "f1": (0.9, "test")}
+    metrics = {result.metric_type: (result.metric_value, result.dataset_split) for result in data.eval_results}
+    assert metrics == {"accuracy": (0.91234, "test"), "f1": (0.9, "test")}
 
 
 def test_the_text_says_everything_that_is_known() -> None:
@@ -96,8 +96,8 @@ def test_a_licence_without_a_name_is_no_section_of_one_word() -> None:
     assert "The licence is not in the Hub's list" in text_of(card).partition("## Licence")[2]
 
 
-def test_int8_is_told_once_and_keeps_the_rest() -> None:
-    facts: dict[str, Any] = {"weights": OLD, "ranges": {}, "data": "test split, 9 pictures", "num_images": 9}
+def test_the_int8_section_is_added_once() -> None:
+    facts: dict[str, Any] = {"weights": OLD, "ranges": {}, "data": "test split, 9 images", "num_images": 9}
     facts |= {"accuracy": 0.9, "passed": True}
     once = add_int8_section(render(), CalibrationRecord(accuracy_int8=0.8, **facts))
     assert "are right, in float32 90.00 %" in once and "80.00 % of the predictions" in once
@@ -185,7 +185,7 @@ def test_a_card_stays_while_its_weights_do() -> None:
     assert carry_over_card(render(), render(None)) == render()
     edited = render().replace("Tells", "It tells")
     assert carry_over_card(edited, render(None)) == edited
-    facts: dict[str, Any] = {"weights": OLD, "ranges": {}, "data": "test split, 9 pictures", "num_images": 9}
+    facts: dict[str, Any] = {"weights": OLD, "ranges": {}, "data": "test split, 9 images", "num_images": 9}
     calibrated = CalibrationRecord(accuracy=0.9, accuracy_int8=0.9, passed=True, **facts)
     assert carry_over_card(add_int8_section(render(), calibrated), render(None)) == render()  # int8 is not saved along
 
@@ -266,7 +266,7 @@ def test_the_code_names_the_repo_and_follows_it() -> None:
     twice = set_repo_id(once, "other/name")
     assert twice.count("other/name") == 4
     assert "user/flowers-1" not in twice
-    assert twice.count("user/flowers\n") == render().count("user/flowers\n")  # the data set
+    assert twice.count("user/flowers\n") == render().count("user/flowers\n")  # the dataset
     assert carry_over_card(twice, render(None, weights=NEW)) == render(None, weights=NEW)  # still generated
     edited = once.replace("Tells", "It tells")
     assert set_repo_id(edited, "other/name") == edited

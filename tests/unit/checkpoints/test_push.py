@@ -80,7 +80,7 @@ def test_one_commit_uploads_the_folder_and_deletes_old_files(model: ResNet, hub:
         hub.edit("user/tiny", name, "old")
     torch.nn.init.ones_(model.fc.bias)
     folder = model.save_pretrained(tmp_path / "m", card=CardContent(image_files=["confusion.png"]))
-    (folder / "confusion.png").write_bytes(b"picture")
+    (folder / "confusion.png").write_bytes(b"image")
     (folder / ".env").write_text("secret")
     (folder / ".git").mkdir()
     (folder / ".git" / "config").write_text("secret")

@@ -22,8 +22,8 @@ def test_a_search_finds_resnets_of_all_libraries(model: ResNet, hub: Hub) -> Non
     for number, (name, card) in enumerate(cards.items()):
         hub.repos[name] = Repo(downloads=number)
         hub.repos[name].commit("main", {"README.md": card.encode()}, "x")
-    found = search_models("flowers")
-    assert [(model.id, model.downloads, model.is_resnet) for model in found] == [
+    results = search_models("flowers")
+    assert [(model.id, model.downloads, model.is_resnet) for model in results] == [
         ("lab/flowers-of-timm", 3, False),
         ("timm/resnet18.flowers", 2, True),
         ("lab/flowers-theirs", 1, True),

@@ -1,4 +1,4 @@
-"""Each fault of the Hub at each step of a load, a push and a search: over it in seconds, or one sentence."""
+"""Each fault of the Hub at each step of a load, a push and a search: a retry succeeds in seconds, or one message."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ TINY = ResNetConfig(depths=(1, 1), width=8, id2label={0: "cat", 1: "dog"}, image
 
 
 @pytest.fixture(autouse=True)
-def _hurry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_timeouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("resnet_hub.hub_client.retry.TIMEOUT", SECONDS)
     monkeypatch.setattr("resnet_hub.hub_client.retry._MAX_BACKOFF", 1.0)
@@ -36,16 +36,16 @@ def _hurry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 # A step: the requests of it that fail, and what it is a step of.
 STEPS: dict[str, tuple[str, str]] = {
-    "ask what there is": ("GET /api/models/user/{}$", "load"),
+    "list the files": ("GET /api/models/user/{}$", "load"),
     "fetch the config": ("GET /user/{}/resolve/.*config.json", "load"),
     "fetch the weights": ("GET /user/{}/resolve/.*safetensors", "load"),
-    "ask for the size": ("HEAD /user/{}/resolve/.*safetensors", "load"),
+    "request the size": ("HEAD /user/{}/resolve/.*safetensors", "load"),
     "read the config": ("GET /user/{}/resolve/.*config.json", "read"),
-    "ask whether one may": ("GET /api/models/user/{}/auth-check/write", "push"),
+    "check the permission": ("GET /api/models/user/{}/auth-check/write", "push"),
     "create": ("POST /api/repos/create", "push"),
-    "ask before the push": ("GET /api/models/user/{}$", "push"),
-    "ask how to upload": ("POST /api/models/user/{}/preupload", "push"),
-    "ask where to upload": ("POST /user/{}.git/info/lfs", "push"),
+    "list before the push": ("GET /api/models/user/{}$", "push"),
+    "preupload": ("POST /api/models/user/{}/preupload", "push"),
+    "request the upload URL": ("POST /user/{}.git/info/lfs", "push"),
     "commit": ("POST /api/models/user/{}/commit", "push"),
     "search": ("GET /api/models$", "search"),
 }
@@ -55,7 +55,7 @@ LIMIT, OWN, REACHED, NONE = (
     "cannot be reached",
     "no Hub",
 )
-FAULTS: dict[str, tuple[dict[str, Any], str]] = {  # the fault, and words of the sentence; none where it is got over
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {  # the fault, and words of the sentence; empty if a retry succeeds
     "too often, once": ({"status": 429, "headers": {"Retry-After": "1"}, "times": 1}, ""),
     "too often, an hour": ({"status": 429, "headers": {"Retry-After": "3600"}}, f"{LIMIT}. Try again in 60 minutes"),
     "too often, as the Hub says it": (
@@ -82,7 +82,9 @@ OTHERWISE = {
     ("commit", "cut"): "",  # it has happened
     ("commit", "silence half-way"): "",
     # Its answer is a status without content; what comes next meets the hotel.
-    **{("ask whether one may", fault): "" for fault in FAULTS if "cut" in FAULTS[fault][0] or FAULTS[fault][1] == NONE},
+    **{
+        ("check the permission", fault): "" for fault in FAULTS if "cut" in FAULTS[fault][0] or FAULTS[fault][1] == NONE
+    },
 }
 FILES = ("fetch the config", "fetch the weights", "read the config")
 
@@ -126,7 +128,7 @@ def said(call: Callable[[], object]) -> tuple[str, float]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_at_any_step_is_got_over_or_told(fault: str, hub: Hub, folders: dict[str, Path]) -> None:
+def test_a_fault_at_any_step_is_retried_or_raises(fault: str, hub: Hub, folders: dict[str, Path]) -> None:
     about, words = FAULTS[fault]
 
     def tried(number: int) -> tuple[str, float]:
@@ -139,17 +141,17 @@ def test_a_fault_at_any_step_is_got_over_or_told(fault: str, hub: Hub, folders: 
         if what in ("load", "read"):
             put(hub, f"user/m{number}", folders[step])
         if (step == "create" and (about.get("times") or fault == "silence half-way")) or (
-            step in (*FILES, "ask for the size") and about.get("status") == 200
+            step in (*FILES, "request the size") and about.get("status") == 200
         ):
             continue  # one of all of them would meet it; a file is checked by its digest
-        if step == "ask for the size" and "cut" in about:
+        if step == "request the size" and "cut" in about:
             continue  # an answer without a body
         if step != "create":
             hub.fail(pattern.format(f"m{number}"), **about)
             chosen.append(number)
     with ThreadPoolExecutor(len(chosen)) as pool:
-        found = dict(zip(chosen, pool.map(tried, chosen), strict=True))
-    for number, (sentence, seconds) in found.items():
+        outcomes = dict(zip(chosen, pool.map(tried, chosen), strict=True))
+    for number, (sentence, seconds) in outcomes.items():
         step = list(STEPS)[number]
         expected = OTHERWISE.get((step, fault), words)
         assert (expected in sentence) if expected else (sentence == ""), (step, sentence)
@@ -164,7 +166,7 @@ def test_a_fault_at_any_step_is_got_over_or_told(fault: str, hub: Hub, folders: 
 
 
 @pytest.mark.parametrize("fault", ["too often, an hour", "500", "silence"])
-def test_a_repo_that_cannot_be_made_is_told(fault: str, hub: Hub, folders: dict[str, Path]) -> None:
+def test_a_repo_that_cannot_be_created_raises(fault: str, hub: Hub, folders: dict[str, Path]) -> None:
     about, words = FAULTS[fault]
     hub.fail("POST /api/repos/create", **about)
     sentence, seconds = said(lambda: push_folder(folders["create"], "user/new", token=WRITER))
@@ -222,7 +224,7 @@ def test_a_push_whose_answer_is_lost_has_happened(hub: Hub, folders: dict[str, P
     assert len(repo.commits) == before
 
 
-def test_the_slower_of_two_pushes_is_told_and_may_push_again(hub: Hub, folders: dict[str, Path]) -> None:
+def test_the_slower_of_two_pushes_raises_and_may_push_again(hub: Hub, folders: dict[str, Path]) -> None:
     push_folder(folders["create"], "user/new", token=WRITER)
     other = folders["search"]
     hub.fail("POST .*/commit/", times=1, first=lambda: push_folder(other, "user/new", token=WRITER))

@@ -1,9 +1,9 @@
-"""Photos to model: the classic fine-tuning script against `resnet_hub.train`, on the same pictures, held out alike.
+"""Photos to model: the classic fine-tuning script against `resnet_hub.train`, on the same images, held out alike.
 
     python benchmarks/flowers.py --data flowers.zip --base weights/resnet18-tiny-imagenet
 
 The classic script is the one that tutorials teach: torchvision's ResNet, RandomResizedCrop to 224 pixels and a flip,
-every picture decoded anew in each epoch by a worker a core, Adam with 1e-4 on all weights, batches of 16, three epochs,
+each image decoded in each epoch by one worker per core, Adam with 1e-4 on all weights, batches of 16, three epochs,
 the best epoch kept. Each row is a process of its own, its wall time counted from start to end, imports included.
 """
 
@@ -38,7 +38,7 @@ CLASSIC = {"size": 224, "batch": 16, "rate": 1e-4, "epochs": 3}
 
 
 class Point(NamedTuple):
-    """An accuracy on the held-out pictures, and when it was known."""
+    """An accuracy on the held-out images, and when it was measured."""
 
     seconds: float
     accuracy: float
@@ -46,7 +46,7 @@ class Point(NamedTuple):
 
 
 def classic(name: str, base: str | None, data: str, split: dict[str, Any]) -> Iterator[tuple[float, int]]:
-    """Accuracy after each epoch, and how many pictures were trained on until then."""
+    """Accuracy after each epoch, and the number of images trained on until then."""
     import torch
     from safetensors.torch import load_file
     from torch.utils.data import DataLoader
@@ -56,8 +56,8 @@ def classic(name: str, base: str | None, data: str, split: dict[str, Any]) -> It
     normalize = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     crop = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
     centre = [transforms.Resize(size * 256 // 224), transforms.CenterCrop(size)]
-    learn = Pictures(data, split["train"], transforms.Compose([*crop, transforms.ToTensor(), normalize]))
-    held_out = Pictures(data, split["validation"], transforms.Compose([*centre, transforms.ToTensor(), normalize]))
+    learn = ImagesOnDisk(data, split["train"], transforms.Compose([*crop, transforms.ToTensor(), normalize]))
+    held_out = ImagesOnDisk(data, split["validation"], transforms.Compose([*centre, transforms.ToTensor(), normalize]))
     workers = min(os.cpu_count() or 1, 8)
     batches = DataLoader(learn, CLASSIC["batch"], shuffle=True, num_workers=workers)
     checks = DataLoader(held_out, CLASSIC["batch"], num_workers=workers)
@@ -82,14 +82,14 @@ def classic(name: str, base: str | None, data: str, split: dict[str, Any]) -> It
         yield right / len(held_out), epoch * len(learn)
 
 
-class Pictures:
-    """What `ImageFolder` gives: a picture is decoded whenever it is asked for."""
+class ImagesOnDisk:
+    """As torchvision's `ImageFolder`, it decodes an image each time that it is read."""
 
-    def __init__(self, data: str, places: list[int], transform: Any):
+    def __init__(self, data: str, indices: list[int], transform: Any):
         from resnet_hub.datasets.dataset import TRAIN
         from resnet_hub.datasets.load import load_dataset
 
-        self.images, self.transform = load_dataset(data)[TRAIN].subset(places), transform
+        self.images, self.transform = load_dataset(data)[TRAIN].subset(indices), transform
 
     def __len__(self) -> int:
         return len(self.images)
@@ -104,9 +104,9 @@ class Pictures:
 
 
 def ours(recipe: str, base: str, data: str, run: Path, options: dict[str, Any]) -> Iterator[tuple[float, int]]:
-    """Accuracy of the fitted head and after each epoch, and how many pictures were trained on until then.
+    """Accuracy of the fitted head and after each epoch, and the number of images trained on until then.
 
-    Writes to the run's folder where the time went, by what the run told at the end of it.
+    Writes the seconds of each phase, measured between the events, to the run directory.
     """
     start = time.time()
     from resnet_hub import TrainConfig, train
@@ -203,7 +203,7 @@ def main() -> None:
     against = next((results[name] for name in list(ROWS)[1::-1] if name in results), None)
     goal = max(point.accuracy for point in against[0]) if against else 0.0
     print(
-        "| | accuracy | wall time | pictures a second | to 90% | to 95% | to 100% of it | memory, MB | ratio of times |"
+        "| | accuracy | wall time | images a second | to 90% | to 95% | to 100% of it | memory, MB | ratio of times |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name, (points, seconds, memory) in results.items():

@@ -1,33 +1,26 @@
 """The first step of the Train tab: photos by class, a ZIP file or a dataset on the Hub become the data of a run."""
 
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
+from resnet_hub.datasets.report import DatasetReport
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import PageError, message, translate_error
-from resnet_hub.demo.page import SLOW
+from resnet_hub.demo.page import QUICK, SLOW
 from resnet_hub.demo.page_run import PageRun
 from resnet_hub.demo.scheduler import Scheduler
-from resnet_hub.demo.tab_state import TabState, Updates, require_run
+from resnet_hub.demo.tab_state import TabState, Updates, hide, require_run
 from resnet_hub.demo.visitor import get_address
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.images.load import SUFFIXES
 
-if TYPE_CHECKING:
-    from resnet_hub.datasets.report import DatasetReport
-
 MAX_CLASSES = 12  # of photos by class; a ZIP file may have any number
-HUB_FIELDS = (
-    "subset",
-    "train_split",
-    "image_column",
-    "label_column",
-)  # of TrainConfig: which part of a dataset to read
-_HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+HUB_FIELDS = ("subset", "train_split", "image_column", "label_column")  # of TrainConfig: what to read of a dataset
 
 
 class DataStep:
@@ -40,17 +33,17 @@ class DataStep:
         """Create a run from photos by class: `classes` are all names, followed by all lists of photos."""
         names, galleries = classes[:MAX_CLASSES], classes[MAX_CLASSES:]
 
-        def import_photos(run: PageRun) -> "DatasetReport":
+        def import_photos(run: PageRun) -> DatasetReport:
             photos: dict[str, list[Path]] = {}
             for name, gallery in zip(names, galleries, strict=True):
-                files = [Path(path) for path, _ in gallery or [] if path]
-                label = str(name or "").strip()
-                if files and not label:
+                label, files = str(name or "").strip(), [Path(path) for path, _ in gallery or [] if path]
+                if not files:
+                    continue
+                if not label:
                     raise PageError("unnamed")
-                if files and label in photos:
+                if label in photos:
                     raise PageError("twice", name=label)
-                if files:
-                    photos[label] = files
+                photos[label] = files
             if len(photos) < 2:
                 raise PageError("no_data")
             return run.import_photos(photos)
@@ -60,7 +53,7 @@ class DataStep:
     def check_zip(self, run_id: str, path: str | None, request: gr.Request) -> Updates:
         """Create a run from a ZIP file of class folders."""
 
-        def import_zip(run: PageRun) -> "DatasetReport":
+        def import_zip(run: PageRun) -> DatasetReport:
             if not path:
                 raise PageError("no_zip")
             return run.import_zip(path, Path(path).name)
@@ -72,7 +65,7 @@ class DataStep:
         values = {field: str(value or "") for field, value in zip(HUB_FIELDS, fields, strict=True)}
         return self._check(run_id, request, lambda run: run.import_hub_dataset(str(name), **values))
 
-    def _check(self, run_id: str, request: gr.Request, import_data: "Callable[[PageRun], DatasetReport]") -> Updates:
+    def _check(self, run_id: str, request: gr.Request, import_data: Callable[[PageRun], DatasetReport]) -> Updates:
         """Create a run, import its data and show the report. The run before it is deleted if it was never started."""
         old, new = self.runs.find(run_id), None
         try:
@@ -84,12 +77,12 @@ class DataStep:
         except Exception as error:
             if new:
                 self.scheduler.delete(new)
-            return self.clear(markup.render_alert(translate_error(request, error)))
+            return self.clear(markup.render_error(error, request))
         if old and self.scheduler.get_status(old).state == "new":
             self.scheduler.delete(old)
         return updates
 
-    def show_report(self, report: "DatasetReport", run: PageRun, request: gr.Request) -> Updates:
+    def show_report(self, report: DatasetReport, run: PageRun, request: gr.Request) -> Updates:
         """The report, with the buttons to continue and to download the report and the dataset."""
 
         def write_report() -> Path:
@@ -107,8 +100,7 @@ class DataStep:
 
     def clear(self, html: str = "") -> Updates:
         """`html`, such as an error, in place of the report."""
-        buttons = (self.continue_button, self.downloads, self.dataset_file)
-        return {self.report: html} | {button: gr.update(visible=False) for button in buttons}
+        return {self.report: html} | hide(self.continue_button, self.downloads, self.dataset_file)
 
     def export(self, run_id: str, request: gr.Request) -> Updates:
         """The dataset as a ZIP file of class folders. The image files are unchanged."""
@@ -137,23 +129,15 @@ class DataStep:
                 gr.HTML(message("zip_hint"), elem_classes="hint")
                 file = gr.File(label=message("zip_file"), file_types=[".zip"], height=140, elem_id="zip")
                 check_zip = gr.Button(message("check"), variant="primary", elem_id="check-zip")
-            with gr.Tab(message("hub_data")):
-                name = gr.Textbox(
-                    label=message("hub_data_id"),
-                    info=message("hub_data_info"),
-                    placeholder="user/name",
-                    max_length=200,
-                )
+            with gr.Tab(message("hub_tab")):
+                fields = [self._create_text_field("hub_data", placeholder="user/name")]
                 with gr.Accordion(message("hub_names"), open=False, elem_id="hub-names"), gr.Row():
-                    fields = [
-                        gr.Textbox(label=message(field), info=message(f"{field}_info"), max_length=200)
-                        for field in HUB_FIELDS
-                    ]
+                    fields += map(self._create_text_field, HUB_FIELDS)
                 check_hub = gr.Button(message("check"), variant="primary", elem_id="check-hub")
         self._checks: list[tuple[gr.Button, Callable[..., Updates], list[Any]]] = [
             (check_files, self.check_files, [*names, *galleries]),
             (check_zip, self.check_zip, [file]),
-            (check_hub, self.check_hub, [name, *fields]),
+            (check_hub, self.check_hub, fields),
         ]
         self.report = gr.HTML(elem_id="report")
         self.continue_button = gr.Button(message("continue"), variant="primary", visible=False)
@@ -167,35 +151,25 @@ class DataStep:
     def connect(self) -> None:
         """Attach the handlers, once all components of the tab exist."""
         data = SLOW | {"concurrency_id": "data", "concurrency_limit": 2}  # the lowest limit of an id counts
-        for button, handler, inputs in self._checks:
-            button.click(
-                handler,
-                [self.state.run, *inputs],
-                [self.state.run, *self.outputs],
-                show_progress_on=[self.report],
-                **data,
-            )
+        outputs = [self.state.run, *self.outputs]
+        for button, check, inputs in self._checks:
+            button.click(check, [self.state.run, *inputs], outputs, show_progress_on=[self.report], **data)
         self._export_button.click(self.export, self.state.run, self.dataset_file, **data)
 
+    def _create_text_field(self, name: str, **options: Any) -> gr.Textbox:
+        return gr.Textbox(label=message(name), info=message(f"{name}_info"), max_length=200, **options)
+
     def _render_classes(self) -> tuple[list[gr.Textbox], list[gr.Gallery]]:
+        """Columns for the photos of one class each; the first two are visible, and a button shows one more."""
         names, galleries, columns, remove_buttons = [], [], [], []
-        shown = gr.State([True, True] + [False] * (MAX_CLASSES - 2))
+        is_visible = gr.State([True, True] + [False] * (MAX_CLASSES - 2))
+        gallery: dict[str, Any] = {"sources": ["upload", "webcam", "clipboard"], "object_fit": "cover", "buttons": []}
+        gallery |= {"file_types": ["image", *sorted(SUFFIXES)], "columns": 5, "fit_columns": False}
         with gr.Row(elem_id="own-classes"):
             for number in range(MAX_CLASSES):
                 with gr.Column(min_width=300, visible=number < 2) as column:
                     names.append(gr.Textbox(label=message("class_name"), max_length=60))
-                    galleries.append(
-                        gr.Gallery(
-                            label=message("class_photos"),
-                            sources=["upload", "webcam", "clipboard"],
-                            file_types=["image", *sorted(SUFFIXES)],
-                            columns=5,
-                            fit_columns=False,
-                            allow_preview=False,
-                            object_fit="cover",
-                            buttons=[],
-                        )
-                    )
+                    galleries.append(gr.Gallery(label=message("class_photos"), allow_preview=False, **gallery))
                     remove_buttons.append(gr.Button(message("remove_class"), size="sm"))
                 columns.append(column)
         add_button = gr.Button(message("add_class"), size="sm")
@@ -210,12 +184,7 @@ class DataStep:
         def remove(removed: int, visible: list[bool]) -> list[Any]:
             return [*show([value and index != removed for index, value in enumerate(visible)]), "", []]
 
-        add_button.click(add, shown, [shown, *columns], **_HIDDEN)
-        for index, button in enumerate(remove_buttons):
-            button.click(
-                lambda visible, index=index: remove(index, visible),
-                shown,
-                [shown, *columns, names[index], galleries[index]],
-                **_HIDDEN,
-            )
+        add_button.click(add, is_visible, [is_visible, *columns], **QUICK)
+        for index, (button, *emptied) in enumerate(zip(remove_buttons, names, galleries, strict=True)):
+            button.click(partial(remove, index), is_visible, [is_visible, *columns, *emptied], **QUICK)
         return names, galleries

@@ -5,23 +5,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
+from resnet_hub import jobs
 from resnet_hub.demo import account
 from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.page import PRIVATE
 from resnet_hub.demo.page_run import PageRun
 from resnet_hub.demo.scheduler import Scheduler
 from resnet_hub.demo.space import is_space
-from resnet_hub.demo.tab_state import TabState
+from resnet_hub.demo.tab_state import TabState, Updates, create_repo_field
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Pushed, Started, TimeUp
-
-if TYPE_CHECKING:
-    from resnet_hub.jobs import Job
 
 
 class JobPanel:
@@ -30,33 +28,27 @@ class JobPanel:
     def __init__(self, scheduler: Scheduler, state: TabState):
         self.scheduler, self.state = scheduler, state
 
-    def submit(self, run: PageRun, config: TrainConfig, values: dict[Any, Any], token: str) -> None:
+    def submit(self, run: PageRun, config: TrainConfig, values: Updates, token: str) -> None:
         """Start the job in the account of the token. The form's `values` name the repository and the machine."""
-        from resnet_hub import jobs
-
         repo, flavor, timeout = (values[component] for component in self.inputs)
         options = {"flavor": flavor, "timeout": timeout, "upload": True, "root": run.folder}
         job = jobs.submit(config, str(repo or "").strip(), token=token, **options)
         run.update_facts(config=asdict(config), job=job._asdict())
         run.log.touch()
 
-    def find_job(self, run_id: str) -> "Job | None":
+    def find_job(self, run_id: str) -> jobs.Job | None:
         """The job that trains this run, until it has pushed its model or failed."""
-        from resnet_hub.jobs import Job
-
         run = self.scheduler.runs.find(run_id)
         facts = run.read_facts() if run else {}
         if run is None or "job" not in facts or "pushed" in facts:
             return None
-        return None if self.scheduler.get_status(run).state == "failed" else Job(**facts["job"])
+        return None if self.scheduler.get_status(run).state == "failed" else jobs.Job(**facts["job"])
 
-    def follow(self, run_id: str, request: gr.Request, signed_in: gr.OAuthToken | None) -> Iterator[dict[Any, Any]]:
+    def follow(self, run_id: str, request: gr.Request, signed_in: gr.OAuthToken | None) -> Iterator[Updates]:
         """Copy the log of the job into the run's folder, from its beginning, for as long as the page is open.
 
         The Hub shows the log to the owner of the job only. For a visitor without their token nothing happens.
         """
-        from resnet_hub import jobs
-
         run, job = self.scheduler.runs.find(run_id), self.find_job(run_id)
         if run is None or job is None:
             return
@@ -89,29 +81,11 @@ class JobPanel:
 
     def create_inputs(self) -> None:
         """Create the fields; `render` places them."""
-        from resnet_hub.jobs import FLAVORS, LIMITS
-
-        self.repo = gr.Textbox(
-            label=message("repo"),
-            info=message("repo_info"),
-            placeholder="user/name",
-            max_length=90,
-            elem_id="job-repo",
-            render=False,
-        )
-        flavor = gr.Dropdown(
-            list(FLAVORS), value="t4-small", label=message("flavor"), info=message("flavor_info"), render=False
-        )
-        timeout = gr.Dropdown(
-            list(LIMITS),
-            value="2h",
-            label=message("limit"),
-            info=message("limit_info"),
-            filterable=False,
-            elem_id="job-limit",
-            render=False,
-        )
-        self.inputs: list[Any] = [self.repo, flavor, timeout]  # Any: Gradio does not type `render`
+        self.repo = create_repo_field(max_length=90, elem_id="job-repo", render=False)
+        self.inputs: list[Any] = [self.repo]  # Any: Gradio does not type `render`
+        for name, choices, value in (("flavor", jobs.FLAVORS, "t4-small"), ("limit", jobs.LIMITS, "2h")):
+            texts = {"label": message(name), "info": message(f"{name}_info"), "elem_id": f"job-{name}"}
+            self.inputs.append(gr.Dropdown(list(choices), value=value, render=False, **texts))
 
     def render(self) -> None:
         """Add the panel to the page that is being built.

@@ -1,15 +1,15 @@
 """The second step of the Train tab: the base model and the options of the training."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
+from resnet_hub.checkpoints.load import read_config
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import markup
-from resnet_hub.demo.i18n import PageError, message, translate_error
+from resnet_hub.demo.i18n import PageError, message
 from resnet_hub.demo.job_panel import JobPanel
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.page import QUICK, SLOW
@@ -17,7 +17,7 @@ from resnet_hub.demo.page_run import PageRun
 from resnet_hub.demo.run_store import RunStore
 from resnet_hub.demo.space import is_space
 from resnet_hub.demo.tab_state import TabState, Updates, require_run
-from resnet_hub.demo.train_form import ARCHITECTURES, MAX_EPOCHS, TrainForm
+from resnet_hub.demo.train_form import TrainForm, create_inputs
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.training.config import TrainConfig
 
@@ -30,15 +30,15 @@ class ModelStep:
     def __init__(self, models: Models, runs: RunStore, job: JobPanel, state: TabState):
         self.models, self.runs, self.job, self.state = models, runs, job, state
 
-    def read_options(self, values: dict[Any, Any]) -> tuple[str | Path | None, dict[str, Any]]:
+    def read_options(self, values: Updates) -> tuple[str | Path | None, dict[str, Any]]:
         """The base model, if there is one, and the other arguments of `TrainConfig`, from the form."""
         form = TrainForm(**{name: values[component] for name, component in self.inputs.items()})
         base = None if form.is_from_scratch else self.models.source(str(form.base or "").strip())
         return base, form.to_options()
 
-    def preview(self, values: dict[Any, Any], request: gr.Request) -> Updates:
+    def preview(self, values: Updates, request: gr.Request) -> Updates:
         """Up to six images as the training sees them, each of them twice."""
-        from resnet_hub.training.transforms import preview_augmentation
+        from resnet_hub.training.transforms import preview_augmentation  # imports torch
 
         try:
             base, options = self.read_options(values)
@@ -50,9 +50,9 @@ class ModelStep:
             token = False if is_space() else None
             augmented = preview_augmentation(config, images.subset(indices.repeat(2)), token=token)
         except ResNetHubError as error:
-            alert = markup.render_alert(translate_error(request, error))
-            return {self.state.notice: alert, self.augmented: ""}
-        return {self.state.notice: "", self.augmented: markup.render_images([(image, "") for image in augmented])}
+            return self.state.show_error(error, request) | {self.augmented: ""}
+        html = markup.render_images([(image, "") for image in augmented], request)
+        return {self.state.notice: "", self.augmented: html}
 
     def _suggest(self, typed: gr.KeyUpData) -> Any:
         """Models of the page, and models on the Hub whose names match what is typed."""
@@ -65,72 +65,29 @@ class ModelStep:
         """Add the step to the page that is being built."""
         # Gradio sorts the inputs of a handler by their creation; this order is that of programs that call it.
         self.job.create_inputs()
-        self.inputs = self._create_inputs(default)
-        assert list(self.inputs) == [field.name for field in fields(TrainForm)]
-        for name in ("recipe", "base", "architecture"):
-            self.inputs[name].render()
+        self.inputs = create_inputs(base={"choices": list(self.models.names()), "value": default})
+        self._place("recipe", "base", "architecture")
         with gr.Accordion(message("more_choices"), open=False):
             with gr.Row():
-                for name in ("image_size", "seed", "balance"):
-                    self.inputs[name].render()
+                self._place("image_size", "seed", "balance")
             with gr.Column() as self._options:  # which the recipe "head" does not have
-                for row in (("epochs", "learning_rate"), ("augmentation", "mixup", "label_smoothing")):
-                    with gr.Row():
-                        for name in row:
-                            self.inputs[name].render()
                 with gr.Row():
-                    for name in ("select", "patience"):
-                        self.inputs[name].render()
+                    self._place("epochs", "learning_rate")
+                with gr.Row():
+                    self._place("augmentation", "mixup", "label_smoothing")
+                with gr.Row():
+                    self._place("select", "patience")
             self._preview_button = gr.Button(message("preview"), size="sm")
             self.augmented = gr.HTML(elem_id="seen-by-training", elem_classes="film")
         with gr.Row():
             self.start_button = gr.Button(message("start"), variant="primary")
-            self.training_button = gr.Button(message("to_training"), visible=False)
+            self.state.training_button = gr.Button(message("to_training"), visible=False)
         self.job.render()
         self.state.notice = gr.HTML(elem_id="train-notice")
 
-    def _create_inputs(self, default: str) -> dict[str, Any]:
-        """The fields of the form; they are placed later."""
-
-        # A value must not be the key of a message: Gradio would translate it, and then it is none of the choices.
-        def choices(name: str, *values: str) -> list[tuple[Any, str]]:
-            return [(message(f"{name}_{value}"), value) for value in values]
-
-        def settings(name: str, **more: Any) -> dict[str, Any]:
-            return {"label": message(name), "info": message(f"{name}_info"), "render": False} | more
-
-        whole: dict[str, Any] = {"precision": 0, "minimum": 0}
-        return {
-            "base": gr.Dropdown(
-                list(self.models.names()),
-                value=default,
-                **settings("base", allow_custom_value=True, elem_id="base"),
-            ),
-            "recipe": gr.Radio(
-                choices("how", "finetune", "head", "modern"), value="finetune", **settings("how", elem_id="how")
-            ),
-            "epochs": gr.Slider(0, MAX_EPOCHS, 0, step=1, **settings("epochs", elem_id="epochs")),
-            "architecture": gr.Dropdown(
-                ARCHITECTURES,
-                value=ARCHITECTURES[0],
-                **settings("architecture", visible=False, elem_id="architecture"),
-            ),
-            "image_size": gr.Number(0, **settings("image_size", **whole)),
-            "balance": gr.Checkbox(False, **settings("balance", min_width=260)),
-            "seed": gr.Number(0, **settings("seed", maximum=2**31, **whole)),
-            "learning_rate": gr.Number(0, **settings("learning_rate", minimum=0, maximum=1)),
-            "augmentation": gr.Dropdown(
-                choices("augmentation", "auto", "crop", "shift", "none"),
-                value="auto",
-                **settings("augmentation", filterable=False),
-            ),
-            "mixup": gr.Slider(0, 1, 0, step=0.1, **settings("mixup", elem_id="mixup")),
-            "label_smoothing": gr.Slider(0, 0.5, 0, step=0.05, **settings("label_smoothing", elem_id="smoothing")),
-            "select": gr.Dropdown(
-                choices("select", "accuracy", "loss", "last"), value="accuracy", **settings("select", filterable=False)
-            ),
-            "patience": gr.Number(0, **settings("patience", **whole)),
-        }
+    def _place(self, *names: str) -> None:
+        for name in names:
+            self.inputs[name].render()
 
     def connect(self) -> None:
         """Attach the handlers, once all components of the tab exist."""
@@ -154,8 +111,6 @@ class ModelStep:
 
 def check_memory(run: PageRun, base: str | Path | None, options: dict[str, Any]) -> None:
     """Raises `PageError` if the decoded images do not fit into memory."""
-    from resnet_hub.checkpoints.load import read_config
-
     report = run.read_report()
     if report is None:
         raise PageError("no_check")

@@ -10,19 +10,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from resnet_hub.atomic import write_atomic
+from resnet_hub.datasets.dataset import ImageDataset, Splits
+from resnet_hub.datasets.export import export_dataset
+from resnet_hub.datasets.inspect import create_report
+from resnet_hub.datasets.load import load_dataset
+from resnet_hub.datasets.remote import HUB_PREFIX
+from resnet_hub.datasets.report import DatasetReport
 from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.space import is_space
 from resnet_hub.errors import TooLargeError
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Event, event_to_json
 from resnet_hub.training.run_dir import RunDir
-
-if TYPE_CHECKING:
-    from resnet_hub.datasets.dataset import ImageDataset, Splits
-    from resnet_hub.datasets.report import DatasetReport
 
 MAX_IMAGES = 20_000  # of a dataset
 MAX_BYTES = 2 * 2**30  # of a dataset, as a ZIP file or on the Hub
@@ -62,9 +64,7 @@ class PageRun:
 
     def read_facts(self) -> dict[str, Any]:
         """`data`, `title` and `names` of the dataset, as `TrainConfig` has them; `config`; what happened so far."""
-        with suppress(OSError, ValueError):
-            return cast(dict[str, Any], json.loads((self.folder / "page.json").read_text(encoding="utf-8")))
-        return {}
+        return _read_json(self.folder / "page.json") or {}
 
     def update_facts(self, **facts: Any) -> None:
         write_atomic(self.folder / "page.json", json.dumps(self.read_facts() | facts))
@@ -93,22 +93,17 @@ class PageRun:
         event = self.read_last_event()
         return str(event["event"]) if event else ""
 
-    def read_report(self) -> "DatasetReport | None":
+    def read_report(self) -> DatasetReport | None:
         """The report that the page shows, with the names that the photos were uploaded under."""
         return _read_report(self.folder / "report.json")
 
     def read_evaluation(self) -> dict[str, Any] | None:
         """The metrics of the finished model, as `Evaluation.to_dict` returns them."""
-        with suppress(OSError, ValueError):
-            return cast(dict[str, Any], json.loads(self.run_dir.evaluation.read_text(encoding="utf-8")))
-        return None
+        return _read_json(self.run_dir.evaluation)
 
     # -- its dataset ---------------------------------------------------------------------------------------------------
 
-    def load_dataset(self) -> "Splits":
-        from resnet_hub.datasets.load import load_dataset
-        from resnet_hub.datasets.remote import HUB_PREFIX
-
+    def load_dataset(self) -> Splits:
         facts = self.read_facts()
         source = facts["data"]
         if source.startswith(HUB_PREFIX):
@@ -116,35 +111,31 @@ class PageRun:
             return load_dataset(source, **config.data_names, token=_read_token(), max_bytes=MAX_BYTES)
         return load_dataset(self.folder / source)
 
-    def load_readable_dataset(self) -> "Splits":
+    def load_readable_dataset(self) -> Splits:
         """The dataset without the images that the report lists as unreadable."""
         report = _read_report(self.run_dir.report)
         return report.drop_unreadable(self.load_dataset()) if report else self.load_dataset()
 
-    def load_validation_images(self) -> "ImageDataset":
+    def load_validation_images(self) -> ImageDataset:
         """The images that the epochs are compared on."""
         split = self.run_dir.read_split()
         return self.load_dataset()[split.validation_split].subset(split.validation)
 
-    def load_evaluation_images(self) -> "ImageDataset":
+    def load_evaluation_images(self) -> ImageDataset:
         """The images that the metrics of the finished model are measured on."""
         evaluated = self.run_dir.evaluation_split()
         return self.load_dataset()[evaluated.split].subset(evaluated.indices)
 
-    def import_photos(self, classes: Mapping[str, Sequence[str | Path]]) -> "DatasetReport":
+    def import_photos(self, classes: Mapping[str, Sequence[str | Path]]) -> DatasetReport:
         """Pack uploaded photos, by class, into the dataset of this run; raises as `_import` does."""
-        from resnet_hub.datasets.load import load_dataset
-
         files = [Path(path) for paths in classes.values() for path in paths]
         size = sum(path.stat().st_size for path in files)
         _check_size(len(files), size)
         check_free_space(self.folder, size)
         return self._import(load_dataset(classes), "photos.zip", pack=True)
 
-    def import_zip(self, path: str | Path, name: str) -> "DatasetReport":
+    def import_zip(self, path: str | Path, name: str) -> DatasetReport:
         """Copy an uploaded ZIP file; raises as `_import` does."""
-        from resnet_hub.datasets.load import load_dataset
-
         size = Path(path).stat().st_size
         _check_size(0, size)
         check_free_space(self.folder, size)
@@ -153,20 +144,16 @@ class PageRun:
         shutil.copyfile(path, target)
         return self._import(load_dataset(target), target.name)
 
-    def import_hub_dataset(self, dataset_id: str, **names: str) -> "DatasetReport":
+    def import_hub_dataset(self, dataset_id: str, **names: str) -> DatasetReport:
         """Use a dataset of the Hub, pinned to its current commit; on a Space only a public one.
 
         Args:
             dataset_id: Such as `user/flowers`, or the address of its page.
             names: Fields of `TrainConfig` for the subset, the split and the columns; an empty one is detected.
         """
-        from resnet_hub.datasets.load import load_dataset
-        from resnet_hub.datasets.remote import HUB_PREFIX
-
-        source = HUB_PREFIX + dataset_id.strip().removeprefix(HUB_PREFIX).removeprefix(
-            "https://huggingface.co/datasets/"
-        ).strip("/")
-        chosen: dict[str, Any] = {field: name.strip() for field, name in names.items() if name.strip()}
+        name = dataset_id.strip().removeprefix(HUB_PREFIX).removeprefix("https://huggingface.co/datasets/")
+        source = HUB_PREFIX + name.strip("/")
+        chosen: dict[str, Any] = {field: value.strip() for field, value in names.items() if value.strip()}
         config = TrainConfig(data=source, run="run", **chosen)
         try:
             splits = load_dataset(source, **config.data_names, token=_read_token(), max_bytes=MAX_BYTES)
@@ -176,13 +163,8 @@ class PageRun:
 
     def _import(
         self, splits: Any, source: str, *, pack: bool = False, names: Mapping[str, Any] | None = None
-    ) -> "DatasetReport":
+    ) -> DatasetReport:
         """Check a dataset and record it with its report; raises `DataError` if it cannot be trained on."""
-        from resnet_hub.datasets.export import export_dataset
-        from resnet_hub.datasets.inspect import create_report
-        from resnet_hub.datasets.load import load_dataset
-        from resnet_hub.datasets.remote import HUB_PREFIX
-
         _check_size(sum(map(len, splits.values())), 0)
         start, limit = time.monotonic(), MAX_CHECK if is_space() else math.inf
 
@@ -207,8 +189,6 @@ class PageRun:
 
     def export_dataset(self) -> Path:
         """Write the dataset as a ZIP file of class folders, without unreadable images."""
-        from resnet_hub.datasets.export import export_dataset
-
         report = self.read_report()
         check_free_space(self.folder, sum(row.bytes for row in report.classes) if report else 0)
         title = re.sub(r"[^\w.-]+", "-", Path(self.read_facts()["title"]).stem) or "photos"
@@ -261,13 +241,17 @@ def _read_token() -> bool | None:
     return False if is_space() else None
 
 
-def _read_report(path: Path) -> "DatasetReport | None":
-    from resnet_hub.datasets.report import DatasetReport
+def _read_json(path: Path) -> dict[str, Any] | None:
+    with suppress(OSError, ValueError):
+        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+    return None
 
+
+def _read_report(path: Path) -> DatasetReport | None:
     return DatasetReport.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _rename_images(report: "DatasetReport", splits: "Splits", packed: "Splits") -> "DatasetReport | None":
+def _rename_images(report: DatasetReport, splits: Splits, packed: Splits) -> DatasetReport | None:
     """The report with the names that the images have in the packed dataset; None if that has other images."""
     if {name: len(images) for name, images in splits.items()} != {name: len(images) for name, images in packed.items()}:
         return None

@@ -10,6 +10,7 @@ from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import message, translate, translate_error
 from resnet_hub.demo.models import Models
 from resnet_hub.errors import ResNetHubError
+from resnet_hub.images.load import load_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,14 +38,14 @@ class PredictTab:
         try:
             classifier, image, top, maps, seconds = self._classify(photo, model, TOP)
         except ResNetHubError as error:
-            return None, markup.render_alert(translate_error(request, error)), None, gr.skip()
+            return None, markup.render_error(error, request), None, gr.skip()
         device = f"{classifier.device.type.upper()} ({classifier.engine}, {classifier.precision})"
         title = self._get_title(model, request)
         line = translate(request, "took", time=f"{seconds * 1000:.0f} ms", device=device, model=title)
         scores = {entry["label"]: entry["score"] for entry in top}
         shown = gr.skip() if Path(photo["path"]).suffix.lower() in _BROWSER_FORMATS else image
         heat_map = _draw_heat_map(classifier, image, top[0]["label"], request, maps)
-        return scores, markup.render_status(line), heat_map, shown
+        return scores, markup.render_text(line, "status"), heat_map, shown
 
     def example(self, model: str, request: gr.Request, chosen: gr.SelectData) -> tuple[Any, ...]:
         """The answer for one of the examples, and that example as the photo."""
@@ -54,8 +55,6 @@ class PredictTab:
 
     def why(self, photo: dict[str, Any] | None, model: str, request: gr.Request, chosen: gr.SelectData) -> Any:
         """The heat map of the class that the visitor chose."""
-        from resnet_hub.images.load import load_image
-
         if photo is None:
             return None
         try:
@@ -71,11 +70,11 @@ class PredictTab:
             classifier = self.models.get(name)
         except ResNetHubError as error:
             kept = translate(request, "kept", model=self._get_title(current, request)) if current else ""
-            alert = markup.render_alert(f"{translate_error(request, error)} {kept}")
+            alert = markup.render_text(f"{translate_error(request, error)} {kept}", "alert")
             return current, current, alert, gr.skip(), gr.skip()
         url = f"https://huggingface.co/{name}" if isinstance(self.models.source(name), str) else None
         card = classifier.model.card or translate(request, "no_card")  # shown as plain text: strangers wrote it
-        return name, name, "", markup.render_model(classifier, url, request), card
+        return name, name, "", markup.render_model(classifier.config, url, request), card
 
     def suggest(self, current: str, request: gr.Request, typed: gr.KeyUpData) -> Any:
         """The models of the page, and models on the Hub whose names match what is typed."""
@@ -114,13 +113,10 @@ class PredictTab:
         self, photo: dict[str, Any], model: str, top_k: int
     ) -> "tuple[Classifier, Image.Image, list[dict[str, Any]], Tensor, float]":
         """The classifier, the upright image, its top classes, its last feature maps, and the seconds that this took."""
-        from resnet_hub.images.load import load_image
-
         classifier = self.models.get(model)
         start = time.perf_counter()
-        image = load_image(
-            photo["path"], name=photo["orig_name"], near=max(_HEAT_MAP_SIDE, classifier.decode_size or 0)
-        )
+        side = max(_HEAT_MAP_SIDE, classifier.decode_size or 0)
+        image = load_image(photo["path"], name=photo["orig_name"], near=side)
         top, maps = classifier.predict_with_maps(image, top_k)
         return classifier, image, top, maps, time.perf_counter() - start
 
@@ -143,6 +139,7 @@ class PredictTab:
             )
 
     def _render_photo(self) -> None:
+        image: dict[str, Any] = {"buttons": ["fullscreen"], "height": 340}
         with gr.Row():
             with gr.Column(min_width=300):
                 self._photo = gr.Image(
@@ -150,22 +147,16 @@ class PredictTab:
                     placeholder=message("photo_hint"),
                     sources=["upload", "clipboard", "webcam"],
                     webcam_options=gr.WebcamOptions(mirror=False),
-                    buttons=["fullscreen"],
-                    height=340,
                     elem_id="photo",
+                    **image,
                 )
                 self._button = gr.Button(message("classify"))
             with gr.Column(min_width=300):
                 self._classes = gr.Label(label=message("classes"), num_top_classes=TOP, elem_id="classes")
-                self._line = gr.HTML(markup.render_status(""), elem_id="line")
+                self._line = gr.HTML(markup.render_text("", "status"), elem_id="line")
             with gr.Column(min_width=300):
                 self._heat_map = gr.Image(
-                    label=message("heat"),
-                    alt_text=message("heat_alt"),
-                    interactive=False,
-                    buttons=["fullscreen"],
-                    height=340,
-                    elem_id="why",
+                    label=message("heat"), alt_text=message("heat_alt"), interactive=False, elem_id="why", **image
                 )
                 gr.HTML(message("heat_hint"), elem_id="hint")
         self._examples = gr.Gallery(

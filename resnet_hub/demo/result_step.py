@@ -1,18 +1,19 @@
 """The last step of the Train tab: the result of a run, to look at, try, download and share."""
 
 from contextlib import suppress
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
+from resnet_hub.checkpoints.push import push_folder
 from resnet_hub.demo import account, markup
-from resnet_hub.demo.i18n import PageError, message, translate, translate_error
+from resnet_hub.demo.i18n import PageError, message, translate
 from resnet_hub.demo.page import QUICK, SLOW
 from resnet_hub.demo.predict import PredictTab
 from resnet_hub.demo.scheduler import Scheduler
-from resnet_hub.demo.tab_state import RESULT, TabState, Updates
+from resnet_hub.demo.tab_state import RESULT, TabState, Updates, create_repo_field, hide
 from resnet_hub.errors import ResNetHubError
 
 
@@ -29,16 +30,15 @@ class ResultStep:
         run = self.runs.find(run_id)
         folder = self.scheduler.find_model(run_id) if result else None
         if run is None or folder is None:
-            hidden = (self.plots, self.actions, self.evaluate_button)
-            updates: Updates = {component: gr.update(visible=False) for component in hidden}
-            updates |= {self.mistakes: "", self.outcome: ""}
-            return updates | {self.metrics: f"<p>{escape(translate(request, 'result_none'))}</p>"}
+            nothing = markup.render_text(translate(request, "result_none"))
+            emptied = {self.metrics: nothing, self.mistakes: "", self.outcome: ""}
+            return emptied | hide(self.plots, self.actions, self.evaluate_button)
         evaluation = run.read_evaluation() if result.startswith("finished") else None
         title = Path(run.read_facts().get("title", "")).stem or "photos"
         zip_file = None
         with suppress(ResNetHubError, OSError):  # with a full disk, everything but the download works
             zip_file = str(self.runs.files.publish(run, lambda: run.pack_model(title)))
-        updates = {
+        updates: Updates = {
             self.metrics: markup.render_metrics(run, evaluation, request),
             self.download: gr.update(value=zip_file, visible=zip_file is not None),
             self.actions: gr.update(visible=True),
@@ -63,13 +63,11 @@ class ResultStep:
         try:
             account.check_repo(name)
         except PageError as error:
-            return markup.render_alert(translate_error(request, error)) if name else ""
+            return markup.render_error(error, request) if name else ""
         return ""
 
     def push(self, run_id: str, name: str, private: bool, request: gr.Request, signed_in: gr.OAuthToken | None) -> str:
         """Push the model in one commit, with the token of the visitor or, on their own machine, of the local user."""
-        from resnet_hub.checkpoints.push import push_folder
-
         try:
             account.check_repo(name)
             folder = self.scheduler.find_model(run_id)
@@ -78,9 +76,9 @@ class ResultStep:
             token = account.token(request, signed_in, "sign_in")
             url = push_folder(folder, str(name).strip(), private=bool(private), token=token)
         except ResNetHubError as error:
-            return markup.render_alert(translate_error(request, error))
-        url = url.partition("/commit/")[0]  # the page of the model has more than that of the commit
-        return f'<p role="status">{escape(translate(request, "pushed_at"))} {markup.render_link(url)}</p>'
+            return markup.render_error(error, request)
+        # The page of the model has more than that of the commit.
+        return markup.render("pushed.html", request, url=url.partition("/commit/")[0])
 
     # -- the page ------------------------------------------------------------------------------------------------------
 
@@ -94,13 +92,7 @@ class ResultStep:
                 self.download = gr.DownloadButton(message("download"), elem_id="download")
             with gr.Accordion(message("push_head"), open=False, elem_id="push"):
                 with gr.Row():
-                    self._name = gr.Textbox(
-                        label=message("repo"),
-                        info=message("repo_info"),
-                        placeholder="user/name",
-                        max_length=97,
-                        elem_id="repo",
-                    )
+                    self._name = create_repo_field(max_length=97, elem_id="repo")
                     self._private = gr.Checkbox(True, label=message("private"))
                 account.render_login()
                 self._push_button = gr.Button(message("push"))
@@ -132,8 +124,6 @@ class ResultStep:
 
 def _read_plot(path: Path) -> Any:
     """The image. Gradio would refuse a path outside its own folders."""
-    from PIL import Image
-
     if not path.is_file():
         return None
     with Image.open(path) as image:

@@ -5,7 +5,8 @@ from typing import Any
 
 import gradio as gr
 
-from resnet_hub.demo.i18n import PageError
+from resnet_hub.demo import markup
+from resnet_hub.demo.i18n import PageError, message
 from resnet_hub.demo.page_run import PageRun
 from resnet_hub.demo.run_store import RunStore
 
@@ -15,18 +16,14 @@ Updates = dict[Any, Any]  # component -> its new value, as Gradio's handlers ret
 
 
 class TabState:
-    """Components without a look. Of a run they hold the id only; its data stay in its folder."""
+    """Components without a look, and those that several steps change.
 
-    browser: gr.BrowserState
-    run: gr.State
-    shown: gr.State
-    result: gr.State
-    driven: gr.State
-    followed: gr.State
-    timer: gr.Timer
-    notice: gr.HTML
+    Of a run the state holds the id only; its data stay in its folder.
+    """
+
     steps: gr.Walkthrough
-    tabs: gr.Tabs
+    notice: gr.HTML  # of the Model step: why a run cannot start
+    training_button: gr.Button  # of the Model step: leads to a run that exists
 
     def __init__(self) -> None:
         # Outside the tab, which the browser builds only when it is opened. A fixed key survives a restart of the app.
@@ -48,6 +45,9 @@ class TabState:
     def show_train_tab(self) -> Updates:
         return {self.tabs: gr.Tabs(selected="train")}
 
+    def show_error(self, error: Exception, request: gr.Request) -> Updates:
+        return {self.notice: markup.render_error(error, request)}
+
     def remember(self, visitor: str, run_id: str) -> Updates:
         """Store both ids in the browser."""
         return {self.browser: {"visitor": visitor, "run": run_id}}
@@ -65,3 +65,12 @@ def require_run(runs: RunStore, run_id: str) -> PageRun:
     if run is None:
         raise PageError("no_run" if run_id else "no_check")
     return run
+
+
+def hide(*components: Any) -> Updates:
+    return {component: gr.update(visible=False) for component in components}
+
+
+def create_repo_field(**options: Any) -> gr.Textbox:
+    """A field for a repository on the Hub."""
+    return gr.Textbox(label=message("repo"), info=message("repo_info"), placeholder="user/name", **options)

@@ -4,16 +4,17 @@ One module a step: `data_step`, `model_step` with `job_panel`, `training_step`, 
 that change several steps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from html import escape
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from resnet_hub.demo import account, markup
+from resnet_hub import jobs
+from resnet_hub.demo import account, markup, zero
 from resnet_hub.demo.data_step import DataStep
-from resnet_hub.demo.i18n import PageError, message, translate, translate_error
+from resnet_hub.demo.i18n import PageError, message, translate
 from resnet_hub.demo.job_panel import JobPanel
 from resnet_hub.demo.model_step import ModelStep, check_memory
 from resnet_hub.demo.models import Models
@@ -25,7 +26,6 @@ from resnet_hub.demo.scheduler import Scheduler
 from resnet_hub.demo.space import is_zero_gpu
 from resnet_hub.demo.tab_state import DATA, MODEL, RESULT, TRAINING, TabState, Updates, get_visitor_id, require_run
 from resnet_hub.demo.training_step import TrainingStep
-from resnet_hub.demo.zero import drive
 from resnet_hub.errors import ResNetHubError
 
 
@@ -43,38 +43,71 @@ class TrainTab:
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
-    def begin(self, values: dict[Any, Any], request: gr.Request) -> Updates:
-        """Add the run to the queue, or show why it cannot start."""
-        state, visitor = self.state, get_visitor_id(values[self.state.browser])
-        try:
-            run = require_run(self.runs, values[state.run])
+    def begin(self, values: Updates, request: gr.Request) -> Updates:
+        """Add the run to the queue; if it is in there already, show it."""
+
+        def start(owners: set[str]) -> Updates:
+            run = require_run(self.runs, values[self.state.run])
             if self.scheduler.get_status(run).is_active:
-                return {state.driven: ""} | self._show_training(run.id, request)
+                return {self.state.run: run.id}
             base, options = self.model.read_options(values)
             check_memory(run, base, options)
             with self._new_run(run) as run:
-                self.scheduler.start(run, _owners(visitor, request), configure(run, base, **options))
-        except (ResNetHubError, OSError) as error:
-            return {state.driven: "", state.notice: markup.render_alert(translate_error(request, error))}
-        updates = {state.run: run.id, state.notice: "", state.driven: run.id} | state.remember(visitor, run.id)
-        return updates | self._show_training(run.id, request)
+                self.scheduler.start(run, owners, configure(run, base, **options))
+            return {self.state.run: run.id, self.state.driven: run.id}
 
-    def begin_job(self, values: dict[Any, Any], request: gr.Request, signed_in: gr.OAuthToken | None) -> Updates:
+        return self._start(start, values[self.state.browser], request)
+
+    def begin_job(self, values: Updates, request: gr.Request, signed_in: gr.OAuthToken | None) -> Updates:
         """Start the run as a job in the visitor's account. `JobPanel.follow` then reads its log."""
-        state, visitor = self.state, get_visitor_id(values[self.state.browser])
-        try:
+
+        def start(owners: set[str]) -> Updates:
             account.check_repo(values[self.job.repo])
             token = account.token(request, signed_in)
-            run = require_run(self.runs, values[state.run])
+            run = require_run(self.runs, values[self.state.run])
             base, options = self.model.read_options(values)
             if self.scheduler.get_status(run).is_active:
                 raise PageError("one_run")
-            with self._new_run(run) as run, self.scheduler.supervise(run, _owners(visitor, request)):
+            with self._new_run(run) as run, self.scheduler.supervise(run, owners):
                 self.job.submit(run, configure(run, base, **options), values, token)
+            return {self.state.run: run.id, self.state.followed: run.id}
+
+        return self._start(start, values[self.state.browser], request)
+
+    def resume(self, run_id: str, stored: Any, request: gr.Request) -> Updates:
+        """Continue the run from its training state."""
+        return self._start(partial(self._restart, run_id), stored, request)
+
+    def measure(self, run_id: str, stored: Any, request: gr.Request) -> Updates:
+        """End a run that was stopped: its best model is evaluated and gets its model card."""
+        updates = self._start(partial(self._restart, run_id, evaluate_only=True), stored, request)
+        for chart in (self.training.loss, self.training.accuracy):  # Gradio fails to draw one before its step is shown
+            updates.pop(chart, None)
+        return updates
+
+    def _restart(self, run_id: str, owners: set[str], *, evaluate_only: bool = False) -> Updates:
+        self.models.forget(run_id)
+        run = require_run(self.runs, run_id)
+        self.scheduler.start(run, owners, evaluate_only=evaluate_only)
+        return {self.state.run: run_id, self.state.driven: "" if evaluate_only else run_id}
+
+    def _start(self, start: Callable[[set[str]], Updates], stored: Any, request: gr.Request) -> Updates:
+        """Start a run and show its training, or show why it cannot start.
+
+        Args:
+            start: Called with the run's owners, the browser and the session, who have one run at a time. It returns the
+                states that change, among them the run id.
+            stored: What the browser has stored.
+            request: The visitor's request.
+        """
+        visitor, updates = get_visitor_id(stored), {self.state.driven: "", self.state.notice: ""}
+        try:
+            updates |= start({visitor, request.session_hash or visitor})
         except (ResNetHubError, OSError) as error:
-            return {state.notice: markup.render_alert(translate_error(request, error))}
-        updates = {state.run: run.id, state.notice: "", state.followed: run.id} | state.remember(visitor, run.id)
-        return updates | self._show_training(run.id, request)
+            return updates | self.state.show_error(error, request)
+        run_id = updates[self.state.run]
+        updates |= self.state.remember(visitor, run_id) | self.state.show_step(TRAINING)
+        return updates | self.training.watch(run_id, None, request)
 
     @contextmanager
     def _new_run(self, run: PageRun) -> Iterator[PageRun]:
@@ -95,44 +128,14 @@ class TrainTab:
         if run is None:
             return
         with suppress(PageError):  # another tab drives it
-            for seconds in drive(self.scheduler, run):
-                used = translate(request, "gpu_used", time=markup.format_duration(seconds, request))
-                yield f"<p>{escape(used)}</p>" if seconds else ""
+            for seconds in zero.drive(self.scheduler, run):
+                time = markup.format_duration(seconds, request)
+                yield markup.render_text(translate(request, "gpu_used", time=time)) if seconds else ""
 
     # -- a run that exists ---------------------------------------------------------------------------------------------
 
-    def resume(self, run_id: str, stored: Any, request: gr.Request) -> Updates:
-        """Continue the run from its training state."""
-        visitor = get_visitor_id(stored)
-        try:
-            self._restart(run_id, visitor, request)
-        except ResNetHubError as error:
-            return {self.state.driven: "", self.state.notice: markup.render_alert(translate_error(request, error))}
-        updates = {self.state.driven: run_id, self.state.notice: ""} | self.state.remember(visitor, run_id)
-        return updates | self.training.watch(run_id, None, request)
-
-    def measure(self, run_id: str, stored: Any, request: gr.Request) -> Updates:
-        """End a run that was stopped: its best model is evaluated and gets its model card."""
-        visitor = get_visitor_id(stored)
-        try:
-            self._restart(run_id, visitor, request, evaluate_only=True)
-        except ResNetHubError as error:
-            return {self.state.driven: "", self.state.notice: markup.render_alert(translate_error(request, error))}
-        updates = {self.state.driven: "", self.state.notice: ""} | self.state.remember(visitor, run_id)
-        updates |= self._show_training(run_id, request)
-        for chart in (self.training.loss, self.training.accuracy):  # Gradio fails to draw one before its step is shown
-            updates.pop(chart, None)
-        return updates
-
-    def _restart(self, run_id: str, visitor: str, request: gr.Request, *, evaluate_only: bool = False) -> None:
-        self.models.forget(run_id)
-        run = require_run(self.runs, run_id)
-        self.scheduler.start(run, _owners(visitor, request), evaluate_only=evaluate_only)
-
     def delete(self, run_id: str, stored: Any, request: gr.Request, signed_in: gr.OAuthToken | None) -> Updates:
         """Delete the run, and cancel its job."""
-        from resnet_hub import jobs
-
         if run := self.runs.find(run_id):
             with suppress(ResNetHubError):  # its owner can still cancel it on the Hub
                 if job := self.job.find_job(run_id):
@@ -154,8 +157,7 @@ class TrainTab:
         if run is None:
             if not linked:
                 return {self.data.report: ""}
-            alert = markup.render_alert(translate(request, "no_run"))
-            return {self.data.report: alert} | self.state.show_train_tab()
+            return self.state.show_train_tab() | {self.data.report: markup.render_error(PageError("no_run"), request)}
         updates: Updates = {self.state.run: run.id} | self.state.remember(get_visitor_id(stored), run.id)
         status = self.scheduler.get_status(run)
         if linked or status.is_active:
@@ -167,9 +169,6 @@ class TrainTab:
         has_result = status.state == "finished" and self.scheduler.find_model(run.id)  # a job's model is on the Hub
         step = RESULT if has_result else MODEL if status.state == "new" else TRAINING
         return updates | self.training.watch(run.id, None, request) | self.state.show_step(step)
-
-    def _show_training(self, run_id: str, request: gr.Request) -> Updates:
-        return self.training.watch(run_id, None, request) | self.state.show_step(TRAINING)
 
     # -- the page ------------------------------------------------------------------------------------------------------
 
@@ -188,7 +187,6 @@ class TrainTab:
                 self.data.render()
             with gr.Step(message("step_model"), id=MODEL):
                 self.model.render(default)
-                self.training.training_button = self.model.training_button
             with gr.Step(message("step_training"), id=TRAINING):
                 self.training.render()
             with gr.Step(message("step_result"), id=RESULT):
@@ -203,7 +201,7 @@ class TrainTab:
         all_outputs = [*outputs, *self.data.outputs]
         for button, step in (
             (self.data.continue_button, MODEL),
-            (self.model.training_button, TRAINING),
+            (state.training_button, TRAINING),
             (training.result_button, RESULT),
         ):
             button.click(lambda step=step: gr.Walkthrough(selected=step), None, state.steps, **QUICK)
@@ -228,8 +226,3 @@ class TrainTab:
         self.result.evaluate_button.click(self.measure, [state.run, state.browser], outputs, **QUICK)
         state.timer.tick(training.watch, [state.run, state.shown], training.outputs, trigger_mode="once", **QUICK)
         page.load(self.find, state.browser, [*all_outputs, state.tabs], **QUICK)
-
-
-def _owners(visitor: str, request: gr.Request) -> set[str]:
-    """Who has this run as their one run at a time: the browser and the session."""
-    return {visitor, request.session_hash or visitor}

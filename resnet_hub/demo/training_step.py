@@ -1,26 +1,23 @@
 """The third step of the Train tab: the progress of a run."""
 
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 import gradio as gr
 
+from resnet_hub import jobs
 from resnet_hub.demo import account, markup
-from resnet_hub.demo.i18n import message, translate, translate_error
+from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.job_panel import JobPanel
 from resnet_hub.demo.scheduler import Scheduler
-from resnet_hub.demo.tab_state import TabState, Updates
+from resnet_hub.demo.tab_state import TabState, Updates, hide
 from resnet_hub.errors import ResNetHubError
-from resnet_hub.training.events import Epoch
 
 UNFINISHED = ("stopped", "waiting", "failed", "interrupted")
 
 
 class TrainingStep:
     """Handlers and components of the step."""
-
-    training_button: gr.Button  # of the Model step, which leads here
 
     def __init__(self, scheduler: Scheduler, job: JobPanel, state: TabState):
         self.scheduler, self.job, self.state = scheduler, job, state
@@ -40,17 +37,20 @@ class TrainingStep:
         ended_early = status.state == "finished" and bool(facts.get("ending"))
         is_resumable = (status.state in UNFINISHED or ended_early) and "job" not in facts
         can_stop = status.state != "stopping" and not ("job" in facts and facts.get("ending"))
+        if len(history) > 1:  # charts are never emptied, only hidden: without values they raise errors in the browser
+            series = ("training", "train_loss"), ("validation", "validation_loss")
+            updates[self.loss] = markup.make_curves(history, request, *series)
+            updates[self.accuracy] = markup.make_curves(history, request, ("validation", "accuracy"))
         return updates | {
             self.state.shown: now,
             self.state.timer: gr.Timer(active=status.is_active),
-            **(self._draw_charts(history, request) if len(history) > 1 else {}),
             self.samples: markup.render_samples(run, request),
             self.charts: gr.update(visible=len(history) > 1),  # a line needs two points
             self.stop_button: gr.update(visible=status.is_active, interactive=can_stop),
             self.resume_button: gr.update(visible=is_resumable),
             self.delete_button: gr.update(visible=True),
             self.new_button: gr.update(visible=not status.is_active),
-            self.training_button: gr.update(visible=status.state != "new"),
+            self.state.training_button: gr.update(visible=status.state != "new"),
             self.result_button: gr.update(visible=has_model),
             self.link: markup.render_run_link(run, request),
             self.state.result: f"{status.state} {len(history)}" if has_model else "",
@@ -58,13 +58,9 @@ class TrainingStep:
 
     def _show_nothing(self, run_id: str, request: gr.Request) -> Updates:
         """The step without a run: with an error if there was one."""
-        hidden: list[Any] = [self.stop_button, self.resume_button, self.delete_button, self.new_button]
-        hidden += [self.training_button, self.result_button]
-        if run_id:  # else another step is on show, and Gradio's chart fails if it is hidden while its step is not shown
-            hidden.append(self.charts)
-        updates: Updates = {component: gr.update(visible=False) for component in hidden}
-        return updates | {
-            self.progress: markup.render_alert(translate(request, "no_run")) if run_id else "",
+        # Without an id another step is on show, and Gradio's chart fails if it is hidden while its step is not shown.
+        return hide(*self._buttons, *([self.charts] if run_id else [])) | {
+            self.progress: markup.render_error(PageError("no_run"), request) if run_id else "",
             self.state.timer: gr.Timer(active=False),
             self.state.result: "",
             self.state.shown: None,
@@ -72,17 +68,8 @@ class TrainingStep:
             self.samples: "",
         }
 
-    def _draw_charts(self, history: Sequence[Epoch], request: gr.Request) -> Updates:
-        series = ("training", "train_loss"), ("validation", "validation_loss")
-        return {  # never emptied, only hidden: a chart that loses its values raises an error in the browser
-            self.loss: markup.make_curves(history, request, *series),
-            self.accuracy: markup.make_curves(history, request, ("validation", "accuracy")),
-        }
-
     def stop(self, run_id: str, request: gr.Request, signed_in: gr.OAuthToken | None) -> Updates:
         """Stop the run and keep its training state. A job, which loses its machine, evaluates and pushes its model."""
-        from resnet_hub import jobs
-
         try:
             run, job = self.scheduler.runs.find(run_id), self.job.find_job(run_id)
             if run and job:
@@ -99,10 +86,8 @@ class TrainingStep:
     @property
     def outputs(self) -> list[Any]:
         """The components that `watch` may change."""
-        buttons = [self.stop_button, self.resume_button, self.delete_button, self.new_button, self.result_button]
         states = [self.state.shown, self.state.timer, self.state.result]
-        charts = [self.charts, self.loss, self.accuracy]
-        return [self.progress, self.samples, self.link, self.training_button, *buttons, *charts, *states]
+        return [self.progress, self.samples, self.link, *self._buttons, self.charts, self.loss, self.accuracy, *states]
 
     def render(self) -> None:
         """Add the step to the page that is being built."""
@@ -121,5 +106,7 @@ class TrainingStep:
             self.resume_button = gr.Button(message("resume"), variant="primary", visible=False)
             self.new_button = gr.Button(message("new_run"), visible=False)
             self.delete_button = gr.Button(message("delete_run"), visible=False)
+        self._buttons = [self.stop_button, self.resume_button, self.new_button, self.delete_button, self.result_button]
+        self._buttons.append(self.state.training_button)
         self.samples = gr.HTML(elem_id="samples", elem_classes="film")
         self.link = gr.HTML(elem_id="run-link")

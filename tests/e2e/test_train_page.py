@@ -312,7 +312,7 @@ def test_photos_class_by_class(browser: Browser, address: str, tmp_path: Path) -
     exported = load_dataset(tmp_path / "data.zip")["train"]
     assert set(exported.labels) == {"红", EVIL} and len(exported) == 8
     page.get_by_role("button", name=text["continue"]).click()
-    expect(page.get_by_label(text["how_finetune"])).to_be_checked()
+    expect(page.get_by_label(text["recipe_finetune"])).to_be_checked()
     page.get_by_role("button", name=text["more_choices"]).click()
     expect(page.get_by_label(text["select"])).to_have_value(text["select_accuracy"])
     page.get_by_role("button", name=text["preview"]).click()

@@ -12,6 +12,7 @@ from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.demo.page_run import PageRun
 from resnet_hub.demo.scheduler import Status
+from resnet_hub.errors import DataError
 from resnet_hub.training.events import Epoch
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -74,8 +75,10 @@ def test_a_series_that_begins_later_is_there_from_the_first_epoch() -> None:
 
 
 def test_pictures_and_addresses_are_escaped_too(run: PageRun) -> None:
-    shown = markup.render_images([(Image.new("RGBA", (4, 4)), EVIL)], EVIL)
+    shown = markup.render_images([(Image.new("RGBA", (4, 4)), EVIL)], from_browser(), "samples")
     assert EVIL not in shown and len(re.findall('<img src="data:image/jpeg;base64,', shown)) == 1
-    assert markup.render_images([]) == ""
-    assert 'href="https://x/&quot;onclick"' in markup.render_link('https://x/"onclick')
+    assert shown.count("&lt;img") == 2 and MESSAGES["en"]["samples"] in shown
+    assert markup.render_images([], from_browser()) == ""
+    assert 'href="https://x/&#34;onclick"' in markup.render("pushed.html", from_browser(), url='https://x/"onclick')
+    assert EVIL not in markup.render_text(EVIL, "alert") and EVIL not in markup.render_error(DataError(EVIL), None)
     assert f'href="?run={run.id}"' in markup.render_run_link(run, from_browser())

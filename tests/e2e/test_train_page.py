@@ -202,7 +202,7 @@ def test_from_200_photos_to_a_model_on_the_hub(browser: Browser, address: str, h
 
     page.get_by_role("button", name="Share on the Hugging Face Hub").click()
     page.locator("#repo input, #repo textarea").press_sequentially("no/such/name")
-    expect(page.locator("#outcome")).to_contain_text("cannot be the name of a repository")
+    expect(page.locator("#outcome")).to_contain_text("is not a valid repository name")
     page.locator("#repo input, #repo textarea").fill("user/shapes")
     page.get_by_role("button", name="Push", exact=True).click()
     expect(page.locator("#outcome a")).to_have_attribute("href", re.compile("/user/shapes$"))
@@ -258,7 +258,7 @@ def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, 
 
     for name in (anns, "?run=" + "A" * 32, "?run=../runs", "?run=" + EVIL):
         ann.goto(f"{address}/{name}")
-        expect(ann.get_by_role("alert")).to_have_text("There is no such run here, or it was deleted.")
+        expect(ann.get_by_role("alert")).to_have_text("This run does not exist, or it was deleted.")
     expect(bob.locator("#figures dl")).to_be_visible()
     ann.context.close()
     bob.context.close()
@@ -415,7 +415,7 @@ def test_a_run_for_a_larger_machine_goes_to_a_job(browser: Browser, address: str
     page.get_by_label("The last layer only").check()
     page.get_by_role("button", name="Train as a Hugging Face Job").click()
     page.get_by_role("button", name="Start the job").click()
-    expect(page.locator("#train-notice")).to_contain_text("cannot be the name of a repository")
+    expect(page.locator("#train-notice")).to_contain_text("is not a valid repository name")
     page.locator("#job-repo input, #job-repo textarea").fill("stranger/as-job")
     page.get_by_label("Time limit").click()
     page.get_by_role("option", name="30m").click()
@@ -472,7 +472,7 @@ def test_on_zero_gpu_a_run_waits_for_time_and_goes_on(browser: Browser, folder: 
         page = visit(browser, address, extra_http_headers={"X-IP-Token": "a.e30.b"})  # as the platform sends it
         train(page, folder / "colours.zip", epochs=3)
         expect(page.locator("#progress")).to_contain_text("Waiting for GPU time.")
-        expect(page.locator("#progress")).to_contain_text("3 s of your GPU time are left.")
+        expect(page.locator("#progress")).to_contain_text("You have 3 s of GPU time left.")
         expect(page.locator("#run-link")).to_contain_text("Keep this page open while it trains")
         page.get_by_role("button", name="Resume").click()
         expect(page.locator("#figures dl")).to_be_visible()

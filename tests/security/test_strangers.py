@@ -94,7 +94,7 @@ def test_an_attacker_finds_nothing_of_another_visitor(address: str, folder: Path
                 nothing(eve.send(name, data, event={"index": 0, "value": other, "input_value": other}), (name, guess))
     for guess in near:
         stored = {"visitor": "e" * 20, "run": guess}
-        for name in ("find", "resume", "delete", "anew"):
+        for name in ("find", "resume", "delete", "start_over"):
             nothing(eve.send(name, [None] * (len(eve.inputs(name)) - 1) + [stored]), (name, guess))
         nothing(eve.send("find", [None], query="?" + str(httpx2.QueryParams(run=guess))), ("link", guess))
         nothing(eve.send("choose", [guess, None]), ("choose", guess))

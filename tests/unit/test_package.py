@@ -102,7 +102,7 @@ def test_requirements_are_the_projects() -> None:
 
 def test_every_package_is_listed_for_installation() -> None:
     packages = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "resnet_hub").rglob("*.py")}
-    assert {*SETUPTOOLS["packages"]} == packages - {"resnet_hub.demo.examples"} | {"resnet_hub.weights"}
+    assert {*SETUPTOOLS["packages"]} == packages | {"resnet_hub.weights"}
 
 
 def test_a_wheel_predicts_outside_a_clone(tmp_path: Path) -> None:

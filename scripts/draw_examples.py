@@ -1,4 +1,7 @@
-"""Draw the example pictures beside this file, the espresso excepted: `python draw.py`. The same pixels on every run."""
+"""Draw the example images of the page, except the espresso: `python scripts/draw_examples.py`.
+
+The pixels are the same on every run.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,15 +9,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+EXAMPLES = Path(__file__).parents[1] / "resnet_hub" / "demo" / "examples"
 WIDTH, HEIGHT = 480, 420  # pixels; nearly square, so that a centre crop loses nothing of the subject
-FINE = 3  # drawn so many times larger, for smooth edges
+FINE = 3  # scale at which the image is drawn before it is reduced, for smooth edges
 
 Colour = tuple[int, int, int]
 Points = Sequence[tuple[float, float]]
 
 
 class Scene:
-    """A picture under construction; x and y are pixels of the result, y from -30 to 390."""
+    """An image under construction; x and y are pixels of the result, y from -30 to 390."""
 
     def __init__(self, top: Colour, bottom: Colour):
         fade = np.linspace(np.array(top), np.array(bottom), HEIGHT * FINE)[:, None].repeat(WIDTH * FINE, 1)
@@ -47,11 +51,11 @@ class Scene:
         self.image.paste(Image.new("RGB", self.image.size, "white"), mask=soft.filter(ImageFilter.GaussianBlur(size)))
 
     def soften(self, radius: float) -> None:
-        """What is there so far, out of focus."""
+        """Blur what is drawn so far."""
         self.image = self.image.filter(ImageFilter.GaussianBlur(radius * FINE))
 
     def finish(self, blur: float = 0.8) -> Image.Image:
-        """Shrunk, a little soft and grainy, as a camera would have it."""
+        """Reduce the image, and make it slightly soft and grainy, as a camera does."""
         image = self.image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(blur))
         grain = np.random.default_rng(0).normal(0, 4, (HEIGHT, WIDTH, 1))
         return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
@@ -138,4 +142,4 @@ DRAWINGS: dict[str, Callable[[], Image.Image]] = {
 
 if __name__ == "__main__":
     for name, draw in DRAWINGS.items():
-        draw().save(Path(__file__).with_name(f"{name}.jpg"), quality=88, optimize=True)
+        draw().save(EXAMPLES / f"{name}.jpg", quality=88, optimize=True)

@@ -122,7 +122,7 @@ class TrainTab:
             self.scheduler.delete(copy)
             raise
 
-    def lead(self, run_id: str, request: gr.Request) -> Iterator[str]:
+    def drive(self, run_id: str, request: gr.Request) -> Iterator[str]:
         """On ZeroGPU: drive the run from one GPU call to the next, as long as the page is open."""
         run = self.runs.find(run_id)
         if run is None:
@@ -142,9 +142,9 @@ class TrainTab:
                     jobs.cancel(job, token=account.token(request, signed_in))
             self.models.forget(run_id)
             self.scheduler.delete(run)
-        return self.anew(stored, request)
+        return self.start_over(stored, request)
 
-    def anew(self, stored: Any, request: gr.Request) -> Updates:
+    def start_over(self, stored: Any, request: gr.Request) -> Updates:
         """Show the page without a run. The link of the run before still works."""
         updates = {self.state.run: "", self.state.driven: "", self.state.followed: ""} | self.data.clear()
         updates |= self.state.remember(get_visitor_id(stored), "") | self.training.watch("", None, request)
@@ -219,10 +219,10 @@ class TrainTab:
         resuming = training.resume_button.click(self.resume, [state.run, state.browser], outputs, **QUICK)
         if is_zero_gpu():
             for started in (starting, resuming):
-                started.success(self.lead, state.driven, training.gpu, **QUICK | {"concurrency_id": "gpu"})
+                started.success(self.drive, state.driven, training.gpu, **QUICK | {"concurrency_id": "gpu"})
         training.stop_button.click(training.stop, state.run, training.outputs, **QUICK)
         training.delete_button.click(self.delete, [state.run, state.browser], all_outputs, **QUICK)
-        training.new_button.click(self.anew, state.browser, all_outputs, **QUICK)
+        training.new_button.click(self.start_over, state.browser, all_outputs, **QUICK)
         self.result.evaluate_button.click(self.measure, [state.run, state.browser], outputs, **QUICK)
         state.timer.tick(training.watch, [state.run, state.shown], training.outputs, trigger_mode="once", **QUICK)
         page.load(self.find, state.browser, [*all_outputs, state.tabs], **QUICK)

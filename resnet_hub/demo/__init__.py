@@ -1,4 +1,4 @@
-"""The web demo, in Gradio only: one module a tab, which call the library and hold no model code."""
+"""The web demo, in Gradio: one module per tab or step. They call the library and hold no model code."""
 
 import os
 import tempfile
@@ -32,19 +32,20 @@ from resnet_hub.version import __version__
 _AT_END = (86_400, 30 * 86_400)  # when Gradio deletes files: when the app ends; until then `keep_tidy` does
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=["ui-monospace", "monospace"])
-THEME.set(
-    checkbox_border_color="*neutral_400", input_border_width="1px", input_border_color="*neutral_300"
-)  # seen empty
-THEME.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")  # read on white
+# Empty checkboxes and fields must be visible, and hints legible on white.
+THEME.set(checkbox_border_color="*neutral_400", input_border_width="1px", input_border_color="*neutral_300")
+THEME.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
 THEME.set(block_label_text_color="*primary_600", block_title_text_color="*primary_600")
 THEME.set(button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_500")
 STYLES = Path(__file__).with_name("page.css")
 
 
 def build(shelf: str | Path, default: str | None = None) -> Page:
-    """The page over a shelf of checkpoint folders.
+    """Build the page over a shelf of checkpoint folders.
 
-    It predicts with the model `default`, or else the first of the shelf, and trains from it too.
+    Args:
+        shelf: The folder of the checkpoint folders.
+        default: Name of the model to predict with and to train from at first; the first of the shelf if None.
     """
     scheduler = Scheduler(RunStore(files=ServedFiles(get_upload_folder())))
     models = Models(Path(shelf), scheduler)
@@ -60,7 +61,7 @@ def build(shelf: str | Path, default: str | None = None) -> Page:
             with gr.Tab(message("train_tab"), id="train"):
                 train.render(demo, tabs, default)
         gr.HTML(f"<p>resnet_hub {__version__}</p>", elem_id="version")
-    if default:  # the first visitor shall not wait for torch
+    if default:  # so that the first visitor does not wait for torch
         threading.Thread(target=models.warm_up, args=[default], daemon=True).start()
     return demo
 

@@ -101,12 +101,8 @@ class ModelStep:
         recipe.input(show_options, recipe, [base, architecture, self._options], **QUICK)
         suggesting = QUICK | {"concurrency_id": "suggest", "concurrency_limit": 4, "trigger_mode": "always_last"}
         base.key_up(self._suggest, None, base, **suggesting)
-        self._preview_button.click(
-            self.preview,
-            {self.state.run, *self.inputs.values()},
-            [self.state.notice, self.augmented],
-            **SLOW | {"concurrency_id": "preview"},
-        )
+        inputs, outputs = {self.state.run, *self.inputs.values()}, [self.state.notice, self.augmented]
+        self._preview_button.click(self.preview, inputs, outputs, **SLOW | {"concurrency_id": "preview"})
 
 
 def check_memory(run: PageRun, base: str | Path | None, options: dict[str, Any]) -> None:

@@ -111,13 +111,8 @@ class ResultStep:
         outputs += [self.outcome, self.evaluate_button, state.steps]
         state.result.change(self.result, [state.run, state.result], outputs, **QUICK | {"concurrency_id": "result"})
         self._name.input(self.check_name, self._name, self.outcome, trigger_mode="always_last", **QUICK)
-        self._push_button.click(
-            self.push,
-            [state.run, self._name, self._private],
-            self.outcome,
-            show_progress_on=[self.outcome],
-            **SLOW | {"concurrency_id": "push", "concurrency_limit": 4},
-        )
+        pushing = SLOW | {"concurrency_id": "push", "concurrency_limit": 4, "show_progress_on": [self.outcome]}
+        self._push_button.click(self.push, [state.run, self._name, self._private], self.outcome, **pushing)
         trying = self._try_button.click(self.try_it, state.run, [self.predict.picker, state.tabs], **QUICK)
         trying.success(**self.predict.choosing).success(**self.predict.answering)
 

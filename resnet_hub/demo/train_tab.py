@@ -199,23 +199,15 @@ class TrainTab:
         state, training = self.state, self.training
         outputs = [*training.outputs, state.run, state.notice, state.browser, state.steps, state.driven, state.followed]
         all_outputs = [*outputs, *self.data.outputs]
-        for button, step in (
-            (self.data.continue_button, MODEL),
-            (state.training_button, TRAINING),
-            (training.result_button, RESULT),
-        ):
+        leads_to = {self.data.continue_button: MODEL, state.training_button: TRAINING, training.result_button: RESULT}
+        for button, step in leads_to.items():
             button.click(lambda step=step: gr.Walkthrough(selected=step), None, state.steps, **QUICK)
         inputs = {state.run, state.browser, *self.model.inputs.values()}
         starting = self.model.start_button.click(self.begin, inputs, outputs, **QUICK)
         repo = self.job.repo
         repo.input(self.result.check_name, repo, state.notice, trigger_mode="always_last", **QUICK)
-        self.job.start_button.click(
-            self.begin_job,
-            inputs | {*self.job.inputs},
-            outputs,
-            show_progress_on=[state.notice],
-            **SLOW | {"concurrency_id": "job", "concurrency_limit": 8},
-        )
+        starting_job = SLOW | {"concurrency_id": "job", "concurrency_limit": 8, "show_progress_on": [state.notice]}
+        self.job.start_button.click(self.begin_job, inputs | {*self.job.inputs}, outputs, **starting_job)
         resuming = training.resume_button.click(self.resume, [state.run, state.browser], outputs, **QUICK)
         if is_zero_gpu():
             for started in (starting, resuming):

@@ -105,7 +105,7 @@ def test_a_failed_job_names_its_log(folder: Path, hub: Hub) -> None:
     assert isinstance(last, Failed) and last.reason.endswith(f"its log is at {job.url}.")
     assert any("is the only class" in line for line in lines if isinstance(line, str))
     hub.fail("POST /api/jobs/", 403)
-    with pytest.raises(HubError, match="may not"):
+    with pytest.raises(HubError, match="cannot write to user/colours"):
         jobs.submit(config, "user/colours", upload=True)
 
 

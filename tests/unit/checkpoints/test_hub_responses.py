@@ -31,7 +31,7 @@ CALLS: dict[str, Callable[[ResNet], object]] = {
 
 
 def replace_each(value: Any, other: Any) -> Iterator[Any]:
-    """A JSON value with each of its parts replace_each in turn; of a list, the first stands for all."""
+    """A JSON value with each of its values replaced in turn; of a list only the first."""
     yield other
     for key, part in value.items() if isinstance(value, dict) else []:
         yield from (value | {key: new} for new in replace_each(part, other))

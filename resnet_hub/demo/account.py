@@ -1,4 +1,4 @@
-"""In whose name the page acts on the Hub: whoever asks, never the Space's owner."""
+"""The account in which the page acts on the Hub: the visitor's, never that of the Space's owner."""
 
 import os
 
@@ -11,16 +11,20 @@ from resnet_hub.demo.visitor import is_local_user
 
 
 def token(request: gr.Request, signed_in: gr.OAuthToken | None, needed: str = "sign_in_job") -> str:
-    """Of whoever asks: signed in on a Space, or the local user with a saved one; it lives in the request only."""
-    local = request.request is not None and is_local_user(request.request.scope)
-    found = signed_in.token if signed_in else get_token() if local else None
-    if not found:
+    """The token of the visitor who signed in, or the saved one of the local user; used for this request only.
+
+    Raises:
+        PageError: With the message `needed` if there is neither.
+    """
+    is_local = request.request is not None and is_local_user(request.request.scope)
+    value = signed_in.token if signed_in else get_token() if is_local else None
+    if not value:
         raise PageError(needed)
-    return found
+    return value
 
 
 def check_repo(name: str) -> None:
-    """Raises `PageError` where that cannot be a repository of somebody's."""
+    """Raise `PageError` unless the name has the form user/name."""
     try:
         validate_repo_id(str(name).strip())
     except HFValidationError:

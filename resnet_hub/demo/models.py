@@ -1,4 +1,4 @@
-"""The models of the page: which names it accepts, and those it holds in memory for all visitors."""
+"""The models of the page: which names it accepts, and those that it keeps in memory for all visitors."""
 
 import shutil
 import threading
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from resnet_hub.inference.classifier import Classifier
 
 _BYTES_PER_PARAMETER = 12  # float32: in PyTorch, in ONNX Runtime, and there again while it packs them
-_PEAK, _WORK = 2**26, 200e9  # numbers held and multiplications for one picture; ResNeXt-101 has 14e6 and 87e9
-_HELD = 8  # models in memory: beside its parameters each takes some megabytes
+_PEAK, _WORK = 2**26, 200e9  # numbers in memory and multiplications for one image; ResNeXt-101: 14e6 and 87e9
+_HELD = 8  # models in memory: each takes some megabytes besides its parameters
 DOWNLOADS = 10 * 2**30  # bytes from the Hub that a Space keeps on its disk
-_PREPARED = 24 * 3600  # seconds for which a data set is kept as `datasets` prepared it, as long as a run
-_SEARCH_TIMEOUT = 3.0  # seconds for a suggestion, after which nobody waits for it
+_PREPARED = 24 * 3600  # seconds that a dataset prepared by `datasets` is kept, as long as a run
+_SEARCH_TIMEOUT = 3.0  # seconds
 _SEARCH_PAUSE = 60.0  # seconds without suggestions after the Hub did not answer
 
 
 class Models:
-    """The checkpoint folders on the shelf and, by id, those of the Hub and of runs; loaded once and shared read-only.
+    """Checkpoint folders of the shelf and, by id, of the Hub and of runs: loaded once, shared, never changed.
 
     Loaded models together stay under about `max_bytes`, and are few: the least recently used one goes first.
     """
@@ -69,18 +69,18 @@ class Models:
         return name
 
     def title(self, name: str) -> str | None:
-        """What the data of a visitor's run are called, where the name is the id of one."""
+        """The title of the dataset if the name is a run id; else None."""
         run = self.scheduler.runs.find(name) if self.scheduler else None
         return None if run is None else str(run.read_facts().get("title", ""))
 
     def forget(self, name: str) -> None:
-        """Load it anew when it is asked for next: a run that goes on changes its model."""
+        """Load it again at its next use: a resumed run changes its model."""
         with self._lock:
             if (future := self._held.get(name)) and future.done():
                 del self._held[name], self._bytes[name]
 
     def get(self, name: str) -> "Classifier":
-        """The classifier of that name, loaded by the first who asks while the others wait."""
+        """The classifier of that name. The first call loads it, and calls meanwhile wait for that."""
         source = self.source(name)
         with self._lock:
             future = self._held.get(name)
@@ -102,7 +102,7 @@ class Models:
         from resnet_hub.checkpoints.load import read_config
         from resnet_hub.inference.classifier import Classifier
 
-        # A local user reads as themselves; a visitor of a Space must not read what its owner may.
+        # The local user's own token serves; on a Space nothing is read with its owner's.
         token = False if is_space() else None
         config = read_config(source, token=token)  # a few kilobytes, before the weights are fetched
         if not config.num_classes:
@@ -125,7 +125,7 @@ class Models:
             self._bytes[name] = wanted
 
     def warm_up(self, name: str) -> None:
-        """Load a model, answer once and bring its engine up: no visitor waits; errors are told when asked for."""
+        """Load a model, predict once and start its engine, before a visitor does; errors are left to that visitor."""
         from PIL import Image
 
         with suppress(ResNetHubError):
@@ -134,12 +134,12 @@ class Models:
             classifier.prepare_engine()
 
     def search(self, text: str) -> list[str]:
-        """Ids of image classifiers on the Hub that match, most used first; none where the Hub does not answer."""
+        """Ids of matching image classifiers on the Hub, most used first; none if the Hub does not answer."""
         if not 2 <= len(text) <= 96 or time.monotonic() < self._search_again:  # no id is longer
             return []
         try:
             return _search_hub(text)
-        except Exception:  # whatever the reason: a suggestion is not worth an error
+        except Exception:  # a suggestion is not worth an error
             self._search_again = time.monotonic() + _SEARCH_PAUSE
             return []
 
@@ -152,7 +152,7 @@ def _search_hub(text: str) -> list[str]:
 
 
 def sweep_downloads(limit: int = DOWNLOADS, kept: float = _PREPARED) -> None:
-    """Deletes what came from the Hub, the repos unused for longest first, until `limit` bytes are left.
+    """Delete downloads from the Hub, the least recently used repositories first, until `limit` bytes are left.
 
     For a Space, whose disk is its visitors' alone: on other machines more programs use that folder. A model that is
     in memory stays there.

@@ -78,7 +78,7 @@ def test_a_network_too_large_for_the_page_is_refused_by_its_config(network: dict
     assert (config.peak_numbers > module._PEAK) != (config.multiply_adds > module._WORK)
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow" / "config.json").write_text(config.to_json())
-    reason = r"^slow needs more time or memory for an image than this page has\. Choose a smaller model\.$"
+    reason = r"^slow needs more time or memory per image than this page allows\. Choose a smaller model\.$"
     with pytest.raises(PageError, match=reason):
         Models(tmp_path).get("slow")
     usual = ResNetConfig.from_name("resnext101_64x4d")

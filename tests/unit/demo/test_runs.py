@@ -193,7 +193,7 @@ def test_so_much_stays_free_on_the_disk(runs: RunStore, data: Path, monkeypatch:
         lambda: new.import_zip(data, "colours.zip"),
         lambda: new.import_photos({"a": [data]}),
     ):
-        with pytest.raises(PageError, match="too little disk space"):
+        with pytest.raises(PageError, match="not enough disk space"):
             write()
     (new.run_dir.model / "config.json").unlink()
     assert {path: path.stat().st_size for path in runs.root.rglob("*") if path.is_file()} == before
@@ -230,7 +230,7 @@ def test_data_that_cannot_be_learnt_from_is_refused_in_a_sentence(
     monkeypatch.setattr(page_run, "MAX_CHECK", 0.0)
     assert runs.create().import_zip(data, "colours.zip").images == 36  # nobody waits for a local user
     monkeypatch.setenv("SPACE_ID", "user/space")
-    with pytest.raises(PageError, match=r"took more than 0 minutes .*fewer or smaller images"):
+    with pytest.raises(PageError, match=r"took more than 0 minutes .*fewer images, or smaller ones"):
         runs.create().import_zip(data, "colours.zip")
     monkeypatch.delenv("SPACE_ID")
     monkeypatch.setattr(page_run, "MAX_IMAGES", 35)

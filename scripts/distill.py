@@ -23,6 +23,7 @@ import io
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -313,40 +314,52 @@ def imagenet_names() -> list[str]:
     return read_label_set("imagenet")
 
 
+class Store:
+    """Decoded images, and the teacher's views of them: the crops and the logits."""
+
+    def __init__(self, images: Images, logits: Path):
+        self.images = images
+        self.logits: list[np.ndarray] = []
+        while (path := logits / f"view-{len(self.logits)}.npy").is_file():
+            self.logits.append(np.load(path, mmap_mode="r"))
+        if not self.logits:
+            raise SystemExit(f"There are no logits in {logits}; run the teacher first.")
+        self.boxes = [images.boxes(view) for view in range(len(self.logits))]
+        classes = find_classes(sorted(set(images.labels) - {""}))
+        self.targets = np.array([classes.get(label, -1) for label in images.labels])
+        self.train = np.setdiff1d(np.arange(len(images)), images.held_out)
+
+
 class Batches:
     """Training batches: images drawn by how rare their class is, one of the teacher's views of each."""
 
-    def __init__(self, images: Images, logits: Path, config: ResNetConfig, batch_size: int):
-        self.images, self.batch_size = images, batch_size
+    def __init__(self, stores: list[Store], config: ResNetConfig, batch_size: int):
+        self.stores, self.batch_size = stores, batch_size
         self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (config.mean, config.std))
-        self.views: list[np.ndarray] = []
-        while (path := logits / f"view-{len(self.views)}.npy").is_file():
-            self.views.append(np.load(path, mmap_mode="r"))
-        if not self.views:
-            raise SystemExit(f"There are no logits in {logits}; run the teacher first.")
-        self.boxes = [images.boxes(view) for view in range(len(self.views))]
-        train = np.setdiff1d(np.arange(len(images)), images.held_out)
-        first_choice = np.asarray(self.views[0][train]).argmax(1)
+        self.rows = np.array([(number, index) for number, store in enumerate(stores) for index in store.train])
+        first_choice = np.concatenate([np.asarray(store.logits[0][store.train]).argmax(1) for store in stores])
         counts = np.bincount(first_choice, minlength=CLASSES)
         weights = 1 / np.sqrt(np.maximum(counts, 10))[first_choice]
-        self.train, self.weights = train, weights / weights.sum()
-        classes = find_classes(sorted(set(images.labels) - {""}))
-        self.targets = np.array([classes.get(label, -1) for label in images.labels])
+        self.weights = weights / weights.sum()
 
     def draw(self, step: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised crops (N, 3, size, size), the teacher's logits (N, 1000), true classes (N,), -1 where unknown."""
         random = np.random.default_rng([1, step])
-        places = random.choice(self.train, self.batch_size, p=self.weights)
-        views = random.integers(len(self.views), size=self.batch_size)
+        rows = self.rows[random.choice(len(self.rows), self.batch_size, p=self.weights)]
+        chances = random.random(self.batch_size)
         mirrored = random.random(self.batch_size) < 0.5
         pixels = np.empty((self.batch_size, size, size, 3), np.uint8)
         logits = np.empty((self.batch_size, CLASSES), np.float32)
-        for row, (index, view) in enumerate(zip(places, views, strict=True)):
-            crop = np.asarray(self.images.crop(index, self.boxes[view][index], size, Image.Resampling.BILINEAR))
+        targets = np.empty(self.batch_size, np.int64)
+        for row, (number, index) in enumerate(rows):
+            store = self.stores[number]
+            view = int(chances[row] * len(store.logits))
+            box = store.boxes[view][index]
+            crop = np.asarray(store.images.crop(index, box, size, Image.Resampling.BILINEAR))
             pixels[row] = crop[:, ::-1] if mirrored[row] else crop
-            logits[row] = self.views[view][index]
+            logits[row], targets[row] = store.logits[view][index], store.targets[index]
         inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255).sub_(self.mean).div_(self.std)
-        return inputs, torch.from_numpy(logits), torch.from_numpy(self.targets[places])
+        return inputs, torch.from_numpy(logits), torch.from_numpy(targets)
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, targets: Tensor, label_weight: float) -> Tensor:
@@ -422,7 +435,8 @@ def train(args: argparse.Namespace) -> None:
         student.load(state)
     else:  # the new head: the logits are learned faster from a mean that is right
         torch.nn.init.zeros_(student.model.fc.bias)
-    batches = Batches(images, logits, student.model.config, args.batch_size)
+    stores = [Store(images, logits), *(Store(Images(more), more / "logits") for more in args.more)]
+    batches = Batches(stores, student.model.config, args.batch_size)
     yardstick = Yardstick(images, logits, args.validation)
     first_step, deadline = student.step, time.monotonic() + args.hours * 3600
     cooldown_from = first_step
@@ -455,16 +469,15 @@ def train(args: argparse.Namespace) -> None:
         loss_sum, loss_count = loss_sum + float(loss.detach()), loss_count + 1
         if student.step % 50 == 0:
             speed = 50 * args.batch_size / (time.monotonic() - told)
-            print(
-                f"step {student.step} loss {loss_sum / loss_count:.3f} rate {rate:.4f} {speed:.0f} images/s", flush=True
-            )
+            loss_mean = loss_sum / loss_count
+            print(f"step {student.step} loss {loss_mean:.3f} rate {rate:.4f} {speed:.0f} images/s", flush=True)
             told, loss_sum, loss_count = time.monotonic(), 0.0, 0
         if time.monotonic() - saved > args.save_every:
             student.save(target)
             saved = time.monotonic()
         if student.step % args.measure_every == 0:
             figures = yardstick.measure(student.averaged(), args.measure_size, 1000)
-            line = {"step": student.step, "size": args.size, "views": len(batches.views), **figures}
+            line = {"step": student.step, "size": args.size, "images": len(batches.rows), **figures}
             with (args.work / "history.jsonl").open("a") as history:
                 history.write(json.dumps(line) + "\n")
             print(line, flush=True)
@@ -473,16 +486,58 @@ def train(args: argparse.Namespace) -> None:
     print({"step": student.step, **yardstick.measure(student.averaged(), args.measure_size)})
 
 
+def fit_temperature(logits: Tensor, targets: Tensor) -> float:
+    """The temperature at which the scores of these logits (N, classes) have the lowest cross-entropy."""
+    candidates = torch.linspace(0.3, 3.0, 136)
+    losses = torch.stack([F.cross_entropy(logits / temperature, targets) for temperature in candidates])
+    return float(candidates[losses.argmin()])
+
+
+def calibrate(model: ResNet, yardstick: Yardstick, size: int) -> float:
+    """Folds a temperature into the head, fitted on the labelled images and the held-out ones the teacher is sure of."""
+    sure = yardstick.wanted.amax(1) > 0.7
+    held = yardstick.images.held_out[sure.numpy()]
+    crops = [yardstick.images.crop(i, yardstick.images.central(i), size, Image.Resampling.BILINEAR) for i in held]
+    crops += [image.resize((size, size), Image.Resampling.BICUBIC) for image in yardstick.validation]
+    targets = torch.cat([yardstick.wanted[sure].argmax(1), yardstick.targets.long()])
+    temperature = fit_temperature(predict(model, crops), targets)
+    assert isinstance(model.fc, torch.nn.Linear)
+    with torch.no_grad():
+        model.fc.weight.div_(temperature)
+        model.fc.bias.div_(temperature)
+    return temperature
+
+
+def readable_labels() -> list[str]:
+    """ImageNet's labels, the first name of each class; all names where two classes share the first."""
+    names = imagenet_names()
+    first = [label.split(", ")[0] for label in names]
+    counts = Counter(first)
+    labels = [short if counts[short] == 1 else full for short, full in zip(first, names, strict=True)]
+    seen: Counter[str] = Counter()
+    for index, label in enumerate(labels):  # "crane" is a bird and a machine, and nothing more is said of either
+        seen[label] += 1
+        if seen[label] > 1:
+            labels[index] = f"{label} ({seen[label]})"
+    return labels
+
+
 def save(args: argparse.Namespace) -> None:
     """Writes the averaged weights as a checkpoint folder in half precision."""
     from dataclasses import replace
 
+    images = Images(args.work)
     student = Student(args.base, 0.0, 0.0)
     path = args.work / "cooled.pt"
     student.load(path if path.is_file() else args.work / "state.pt")
     model = student.averaged()
-    labels = [names.split(", ")[0] for names in imagenet_names()]
-    model.config = replace(model.config, id2label=dict(enumerate(labels)), image_size=args.measure_size, crop_pct=1.0)
+    yardstick = Yardstick(images, args.teacher_logits or args.work / "logits", args.validation, most=10_000)
+    temperature = calibrate(model, yardstick, args.measure_size)
+    figures = yardstick.measure(model, args.measure_size)
+    print({"step": student.step, "temperature": round(temperature, 2), **figures})
+    labels = dict(enumerate(readable_labels()))
+    model.config = replace(model.config, id2label=labels, image_size=args.measure_size, crop_pct=1.0)
+    model.card = None
     model.save_pretrained(args.folder, dtype="float16")
 
 
@@ -493,6 +548,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, nargs="*", default=[], help="folders of image files or parquet files")
     parser.add_argument("--views", type=int, default=3, help="crops of each image that the teacher sees")
     parser.add_argument("--teacher-logits", type=Path, help="folder of view-0.npy, ... from another teacher")
+    parser.add_argument("--more", type=Path, nargs="*", default=[], help="other --work folders to learn from")
     parser.add_argument("--validation", type=Path, help="labelled parquet file to steer by")
     parser.add_argument("--base", default="weights/resnet18-tiny-imagenet")
     parser.add_argument("--size", type=int, default=96, help="pixels of the training crops")

@@ -1,5 +1,6 @@
 """Upload checkpoint folders to the Hub, in one commit."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from resnet_hub.checkpoints.folder import CARD_FILE, ONNX_FILE, STALE_FILES, WEI
 from resnet_hub.checkpoints.load import read_config
 from resnet_hub.checkpoints.model_card import set_repo_id, update_metadata
 from resnet_hub.checkpoints.source import REQUEST_TIMEOUT, fetch_files, open_source
+from resnet_hub.checkpoints.upload_files import select_upload_files
 from resnet_hub.errors import HubError
 from resnet_hub.hub_client.errors import hub_errors, is_token_error
 from resnet_hub.hub_client.listing import RepoListing, fetch_digests, git_digest, read_listing
@@ -80,11 +82,12 @@ def push_folder(
     branch: str | None = None,
     create_pr: bool = False,
     message: str | None = None,
+    include: Sequence[str] = (),
 ) -> str:
     """Upload a checkpoint folder to a Hub repo in one commit.
 
-    Hidden files are left out, and files in the repo that belong to the old weights are deleted. A model card that was
-    edited on the Hub keeps its text; only its metadata is updated.
+    Only the files of `select_upload_files` are uploaded. Files in the repo that belong to the old weights are deleted.
+    A model card that was edited on the Hub keeps its text; only its metadata is updated.
 
     Args:
         folder: The checkpoint folder.
@@ -94,6 +97,7 @@ def push_folder(
         branch: The branch to commit to, created if it does not exist; None for `main`.
         create_pr: Open a pull request instead of committing to the branch.
         message: The commit message.
+        include: Shell patterns of further files to upload, by their path in the folder.
 
     Returns:
         The URL of the commit or of the pull request.
@@ -107,6 +111,7 @@ def push_folder(
     folder = Path(folder).expanduser()
     config = read_config(folder)
     open_source(folder).require(WEIGHTS_FILE)
+    files = select_upload_files(folder, include).files
     if not create_pr:
         check_push_access(repo_id, token=token)
     with hub_errors(repo_id, revision=branch, token=token, writing=True):
@@ -119,7 +124,7 @@ def push_folder(
             raise _public_repo_error(repo_id)
         listing = read_listing(repo_id, info)
         additions: dict[str, CommitOperationAdd] = {
-            name: CommitOperationAdd(name, path) for name, path in _visible_files(folder).items()
+            name: CommitOperationAdd(name, path) for name, path in files.items()
         }
         if CARD_FILE in additions:
             card = _merge_cards(api, folder, repo_id, listing, onnx=ONNX_FILE in additions)
@@ -149,12 +154,6 @@ def push_folder(
                 raise
             return f"{constants.ENDPOINT}/{repo_id}/commit/{pushed}"
     return commit.pr_url or commit.commit_url
-
-
-def _visible_files(folder: Path) -> dict[str, Path]:
-    """The files of a folder by their relative path, without hidden files and folders."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path for name, path in files.items() if not any(part.startswith(".") for part in name.split("/"))}
 
 
 def _merge_cards(api: "HfApi", folder: Path, repo_id: str, listing: RepoListing, *, onnx: bool) -> str:

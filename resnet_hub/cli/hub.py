@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnet_hub.cli import options
@@ -19,6 +20,10 @@ def add_parsers(commands: options.Commands) -> None:
     push.add_argument("--branch", help="branch to commit to; created if it does not exist")
     push.add_argument("--create-pr", action="store_true", help="open a pull request; needs no write access")
     push.add_argument("--message", help="commit message")
+    push.add_argument(
+        "--include", metavar="PATTERN", action="append", default=[], help="upload these files too, such as eval/*.json"
+    )
+    push.add_argument("--dry-run", action="store_true", help="list the files to upload, and upload nothing")
     search = options.add_command(commands, "search", run_search, "find ResNets on the Hub")
     search.add_argument("text", metavar="TEXT", help="part of the name, such as flowers")
     options.add_count(search, "--limit", 20, "models to check")
@@ -28,11 +33,21 @@ def add_parsers(commands: options.Commands) -> None:
 def run_push(arguments: options.Arguments) -> int:
     """Upload a checkpoint folder to the Hub in one commit and print its URL.
 
-    The commit is made by the user who is logged in with `hf auth login`.
+    Only the checkpoint's own files are uploaded: config, weights, model card and its images, ONNX graphs, licence. The
+    commit is made by the user who is logged in with `hf auth login`.
     """
+    from resnet_hub.checkpoints.load import read_config
     from resnet_hub.checkpoints.push import push_folder
+    from resnet_hub.checkpoints.upload_files import select_upload_files
 
-    settings = options.select(arguments, "private", "branch", "create_pr", "message")
+    read_config(arguments.folder)
+    selection = select_upload_files(Path(arguments.folder).expanduser(), arguments.include)
+    if selection.skipped:
+        print(f"not uploaded: {', '.join(selection.skipped)}", file=sys.stderr)
+    if arguments.dry_run:
+        print(*selection.files, sep="\n")
+        return 0
+    settings = options.select(arguments, "private", "branch", "create_pr", "message", "include")
     print(push_folder(arguments.folder, arguments.repo, **settings))
     return 0
 

@@ -703,10 +703,10 @@ CHECKPOINTS: dict[str, Case] = {
     ),
     "truncated weights": Case(with_bytes(lambda content: content[:-100]), "damaged"),
     "weights with more behind": Case(with_bytes(lambda content: content + b"evil"), "damaged"),
-    "not a number": Case(with_weights(spoilt(float("nan"))), "no numbers"),
-    "infinite": Case(with_weights(spoilt(float("inf"))), "no numbers"),
+    "not a number": Case(with_weights(spoilt(float("nan"))), "not finite numbers"),
+    "infinite": Case(with_weights(spoilt(float("inf"))), "not finite numbers"),
     "whole numbers": Case(
-        with_weights(lambda w: w | {"fc.weight": w["fc.weight"].astype(np.int64)}), "of whole numbers"
+        with_weights(lambda w: w | {"fc.weight": w["fc.weight"].astype(np.int64)}), "of an unsupported type: fc.weight"
     ),
     "missing key": Case(with_weights(lambda w: w.pop("conv1.weight") is None), "missing: conv1.weight"),
     "extra key": Case(with_weights(lambda w: w | {"evil": np.zeros(3, np.float32)}), "unexpected: evil"),

@@ -4,14 +4,18 @@ import json
 import sys
 from pathlib import Path
 
+from resnet_hub.checkpoints.default_model import PREDICT_MODEL, choose_default_model
 from resnet_hub.cli import options, output
 from resnet_hub.errors import ImageError
+from resnet_hub.shelf import DEFAULT_MODEL, find_default_model
 
 
 def add_parsers(commands: options.Commands) -> None:
     parser = options.add_command(commands, "predict", run, "label images")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
-    options.add_optional_model(parser, "--model")
+    default = f"RESNET_HUB_MODEL, or {PREDICT_MODEL} if it is cached or the Hub answers, or {DEFAULT_MODEL}"
+    parser.add_argument("--model", metavar="MODEL", help=f"{options.MODEL_HELP} (default: {default})")
+    options.add_revision(parser)
     options.add_count(parser, "--top-k", 5, "labels per image")
     options.add_device(parser)
     help_text = "default: auto, which is int8 if the model is calibrated for it and int8 is faster"
@@ -30,7 +34,7 @@ def run(arguments: options.Arguments) -> int:
     from resnet_hub.inference.classifier import Classifier
 
     settings = options.select(arguments, "revision", "device", "precision", "exact")
-    classify = Classifier.from_pretrained(options.choose_model(arguments), **settings)
+    classify = Classifier.from_pretrained(arguments.model or _choose_default_model(), **settings)
     paths = [path for item in arguments.images for path in _list_images(item)]
     results = zip(paths, classify(iter(paths), top_k=arguments.top_k, errors="return"), strict=True)
     failures = 0
@@ -53,3 +57,10 @@ def _list_images(item: Path) -> list[Path]:
         return (list_images(item) if item.is_dir() else []) or [item]
     except OSError:
         return [item]
+
+
+def _choose_default_model() -> str | Path:
+    """Return the model that serves if the command names none, and say which."""
+    source, reason = choose_default_model("predict", find_default_model())
+    print(f"model: {source}" if reason is None else f"model: {source}, since {reason}", file=sys.stderr)
+    return source

@@ -126,9 +126,9 @@ def test_a_wheel_predicts_outside_a_clone(tmp_path: Path) -> None:
     (elsewhere := tmp_path / "elsewhere").mkdir()
     photo = ROOT / "resnet_hub" / "demo" / "examples" / "school-bus.jpg"
     command = [sys.executable, "-m", "resnet_hub", "predict", photo, "--top-k", "1"]
-    environment = os.environ | {"PYTHONPATH": str(installed)}
+    environment = os.environ | {"PYTHONPATH": str(installed), "RESNET_HUB_MODEL": ""}
     done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, f"model: {shelf / DEFAULT_MODEL}\n")
     assert "school bus" in done.stdout
     where = [sys.executable, "-c", "import resnet_hub.shelf; print(resnet_hub.shelf.find_default_model())"]
     found = subprocess.check_output(where, cwd=elsewhere, env=environment, text=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.hub_server import WRITER, Hub
+from helpers.hub_server import WRITER, Hub, Repo
 from PIL import Image
 
 from resnet_hub import Classifier, ResNet, ResNetConfig, cli
@@ -157,12 +157,26 @@ def test_progress_is_shown_on_a_terminal(model: Path, images: Path) -> None:
     assert len(done.stdout.splitlines()) == 3
 
 
+def test_predict_uses_the_preferred_model_if_the_hub_has_it(
+    capfd: pytest.CaptureFixture[str], model: Path, images: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = hub.repos["user/preferred"] = Repo()
+    repo.commit("main", {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}, "A model")
+    monkeypatch.setenv("RESNET_HUB_MODEL", "user/preferred")
+    code, lines, errors = run(capfd, "predict", images)
+    assert (code, errors[0]) == (0, "model: user/preferred")
+    assert lines == run(capfd, "predict", images, "--model", model)[1]
+
+
 def test_the_default_model_is_on_the_shelf(
     capfd: pytest.CaptureFixture[str], model: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnet_hub.shelf.SHELF", model.parent)
     monkeypatch.setattr("resnet_hub.shelf.DEFAULT_MODEL", model.name)
-    assert run(capfd, "predict", images)[0] == 0
+    code, _, errors = run(capfd, "predict", images)
+    assert code == 0 and errors[0].startswith(
+        f"model: {model}, since There is no folder and no model on the Hub named timm/"
+    )
     assert run(capfd, "info")[1][0].endswith(str(model))
     monkeypatch.setattr("resnet_hub.shelf.SHELF", model / "nowhere")
     for command in (["predict", images], ["info"]):

@@ -15,7 +15,7 @@ from pathlib import Path
 from side_by_side import machine
 from soak import Pool, Tab, Tally, serving
 
-from resnet_hub.shelf import DEFAULT_MODEL
+from resnet_hub.bundled_models import DEFAULT_MODEL
 
 PAUSE = 0.2  # seconds between an answer and the next question
 

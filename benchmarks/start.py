@@ -42,7 +42,7 @@ FIRST = """
 import threading, time, urllib.request
 start = time.perf_counter()
 from resnet_hub.demo import build, launch
-from resnet_hub.shelf import DEFAULT_MODEL
+from resnet_hub.bundled_models import DEFAULT_MODEL
 demo = build("weights")
 launch(demo, prevent_thread_lock=True, quiet=True, server_port=7972)
 from gradio_client import Client, handle_file

@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_predict_page",
         "test_hostile",
         "test_strangers",
-        "test_zero",
+        "test_zero_gpu",
         "test_runs",
     )
     items.sort(key=lambda item: long.index(item.path.stem) if item.path.stem in long else len(long))

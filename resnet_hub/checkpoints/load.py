@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from resnet_hub.checkpoints.files import HubFiles, LocalFiles, damaged_error, open_source
 from resnet_hub.checkpoints.folder import (
     CALIBRATION_FILE,
     CARD_FILE,
@@ -16,7 +17,6 @@ from resnet_hub.checkpoints.folder import (
     check_head,
     storage_dtype,
 )
-from resnet_hub.checkpoints.source import HubFiles, LocalFiles, damaged_error, open_source
 from resnet_hub.config import ResNetConfig
 from resnet_hub.convert.config_json import parse_config
 from resnet_hub.convert.state_dict import rename_key

@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnet_hub.checkpoints.files import REQUEST_TIMEOUT, fetch_files, open_source
 from resnet_hub.checkpoints.folder import CARD_FILE, ONNX_FILE, STALE_FILES, WEIGHTS_FILE
 from resnet_hub.checkpoints.load import read_config
 from resnet_hub.checkpoints.model_card import set_repo_id, update_metadata
-from resnet_hub.checkpoints.source import REQUEST_TIMEOUT, fetch_files, open_source
 from resnet_hub.checkpoints.upload_files import select_upload_files
 from resnet_hub.errors import HubError
 from resnet_hub.hub_client.errors import hub_errors, is_token_error

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from resnet_hub.shelf import DEFAULT_MODEL, find_default_model
+from resnet_hub.bundled_models import DEFAULT_MODEL, find_default_model
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Arguments: TypeAlias = argparse.Namespace

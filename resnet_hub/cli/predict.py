@@ -4,10 +4,10 @@ import json
 import sys
 from pathlib import Path
 
+from resnet_hub.bundled_models import DEFAULT_MODEL, find_default_model
 from resnet_hub.checkpoints.default_model import PREDICT_MODEL, choose_default_model
 from resnet_hub.cli import options, output
 from resnet_hub.errors import ImageError
-from resnet_hub.shelf import DEFAULT_MODEL, find_default_model
 
 
 def add_parsers(commands: options.Commands) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from resnet_hub import jobs
-from resnet_hub.demo import account, markup, zero
+from resnet_hub.demo import account, markup, zero_gpu
 from resnet_hub.demo.data_step import DataStep
 from resnet_hub.demo.i18n import PageError, message, translate
 from resnet_hub.demo.job_panel import JobPanel
@@ -128,7 +128,7 @@ class TrainTab:
         if run is None:
             return
         with suppress(PageError):  # another tab drives it
-            for seconds in zero.drive(self.scheduler, run):
+            for seconds in zero_gpu.drive(self.scheduler, run):
                 time = markup.format_duration(seconds, request)
                 yield markup.render_text(translate(request, "gpu_used", time=time)) if seconds else ""
 

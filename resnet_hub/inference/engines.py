@@ -211,10 +211,10 @@ class BatchedEngine:
             self._waiting.append((batch, future))
         with self._run_lock:
             if not future.done():  # else the run before has included this batch
-                self._run_waiting()
+                self._run_queued_batches()
         return future.result()
 
-    def _run_waiting(self) -> None:
+    def _run_queued_batches(self) -> None:
         with self._queue_lock:
             waiting, self._waiting = self._waiting, []
         try:

@@ -17,8 +17,8 @@ from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.training import events, schedule
 from resnet_hub.training.config import Phase, ResolvedTrainConfig, TrainConfig
+from resnet_hub.training.decoded_images import ImageStore, decode_images
 from resnet_hub.training.finalize import describe_hardware, finalize_run, is_finalized
-from resnet_hub.training.image_store import ImageStore, decode_images
 from resnet_hub.training.initial_model import create_model, read_model_config
 from resnet_hub.training.linear_probe import fit_linear_probe
 from resnet_hub.training.optimizer import average_weights, create_optimizer, frozen_modules, set_train_mode

@@ -23,6 +23,7 @@ from helpers import ROOT
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from resnet_hub.bundled_models import DEFAULT_MODEL, SHELF
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import models as models_module
 from resnet_hub.demo.i18n import MESSAGES, PageError
@@ -31,7 +32,6 @@ from resnet_hub.demo.predict import EXAMPLES
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
-from resnet_hub.shelf import DEFAULT_MODEL, SHELF
 
 EVIL = "<img src=x onerror=alert(1)>"
 LABELS = ["cat", "dog", "ship", "truck", "bird", EVIL]

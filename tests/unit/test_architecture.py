@@ -21,7 +21,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("images",),
     ("hub_client",),
     ("config",),
-    ("calibration_record", "shelf"),
+    ("calibration_record", "bundled_models"),
     ("atomic", "paths", "errors", "limits", "version"),
 )
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}

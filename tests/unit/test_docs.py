@@ -11,7 +11,7 @@ import yaml
 from helpers import ROOT
 
 from resnet_hub import cli
-from resnet_hub.shelf import DEFAULT_MODEL
+from resnet_hub.bundled_models import DEFAULT_MODEL
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -15,7 +15,7 @@ from helpers import ROOT
 
 import resnet_hub
 from resnet_hub import cli
-from resnet_hub.shelf import DEFAULT_MODEL, SHELF
+from resnet_hub.bundled_models import DEFAULT_MODEL, SHELF
 
 TABLES = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, SETUPTOOLS = TABLES["project"], TABLES["tool"]["setuptools"]
@@ -130,7 +130,8 @@ def test_a_wheel_predicts_outside_a_clone(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, f"model: {shelf / DEFAULT_MODEL}\n")
     assert "school bus" in done.stdout
-    where = [sys.executable, "-c", "import resnet_hub.shelf; print(resnet_hub.shelf.find_default_model())"]
+    program = "from resnet_hub.bundled_models import find_default_model as find; print(find())"
+    where = [sys.executable, "-c", program]
     found = subprocess.check_output(where, cwd=elsewhere, env=environment, text=True)
     assert Path(found.strip()) == shelf / DEFAULT_MODEL
 

@@ -171,14 +171,14 @@ def test_predict_uses_the_preferred_model_if_the_hub_has_it(
 def test_the_default_model_is_on_the_shelf(
     capfd: pytest.CaptureFixture[str], model: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_hub.shelf.SHELF", model.parent)
-    monkeypatch.setattr("resnet_hub.shelf.DEFAULT_MODEL", model.name)
+    monkeypatch.setattr("resnet_hub.bundled_models.SHELF", model.parent)
+    monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", model.name)
     code, _, errors = run(capfd, "predict", images)
     assert code == 0 and errors[0].startswith(
         f"model: {model}, since There is no folder and no model on the Hub named timm/"
     )
     assert run(capfd, "info")[1][0].endswith(str(model))
-    monkeypatch.setattr("resnet_hub.shelf.SHELF", model / "nowhere")
+    monkeypatch.setattr("resnet_hub.bundled_models.SHELF", model / "nowhere")
     for command in (["predict", images], ["info"]):
         code, lines, errors = run(capfd, *command)
         assert (code, lines) == (2, [])

@@ -23,7 +23,7 @@ import torch
 from gradio.context import LocalContext
 from starlette.datastructures import Headers
 from types import SimpleNamespace
-from resnet_hub.demo import zero
+from resnet_hub.demo import zero_gpu
 from resnet_hub.demo.page_run import configure
 from resnet_hub.demo.run_store import RunStore
 from resnet_hub.demo.scheduler import Scheduler
@@ -39,7 +39,7 @@ run.import_zip(folder / "colours.zip", "colours.zip")
 config = configure(run, folder / "tiny", recipe="finetune", epochs=6, precision="no", checkpoint_seconds=0)
 def start(config=None):
     scheduler.start(run, {"ann"}, config)
-    return zero.drive(scheduler, run)
+    return zero_gpu.drive(scheduler, run)
 def show():
     event = scheduler.get_status(run).event or {}
     print(scheduler.get_status(run).state, run.folder, event.get("reason"), flush=True)
@@ -64,7 +64,9 @@ def do(devices: Devices, folder: Path, program: str) -> list[list[str]]:
     """The lines that a program on ZeroGPU prints, as words."""
     env = os.environ | devices.env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     env["RESNET_HUB_CACHE"] = str(folder / f"cache-{len(list(folder.iterdir()))}")
-    code = STUBS + PROGRAM + program + "\nsys.stdout.flush(); scheduler.close(); zero.os._exit(0)"  # waits for no fork
+    code = (
+        STUBS + PROGRAM + program + "\nsys.stdout.flush(); scheduler.close(); zero_gpu.os._exit(0)"
+    )  # waits for no fork
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder)],
         env=env,
@@ -88,7 +90,7 @@ def weights(run: Path) -> dict[str, Any]:
 
 def test_a_run_of_five_calls_and_more_ends_with_the_weights_of_an_unbroken_one(devices: Devices, folder: Path) -> None:
     program = """
-zero.SHARE = 1e-9  # one step a call
+zero_gpu.SHARE = 1e-9  # one step a call
 used = list(start(config))
 assert used == sorted(used) and used[-1] > 0
 show()
@@ -156,7 +158,7 @@ print(run.folder.exists(), scheduler._owners)
     lines = do(devices, folder, program)
     assert len(lines) == 6, lines
     one_run, closed, stopping, stopped, epochs, deleted = lines
-    assert one_run[:3] == ["You", "have", "a"]
+    assert one_run[:3] == ["You", "have", "an"]
     assert (closed[0], stopping[0], stopped[0]) == ("stopped", "stopping", "stopped")
     assert int(epochs[1]) >= int(epochs[0]) + 3
     assert deleted == ["False", "{}"]

@@ -9,6 +9,7 @@ from resnet_hub.hub_client.listing import malformed_response_error
 from resnet_hub.hub_client.retry import call_within
 
 _REPO_ID = re.compile(r"([\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
+_SUBJECT = "The list of models"  # in messages
 
 
 class SearchResult(NamedTuple):
@@ -36,15 +37,17 @@ def search_models(
     Raises:
         HubError: The Hub cannot be reached, or its response is malformed.
     """
-    from huggingface_hub import HfApi, ModelInfo
+    from huggingface_hub import HfApi, ModelInfo, constants, get_session
 
     def list_models(tag: str) -> list[ModelInfo]:
         api, task = HfApi(token=token), "image-classification"
         return list(api.list_models(filter=tag, search=text, pipeline_tag=task, sort="downloads", limit=limit))
 
+    with translate_errors(_SUBJECT, None, writing=False):  # `list_models` would try for 23 s to reach a dead Hub
+        call_within(timeout, get_session().head, f"{constants.ENDPOINT}/api/models")
     results: dict[str, SearchResult] = {}
     for tag in ("resnet", "timm"):
-        with translate_errors("The search", None, writing=False):
+        with translate_errors(_SUBJECT, None, writing=False):
             models = call_within(timeout, list_models, tag)
         for model in models:
             name, downloads = model.id, model.downloads or 0

@@ -39,9 +39,11 @@ def run_push(arguments: options.Arguments) -> int:
     from resnet_hub.checkpoints.load import read_config
     from resnet_hub.checkpoints.push import push_folder
     from resnet_hub.checkpoints.upload_files import select_upload_files
+    from resnet_hub.hub_client.errors import hub_errors
 
-    read_config(arguments.folder)
-    selection = select_upload_files(Path(arguments.folder).expanduser(), arguments.include)
+    with hub_errors(arguments.repo):  # an invalid name, before anything is listed
+        read_config(arguments.folder)
+        selection = select_upload_files(Path(arguments.folder).expanduser(), arguments.include)
     if selection.skipped:
         print(f"not uploaded: {', '.join(selection.skipped)}", file=sys.stderr)
     if arguments.dry_run:

@@ -62,5 +62,6 @@ def _list_images(item: Path) -> list[Path]:
 def _choose_default_model() -> str | Path:
     """Return the model that serves if the command names none, and say which."""
     source, reason = choose_default_model("predict", find_default_model())
-    print(f"model: {source}" if reason is None else f"model: {source}, since {reason}", file=sys.stderr)
+    text = f"model: {source}" if reason is None else f"using the included model {Path(source).name}: {reason}"
+    print(text, file=sys.stderr)
     return source

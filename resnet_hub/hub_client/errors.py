@@ -68,7 +68,7 @@ def error_message(error: Exception, subject: str, revision: str | None, writing:
         case errors.LocalTokenNotFoundError():
             return "There is no token on this computer. Log in with `hf auth login`."
         case errors.OfflineModeIsEnabled():
-            return f"HF_HUB_OFFLINE is set. Unset it to reach {subject}."
+            return "HF_HUB_OFFLINE is set. Unset it to reach the Hub."
         case errors.HfHubHTTPError():
             return _status_message(error, subject, failure, writing)
         case errors.HTTPError():

@@ -32,6 +32,6 @@ def test_a_search_finds_resnets_of_all_libraries(model: ResNet, hub: Hub) -> Non
     assert [model.id for model in search_models("flowers", limit=1)] == ["lab/flowers-of-timm"]
     assert search_models("nothing like it") == []
     hub.fail("GET /api/models$", 503)
-    with pytest.raises(HubError, match=r"^The search cannot be fetched: the Hub has a server error") as error:
+    with pytest.raises(HubError, match=r"^The list of models cannot be fetched: the Hub has a server error") as error:
         search_models("flowers")
     assert is_one_sentence(error.value)

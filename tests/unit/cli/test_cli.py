@@ -175,7 +175,7 @@ def test_the_default_model_is_on_the_shelf(
     monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", model.name)
     code, _, errors = run(capfd, "predict", images)
     assert code == 0 and errors[0].startswith(
-        f"model: {model}, since There is no folder and no model on the Hub named timm/"
+        f"using the included model {model.name}: There is no folder and no model on the Hub named timm/"
     )
     assert run(capfd, "info")[1][0].endswith(str(model))
     monkeypatch.setattr("resnet_hub.bundled_models.SHELF", model / "nowhere")

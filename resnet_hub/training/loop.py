@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any, TypeVar, cast
 
 import torch
@@ -407,12 +408,11 @@ class Trainer:
 
 
 def _create_accelerator(config: ResolvedTrainConfig) -> Any:
-    try:
-        import matplotlib  # noqa: F401  # draws the plots at the end, where a run must not fail for lack of it
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-    except ImportError:
-        raise TrainingError("Training needs accelerate and matplotlib: pip install 'resnet_hub[train]'.") from None
+    if not (find_spec("accelerate") and find_spec("matplotlib")):  # the plots at the end must not be what fails
+        raise TrainingError("Training needs accelerate and matplotlib: pip install 'resnet_hub[train]'.")
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
     AcceleratorState._reset_state()  # it refuses another precision than that of an earlier run in this process
     accelerator = Accelerator(mixed_precision=config.precision or ("bf16" if _has_bf16() else "no"))
     if config.precision == "fp16" and accelerator.device.type == "cpu":

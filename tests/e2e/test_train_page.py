@@ -248,7 +248,7 @@ def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, 
     expect(bob.locator("#figures dl")).to_be_visible()
     ann.get_by_role("button", name="See the result").click()
     expect(ann.locator("#figures")).to_contain_text("has not been evaluated yet")
-    ann.get_by_role("button", name="End the run here").click()
+    ann.get_by_role("button", name="Finish now").click()
     expect(ann.locator("#figures dl")).to_be_visible()
     ann.locator(".step-label", has_text="Training").click()
     expect(ann.get_by_role("button", name="Resume")).to_be_visible()  # it may go on all the same
@@ -381,7 +381,7 @@ def test_every_choice_reaches_the_run(browser: Browser, address: str, folder: Pa
     for label, value in numbers.items():
         type_into(page.get_by_label(label), value)
         page.get_by_label(label).press("Tab")
-    for label, value in {"epochs": "3", "mixup": "0.3", "smoothing": "0.1"}.items():
+    for label, value in {"epochs": "3", "mixup": "0.3", "label_smoothing": "0.1"}.items():
         type_into(page.locator(f"#{label} input[type=number]"), value)
         page.locator(f"#{label} input[type=number]").press("Tab")
     for label, value in {
@@ -473,7 +473,7 @@ def test_on_zero_gpu_a_run_waits_for_time_and_goes_on(browser: Browser, folder: 
         train(page, folder / "colours.zip", epochs=3)
         expect(page.locator("#progress")).to_contain_text("Waiting for GPU time.")
         expect(page.locator("#progress")).to_contain_text("You have 3 s of GPU time left.")
-        expect(page.locator("#run-link")).to_contain_text("Keep this page open while it trains")
+        expect(page.locator("#run-link")).to_contain_text("Keep this page open during training")
         page.get_by_role("button", name="Resume").click()
         expect(page.locator("#figures dl")).to_be_visible()
         expect(page.locator("#gpu")).to_contain_text("GPU time used by this run:")

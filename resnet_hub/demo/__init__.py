@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# A folder of this user and this app, which may delete what is in it. Gradio reads the name when it is imported.
+# A folder that only this user's page uses, and may empty. Gradio reads the variable when it is imported.
 _USER = os.getuid() if hasattr(os, "getuid") else "user"
 if not os.environ.get("GRADIO_TEMP_DIR"):
     os.environ["GRADIO_TEMP_DIR"] = str(Path(tempfile.gettempdir(), f"resnet_hub_uploads_{_USER}"))
-os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # kept for a page of statistics that is not served
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # kept for statistics that are not served
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -29,7 +29,7 @@ from resnet_hub.demo.served_files import ServedFiles
 from resnet_hub.demo.train_tab import TrainTab
 from resnet_hub.version import __version__
 
-_AT_END = (86_400, 30 * 86_400)  # when Gradio deletes files: when the app ends; until then `keep_tidy` does
+_AT_END = (86_400, 30 * 86_400)  # Gradio deletes files only when the app ends; until then `keep_tidy` does
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=["ui-monospace", "monospace"])
 # Empty checkboxes and fields must be visible, and hints legible on white.

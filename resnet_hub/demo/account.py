@@ -1,4 +1,4 @@
-"""The account in which the page acts on the Hub: the visitor's, never that of the Space's owner."""
+"""The account that the page uses on the Hub: the visitor's, never that of the Space's owner."""
 
 import os
 

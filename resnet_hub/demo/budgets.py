@@ -14,7 +14,7 @@ MAX_HELD_EACH = 40 * 2**20  # of one visitor address
 MAX_WAITING = 64  # calls in Gradio's queue; of one visitor address a quarter
 MAX_UNREAD = 100  # calls of a session whose answers it has not read
 MAX_UNREAD_EACH = 500  # of a visitor address
-_FORGET_AFTER = 3600.0  # seconds after which an open call is not counted any more
+_FORGET_AFTER = 3600.0  # seconds after which an open call is no longer counted
 
 
 class Usage(NamedTuple):
@@ -65,7 +65,7 @@ class MemoryBudget:
 
     @contextmanager
     def hold(self, address: str) -> Iterator[Callable[[int], bool]]:
-        """Yields a function that takes bytes, or returns False; the block gives them back."""
+        """Yield a function that reserves bytes, or returns False at the limit; they are released after the block."""
         taken = 0
 
         def take(amount: int) -> bool:
@@ -91,7 +91,7 @@ class OpenCall(NamedTuple):
 
 
 class OpenCalls:
-    """Calls, by event id, that wait in Gradio's queue or whose answers were not read yet."""
+    """Calls, by event id, that wait in Gradio's queue or whose answers have not been read yet."""
 
     def __init__(self) -> None:
         self._calls: dict[str, OpenCall] = {}  # the oldest first

@@ -34,16 +34,16 @@ def parse_call(body: bytes) -> dict[str, Any]:
 
 
 def check_files(call: dict[str, Any], scope: Scope) -> bytes:
-    """The body of the call, with files of this page under their paths; raises `RefusedError` for any other address."""
-    waiting: list[Any] = [call]
-    while waiting:
-        node = waiting.pop()
+    """The call's body, with addresses of uploads replaced by paths; raises `RefusedError` for any other address."""
+    pending: list[Any] = [call]
+    while pending:
+        node = pending.pop()
         if isinstance(node, dict) and isinstance(path := node.get("path"), str) and ADDRESS.match(path):
             node["path"] = _find_uploaded_path(path, scope)
-        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+        pending += node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
     try:
         return json.dumps(call, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which would break Gradio's answer off
+    except UnicodeEncodeError:  # half a surrogate pair, which would abort Gradio's answer
         raise RefusedError(400, "The call is not valid text.") from None
 
 

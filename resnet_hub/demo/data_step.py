@@ -66,7 +66,7 @@ class DataStep:
         return self._check(run_id, request, lambda run: run.import_hub_dataset(str(name), **values))
 
     def _check(self, run_id: str, request: gr.Request, import_data: Callable[[PageRun], DatasetReport]) -> Updates:
-        """Create a run, import its data and show the report. The run before it is deleted if it was never started."""
+        """Create a run, import its data and show the report. The previous run is deleted if it was never started."""
         old, new = self.runs.find(run_id), None
         try:
             if old and self.scheduler.get_status(old).is_active:
@@ -99,7 +99,7 @@ class DataStep:
         }
 
     def clear(self, html: str = "") -> Updates:
-        """`html`, such as an error, in place of the report."""
+        """Show `html`, such as an error, instead of the report."""
         return {self.report: html} | hide(self.continue_button, self.downloads, self.dataset_file)
 
     def export(self, run_id: str, request: gr.Request) -> Updates:

@@ -1,4 +1,4 @@
-"""The only module that uses what Gradio does not document. It is checked against the installed version at import.
+"""The only module that uses undocumented names of Gradio. They are checked in the installed version at import.
 
 `GuardedBlocks` needs six names. With them an error of Gradio itself becomes a message, a visitor cannot push the
 sessions of others out of memory, and a session takes kilobytes.
@@ -31,7 +31,7 @@ def _find_missing_names() -> list[str]:
     except (ImportError, AttributeError, TypeError):
         return ["gradio.state_holder"]
     set_blocks, init_session = get_code(getattr(holder, "set_blocks", None)), get_code(session.__init__)
-    is_there = {
+    is_present = {
         "Blocks.process_api": hasattr(gr.Blocks, "process_api"),
         "Blocks.state_holder": set_blocks is not None and "state_holder" in set_blocks.co_names,
         "StateHolder.blocks": set_blocks is not None and "blocks" in set_blocks.co_names,
@@ -39,7 +39,7 @@ def _find_missing_names() -> list[str]:
         "StateHolder.time_last_used": hasattr(empty_holder, "time_last_used"),
         "SessionState.config_values": init_session is not None and "config_values" in init_session.co_names,
     }
-    return [name for name, is_present in is_there.items() if not is_present]
+    return [name for name, value in is_present.items() if not value]
 
 
 def check_version(version: str, missing: list[str]) -> None:
@@ -56,7 +56,7 @@ check_version(gr.__version__, _find_missing_names())
 
 
 class _WithoutComponents:
-    """A page as it is, but with no components whose settings each session would copy."""
+    """A proxy of the page without components, whose settings each session would copy."""
 
     blocks: Mapping[int, Any] = MappingProxyType({})
 
@@ -124,7 +124,7 @@ class GuardedBlocks(gr.Blocks):
 
     @property
     def state_holder(self) -> Any:
-        """What Gradio keeps of each session: the values of its states, and no settings of components.
+        """Gradio's store of sessions: the values of their states, but not the settings of components.
 
         The settings are for deep links, take 0.3 MB a session and, for a program, 18 ms of each call.
         """

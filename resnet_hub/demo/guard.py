@@ -113,7 +113,7 @@ class Guard:
         finally:
             if kind == ANSWERS:
                 self._end_answers(scope)
-            # Neither who asks nor for what: paths and queries hold the names of files and runs.
+            # Neither the visitor nor the path is logged: paths and queries hold the names of files and runs.
             level = logging.INFO if kind in (CALL, UPLOAD, AGENT) or status >= 400 else logging.DEBUG
             log.log(level, "%s %s %d %.0f ms", scope["method"], kind or "?", status, (time.monotonic() - start) * 1000)
 

@@ -1,4 +1,4 @@
-"""What the page does besides answering: its log, and the deletion of old uploads and downloads."""
+"""Background work of the page: its log, and the deletion of old uploads and downloads."""
 
 import ctypes
 import filecmp
@@ -43,7 +43,7 @@ def keep_tidy(runs: RunStore, uploads: Path) -> None:
                 if is_space():
                     sweep_downloads()
             return_freed_memory()
-        except Exception as error:  # continues: without it the disk would be full one day
+        except Exception as error:  # go on: otherwise the disk would fill up
             frame = traceback.extract_tb(error.__traceback__)[-1]
             log.error("%s in %s:%s", type(error).__name__, Path(frame.filename).name, frame.lineno)
         time.sleep(60)

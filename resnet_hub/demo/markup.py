@@ -115,7 +115,7 @@ def _describe_event(run: PageRun, event: dict[str, Any], request: gr.Request) ->
         return translate(request, "ending"), 1, 1
     if kind != "Progress":
         return translate(request, "starting"), 0, 1
-    has_run_dir = run.run_dir.exists()  # a job's is on its machine
+    has_run_dir = run.run_dir.exists()  # the run directory of a job is on the job's machine
     config = run.run_dir.config if has_run_dir else TrainConfig(**run.read_facts()["config"])
     epochs = config.resolved().epochs or 1
     parts = (

@@ -1,4 +1,4 @@
-"""The models of the page: which names it accepts, and those that it keeps in memory for all visitors."""
+"""The models of the page: the names that it accepts, and the loaded models, which all visitors share."""
 
 import shutil
 import threading
@@ -102,7 +102,7 @@ class Models:
         from resnet_hub.checkpoints.load import read_config
         from resnet_hub.inference.classifier import Classifier
 
-        # The local user's own token serves; on a Space nothing is read with its owner's.
+        # Locally the user's own token is used; on a Space, no token: its owner's is not for visitors.
         token = False if is_space() else None
         config = read_config(source, token=token)  # a few kilobytes, before the weights are fetched
         if not config.num_classes:
@@ -148,21 +148,20 @@ class Models:
 def _search_hub(text: str) -> list[str]:
     from resnet_hub.checkpoints.search import search_models
 
-    return [found.id for found in search_models(text, token=False, timeout=_SEARCH_TIMEOUT) if found.is_resnet]
+    return [model.id for model in search_models(text, token=False, timeout=_SEARCH_TIMEOUT) if model.is_resnet]
 
 
 def sweep_downloads(limit: int = DOWNLOADS, kept: float = _PREPARED) -> None:
     """Delete downloads from the Hub, the least recently used repositories first, until `limit` bytes are left.
 
-    For a Space, whose disk is its visitors' alone: on other machines more programs use that folder. A model that is
-    in memory stays there.
+    Call it on a Space only: on other machines, other programs use that folder too. Models in memory are not affected.
     """
     with suppress(CacheNotFound, OSError):
-        found = scan_cache_dir(constants.HF_HUB_CACHE)
-        excess = found.size_on_disk - limit
-        for repo in sorted(found.repos, key=lambda repo: repo.last_accessed):
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
+        excess = cache.size_on_disk - limit
+        for repo in sorted(cache.repos, key=lambda repo: repo.last_accessed):
             if excess > 0:
-                shutil.rmtree(repo.repo_path)  # by revisions a copy of a repo would go too: it has the same
+                shutil.rmtree(repo.repo_path)  # not by revision: a copy of a repo has the same revisions
                 excess -= repo.size_on_disk
     for folder in Path(constants.HF_HOME, "datasets").glob("*/"):
         with suppress(OSError, ValueError):  # another sweep, or an empty folder

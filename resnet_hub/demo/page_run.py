@@ -1,4 +1,4 @@
-"""One run of a visitor: its folder, facts and log, its dataset, and the files made from it. Imports no gradio."""
+"""A visitor's run: its folder, facts and log, its dataset, and the files to download. Imports no gradio."""
 
 import json
 import math
@@ -179,7 +179,7 @@ class PageRun:
         if pack:
             export_dataset(splits, self.folder / source)
             worker_report = _rename_images(report, splits, load_dataset(self.folder / source))
-        if worker_report:  # then the worker does not check the images again
+        if worker_report:  # so that the worker does not check the images again
             self.run_dir.folder.mkdir(exist_ok=True)
             write_atomic(self.run_dir.report, worker_report.to_json())
         self.update_facts(data=source, title=source.removeprefix(HUB_PREFIX), names=names or {})

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TOP = 5
 _HEAT_MAP_SIDE = 768  # pixels of the shorter side; a larger photo is decoded at a smaller size
-_CONCURRENCY = 16  # visitors' photos; the network takes those that wait together
+_CONCURRENCY = 16  # photos of visitors at a time; those that wait are computed as one batch
 EXAMPLES = sorted(Path(__file__).with_name("examples").glob("*.jpg"))
 _BROWSER_FORMATS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
@@ -60,7 +60,7 @@ class PredictTab:
         try:
             image = load_image(photo["path"], name=photo["orig_name"], near=_HEAT_MAP_SIDE)
             return _draw_heat_map(self.models.get(model), image, chosen.value, request)
-        except (ResNetHubError, ValueError):  # the model has changed since, and its answer has its own heat map
+        except (ResNetHubError, ValueError):  # the model was changed meanwhile; its answer brings another heat map
             return gr.skip()
 
     def choose(self, name: str | None, current: str, request: gr.Request) -> tuple[Any, ...]:

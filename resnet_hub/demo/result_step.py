@@ -24,7 +24,7 @@ class ResultStep:
         self.scheduler, self.runs, self.predict, self.state = scheduler, scheduler.runs, predict, state
 
     def result(self, run_id: str, result: str, request: gr.Request) -> Updates:
-        """The result of the run, once it has a model and its training has ended: `result` names the end."""
+        """The result of the run, once it has a model and its training has ended. `result` is `TabState.result`."""
         from resnet_hub.training.finalize import CONFUSION, CURVES
 
         run = self.runs.find(run_id)
@@ -99,7 +99,7 @@ class ResultStep:
                 self.outcome = gr.HTML(elem_id="outcome")
         with gr.Row(visible=False) as self.plots:
             plot: dict[str, Any] = {"interactive": False, "buttons": ["fullscreen"], "format": "png", "min_width": 300}
-            plot |= {"show_label": False}  # each has its title in it
+            plot |= {"show_label": False}  # each plot contains its title
             self.confusion = gr.Image(alt_text=message("confusion"), elem_id="confusion", **plot)
             self.curves = gr.Image(alt_text=message("curves"), **plot)
         self.mistakes = gr.HTML(elem_id="mistakes", elem_classes="film")
@@ -118,7 +118,7 @@ class ResultStep:
 
 
 def _read_plot(path: Path) -> Any:
-    """The image. Gradio would refuse a path outside its own folders."""
+    """Read the image, since Gradio serves no file outside its own folders."""
     if not path.is_file():
         return None
     with Image.open(path) as image:

@@ -1,7 +1,7 @@
 """The folders of all runs of the page's visitors. Imports no gradio.
 
-Who knows the id of a run may use it. The id cannot be guessed. The page keeps nothing of a run in memory: a worker
-process trains and writes the folder, all others read it.
+Anyone who knows the id of a run may use it; it cannot be guessed. The page keeps no run in memory: a worker process
+trains and writes to the folder, and everything else reads it.
 """
 
 import os
@@ -44,7 +44,7 @@ class RunStore:
     def create(self, address: str = "") -> PageRun:
         """A run without data, for a visitor of that network address."""
         with self._lock:
-            self._addresses = {run: of for run, of in self._addresses.items() if (self.root / run).is_dir()}
+            self._addresses = {run: other for run, other in self._addresses.items() if (self.root / run).is_dir()}
             if address and list(self._addresses.values()).count(address) >= MAX_KEPT // 2:
                 raise PageError("address_full", count=MAX_KEPT // 2)
         check_free_space(self.root)
@@ -100,12 +100,12 @@ class RunStore:
         self.files.remove(run)
 
     def remove_leftovers(self) -> None:
-        """Delete what was written to a folder while it was deleted."""
+        """Delete folders of deleted runs that were written to during their deletion."""
         for folder in self.root.glob(".*"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def list_older_than(self, seconds: float) -> list[PageRun]:
-        """Runs whose folder nobody has written to for so long."""
+        """Runs whose folder was last written to more than `seconds` ago."""
         runs = [self.find(folder.name) for folder in self.root.iterdir()]
         return [run for run in runs if run and _seconds_since_change(run.folder) > seconds]
 
@@ -118,6 +118,6 @@ def _seconds_since_change(folder: Path) -> float:
 
 
 def _default_root() -> Path:
-    """A folder that outlives the app, outside those from which Gradio serves files: its own and the working one."""
+    """A folder that outlives the app, outside Gradio's folder and the working directory, whose files Gradio serves."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir(), f"resnet_hub_runs_{user}")

@@ -21,7 +21,7 @@ from resnet_hub.training.events import Failed
 MAX_WAITING = 20  # runs in the queue; one visitor address has at most half of them
 MAX_WORK = 7200.0  # seconds that a run may train on a Space, all its turns together
 TURN = 600.0  # seconds of training after which a run goes to the end of the queue, if others wait
-KEPT = 86_400.0  # seconds after its last change that a run is deleted
+KEPT = 86_400.0  # seconds after its last change when a run is deleted
 _STOP_TIMEOUT = 20.0  # seconds that a worker has to save its state and stop, before it is killed
 _EVALUATION_TIMEOUT = 600.0  # seconds past the training limit that a worker has to evaluate
 _POLL_INTERVAL = 0.3  # seconds
@@ -49,7 +49,7 @@ class Status(NamedTuple):
 
 
 class Supervision:
-    """What the page learns while it supervises a run."""
+    """Requests of other calls to the one that supervises a run."""
 
     should_stop = False
     was_taken_over = False  # by another call
@@ -62,7 +62,7 @@ class Scheduler:
         runs: The folders of the runs.
         at_once: How many workers run at the same time.
         turn: Seconds that a run trains while others wait.
-        kept: Seconds after its last change that a run is deleted.
+        kept: Seconds after its last change when a run is deleted.
         training_limit: Seconds that a run may train; by default `MAX_WORK` on a Space, and no limit elsewhere.
     """
 
@@ -96,9 +96,10 @@ class Scheduler:
         """Put a run at the end of the queue; an active one stays where it is.
 
         Args:
-            owners: Whose run it is; each owner has one active run at most.
-            config: None resumes the run.
-            evaluate_only: Whether to end the run: evaluate the model that was kept, and train no further.
+            run: A run whose data was checked.
+            owners: The owners of the run, each of whom has at most one active run.
+            config: The settings of a new run; None resumes the run.
+            evaluate_only: Whether to end the run: evaluate the best model so far, and train no further.
         """
         with self._lock:
             if self._get_status(run).is_active:
@@ -134,7 +135,7 @@ class Scheduler:
     def supervise(
         self, run: PageRun, owners: set[str] | None = None, *, take_over: bool = False
     ) -> Iterator[Supervision]:
-        """Count a run as active in the block, with or without a worker: its training happens elsewhere.
+        """Count a run as active within the block, even without a worker: it is trained elsewhere.
 
         One call supervises a run at a time. A second one raises `PageError` or, with `take_over`, replaces the first.
         """
@@ -156,7 +157,7 @@ class Scheduler:
                     self._release_owners(run.id)
 
     def is_scheduled(self, run: PageRun) -> bool:
-        """Whether a worker has the run, or will."""
+        """Whether a worker has the run, or the run is in the queue for one."""
         with self._lock:
             return run.id in self._queue or run.id in self._workers
 

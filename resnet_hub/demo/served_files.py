@@ -30,7 +30,7 @@ class ServedFiles:
             return Path(shutil.move(path, folder / path.name))
 
     def get_folder(self, run: PageRun) -> Path:
-        """Where the files of a run are; the name does not tell the id."""
+        """The folder of a run's files. The id of the run cannot be derived from its name."""
         return self.root / hashlib.sha256(run.id.encode()).hexdigest()
 
     def remove(self, run: PageRun) -> None:

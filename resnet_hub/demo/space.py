@@ -4,7 +4,7 @@ import os
 
 
 def is_space() -> bool:
-    """Whether this is a Space: its visitors are strangers, and nothing is done with its owner's token."""
+    """Whether this is a Space: its visitors are strangers, so its owner's token is never used."""
     return "SPACE_ID" in os.environ
 
 

@@ -1,4 +1,4 @@
-"""What the steps of the Train tab share: the ids that the page keeps of a visitor, and the step on show."""
+"""What the steps of the Train tab share: the ids that the page stores for a visitor, and the current step."""
 
 import secrets
 from typing import Any
@@ -16,9 +16,9 @@ Updates = dict[Any, Any]  # component -> its new value, as Gradio's handlers ret
 
 
 class TabState:
-    """Components without a look, and those that several steps change.
+    """Invisible components, and those that several steps change.
 
-    Of a run the state holds the id only; its data stay in its folder.
+    Of a run the state holds only the id; its data stays in its folder.
     """
 
     steps: gr.Walkthrough

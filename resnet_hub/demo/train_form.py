@@ -73,7 +73,7 @@ class TrainForm:
 
 
 def create_inputs(**settings: dict[str, Any]) -> dict[str, Any]:
-    """Create the component of each field, to be placed later. `settings` are of fields, and known only now."""
+    """Create the component of each field, to be placed later. `settings`, by field, are known only now."""
     inputs = {}
     for item in fields(TrainForm):
         name, options = item.name, dict(item.metadata) | settings.get(item.name, {})

@@ -1,7 +1,7 @@
-"""The Train tab: photos become a classifier of the visitor's own. It starts runs, and reads their folders.
+"""The Train tab: a visitor trains a classifier on photos. It starts runs, and reads their folders.
 
-One module a step: `data_step`, `model_step` with `job_panel`, `training_step`, `result_step`. This one has the handlers
-that change several steps.
+One module per step: `data_step`, `model_step` with `job_panel`, `training_step`, `result_step`. This one has the
+handlers that change several steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ class TrainTab:
     # -- start ---------------------------------------------------------------------------------------------------------
 
     def begin(self, values: Updates, request: gr.Request) -> Updates:
-        """Add the run to the queue; if it is in there already, show it."""
+        """Add the run to the queue; if it is active already, show it."""
 
         def start(owners: set[str]) -> Updates:
             run = require_run(self.runs, values[self.state.run])
@@ -145,7 +145,7 @@ class TrainTab:
         return self.start_over(stored, request)
 
     def start_over(self, stored: Any, request: gr.Request) -> Updates:
-        """Show the page without a run. The link of the run before still works."""
+        """Show the page without a run. The link of the previous run still works."""
         updates = {self.state.run: "", self.state.driven: "", self.state.followed: ""} | self.data.clear()
         updates |= self.state.remember(get_visitor_id(stored), "") | self.training.watch("", None, request)
         return updates | self.state.show_step(DATA)
@@ -191,8 +191,8 @@ class TrainTab:
                 self.training.render()
             with gr.Step(message("step_result"), id=RESULT):
                 self.result.render()
-        for part in (self.data, self.model, self.job, self.result):
-            part.connect()
+        for step in (self.data, self.model, self.job, self.result):
+            step.connect()
         self._connect(page)
 
     def _connect(self, page: gr.Blocks) -> None:

@@ -46,9 +46,9 @@ def is_local_user(scope: Scope) -> bool:
 def is_from_other_site(scope: Scope) -> bool:
     """Whether a browser sends the request for a page of another site.
 
-    It would send the visitor's sign-in along, or reach the user's own machine. No script can set the header that names
-    the relation of the sites. Old browsers, and those without https, send the origin only. A script can set a proxy's
-    header, so that one counts only where a proxy sets it.
+    Such a request carries the visitor's sign-in, or reaches the user's own machine. No script can set the header
+    Sec-Fetch-Site. Old browsers, and those without https, send only Origin. A script can set X-Forwarded-Host, so it
+    counts only on a Space, whose proxy sets it.
     """
     site, origin = get_header(scope, "sec-fetch-site"), get_header(scope, "origin")
     if site:

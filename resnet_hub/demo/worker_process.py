@@ -20,7 +20,7 @@ class WorkerProcess:
     """A process that trains one run.
 
     Args:
-        run: Its facts say what to do: `config`, `ending` (evaluate the kept model only), `trained` and `worked`.
+        run: Its facts say what to do: `config`, `ending` (only evaluate the best model), `trained` and `worked`.
         training_limit: Seconds that the run may train, all its workers together.
     """
 
@@ -28,9 +28,9 @@ class WorkerProcess:
         self.run, self._facts = run, run.read_facts()
         self.started_at = time.monotonic()
         self.stop_requested_at = 0.0  # 0: no stop was requested
-        self.requeue = False  # whether the run continues later, after others had their turn
+        self.requeue = False  # whether the run goes back to the queue after the stop
         self._seconds_before = float(self._facts.get("worked", 0))
-        threads = str(max(1, (os.cpu_count() or 1) - 1))  # one core stays with the page
+        threads = str(max(1, (os.cpu_count() or 1) - 1))  # one core is left to the page
         env = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(_import_path())}
         if is_space():
             env = {key: value for key, value in env.items() if "TOKEN" not in key}
@@ -39,7 +39,7 @@ class WorkerProcess:
         phase = "all"
         if self._facts.get("ending") or time_limit == 0:
             phase, time_limit = "evaluate", None
-        elif is_zero_gpu() and not self._facts.get("trained"):  # the GPU trains, in calls of its own
+        elif is_zero_gpu() and not self._facts.get("trained"):  # the GPU trains, in calls of `zero`
             phase, time_limit = "prepare", None
         if is_zero_gpu():
             env["CUDA_VISIBLE_DEVICES"] = ""
@@ -50,7 +50,7 @@ class WorkerProcess:
             "max-download": MAX_BYTES,  # a dataset on the Hub may have grown since it was checked
             "niceness": 10,  # predictions go first
         }
-        # The folder is the working directory and no argument: an id may begin with a dash.
+        # The folder is passed as working directory, not as an argument: an id may begin with a dash.
         arguments = [sys.executable, "-m", "resnet_hub.training.worker", json.dumps(self._facts.get("config"))]
         arguments += [f"--{name}={value}" for name, value in options.items() if value is not None]
         with run.log.open("wb") as log:
@@ -89,7 +89,7 @@ class WorkerProcess:
 
 
 def write_stop_file(run: PageRun) -> None:
-    """Ask whoever trains the run to stop. Repeat it until that happens: a starting run deletes an old stop file."""
+    """Ask the process that trains the run to stop. Repeat it until it does: a starting run deletes old stop files."""
     with suppress(OSError):
         run.run_dir.stop.touch()
 

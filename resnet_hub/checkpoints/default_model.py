@@ -21,10 +21,10 @@ Purpose = Literal["predict", "base"]
 
 
 class DefaultModel(NamedTuple):
-    """The chosen model, and why it is not the preferred one."""
+    """The chosen model and, if it is not the preferred one, the reason."""
 
     source: str | Path  # a folder or a Hub id
-    reason: str | None = None  # why the embedded folder serves in place of the preferred model
+    reason: str | None = None  # why the embedded folder is used instead of the preferred model
 
 
 def preferred_model(purpose: Purpose, *, on_gpu: bool = False) -> str:
@@ -41,8 +41,8 @@ def choose_default_model(
 
     Args:
         purpose: "predict", or "base" for a model to train from.
-        embedded: The checkpoint folder that serves without a network.
-        on_gpu: Whether the training runs on a GPU, which has time for a larger base.
+        embedded: The checkpoint folder to use without a network connection.
+        on_gpu: Whether training runs on a GPU, which is fast enough for a larger base model.
         seconds: How long to wait for the Hub.
 
     Returns:
@@ -78,17 +78,17 @@ def probe(repo_id: str, seconds: float = PROBE_SECONDS) -> str | None:
 
     if constants.is_offline_mode():
         return f"{repo_id} is not in the cache, and HF_HUB_OFFLINE is set."
-    answers: list[str | None] = []
+    reasons: list[str | None] = []
 
-    def ask() -> None:
+    def check() -> None:
         try:
             read_config(repo_id)
-            answers.append(None)
+            reasons.append(None)
         except ResNetHubError as error:
-            answers.append(str(error))
+            reasons.append(str(error))
 
     # The thread also limits waits that no timeout of the client covers, such as for a silent name server.
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=check, daemon=True)
     thread.start()
     thread.join(seconds)
-    return answers[0] if answers else f"The Hub did not answer about {repo_id} within {seconds:g} seconds."
+    return reasons[0] if reasons else f"The Hub did not answer about {repo_id} within {seconds:g} seconds."

@@ -132,7 +132,7 @@ def open_source(
         subfolder: Path of the checkpoint inside the source.
         revision: Branch, tag or commit of a repo.
         token: A token of the Hub; False for none, None for the one that is logged in.
-        cache_dir: The cache to fetch into, in place of the default one.
+        cache_dir: The cache to fetch into, instead of the default one.
         local_files_only: Use the cached copy of a repo, without any request.
 
     Returns:
@@ -209,8 +209,8 @@ def _open_repo(
 def fetch_files(api: "HfApi", repo_id: str, names: list[str], commit: str, cache_dir: str | Path | None = None) -> Path:
     """Fetch files of a commit into the cache and check their digests; huggingface_hub checks only their sizes.
 
-    A mark beside the cache stays until the file was checked, even if this process is killed. A damaged file is deleted
-    and fetched once more.
+    A marker file beside the cache stays until the file is checked, even if this process is killed. A damaged file is
+    deleted and fetched once more.
 
     Returns:
         The folder of the commit in the cache.
@@ -256,7 +256,7 @@ def _has_right_digest(api: "HfApi", repo_id: str, folder: Path, name: str) -> bo
 def _update_ref(folder: Path, revision: str, names: set[str], subfolder: str) -> None:
     """Point the cache's ref of a branch to the new commit, for later use offline.
 
-    The ref stays until all files that were fetched of the previous commit, and still exist, are fetched of the new one.
+    The ref stays until each file that was fetched from the previous commit, and still exists, is fetched from the new.
     """
     ref = folder.parents[1] / "refs" / revision
     if revision == folder.name:

@@ -24,7 +24,7 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "READ
 ONNX_FILE = "onnx/model.onnx"
 CALIBRATION_FILE = "onnx/int8.json"  # see `CalibrationRecord`
 PROCESSOR_FILE, INDEX_FILE = "preprocessor_config.json", "model.safetensors.index.json"  # of transformers
-STALE_FILES = ("onnx", PROCESSOR_FILE, INDEX_FILE)  # describe old weights or overrule the config: removed with them
+STALE_FILES = ("onnx", PROCESSOR_FILE, INDEX_FILE)  # removed with the weights: they describe or overrule them
 DTYPES = ("float32", "bfloat16", "float16")  # that weights can be stored as
 
 
@@ -119,7 +119,7 @@ def cast_weights(weights: "Mapping[str, Tensor]", dtype: str) -> "dict[str, Tens
 
 
 def is_lossless_cast(weights: "Mapping[str, Tensor]", dtype: str) -> bool:
-    """Whether no weight changes its value as `dtype`."""
+    """Whether casting the weights to `dtype` changes none of their values."""
     import torch
 
     target = getattr(torch, dtype)
@@ -127,7 +127,7 @@ def is_lossless_cast(weights: "Mapping[str, Tensor]", dtype: str) -> bool:
 
 
 def storage_dtype(weights: "Mapping[str, Tensor]") -> str:
-    """The dtype of the weights, the narrowest where they are mixed; "float32" where there is none of `DTYPES`."""
+    """The dtype of the weights, the narrowest if they are mixed; "float32" if none of them is in `DTYPES`."""
     present = {str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()}
     return next((dtype for dtype in reversed(DTYPES) if dtype in present), DTYPES[0])
 

@@ -93,7 +93,7 @@ def count_parameters_by_dtype(source: str | Path, *, weights: str | None = None,
 
 
 def _weight_files(files: LocalFiles | HubFiles, requested: str | None) -> list[str]:
-    """The weights file, or its shards; raises `CheckpointError` if there is none, or a choice of several."""
+    """The weights file, or its shards; raises `CheckpointError` if there is none, or more than one to choose from."""
     names = files.names
     if requested is not None:
         if requested not in names or not requested.endswith(".safetensors"):

@@ -1,8 +1,8 @@
 """The model card: README.md of a checkpoint folder. The texts are in `templates/`.
 
-The last line of a card is a comment with two digests. That of the weights keeps metrics from staying with weights that
-they were not measured on. That of the generated text shows whether a person has edited it since: such a text is never
-overwritten. https://huggingface.co/docs/hub/model-cards describes the metadata at the top."""
+The last line of a card is a comment with two digests. The digest of the weights prevents metrics from being carried
+over to other weights. The digest of the generated text shows whether a person has edited it since: an edited text is
+never overwritten. https://huggingface.co/docs/hub/model-cards describes the metadata at the top."""
 
 import hashlib
 import re
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PLACEHOLDER = "user/name"  # repo id in the code samples until the model is pushed
 _MAX_METADATA = 2**17  # characters, which PyYAML reads in two seconds; 16 MB would take minutes
-# Headings and patterns that cards of version 0.1 have too: such cards are changed in place.
+# Headings and patterns that version 0.1 wrote too: its cards are updated in place.
 _USE = "## Use it"
 _SAMPLE = re.compile(r'from_pretrained\("([^"\n]+)"\)')
 _MARK = re.compile(
@@ -34,12 +34,12 @@ _TORCHVISION = {
 }
 _ONNX_SAMPLE = re.compile(r"\n\n### ONNX Runtime\n\n```python\n.*?```", re.DOTALL)
 _INT8_SECTION = re.compile(rf"## int8\n\n.*?(?={re.escape(_USE)})", re.DOTALL)
-_FOLD_ABOVE = 20  # labels; a longer list is folded away
+_FOLD_ABOVE = 20  # labels; a longer list is collapsed
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardContent:
-    """Facts for a card beyond the config. Those left out are not mentioned; texts are Markdown."""
+    """Facts for a card that are not in the config. Facts left out are not mentioned; texts are Markdown."""
 
     title: str = ""
     summary: str = ""
@@ -72,9 +72,9 @@ def render_card(
 
     Args:
         config: The network, its labels and its preprocessing.
-        facts: What the config does not say. Facts that are left out are not mentioned.
+        facts: Facts that are not in the config. Facts left out are not mentioned.
         weights_sha256: Digest of the `model.safetensors` that the metrics in `facts` were measured on.
-        dtype: What the weights are stored as.
+        dtype: The dtype of the stored weights.
         repo_id: The Hub repo that the code samples load from.
 
     Returns:
@@ -110,8 +110,8 @@ def carry_over_card(old_card: str, new_card: str) -> str:
         new_card: The card rendered for the weights that are saved now.
 
     Returns:
-        For the same weights `old_card`, without the section about int8, whose files are not saved along. For other
-        weights `new_card`, or the text of a person with the new metadata and without the old metrics.
+        For the same weights `old_card`, without its section on int8, since the int8 files are not saved with it. For
+        other weights `new_card` or, if a person wrote the old card, its text with the new metadata and no old metrics.
     """
     old, new = _parse(old_card), _parse(new_card)
     if old.weights == new.weights:
@@ -262,7 +262,7 @@ def _parse(card: str) -> _Card:
 
 
 def _loaders(config: ResNetConfig) -> list[str]:
-    """The other libraries that open the checkpoint."""
+    """The other libraries that can load the checkpoint."""
     if config.architecture == CUSTOM or config.stem == "3x3":
         return []
     if config.in_channels != 3 or not config.num_classes:
@@ -331,7 +331,7 @@ def _percent(value: float) -> str:
 
 
 def _text(untrusted: str) -> str:
-    """Escape a text from a stranger for Markdown: no markup, no HTML, no links, one line."""
+    """Escape untrusted text for Markdown: one line without markup, HTML or links."""
     text = re.sub(r"([\\`*_\[\]<>&|~$!@#])", r"\\\1", " ".join(untrusted.split()))
     text = re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", text)  # would begin a list or a heading
     return re.sub(r"(?i)\bwww\.", r"www\\.", text).replace("://", "\\://")

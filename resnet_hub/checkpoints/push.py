@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_push_access(repo_id: str, *, private: bool | None = None, token: str | bool | None = None) -> None:
-    """Check that a push would be accepted, before the work whose result is pushed. Changes nothing on the Hub.
+    """Check that a push would be accepted, before starting the work to be pushed. Changes nothing on the Hub.
 
     Args:
         repo_id: The repo `user/name`, or a name for a repo of the token's user.
@@ -134,7 +134,7 @@ def push_folder(
             retry_call(
                 api.preupload_lfs_files, repo_id, [addition], revision=branch, create_pr=create_pr, free_memory=False
             )
-        # The parent makes a second commit of the same push fail; a second pull request would be opened.
+        # A repeated commit fails, since its parent has moved; a repeated pull request would be opened twice.
         commit_call = call_once if create_pr else retry_call
         try:
             commit = commit_call(

@@ -59,15 +59,15 @@ def select_upload_files(folder: Path, include: Sequence[str] = ()) -> UploadFile
         if name not in files and (folder / name).is_symlink():
             raise CheckpointError(f"{name} of {folder} is a link to a file outside the folder. Copy the file there.")
     entries = [f"onnx/{path.name}" for path in folder.glob("onnx/*")] + [path.name for path in folder.iterdir()]
-    used = {part for name in files for part in (name, name.split("/")[0])}
-    return UploadFiles(files, sorted(entry for entry in entries if entry not in used))
+    uploaded = {entry for name in files for entry in (name, name.split("/")[0])}
+    return UploadFiles(files, sorted(entry for entry in entries if entry not in uploaded))
 
 
 def _resolve(folder: Path, name: str) -> Path | None:
     """The regular file behind a name, if it lies in the folder or in the Hub's cache."""
     from huggingface_hub import constants
 
-    with suppress(OSError, RuntimeError):  # a circle of links
+    with suppress(OSError, RuntimeError):  # a cycle of links
         path = (folder / name).resolve(strict=True)
         roots = (folder.resolve(), Path(constants.HF_HUB_CACHE).expanduser().resolve())
         if path.is_file() and any(path.is_relative_to(root) for root in roots):

@@ -13,7 +13,7 @@ def add_parsers(commands: options.Commands) -> None:
     options.add_folder(parser, "checkpoint folder to write")
     libraries = ("auto", "torchvision", "timm", "cifar")
     parser.add_argument("--library", "--layout", choices=libraries, default="auto", help="default: auto")
-    help_text = "raise an error for any other, such as resnet50"
+    help_text = "the expected architecture, such as resnet50; any other is an error"
     parser.add_argument("--architecture", choices=VARIANTS, metavar="NAME", help=help_text)
     labels = parser.add_mutually_exclusive_group()
     labels.add_argument("--labels", metavar="LABELS", help="a text file with one label per line, or a,b,c")

@@ -55,7 +55,7 @@ def run_push(arguments: options.Arguments) -> int:
 
 
 def run_search(arguments: options.Arguments) -> int:
-    """Search the Hub by name for ResNets of this library, timm and transformers, and print those that open here."""
+    """Search the Hub by name for ResNets of this library, timm and transformers, and print those that can be loaded."""
     from concurrent.futures import ThreadPoolExecutor
 
     from resnet_hub.checkpoints.load import read_config

@@ -11,7 +11,7 @@ def add_parsers(commands: options.Commands) -> None:
     quantize.add_argument("--calibrate", required=True, metavar="DATA", help=options.DATA_HELP)
     quantize.add_argument("--split", help=options.SPLIT_HELP)
     options.add_dataset_options(quantize, "--data-revision")
-    quantize.add_argument("--force", action="store_true", help="save the calibration even if int8 loses more")
+    quantize.add_argument("--force", action="store_true", help="save the calibration even if int8 loses more accuracy")
 
 
 def run_export(arguments: options.Arguments) -> int:

@@ -48,7 +48,7 @@ def add_folder(parser: argparse.ArgumentParser, help_text: str = "checkpoint fol
 
 
 def add_optional_model(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
-    """Add `name`, a model that has a default, and `--revision`; `choose_model` reads them."""
+    """Add the argument `name`, a model that has a default, and `--revision`; `choose_model` applies the default."""
     parser.add_argument(name, metavar="MODEL", help=f"{MODEL_HELP} (default: {DEFAULT_MODEL})", **settings)
     add_revision(parser)
 
@@ -84,7 +84,7 @@ def add_json(parser: argparse.ArgumentParser, form: str = "one JSON object") -> 
 
 
 def choose_model(arguments: Arguments) -> str | Path:
-    """Return the model that the command names, or else the default model."""
+    """Return the model that the command names, or the default model."""
     return arguments.model or find_default_model()
 
 

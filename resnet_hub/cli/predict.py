@@ -60,7 +60,7 @@ def _list_images(item: Path) -> list[Path]:
 
 
 def _choose_default_model() -> str | Path:
-    """Return the model that serves if the command names none, and say which."""
+    """Return the model to use if the command names none, and print its name to stderr."""
     source, reason = choose_default_model("predict", find_default_model())
     text = f"model: {source}" if reason is None else f"using the included model {Path(source).name}: {reason}"
     print(text, file=sys.stderr)

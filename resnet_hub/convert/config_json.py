@@ -15,7 +15,7 @@ from resnet_hub.errors import ConfigError
 _UNSUPPORTED = {
     r"^(nf_)?eca_?res": "efficient channel attention",
     r"^(legacy_|nf_)?se_?(res|net)|^resnetrs": "squeeze-excitation",
-    r"^nf_": "convolutions with normalised weights in place of BatchNorm",
+    r"^nf_": "convolutions with normalised weights instead of BatchNorm",
     r"^resnetaa|^tresnet": "anti-aliasing pools",
     r"^resnetblur": "blur-pool",
     r"_gn$": "group norm",
@@ -42,7 +42,7 @@ _SUPPORTED: dict[str, tuple[Any, str]] = {
     "act_layer": ("relu", "another activation"),
     "norm_layer": ("batchnorm2d", "another normalisation"),
     "output_stride": (32, "dilated convolutions"),
-    "replace_stem_pool": (False, "a convolution in place of max-pool"),
+    "replace_stem_pool": (False, "a convolution instead of max-pool"),
     "block_reduce_first": (1, "narrower first convolutions"),
     "down_kernel_size": (1, "shortcuts of 3x3"),
     "aa_layer": (None, "anti-aliasing"),
@@ -184,7 +184,7 @@ def _convert_timm_labels(names: Any, classes: Any, descriptions: Any) -> dict[in
     if names is not None and not isinstance(names, list):
         raise ConfigError(f"config.json has label_names of type {type(names).__name__}; expected a list of texts.")
     if names and isinstance(descriptions, dict) and all(re.fullmatch(r"n\d{8}", str(name)) for name in names):
-        names = [descriptions.get(name, name) for name in names]  # of ids of WordNet
+        names = [descriptions.get(name, name) for name in names]  # the names are WordNet ids
     return label_table(names, classes)
 
 

@@ -66,7 +66,7 @@ def read_state_dict(path: str | Path) -> Any:
     """
     path = Path(path).expanduser()
     try:
-        path.open("rb").close()  # for one message, whichever library reads the file
+        path.open("rb").close()  # so that the message does not depend on the library that reads the file
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -270,10 +270,10 @@ def _infer_shortcut(state_dict: _StateDict, fields: Mapping[str, Any], requested
             raise CheckpointError(
                 f"{source} has weights in its shortcuts (downsample). Leave --shortcut {requested} out."
             )
-        every = {(stage, index) for stage, depth in enumerate(fields["depths"]) for index in range(depth)}
+        all_blocks = {(stage, index) for stage, depth in enumerate(fields["depths"]) for index in range(depth)}
         expected = {
-            "B": {(stage, 0) for stage, _ in every if stage or fields["block"] == "bottleneck"},
-            "C": every,
+            "B": {(stage, 0) for stage, _ in all_blocks if stage or fields["block"] == "bottleneck"},
+            "C": all_blocks,
         }
         shortcut = min(expected, key=lambda letter: len(projections ^ expected[letter]))
         stage, index = min(projections)

@@ -1,4 +1,4 @@
-"""Errors of huggingface_hub as a `HubError` with one readable message."""
+"""Translates errors of huggingface_hub to `HubError`, each with one readable message."""
 
 import math
 import re

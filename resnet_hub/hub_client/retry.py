@@ -69,12 +69,12 @@ def retry_call(call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
 
 
 def call_once(call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-    """As `retry_call`, but without a retry: for callers that have another way out."""
+    """As `retry_call`, but without a retry: for callers that have a fallback."""
     return _call(partial(call, *args, **options), retry=False)
 
 
 def call_within(timeout: float, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-    """As `call_once`, with a timeout in seconds in place of `TIMEOUT`."""
+    """As `call_once`, with a timeout in seconds instead of `TIMEOUT`."""
     return _call(partial(call, *args, **options), retry=False, timeout=timeout)
 
 

@@ -32,7 +32,7 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Write a file. A crash leaves the old content or the new. Text is encoded as UTF-8; line ends stay."""
+    """Write a file so that a crash leaves the old or the new content. Text is encoded as UTF-8, line ends unchanged."""
     with open_atomic(path) as file:
         file.write(data if isinstance(data, bytes) else data.encode())
 
@@ -46,8 +46,8 @@ def replace_folder(folder: str | Path, *, keep: Callable[[str], bool]) -> Iterat
 
     Args:
         folder: The folder to replace or create. A link to a folder stays a link.
-        keep: Called with the name of each entry of the old folder. If true, the entry is taken over, as a hard link
-            where the file system has them.
+        keep: Called with the name of each entry of the old folder. If true, the entry is carried over, as a hard link
+            where the file system supports them.
 
     Yields:
         An empty folder to fill.
@@ -104,7 +104,7 @@ def _link(source: str | Path, target: str | Path) -> None:
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Swap two folders: in one step on Linux, elsewhere in three, between which `old` does not exist for a moment."""
+    """Swap two folders: in one step on Linux, elsewhere in three renames, between which `old` is briefly missing."""
     if sys.platform == "linux":
         renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
         if renameat2 and not renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), RENAME_EXCHANGE):

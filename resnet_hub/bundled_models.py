@@ -10,7 +10,7 @@ SHELF = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CLONE
 
 
 def find_default_model() -> Path:
-    """Return the checkpoint folder that is used where none is named.
+    """Return the checkpoint folder that is used if a command names no model.
 
     Raises:
         CheckpointError: This installation has no such folder.

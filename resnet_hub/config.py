@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args, get_origin, get_typ
 from resnet_hub.errors import ConfigError
 
 SCHEMA = 2  # version of the "resnet_hub" section of config.json; raised when older readers would misread it
-CUSTOM = "resnet_custom"  # the architecture of networks without a name below, which no other library has
+CUSTOM = "resnet_custom"  # the architecture of networks without a name below; no other library uses it
 
 _BASIC, _BOTTLENECK = {"block": "basic"}, {"block": "bottleneck"}
 _18 = {"depths": (2, 2, 2, 2)}
@@ -125,7 +125,7 @@ class ResNetConfig:
     groups: int = 1  # of a bottleneck's 3x3 convolution (ResNeXt's cardinality)
     group_width: int = 64  # channels of each group in the first stage, at width 64 (torchvision's width_per_group)
     stem: Literal["7x7", "3x3", "deep"] = "7x7"  # 7x7, or deep (three 3x3): stride 2, then max-pool; 3x3: full size
-    stem_channels: tuple[int, ...] = ()  # of each stem convolution; empty: `width`, in a deep stem after two of half
+    stem_channels: tuple[int, ...] = ()  # of each stem convolution; empty: `width`; deep: half, half, `width`
     shortcut: Literal["A", "B", "C", "D", "none"] = "B"  # section 3.3; D: average pool, then B; none: the plain network
     stride_in_1x1: bool = False  # of a bottleneck: stride in the first 1x1 (V1, the paper) or in the 3x3 (V1.5)
     halve_first_stage: bool = False
@@ -165,7 +165,7 @@ class ResNetConfig:
 
     @property
     def architecture(self) -> str:
-        """The name in `VARIANTS` of this network, whatever its labels, input channels and image size; else `CUSTOM`."""
+        """The name in `VARIANTS` of this network, ignoring labels, input channels and image size; else `CUSTOM`."""
         for name, row in VARIANTS.items():
             if all(getattr(self, key) == row.get(key, getattr(ResNetConfig, key)) for key in _STRUCTURE):
                 return name
@@ -234,24 +234,24 @@ class ResNetConfig:
             for block in range(depth):
                 before, size = size, size if block else math.ceil(size / stride)
                 if self.block == "basic":
-                    made = [(inputs, planes, 3, 1, size), (planes, planes, 3, 1, size)]
+                    shapes = [(inputs, planes, 3, 1, size), (planes, planes, 3, 1, size)]
                 else:
                     mid = planes * self.group_width // 64 * self.groups
-                    made = [(inputs, mid, 1, 1, size if self.stride_in_1x1 else before)]
-                    made += [(mid, mid, 3, self.groups, size), (mid, outputs, 1, 1, size)]
-                at = f"layer{stage + 1}.{block}"
-                for number, shape in enumerate(made, start=1):
-                    yield Convolution(f"{at}.conv{number}", f"{at}.bn{number}", *shape)
+                    shapes = [(inputs, mid, 1, 1, size if self.stride_in_1x1 else before)]
+                    shapes += [(mid, mid, 3, self.groups, size), (mid, outputs, 1, 1, size)]
+                prefix = f"layer{stage + 1}.{block}"
+                for number, shape in enumerate(shapes, start=1):
+                    yield Convolution(f"{prefix}.conv{number}", f"{prefix}.bn{number}", *shape)
                 changes = inputs != outputs or (stride != 1 and not block)
                 if self.shortcut == "C" or (self.shortcut in ("B", "D") and changes):
                     index = 1 if self.shortcut == "D" else 0  # after the pool
-                    name, norm = f"{at}.downsample.{index}", f"{at}.downsample.{index + 1}"
+                    name, norm = f"{prefix}.downsample.{index}", f"{prefix}.downsample.{index + 1}"
                     yield Convolution(name, norm, inputs, outputs, 1, 1, size)
                 inputs = outputs
 
     @property
     def num_parameters(self) -> int:
-        """Number of learned values, without the running statistics of BatchNorm."""
+        """Number of trainable parameters, which does not count the running statistics of BatchNorm."""
         body = sum(convolution.weights + 2 * convolution.outputs for convolution in self.convolutions())
         return body + (self.num_features + 1) * self.num_classes
 

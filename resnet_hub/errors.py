@@ -43,11 +43,11 @@ class TooLargeError(DataError):
 
 
 class MemoryFullError(ResNetHubError):
-    """There is too little memory for an operation; nothing has changed."""
+    """There is too little memory for an operation, which has changed nothing."""
 
 
 class TrainingError(ResNetHubError):
-    """A training run that cannot start or continue; its saved state stays."""
+    """A training run that cannot start or continue; its saved training state is unchanged."""
 
 
 def disk_is_full(error: BaseException) -> bool:

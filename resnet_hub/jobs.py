@@ -215,7 +215,7 @@ def _training_time(timeout: str) -> int:
 
 
 def _source(package: Path) -> list[Path]:
-    """Returns the files of this package that a job needs: all but the page and, in a wheel, the shelf."""
+    """Returns the files of this package that a job needs: all but the web demo and the checkpoints in a wheel."""
     files = (path for path in package.rglob("*") if path.is_file())
     return sorted(path for path in files if not {"demo", "weights", "__pycache__"} & {*path.relative_to(package).parts})
 
@@ -223,7 +223,7 @@ def _source(package: Path) -> list[Path]:
 def _resolve_source(
     source: str, root: Path, upload: bool, input_id: str, pack: Any, files: "list[CommitOperationAdd]"
 ) -> str:
-    """Returns the name of a dataset or base in the job: its id on the Hub, or its path in `/input` if uploaded."""
+    """Returns how the job names a dataset or base: by its id on the Hub, or by its path in `/input` if uploaded."""
     from huggingface_hub import CommitOperationAdd
 
     path = root / Path(source).expanduser()

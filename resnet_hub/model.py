@@ -37,7 +37,7 @@ class ZeroPad(nn.Module):
 
 
 def shortcut(kind: str, inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Section 3.3: identity where the shape stays; else zero padding (A) or projection (B); C projects always.
+    """Section 3.3: identity if the shape stays the same; else zero padding (A) or projection (B); C always projects.
 
     D halves the map before it projects, so that no pixel is skipped (https://arxiv.org/abs/1812.01187, section 4.2).
     """
@@ -71,8 +71,9 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """Figure 5, right: 1x1 down, 3x3, 1x1 up to four times the planes.
 
-    The 3x3 carries the stride, which gains half a point over the paper's 1x1 (V1.5,
-    https://catalog.ngc.nvidia.com/orgs/nvidia/resources/resnet_50_v1_5_for_pytorch); `stride_in_1x1` is the paper's.
+    The stride is in the 3x3 convolution (V1.5), which is half a percentage point more accurate
+    (https://catalog.ngc.nvidia.com/orgs/nvidia/resources/resnet_50_v1_5_for_pytorch) than the paper's stride in the
+    first 1x1 (`stride_in_1x1`).
     """
 
     def __init__(self, config: ResNetConfig, inputs: int, planes: int, stride: int):
@@ -95,7 +96,7 @@ class Bottleneck(nn.Module):
 
 
 class _SkipInitialisation(TorchFunctionMode):
-    """No random weights: the meta device has no values, and torch imports 900 modules to initialise tensors on it."""
+    """Skips random weights: the meta device has no values, and torch would import 900 modules to initialise it."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

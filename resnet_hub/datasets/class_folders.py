@@ -18,7 +18,7 @@ Input are the folders that contain images, as tuples of names: `("train", "cat")
 
        cat/1.png  cat/more/2.png  dog/1.png                    classes cat (2 images), dog
 
-4. If the class folders of all images have the same name, it says nothing, and the folder above is the class::
+4. If the class folders of all images have the same name, it carries no information: the folder above is the class::
 
        cat/images/1.png  dog/images/1.png                      classes cat, dog
 
@@ -86,7 +86,7 @@ def _split_off_wrapper(folders: set[Folder]) -> tuple[Folder, set[Folder]]:
     """Return the folder around all others, and the others."""
     inner = set(folders)
     while inner:
-        first, last = min(inner), max(inner)  # the names that these two share, all share
+        first, last = min(inner), max(inner)  # path prefixes that these two share, all share
         is_same = [one == other for one, other in zip(first, last, strict=False)]
         wrapper = first[: [*is_same, False].index(False)]
         if len(inner) == 1 or wrapper not in inner:

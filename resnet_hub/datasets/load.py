@@ -54,13 +54,13 @@ def load_dataset(
         max_bytes: The limit of a download from the Hub, by default `MAX_DOWNLOAD`.
 
     Raises:
-        DataError: The source does not exist, cannot be read or has no training images, or has not what an argument
-            names.
+        DataError: The source does not exist, cannot be read or has no training images, or lacks the subset, split,
+            column or revision that an argument names.
         TooLargeError: The dataset on the Hub is larger than `max_bytes`. Nothing was downloaded.
     """
     limit = MAX_DOWNLOAD if max_bytes is None else max_bytes
     selection = {"subset": subset, "split": split, "image_column": image_column, "label_column": label_column}
-    supported: set[str] = set()  # the arguments that this kind of source has
+    supported: set[str] = set()  # the arguments that this kind of source takes
     path = None if isinstance(source, Mapping) or str(source).startswith(HUB_PREFIX) else Path(source)
     if isinstance(source, Mapping):
         splits = _load_mapping(source)

@@ -23,7 +23,7 @@ _CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # the files t
 _MAX_CARD = 2**20  # bytes
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OUTSIDE = re.compile(r"^[/\\~]|:|(^|[/\\])\.\.([/\\]|$)")  # an absolute path, a URL, a drive, the parent folder
-_MISSING_CHOICES = {  # messages of `datasets` whose second group lists names, and the texts of ours
+_MISSING_CHOICES = {  # patterns of errors of `datasets`, whose second group lists the choices -> our text
     r"(?s)Config name is missing()(.*?)(?:`load_dataset|$)": "has subsets",
     r"BuilderConfig '(.*)' not found. Available: (.*)": "has no subset {!r}",
     r'Unknown split "(.*)". Should be one of (.*)': "has no split {!r}",

@@ -150,7 +150,7 @@ class DatasetReport:
         """Number the images so that duplicates share a number, as `split_indices` takes it.
 
         In a class of images that all look the same (frames of a webcam, for example), only identical files share a
-        number. Otherwise none of its images could be held out.
+        number. Otherwise no image of the class could be held out.
 
         Returns:
             An int64 array of shape (N,).

@@ -10,7 +10,7 @@ def split_indices(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split a dataset, stratified by class. Images of one group stay on one side.
 
-    Every class with more than one group has images on both sides. The only group of a class is kept.
+    Every class with more than one group has images on both sides. The only group of a class is not held out.
 
     Args:
         targets: The class index of each image, int64 (N,).

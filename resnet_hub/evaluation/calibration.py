@@ -1,4 +1,4 @@
-"""Calibration: whether a model is right as often as its scores promise."""
+"""Calibration: whether predictions with a score of 80 % are correct in 80 % of the cases, and so on."""
 
 import numpy as np
 

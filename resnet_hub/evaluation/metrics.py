@@ -22,7 +22,7 @@ _MAX_MISTAKES = 3  # that the text shows
 class ClassScore(NamedTuple):
     """The metrics of one class against all others. A metric with a denominator of zero is 0, as in scikit-learn.
 
-    The metrics of a class without images, whose `support` is 0, say nothing about the model.
+    Ignore the metrics of a class whose `support` is 0: there are no images to measure them on.
     """
 
     label: str

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
     from resnet_hub.evaluation.metrics import Evaluation
 
-LABELLED_CLASSES = 50  # with more, labels would be too small to read
-NUMBERED_CLASSES = 20  # with more, so would be the shares in the cells
+LABELLED_CLASSES = 50  # with more classes, labels would be too small to read
+NUMBERED_CLASSES = 20  # with more classes, the shares in the cells would be too small
 
 _INK, _GREY, _FAINT = "#1f2937", "#6b7280", "#e5e7eb"
 _BLUE, _ORANGE = "#1d4ed8", "#d95f02"  # colour-blind readers can distinguish them
 _DPI = 200
 _SMALL, _LARGE, _HAIRLINE = 8, 10, 0.36  # points; a hairline is one pixel
 _LABEL_LETTERS = 22  # longer labels are cut
-# matplotlib takes each letter from the first font that has it: its own first, then these of Linux, macOS and Windows,
-# which have Chinese, Japanese and Korean.
+# matplotlib takes each letter from the first font that has it: its default font, then these fonts of Linux, macOS and
+# Windows, which cover Chinese, Japanese and Korean.
 _DEFAULT_FONT = "DejaVu Sans"
 _CJK_FONTS = (
     *("Noto Sans CJK JP", "Noto Sans SC", "WenQuanYi Zen Hei", "PingFang HK", "Hiragino Sans GB"),
@@ -35,7 +35,7 @@ _lock = threading.Lock()  # matplotlib is not thread-safe
 
 
 def plot_confusion_matrix(evaluation: "Evaluation") -> Image.Image:
-    """Plots a confusion matrix: rows are true classes, columns predicted ones. A darker cell is more of its row.
+    """Plots a confusion matrix: rows are true classes, columns predicted ones. A darker cell is a larger share.
 
     Correct predictions, on the diagonal, are blue, wrong ones orange. Up to `LABELLED_CLASSES` classes are labelled; a
     label with letters that no font has is replaced by the number of its class.
@@ -141,7 +141,7 @@ def _plot_curves(
 
 
 def _colour_shares(shares: np.ndarray) -> np.ndarray:
-    """Maps shares to colours (classes, classes, 3), uint8, as deep as the share's square root."""
+    """Maps shares to colours (classes, classes, 3), uint8, by the square root of the share."""
     from matplotlib.colors import to_rgb
 
     ink = np.where(np.eye(len(shares), dtype=bool)[..., None], to_rgb(_BLUE), to_rgb(_ORANGE))

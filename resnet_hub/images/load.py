@@ -54,7 +54,7 @@ def load_image(source: Any, *, name: str | None = None, near: int | None = None)
         source: A path, bytes, a binary file, a PIL image, or a NumPy array of shape (H, W) or (H, W, 1 | 3 | 4) with
             values of uint8, uint16, bool, or floats in 0..1. URLs are not downloaded.
         name: The name of the image in error messages. By default the name of the file.
-        near: A length in pixels. If set, the image may be reduced, but no side below `near`: a JPEG to 1/2,
+        near: A length in pixels. If set, the image may be reduced, but neither side below `near`: a JPEG to 1/2,
             1/4 or 1/8 of its size, which decodes faster, and any image of over 16 megapixels at a whole fraction,
             which takes less memory.
 
@@ -123,7 +123,7 @@ def _read(source: Any, name: str) -> bytes:
         elif isinstance(source, bytes | bytearray | memoryview):
             data = bytes(source)
         elif hasattr(source, "read"):
-            with suppress(OSError, AttributeError):  # if possible from the start, as Pillow does
+            with suppress(OSError, AttributeError):  # read from the start if possible, as Pillow does
                 source.seek(0)
             data = source.read(limits.MAX_IMAGE_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -188,7 +188,7 @@ def _get_transpose(image: Image.Image) -> Image.Transpose | None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Copy an image to mode RGB, without the metadata, by which it could be turned a second time."""
+    """Copy an image to mode RGB without its metadata, whose orientation could be applied a second time."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray(_to_8_bit(np.asarray(image)))
     elif image.mode in ("I", "F"):

@@ -1,1 +1,1 @@
-"""Images in, labels and scores out."""
+"""Inference: classifying images, heat maps, ONNX export and int8."""

@@ -50,7 +50,7 @@ class Classifier:
         model: A model with a head.
         device: Where to run, such as "cpu" or "cuda:1"; by default the fastest device of this machine.
         precision: "auto" takes int8 if the checkpoint has a calibration that lost at most half a point of accuracy and
-            int8 is faster on this machine, and half precision on a GPU. "fp32" and "int8" force either.
+            int8 is faster on this machine, and half precision on a GPU. "fp32" and "int8" force that precision.
         exact: Whether large images are preprocessed exactly as `transform` does, which is slower.
 
     Raises:
@@ -150,7 +150,7 @@ class Classifier:
                 the order of `list_images`; or an iterator of images.
             top_k: How many of the most likely labels to return; None returns all.
             batch_size: Images that the model computes at once.
-            errors: "raise" raises the error of an image that cannot be read, "return" returns it in place of the
+            errors: "raise" raises the error of an image that cannot be read, "return" returns it instead of the
                 image's labels.
 
         Returns:

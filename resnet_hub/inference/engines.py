@@ -48,7 +48,7 @@ class Engine(Protocol):
 
 
 class PyTorchEngine:
-    """Runs the model on the device where it is; on a GPU in half precision, unless `exact`."""
+    """Runs the model on its device; on a GPU in half precision, unless `exact`."""
 
     name = "PyTorch"
 

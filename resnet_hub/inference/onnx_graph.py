@@ -1,7 +1,7 @@
 """Writes a ResNet as an ONNX graph, in float32 or int8, which ONNX Runtime, transformers.js and others run.
 
-The project keeps its own writer since a ResNet needs few operators: it takes a fraction of a second, and no tracer
-that would block other threads. It folds each BatchNorm into the convolution before it. Graphs that come with a
+The project has its own writer since a ResNet needs few operators: it takes a fraction of a second, and needs no tracer,
+which would block other threads. It folds each BatchNorm into the convolution before it. Graphs that come with a
 checkpoint never run here; the graphs that run are built from the weights."""
 
 import copy
@@ -186,15 +186,15 @@ class _Writer:
         largest = np.abs(weights).reshape(len(weights), -1).max(1).clip(1e-10)
         scales = (largest / _HALF_RANGE).astype(np.float32)
         rounded = np.rint(weights / scales.reshape(-1, 1, 1, 1)).astype(np.int8)
-        of_bias = self.scales[x][2] * scales
+        bias_scales = self.scales[x][2] * scales
         limit = 2**31 - 1
-        whole = np.rint(bias / of_bias.astype(np.float64)).clip(-limit, limit).astype(np.int32)
-        found = []
-        for key, values, scale in (("weight", rounded, scales), ("bias", whole, of_bias)):
+        rounded_bias = np.rint(bias / bias_scales.astype(np.float64)).clip(-limit, limit).astype(np.int32)
+        outputs = []
+        for key, values, scale in (("weight", rounded, scales), ("bias", rounded_bias, bias_scales)):
             inputs = [self.constant(f"{name}.{key}.int", values), self.constant(f"{name}.{key}.scale", scale)]
             inputs.append(self.constant(f"{name}.{key}.zero", np.zeros(len(scale), values.dtype)))
-            found.append(self.node("DequantizeLinear", inputs, f"{name}.{key}", axis=0))
-        return found
+            outputs.append(self.node("DequantizeLinear", inputs, f"{name}.{key}", axis=0))
+        return outputs
 
     def pool(self, step: nn.MaxPool2d | nn.AvgPool2d, x: str) -> str:
         name, kernel, stride, padding = self.names[step], step.kernel_size, step.stride, step.padding

@@ -1,1 +1,1 @@
-"""Training runs."""
+"""Training: settings, data, augmentation, the loop, and the directory of a run."""

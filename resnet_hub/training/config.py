@@ -21,7 +21,7 @@ Augmentation = Literal["shift", "crop", "none"]
 Balance = Literal["none", "sampling", "loss"]
 Precision = Literal["no", "bf16", "fp16"]
 
-# What a recipe uses unless its row below has another value.
+# The values of each recipe, unless its row below has another.
 _PLAIN: dict[str, Any] = {
     **{"optimizer": "sgd", "nesterov": False, "warmup": 0.0, "ema": 0.0, "clip": 0.0},
     **{"frozen_norm": False, "frozen_stages": 0},

@@ -21,9 +21,9 @@ class Started(NamedTuple):
 
 
 class Preparing(NamedTuple):
-    """Progress of the work before the first step: "report" checks all images, then they are decoded.
+    """Progress of the work before the first step: "report" checks all images, "images" decodes them.
 
-    "features" are those that the head of a base is fitted to. "report" comes before `Started`, since it may find a
+    "features" computes what the head of a base is fitted to. "report" comes before `Started`, since it may find a
     reason not to start.
     """
 

@@ -40,7 +40,7 @@ def fit_linear_probe(
         class_weights: float (num_classes,), the weight of each class in the loss.
         transform: Its mean and standard deviation normalize the images.
         partial: File that keeps the features computed so far if the generator is closed before its end, for the next
-            call; None: they are lost.
+            call; None: they are discarded.
 
     Returns:
         The fitted head.

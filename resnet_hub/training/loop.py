@@ -85,7 +85,7 @@ def train(
 
 
 def error_reason(error: Exception, config: TrainConfig) -> str:
-    """Returns what the user can do about an error of the system; raises any other error again."""
+    """Returns the message for a full disk, full memory or an `OSError`, and what to do; re-raises any other error."""
     if disk_is_full(error):
         return f"The disk of {config.run} is full; free some space and resume, the last training state is kept."
     if memory_is_full(error):
@@ -112,7 +112,7 @@ class Trainer:
             read_model_config(config, run)  # fails before the dataset is read
 
     def set_up(self, max_download: int | None = None) -> Generator[events.Preparing, None, bool]:
-        """Reads the dataset and creates the model; returns False if it was asked to stop before."""
+        """Reads the dataset and creates the model; returns False if a stop was requested meanwhile."""
         config, run = self.config, self.run
         is_new = self.is_main and not run.exists()
         with self.accelerator.main_process_first():

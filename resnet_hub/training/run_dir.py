@@ -24,12 +24,16 @@ class EvaluationSplit(NamedTuple):
     chose_epoch: bool  # whether the epoch was chosen on the same images, which makes their metrics optimistic
 
 
-_NAMES = {"pictures": "images", "called": "validation_name", "split": "validation_split", "held_out": "validation"}
+# Keys of version 0.1 -> the fields of `SplitRecord`
+_FIELD_OF_OLD_KEY = {
+    **{"pictures": "images", "called": "validation_name"},
+    **{"split": "validation_split", "held_out": "validation"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRecord:
-    """The content of `split.json`: which images a run trains, validates and evaluates on. `_NAMES` maps keys of 0.1."""
+    """The content of `split.json`: which images a run trains, validates and evaluates on."""
 
     images: dict[str, int]  # number in each split of the dataset
     labels: list[str]
@@ -41,7 +45,7 @@ class SplitRecord:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "SplitRecord":
-        return cls(**{_NAMES.get(key, key): value for key, value in content.items()})
+        return cls(**{_FIELD_OF_OLD_KEY.get(key, key): value for key, value in content.items()})
 
 
 class RunDir:

@@ -1,6 +1,6 @@
 """What each epoch and step of a run use: learning rate, image size, order of the images, random numbers.
 
-All are functions of the settings and the position in the run, and of nothing that was drawn before. So a resumed or a
+All depend on the settings and the position in the run only, and not on earlier random numbers. So a resumed or a
 distributed run repeats the uninterrupted one.
 """
 
@@ -39,8 +39,8 @@ def image_size(first: int | None, last: int, epoch: int, epochs: int) -> int:
 
 def create_generator(seed: int, *position: int) -> Generator:
     """Returns a generator for the epoch, or for the epoch and step, at `position`."""
-    words = np.random.SeedSequence([seed, *position]).generate_state(2)
-    return Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+    seeds = np.random.SeedSequence([seed, *position]).generate_state(2)
+    return Generator().manual_seed(int(seeds[0]) << 32 | int(seeds[1]))
 
 
 def compute_class_weights(targets: Tensor, num_classes: int) -> Tensor:

@@ -98,19 +98,20 @@ def _choose_images(splits: Splits, report: DatasetReport, config: TrainConfig) -
     """
     unreadable = {(image.split, image.name) for image in report.unreadable}
 
-    def readable(split: str) -> np.ndarray:
+    def list_readable(split: str) -> np.ndarray:
         images = splits[split]
         return np.array([index for index in range(len(images)) if (split, images.name(index)) not in unreadable])
 
-    train = readable(TRAIN)
+    train = list_readable(TRAIN)
     candidates = (VALIDATION, TEST) if config.select == "last" else (VALIDATION,)
     split = next((name for name in candidates if name in splits), None)
     if split:
-        validation, name = readable(split), split
+        validation, name = list_readable(split), split
     else:
         images = splits[TRAIN].subset(train)
-        kept, held_out = split_indices(images.targets, config.validation, config.seed, report.group_duplicates(images))
-        train, validation, name = train[kept], train[held_out], f"{config.validation:.0%} held out"
+        groups = report.group_duplicates(images)
+        remaining, held_out = split_indices(images.targets, config.validation, config.seed, groups)
+        train, validation, name = train[remaining], train[held_out], f"{config.validation:.0%} held out"
     if not len(validation):
         raise DataError(f"The dataset {config.data} has too few images to hold some out; add more.")
     return SplitRecord(
@@ -120,5 +121,5 @@ def _choose_images(splits: Splits, report: DatasetReport, config: TrainConfig) -
         validation=validation.tolist(),
         validation_split=split or TRAIN,
         validation_name=name,
-        test=(readable(TEST).tolist() if TEST in splits and split != TEST else []) or None,
+        test=(list_readable(TEST).tolist() if TEST in splits and split != TEST else []) or None,
     )

@@ -66,20 +66,20 @@ class MemoryBudget:
     @contextmanager
     def hold(self, address: str) -> Iterator[Callable[[int], bool]]:
         """Yield a function that reserves bytes, or returns False at the limit; they are released after the block."""
-        taken = 0
+        reserved = 0
 
-        def take(amount: int) -> bool:
-            nonlocal taken
+        def reserve(amount: int) -> bool:
+            nonlocal reserved
             if self._held[address] + amount > MAX_HELD_EACH or self._held.total() + amount > MAX_HELD:
                 return False
-            taken += amount
+            reserved += amount
             self._held[address] += amount
             return True
 
         try:
-            yield take
+            yield reserve
         finally:
-            self._held[address] -= taken
+            self._held[address] -= reserved
             if not self._held[address]:
                 del self._held[address]
 

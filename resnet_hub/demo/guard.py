@@ -81,9 +81,9 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = _HEADERS | {"content-security-policy": _FILE_POLICY if kind == FILE else _PAGE_POLICY}
-                others = [pair for pair in message["headers"] if pair[0].decode("latin-1").lower() not in own]
-                message["headers"] = [*others, *((key.encode(), text.encode()) for key, text in own.items())]
+                headers = _HEADERS | {"content-security-policy": _FILE_POLICY if kind == FILE else _PAGE_POLICY}
+                others = [pair for pair in message["headers"] if pair[0].decode("latin-1").lower() not in headers]
+                message["headers"] = [*others, *((key.encode(), text.encode()) for key, text in headers.items())]
             elif kind == ANSWERS and b"process_completed" in message.get("body", b""):
                 for event in _EVENT_ID.findall(message["body"]):
                     self.open_calls.remove(event.decode())
@@ -134,10 +134,10 @@ class Guard:
     async def _pass_call(self, scope: Scope, kind: str, receive: Receive, send: Send) -> None:
         """Read the body of a call within its limits, check it, and pass it on."""
         address = get_address(scope)
-        with self.memory.hold(address) as take:
+        with self.memory.hold(address) as reserve:
             if kind == AGENT:
                 receive = self._meter(address, receive)  # an image in it becomes a file
-            body = await self._read_body(receive, MAX_CALL if kind == CALL else MAX_AGENT_CALL, take)
+            body = await self._read_body(receive, MAX_CALL if kind == CALL else MAX_AGENT_CALL, reserve)
             if not isinstance(body, bytes):  # the client has left
                 return await self.app(scope, _replay([body], receive), send)
             if kind == AGENT:
@@ -151,7 +151,7 @@ class Guard:
             message = {"type": "http.request", "body": body, "more_body": False}
             await self.app(scope, _replay([message], receive), send)
 
-    async def _read_body(self, receive: Receive, limit: int, take: Callable[[int], bool]) -> bytes | Message:
+    async def _read_body(self, receive: Receive, limit: int, reserve: Callable[[int], bool]) -> bytes | Message:
         """The whole body, or the message that came instead of it."""
         body, has_more = bytearray(), True
         try:
@@ -163,7 +163,7 @@ class Guard:
                     chunk, has_more = message.get("body", b""), message.get("more_body", False)
                     if len(body) + len(chunk) > limit:
                         raise RefusedError(413, f"A call has at most {limit // 2**20} MB; upload images before it.")
-                    if not take(len(chunk)):
+                    if not reserve(len(chunk)):
                         raise RefusedError(503, "Too much arrives at once; try again in a minute.")
                     body += chunk
         except TimeoutError:

@@ -63,7 +63,7 @@ class ModelStep:
 
     def render(self, default: str) -> None:
         """Add the step to the page that is being built."""
-        # Gradio sorts the inputs of a handler by their creation; this order is that of programs that call it.
+        # Gradio sorts the inputs of a handler by their creation, and programs that call it pass them in this order.
         self.job.create_inputs()
         self.inputs = create_inputs(base={"choices": list(self.models.names()), "value": default})
         self._place("recipe", "base", "architecture")

@@ -74,7 +74,7 @@ class Models:
         return None if run is None else str(run.read_facts().get("title", ""))
 
     def forget(self, name: str) -> None:
-        """Load it again at its next use: a resumed run changes its model."""
+        """Drop a loaded model, so that its next use loads it again: a resumed run changes its model."""
         with self._lock:
             if (future := self._held.get(name)) and future.done():
                 del self._held[name], self._bytes[name]
@@ -84,11 +84,11 @@ class Models:
         source = self.source(name)
         with self._lock:
             future = self._held.get(name)
-            first = future is None
+            is_first = future is None
             if future is None:
                 future = self._held[name] = Future()
             self._held.move_to_end(name)
-        if first:
+        if is_first:
             try:
                 future.set_result(self._load(name, source))
             except BaseException as error:
@@ -111,18 +111,18 @@ class Models:
         return Classifier.from_pretrained(source, token=token, device="cpu" if is_zero_gpu() else None)
 
     def _make_room(self, name: str, config: ResNetConfig) -> None:
-        wanted = config.num_parameters * _BYTES_PER_PARAMETER
-        if wanted > self.max_bytes:
+        needed = config.num_parameters * _BYTES_PER_PARAMETER
+        if needed > self.max_bytes:
             raise PageError("too_large", name=name, parameters=f"{config.num_parameters:,}")
         if config.peak_numbers > _PEAK or config.multiply_adds > _WORK:
             raise PageError("too_slow", name=name)
         with self._lock:
             for other in [key for key, future in self._held.items() if future.done()]:
-                if sum(self._bytes.values()) + wanted > self.max_bytes or len(self._held) > _HELD:
+                if sum(self._bytes.values()) + needed > self.max_bytes or len(self._held) > _HELD:
                     del self._held[other], self._bytes[other]
-            if sum(self._bytes.values()) + wanted > self.max_bytes:
+            if sum(self._bytes.values()) + needed > self.max_bytes:
                 raise PageError("busy")
-            self._bytes[name] = wanted
+            self._bytes[name] = needed
 
     def warm_up(self, name: str) -> None:
         """Load a model, predict once and start its engine, before a visitor does; errors are left to that visitor."""

@@ -63,7 +63,7 @@ class PageRun:
         return self.folder / "worker.log"
 
     def read_facts(self) -> dict[str, Any]:
-        """`data`, `title` and `names` of the dataset, as `TrainConfig` has them; `config`; what happened so far."""
+        """`data`, `title` and `names` of the dataset, as `TrainConfig` has them; `config`; and the progress so far."""
         return _read_json(self.folder / "page.json") or {}
 
     def update_facts(self, **facts: Any) -> None:
@@ -199,9 +199,9 @@ class PageRun:
         target = self.folder / f"{name}-model.zip"
         paths = sorted(self.run_dir.model.rglob("*"))
         check_free_space(self.folder, sum(path.stat().st_size for path in paths))
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as out:  # weights do not compress
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:  # weights do not compress
             for path in paths:
-                out.write(path, Path(name, path.relative_to(self.run_dir.model)))
+                archive.write(path, Path(name, path.relative_to(self.run_dir.model)))
         return target
 
 

@@ -69,8 +69,8 @@ class PredictTab:
         try:
             classifier = self.models.get(name)
         except ResNetHubError as error:
-            kept = translate(request, "kept", model=self._get_title(current, request)) if current else ""
-            alert = markup.render_text(f"{translate_error(request, error)} {kept}", "alert")
+            still_using = translate(request, "kept", model=self._get_title(current, request)) if current else ""
+            alert = markup.render_text(f"{translate_error(request, error)} {still_using}", "alert")
             return current, current, alert, gr.skip(), gr.skip()
         url = f"https://huggingface.co/{name}" if isinstance(self.models.source(name), str) else None
         card = classifier.model.card or translate(request, "no_card")  # shown as plain text: strangers wrote it
@@ -83,8 +83,8 @@ class PredictTab:
 
     def list_choices(self, current: str, request: gr.Request, *others: str) -> list[tuple[str, str]]:
         """Titles and values for the picker. `current` is among them if it is a run of the visitor."""
-        own = [current] if self.models.title(current) else []
-        names = dict.fromkeys([*self.models.names(), *own, *others])
+        own_runs = [current] if self.models.title(current) else []
+        names = dict.fromkeys([*self.models.names(), *own_runs, *others])
         return [(self._get_title(name, request), name) for name in names]
 
     def _get_title(self, model: str, request: gr.Request) -> str:

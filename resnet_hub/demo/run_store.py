@@ -33,7 +33,7 @@ class RunStore:
     """
 
     def __init__(self, root: str | Path | None = None, files: ServedFiles | None = None):
-        self.root = Path(root or os.environ.get("RESNET_HUB_RUNS") or _default_root()).absolute()
+        self.root = Path(root or os.environ.get("RESNET_HUB_RUNS") or _get_default_root()).absolute()
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.root.is_symlink() or not os.access(self.root, os.W_OK) or self.root.stat().st_mode & 0o022:
             raise TrainingError(f"Others may write to {self.root}; name a folder of your own in RESNET_HUB_RUNS.")
@@ -107,17 +107,17 @@ class RunStore:
     def list_older_than(self, seconds: float) -> list[PageRun]:
         """Runs whose folder was last written to more than `seconds` ago."""
         runs = [self.find(folder.name) for folder in self.root.iterdir()]
-        return [run for run in runs if run and _seconds_since_change(run.folder) > seconds]
+        return [run for run in runs if run and _measure_seconds_since_change(run.folder) > seconds]
 
 
-def _seconds_since_change(folder: Path) -> float:
+def _measure_seconds_since_change(folder: Path) -> float:
     try:
         return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
     except OSError:  # deleted meanwhile
         return 0.0
 
 
-def _default_root() -> Path:
+def _get_default_root() -> Path:
     """A folder that outlives the app, outside Gradio's folder and the working directory, whose files Gradio serves."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir(), f"resnet_hub_runs_{user}")

@@ -190,7 +190,7 @@ class Scheduler:
         return run.run_dir.model
 
     def close(self) -> None:
-        """End all workers; what they saved stays in their folders."""
+        """End all workers; their saved training states stay in the run directories."""
         atexit.unregister(self.close)
         self._closed.set()
         with self._lock:

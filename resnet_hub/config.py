@@ -139,7 +139,7 @@ class ResNetConfig:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        for key, value in _checked(vars(self)).items():
+        for key, value in _validate(vars(self)).items():
             object.__setattr__(self, key, value)
 
     @classmethod
@@ -308,11 +308,11 @@ class ResNetConfig:
         """
         if "resnet_hub" not in content:
             raise ConfigError("config.json has no section 'resnet_hub': it was written by another library.")
-        own = section(content, "resnet_hub")
-        if own.get("schema", SCHEMA) not in range(1, SCHEMA + 1):
-            schema = brief(own["schema"])
+        own_section = section(content, "resnet_hub")
+        if own_section.get("schema", SCHEMA) not in range(1, SCHEMA + 1):
+            schema = brief(own_section["schema"])
             raise ConfigError(f"config.json has schema {schema}, this version reads {SCHEMA}; update resnet_hub.")
-        values = {key: own[key] for key in _STRUCTURE if key in own}
+        values = {key: own_section[key] for key in _STRUCTURE if key in own_section}
         values |= preprocessing_fields(section(content, "pretrained_cfg"))
         names = content.get("label_names")
         if names is not None and not isinstance(names, list):
@@ -382,61 +382,67 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
+def _validate(values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields with lists as tuples; raises `ConfigError` where a type, a range or a combination is wrong."""
     hints = get_type_hints(ResNetConfig)
-    good = {key: _typed(key, value, hints[key]) for key, value in values.items()}
+    checked = {key: _validate_type(key, value, hints[key]) for key, value in values.items()}
 
-    def need(condition: bool, key: str, expected: str) -> None:
+    def require(condition: bool, key: str, expected: str) -> None:
         if not condition:
-            raise ConfigError(f"{key} is {brief(good[key])}; expected {expected}.")
+            raise ConfigError(f"{key} is {brief(checked[key])}; expected {expected}.")
 
-    labels: dict[int, str] = good["id2label"]
-    need(len(labels) <= _MAX_CLASSES, "id2label", f"at most {_MAX_CLASSES} labels")
-    need(sorted(labels) == list(range(len(labels))), "id2label", "the class indices 0, 1, 2, ... as keys")
+    labels: dict[int, str] = checked["id2label"]
+    require(len(labels) <= _MAX_CLASSES, "id2label", f"at most {_MAX_CLASSES} labels")
+    require(sorted(labels) == list(range(len(labels))), "id2label", "the class indices 0, 1, 2, ... as keys")
     for label in labels.values():
         if not label.strip() or len(label) > _MAX_LABEL_LENGTH or not label.isprintable():
             raise ConfigError(f"The label {label[:40]!r} is empty, unprintable or over {_MAX_LABEL_LENGTH} characters.")
-    good["id2label"] = dict(sorted(labels.items()))
+    checked["id2label"] = dict(sorted(labels.items()))
 
-    need(1 <= len(good["depths"]) <= 4, "depths", "one to four stages")
-    need(all(1 <= depth <= 1000 for depth in good["depths"]), "depths", "1 to 1000 blocks a stage")
+    require(1 <= len(checked["depths"]) <= 4, "depths", "one to four stages")
+    require(all(1 <= depth <= 1000 for depth in checked["depths"]), "depths", "1 to 1000 blocks a stage")
     for key, largest in {"width": 4096, "groups": 4096, "group_width": 4096, "in_channels": _MAX_CHANNELS}.items():
-        need(1 <= good[key] <= largest, key, f"a number from 1 to {largest}")
-    stages, stem = len(good["depths"]), 3 if good["stem"] == "deep" else 1
+        require(1 <= checked[key] <= largest, key, f"a number from 1 to {largest}")
+    stages, stem = len(checked["depths"]), 3 if checked["stem"] == "deep" else 1
     for key, count in {"stage_widths": stages, "stem_channels": stem}.items():
-        need(len(good[key]) in (0, count), key, f"{count} of them, or none")
-        need(all(1 <= channels <= 4096 for channels in good[key]), key, "numbers from 1 to 4096")
-    need(good["stage_widths"][:1] in ((), (good["width"],)), "stage_widths", f"the width {good['width']} first")
-    need(good["stem"] != "deep" or good["width"] > 1, "width", "at least 2 with a deep stem")
-    if good["block"] == "basic":
+        require(len(checked[key]) in (0, count), key, f"{count} of them, or none")
+        require(all(1 <= channels <= 4096 for channels in checked[key]), key, "numbers from 1 to 4096")
+    require(
+        checked["stage_widths"][:1] in ((), (checked["width"],)), "stage_widths", f"the width {checked['width']} first"
+    )
+    require(checked["stem"] != "deep" or checked["width"] > 1, "width", "at least 2 with a deep stem")
+    if checked["block"] == "basic":
         for key in ("groups", "group_width", "stride_in_1x1"):
-            need(good[key] == getattr(ResNetConfig, key), key, f"{getattr(ResNetConfig, key)!r} in a basic block")
-    narrowest = min(good["width"], *good["stage_widths"], 4096)
-    need(narrowest * good["group_width"] >= 64, "group_width", f"at least one channel at width {narrowest}")
-    need(1 <= good["image_size"] <= _MAX_IMAGE_SIZE, "image_size", f"1 to {_MAX_IMAGE_SIZE} pixels")
-    need(0.1 <= good["crop_pct"] <= 1, "crop_pct", "a fraction from 0.1 to 1")
+            require(checked[key] == getattr(ResNetConfig, key), key, f"{getattr(ResNetConfig, key)!r} in a basic block")
+    narrowest = min(checked["width"], *checked["stage_widths"], 4096)
+    require(narrowest * checked["group_width"] >= 64, "group_width", f"at least one channel at width {narrowest}")
+    require(1 <= checked["image_size"] <= _MAX_IMAGE_SIZE, "image_size", f"1 to {_MAX_IMAGE_SIZE} pixels")
+    require(0.1 <= checked["crop_pct"] <= 1, "crop_pct", "a fraction from 0.1 to 1")
     for key, smallest in {"mean": -math.inf, "std": 1e-6}.items():
-        need(len(good[key]) == good["in_channels"], key, f"one value for each of {good['in_channels']} channels")
-        need(all(math.isfinite(value) and value >= smallest for value in good[key]), key, "finite values, std above 0")
+        require(
+            len(checked[key]) == checked["in_channels"], key, f"one value for each of {checked['in_channels']} channels"
+        )
+        require(
+            all(math.isfinite(value) and value >= smallest for value in checked[key]), key, "finite values, std above 0"
+        )
 
     config = object.__new__(ResNetConfig)
-    config.__dict__.update(good | {"stage_widths": (), "stem_channels": ()})
+    config.__dict__.update(checked | {"stage_widths": (), "stem_channels": ()})
     # Equal networks have equal configs: values that follow from `width` are dropped.
-    if good["stage_widths"] == config.stage_planes:
-        good["stage_widths"] = ()
-    if good["stem_channels"] == config.stem_outputs:
-        good["stem_channels"] = ()
-    config.__dict__.update(good)
+    if checked["stage_widths"] == config.stage_planes:
+        checked["stage_widths"] = ()
+    if checked["stem_channels"] == config.stem_outputs:
+        checked["stem_channels"] = ()
+    config.__dict__.update(checked)
     if config.num_parameters > _MAX_PARAMETERS:
         limit = f"{_MAX_PARAMETERS:,}"
         raise ConfigError(f"The network has {config.num_parameters:,} parameters; the limit is {limit}.")
     if config.peak_numbers > _MAX_PEAK:
         raise ConfigError(f"The network keeps {config.peak_numbers:,} values for one image; at most {_MAX_PEAK:,} fit.")
-    return good
+    return checked
 
 
-def _typed(key: str, value: Any, hint: Any) -> Any:
+def _validate_type(key: str, value: Any, hint: Any) -> Any:
     """Check a value against the type annotation of its field; integers become floats, lists become tuples."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
@@ -444,9 +450,9 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
             return value
         raise ConfigError(f"{key} is {brief(value)}; choose one of {', '.join(arguments)}.")
     if origin is tuple and isinstance(value, list | tuple) and len(value) <= _MAX_CHANNELS:
-        return tuple(_typed(key, item, arguments[0]) for item in value)
+        return tuple(_validate_type(key, item, arguments[0]) for item in value)
     if origin is dict and isinstance(value, dict):
-        return {_typed(key, index, int): _typed(key, label, str) for index, label in value.items()}
+        return {_validate_type(key, index, int): _validate_type(key, label, str) for index, label in value.items()}
     if hint is float and (type(value) is float or (type(value) is int and abs(value) < 2**53)):
         return float(value)
     if type(value) is hint:

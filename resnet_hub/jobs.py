@@ -92,17 +92,18 @@ def submit(
     check_push_access(repo_id, private=private, token=token)
     package = Path(__file__).parent
     files = [
-        CommitOperationAdd(f"resnet_hub/{path.relative_to(package).as_posix()}", path) for path in _source(package)
+        CommitOperationAdd(f"resnet_hub/{path.relative_to(package).as_posix()}", path)
+        for path in _list_package_files(package)
     ]
     input_id = f"{repo_id}-input"
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        pack = partial(_data_files, scratch=scratch, **config.data_names)
+        pack = partial(_pack_dataset, scratch=scratch, **config.data_names)
         data = _resolve_source(config.data, root, upload, input_id, pack, files)
         if data != config.data:  # a ZIP of what the dataset fields select
             defaults: dict[str, Any] = dict.fromkeys(DATASET_FIELDS)
             config = replace(config, **defaults)
-        base = config.base and _resolve_source(config.base, root, upload, input_id, _base_files, files)
+        base = config.base and _resolve_source(config.base, root, upload, input_id, _list_base_files, files)
         arguments = command_line_options(replace(config, data=data, base=base, run=_RUN))
         arguments += ["--stop-after", f"{train_seconds}s", "--json"]
         arguments += ["--push", repo_id, "--private" if private else "--no-private"]
@@ -214,7 +215,7 @@ def _training_time(timeout: str) -> int:
     return round(limit - max(_OVERHEAD, limit / 10))
 
 
-def _source(package: Path) -> list[Path]:
+def _list_package_files(package: Path) -> list[Path]:
     """Returns the files of this package that a job needs: all but the web demo and the checkpoints in a wheel."""
     files = (path for path in package.rglob("*") if path.is_file())
     return sorted(path for path in files if not {"demo", "weights", "__pycache__"} & {*path.relative_to(package).parts})
@@ -241,7 +242,7 @@ def _resolve_source(
     return f"{_INPUT}/{name}"
 
 
-def _data_files(path: Path, scratch: Path, **names: Any) -> tuple[str, dict[str, Path]]:
+def _pack_dataset(path: Path, scratch: Path, **names: Any) -> tuple[str, dict[str, Path]]:
     """Returns the name and files to upload of a dataset: one ZIP of what the arguments of `load_dataset` select."""
     splits = load_dataset(path, **names)
     if path.suffix.lower() != ".zip":
@@ -249,7 +250,7 @@ def _data_files(path: Path, scratch: Path, **names: Any) -> tuple[str, dict[str,
     return path.name, {path.name: path}
 
 
-def _base_files(path: Path) -> tuple[str, dict[str, Path]]:
+def _list_base_files(path: Path) -> tuple[str, dict[str, Path]]:
     """Returns the name and files to upload of a checkpoint folder: config, weights and model card."""
     name = f"base/{path.resolve().name}"
     files = [path / file for file in (CONFIG_FILE, PROCESSOR_FILE, INDEX_FILE, CARD_FILE) if (path / file).is_file()]

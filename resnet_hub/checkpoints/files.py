@@ -44,7 +44,7 @@ class LocalFiles(_Files):
     folder: Path
 
     def fetch(self, *names: str) -> Path:
-        """Return the folder with those of the files that exist."""
+        """Return the folder, which may lack some of the files."""
         return self.folder
 
     def check_size(self, weights: list[str], config: ResNetConfig) -> None:

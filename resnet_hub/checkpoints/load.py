@@ -40,7 +40,7 @@ class Checkpoint(NamedTuple):
 
     @property
     def dtype(self) -> str:
-        """The dtype that the weights are stored as: "float32", or the narrowest where they are mixed."""
+        """The dtype that the weights are stored as: the narrowest if they are mixed."""
         return storage_dtype(self.weights)
 
 
@@ -62,7 +62,7 @@ def load_checkpoint(source: str | Path, *, weights: str | None = None, **hub: An
     """
     files = open_source(source, **hub)
     config = _read_config(files)
-    names = _weight_files(files, weights)
+    names = _find_weights_files(files, weights)
     files.check_size(names, config)
     folder = files.fetch(*names, CARD_FILE, CALIBRATION_FILE)
     tensors = _read_weights(folder, names, source)
@@ -87,12 +87,12 @@ def count_parameters_by_dtype(source: str | Path, *, weights: str | None = None,
     """
     files = open_source(source, **hub)
     counts: Counter[str] = Counter()
-    for name in _weight_files(files, weights):
+    for name in _find_weights_files(files, weights):
         counts.update(files.count_parameters(name))
     return dict(counts)
 
 
-def _weight_files(files: LocalFiles | HubFiles, requested: str | None) -> list[str]:
+def _find_weights_files(files: LocalFiles | HubFiles, requested: str | None) -> list[str]:
     """The weights file, or its shards; raises `CheckpointError` if there is none, or more than one to choose from."""
     names = files.names
     if requested is not None:
@@ -103,7 +103,7 @@ def _weight_files(files: LocalFiles | HubFiles, requested: str | None) -> list[s
     if WEIGHTS_FILE in names:
         return [WEIGHTS_FILE]
     if INDEX_FILE in names:
-        return _shards(files.fetch(INDEX_FILE) / INDEX_FILE, names, files.source)
+        return _read_shard_names(files.fetch(INDEX_FILE) / INDEX_FILE, names, files.source)
     candidates = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
     if len(candidates) > 1:
         raise CheckpointError(
@@ -114,7 +114,7 @@ def _weight_files(files: LocalFiles | HubFiles, requested: str | None) -> list[s
     return candidates
 
 
-def _shards(index: Path, names: list[str], source: str | Path) -> list[str]:
+def _read_shard_names(index: Path, names: list[str], source: str | Path) -> list[str]:
     """The weights files that an index lists; only files beside it are accepted."""
     try:
         with index.open("rb") as file:

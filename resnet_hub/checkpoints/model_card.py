@@ -86,10 +86,10 @@ def render_card(
         "model_card.md",
         config=config,
         facts=facts,
-        title=_title(config),
+        title=_create_title(config),
         dtype=dtype,
         repo_id=repo_id,
-        loaders=_loaders(config),
+        loaders=_list_loaders(config),
         fence="`" * max(3, 1 + longest_fence),
         fold_above=_FOLD_ABOVE,
     )
@@ -261,7 +261,7 @@ def _parse(card: str) -> _Card:
     return _Card(metadata if isinstance(metadata, dict) else {}, body, weights, origin)
 
 
-def _loaders(config: ResNetConfig) -> list[str]:
+def _list_loaders(config: ResNetConfig) -> list[str]:
     """The other libraries that can load the checkpoint."""
     if config.architecture == CUSTOM or config.stem == "3x3":
         return []
@@ -274,7 +274,7 @@ def _metadata(config: ResNetConfig, facts: CardContent) -> dict[str, Any]:
     from huggingface_hub import EvalResult, ModelCardData
 
     task = "image-classification" if config.num_classes else "image-feature-extraction"
-    others = [library for library in _loaders(config) if library != "torchvision"]
+    others = [library for library in _list_loaders(config) if library != "torchvision"]
     name = facts.dataset_name or ", ".join(facts.datasets) or "private data"
     results = [
         EvalResult(
@@ -294,13 +294,13 @@ def _metadata(config: ResNetConfig, facts: CardContent) -> dict[str, Any]:
         license=facts.license,
         datasets=list(facts.datasets) or None,
         base_model=facts.base_model,
-        model_name=facts.title or _title(config),
+        model_name=facts.title or _create_title(config),
         eval_results=results or None,
     )
     return {key: value for key, value in data.to_dict().items() if key != "model_name"}
 
 
-def _title(config: ResNetConfig) -> str:
+def _create_title(config: ResNetConfig) -> str:
     return config.architecture.replace(CUSTOM, "ResNet") + (
         f" with {config.num_classes} labels" if config.num_classes else " without a head"
     )
@@ -314,7 +314,12 @@ def _templates() -> "Environment":
     environment = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"text": _text, "percent": _percent, "numbers": _numbers, "quote": quote}
+    environment.filters |= {
+        "text": _escape_markdown,
+        "percent": _format_percent,
+        "numbers": _format_numbers,
+        "quote": quote,
+    }
     return environment
 
 
@@ -322,15 +327,15 @@ def _render(template: str, **values: object) -> str:
     return _templates().get_template(template).render(values)
 
 
-def _numbers(values: Sequence[float]) -> str:
+def _format_numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _percent(value: float) -> str:
+def _format_percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
-def _text(untrusted: str) -> str:
+def _escape_markdown(untrusted: str) -> str:
     """Escape untrusted text for Markdown: one line without markup, HTML or links."""
     text = re.sub(r"([\\`*_\[\]<>&|~$!@#])", r"\\\1", " ".join(untrusted.split()))
     text = re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", text)  # would begin a list or a heading

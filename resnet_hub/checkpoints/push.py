@@ -47,7 +47,9 @@ def check_push_access(repo_id: str, *, private: bool | None = None, token: str |
             if is_token_error(error.response):
                 raise
         try:
-            owners, role = retry_call(_token_owners, api)  # as late as possible: the Hub limits the rate of whoami
+            owners, role = retry_call(
+                _fetch_token_owners, api
+            )  # as late as possible: the Hub limits the rate of whoami
         except errors.HfHubHTTPError as error:
             if error.response.status_code == 429 and "/" in repo_id:
                 return  # the creation of the repo will be refused if the token is wrong
@@ -58,11 +60,11 @@ def check_push_access(repo_id: str, *, private: bool | None = None, token: str |
             return check_push_access(f"{owners[0]}/{repo_id}", private=private, token=token)
         owner, _, name = repo_id.partition("/")
         if owner.casefold() not in map(str.casefold, owners):
-            suggestions = " or ".join(f"{own}/{name}" for own in owners[:3])
+            suggestions = " or ".join(f"{candidate}/{name}" for candidate in owners[:3])
             raise HubError(f"The token cannot create {repo_id}, as it is not {owner}'s. Push to {suggestions}.")
 
 
-def _token_owners(api: "HfApi") -> tuple[list[str], str | None]:
+def _fetch_token_owners(api: "HfApi") -> tuple[list[str], str | None]:
     """The user and organizations that the token can create repos for, the user first, and the token's role."""
     user = api.whoami()
     owners = [user["name"], *(org["name"] for org in user.get("orgs") or () if org.get("roleInOrg") != "read")]

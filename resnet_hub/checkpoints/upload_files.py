@@ -46,7 +46,7 @@ def select_upload_files(folder: Path, include: Sequence[str] = ()) -> UploadFile
         CheckpointError: A pattern matches no file that can be uploaded, or config or weights are a link that leaves the
             folder.
     """
-    names = _OWN_FILES | _shard_names(folder) | _card_images(folder)
+    names = _OWN_FILES | _read_shard_names(folder) | _find_card_images(folder)
     names |= {name for path in folder.glob("onnx/*") if _ONNX.fullmatch(name := f"onnx/{path.name}")}
     for pattern in include:
         paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
@@ -75,14 +75,14 @@ def _resolve(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _shard_names(folder: Path) -> set[str]:
+def _read_shard_names(folder: Path) -> set[str]:
     with suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
         shards = json.loads((folder / INDEX_FILE).read_bytes())["weight_map"].values()
         return {name for name in shards if re.fullmatch(r"[\w-][\w.-]*\.safetensors", name)}
     return set()
 
 
-def _card_images(folder: Path) -> set[str]:
+def _find_card_images(folder: Path) -> set[str]:
     """The image files beside the model card, or in folders below, that it shows."""
     with suppress(OSError):
         card = (folder / CARD_FILE).read_bytes().decode(errors="replace")

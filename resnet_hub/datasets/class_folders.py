@@ -77,8 +77,8 @@ def find_empty_folders(folders: list[str], used: set[Folder]) -> list[str]:
         index = bisect_left(used_paths, folder + "/")  # of the first used path that can be below the folder
         return index == len(used_paths) or not used_paths[index].startswith(folder + "/")
 
-    own = [folder for folder in folders if folder != "." and not any(map(is_system_file, folder.split("/")))]
-    empty = {folder for folder in own if folder and is_empty(folder)}
+    candidates = [folder for folder in folders if folder != "." and not any(map(is_system_file, folder.split("/")))]
+    empty = {folder for folder in candidates if folder and is_empty(folder)}
     return sorted(folder for folder in empty if folder.rpartition("/")[0] not in empty)
 
 

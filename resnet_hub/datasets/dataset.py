@@ -87,11 +87,11 @@ class ImageDataset:
         with ThreadPoolExecutor(threads) as pool:
             arrays = pool.map(decode_one, range(len(self)))
             first = next(arrays)
-            out = np.empty((len(self), *first.shape), np.uint8)
-            out[0] = first
+            pixels = np.empty((len(self), *first.shape), np.uint8)
+            pixels[0] = first
             for index, array in enumerate(arrays, 1):
-                out[index] = array
-        return out
+                pixels[index] = array
+        return pixels
 
 
 class Splits(dict[str, ImageDataset]):

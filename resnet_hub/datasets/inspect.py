@@ -72,7 +72,7 @@ def iterate_report(splits: Mapping[str, ImageDataset]) -> Generator[tuple[int, i
     report = DatasetReport(
         labels=labels,
         classes=tuple(reports.ClassCount(*key, counts[key], sizes[key]) for key in product(splits, labels)),
-        sizes={key: _spread([getattr(image, key) for image in fingerprints]) for key in _SIZES if fingerprints},
+        sizes={key: _summarize([getattr(image, key) for image in fingerprints]) for key in _SIZES if fingerprints},
         unreadable=tuple(unreadable),
         duplicates=tuple(
             DuplicateGroup(tuple(readable[i] for i in group), files) for group, files in find_duplicates(fingerprints)
@@ -89,7 +89,7 @@ def _inspect(images: ImageDataset, index: int) -> Fingerprint | ImageError:
         return error
 
 
-def _spread(values: list[int]) -> tuple[int, int, int]:
+def _summarize(values: list[int]) -> tuple[int, int, int]:
     return min(values), int(np.median(values)), max(values)
 
 

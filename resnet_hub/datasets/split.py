@@ -35,12 +35,12 @@ def split_indices(
         members = [strata[target][index] for index in generator.permutation(len(strata[target]))]
         if len(members) < 2:
             continue
-        wanted, taken = max(1, round(sum(map(len, members)) * fraction)), 0
+        quota, num_held_out = max(1, round(sum(map(len, members)) * fraction)), 0
         for unit in members[:-1]:
-            if taken + len(unit) <= wanted:
+            if num_held_out + len(unit) <= quota:
                 held_out.append(unit)
-                taken += len(unit)
-        if not taken:
+                num_held_out += len(unit)
+        if not num_held_out:
             held_out.append(min(members, key=len))
     indices = np.sort(np.concatenate(held_out)) if held_out else np.array([], np.int64)
     return np.setdiff1d(np.arange(len(targets)), indices), indices

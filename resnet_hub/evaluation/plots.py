@@ -80,7 +80,7 @@ def plot_confusion_matrix(evaluation: "Evaluation") -> Image.Image:
 
 
 def plot_training_curves(history: Sequence[Mapping[str, Any]]) -> Image.Image:
-    """Plots loss and accuracy over the epochs; a ring marks the epoch whose weights were kept.
+    """Plots loss and accuracy over the epochs; a ring marks the epoch whose weights are saved.
 
     Args:
         history: A mapping for each epoch with `epoch`, `train_loss`, `validation_loss`, `accuracy` and `best`, as
@@ -88,21 +88,21 @@ def plot_training_curves(history: Sequence[Mapping[str, Any]]) -> Image.Image:
     """
     from matplotlib.figure import Figure
 
-    kept = next((epoch["epoch"] for epoch in reversed(history) if epoch["best"]), None)
+    best_epoch = next((epoch["epoch"] for epoch in reversed(history) if epoch["best"]), None)
     with _lock:
         figure = Figure(figsize=(4.4, 5), dpi=_DPI)
         # One below the other: side by side they cannot be read on a phone.
         loss = figure.add_axes((60 / 440, 298 / 500, 360 / 440, 150 / 500))
-        _plot_curves(loss, "Loss", history, {"train_loss": "training", "validation_loss": "validation"}, kept)
+        _plot_curves(loss, "Loss", history, {"train_loss": "training", "validation_loss": "validation"}, best_epoch)
         accuracy = figure.add_axes((60 / 440, 48 / 500, 360 / 440, 150 / 500))
-        _plot_curves(accuracy, "Accuracy", history, {"accuracy": "validation"}, kept)
+        _plot_curves(accuracy, "Accuracy", history, {"accuracy": "validation"}, best_epoch)
         return _render(figure)
 
 
 def _plot_curves(
-    axes: "Axes", title: str, history: Sequence[Mapping[str, Any]], names: Mapping[str, str], kept: int | None
+    axes: "Axes", title: str, history: Sequence[Mapping[str, Any]], names: Mapping[str, str], best_epoch: int | None
 ) -> None:
-    """Plots fields of the history under their names; the last one has the ring and the text of the kept epoch."""
+    """Plots fields of the history under their names; the last one has the ring and the value of the best epoch."""
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     axes.set_title(title, loc="left", pad=13, **_style(_LARGE, _INK))
@@ -134,9 +134,13 @@ def _plot_curves(
     axes.set_xlabel("epoch", **_style(_SMALL, _GREY))
     legend: dict[str, Any] = {"frameon": False, "handlelength": 0, "handletextpad": 0.6, "labelcolor": "linecolor"}
     axes.legend(loc="upper right", bbox_to_anchor=(1.02, -0.12), ncols=2, fontsize=_SMALL, **legend)
-    if kept in points:
-        axes.plot(kept, points[kept], **line | {"markersize": 9, "markevery": None, "fillstyle": "none"})
-        text = f"{points[kept]:.1%} at epoch {kept}" if is_accuracy else f"{points[kept]:.3g} at epoch {kept}"
+    if best_epoch in points:
+        axes.plot(best_epoch, points[best_epoch], **line | {"markersize": 9, "markevery": None, "fillstyle": "none"})
+        text = (
+            f"{points[best_epoch]:.1%} at epoch {best_epoch}"
+            if is_accuracy
+            else f"{points[best_epoch]:.3g} at epoch {best_epoch}"
+        )
         axes.set_title(text, loc="right", pad=13, **_style(_SMALL, _GREY))
 
 

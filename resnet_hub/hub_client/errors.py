@@ -70,7 +70,7 @@ def error_message(error: Exception, subject: str, revision: str | None, writing:
         case errors.OfflineModeIsEnabled():
             return "HF_HUB_OFFLINE is set. Unset it to reach the Hub."
         case errors.HfHubHTTPError():
-            return _status_message(error, subject, failure, writing)
+            return _explain_status(error, subject, failure, writing)
         case errors.HTTPError():
             reason = type(error).__name__ if type(error) is not errors.HTTPError else str(error)
             return f"{failure}: the Hub at {hub} cannot be reached ({reason}). Check the connection and try again."
@@ -84,7 +84,7 @@ def is_token_error(response: Any) -> bool:
     return response.status_code == 401 and "token" in response.headers.get("X-Error-Message", "").lower()
 
 
-def _status_message(error: Any, subject: str, failure: str, writing: bool) -> str:
+def _explain_status(error: Any, subject: str, failure: str, writing: bool) -> str:
     """The message for a response with an error status."""
     status = error.response.status_code
     match status:

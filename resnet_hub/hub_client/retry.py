@@ -47,7 +47,7 @@ class _Clock:
             if hasattr(self.failure, "status_code"):
                 _raise_for_status(self.failure)
             # The base class: huggingface_hub retries only subclasses of it.
-            raise _http_library().HTTPError(f"no answer for {self.timeout:.0f} seconds")
+            raise _import_http_library().HTTPError(f"no answer for {self.timeout:.0f} seconds")
 
 
 _current_clock: ContextVar[_Clock | None] = ContextVar("_current_clock", default=None)  # of this thread's call
@@ -81,7 +81,7 @@ def call_within(timeout: float, call: Callable[P, T], *args: P.args, **options: 
 def _call(call: Callable[[], T], *, retry: bool, timeout: float | None = None) -> T:
     from huggingface_hub import constants, errors
 
-    http = _http_library()
+    http = _import_http_library()
     with request_timeout(timeout) as clock:
         backoff = 1.0
         while True:
@@ -172,7 +172,7 @@ def _raise_for_status(response: Any) -> None:
     hf_raise_for_status(response)
 
 
-def _http_library() -> Any:
+def _import_http_library() -> Any:
     """The HTTP library of the installed huggingface_hub: httpx, or httpx2 from 2.4 on."""
     from huggingface_hub import errors
 
@@ -181,7 +181,7 @@ def _http_library() -> Any:
 
 @cache
 def _measured_stream() -> Any:
-    class MeasuredStream(_http_library().SyncByteStream):  # type: ignore[misc]
+    class MeasuredStream(_import_http_library().SyncByteStream):  # type: ignore[misc]
         """The body of a request (without `path`) or of a response, whose bytes move the clock."""
 
         def __init__(self, stream: Any, clock: _Clock, path: str | None = None, start: int = 0):

@@ -31,8 +31,8 @@ def crop_box(config: ResNetConfig, size: tuple[int, int]) -> tuple[float, float,
         Left, top, right and bottom, in pixels of the image.
     """
     (width, height), side = size, config.image_size
-    new_width, new_height = _resized_size(config, size)
-    left, top = _margin(new_width, side), _margin(new_height, side)
+    new_width, new_height = _compute_resized_size(config, size)
+    left, top = _compute_margin(new_width, side), _compute_margin(new_height, side)
     x, y = width / new_width, height / new_height
     return left * x, top * y, min((left + side) * x, width), min((top + side) * y, height)
 
@@ -63,12 +63,12 @@ def resize_and_crop(config: ResNetConfig, image: Image.Image, *, exact: bool = T
     mode = "L" if config.in_channels == 1 else "RGB"
     image = image if image.mode == mode else image.convert(mode)
     side, resampling = config.image_size, _RESAMPLING[config.interpolation]
-    width, height = _resized_size(config, image.size)
+    width, height = _compute_resized_size(config, image.size)
     is_fast = not exact and min(image.size) >= 2 * min(width, height)  # smaller images would save little time
     if is_fast or width * height > _MAX_RESIZED_PIXELS:  # crop first, at fractions of a pixel: equal up to rounding
         gap = _REDUCING_GAP if is_fast else None
         return image.resize((side, side), resampling, box=crop_box(config, image.size), reducing_gap=gap)
-    left, top = _margin(width, side), _margin(height, side)
+    left, top = _compute_margin(width, side), _compute_margin(height, side)
     return image.resize((width, height), resampling).crop((left, top, left + side, top + side))
 
 
@@ -81,7 +81,7 @@ def _transform(config: ResNetConfig, mean: np.ndarray, std: np.ndarray, exact: b
     return torch.from_numpy(pixels)
 
 
-def _resized_size(config: ResNetConfig, size: tuple[int, int]) -> tuple[int, int]:
+def _compute_resized_size(config: ResNetConfig, size: tuple[int, int]) -> tuple[int, int]:
     short = config.resize_size
     if config.crop_mode == "squash":
         return short, short
@@ -89,5 +89,5 @@ def _resized_size(config: ResNetConfig, size: tuple[int, int]) -> tuple[int, int
     return (short, long) if size[0] <= size[1] else (long, short)
 
 
-def _margin(length: int, side: int) -> int:
+def _compute_margin(length: int, side: int) -> int:
     return round((length - side) / 2)

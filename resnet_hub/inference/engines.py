@@ -81,7 +81,7 @@ class OnnxRuntimeEngine:
     def __call__(self, batch: Tensor) -> EngineOutput:
         chunk = max(1, _RUN_PIXELS // (batch.shape[2] * batch.shape[3]))
         starts = range(0, len(batch), chunk)
-        runs = [self._session.run([LOGITS, MAP], {INPUT: batch[at : at + chunk].numpy()}) for at in starts]
+        runs = [self._session.run([LOGITS, MAP], {INPUT: batch[start : start + chunk].numpy()}) for start in starts]
         if len(runs) > 1:
             runs = [[np.concatenate(outputs) for outputs in zip(*runs, strict=True)]]
         return EngineOutput(*map(torch.from_numpy, runs[0]))

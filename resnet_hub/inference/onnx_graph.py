@@ -48,7 +48,9 @@ def fold_batchnorm(model: ResNet) -> ResNet:
     """
     folded = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
     last = ""
-    for name, module in list(folded.named_modules()):  # in the order of their definition: that of the computation
+    for name, module in list(
+        folded.named_modules()
+    ):  # in the order of their definition, which is that of the computation
         if isinstance(module, nn.Conv2d):
             last = name
         elif isinstance(module, nn.BatchNorm2d):
@@ -220,8 +222,8 @@ class _Writer:
         return self.quantized(name, self.constant(f"{name}.scale", scale), self.constant(f"{name}.zero", zero), scale)
 
     def quantized(self, name: str, scale: str, zero: str, step: np.float32) -> str:
-        whole = self.node("QuantizeLinear", [name, scale, zero], f"{name}.int")
-        rounded = self.node("DequantizeLinear", [whole, scale, zero], f"{name}.rounded")
+        integers = self.node("QuantizeLinear", [name, scale, zero], f"{name}.int")
+        rounded = self.node("DequantizeLinear", [integers, scale, zero], f"{name}.rounded")
         self.scales[rounded] = scale, zero, step
         return rounded
 

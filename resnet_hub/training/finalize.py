@@ -77,7 +77,7 @@ def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, ha
     origin, license = _describe_base(config.base, run)
     return CardContent(
         license=license,
-        dataset_name=_public_name(config.data).removeprefix(HUB_PREFIX),
+        dataset_name=_get_public_name(config.data).removeprefix(HUB_PREFIX),
         datasets=[config.data.removeprefix(HUB_PREFIX)] if _is_on_hub(config.data) else [],
         base_model=config.base if is_hub_id(config.base) else None,
         metrics=metrics | {"expected calibration error": evaluation.calibration_error},
@@ -87,7 +87,7 @@ def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, ha
         measured_by="PyTorch in float32",
         per_class={score.label: score.recall for score in evaluation.classes if score.support},
         class_counts={score.label: (int(training_counts[score.label]), score.support) for score in evaluation.classes},
-        command=_command_line(config),
+        command=_format_command(config),
         training=f"{length} in {minutes:.1f} minutes on {hardware}; the weights kept are those of epoch {best}. "
         f"Recipe {config.recipe}, seed {config.seed}, torch {torch.__version__}.{origin}",
         image_files=(CURVES, CONFUSION),
@@ -105,17 +105,21 @@ def _describe_base(base: str | None, run: RunDir) -> tuple[str, str | None]:
     if is_hub_id(base):
         return "", license
     stated = f", whose card states the license: {license}" if license else ""
-    return f" It started from the weights of {_public_name(base)}{stated}.", license
+    return f" It started from the weights of {_get_public_name(base)}{stated}.", license
 
 
-def _command_line(config: TrainConfig) -> str:
+def _format_command(config: TrainConfig) -> str:
     """Returns the command that repeats a run, with names in place of the paths of this machine."""
-    data, run, base = _public_name(config.data), _public_name(config.run), config.base and _public_name(config.base)
+    data, run, base = (
+        _get_public_name(config.data),
+        _get_public_name(config.run),
+        config.base and _get_public_name(config.base),
+    )
     options = command_line_options(replace(config, data=data, run=run, base=base))
     return shlex.join(["resnet-hub", "train", *options])
 
 
-def _public_name(source: str) -> str:
+def _get_public_name(source: str) -> str:
     """Returns a Hub id unchanged, and only the name of a folder, since its path is private."""
     return source if _is_on_hub(source) else Path(source).name
 

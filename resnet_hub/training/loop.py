@@ -141,7 +141,7 @@ class Trainer:
         return True
 
     def run_phase(self) -> Iterator[events.Event]:
-        """Does what is left of the phase; the last event is `Finished` or `Stopped`."""
+        """Does the remaining work of the phase; the last event is `Finished` or `Stopped`."""
         run, images = self.run, self.images
         if self.is_main and (not run.exists() or vars(run.config) != vars(self.config)):  # data or base have moved
             run.create(self.config)

@@ -1,3 +1,3 @@
-"""The version of the package, which the wheel, the page and the ONNX files state."""
+"""The version of the package, for the wheel, the page and the ONNX files."""
 
 __version__ = "0.2.0"

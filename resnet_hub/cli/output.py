@@ -1,4 +1,4 @@
-"""What commands write to the terminal: safe text, aligned rows, a progress bar."""
+"""Terminal output of commands: safe text, aligned rows, a progress bar."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

@@ -17,7 +17,7 @@ from resnet_hub.datasets.duplicates import Fingerprint, compute_fingerprint, fin
 from resnet_hub.datasets.report import DatasetReport, DuplicateGroup, Finding, ImageRef, shorten
 from resnet_hub.errors import ImageError, list_some
 
-FEW_IMAGES = 20  # of a class; with fewer, an accuracy measured on a fifth of them says little
+FEW_IMAGES = 20  # of a class; with fewer, the accuracy on a fifth of them is hardly meaningful
 IMBALANCE = 5  # ratio of the largest to the smallest class from which small classes are recognized worse
 THREADS = min(8, os.cpu_count() or 1)  # each holds one decoded image
 _SIZES = ("width", "height", "bytes")  # of which the report has the minimum, median and maximum

@@ -1,4 +1,4 @@
-"""How much of the page one visitor address, and all of them together, may use: bytes, calls, memory, the queue."""
+"""Limits on bytes, calls, memory and the queue: for each visitor address, and for all of them together."""
 
 import threading
 import time

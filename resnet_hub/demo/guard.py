@@ -1,4 +1,4 @@
-"""ASGI middleware: which requests reach Gradio, how much a visitor may send, and what a browser may do with answers.
+"""ASGI middleware: decides which requests reach Gradio, how much a visitor may send, and sets security headers.
 
 The page, Gradio's clients and agents (MCP) all pass through it.
 """
@@ -125,7 +125,7 @@ class Guard:
             raise RefusedError(403, "Addresses are not fetched here.")
         may_act = scope.get("session") or is_local_user(scope)
         if kind in (CALL, UPLOAD, AGENT) and may_act and is_from_other_site(scope):
-            raise RefusedError(403, "A signed-in visitor can be acted for by this page alone.")
+            raise RefusedError(403, "Only this page may act for a signed-in visitor.")
         if kind in (CALL, AGENT) and self.calls.use(get_address(scope), 1):
             raise RefusedError(429, f"At most {MAX_CALLS:,} calls a minute are answered; wait a minute.")
         if kind in (UPLOAD, AGENT) and shutil.disk_usage(_find_existing(self.uploads)).free < FREE_BYTES:
@@ -162,12 +162,12 @@ class Guard:
                         return message
                     chunk, has_more = message.get("body", b""), message.get("more_body", False)
                     if len(body) + len(chunk) > limit:
-                        raise RefusedError(413, f"A call has at most {limit // 2**20} MB; upload images before it.")
+                        raise RefusedError(413, f"The call is over {limit // 2**20} MB; upload images before it.")
                     if not reserve(len(chunk)):
-                        raise RefusedError(503, "Too much arrives at once; try again in a minute.")
+                        raise RefusedError(503, "Too much data arrives at once; try again in a minute.")
                     body += chunk
         except TimeoutError:
-            raise RefusedError(408, f"A call arrives within {CALL_TIME:g} seconds; send it again.") from None
+            raise RefusedError(408, f"The call took over {CALL_TIME:g} seconds to arrive; send it again.") from None
         return bytes(body)
 
     def _count_call(self, scope: Scope, address: str, call: dict[str, Any], send: Send) -> Send:

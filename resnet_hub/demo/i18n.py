@@ -27,7 +27,7 @@ class PageError(ResNetHubError):
         self.key, self.values = key, values
 
 
-def message(key: str) -> Any:  # Gradio takes its I18nData wherever it shows a text, but does not always declare so
+def message(key: str) -> Any:  # Any: Gradio accepts its I18nData for every text, but does not always declare it
     """A fixed text, which the browser translates."""
     return I18N(key)
 

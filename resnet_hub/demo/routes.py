@@ -1,4 +1,4 @@
-"""Which routes of Gradio the page serves. All others answer 404.
+"""The routes of Gradio that the page serves. All others answer 404.
 
 Gradio has more than the page needs: one fetches any address, one calls handlers past the queue.
 """

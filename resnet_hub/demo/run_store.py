@@ -36,7 +36,7 @@ class RunStore:
         self.root = Path(root or os.environ.get("RESNET_HUB_RUNS") or _get_default_root()).absolute()
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.root.is_symlink() or not os.access(self.root, os.W_OK) or self.root.stat().st_mode & 0o022:
-            raise TrainingError(f"Others may write to {self.root}; name a folder of your own in RESNET_HUB_RUNS.")
+            raise TrainingError(f"Others may write to {self.root}; set RESNET_HUB_RUNS to a private folder.")
         self.files = files or ServedFiles(f"{self.root}_served")
         self._lock = threading.Lock()
         self._addresses: dict[str, str] = {}  # by run id: the address of the visitor who made it

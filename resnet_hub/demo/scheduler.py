@@ -1,4 +1,4 @@
-"""Which run trains when: a fair queue and one worker process at a time. Imports no gradio."""
+"""Schedules the runs: a fair queue, and one worker process at a time. Imports no gradio."""
 
 import atexit
 import math
@@ -37,7 +37,7 @@ _STATE_AFTER: dict[str, State] = {
 
 
 class Status(NamedTuple):
-    """Where a run stands."""
+    """The state of a run."""
 
     state: State
     position: int = 0  # in the queue, from 1

@@ -1,4 +1,4 @@
-"""Where the page runs: on a machine of its user, in a Hugging Face Space, or in a Space on ZeroGPU."""
+"""Detects where the page runs: on a user's machine, in a Hugging Face Space, or in a Space on ZeroGPU."""
 
 import os
 

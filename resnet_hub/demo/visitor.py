@@ -1,4 +1,4 @@
-"""Who sends a request: a visitor address, the local user, a page of another site. Works on ASGI scopes."""
+"""Identifies the sender of a request: visitor address, local user, page of another site. Works on ASGI scopes."""
 
 import ipaddress
 from collections.abc import MutableMapping

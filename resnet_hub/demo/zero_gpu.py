@@ -74,7 +74,7 @@ def drive(scheduler: Scheduler, run: PageRun) -> Iterator[float]:
                             run.log_event(last := event)
                         yield used + time.monotonic() - started_at
             except gr.Error as refusal:
-                # Only a refusal tells how much is left: request that much.
+                # Only a refusal states the quota left: request that much.
                 requested, left = _parse_quota(str(refusal.message))
                 if not started_at and left < requested and seconds * left // requested >= LEAST:
                     seconds = seconds * left // requested

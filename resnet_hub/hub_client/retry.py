@@ -1,8 +1,8 @@
 """Retries and timeouts for calls of huggingface_hub: a call fails once nothing has arrived for `TIMEOUT` seconds.
 
-huggingface_hub does not retry a 503 on most GET requests, sleeps for as long as `Retry-After` says (an hour, if it says
-so), and retries other responses without end. Hooks on its HTTP client measure the progress of each call made through
-this module; other requests of the process pass through them unchanged. Uploads and downloads by Xet have no hooks.
+huggingface_hub does not retry a 503 on most GET requests, sleeps for as long as `Retry-After` says (even an hour), and
+retries other responses without end. Hooks on its HTTP client measure the progress of each call made through this
+module; other requests of the process pass through them unchanged. Uploads and downloads by Xet have no hooks.
 """
 
 import re

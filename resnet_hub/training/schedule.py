@@ -1,4 +1,4 @@
-"""What each epoch and step of a run use: learning rate, image size, order of the images, random numbers.
+"""The learning rate, image size, order of images and random numbers of each epoch and step of a run.
 
 All depend on the settings and the position in the run only, and not on earlier random numbers. So a resumed or a
 distributed run repeats the uninterrupted one.

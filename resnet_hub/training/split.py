@@ -1,4 +1,4 @@
-"""Which images of a dataset a run trains, validates and evaluates on."""
+"""Chooses the images of a dataset that a run trains, validates and evaluates on."""
 
 import time
 from collections import Counter

@@ -27,7 +27,7 @@ class Best(NamedTuple):
 
 @dataclass
 class Position:
-    """How far a run has come."""
+    """The progress of a run."""
 
     epoch: int = 0  # completed epochs
     step: int = 0  # completed steps of the current epoch
@@ -96,7 +96,7 @@ class TrainingState:
 
 
 def read_position(path: Path) -> Position:
-    """Reads how far a run has come, without its tensors; raises `TrainingError` if the file is damaged."""
+    """Reads the progress of a run, without its tensors; raises `TrainingError` if the file is damaged."""
     try:
         with safe_open(path, "pt") as file:
             return Position.from_dict(json.loads(file.metadata()["position"]))

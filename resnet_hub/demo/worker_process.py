@@ -39,7 +39,7 @@ class WorkerProcess:
         phase = "all"
         if self._facts.get("ending") or time_limit == 0:
             phase, time_limit = "evaluate", None
-        elif is_zero_gpu() and not self._facts.get("trained"):  # the GPU trains, in calls of `zero`
+        elif is_zero_gpu() and not self._facts.get("trained"):  # the GPU trains, in calls of `zero_gpu`
             phase, time_limit = "prepare", None
         if is_zero_gpu():
             env["CUDA_VISIBLE_DEVICES"] = ""

@@ -125,9 +125,7 @@ def push_folder(
         if private and info.private is not True:
             raise _public_repo_error(repo_id)
         listing = read_listing(repo_id, info)
-        additions: dict[str, CommitOperationAdd] = {
-            name: CommitOperationAdd(name, path) for name, path in files.items()
-        }
+        additions = {name: CommitOperationAdd(name, path) for name, path in files.items()}
         if CARD_FILE in additions:
             card = _merge_cards(api, folder, repo_id, listing, onnx=ONNX_FILE in additions)
             additions[CARD_FILE] = CommitOperationAdd(CARD_FILE, card.encode())

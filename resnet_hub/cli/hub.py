@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_hub.cli import options
+from resnet_hub.cli import options, output
 from resnet_hub.errors import HubError, ResNetHubError
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ def run_push(arguments: options.Arguments) -> int:
     from resnet_hub.checkpoints.upload_files import select_upload_files
     from resnet_hub.hub_client.errors import hub_errors
 
-    with hub_errors(arguments.repo):  # an invalid name, before anything is listed
-        read_config(arguments.folder)
-        selection = select_upload_files(Path(arguments.folder).expanduser(), arguments.include)
+    with hub_errors(arguments.repo):
+        pass  # an invalid name raises before anything is listed
+    read_config(arguments.folder)
+    selection = select_upload_files(Path(arguments.folder).expanduser(), arguments.include)
     if selection.skipped:
-        print(f"not uploaded: {', '.join(selection.skipped)}", file=sys.stderr)
+        print(f"not uploaded: {', '.join(map(output.escape, selection.skipped))}", file=sys.stderr)
     if arguments.dry_run:
-        print(*selection.files, sep="\n")
+        print(*map(output.escape, selection.files), sep="\n")
         return 0
     settings = options.select(arguments, "private", "branch", "create_pr", "message", "include")
     print(push_folder(arguments.folder, arguments.repo, **settings))

@@ -173,7 +173,7 @@ def test_a_file_is_checked_once(model: ResNet, hub: Hub, monkeypatch: pytest.Mon
 KILLED = """
 import os, sys
 from resnet_hub.checkpoints import load, files
-source.digest_file = lambda path, length: os.kill(os.getpid(), 9)
+files.digest_file = lambda path, length: os.kill(os.getpid(), 9)
 load.load_checkpoint("user/tiny", cache_dir=sys.argv[1])
 """
 

@@ -9,8 +9,6 @@ import threading
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from resnet_hub.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE
-from resnet_hub.checkpoints.load import read_config
 from resnet_hub.errors import ResNetHubError
 
 PREDICT_MODEL = "timm/resnet50.a1_in1k"  # Apache-2.0, 224 pixels, 1000 labels, 102 MB
@@ -62,6 +60,8 @@ def is_cached(repo_id: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
+    from resnet_hub.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE
+
     try:
         return all(isinstance(try_to_load_from_cache(repo_id, name), str) for name in (CONFIG_FILE, WEIGHTS_FILE))
     except HFValidationError:
@@ -75,6 +75,8 @@ def probe(repo_id: str, seconds: float = PROBE_SECONDS) -> str | None:
         None if it has, else the reason in one sentence.
     """
     from huggingface_hub import constants
+
+    from resnet_hub.checkpoints.load import read_config
 
     if constants.is_offline_mode():
         return f"{repo_id} is not in the cache, and HF_HUB_OFFLINE is set."

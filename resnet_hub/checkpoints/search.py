@@ -13,7 +13,7 @@ _SUBJECT = "The list of models"  # in messages
 
 
 class SearchResult(NamedTuple):
-    """A model that a search found."""
+    """One result of a search."""
 
     id: str
     downloads: int

@@ -3,11 +3,9 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +18,7 @@ import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from helpers import ROOT
+from helpers.page import find_free_port, wait_for_server
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -89,9 +88,7 @@ def address(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     """The page as a newcomer starts it, in a process of its own; it must not print a traceback."""
     hub = ThreadingHTTPServer(("127.0.0.1", 0), HubSearch)
     threading.Thread(target=hub.serve_forever, daemon=True).start()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     folder = tmp_path_factory.mktemp("server")
     settings = {
         "GRADIO_SERVER_PORT": str(port),
@@ -112,12 +109,7 @@ def address(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
             stderr=subprocess.STDOUT,
         )
         try:
-            for _ in range(600):
-                assert server.poll() is None, (folder / "log").read_text()
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.1)
+            wait_for_server(server, port, folder / "log")
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()

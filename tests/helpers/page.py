@@ -25,12 +25,26 @@ from resnet_hub.demo.run_store import RunStore
 from resnet_hub.demo.scheduler import Scheduler
 
 
+def find_free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_for_server(server: subprocess.Popen, port: int, log: Path) -> None:
+    """Wait until the server listens; fail with its log if it ends."""
+    for _ in range(3000):
+        assert server.poll() is None, log.read_text()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+
+
 @contextmanager
 def serving(folder: Path, program: str = "", **settings: str) -> Iterator[str]:
     """The page over the shelf in `folder`, after `program`; it must not print a traceback, nor the token."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     settings |= {
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
@@ -48,12 +62,7 @@ def serving(folder: Path, program: str = "", **settings: str) -> Iterator[str]:
             process_group=0,
         )
         try:
-            for _ in range(3000):
-                assert server.poll() is None, (folder / "log").read_text()
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.1)
+            wait_for_server(server, port, folder / "log")
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()

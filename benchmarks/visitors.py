@@ -159,7 +159,7 @@ def main() -> None:
 
 
 def calibrate(folder: Path, model: ResNet) -> None:
-    from resnet_hub.checkpoints.folder import CALIBRATION_FILE
+    from resnet_hub.checkpoints.save import CALIBRATION_FILE
     from resnet_hub.inference.quantize import calibrate_on_batch
 
     content = json.loads(calibrate_on_batch(model, torch.randn(8, 3, 224, 224)).calibration or b"")

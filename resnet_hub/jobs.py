@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from resnet_hub.checkpoints.folder import CARD_FILE, CONFIG_FILE, INDEX_FILE, PROCESSOR_FILE
 from resnet_hub.checkpoints.push import check_push_access
+from resnet_hub.checkpoints.save import CARD_FILE, CONFIG_FILE, INDEX_FILE, PROCESSOR_FILE
 from resnet_hub.datasets.export import export_dataset
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.remote import HUB_PREFIX

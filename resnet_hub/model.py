@@ -223,8 +223,8 @@ class ResNet(nn.Module):
             ConfigError: The config describes a network that is not supported.
             HubError: The Hub refuses, or cannot be reached and there is no cached copy.
         """
-        from resnet_hub.checkpoints.folder import cast_weights, check_weights
-        from resnet_hub.checkpoints.load import load_checkpoint
+        from resnet_hub.checkpoints.load import check_weights, load_checkpoint
+        from resnet_hub.checkpoints.save import cast_weights
 
         checkpoint = load_checkpoint(source, **hub)
         with torch.device("meta"), _SkipInitialisation():  # the loaded tensors become the parameters: no second copy
@@ -254,7 +254,7 @@ class ResNet(nn.Module):
         Raises:
             CheckpointError: Labels and head disagree, a weight overflows in `dtype`, or the folder cannot be written.
         """
-        from resnet_hub.checkpoints.folder import is_lossless_cast, save_checkpoint
+        from resnet_hub.checkpoints.save import is_lossless_cast, save_checkpoint
 
         weights = self.state_dict()
         if dtype is None and self.stored_as != "float32" and is_lossless_cast(weights, self.stored_as):

@@ -60,7 +60,7 @@ def is_cached(repo_id: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    from resnet_hub.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE
+    from resnet_hub.checkpoints.save import CONFIG_FILE, WEIGHTS_FILE
 
     try:
         return all(isinstance(try_to_load_from_cache(repo_id, name), str) for name in (CONFIG_FILE, WEIGHTS_FILE))

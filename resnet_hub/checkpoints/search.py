@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from resnet_hub.checkpoints.files import REQUEST_TIMEOUT
+from resnet_hub.checkpoints.load import REQUEST_TIMEOUT
 from resnet_hub.hub_client.errors import translate_errors
 from resnet_hub.hub_client.listing import malformed_response_error
 from resnet_hub.hub_client.retry import call_within

@@ -33,9 +33,9 @@ def run(arguments: options.Arguments) -> int:
     Prints the detected and the assumed settings with their reasons. Only tensors and plain values are read from a
     pickle.
     """
-    from resnet_hub.checkpoints.folder import save_checkpoint
     from resnet_hub.checkpoints.load import read_card
     from resnet_hub.checkpoints.model_card import is_generated
+    from resnet_hub.checkpoints.save import save_checkpoint
     from resnet_hub.convert.state_dict import convert_state_dict, read_state_dict
     from resnet_hub.model import ResNet
 

@@ -25,7 +25,7 @@ def add_parsers(commands: options.Commands) -> None:
 
 def run_report(arguments: options.Arguments) -> int:
     """Report the images per class, unreadable files, duplicates and other problems of a dataset."""
-    from resnet_hub.datasets.inspect import create_report
+    from resnet_hub.datasets.report import create_report
 
     splits = _load_splits(arguments)
     with output.image_progress() as progress:

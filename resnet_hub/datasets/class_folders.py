@@ -31,7 +31,7 @@ from bisect import bisect_left
 from collections import defaultdict
 
 from resnet_hub.datasets.dataset import SPLIT_NAMES, TRAIN
-from resnet_hub.datasets.label_names import is_system_file, unescape_label
+from resnet_hub.datasets.labels import is_system_file, unescape_label
 
 Folder = tuple[str, ...]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from resnet_hub.atomic import open_atomic
 from resnet_hub.datasets.dataset import TRAIN, ImageDataset
-from resnet_hub.datasets.label_names import escape_label
+from resnet_hub.datasets.labels import escape_label
 from resnet_hub.errors import DataError, disk_is_full
 from resnet_hub.images.load import SUFFIXES
 

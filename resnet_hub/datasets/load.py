@@ -12,7 +12,7 @@ import numpy as np
 from resnet_hub.datasets.archive import UNSUPPORTED_COMPRESSION, Archive
 from resnet_hub.datasets.class_folders import Folder, find_empty_folders, infer_classes
 from resnet_hub.datasets.dataset import SPLITS, TRAIN, ImageDataset, LazySequence, Names, Splits
-from resnet_hub.datasets.label_names import decode_file_name, is_system_file, natural_key
+from resnet_hub.datasets.labels import decode_file_name, is_system_file, natural_key
 from resnet_hub.datasets.remote import HUB_PREFIX, MAX_DOWNLOAD, load_parquet_or_hub
 from resnet_hub.errors import DataError
 from resnet_hub.images.load import SUFFIXES

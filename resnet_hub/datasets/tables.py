@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from resnet_hub.datasets.dataset import TRAIN, ImageDataset, LazySequence, Splits
-from resnet_hub.datasets.label_names import natural_key
+from resnet_hub.datasets.labels import natural_key
 from resnet_hub.errors import DataError, ImageError
 
 MAX_LABELS = 10_000  # a column with more values holds numbers or captions

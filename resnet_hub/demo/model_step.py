@@ -38,7 +38,7 @@ class ModelStep:
 
     def preview(self, values: Updates, request: gr.Request) -> Updates:
         """Up to six images as the training sees them, each of them twice."""
-        from resnet_hub.training.transforms import preview_augmentation  # imports torch
+        from resnet_hub.training.augmentation import preview_augmentation  # imports torch
 
         try:
             base, options = self.read_options(values)

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple, cast
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import ImageDataset, Splits
 from resnet_hub.datasets.export import export_dataset
-from resnet_hub.datasets.inspect import create_report
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.remote import HUB_PREFIX
-from resnet_hub.datasets.report import DatasetReport
+from resnet_hub.datasets.report import DatasetReport, create_report
 from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.space import is_space
 from resnet_hub.errors import TooLargeError

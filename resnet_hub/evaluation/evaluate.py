@@ -15,10 +15,10 @@ from resnet_hub.datasets.dataset import SPLIT_NAMES, ImageDataset, choose_split
 from resnet_hub.datasets.labels import match_labels
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import CheckpointError, DataError, ImageError, list_some, printable
-from resnet_hub.evaluation.calibration import compute_calibration_error
 from resnet_hub.evaluation.metrics import (
     Evaluation,
     Mistake,
+    compute_calibration_error,
     compute_class_scores,
     compute_confusion,
     compute_target_ranks,

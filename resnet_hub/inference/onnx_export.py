@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from resnet_hub.atomic import write_atomic
-from resnet_hub.checkpoints.folder import ONNX_FILE
+from resnet_hub.checkpoints.save import ONNX_FILE
 from resnet_hub.errors import CheckpointError, ResNetHubError, disk_is_full
 from resnet_hub.inference.engines import check_logits, create_session, example_batch, has_onnx, load_calibration
 from resnet_hub.inference.onnx_graph import INPUT, build_onnx, fold_batchnorm

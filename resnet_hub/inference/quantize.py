@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from resnet_hub.calibration_record import CalibrationRecord
-from resnet_hub.checkpoints.folder import CALIBRATION_FILE, CARD_FILE
 from resnet_hub.checkpoints.model_card import add_int8_section
+from resnet_hub.checkpoints.save import CALIBRATION_FILE, CARD_FILE
 from resnet_hub.datasets.dataset import TRAIN, ImageDataset, choose_split
 from resnet_hub.datasets.labels import match_labels
 from resnet_hub.datasets.load import load_dataset

@@ -13,9 +13,9 @@ from torch import Tensor
 from resnet_hub.atomic import write_atomic
 from resnet_hub.errors import TrainingError
 from resnet_hub.images.transforms import resize_and_crop
+from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.events import Preparing
 from resnet_hub.training.split import RunImages
-from resnet_hub.training.transforms import BatchTransform
 
 _CHUNK = 256  # images between two events
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from resnet_hub.atomic import write_atomic
-from resnet_hub.checkpoints.folder import CARD_FILE, WEIGHTS_FILE
 from resnet_hub.checkpoints.load import read_card
 from resnet_hub.checkpoints.model_card import CardContent, read_license, render_card
+from resnet_hub.checkpoints.save import CARD_FILE, WEIGHTS_FILE
 from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.errors import ResNetHubError

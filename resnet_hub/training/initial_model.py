@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from resnet_hub.checkpoints.folder import CONFIG_FILE
 from resnet_hub.checkpoints.load import read_config
+from resnet_hub.checkpoints.save import CONFIG_FILE
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import TrainingError
 from resnet_hub.model import ResNet

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from resnet_hub.atomic import write_atomic
 from resnet_hub.inference.engines import select_engine
 from resnet_hub.model import ResNet
+from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.events import Preparing
-from resnet_hub.training.transforms import BatchTransform
 
 CACHE_BYTES = 2**30  # of features kept on disk; the oldest are deleted first
 

@@ -17,6 +17,7 @@ from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.training import events, schedule
+from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.config import Phase, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.decoded_images import ImageStore, decode_images
 from resnet_hub.training.finalize import describe_hardware, finalize_run, is_finalized
@@ -26,7 +27,6 @@ from resnet_hub.training.optimizer import average_weights, create_optimizer, fro
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import create_split, select_images
 from resnet_hub.training.state import Best, Position, TrainingState, read_position
-from resnet_hub.training.transforms import BatchTransform
 from resnet_hub.training.validation import ValidationSet
 
 T = TypeVar("T")

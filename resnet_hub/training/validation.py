@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnet_hub.model import ResNet
+from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.events import Sample
-from resnet_hub.training.transforms import BatchTransform
 
 _BATCH, _SAMPLES = 256, 6
 

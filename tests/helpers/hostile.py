@@ -759,8 +759,8 @@ def open_image(case: Case, folder: Path) -> None:
 
 
 def open_zip(case: Case, folder: Path) -> None:
-    from resnet_hub.datasets.inspect import create_report
     from resnet_hub.datasets.load import load_dataset
+    from resnet_hub.datasets.report import create_report
 
     (folder / "photos.zip").write_bytes(case.build())  # type: ignore[call-arg, arg-type]
     yield
@@ -819,7 +819,7 @@ def tell(row: dict[str, object]) -> None:
 
 def main(wanted: list[str]) -> None:
     importlib.import_module("resnet_hub.inference.classifier")  # the idle process has them loaded
-    importlib.import_module("resnet_hub.datasets.inspect")
+    importlib.import_module("resnet_hub.datasets.report")
 
     for kind, (cases, _) in KINDS.items():
         for name in cases:

@@ -14,8 +14,7 @@ from PIL import Image
 from timm.models import _hub, _registry, save_for_hf
 from torch import nn
 
-from resnet_hub.checkpoints.folder import check_weights
-from resnet_hub.checkpoints.load import read_config
+from resnet_hub.checkpoints.load import check_weights, read_config
 from resnet_hub.config import VARIANTS, ResNetConfig
 from resnet_hub.convert.config_json import parse_config
 from resnet_hub.convert.label_sets import read_label_set

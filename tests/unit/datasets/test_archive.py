@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnet_hub.datasets.archive import Archive
-from resnet_hub.datasets.inspect import create_report
 from resnet_hub.datasets.load import load_dataset
+from resnet_hub.datasets.report import create_report
 from resnet_hub.errors import DataError, ImageError, ResNetHubError
 
 

@@ -20,11 +20,11 @@ from PIL import Image
 
 from resnet_hub.datasets.dataset import ImageDataset, Splits
 from resnet_hub.datasets.export import export_dataset
-from resnet_hub.datasets.label_names import natural_key
+from resnet_hub.datasets.labels import natural_key
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.remote import HUB_PREFIX
-from resnet_hub.datasets.split import split_indices
 from resnet_hub.errors import DataError, ImageError, TooLargeError
+from resnet_hub.training.split import split_indices
 
 
 def image(shade: int, kind: str = "PNG") -> bytes:

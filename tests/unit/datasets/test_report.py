@@ -13,11 +13,18 @@ from PIL import Image, ImageEnhance
 from resnet_hub.cli import main
 from resnet_hub.datasets.dataset import ImageDataset, Splits
 from resnet_hub.datasets.duplicates import _NEIGHBOURS
-from resnet_hub.datasets.inspect import FEW_IMAGES, create_report, find_problems
 from resnet_hub.datasets.load import load_dataset
-from resnet_hub.datasets.report import ClassCount, DatasetReport, DuplicateGroup, ImageRef
-from resnet_hub.datasets.split import split_indices
+from resnet_hub.datasets.report import (
+    FEW_IMAGES,
+    ClassCount,
+    DatasetReport,
+    DuplicateGroup,
+    ImageRef,
+    create_report,
+    find_problems,
+)
 from resnet_hub.errors import DataError, ImageError
+from resnet_hub.training.split import split_indices
 
 
 def scene(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
@@ -317,7 +324,7 @@ def test_a_second_report_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_report_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     inspected = []
     monkeypatch.setattr(
-        "resnet_hub.datasets.inspect._inspect",
+        "resnet_hub.datasets.report._inspect",
         lambda images, index: inspected.append(index) or time.sleep(0.01) or ImageError("damaged"),
     )
 

@@ -14,9 +14,8 @@ from resnet_hub import cli
 from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.errors import CheckpointError, DataError, ResNetHubError
-from resnet_hub.evaluation.calibration import CALIBRATION_BINS
 from resnet_hub.evaluation.evaluate import evaluate
-from resnet_hub.evaluation.metrics import Evaluation
+from resnet_hub.evaluation.metrics import CALIBRATION_BINS, Evaluation
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
 

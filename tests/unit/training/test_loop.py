@@ -28,18 +28,17 @@ from safetensors.torch import load_file, save_file
 
 from resnet_hub import cli
 from resnet_hub.config import ResNetConfig
-from resnet_hub.datasets.inspect import create_report
 from resnet_hub.datasets.load import load_dataset
-from resnet_hub.datasets.report import DatasetReport
+from resnet_hub.datasets.report import DatasetReport, create_report
 from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
+from resnet_hub.training.augmentation import preview_augmentation
 from resnet_hub.training.config import RECIPES, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.events import Epoch, Event, Failed, Finished, Preparing, Progress, Started, Stopped
 from resnet_hub.training.loop import Trainer, train
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.schedule import create_generator, image_size, shuffle_indices
-from resnet_hub.training.transforms import preview_augmentation
 
 KILLS = int(os.environ.get("RESNET_HUB_KILLS", "4"))  # of each optimizer
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}

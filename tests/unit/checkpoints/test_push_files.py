@@ -8,8 +8,7 @@ from helpers.hub_server import WRITER, Hub
 from huggingface_hub import constants
 
 from resnet_hub import ResNet, ResNetConfig
-from resnet_hub.checkpoints.push import push_folder
-from resnet_hub.checkpoints.upload_files import select_upload_files
+from resnet_hub.checkpoints.push import push_folder, select_upload_files
 from resnet_hub.cli import main
 from resnet_hub.errors import CheckpointError
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resnet_hub.training.transforms import mixup_or_cutmix, random_erasing, random_resized_crop, shift_and_flip
+from resnet_hub.training.augmentation import mixup_or_cutmix, random_erasing, random_resized_crop, shift_and_flip
 
 
 def random(seed: int = 0) -> torch.Generator:

@@ -158,7 +158,7 @@ def test_a_file_is_checked_once(model: ResNet, hub: Hub, monkeypatch: pytest.Mon
             raise KeyboardInterrupt
         return digest(path, length)
 
-    monkeypatch.setattr("resnet_hub.checkpoints.files.digest_file", watched)
+    monkeypatch.setattr("resnet_hub.checkpoints.load.digest_file", watched)
     hub.fail("GET .*/resolve/.*safetensors", flip=True, times=1)
     with pytest.raises(KeyboardInterrupt):
         ResNet.from_pretrained("user/tiny")
@@ -172,8 +172,8 @@ def test_a_file_is_checked_once(model: ResNet, hub: Hub, monkeypatch: pytest.Mon
 
 KILLED = """
 import os, sys
-from resnet_hub.checkpoints import load, files
-files.digest_file = lambda path, length: os.kill(os.getpid(), 9)
+from resnet_hub.checkpoints import load
+load.digest_file = lambda path, length: os.kill(os.getpid(), 9)
 load.load_checkpoint("user/tiny", cache_dir=sys.argv[1])
 """
 
@@ -238,7 +238,7 @@ def test_without_a_working_hub_the_cached_copy_is_used(
             hub.fail(".", 503)
         case "silent":
             hub.fail(".", seconds=2)
-            monkeypatch.setattr("resnet_hub.checkpoints.files.REQUEST_TIMEOUT", 0.2)
+            monkeypatch.setattr("resnet_hub.checkpoints.load.REQUEST_TIMEOUT", 0.2)
         case "offline":
             monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         case "dead":

@@ -1,4 +1,4 @@
-"""Checkpoint folders on this disk: file names, writing and checking.
+"""Write checkpoint folders.
 
 A checkpoint folder holds `config.json` (see `ResNetConfig.to_dict`), `model.safetensors` with torchvision's keys, and
 the model card `README.md`. Imports torch only where weights are read or written."""
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from resnet_hub.atomic import replace_folder
 from resnet_hub.config import ResNetConfig
-from resnet_hub.convert.state_dict import describe_mismatch, fill_counters
 from resnet_hub.errors import CheckpointError, disk_is_full
 from resnet_hub.hub_client.errors import first_line
 from resnet_hub.hub_client.listing import sha256_file
@@ -83,25 +82,6 @@ def save_checkpoint(
         reason = "the disk is full" if disk_is_full(error) else getattr(error, "strerror", None) or first_line(error)
         raise CheckpointError(f"Cannot save the model to {folder}: {reason}.") from None
     return folder
-
-
-def check_weights(expected: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
-    """Check that a state dict fits a network.
-
-    Args:
-        expected: The state dict of the network.
-        weights: The state dict to load.
-
-    Returns:
-        The weights in the order of `expected`, with zeros for the `num_batches_tracked` that old files lack.
-
-    Raises:
-        CheckpointError: A key is missing or unexpected, or has another shape or type; the message lists them.
-    """
-    shapes = {key: tensor.shape for key, tensor in expected.items()}
-    if mismatch := describe_mismatch(shapes, weights):
-        raise CheckpointError(f"The weights do not fit the network in {CONFIG_FILE}: {mismatch}.")
-    return fill_counters(shapes, weights)
 
 
 def cast_weights(weights: "Mapping[str, Tensor]", dtype: str) -> "dict[str, Tensor]":

@@ -1,0 +1,44 @@
+"""`resnet-hub push`: upload a checkpoint folder to the Hub."""
+
+import sys
+from pathlib import Path
+
+from resnet_hub.cli import options, output
+
+
+def add_parsers(commands: options.Commands) -> None:
+    parser = options.add_command(commands, "push", run, "upload a checkpoint folder to the Hub")
+    options.add_folder(parser)
+    parser.add_argument("repo", metavar="REPO", help="user/name; created if it does not exist")
+    options.add_private(parser)
+    parser.add_argument("--branch", help="branch to commit to; created if it does not exist")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request; needs no write access")
+    parser.add_argument("--message", help="commit message")
+    parser.add_argument(
+        "--include", metavar="PATTERN", action="append", default=[], help="upload these files too, such as eval/*.json"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list the files to upload, and upload nothing")
+
+
+def run(arguments: options.Arguments) -> int:
+    """Upload a checkpoint folder to the Hub in one commit and print its URL.
+
+    Only the checkpoint's own files are uploaded: config, weights, model card and its images, ONNX graphs, licence. The
+    commit is made by the user who is logged in with `hf auth login`.
+    """
+    from resnet_hub.checkpoints.load import read_config
+    from resnet_hub.checkpoints.push import push_folder, select_upload_files
+    from resnet_hub.hub_client.errors import hub_errors
+
+    with hub_errors(arguments.repo):
+        pass  # an invalid name raises before anything is listed
+    read_config(arguments.folder)
+    selection = select_upload_files(Path(arguments.folder).expanduser(), arguments.include)
+    if selection.skipped:
+        print(f"not uploaded: {', '.join(map(output.escape, selection.skipped))}", file=sys.stderr)
+    if arguments.dry_run:
+        print(*map(output.escape, selection.files), sep="\n")
+        return 0
+    settings = options.select(arguments, "private", "branch", "create_pr", "message", "include")
+    print(push_folder(arguments.folder, arguments.repo, **settings))
+    return 0

@@ -25,6 +25,7 @@ from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.errors import HubError, TrainingError
 from resnet_hub.hub_client.errors import hub_errors
 from resnet_hub.hub_client.retry import call_once, retry_call
+from resnet_hub.package_files import HEIC, LIBRARY, TRAIN, list_package_files
 from resnet_hub.training.config import DATASET_FIELDS, TrainConfig, command_line_options, is_hub_id, parse_duration
 from resnet_hub.training.events import Epoch, Event, Failed, Pushed, event_from_json
 from resnet_hub.training.run_dir import RunDir
@@ -33,12 +34,7 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
 
 
-# Requirements of the command: those of the library and its extras `train` and `heic` in pyproject.toml.
-DEPENDENCIES = (
-    *("torch>=2.8", "safetensors>=0.5", "huggingface_hub>=2.4,<3", "pyyaml>=6", "jinja2>=3.1", "numpy>=2"),
-    *("pillow>=11.3,<13", "tqdm>=4.66", "pillow-heif>=1.0", "torchvision>=0.23", "datasets>=5.0,<6"),
-    *("accelerate>=1.10,<2", "matplotlib>=3.9"),
-)
+DEPENDENCIES = (*LIBRARY, *TRAIN, *HEIC)  # of the command
 FLAVORS = ("cpu-upgrade", "t4-small", "t4-medium", "l4x1", "a10g-small", "a10g-large", "a100-large", "h200")
 LIMITS = ("30m", "1h", "2h", "4h", "8h")  # timeouts that the page offers
 _MIN_TIMEOUT = 15 * 60  # seconds
@@ -90,11 +86,7 @@ def submit(
     if not token:
         raise HubError("There is no token on this computer. Log in with `hf auth login`.")
     check_push_access(repo_id, private=private, token=token)
-    package = Path(__file__).parent
-    files = [
-        CommitOperationAdd(f"resnet_hub/{path.relative_to(package).as_posix()}", path)
-        for path in _list_package_files(package)
-    ]
+    files = [CommitOperationAdd(name, path) for name, path in list_package_files("demo").items()]
     input_id = f"{repo_id}-input"
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -213,12 +205,6 @@ def _training_time(timeout: str) -> int:
     if limit < _MIN_TIMEOUT:
         raise TrainingError(f"A job of {timeout} has no time to train; give it {_MIN_TIMEOUT // 60}m or more.")
     return round(limit - max(_OVERHEAD, limit / 10))
-
-
-def _list_package_files(package: Path) -> list[Path]:
-    """Returns the files of this package that a job needs: all but the web demo and the checkpoints in a wheel."""
-    files = (path for path in package.rglob("*") if path.is_file())
-    return sorted(path for path in files if not {"demo", "weights", "__pycache__"} & {*path.relative_to(package).parts})
 
 
 def _resolve_source(

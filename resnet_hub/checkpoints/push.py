@@ -129,22 +129,39 @@ def check_push_access(repo_id: str, *, private: bool | None = None, token: str |
         except errors.RepositoryNotFoundError as error:
             if is_token_error(error.response):
                 raise
-        try:
-            owners, role = retry_call(
-                _fetch_token_owners, api
-            )  # as late as possible: the Hub limits the rate of whoami
-        except errors.HfHubHTTPError as error:
-            if error.response.status_code == 429 and "/" in repo_id:
-                return  # the creation of the repo will be refused if the token is wrong
-            raise
-        if role == "read":
-            raise HubError(f"The token of {owners[0]} cannot write to {repo_id}, only read. Use one that can.")
         if "/" not in repo_id:
-            return check_push_access(f"{owners[0]}/{repo_id}", private=private, token=token)
-        owner, _, name = repo_id.partition("/")
-        if owner.casefold() not in map(str.casefold, owners):
-            suggestions = " or ".join(f"{candidate}/{name}" for candidate in owners[:3])
-            raise HubError(f"The token cannot create {repo_id}, as it is not {owner}'s. Push to {suggestions}.")
+            owner = check_creation(api, repo_id).partition("/")[0]
+            return check_push_access(f"{owner}/{repo_id}", private=private, token=token)
+        check_creation(api, repo_id)
+
+
+def check_creation(api: "HfApi", repo_id: str) -> str:
+    """Check that the token may create a repo that does not exist, whatever its type. Call it within `hub_errors`.
+
+    Returns:
+        The repo as `user/name`, where `repo_id` may be a name alone.
+
+    Raises:
+        HubError: The token can only read, or not create repos of that owner.
+    """
+    from huggingface_hub import errors
+
+    try:
+        # As late as possible: the Hub limits the rate of whoami.
+        owners, role = retry_call(_fetch_token_owners, api)
+    except errors.HfHubHTTPError as error:
+        if error.response.status_code == 429 and "/" in repo_id:
+            return repo_id  # the creation of the repo will be refused if the token is wrong
+        raise
+    if role == "read":
+        raise HubError(f"The token of {owners[0]} cannot write to {repo_id}, only read. Use one that can.")
+    if "/" not in repo_id:
+        return f"{owners[0]}/{repo_id}"
+    owner, _, name = repo_id.partition("/")
+    if owner.casefold() not in map(str.casefold, owners):
+        suggestions = " or ".join(f"{candidate}/{name}" for candidate in owners[:3])
+        raise HubError(f"The token cannot create {repo_id}, as it is not {owner}'s. Push to {suggestions}.")
+    return repo_id
 
 
 def _fetch_token_owners(api: "HfApi") -> tuple[list[str], str | None]:

@@ -2,10 +2,10 @@
 
 Covers, for model repos: create, info, tree, paths, resolve (HEAD and GET, with ranges), preupload, LFS upload, commit
 (files, deletions, parent, pull request), branches, refs, README from `Hub.edit`, tokens that may read or write and the
-check of that, private, gated and renamed repos, and the error headers that the client reads. Datasets are repos of the
-same kind. Jobs run their command in a process of this machine, with the datasets that they mount in a folder. Left out:
-Xet, redirects to a CDN, multipart uploads, Spaces, discussions, quotas, and git itself. `Hub.fail` is the switch for
-faults.
+check of that, private, gated and renamed repos, and the error headers that the client reads. Datasets and Spaces are
+repos of the same kind; a Space has an SDK and hardware, which `Hub.hardware` limits, and is never started. Jobs run
+their command in a process of this machine, with the datasets that they mount in a folder. Left out: Xet, redirects to a
+CDN, multipart uploads, discussions, quotas, and git itself. `Hub.fail` is the switch for faults.
 """
 
 import base64
@@ -87,6 +87,8 @@ class Repo:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)  # id -> path -> content
     refs: dict[str, str] = field(default_factory=dict)  # branch or refs/pr/N -> commit id
     log: list[str] = field(default_factory=list)  # a line a commit: "ref: message"
+    sdk: str | None = None  # of a Space
+    hardware: str | None = None  # of a Space: what was last requested
 
     def commit(self, ref: str, files: dict[str, bytes], message: str) -> str:
         tree = sorted((path, _git_oid(content)) for path, content in files.items())
@@ -124,6 +126,7 @@ class Hub:
         self.faults: list[Fault] = []
         self.requests: list[str] = []  # "METHOD /path" of each
         self.jobs: dict[str, Job] = {}
+        self.hardware = {"cpu-basic", "zero-a10g", "t4-small"}  # that Spaces may have
         self.moved: dict[str, str] = {}  # repos that were renamed: old and new id
         self.heard: Callable[[str, Mapping[str, str], bytes], object] | None = None  # request, headers, body of each
 
@@ -162,7 +165,7 @@ class Hub:
     def repo(self, repo_id: str, token: str | None, *, write: bool = False) -> Repo:
         user = self.user(token)
         repo = self.repos.get(repo_id)
-        owner = repo_id.removeprefix("datasets/").split("/")[0] == user
+        owner = re.sub("^(datasets|spaces)/", "", repo_id).split("/")[0] == user
         if repo is None or (repo.private and not owner):
             raise RefusalError(404 if user else 401, "Repository not found", "RepoNotFound")
         if write:
@@ -203,11 +206,18 @@ class Hub:
         owner = body.get("organization") or user
         if owner != user:
             raise RefusalError(403, f"Forbidden: you have no rights to create a model under the namespace {owner}")
-        repo_id = f"{'datasets/' if body.get('type') == 'dataset' else ''}{owner}/{body['name']}"
+        folder = {"dataset": "datasets/", "space": "spaces/"}.get(body.get("type"), "")
+        repo_id = f"{folder}{owner}/{body['name']}"
         if repo_id in self.repos:
             raise RefusalError(409, "You already created this model repo", url=f"{self.url}/{repo_id}")
-        repo = self.repos[repo_id] = Repo(private=body.get("visibility") == "private" or bool(body.get("private")))
-        repo.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
+        repo = Repo(private=body.get("visibility") == "private" or bool(body.get("private")))
+        files = {".gitattributes": b"*.safetensors filter=lfs\n"}
+        if folder == "spaces/":
+            repo.sdk = body["sdk"]
+            self.set_hardware(repo, body.get("hardware") or "cpu-basic")
+            files["README.md"] = f"---\ntitle: {body['name']}\nsdk: {repo.sdk}\n---\nAbout the front matter\n".encode()
+        self.repos[repo_id] = repo
+        repo.commit("main", files, "initial commit")
         return {"url": f"{self.url}/{repo_id}", "name": repo_id, "id": repo_id}
 
     def delete(self, token, query, body):
@@ -227,6 +237,7 @@ class Hub:
         return {
             "id": repo_id, "modelId": repo_id, "sha": commit, "private": repo.private, "siblings": siblings,
             "gated": "manual" if repo.gated else False, "tags": [], "downloads": 0, "likes": 0,
+            **({"sdk": repo.sdk, "runtime": self.runtime(repo)} if repo.sdk else {}),
             **({"library_name": name} if (name := self._metadata(repo, commit).get("library_name")) else {}),
             **({"pipeline_tag": tag} if (tag := self._metadata(repo, commit).get("pipeline_tag")) else {}),
         }  # fmt: skip
@@ -346,6 +357,19 @@ class Hub:
             raise RefusalError(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": commit})
         return files[path], {"X-Repo-Commit": commit, "ETag": f'"{_oid(path, files[path])}"'}
 
+    def set_hardware(self, repo: Repo, hardware: str) -> None:
+        if hardware not in self.hardware:
+            raise RefusalError(402, f"A payment method is required for {hardware}")
+        repo.hardware = hardware
+
+    def runtime(self, repo: Repo) -> dict:
+        return {"stage": "BUILDING", "hardware": {"current": None, "requested": repo.hardware}}
+
+    def request_hardware(self, token, query, body, repo_id):
+        repo = self.repo(f"spaces/{repo_id}", token, write=True)
+        self.set_hardware(repo, body["flavor"])
+        return self.runtime(repo)
+
     def start_job(self, token, query, body, owner):
         if self.user(token, write=True) != owner:
             raise RefusalError(403, "Forbidden: you have no rights to run jobs there")
@@ -378,6 +402,11 @@ def _for_dataset(route: Callable) -> Callable:
     return lambda hub, token, query, body, name, *parts: route(hub, token, query, body, f"datasets/{name}", *parts)
 
 
+def _for_space(route: Callable) -> Callable:
+    """The route of a model repo, for the Space of the same name."""
+    return lambda hub, token, query, body, name, *parts: route(hub, token, query, body, f"spaces/{name}", *parts)
+
+
 _ID = r"([\w.-]+/[\w.-]+)"
 _ROUTES = [
     (r"GET /api/whoami-v2", Hub.whoami),
@@ -401,12 +430,19 @@ _ROUTES = [
     (rf"POST /api/datasets/{_ID}/preupload/([^/]+)", _for_dataset(Hub.preupload)),
     (rf"POST /api/datasets/{_ID}/commit/([^/]+)", _for_dataset(Hub.commit)),
     (rf"POST /datasets/{_ID}\.git/info/lfs/objects/batch", _for_dataset(Hub.batch)),
+    (rf"GET /api/spaces/{_ID}(?:/revision/([^/]+))?", _for_space(Hub.info)),
+    (rf"GET /api/spaces/{_ID}/auth-check(/write)?", _for_space(Hub.auth_check)),
+    (rf"POST /api/spaces/{_ID}/hardware", Hub.request_hardware),
+    (rf"POST /api/spaces/{_ID}/preupload/([^/]+)", _for_space(Hub.preupload)),
+    (rf"POST /api/spaces/{_ID}/commit/([^/]+)", _for_space(Hub.commit)),
+    (rf"POST /spaces/{_ID}\.git/info/lfs/objects/batch", _for_space(Hub.batch)),
     (r"POST /api/jobs/([\w-]+)", Hub.start_job),
     (r"GET /api/jobs/([\w-]+)/(\w+)", Hub.job),
     (r"GET /api/jobs/([\w-]+)/(\w+)/logs", Hub.job_log),
     (r"POST /api/jobs/([\w-]+)/(\w+)/cancel", Hub.cancel_job),
     (r"PUT /lfs/([0-9a-f]{64})", Hub.lfs_put),
     (rf"(?:GET|HEAD) /datasets/{_ID}/resolve/([^/]+)/(.+)", _for_dataset(Hub.resolve)),
+    (rf"(?:GET|HEAD) /spaces/{_ID}/resolve/([^/]+)/(.+)", _for_space(Hub.resolve)),
     (rf"(?:GET|HEAD) /{_ID}/resolve/([^/]+)/(.+)", Hub.resolve),
 ]
 

@@ -10,7 +10,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("__init__", "__main__"),
     ("demo",),
     ("cli",),
-    ("jobs",),
+    ("jobs", "deploy"),
     ("training",),
     ("evaluation",),
     ("inference",),
@@ -22,7 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("hub_client",),
     ("config",),
     ("calibration_record", "bundled_models"),
-    ("atomic", "paths", "errors", "limits", "version"),
+    ("atomic", "package_files", "paths", "errors", "limits", "version"),
 )
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 PACKAGE = ROOT / "resnet_hub"

@@ -16,6 +16,7 @@ from helpers import ROOT
 import resnet_hub
 from resnet_hub import cli
 from resnet_hub.bundled_models import DEFAULT_MODEL, SHELF
+from resnet_hub.deploy import build_space
 
 TABLES = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, SETUPTOOLS = TABLES["project"], TABLES["tool"]["setuptools"]
@@ -130,6 +131,10 @@ def test_a_wheel_predicts_outside_a_clone(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, f"model: {shelf / DEFAULT_MODEL}\n")
     assert "school bus" in done.stdout
+    listing = [sys.executable, "-m", "resnet_hub", "deploy", "user/page", "--dry-run"]
+    deployed = subprocess.check_output(listing, cwd=elsewhere, env=environment, text=True).splitlines()[:-1]
+    images_of_cards = {name for name in build_space() if name.startswith("weights/") and name.endswith(".png")}
+    assert {line.split()[-1] for line in deployed} == build_space().keys() - images_of_cards
     program = "from resnet_hub.bundled_models import find_default_model as find; print(find())"
     where = [sys.executable, "-c", program]
     found = subprocess.check_output(where, cwd=elsewhere, env=environment, text=True)

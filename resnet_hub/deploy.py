@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_hub.bundled_models import SHELF
 from resnet_hub.checkpoints.default_model import BASE_ON_CPU, BASE_ON_GPU, PREDICT_MODEL
-from resnet_hub.checkpoints.files import REQUEST_TIMEOUT
-from resnet_hub.checkpoints.folder import CONFIG_FILE, WEIGHTS_FILE
-from resnet_hub.checkpoints.push import check_creation
-from resnet_hub.checkpoints.upload_files import select_upload_files
+from resnet_hub.checkpoints.load import REQUEST_TIMEOUT
+from resnet_hub.checkpoints.push import check_creation, select_upload_files
+from resnet_hub.checkpoints.save import CONFIG_FILE, WEIGHTS_FILE
 from resnet_hub.errors import CheckpointError, HubError, list_untrusted, one_line
 from resnet_hub.hub_client.errors import hub_errors, is_token_error
 from resnet_hub.hub_client.listing import RepoListing, read_listing

@@ -45,7 +45,7 @@ from PIL import Image
 from side_by_side import machine
 
 from resnet_hub.demo.i18n import MESSAGES
-from resnet_hub.demo.run_store import MAX_KEPT
+from resnet_hub.demo.runs.store import MAX_KEPT
 
 ROOT = Path(__file__).parents[1]
 API = "/gradio_api"

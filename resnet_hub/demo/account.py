@@ -1,12 +1,13 @@
 """The account that the page uses on the Hub: the visitor's, never that of the Space's owner."""
 
 import os
+from typing import Any
 
 import gradio as gr
 from huggingface_hub import get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from resnet_hub.demo.i18n import PageError
+from resnet_hub.demo.i18n import PageError, message
 from resnet_hub.demo.visitor import is_local_user
 
 
@@ -36,3 +37,8 @@ def check_repo(name: str) -> None:
 def render_login() -> None:
     if os.environ.get("OAUTH_CLIENT_ID"):
         gr.LoginButton()
+
+
+def create_repo_field(**options: Any) -> gr.Textbox:
+    """A field for a repository on the Hub."""
+    return gr.Textbox(label=message("repo"), info=message("repo_info"), placeholder="user/name", **options)

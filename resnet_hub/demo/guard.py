@@ -1,6 +1,8 @@
 """ASGI middleware: decides which requests reach Gradio, how much a visitor may send, and sets security headers.
 
-The page, Gradio's clients and agents (MCP) all pass through it.
+The page, Gradio's clients and agents (MCP) all pass through it. Gradio has more routes than
+the page needs: one fetches any address, one calls handlers past the queue. A file in a call is one that was uploaded
+here, never an address or a path.
 """
 
 import asyncio
@@ -13,17 +15,15 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import gradio as gr
 from starlette.requests import Request
 
-from resnet_hub.demo.budgets import MAX_WAITING, Budget, MemoryBudget, OpenCalls
-from resnet_hub.demo.call_check import ADDRESS, RefusedError, check_agent_call, check_files, parse_call
 from resnet_hub.demo.i18n import translate
-from resnet_hub.demo.page_run import FREE_BYTES
-from resnet_hub.demo.routes import AGENT, ANSWERS, CALL, FILE, HEALTH, UPLOAD, find_route, get_path
-from resnet_hub.demo.visitor import Scope, get_address, is_from_other_site, is_local_user
+from resnet_hub.demo.runs.run import FREE_BYTES
+from resnet_hub.demo.usage_limits import MAX_WAITING, Budget, MemoryBudget, OpenCalls
+from resnet_hub.demo.visitor import Scope, get_address, get_header, is_from_other_site, is_local_user
 from resnet_hub.version import __version__
 
 Message = MutableMapping[str, Any]
@@ -51,8 +51,43 @@ _PAGE_POLICY = (
 )
 _FILE_POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; sandbox"
 _EVENT_ID = re.compile(rb'"event_id":\s*"(\w+)"')
+ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+MAX_SESSION_NAME = 100  # characters; Gradio keeps the name after the call
+
+API = "/gradio_api"
+HEALTH, UPLOAD, CALL, AGENT, FILE, ANSWERS = (
+    "/health",
+    f"{API}/upload",
+    "a call",
+    f"{API}/mcp",
+    f"{API}/file=",
+    "/answers",
+)
+
+_ROUTES = [  # methods, pattern of the path, kind
+    ("GET|HEAD", "/health", HEALTH),
+    ("GET|HEAD", r"/", "/"),
+    ("GET|HEAD", r"/(config|favicon\.ico|robots\.txt|manifest\.json|theme\.css|pwa_icon(/\d+)?)", "/"),
+    ("GET|HEAD", r"/(assets|static|svelte)/.*", "/assets"),
+    ("GET", r"/(login/huggingface|login/callback|logout)", "/login"),
+    ("GET", rf"{API}/(info/?|openapi\.json|startup-events|theme\.css|app_id/?)", "/info"),
+    ("GET", rf"{API}/heartbeat/[\w-]+", "/heartbeat"),
+    ("GET", rf"{API}/upload_progress", "/upload_progress"),
+    ("GET|HEAD", rf"{API}/file=.*", FILE),
+    ("GET", rf"{API}/(queue/data|call/(v2/)?[\w-]+/[\w-]+)", ANSWERS),
+    ("POST", rf"{API}/(queue/join|call/(v2/)?[\w-]+/?|cancel|reset/?)", CALL),
+    ("POST", rf"{API}/upload", UPLOAD),
+    ("GET|POST|DELETE|HEAD", rf"{API}/mcp(/.*)?", AGENT),
+]
 
 log = logging.getLogger("resnet_hub")
+
+
+class RefusedError(Exception):
+    """A request that is answered with a status and a message instead of being passed on."""
+
+    def __init__(self, status: int, message: str, answer: dict[str, Any] | None = None):
+        self.status, self.answer = status, answer or {"detail": message}
 
 
 class Guard:
@@ -211,6 +246,79 @@ class Guard:
             return message
 
         return metered
+
+
+def get_path(scope: Scope) -> str:
+    return str(scope["path"]).removeprefix(scope.get("root_path", "").rstrip("/"))
+
+
+def find_route(scope: Scope) -> str:
+    """The kind of route of a request; "" if the page does not serve it."""
+    path = get_path(scope)
+    for methods, pattern, kind in _ROUTES:
+        if scope["method"] in methods.split("|") and re.fullmatch(pattern, path, re.DOTALL):
+            return kind
+    return ""
+
+
+def parse_call(body: bytes) -> dict[str, Any]:
+    """Parse a call and check its size; raises `RefusedError`."""
+    try:
+        call = json.loads(body)
+    except (ValueError, RecursionError):
+        raise RefusedError(400, "The call is not JSON.") from None
+    if not isinstance(call, dict):
+        raise RefusedError(400, "The call is not a JSON object.")
+    if len(str(call.get("session_hash") or "")) > MAX_SESSION_NAME:
+        raise RefusedError(400, "The name of the session is too long.")
+    return call
+
+
+def check_files(call: dict[str, Any], scope: Scope) -> bytes:
+    """The call's body, with addresses of uploads replaced by paths; raises `RefusedError` for any other address."""
+    pending: list[Any] = [call]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict) and isinstance(path := node.get("path"), str) and ADDRESS.match(path):
+            node["path"] = _find_uploaded_path(path, scope)
+        pending += node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+    try:
+        return json.dumps(call, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which would abort Gradio's answer
+        raise RefusedError(400, "The call is not valid text.") from None
+
+
+def check_agent_call(body: bytes, scope: Scope) -> None:
+    """Raise unless the image of an agent's call is data or an upload; the answer follows the agent's protocol.
+
+    Given a path, Gradio would read a file of this machine and upload it for the agent.
+    """
+    try:
+        call: Any = json.loads(body or b"null")
+    except (ValueError, RecursionError):  # another parser might read it in another way
+        raise RefusedError(400, "The call is not JSON.") from None
+    try:
+        arguments = call["params"]["arguments"]
+        image, is_nested = arguments.get("image"), any(isinstance(value, dict | list) for value in arguments.values())
+    except (LookupError, TypeError, AttributeError):
+        return
+    if isinstance(image, str) and not is_nested:
+        with suppress(RefusedError):
+            if image.startswith("data:") or _find_uploaded_path(image, scope):
+                return
+    text = "Send the image as data (data:image/jpeg;base64,...), or upload it and send its address on this page."
+    result = {"content": [{"type": "text", "text": text}], "isError": True}
+    raise RefusedError(200, text, {"jsonrpc": "2.0", "id": call.get("id"), "result": result})
+
+
+def _find_uploaded_path(address: str, scope: Scope) -> str:
+    """The path of an uploaded file from its address on this page; raises `RefusedError` for another address."""
+    url = urlsplit(address.strip())
+    path = unquote(url.path).partition(FILE)[2]
+    hosts = {get_header(scope, "host"), get_header(scope, "x-forwarded-host")} - {""}
+    if url.netloc not in hosts or not path or ADDRESS.match(path):
+        raise RefusedError(400, "Images are not fetched from addresses; upload the image first.")
+    return path
 
 
 def _find_existing(folder: Path) -> Path:

@@ -4,6 +4,7 @@ import ctypes
 import filecmp
 import logging
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Collection
@@ -11,12 +12,16 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+
 from resnet_hub.demo.guard import UPLOADS_KEPT
-from resnet_hub.demo.models import sweep_downloads
-from resnet_hub.demo.predict import EXAMPLES
-from resnet_hub.demo.run_store import RunStore
+from resnet_hub.demo.predict_tab import EXAMPLES
+from resnet_hub.demo.runs.store import RunStore
 from resnet_hub.demo.space import is_space
 from resnet_hub.errors import ResNetHubError
+
+DOWNLOADS = 10 * 2**30  # bytes from the Hub that a Space keeps on its disk
+_PREPARED = 24 * 3600  # seconds that a dataset prepared by `datasets` is kept, as long as a run
 
 log = logging.getLogger("resnet_hub")
 
@@ -61,6 +66,24 @@ def delete_old_uploads(folder: Path, max_age: float = UPLOADS_KEPT, keep: Collec
                 is_kept = not {path, *path.parents}.isdisjoint(keep)
                 if time.time() - path.lstat().st_mtime > max_age and not is_kept:
                     path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def sweep_downloads(limit: int = DOWNLOADS, kept: float = _PREPARED) -> None:
+    """Delete downloads from the Hub, the least recently used repositories first, until `limit` bytes are left.
+
+    Call it on a Space only: on other machines, other programs use that folder too. Models in memory are not affected.
+    """
+    with suppress(CacheNotFound, OSError):
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
+        excess = cache.size_on_disk - limit
+        for repo in sorted(cache.repos, key=lambda repo: repo.last_accessed):
+            if excess > 0:
+                shutil.rmtree(repo.repo_path)  # not by revision: a copy of a repo has the same revisions
+                excess -= repo.size_on_disk
+    for folder in Path(constants.HF_HOME, "datasets").glob("*/"):
+        with suppress(OSError, ValueError):  # another sweep, or an empty folder
+            if time.time() - max(path.stat().st_mtime for path in folder.rglob("*")) > kept:
+                shutil.rmtree(folder)
 
 
 def find_example_copies(uploads: Path) -> set[Path]:

@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from resnet_hub.datasets.report import DatasetReport, format_bytes
 from resnet_hub.demo.i18n import translate, translate_error
-from resnet_hub.demo.page_run import PageRun
-from resnet_hub.demo.scheduler import Status
+from resnet_hub.demo.runs.run import PageRun
+from resnet_hub.demo.runs.scheduler import Status
 from resnet_hub.demo.space import is_zero_gpu
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.images.load import load_image

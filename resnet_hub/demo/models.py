@@ -1,6 +1,5 @@
 """The models of the page: the names that it accepts, and the loaded models, which all visitors share."""
 
-import shutil
 import threading
 import time
 from collections import OrderedDict
@@ -10,12 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.i18n import PageError
-from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.space import is_space, is_zero_gpu
 from resnet_hub.errors import ResNetHubError
 
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
 _BYTES_PER_PARAMETER = 12  # float32: in PyTorch, in ONNX Runtime, and there again while it packs them
 _PEAK, _WORK = 2**26, 200e9  # numbers in memory and multiplications for one image; ResNeXt-101: 14e6 and 87e9
 _HELD = 8  # models in memory: each takes some megabytes besides its parameters
-DOWNLOADS = 10 * 2**30  # bytes from the Hub that a Space keeps on its disk
-_PREPARED = 24 * 3600  # seconds that a dataset prepared by `datasets` is kept, as long as a run
 _SEARCH_TIMEOUT = 3.0  # seconds
 _SEARCH_PAUSE = 60.0  # seconds without suggestions after the Hub did not answer
 
@@ -149,21 +145,3 @@ def _search_hub(text: str) -> list[str]:
     from resnet_hub.checkpoints.search import search_models
 
     return [model.id for model in search_models(text, token=False, timeout=_SEARCH_TIMEOUT) if model.is_resnet]
-
-
-def sweep_downloads(limit: int = DOWNLOADS, kept: float = _PREPARED) -> None:
-    """Delete downloads from the Hub, the least recently used repositories first, until `limit` bytes are left.
-
-    Call it on a Space only: on other machines, other programs use that folder too. Models in memory are not affected.
-    """
-    with suppress(CacheNotFound, OSError):
-        cache = scan_cache_dir(constants.HF_HUB_CACHE)
-        excess = cache.size_on_disk - limit
-        for repo in sorted(cache.repos, key=lambda repo: repo.last_accessed):
-            if excess > 0:
-                shutil.rmtree(repo.repo_path)  # not by revision: a copy of a repo has the same revisions
-                excess -= repo.size_on_disk
-    for folder in Path(constants.HF_HOME, "datasets").glob("*/"):
-        with suppress(OSError, ValueError):  # another sweep, or an empty folder
-            if time.time() - max(path.stat().st_mtime for path in folder.rglob("*")) > kept:
-                shutil.rmtree(folder)

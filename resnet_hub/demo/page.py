@@ -1,23 +1,40 @@
-"""The page as Gradio serves it: its errors as messages, its limits, and how it calls its own handlers."""
+"""The page as Gradio serves it: its theme and limits, its errors as messages, and its tabs."""
 
+import os
+import threading
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Self
 
 import gradio as gr
+from starlette.middleware import Middleware
 
-from resnet_hub.demo.budgets import MAX_WAITING, OpenCalls
 from resnet_hub.demo.gradio_compat import GuardedBlocks
-from resnet_hub.demo.i18n import translate
-from resnet_hub.demo.run_store import RunStore
+from resnet_hub.demo.guard import Guard
+from resnet_hub.demo.housekeeping import keep_tidy, start_log
+from resnet_hub.demo.i18n import I18N, message, translate
+from resnet_hub.demo.models import Models
+from resnet_hub.demo.predict_tab import EXAMPLES, PredictTab
+from resnet_hub.demo.runs.run import MAX_BYTES
+from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.runs.store import RunStore, ServedFiles
+from resnet_hub.demo.train_tab.tab import TrainTab
+from resnet_hub.demo.usage_limits import MAX_WAITING, OpenCalls
 from resnet_hub.demo.visitor import get_address
 from resnet_hub.errors import memory_is_full
+from resnet_hub.version import __version__
 
 MAX_THREADS = 140  # more than the 133 calls that the page runs at once; a thread starts when it is needed
 SESSIONS = 600  # of 15 to 100 KB; then Gradio forgets the one that was not used for longest
-
-# Options of calls that the page makes itself: of those that are answered at once, and of those that take long.
-PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # not for programs
-QUICK = PRIVATE | {"concurrency_limit": 16, "concurrency_id": "watch", "show_progress": "hidden"}
-SLOW = PRIVATE | {"concurrency_limit": 1, "trigger_mode": "once"}
+_AT_END = (86_400, 30 * 86_400)  # Gradio deletes files only when the app ends; until then `keep_tidy` does
+_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "sans-serif"]
+THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=["ui-monospace", "monospace"])
+# Empty checkboxes and fields must be visible, and hints legible on white.
+THEME.set(checkbox_border_color="*neutral_400", input_border_width="1px", input_border_color="*neutral_300")
+THEME.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
+THEME.set(block_label_text_color="*primary_600", block_title_text_color="*primary_600")
+THEME.set(button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_500")
+STYLES = Path(__file__).with_name("page.css")
 
 
 class Page(GuardedBlocks):
@@ -37,3 +54,58 @@ class Page(GuardedBlocks):
 
     def describe_error(self, error: Exception, request: gr.Request | None) -> str:
         return translate(request, "no_memory" if memory_is_full(error) else "no_answer")
+
+
+def build(shelf: str | Path, default: str | None = None) -> Page:
+    """Build the page over a shelf of checkpoint folders.
+
+    Args:
+        shelf: The folder of the checkpoint folders.
+        default: Name of the model to predict with and to train from at first; the first of the shelf if None.
+    """
+    scheduler = Scheduler(RunStore(files=ServedFiles(get_upload_folder())))
+    models = Models(Path(shelf), scheduler)
+    default = default or next(iter(models.names()), "")
+    with Page(title="resnet_hub", analytics_enabled=False, delete_cache=_AT_END) as demo:
+        demo.runs = scheduler.runs
+        gr.Markdown(message("page_head"), elem_id="head")
+        predict = PredictTab(models)
+        train = TrainTab(models, scheduler, predict)
+        with gr.Tabs() as tabs:
+            with gr.Tab(message("predict_tab"), id="predict"):
+                predict.render(demo, default)
+            with gr.Tab(message("train_tab"), id="train"):
+                train.render(demo, tabs, default)
+        gr.HTML(f"<p>resnet_hub {__version__}</p>", elem_id="version")
+    if default:  # so that the first visitor does not wait for torch
+        threading.Thread(target=models.warm_up, args=[default], daemon=True).start()
+    return demo
+
+
+def get_upload_folder() -> Path:
+    """Where Gradio keeps uploaded files, and serves files from."""
+    return Path(os.environ["GRADIO_TEMP_DIR"])
+
+
+def launch(demo: Page, **options: Any) -> None:
+    """Serve the page; `options` are those of `gradio.Blocks.launch`."""
+    start_log()
+    uploads = get_upload_folder()
+    uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
+    threading.Thread(target=keep_tidy, args=[demo.runs, uploads], daemon=True).start()
+    demo.launch(
+        theme=THEME,
+        css_paths=STYLES,
+        i18n=I18N,
+        max_file_size=MAX_BYTES,
+        allowed_paths=[str(path) for path in EXAMPLES],
+        footer_links=["api", "settings"],
+        ssr_mode=False,
+        mcp_server=find_spec("mcp") is not None,
+        run_history=False,  # it would keep visitors' photos in their browsers
+        enable_monitoring=False,
+        max_threads=MAX_THREADS,
+        state_session_capacity=SESSIONS,
+        app_kwargs={"middleware": [Middleware(Guard, uploads=uploads, calls=demo.open_calls)]},
+        **options,
+    )

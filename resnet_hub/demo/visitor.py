@@ -1,6 +1,7 @@
 """Identifies the sender of a request: visitor address, local user, page of another site. Works on ASGI scopes."""
 
 import ipaddress
+import secrets
 from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,6 +56,12 @@ def is_from_other_site(scope: Scope) -> bool:
         return site not in ("same-origin", "none")
     hosts = {get_header(scope, "host"), get_header(scope, "x-forwarded-host") if is_space() else ""} - {""}
     return bool(origin) and urlsplit(origin).netloc not in hosts
+
+
+def get_visitor_id(stored: Any) -> str:
+    """The visitor id that the browser has stored, or a new one. Each visitor has one run at a time."""
+    visitor = stored.get("visitor") if isinstance(stored, dict) else None
+    return visitor if isinstance(visitor, str) and 16 <= len(visitor) <= 64 else secrets.token_urlsafe(24)
 
 
 def _parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -16,8 +16,8 @@ from typing import Any, cast
 
 import gradio as gr
 
-from resnet_hub.demo.page_run import PageRun, Waiting
-from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.runs.run import PageRun, Waiting
+from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.space import is_zero_gpu
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.training.events import Event, Failed, Stopped

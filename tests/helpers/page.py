@@ -20,9 +20,9 @@ import httpx2
 from helpers import ROOT
 from helpers.data import wait
 from helpers.hub_server import WRITER
-from resnet_hub.demo.page_run import PageRun, configure
-from resnet_hub.demo.run_store import RunStore
-from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.runs.run import PageRun, configure
+from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.runs.store import RunStore
 
 
 def find_free_port() -> int:

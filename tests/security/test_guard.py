@@ -21,12 +21,12 @@ import pytest
 from helpers import ROOT
 from helpers.data import encode_image, save_base, write_zip
 
-from resnet_hub.demo import budgets, guard, visitor
-from resnet_hub.demo.budgets import Budget
+from resnet_hub.demo import guard, usage_limits, visitor
 from resnet_hub.demo.guard import Guard
 from resnet_hub.demo.housekeeping import delete_old_uploads, find_example_copies, start_log
 from resnet_hub.demo.i18n import MESSAGES
-from resnet_hub.demo.predict import EXAMPLES
+from resnet_hub.demo.predict_tab import EXAMPLES
+from resnet_hub.demo.usage_limits import Budget
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.version import __version__
 
@@ -466,9 +466,9 @@ def test_uploads_and_calls_have_budgets_that_say_how_much(tmp_path: Path, monkey
 def test_an_address_has_a_quarter_of_the_queue_and_reads_its_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budgets, "MAX_WAITING", 8)
+    monkeypatch.setattr(usage_limits, "MAX_WAITING", 8)
     monkeypatch.setattr(guard, "MAX_WAITING", 8)
-    monkeypatch.setattr(budgets, "MAX_UNREAD", 3)
+    monkeypatch.setattr(usage_limits, "MAX_UNREAD", 3)
     events = iter(f"{number:032x}" for number in range(100))
 
     async def gradio(scope: Any, receive: Any, send: Any) -> None:
@@ -514,7 +514,7 @@ def test_an_address_has_a_quarter_of_the_queue_and_reads_its_answers(
 
 
 def test_a_call_that_starts_at_once_or_is_cancelled_does_not_wait(tmp_path: Path) -> None:
-    calls = budgets.OpenCalls()
+    calls = usage_limits.OpenCalls()
     calls.note_start("fast")  # before the guard has read its id
     calls.add("fast", "6.6.6.6", "eve")
     calls.add("slow", "6.6.6.6", "eve")
@@ -546,7 +546,7 @@ def test_what_breaks_behind_the_door_is_a_line_of_the_log(
 
 def test_a_budget_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(budgets.time, "monotonic", lambda: now)
+    monkeypatch.setattr(usage_limits.time, "monotonic", lambda: now)
     budget = Budget(10, 15, 60)
     assert [budget.use("a", 10), budget.use("a", 1), budget.use("b", 6), budget.use("b", 5)] == [
         "",
@@ -560,8 +560,8 @@ def test_a_budget_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_arrives_at_once_has_bounds_and_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budgets, "MAX_HELD_EACH", 100)
-    monkeypatch.setattr(budgets, "MAX_HELD", 150)
+    monkeypatch.setattr(usage_limits, "MAX_HELD_EACH", 100)
+    monkeypatch.setattr(usage_limits, "MAX_HELD", 150)
     monkeypatch.setattr(guard, "CALL_TIME", 0.2)
     door = Guard(inside, tmp_path)
 

@@ -23,9 +23,9 @@ from helpers import ROOT
 from helpers.data import save_base, wait, write_zip
 from helpers.page import API, Caller, made, serving
 
-from resnet_hub.demo.page_run import configure
-from resnet_hub.demo.run_store import RunStore
-from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.runs.run import configure
+from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.runs.store import RunStore
 
 LABEL = "anns-secret-label"
 

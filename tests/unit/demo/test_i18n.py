@@ -10,7 +10,7 @@ from jinja2.nodes import Const
 from resnet_hub.demo import i18n
 from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.demo.markup import TEMPLATES
-from resnet_hub.demo.train_form import TrainForm
+from resnet_hub.demo.train_tab.model_step import TrainForm
 
 
 def test_languages_have_the_same_messages() -> None:

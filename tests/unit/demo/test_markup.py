@@ -10,8 +10,8 @@ from PIL import Image
 from resnet_hub.datasets.report import ClassCount, DatasetReport, Finding, UnreadableImage
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import MESSAGES
-from resnet_hub.demo.page_run import PageRun
-from resnet_hub.demo.scheduler import Status
+from resnet_hub.demo.runs.run import PageRun
+from resnet_hub.demo.runs.scheduler import Status
 from resnet_hub.errors import DataError
 from resnet_hub.training.events import Epoch
 

@@ -24,9 +24,9 @@ from gradio.context import LocalContext
 from starlette.datastructures import Headers
 from types import SimpleNamespace
 from resnet_hub.demo import zero_gpu
-from resnet_hub.demo.page_run import configure
-from resnet_hub.demo.run_store import RunStore
-from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.runs.run import configure
+from resnet_hub.demo.runs.store import RunStore
+from resnet_hub.demo.runs.scheduler import Scheduler
 folder = Path(sys.argv[1])
 torch.set_num_threads(2)
 torch.randn(512, 512) @ torch.randn(512, 512)  # predictions before have started threads, which no fork takes along

@@ -13,11 +13,11 @@ from helpers.data import NAMED, save_base, write_zip
 from helpers.hub_server import Repo
 from helpers.page import from_browser
 
-from resnet_hub import demo, jobs
-from resnet_hub.demo import housekeeping
+from resnet_hub import jobs
+from resnet_hub.demo import page as page_module
 from resnet_hub.demo.i18n import MESSAGES, PageError
-from resnet_hub.demo.page_run import PageRun
-from resnet_hub.demo.train_form import TrainForm
+from resnet_hub.demo.runs.run import PageRun
+from resnet_hub.demo.train_tab.model_step import TrainForm
 from resnet_hub.errors import DataError
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Epoch, Failed, Finished, Pushed, Started, TimeUp
@@ -35,11 +35,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tab(folder: Path) -> Iterator[Any]:
     async def built() -> Any:  # where an event loop runs: Gradio would leave one of its own open
-        return demo.build(folder / "shelf")
+        return page_module.build(folder / "shelf")
 
     with pytest.MonkeyPatch.context() as settings:
         settings.setenv("RESNET_HUB_RUNS", str(folder / "runs"))
-        settings.setattr(demo, "get_upload_folder", lambda: str(folder / "served"))
+        settings.setattr(page_module, "get_upload_folder", lambda: str(folder / "served"))
         page = asyncio.run(built())
     tab = next(fn.fn.__self__ for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "begin")
     yield tab
@@ -163,14 +163,6 @@ def test_stop_asks_a_job_to_end_and_keep_and_delete_ends_it_at_once(tab: Any, mo
         )
     tab.delete(run.id, None, from_browser(), Mock(token="hf_x"))
     assert asked == [("end", job, "hf_x"), ("cancel", job, "hf_x")] and tab.runs.find(run.id) is None
-
-
-def test_tidying_goes_on_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(housekeeping, "return_freed_memory", free := Mock(side_effect=[KeyError("anna"), None]))
-    monkeypatch.setattr(housekeeping.time, "sleep", Mock(side_effect=[None, StopIteration]))
-    with pytest.raises(StopIteration):
-        housekeeping.keep_tidy(Mock(list_served_folders=set), tmp_path)
-    assert free.call_count == 2
 
 
 def test_a_job_that_this_page_does_not_follow_names_who_can(tab: Any) -> None:

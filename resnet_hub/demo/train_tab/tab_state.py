@@ -1,16 +1,17 @@
-"""What the steps of the Train tab share: the ids that the page stores for a visitor, and the current step."""
+"""The state that the steps of the Train tab share: ids that the page stores for a visitor, and the current step."""
 
-import secrets
 from typing import Any
 
 import gradio as gr
 
 from resnet_hub.demo import markup
-from resnet_hub.demo.i18n import PageError, message
-from resnet_hub.demo.page_run import PageRun
-from resnet_hub.demo.run_store import RunStore
 
 DATA, MODEL, TRAINING, RESULT = 1, 2, 3, 4  # the steps
+
+# Options of calls that the page makes itself: of those that are answered at once, and of those that take long.
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # not for programs
+QUICK = PRIVATE | {"concurrency_limit": 16, "concurrency_id": "watch", "show_progress": "hidden"}
+SLOW = PRIVATE | {"concurrency_limit": 1, "trigger_mode": "once"}
 
 Updates = dict[Any, Any]  # component -> its new value, as Gradio's handlers return them
 
@@ -53,24 +54,5 @@ class TabState:
         return {self.browser: {"visitor": visitor, "run": run_id}}
 
 
-def get_visitor_id(stored: Any) -> str:
-    """The visitor id that the browser has stored, or a new one. Each visitor has one run at a time."""
-    visitor = stored.get("visitor") if isinstance(stored, dict) else None
-    return visitor if isinstance(visitor, str) and 16 <= len(visitor) <= 64 else secrets.token_urlsafe(24)
-
-
-def require_run(runs: RunStore, run_id: str) -> PageRun:
-    """The run with this id. Raises `PageError` if no data was checked yet, or the run was deleted."""
-    run = runs.find(run_id)
-    if run is None:
-        raise PageError("no_run" if run_id else "no_check")
-    return run
-
-
 def hide(*components: Any) -> Updates:
     return {component: gr.update(visible=False) for component in components}
-
-
-def create_repo_field(**options: Any) -> gr.Textbox:
-    """A field for a repository on the Hub."""
-    return gr.Textbox(label=message("repo"), info=message("repo_info"), placeholder="user/name", **options)

@@ -11,10 +11,9 @@ import gradio as gr
 from resnet_hub.datasets.report import DatasetReport
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import PageError, message, translate_error
-from resnet_hub.demo.page import QUICK, SLOW
-from resnet_hub.demo.page_run import PageRun
-from resnet_hub.demo.scheduler import Scheduler
-from resnet_hub.demo.tab_state import TabState, Updates, hide, require_run
+from resnet_hub.demo.runs.run import PageRun
+from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.train_tab.tab_state import QUICK, SLOW, TabState, Updates, hide
 from resnet_hub.demo.visitor import get_address
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.images.load import SUFFIXES
@@ -105,7 +104,7 @@ class DataStep:
     def export(self, run_id: str, request: gr.Request) -> Updates:
         """The dataset as a ZIP file of class folders. The image files are unchanged."""
         try:
-            run = require_run(self.runs, run_id)
+            run = self.runs.require(run_id)
             path = self.runs.files.publish(run, run.export_dataset)
         except (ResNetHubError, OSError) as error:
             raise gr.Error(escape(translate_error(request, error)), print_exception=False) from None

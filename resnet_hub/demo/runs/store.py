@@ -1,9 +1,10 @@
-"""The folders of all runs of the page's visitors. Imports no gradio.
+"""The folders of all runs of the page's visitors, and the files of runs that a browser may download.
 
 Anyone who knows the id of a run may use it; it cannot be guessed. The page keeps no run in memory: a worker process
 trains and writes to the folder, and everything else reads it.
 """
 
+import hashlib
 import os
 import re
 import secrets
@@ -11,13 +12,43 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from resnet_hub.demo.i18n import PageError
-from resnet_hub.demo.page_run import PageRun, check_free_space
-from resnet_hub.demo.served_files import ServedFiles
+from resnet_hub.demo.runs.run import PageRun, check_free_space
 from resnet_hub.errors import TrainingError
+
+
+class ServedFiles:
+    """A folder from which Gradio serves files, with a subfolder for each run whose name cannot be guessed."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self._lock = threading.Lock()
+        self._run_locks: dict[str, threading.Lock] = {}
+
+    def publish(self, run: PageRun, make_file: Callable[[], Path]) -> Path:
+        """Make a file and move it to where it can be downloaded.
+
+        Several tabs of one run may ask for the same file: it is made for one at a time.
+        """
+        with self._lock:
+            run_lock = self._run_locks.setdefault(run.id, threading.Lock())
+        with run_lock:
+            path, folder = make_file(), self.get_folder(run)
+            folder.mkdir(parents=True, exist_ok=True)
+            return Path(shutil.move(path, folder / path.name))
+
+    def get_folder(self, run: PageRun) -> Path:
+        """The folder of a run's files. The id of the run cannot be derived from its name."""
+        return self.root / hashlib.sha256(run.id.encode()).hexdigest()
+
+    def remove(self, run: PageRun) -> None:
+        self._run_locks.pop(run.id, None)
+        shutil.rmtree(self.get_folder(run), ignore_errors=True)
+
 
 MAX_KEPT = 200  # runs on the disk; one visitor address has at most half of them
 
@@ -76,6 +107,13 @@ class RunStore:
             return None
         run = self.get(run_id)
         return run if run.folder.is_dir() else None
+
+    def require(self, run_id: str) -> PageRun:
+        """The run with that id. Raises `PageError` if no data was checked yet, or the run was deleted."""
+        run = self.find(run_id)
+        if run is None:
+            raise PageError("no_run" if run_id else "no_check")
+        return run
 
     def get(self, run_id: str) -> PageRun:
         """The run with an id that is known to be valid."""

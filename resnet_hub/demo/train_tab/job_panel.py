@@ -12,11 +12,10 @@ import gradio as gr
 from resnet_hub import jobs
 from resnet_hub.demo import account
 from resnet_hub.demo.i18n import PageError, message, translate_error
-from resnet_hub.demo.page import PRIVATE
-from resnet_hub.demo.page_run import PageRun
-from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.runs.run import PageRun
+from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.space import is_space
-from resnet_hub.demo.tab_state import TabState, Updates, create_repo_field
+from resnet_hub.demo.train_tab.tab_state import PRIVATE, TabState, Updates
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Pushed, Started, TimeUp
@@ -81,7 +80,7 @@ class JobPanel:
 
     def create_inputs(self) -> None:
         """Create the fields; `render` places them."""
-        self.repo = create_repo_field(max_length=90, elem_id="job-repo", render=False)
+        self.repo = account.create_repo_field(max_length=90, elem_id="job-repo", render=False)
         self.inputs: list[Any] = [self.repo]  # Any: Gradio does not type `render`
         for name, choices, value in (("flavor", jobs.FLAVORS, "t4-small"), ("limit", jobs.LIMITS, "2h")):
             texts = {"label": message(name), "info": message(f"{name}_info"), "elem_id": f"job-{name}"}

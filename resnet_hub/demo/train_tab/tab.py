@@ -13,19 +13,19 @@ import gradio as gr
 
 from resnet_hub import jobs
 from resnet_hub.demo import account, markup, zero_gpu
-from resnet_hub.demo.data_step import DataStep
 from resnet_hub.demo.i18n import PageError, message, translate
-from resnet_hub.demo.job_panel import JobPanel
-from resnet_hub.demo.model_step import ModelStep, check_memory
 from resnet_hub.demo.models import Models
-from resnet_hub.demo.page import QUICK, SLOW
-from resnet_hub.demo.page_run import PageRun, configure
-from resnet_hub.demo.predict import PredictTab
-from resnet_hub.demo.result_step import ResultStep
-from resnet_hub.demo.scheduler import Scheduler
+from resnet_hub.demo.predict_tab import PredictTab
+from resnet_hub.demo.runs.run import PageRun, configure
+from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.space import is_zero_gpu
-from resnet_hub.demo.tab_state import DATA, MODEL, RESULT, TRAINING, TabState, Updates, get_visitor_id, require_run
-from resnet_hub.demo.training_step import TrainingStep
+from resnet_hub.demo.train_tab.data_step import DataStep
+from resnet_hub.demo.train_tab.job_panel import JobPanel
+from resnet_hub.demo.train_tab.model_step import ModelStep, check_memory
+from resnet_hub.demo.train_tab.result_step import ResultStep
+from resnet_hub.demo.train_tab.tab_state import DATA, MODEL, QUICK, RESULT, SLOW, TRAINING, TabState, Updates
+from resnet_hub.demo.train_tab.training_step import TrainingStep
+from resnet_hub.demo.visitor import get_visitor_id
 from resnet_hub.errors import ResNetHubError
 
 
@@ -47,7 +47,7 @@ class TrainTab:
         """Add the run to the queue; if it is active already, show it."""
 
         def start(owners: set[str]) -> Updates:
-            run = require_run(self.runs, values[self.state.run])
+            run = self.runs.require(values[self.state.run])
             if self.scheduler.get_status(run).is_active:
                 return {self.state.run: run.id}
             base, options = self.model.read_options(values)
@@ -64,7 +64,7 @@ class TrainTab:
         def start(owners: set[str]) -> Updates:
             account.check_repo(values[self.job.repo])
             token = account.token(request, signed_in)
-            run = require_run(self.runs, values[self.state.run])
+            run = self.runs.require(values[self.state.run])
             base, options = self.model.read_options(values)
             if self.scheduler.get_status(run).is_active:
                 raise PageError("one_run")
@@ -87,7 +87,7 @@ class TrainTab:
 
     def _restart(self, run_id: str, owners: set[str], *, evaluate_only: bool = False) -> Updates:
         self.models.forget(run_id)
-        run = require_run(self.runs, run_id)
+        run = self.runs.require(run_id)
         self.scheduler.start(run, owners, evaluate_only=evaluate_only)
         return {self.state.run: run_id, self.state.driven: "" if evaluate_only else run_id}
 

@@ -10,10 +10,9 @@ from PIL import Image
 from resnet_hub.checkpoints.push import push_folder
 from resnet_hub.demo import account, markup
 from resnet_hub.demo.i18n import PageError, message, translate
-from resnet_hub.demo.page import QUICK, SLOW
-from resnet_hub.demo.predict import PredictTab
-from resnet_hub.demo.scheduler import Scheduler
-from resnet_hub.demo.tab_state import RESULT, TabState, Updates, create_repo_field, hide
+from resnet_hub.demo.predict_tab import PredictTab
+from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.train_tab.tab_state import QUICK, RESULT, SLOW, TabState, Updates, hide
 from resnet_hub.errors import ResNetHubError
 
 
@@ -92,7 +91,7 @@ class ResultStep:
                 self.download = gr.DownloadButton(message("download"), elem_id="download")
             with gr.Accordion(message("push_head"), open=False, elem_id="push"):
                 with gr.Row():
-                    self._name = create_repo_field(max_length=97, elem_id="repo")
+                    self._name = account.create_repo_field(max_length=97, elem_id="repo")
                     self._private = gr.Checkbox(True, label=message("private"))
                 account.render_login()
                 self._push_button = gr.Button(message("push"))

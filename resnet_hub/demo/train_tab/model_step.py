@@ -1,5 +1,6 @@
-"""The second step of the Train tab: the base model and the options of the training."""
+"""The second step of the Train tab: the base model and the form with the options of the training."""
 
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,91 @@ from resnet_hub.checkpoints.load import read_config
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import PageError, message
-from resnet_hub.demo.job_panel import JobPanel
 from resnet_hub.demo.models import Models
-from resnet_hub.demo.page import QUICK, SLOW
-from resnet_hub.demo.page_run import PageRun
-from resnet_hub.demo.run_store import RunStore
+from resnet_hub.demo.runs.run import PageRun
+from resnet_hub.demo.runs.store import RunStore
 from resnet_hub.demo.space import is_space
-from resnet_hub.demo.tab_state import TabState, Updates, require_run
-from resnet_hub.demo.train_form import TrainForm, create_inputs
-from resnet_hub.errors import ResNetHubError
+from resnet_hub.demo.train_tab.job_panel import JobPanel
+from resnet_hub.demo.train_tab.tab_state import QUICK, SLOW, TabState, Updates
+from resnet_hub.errors import ResNetHubError, TrainingError
 from resnet_hub.training.config import TrainConfig
+
+MAX_EPOCHS = 100
+ARCHITECTURES = ["resnet18", "resnet34", "resnet50", "resnet20", "resnet56"]  # from scratch
+SCRATCH_SIZE = 64  # default image size from scratch, in pixels: with 224, training on a CPU takes hours
+
+
+def _input(component: Any, value: Any, **settings: Any) -> Any:
+    """A field of the form: its Gradio component, first value and settings. `messages` are choices to translate."""
+    return field(metadata={"component": component, "value": value} | settings)
+
+
+@dataclass(frozen=True)
+class TrainForm:
+    """What a visitor chose, as the browser sends it. A number that is empty or 0 leaves the choice to the recipe.
+
+    The names are those of `TrainConfig`. The order is that of the handlers' inputs.
+    """
+
+    base: str = _input(gr.Dropdown, None, allow_custom_value=True)
+    recipe: str = _input(gr.Radio, "finetune", messages=("finetune", "head", "modern"))
+    epochs: float | None = _input(gr.Slider, 0, minimum=0, maximum=MAX_EPOCHS, step=1)
+    architecture: str = _input(gr.Dropdown, ARCHITECTURES[0], choices=ARCHITECTURES, visible=False)
+    image_size: float | None = _input(gr.Number, 0, minimum=0, precision=0)
+    balance: bool = _input(gr.Checkbox, False, min_width=260)
+    seed: float | None = _input(gr.Number, 0, minimum=0, maximum=2**31, precision=0)
+    learning_rate: float | None = _input(gr.Number, 0, minimum=0, maximum=1)
+    augmentation: str = _input(gr.Dropdown, "auto", messages=("auto", "crop", "shift", "none"), filterable=False)
+    mixup: float = _input(gr.Slider, 0, minimum=0, maximum=1, step=0.1)
+    label_smoothing: float = _input(gr.Slider, 0, minimum=0, maximum=0.5, step=0.05)
+    select: str = _input(gr.Dropdown, "accuracy", messages=("accuracy", "loss", "last"), filterable=False)
+    patience: float | None = _input(gr.Number, 0, minimum=0, precision=0)
+
+    @property
+    def is_from_scratch(self) -> bool:
+        return self.recipe == "modern"
+
+    def to_options(self) -> dict[str, Any]:
+        """The choices as arguments of `TrainConfig`, without `base`. The recipe "head" takes the first few only.
+
+        Raises:
+            TrainingError: A field for a number holds something else.
+        """
+        options: dict[str, Any] = {"recipe": self.recipe, "balance": "loss" if self.balance else "none"}
+        if self.is_from_scratch:
+            default_size = ResNetConfig.from_name(str(self.architecture)).image_size
+            options |= {"architecture": str(self.architecture), "image_size": min(default_size, SCRATCH_SIZE)}
+        try:
+            options |= {"image_size": int(self.image_size)} if self.image_size else {}
+            options |= {"seed": int(self.seed or 0)}
+            if self.recipe != "head":
+                options |= {
+                    "epochs": min(int(self.epochs), MAX_EPOCHS) if self.epochs else None,
+                    "learning_rate": float(self.learning_rate) if self.learning_rate else None,
+                    "augmentation": None if self.augmentation == "auto" else self.augmentation,
+                    "mixup": float(self.mixup or 0),
+                    "label_smoothing": float(self.label_smoothing or 0),
+                    "select": self.select,
+                    "patience": int(self.patience) if self.patience else None,
+                }
+        except (ValueError, OverflowError, TypeError) as error:
+            raise TrainingError(f"Cannot read a number of the form: {error}.") from None
+        return options
+
+
+def create_inputs(**settings: dict[str, Any]) -> dict[str, Any]:
+    """Create the component of each field, to be placed later. `settings`, by field, are known only now."""
+    inputs = {}
+    for item in fields(TrainForm):
+        name, options = item.name, dict(item.metadata) | settings.get(item.name, {})
+        component = options.pop("component")
+        if messages := options.pop("messages", ()):
+            # A value must not be the key of a message: Gradio would translate it, and then it is none of the choices.
+            options["choices"] = [(message(f"{name}_{value}"), value) for value in messages]
+        texts = {"label": message(name), "info": message(f"{name}_info")}
+        inputs[name] = component(elem_id=name, render=False, **texts, **options)
+    return inputs
+
 
 MAX_PIXELS = 2**30  # of all decoded images, which stay in memory with three bytes each
 
@@ -45,7 +121,7 @@ class ModelStep:
             if options["recipe"] == "head":  # trains without augmentation
                 options["augmentation"] = "none"
             config = TrainConfig(data="", run="", base=str(base) if base else None, **options)
-            images = require_run(self.runs, values[self.state.run]).load_readable_dataset()["train"]
+            images = self.runs.require(values[self.state.run]).load_readable_dataset()["train"]
             indices = np.linspace(0, len(images) - 1, min(6, len(images))).round().astype(int)
             token = False if is_space() else None
             augmented = preview_augmentation(config, images.subset(indices.repeat(2)), token=token)

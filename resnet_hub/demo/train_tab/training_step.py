@@ -8,9 +8,9 @@ import gradio as gr
 from resnet_hub import jobs
 from resnet_hub.demo import account, markup
 from resnet_hub.demo.i18n import PageError, message, translate_error
-from resnet_hub.demo.job_panel import JobPanel
-from resnet_hub.demo.scheduler import Scheduler
-from resnet_hub.demo.tab_state import TabState, Updates, hide
+from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.train_tab.job_panel import JobPanel
+from resnet_hub.demo.train_tab.tab_state import TabState, Updates, hide
 from resnet_hub.errors import ResNetHubError
 
 UNFINISHED = ("stopped", "waiting", "failed", "interrupted")

@@ -1,0 +1,1 @@
+"""Visitors' runs: their folders, the queue and the worker processes."""

@@ -1,0 +1,1 @@
+"""The Train tab: one module per step of the walkthrough."""

@@ -23,7 +23,7 @@ def test_languages_have_the_same_messages() -> None:
 
 
 def test_every_message_is_in_use() -> None:
-    modules = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(i18n.__file__).parent.glob("*.py")]
+    modules = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(i18n.__file__).parent.rglob("*.py")]
     nodes = [node for module in modules for node in ast.walk(module)]
     constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
     constants += [field.name for field in fields(TrainForm)]

@@ -114,5 +114,5 @@ def test_private_names_of_gradio_are_in_one_module() -> None:
         r"|pending_\w+|event_queue_per\w+|default_config)\b|gradio\.(utils|routes|queueing|blocks|state_holder)|\._queue\b(?!:)"
     )
     own = {"gradio_compat.py", "scheduler.py"}  # the scheduler has a queue of its own
-    for path in (ROOT / "resnet_hub" / "demo").glob("*.py"):
+    for path in (ROOT / "resnet_hub" / "demo").rglob("*.py"):
         assert path.name in own or not names.search(path.read_text(encoding="utf-8")), path.name

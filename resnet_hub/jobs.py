@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from resnet_hub.bundled_models import find_default_model
+from resnet_hub.checkpoints.default_model import preferred_model
 from resnet_hub.checkpoints.push import check_push_access
 from resnet_hub.checkpoints.save import CARD_FILE, CONFIG_FILE, INDEX_FILE, PROCESSOR_FILE
 from resnet_hub.datasets.export import export_dataset
@@ -26,7 +28,14 @@ from resnet_hub.errors import HubError, TrainingError
 from resnet_hub.hub_client.errors import hub_errors
 from resnet_hub.hub_client.retry import call_once, retry_call
 from resnet_hub.package_files import HEIC, LIBRARY, TRAIN, list_package_files
-from resnet_hub.training.config import DATASET_FIELDS, TrainConfig, command_line_options, is_hub_id, parse_duration
+from resnet_hub.training.config import (
+    AUTO,
+    DATASET_FIELDS,
+    TrainConfig,
+    command_line_options,
+    is_hub_id,
+    parse_duration,
+)
 from resnet_hub.training.events import Epoch, Event, Failed, Pushed, event_from_json
 from resnet_hub.training.run_dir import RunDir
 
@@ -95,7 +104,8 @@ def submit(
         if data != config.data:  # a ZIP of what the dataset fields select
             defaults: dict[str, Any] = dict.fromkeys(DATASET_FIELDS)
             config = replace(config, **defaults)
-        base = config.base and _resolve_source(config.base, root, upload, input_id, _list_base_files, files)
+        base = _choose_base(config.base, flavor)
+        base = base and _resolve_source(base, root, upload, input_id, _list_base_files, files)
         arguments = command_line_options(replace(config, data=data, base=base, run=_RUN))
         arguments += ["--stop-after", f"{train_seconds}s", "--json"]
         arguments += ["--push", repo_id, "--private" if private else "--no-private"]
@@ -205,6 +215,13 @@ def _training_time(timeout: str) -> int:
     if limit < _MIN_TIMEOUT:
         raise TrainingError(f"A job of {timeout} has no time to train; give it {_MIN_TIMEOUT // 60}m or more.")
     return round(limit - max(_OVERHEAD, limit / 10))
+
+
+def _choose_base(base: str | None, flavor: str) -> str | None:
+    """Returns the base, with "auto" replaced by the preferred one for that hardware: a job reaches the Hub."""
+    if base != AUTO:
+        return base
+    return preferred_model("base", on_gpu=not flavor.startswith("cpu")) or str(find_default_model())
 
 
 def _resolve_source(

@@ -1,90 +1,140 @@
-"""Choose the default model: ImageNet weights of the Hub, else a folder on this disk.
+"""Choose the default model: ImageNet weights of the Hub, else the folder that ships with the project.
 
 The environment variables `RESNET_HUB_MODEL` (for predictions) and `RESNET_HUB_BASE` (to train from) name another
 folder or Hub id; an empty value means the embedded folder.
 """
 
 import os
+import re
 import threading
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from resnet_hub.errors import ResNetHubError
+from resnet_hub.bundled_models import find_default_model
+from resnet_hub.errors import CheckpointError, ResNetHubError
 
 PREDICT_MODEL = "timm/resnet50.a1_in1k"  # Apache-2.0, 224 pixels, 1000 labels, 102 MB
 BASE_ON_CPU, BASE_ON_GPU = "timm/resnet18.a1_in1k", "timm/resnet50.a1_in1k"
 PROBE_SECONDS = 5.0  # to find out whether the Hub has the model
 
 Purpose = Literal["predict", "base"]
+_VARIABLES: dict[Purpose, str] = {"predict": "RESNET_HUB_MODEL", "base": "RESNET_HUB_BASE"}
 
 
 class DefaultModel(NamedTuple):
-    """The chosen model and, if it is not the preferred one, the reason."""
+    """The chosen model, whose files are on this disk, and, if it is not the preferred one, the reason."""
 
-    source: str | Path  # a folder or a Hub id
+    source: str | Path  # a folder, or the id of a Hub model in the cache
     reason: str | None = None  # why the embedded folder is used instead of the preferred model
 
 
 def preferred_model(purpose: Purpose, *, on_gpu: bool = False) -> str:
-    """Return the folder or Hub id that is preferred for a purpose; "" stands for the embedded folder."""
-    if purpose == "predict":
-        return os.environ.get("RESNET_HUB_MODEL", PREDICT_MODEL).strip()
-    return os.environ.get("RESNET_HUB_BASE", BASE_ON_GPU if on_gpu else BASE_ON_CPU).strip()
+    """Return the folder or Hub id that is preferred for a purpose; "" stands for the embedded folder.
+
+    Raises:
+        CheckpointError: The environment variable names a folder that does not exist.
+    """
+    default = PREDICT_MODEL if purpose == "predict" else BASE_ON_GPU if on_gpu else BASE_ON_CPU
+    variable = _VARIABLES[purpose]
+    name = os.environ.get(variable, default).strip()
+    if is_folder(name):
+        return str(Path(name).expanduser())
+    if name and not _is_hub_id(name):
+        raise CheckpointError(
+            f"{variable} is {name}, which is neither a folder that exists nor the name of a model on the Hub "
+            "(user/name). Correct or unset it."
+        )
+    return name
 
 
-def choose_default_model(
-    purpose: Purpose, embedded: Path, *, on_gpu: bool = False, seconds: float = PROBE_SECONDS
-) -> DefaultModel:
+def choose_default_model(purpose: Purpose, *, on_gpu: bool = False, seconds: float = PROBE_SECONDS) -> DefaultModel:
     """Choose the preferred model if it is on this disk or the Hub answers in time, else the embedded folder.
 
     Args:
         purpose: "predict", or "base" for a model to train from.
-        embedded: The checkpoint folder to use without a network connection.
         on_gpu: Whether training runs on a GPU, which is fast enough for a larger base model.
-        seconds: How long to wait for the Hub.
+        seconds: How long to wait for the first answer of the Hub. The download has no such limit.
 
     Returns:
         The model, with the reason if it is not the preferred one. A failing Hub raises no error.
+
+    Raises:
+        CheckpointError: An environment variable names a folder that does not exist, or the embedded folder is needed
+            and this installation has none.
     """
     preferred = preferred_model(purpose, on_gpu=on_gpu)
     if not preferred:
-        return DefaultModel(embedded)
-    if Path(preferred).expanduser().exists() or is_cached(preferred):
+        return DefaultModel(find_default_model())
+    reason = obtain(preferred, seconds)
+    if reason is None:
         return DefaultModel(preferred)
-    reason = probe(preferred, seconds)
-    return DefaultModel(preferred) if reason is None else DefaultModel(embedded, reason)
-
-
-def is_cached(repo_id: str) -> bool:
-    """Whether config and weights of a Hub repo are in the cache. Sends no request."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    from resnet_hub.checkpoints.save import CONFIG_FILE, WEIGHTS_FILE
-
     try:
-        return all(isinstance(try_to_load_from_cache(repo_id, name), str) for name in (CONFIG_FILE, WEIGHTS_FILE))
-    except HFValidationError:
-        return False
+        return DefaultModel(find_default_model(), reason)
+    except CheckpointError as error:
+        raise CheckpointError(f"{reason} {error}") from None
 
 
-def probe(repo_id: str, seconds: float = PROBE_SECONDS) -> str | None:
-    """Check whether the Hub has a supported ResNet of that id.
+def obtain(source: str, seconds: float = PROBE_SECONDS, **hub: Any) -> str | None:
+    """Bring a preferred model onto this disk, unless it is there.
+
+    Args:
+        source: A folder that exists, or a Hub id.
+        seconds: How long to wait for the first answer of the Hub.
+        hub: `token`.
 
     Returns:
-        None if it has, else the reason in one sentence.
+        None if the files of a supported ResNet are on this disk now, else the reason in one sentence.
     """
     from huggingface_hub import constants
 
+    from resnet_hub.checkpoints.load import fetch_checkpoint
+
+    if is_folder(source) or is_cached(source):
+        return None
+    if constants.is_offline_mode():
+        return f"{source} is not in the cache, and HF_HUB_OFFLINE is set."
+    reason = _probe(source, seconds, **hub)
+    if reason is None:
+        try:
+            fetch_checkpoint(source, **hub)
+        except ResNetHubError as error:
+            return str(error)
+    return reason
+
+
+def is_folder(source: str) -> bool:
+    """Whether a source names a folder or file of this disk, which takes precedence over a Hub id."""
+    with suppress(OSError, RuntimeError, ValueError):  # a name that no file can have, an unknown home directory
+        return bool(source) and Path(source).expanduser().exists()
+    return False
+
+
+def is_cached(repo_id: str) -> bool:
+    """Whether config and weights of a supported ResNet are in the cache under this id. Sends no request."""
+    from resnet_hub.checkpoints.load import fetch_checkpoint
+
+    try:
+        fetch_checkpoint(repo_id, local_files_only=True)
+    except ResNetHubError:
+        return False
+    return True
+
+
+def _is_hub_id(name: str) -> bool:
+    """Whether a name has the form `user/name` and no folder of this disk has room for it, as in `weights/name`."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)) and not Path(name).parent.is_dir()
+
+
+def _probe(repo_id: str, seconds: float, **hub: Any) -> str | None:
+    """Return None if the Hub has a supported ResNet of that id, else the reason in one sentence."""
     from resnet_hub.checkpoints.load import read_config
 
-    if constants.is_offline_mode():
-        return f"{repo_id} is not in the cache, and HF_HUB_OFFLINE is set."
     reasons: list[str | None] = []
 
     def check() -> None:
         try:
-            read_config(repo_id)
+            read_config(repo_id, **hub)
             reasons.append(None)
         except ResNetHubError as error:
             reasons.append(str(error))

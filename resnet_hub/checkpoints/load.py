@@ -342,14 +342,26 @@ def load_checkpoint(source: str | Path, *, weights: str | None = None, **hub: An
         ConfigError: The config is invalid, or describes a network that is not supported.
         HubError: The Hub refuses or cannot be reached, or a file arrives damaged.
     """
+    folder, config, names = fetch_checkpoint(source, weights=weights, **hub)
+    tensors = _read_weights(folder, names, source)
+    check_head(config, tensors, source)
+    return Checkpoint(config, tensors, _read_card(folder), _read_calibration(folder))
+
+
+def fetch_checkpoint(
+    source: str | Path, *, weights: str | None = None, **hub: Any
+) -> tuple[Path, ResNetConfig, list[str]]:
+    """Bring the files of a checkpoint onto this disk, without reading its weights, which needs no torch.
+
+    Returns:
+        The folder with the files, the config, and the names of the weights files; arguments and errors as in
+        `load_checkpoint`.
+    """
     files = open_source(source, **hub)
     config = _read_config(files)
     names = _find_weights_files(files, weights)
     files.check_size(names, config)
-    folder = files.fetch(*names, CARD_FILE, CALIBRATION_FILE)
-    tensors = _read_weights(folder, names, source)
-    check_head(config, tensors, source)
-    return Checkpoint(config, tensors, _read_card(folder), _read_calibration(folder))
+    return files.fetch(*names, CARD_FILE, CALIBRATION_FILE), config, names
 
 
 def read_config(source: str | Path, **hub: Any) -> ResNetConfig:

@@ -4,10 +4,10 @@ import json
 import sys
 from pathlib import Path
 
-from resnet_hub.bundled_models import DEFAULT_MODEL, find_default_model
+from resnet_hub.bundled_models import DEFAULT_MODEL
 from resnet_hub.checkpoints.default_model import PREDICT_MODEL, choose_default_model
 from resnet_hub.cli import options, output
-from resnet_hub.errors import ImageError
+from resnet_hub.errors import CheckpointError, ImageError
 
 
 def add_parsers(commands: options.Commands) -> None:
@@ -33,8 +33,11 @@ def run(arguments: options.Arguments) -> int:
 
     from resnet_hub.inference.classifier import Classifier
 
-    settings = options.select(arguments, "revision", "device", "precision", "exact")
-    classify = Classifier.from_pretrained(arguments.model or _choose_default_model(), **settings)
+    settings = options.select(arguments, "device", "precision", "exact")
+    if arguments.model:
+        classify = Classifier.from_pretrained(arguments.model, revision=arguments.revision, **settings)
+    else:
+        classify = Classifier.from_pretrained(_choose_default_model(arguments), local_files_only=True, **settings)
     paths = [path for item in arguments.images for path in _list_images(item)]
     results = zip(paths, classify(iter(paths), top_k=arguments.top_k, errors="return"), strict=True)
     failures = 0
@@ -59,9 +62,11 @@ def _list_images(item: Path) -> list[Path]:
         return [item]
 
 
-def _choose_default_model() -> str | Path:
-    """Return the model to use if the command names none, and print its name to stderr."""
-    source, reason = choose_default_model("predict", find_default_model())
+def _choose_default_model(arguments: options.Arguments) -> str | Path:
+    """Return the model to use if the command names none, which is on this disk, and print its name to stderr."""
+    if arguments.revision:
+        raise CheckpointError("--revision is a version of the Hub model that --model names. Add that, or leave it out.")
+    source, reason = choose_default_model("predict")
     text = f"model: {source}" if reason is None else f"using the included model {Path(source).name}: {reason}"
     print(text, file=sys.stderr)
     return source

@@ -2,16 +2,23 @@
 
 import argparse
 import os
+import re
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, replace
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from resnet_hub.cli import options, output
 from resnet_hub.errors import TrainingError
 from resnet_hub.training import events
-from resnet_hub.training.config import Phase, TrainConfig, parse_duration
+from resnet_hub.training.config import AUTO, Phase, TrainConfig, parse_duration
+
+RUNS = Path("runs")  # folder of the run directories of commands that name none
+_FROM_SCRATCH = ("paper", "modern")  # recipes that start from random weights unless a base is named
 
 
 def add_parsers(commands: options.Commands) -> None:
@@ -55,14 +62,21 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def run(arguments: options.Arguments) -> int:
     """Train a model. If the run directory holds a stopped or killed run, the run is resumed.
 
+    Without --base, training starts from ImageNet weights of the Hub, or from the included model if the Hub does not
+    answer; with --base none, --architecture, or the recipes paper and modern, it starts from random weights. Without
+    --run, the run directory is a new folder in runs/, named after the data.
+
     Ctrl-C stops after the current step and saves the run; a second Ctrl-C exits at once.
     """
     settings = _select_set(arguments, *get_type_hints(TrainConfig))
     _check_options(arguments, settings)
     if arguments.on == "jobs":
-        last_event = _train_as_job(arguments, TrainConfig(**{"run": "run"} | settings))
-    else:
+        last_event = _train_as_job(arguments, TrainConfig(**{"run": "run"} | _add_base(settings)))
+    elif "run" in settings:
         last_event = _train_here(arguments, settings)
+    else:
+        with _claim_run_dir(settings["data"]) as folder:
+            last_event = _train_here(arguments, settings | {"run": str(folder)})
     if isinstance(last_event, events.Failed):
         raise TrainingError(last_event.reason)
     return 130 if isinstance(last_event, events.Stopped) else 0
@@ -83,7 +97,11 @@ def _check_options(arguments: options.Arguments, settings: dict[str, Any]) -> No
             "A job already watches a file that ends it; leave out --end-when.": arguments.end_when,
         }
     else:
-        problems = {"Name the run directory with --run.": "run" not in settings}
+        names_neither, has_several = not settings.keys() & {"run", "data"}, int(os.environ.get("WORLD_SIZE", "1")) > 1
+        problems = {
+            "Name a dataset with --data, or a run to resume with --run.": names_neither,
+            "Name the run directory that the processes share with --run.": has_several and "run" not in settings,
+        }
         for key in ("flavor", "timeout", "upload"):
             problems[f"--{key} has no effect without --on jobs. Add that, or leave it out."] = getattr(arguments, key)
     is_private_unused = arguments.private is not None and not arguments.push
@@ -91,6 +109,40 @@ def _check_options(arguments: options.Arguments, settings: dict[str, Any]) -> No
     for message, applies in problems.items():
         if applies:
             raise TrainingError(message)
+
+
+def _add_base(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a new run with a base, unless they are those of a training from random weights."""
+    is_from_scratch = "architecture" in settings or settings.get("recipe") in _FROM_SCRATCH
+    return settings if is_from_scratch else {"base": AUTO} | settings
+
+
+@contextmanager
+def _claim_run_dir(data: str) -> Iterator[Path]:
+    """Create a run directory named after the data; it is removed again if no run starts in it."""
+    from resnet_hub.training.run_dir import RunDir
+
+    path = data if data.startswith("hf://") else str(Path(data).expanduser().resolve())
+    name = re.sub(r"\.zip$", "", re.split(r"[/\\]", path)[-1], flags=re.IGNORECASE)
+    name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+    number, folder = 1, RUNS / name
+    while True:
+        try:
+            folder.mkdir(parents=True)  # fails if another command has claimed it meanwhile
+            break
+        except FileExistsError:
+            number += 1
+            folder = RUNS / f"{name}-{number}"
+        except OSError as error:
+            raise TrainingError(
+                f"Cannot create the run directory {folder}: {error.strerror}. Name one with --run."
+            ) from None
+    print(f"run: {output.escape(folder)}", file=sys.stderr)
+    try:
+        yield folder
+    finally:
+        if not RunDir(folder).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> events.Event | None:
@@ -104,7 +156,7 @@ def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> event
         config = replace(run_dir.config, **settings)
         config.check_same(run_dir.config, settings)
     elif "data" in settings:
-        config = TrainConfig(**settings)
+        config = TrainConfig(**_add_base(settings))
     else:
         raise TrainingError(f"The directory {run_dir.folder} holds no run to resume. Name a dataset with --data.")
 
@@ -170,10 +222,16 @@ def _print_events(run_events: Iterator[events.Event], *, as_json: bool) -> event
     """
     from tqdm import tqdm
 
-    event, is_main = None, _is_main_process()
+    event, run, is_main = None, "", _is_main_process()
     with tqdm(desc="checking the images", leave=False, disable=None if is_main and not as_json else True) as bar:
         for event in run_events:
             match event:
+                case events.Started():
+                    run = event.run
+                    if event.base_note and is_main:
+                        name = output.escape(Path(event.base or "").name)
+                        note = output.escape(event.base_note)
+                        tqdm.write(f"using the included base {name}: {note}", file=sys.stderr)
                 case events.Preparing():
                     bar.total, bar.n = event.total, event.done
                     bar.set_description("checking the images" if event.what == "report" else event.what)
@@ -182,18 +240,19 @@ def _print_events(run_events: Iterator[events.Event], *, as_json: bool) -> event
                     bar.set_description(f"epoch {event.epoch}")
                     left = tqdm.format_interval(event.seconds_left)
                     bar.set_postfix_str(f"loss {event.loss:.3f}, {event.images_per_second:.0f} images/s, {left} left")
-            if is_main and (line := events.event_to_json(event) if as_json else _format_event(event)):
+            if is_main and (line := events.event_to_json(event) if as_json else _format_event(event, run)):
                 tqdm.write(line)
     return event
 
 
-def _format_event(event: events.Event) -> str:
-    """Return the line for an event, or an empty string for one that only the progress bar shows."""
+def _format_event(event: events.Event, run: str) -> str:
+    """Return the line for an event of a run, or an empty string for one that only the progress bar shows."""
     match event:
         case events.Started():
             line = f"{event.train_images:,} images of {len(event.labels)} classes, "
             line += f"{event.validation_images:,} to evaluate on ({event.split}); "
-            line += f"{event.parameters:,} parameters on {event.device}"
+            line += f"{event.parameters:,} parameters on {event.device}, "
+            line += f"from {output.escape(event.base) if event.base else 'random weights'}"
             return line + (f", resumed from epoch {event.epoch}" if event.epoch else "")
         case events.Epoch():
             line = f"epoch {event.epoch:3}"
@@ -205,7 +264,7 @@ def _format_event(event: events.Event) -> str:
         case events.Finished():
             return f"accuracy {event.accuracy:.2%} after {event.seconds:.0f} s: {event.model}"
         case events.Stopped():
-            return f"stopped in epoch {event.epoch + 1}; the run is saved, the same command resumes it"
+            return f"stopped in epoch {event.epoch + 1}; `resnet-hub train --run {output.escape(run)}` resumes it"
         case events.TimeUp():
             return f"training ends in epoch {event.epoch + 1}; the best model so far is evaluated and saved"
         case events.Pushed():

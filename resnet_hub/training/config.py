@@ -50,6 +50,7 @@ DATASET_FIELDS = {
     **{"subset": "subset", "train_split": "split", "image_column": "image_column", "label_column": "label_column"},
     "data_revision": "revision",
 }
+AUTO, NONE = "auto", "none"  # bases: the default model of `choose_base`, and random weights
 _SHELF = "weights"  # name of the folder of checkpoints that ship with the project
 _FINETUNE_IMAGES = 8_000  # that a fine-tuning sees in all its epochs: two or three minutes on a CPU at 64 pixels
 
@@ -70,7 +71,11 @@ class TrainConfig:
     image_column: str | None = option(None, "column with the images; default: detected")
     label_column: str | None = option(None, "column with the classes; default: detected")
     data_revision: str | None = option(None, "branch, tag or commit of a Hub dataset; a resumed run keeps its commit")
-    base: str | None = option(None, "checkpoint folder or Hub id of the base model; default: random weights")
+    base: str | None = option(
+        None,
+        "checkpoint folder or Hub id of the base model; none: random weights; auto: ImageNet weights of the Hub if it "
+        "answers, else the included model; default: auto in the terminal, none in Python",
+    )
     architecture: str = option("resnet18", "name of the network, such as resnet50; only without a base")
     image_size: int | None = option(None, "height and width in pixels", (8, 1024))
     first_size: int | None = option(
@@ -112,6 +117,8 @@ class TrainConfig:
         for name in ("data", "run", "base"):
             if isinstance(value := getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(value))
+        if self.base == NONE:
+            object.__setattr__(self, "base", None)
 
     def resolved(self) -> "ResolvedTrainConfig":
         """Returns the settings with the recipe's choices filled in.
@@ -148,6 +155,7 @@ class TrainConfig:
         for name, default in ((entry.name, entry.default) for entry in fields(self)):
             value, recorded = getattr(self, name), getattr(other, name)
             is_default = value in (None, "", default) and name not in explicit
+            is_default |= name == "base" and value == AUTO
             has_moved = name in ("data", "base") and bool(recorded) and is_gone(recorded)
             has_moved |= name == "data_revision" and _is_commit(recorded) and not _is_commit(value)
             if name != "run" and value != recorded and not is_default and not has_moved:
@@ -214,6 +222,7 @@ def command_line_options(config: TrainConfig) -> list[str]:
     arguments = []
     for name in (entry.name for entry in fields(TrainConfig)):
         value, flag = getattr(config, name), f"--{name.replace('_', '-')}"
+        value = value or NONE if name == "base" else value  # without the option the base would be AUTO
         if value is None or (value == getattr(defaults, name) and name not in ("data", "run", "base", "recipe")):
             continue
         if isinstance(value, bool):

@@ -18,6 +18,8 @@ class Started(NamedTuple):
     epoch: int
     epochs: int
     device: str
+    base: str | None = None  # None: the weights were random
+    base_note: str | None = None  # why the included base was chosen instead of the preferred one
 
 
 class Preparing(NamedTuple):

@@ -4,6 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from resnet_hub.checkpoints.default_model import DefaultModel, choose_default_model
 from resnet_hub.checkpoints.load import read_config
 from resnet_hub.checkpoints.save import CONFIG_FILE
 from resnet_hub.config import ResNetConfig
@@ -11,6 +14,11 @@ from resnet_hub.errors import TrainingError
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.run_dir import RunDir
+
+
+def choose_base() -> DefaultModel:
+    """Returns the base that "auto" stands for: larger on a GPU, and the embedded one if the Hub does not answer."""
+    return choose_default_model("base", on_gpu=torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 def create_model(

@@ -18,10 +18,10 @@ from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.training import events, schedule
 from resnet_hub.training.augmentation import BatchTransform
-from resnet_hub.training.config import Phase, ResolvedTrainConfig, TrainConfig
+from resnet_hub.training.config import AUTO, Phase, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.decoded_images import ImageStore, decode_images
 from resnet_hub.training.finalize import describe_hardware, finalize_run, is_finalized
-from resnet_hub.training.initial_model import create_model, read_model_config
+from resnet_hub.training.initial_model import choose_base, create_model, read_model_config
 from resnet_hub.training.linear_probe import fit_linear_probe
 from resnet_hub.training.optimizer import average_weights, create_optimizer, frozen_modules, set_train_mode
 from resnet_hub.training.run_dir import RunDir
@@ -62,7 +62,8 @@ def train(
     if run.exists():
         recorded = run.config
         config.check_same(recorded)
-        config = replace(recorded, run=config.run, data=config.data or recorded.data, base=config.base or recorded.base)
+        base = recorded.base if config.base in (None, AUTO) else config.base
+        config = replace(recorded, run=config.run, data=config.data or recorded.data, base=base)
     resolved = config.resolved()
     try:
         run.stop.unlink(missing_ok=True)
@@ -108,8 +109,19 @@ class Trainer:
         self.is_main: bool = self.accelerator.is_main_process
         self.is_in_phases = phase in ("prepare", "train")
         self.time_is_up = False
+        self.base_note: str | None = None
+        if config.base == AUTO:
+            self.config = config = self._choose_base()
         if config.base:
             read_model_config(config, run)  # fails before the dataset is read
+
+    def _choose_base(self) -> ResolvedTrainConfig:
+        """Replaces the base "auto". The first of several processes chooses: the Hub might not answer all of them."""
+        from accelerate.utils import broadcast_object_list
+
+        choice = broadcast_object_list([choose_base() if self.is_main else None])[0]
+        self.base_note = choice.reason
+        return replace(self.config, base=str(choice.source))
 
     def set_up(self, max_download: int | None = None) -> Generator[events.Preparing, None, bool]:
         """Reads the dataset and creates the model; returns False if a stop was requested meanwhile."""
@@ -158,6 +170,8 @@ class Trainer:
             epoch=position.epoch,
             epochs=self.epochs,
             device=str(self.device),
+            base=self.config.base,
+            base_note=self.base_note,
         )
         if self.phase == "evaluate" and position.best and not self.is_trained:
             self.time_is_up = True

@@ -12,6 +12,8 @@ from helpers import ROOT
 
 from resnet_hub import cli
 from resnet_hub.bundled_models import DEFAULT_MODEL
+from resnet_hub.checkpoints.default_model import BASE_ON_CPU, BASE_ON_GPU, PREDICT_MODEL
+from resnet_hub.checkpoints.save import CONFIG_FILE, WEIGHTS_FILE
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -45,10 +47,12 @@ def test_commands_of_the_pages_are_parsed(page: Path) -> None:
                 parser.parse_args(shlex.split(line, comments=True)[1:])
 
 
-def test_the_readme_uses_the_default_model() -> None:
-    assert {*re.findall(r"--base weights/([\w.-]+)", (ROOT / "README.md").read_text(encoding="utf-8"))} == {
-        DEFAULT_MODEL
-    }
+def test_the_readme_uses_the_default_models() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f'from_pretrained("weights/{DEFAULT_MODEL}")' in readme
+    preloaded = yaml.safe_load(readme.split("---")[1])["preload_from_hub"]
+    files = f"{CONFIG_FILE},{WEIGHTS_FILE}"
+    assert {*preloaded} == {f"{repo} {files}" for repo in (PREDICT_MODEL, BASE_ON_CPU, BASE_ON_GPU)}
 
 
 @pytest.mark.parametrize("name", [".pre-commit-config.yaml", ".github/workflows/ci.yml", ".github/workflows/space.yml"])

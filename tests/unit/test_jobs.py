@@ -13,9 +13,10 @@ from helpers.data import save_base, write_zip
 from helpers.hub_server import READER, STRANGER, WRITER, Hub, Job, Repo
 
 from resnet_hub import jobs
+from resnet_hub.checkpoints.default_model import BASE_ON_CPU, BASE_ON_GPU
 from resnet_hub.checkpoints.push import check_push_access, push_folder
 from resnet_hub.cli import main
-from resnet_hub.errors import HubError, ResNetHubError
+from resnet_hub.errors import CheckpointError, HubError, ResNetHubError, TrainingError
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Epoch, Failed, Finished, Pushed, Started, TimeUp, event_from_json
@@ -119,7 +120,7 @@ def test_the_command_trains_in_a_job(folder: Path, hub: Hub, capsys: pytest.Capt
     for wrong, sentence in {
         ("train", "--on", "jobs", "--data", "colours.zip"): "--push user/name",
         ("train", "--on", "jobs", "--push", "user/x"): "--data",
-        ("train", "--data", "colours.zip"): "--run",
+        ("train",): "Name a dataset with --data, or a run to resume with --run.",
         ("train", "--data", "colours.zip", "--run", "r", "--flavor", "h200"): "--on jobs",
         ("train", "--data", "colours.zip", "--run", "r", "--private"): "--push",
         ("train", "--data", "colours.zip", "--run", "r", "--end-when", "x/end"): "'x/end' is not a file of a dataset",
@@ -132,6 +133,24 @@ def test_the_command_trains_in_a_job(folder: Path, hub: Hub, capsys: pytest.Capt
         assert main(wrong) == 2
         error = capsys.readouterr().err
         assert sentence in error and len(error.splitlines()) == 1
+
+
+def test_a_job_starts_from_the_preferred_base_of_its_hardware(
+    folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RESNET_HUB_BASE", raising=False)
+    monkeypatch.setattr("helpers.hub_server.Job.run", lambda *_: None)
+    config = TrainConfig(data="colours.zip", base="auto", run="run")
+    for flavor, base in {"t4-small": BASE_ON_GPU, "cpu-basic": BASE_ON_CPU}.items():
+        jobs.submit(config, "user/colours", flavor=flavor, upload=True)
+        command = hub.jobs[f"job{len(hub.jobs) - 1}"].spec["command"]
+        assert command[command.index("--base") + 1] == base
+    monkeypatch.setenv("RESNET_HUB_BASE", "tinier")
+    with pytest.raises(CheckpointError, match="RESNET_HUB_BASE is tinier, which is neither a folder"):
+        jobs.submit(config, "user/colours", upload=True)
+    monkeypatch.setenv("RESNET_HUB_BASE", "tiny")
+    with pytest.raises(TrainingError, match="A job cannot read tiny on this computer"):
+        jobs.submit(replace(config, data="hf://datasets/user/colours"), "user/colours")
 
 
 def head(hub: Hub) -> str:

@@ -17,31 +17,40 @@ from resnet_hub.checkpoints.default_model import (
     is_cached,
     preferred_model,
 )
+from resnet_hub.errors import CheckpointError
 
-EMBEDDED = Path("embedded")
+SMALL = ResNetConfig(depths=(1, 1, 1, 1), image_size=64, id2label={0: "a", 1: "b"})  # timm's widths are fixed
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("RESNET_HUB_MODEL", raising=False)
     monkeypatch.delenv("RESNET_HUB_BASE", raising=False)
+    monkeypatch.setattr("resnet_hub.bundled_models.SHELF", tmp_path)
+    monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", "embedded")
+    (tmp_path / "embedded").mkdir()
+    return tmp_path / "embedded"
 
 
 @pytest.fixture
 def timms(hub: Hub, tmp_path: Path) -> Repo:
-    """The preferred model in timm's own form: its config has no section of ours."""
-    folder = tmp_path / "timm"
-    ResNet(ResNetConfig(depths=(1, 1, 1, 1), width=8, image_size=64, id2label={0: "a"})).save_pretrained(folder)
-    config = {"architecture": "resnet50", "num_classes": 1000, "pretrained_cfg": {"input_size": [3, 224, 224]}}
-    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    """The preferred model's repo in timm's own form, whose config has no section of ours, with a small network."""
+    folder = ResNet(SMALL).save_pretrained(tmp_path / "timm", dtype="float16")
+    config = {"architecture": "resnet18", "num_classes": 2, "model_args": {"layers": [1, 1, 1, 1]}}
+    config |= {"pretrained_cfg": {"input_size": [3, 64, 64]}}
+    weights = (folder / "model.safetensors").read_bytes()
     repo = hub.repos[PREDICT_MODEL] = Repo()
-    repo.commit("main", files | {"config.json": json.dumps(config).encode()}, "timm")
+    repo.commit("main", {"config.json": json.dumps(config).encode(), "model.safetensors": weights}, "timm")
     return repo
 
 
-def test_a_hub_that_answers_gives_the_preferred_model(timms: Repo) -> None:
-    assert choose_default_model("predict", EMBEDDED) == (PREDICT_MODEL, None)
+def test_a_hub_that_answers_gives_the_preferred_model_which_is_then_cached(timms: Repo, hub: Hub) -> None:
+    assert choose_default_model("predict") == (PREDICT_MODEL, None)
+    hub.requests.clear()
+    assert choose_default_model("predict") == (PREDICT_MODEL, None)
+    assert ResNet.from_pretrained(PREDICT_MODEL, local_files_only=True).config.num_classes == 2
+    assert hub.requests == []
 
 
 def test_the_base_depends_on_the_device() -> None:
@@ -50,59 +59,95 @@ def test_the_base_depends_on_the_device() -> None:
 
 
 def test_the_environment_names_another_model_or_the_embedded_one(
-    timms: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    timms: Repo, embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESNET_HUB_MODEL", "")
-    assert choose_default_model("predict", EMBEDDED) == (EMBEDDED, None)
+    assert choose_default_model("predict") == (embedded, None)
     monkeypatch.setenv("RESNET_HUB_MODEL", str(tmp_path / "timm"))
-    assert choose_default_model("predict", EMBEDDED) == (str(tmp_path / "timm"), None)
+    assert choose_default_model("predict") == (str(tmp_path / "timm"), None)
     monkeypatch.setenv("RESNET_HUB_BASE", PREDICT_MODEL)
-    assert choose_default_model("base", EMBEDDED) == (PREDICT_MODEL, None)
+    assert choose_default_model("base") == (PREDICT_MODEL, None)
 
 
-def test_a_slow_hub_is_not_waited_for(timms: Repo, hub: Hub) -> None:
+@pytest.mark.parametrize("name", ["./models/mine", "models/mine", "/models/mine", "~/no/mine", "a\\b", "mine", "a/b/c"])
+def test_a_path_that_does_not_exist_is_an_error(
+    hub: Hub, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for variable, purpose in (("RESNET_HUB_MODEL", "predict"), ("RESNET_HUB_BASE", "base")):
+        monkeypatch.setenv(variable, name)
+        with pytest.raises(CheckpointError) as error:
+            choose_default_model(purpose)  # type: ignore[arg-type]
+        assert str(error.value).startswith(f"{variable} is {name}, which is neither a folder that exists nor")
+    assert hub.requests == []
+
+
+def test_a_slow_hub_is_not_waited_for(timms: Repo, hub: Hub, embedded: Path) -> None:
     hub.fail("GET /api/models/.*", seconds=3.0)
     start = time.monotonic()
-    source, reason = choose_default_model("predict", EMBEDDED, seconds=0.3)
+    source, reason = choose_default_model("predict", seconds=0.3)
     assert time.monotonic() - start < 2
-    assert source == EMBEDDED and reason == f"The Hub did not answer about {PREDICT_MODEL} within 0.3 seconds."
+    assert source == embedded and reason == f"The Hub did not answer about {PREDICT_MODEL} within 0.3 seconds."
 
 
-def test_a_broken_hub_is_named(timms: Repo, hub: Hub) -> None:
+def test_a_broken_hub_is_named(timms: Repo, hub: Hub, embedded: Path) -> None:
     hub.fail("GET /api/models/.*", 403)
-    source, reason = choose_default_model("predict", EMBEDDED)
-    assert source == EMBEDDED and reason is not None and PREDICT_MODEL in reason
+    source, reason = choose_default_model("predict")
+    assert source == embedded and reason is not None and PREDICT_MODEL in reason
 
 
-def test_it_serves_once_the_hub_has_it(hub: Hub, request: pytest.FixtureRequest) -> None:
-    source, reason = choose_default_model("predict", EMBEDDED)
-    assert source == EMBEDDED and reason is not None
+def test_a_download_that_breaks_is_named(timms: Repo, hub: Hub, embedded: Path) -> None:
+    hub.fail("(GET|HEAD) .*/model.safetensors", 403)
+    source, reason = choose_default_model("predict")
+    assert source == embedded and reason is not None and PREDICT_MODEL in reason
+    hub.faults.clear()
+    assert choose_default_model("predict") == (PREDICT_MODEL, None)
+
+
+def test_it_serves_once_the_hub_has_it(hub: Hub, embedded: Path, request: pytest.FixtureRequest) -> None:
+    source, reason = choose_default_model("predict")
+    assert source == embedded and reason is not None
     request.getfixturevalue("timms")
-    assert choose_default_model("predict", EMBEDDED) == (PREDICT_MODEL, None)
+    assert choose_default_model("predict") == (PREDICT_MODEL, None)
 
 
-def test_a_repo_that_is_no_resnet_is_named(timms: Repo) -> None:
+def test_a_repo_that_is_no_resnet_is_named(timms: Repo, embedded: Path) -> None:
     timms.commit("main", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b""}, "Another model")
-    source, reason = choose_default_model("predict", EMBEDDED)
-    assert source == EMBEDDED and reason is not None and "bert" in reason
+    source, reason = choose_default_model("predict")
+    assert source == embedded and reason is not None and "bert" in reason
+
+
+def test_without_an_embedded_model_the_hub_suffices(timms: Repo, hub: Hub, embedded: Path) -> None:
+    embedded.rmdir()
+    hub.fail("GET /api/models/.*", 403)
+    with pytest.raises(CheckpointError, match=f"{PREDICT_MODEL}.* This installation has no default model"):
+        choose_default_model("predict")
+    hub.faults.clear()
+    assert choose_default_model("predict") == (PREDICT_MODEL, None)
 
 
 def test_offline_the_cache_decides(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    timms: Repo, hub: Hub, embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as offline:
         offline.setattr(constants, "HF_HUB_OFFLINE", True)
-        source, reason = choose_default_model("predict", EMBEDDED)
-        assert source == EMBEDDED and reason == f"{PREDICT_MODEL} is not in the cache, and HF_HUB_OFFLINE is set."
+        reason = f"{PREDICT_MODEL} is not in the cache, and HF_HUB_OFFLINE is set."
+        assert choose_default_model("predict") == (embedded, reason)
         assert hub.requests == []
-    repo = hub.repos["user/tiny"] = Repo()
-    folder = tmp_path / "tiny"
-    ResNet(ResNetConfig(depths=(1, 1), width=8, image_size=32, id2label={0: "a"})).save_pretrained(folder)
-    repo.commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "Tiny")
-    monkeypatch.setenv("RESNET_HUB_MODEL", "user/tiny")
-    assert not is_cached("user/tiny")
-    ResNet.from_pretrained("user/tiny")
+    assert not is_cached(PREDICT_MODEL)
+    ResNet.from_pretrained(PREDICT_MODEL)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.requests.clear()
-    assert choose_default_model("predict", EMBEDDED) == ("user/tiny", None)
+    assert choose_default_model("predict") == (PREDICT_MODEL, None)
     assert hub.requests == []
+
+
+def test_a_cached_model_that_is_no_resnet_does_not_serve(
+    timms: Repo, embedded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ResNet.from_pretrained(PREDICT_MODEL)
+    (config,) = Path(constants.HF_HUB_CACHE).glob("*/snapshots/*/config.json")
+    config.resolve().write_text('{"model_type": "bert"}', encoding="utf-8")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert choose_default_model("predict").source == embedded

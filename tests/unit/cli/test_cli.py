@@ -4,11 +4,13 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import termios
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ import torch
 from helpers.hub_server import WRITER, Hub, Repo
 from PIL import Image
 
-from resnet_hub import Classifier, ResNet, ResNetConfig, cli
+from resnet_hub import Classifier, ResNet, ResNetConfig, TrainConfig, cli, train
 from resnet_hub.checkpoints.model_card import CardContent, render_card
+from resnet_hub.training.events import Started
+from resnet_hub.training.run_dir import RunDir
 from resnet_hub.version import __version__
 
 COMMAND = [sys.executable, "-m", "resnet_hub"]
@@ -179,12 +183,12 @@ def test_the_default_model_is_on_the_shelf(
     )
     assert run(capfd, "info")[1][0].endswith(str(model))
     monkeypatch.setattr("resnet_hub.bundled_models.SHELF", model / "nowhere")
-    for command in (["predict", images], ["info"]):
-        code, lines, errors = run(capfd, *command)
-        assert (code, lines) == (2, [])
-        assert errors == [
-            "error: This installation has no default model. Name a checkpoint folder or a Hub model (user/name)."
-        ]
+    missing = "This installation has no default model. Name a checkpoint folder or a Hub model (user/name)."
+    assert run(capfd, "info") == (2, [], [f"error: {missing}"])
+    code, lines, errors = run(capfd, "predict", images)
+    assert (code, lines, len(errors)) == (2, [], 1)
+    assert errors[0].startswith("error: There is no folder and no model on the Hub named timm/")
+    assert errors[0].endswith(missing)
 
 
 # info
@@ -319,6 +323,76 @@ def test_the_card_of_a_run_has_its_command_and_no_local_path(
     assert str(tmp_path) not in card
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
     assert f"| accuracy | {evaluation['accuracy']:.2%} |".replace("%", " %") in card
+
+
+QUICK = ("--recipe", "head", "--precision", "no")
+
+
+def test_without_a_run_directory_one_is_named_after_the_data(
+    capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(colours)
+    archive = shutil.make_archive(str(tmp_path / "My colours"), "zip", colours)
+    for data, name in ((colours, "colours"), (".", "colours-2"), (archive, "My-colours")):
+        code, lines, errors = run(capfd, "train", "--data", data, "--base", model, *QUICK)
+        assert (code, errors) == (0, [f"run: {Path('runs', name)}"])
+        assert lines[-1].endswith(str(Path("runs", name, "model"))) and Path("runs", name, "run.json").is_file()
+    code, _, errors = run(capfd, "train", "--data", tmp_path / "nowhere", "--base", model)
+    assert code == 2 and errors[0] == f"run: {Path('runs', 'nowhere')}" and not Path("runs", "nowhere").exists()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "share with --run" in run(capfd, "train", "--data", colours)[2][0]
+
+
+def test_training_starts_from_the_default_base(
+    capfd: pytest.CaptureFixture[str],
+    model: Path,
+    colours: Path,
+    hub: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("resnet_hub.bundled_models.SHELF", model.parent)
+    monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", model.name)
+    monkeypatch.setenv("RESNET_HUB_BASE", "user/base")
+    words = ["train", "--data", colours, *QUICK]
+    code, lines, errors = run(capfd, *words, "--run", tmp_path / "offline")
+    assert code == 0 and errors[0].startswith(f"using the included base {model.name}: There is no folder and no model")
+    assert lines[0].endswith(f", from {model}")
+    files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
+    hub.repos["user/base"] = repo = Repo()
+    repo.commit("main", files, "A base")
+    code, lines, errors = run(capfd, *words, "--run", tmp_path / "online")
+    assert (code, errors) == (0, []) and lines[0].endswith(", from user/base")
+    card = (tmp_path / "online" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "--base user/base" in card and "base_model: user/base" in card
+    # a resumed run keeps its base, whatever the Hub has by now
+    code, lines, errors = run(capfd, *words, "--run", tmp_path / "offline", "--base", "auto")
+    assert (code, errors) == (0, []) and lines[0].endswith(f", from {model}")
+    monkeypatch.setenv("RESNET_HUB_BASE", str(tmp_path / "nowhere"))
+    code, lines, errors = run(capfd, *words, "--run", tmp_path / "none")
+    assert (code, lines) == (2, []) and errors[0].startswith("error: RESNET_HUB_BASE is")
+
+
+@pytest.mark.parametrize("words", [["--base", "none"], ["--architecture", "resnet20"], ["--recipe", "paper"]])
+def test_training_from_random_weights(
+    capfd: pytest.CaptureFixture[str], colours: Path, hub: Hub, tmp_path: Path, words: list[str]
+) -> None:
+    words = [*words, "--image-size", "16", "--epochs", "1", "--precision", "no", "--data", str(colours)]
+    code, lines, errors = run(capfd, "train", *words, "--run", tmp_path / "run")
+    assert (code, errors) == (0, []) and lines[0].endswith(", from random weights")
+    assert "--base none" in (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert not any("timm" in request for request in hub.requests)
+
+
+def test_python_takes_the_default_base_too(
+    colours: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNET_HUB_BASE", str(model))
+    for base, expected in (("auto", str(model)), (None, None)):
+        config = TrainConfig(data=str(colours), run=str(tmp_path / str(base)), base=base, precision="no", epochs=1)
+        started = next(event for event in train(replace(config, image_size=16)) if isinstance(event, Started))
+        assert (started.base, started.base_note) == (expected, None)
+        assert RunDir(config.run).config.base == expected
 
 
 def test_ctrl_c_saves_the_run_and_the_same_command_resumes_it(model: Path, colours: Path, tmp_path: Path) -> None:

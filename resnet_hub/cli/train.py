@@ -36,6 +36,8 @@ def add_parsers(commands: options.Commands) -> None:
     add("--stop-after", metavar="TIME", help=help_text)
     help_text = "end the training in the same way once this file exists in a Hub dataset"
     add("--end-when", metavar="USER/NAME/FILE", help=help_text)
+    help_text = "train even if another process seems to train in the run directory"
+    add("--force-unlock", action="store_true", help=help_text)
     add("--upload", action="store_true", help="copy local data to a private Hub dataset for the job")
 
 
@@ -95,6 +97,7 @@ def _check_options(arguments: options.Arguments, settings: dict[str, Any]) -> No
             "A job needs a dataset; name one with --data.": "data" not in settings,
             "A job stops training some minutes before its --timeout; leave out --stop-after.": arguments.stop_after,
             "A job already watches a file that ends it; leave out --end-when.": arguments.end_when,
+            "A job has a run directory of its own; leave out --force-unlock.": arguments.force_unlock,
         }
     else:
         names_neither, has_several = not settings.keys() & {"run", "data"}, int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -162,6 +165,7 @@ def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> event
 
     time_limit = parse_duration(arguments.stop_after) if arguments.stop_after else None
     phase: Phase = "evaluate" if time_limit == 0 else "all"
+    train_options: dict[str, Any] = {"phase": phase, "time_limit": time_limit, "force_unlock": arguments.force_unlock}
     is_main = _is_main_process()
     if arguments.push and is_main:
         check_push_access(arguments.push, private=arguments.private)
@@ -169,7 +173,7 @@ def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> event
     def train_and_push() -> Iterator[events.Event]:
         if arguments.end_when and is_main:
             jobs.await_end(run_dir, arguments.end_when)
-        for event in train(config, phase=phase, time_limit=time_limit):
+        for event in train(config, **train_options):
             yield event
             if isinstance(event, events.Finished) and arguments.push and is_main:
                 yield events.Pushed(push_folder(event.model, arguments.push, private=arguments.private))

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, TypeVar, cast
@@ -26,7 +26,7 @@ from resnet_hub.training.linear_probe import fit_linear_probe
 from resnet_hub.training.optimizer import average_weights, create_optimizer, frozen_modules, set_train_mode
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import create_split, select_images
-from resnet_hub.training.state import Best, Position, TrainingState, read_position
+from resnet_hub.training.state import Best, Position, SavedState, TrainingState
 from resnet_hub.training.validation import ValidationSet
 
 T = TypeVar("T")
@@ -35,7 +35,12 @@ _AGREE_STEPS = 10  # between two exchanges among several processes on whether to
 
 
 def train(
-    config: TrainConfig, *, phase: Phase = "all", time_limit: float | None = None, max_download: int | None = None
+    config: TrainConfig,
+    *,
+    phase: Phase = "all",
+    time_limit: float | None = None,
+    max_download: int | None = None,
+    force_unlock: bool = False,
 ) -> Iterator[events.Event]:
     """Trains a model and yields events; resumes the run if its directory already holds one.
 
@@ -51,14 +56,25 @@ def train(
         time_limit: Seconds of training in this call. In phase "all" the run then yields `TimeUp` and evaluates the best
             model so far, as it does after a file `end` appeared in the run directory. It can be resumed.
         max_download: Largest size in bytes of a dataset on the Hub; None: the default of `load_dataset`.
+        force_unlock: Train even if another process seems to train in the run directory.
 
     Raises:
-        ResNetHubError: If the run cannot start, for example because of a wrong setting or an unreadable dataset.
+        ResNetHubError: If the run cannot start, for example because of a wrong setting, an unreadable dataset, or
+            another process that trains in the run directory.
     """
+    if not all(map(find_spec, ("accelerate", "matplotlib", "psutil"))):  # the plots at the end must not be what fails
+        raise TrainingError("Training needs accelerate and matplotlib: pip install 'resnet_hub[train]'.")
+    run = RunDir(config.run)
+    with run.lock.hold(force=force_unlock):
+        yield from _train_run(run, config, phase, time_limit, max_download)
+
+
+def _train_run(
+    run: RunDir, config: TrainConfig, phase: Phase, time_limit: float | None, max_download: int | None
+) -> Iterator[events.Event]:
     if phase == "evaluate":
         time_limit = 0.0
     deadline = math.inf if time_limit is None else time.monotonic() + time_limit
-    run = RunDir(config.run)
     if run.exists():
         recorded = run.config
         config.check_same(recorded)
@@ -158,7 +174,8 @@ class Trainer:
         if self.is_main and (not run.exists() or vars(run.config) != vars(self.config)):  # data or base have moved
             run.create(self.config)
         is_resumed = run.state.is_file()
-        self.position = position = read_position(run.state) if is_resumed else Position()
+        self.saved = SavedState(run.state) if is_resumed else None
+        self.position = position = self.saved.position if self.saved else Position()
         position.hardware = position.hardware or describe_hardware()
         yield events.Started(
             run=str(run.folder),
@@ -217,7 +234,8 @@ class Trainer:
         try:
             yield from self._train_epochs(evaluates_first=is_first_start_from_base)
         except GeneratorExit:
-            self._save_state()
+            with suppress(TrainingError):  # another process has taken over the run
+                self._save_state()
             raise
         return self.is_trained
 
@@ -246,8 +264,8 @@ class Trainer:
         self.frozen = frozen_modules(model, config.frozen_stages)
         self.forward = torch.compile(self.prepared, dynamic=False) if config.compile else self.prepared
         self.state = TrainingState(model, average, optimizer, self.accelerator.scaler, self.position)
-        if is_resumed:
-            self.state.load(self.run.state)
+        if self.saved:
+            self.state.load(self.saved)
 
     # -- epochs and steps ----------------------------------------------------------------------------------------------
 
@@ -357,6 +375,7 @@ class Trainer:
             position.evaluations_since_best = 0 if is_best else position.evaluations_since_best + 1
             position.best = Best(position.epoch, accuracy, loss) if is_best else position.best
             if self.is_main:
+                self.run.lock.check()
                 if is_best:
                     model.save_pretrained(self.run.model)
                 samples = [sample._asdict() for sample in self.validation.predict_samples(model)]
@@ -414,6 +433,7 @@ class Trainer:
     def _save_state(self) -> None:
         self.saved_at = time.monotonic()
         if self.is_main:
+            self.run.lock.check()
             self.position.hardware = describe_hardware()
             self.state.save(self.run.state)
 
@@ -422,8 +442,6 @@ class Trainer:
 
 
 def _create_accelerator(config: ResolvedTrainConfig) -> Any:
-    if not (find_spec("accelerate") and find_spec("matplotlib")):  # the plots at the end must not be what fails
-        raise TrainingError("Training needs accelerate and matplotlib: pip install 'resnet_hub[train]'.")
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 

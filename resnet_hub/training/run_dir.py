@@ -13,6 +13,7 @@ from resnet_hub.atomic import write_atomic
 from resnet_hub.errors import TrainingError
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Epoch, Sample
+from resnet_hub.training.run_lock import RunLock
 
 
 class EvaluationSplit(NamedTuple):
@@ -63,6 +64,7 @@ class RunDir:
         evaluation: `evaluation.json`, the evaluation of the finished model.
         stop: If this file appears, the run stops.
         end: If this file appears, the training ends as at its time limit.
+        lock: `lock`, held by the process that trains.
         images, features: Decoded images and partial features, between the phases of a run.
     """
 
@@ -72,6 +74,7 @@ class RunDir:
         self.report, self.split = self.folder / "report.json", self.folder / "split.json"
         self.samples, self.evaluation = self.folder / "samples.json", self.folder / "evaluation.json"
         self.state, self.stop, self.end = self.folder / "state.safetensors", self.folder / "stop", self.folder / "end"
+        self.lock = RunLock(self.folder)
         self.base, self.model = self.folder / "base", self.folder / "model"
         self.images, self.features = self.folder / "images.safetensors", self.folder / "features.safetensors"
 

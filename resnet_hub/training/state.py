@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -72,9 +72,9 @@ class TrainingState:
         tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         write_atomic(path, save(tensors, metadata={"position": json.dumps(asdict(self.position))}))
 
-    def load(self, path: Path) -> None:
-        """Loads a saved state into these objects, except the position, which `read_position` reads."""
-        tensors = load_file(path)
+    def load(self, saved: "SavedState") -> None:
+        """Loads a saved state into these objects, except the position."""
+        tensors = saved.read_tensors()
 
         def select(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -88,17 +88,32 @@ class TrainingState:
         for name, value in (select("optimizer.") or momentum).items():
             index, _, key = name.partition(".")
             # In the memory format of its weight: a fused kernel goes through both side by side.
-            buffers[int(index)][key] = torch.empty_like(weights[int(index)]).copy_(value) if value.ndim else value
+            buffers[int(index)][key] = torch.empty_like(weights[int(index)]).copy_(value) if value.ndim else value.clone()
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": dict(buffers), "param_groups": groups})
         if self.scaler and self.position.scaler:
             self.scaler.load_state_dict(self.position.scaler)
 
 
-def read_position(path: Path) -> Position:
-    """Reads the progress of a run, without its tensors; raises `TrainingError` if the file is damaged."""
-    try:
-        with safe_open(path, "pt") as file:
-            return Position.from_dict(json.loads(file.metadata()["position"]))
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise TrainingError(f"Cannot read the training state {path}: {error}. Start a new run.") from None
+class SavedState:
+    """A file of a training state, opened once: a file that replaces it meanwhile is not read.
+
+    Attributes:
+        position: The progress of the run.
+
+    Raises:
+        TrainingError: The file is damaged.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            self._file: Any = safe_open(path, "pt")
+            self.position = Position.from_dict(json.loads(self._file.metadata()["position"]))
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise TrainingError(f"Cannot read the training state {path}: {error}. Start a new run.") from None
+
+    def read_tensors(self) -> dict[str, Tensor]:
+        """Reads the tensors and closes the file, which Windows else could not replace."""
+        tensors = {key: self._file.get_tensor(key) for key in self._file.keys()}  # noqa: SIM118, no mapping
+        self._file = None
+        return tensors

@@ -779,6 +779,17 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     ]
 
 
+def test_one_call_trains_in_a_run_directory(config: TrainConfig) -> None:
+    first = train(config)
+    assert any(isinstance(event, Progress) for event in first)  # suspended after a step
+    with pytest.raises(TrainingError, match=f"in use by process {os.getpid()} on host {socket.gethostname()}"):
+        next(iter(train(config)))
+    assert isinstance(list(train(config, force_unlock=True))[-1], Finished)
+    finished = weights(config)
+    first.close()  # it may not write its state over that of the other
+    assert equal(finished, weights(config)) and isinstance(list(train(config))[-1], Finished)
+
+
 def test_an_infinite_loss_fails_and_keeps_the_last_state(config: TrainConfig) -> None:
     list(train(config))
     good = weights(config)

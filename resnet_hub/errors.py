@@ -58,8 +58,10 @@ def disk_is_full(error: BaseException) -> bool:
 
 def memory_is_full(error: BaseException) -> bool:
     """Whether memory is full: by the type of the error, or by the texts of PyTorch, ONNX Runtime and the system."""
-    texts = ("can't allocate memory", "Cannot allocate memory", "Failed to allocate memory", "bad_alloc", "new thread")
-    texts += ("failed to map segment",)  # of a library that is imported
+    texts = (
+        *("can't allocate memory", "Cannot allocate memory", "Failed to allocate memory", "bad_alloc", "new thread"),
+        "failed to map segment",  # of a library that is imported
+    )
     is_memory_error = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return is_memory_error or any(text in str(error) for text in texts)
 

@@ -114,9 +114,7 @@ class RunLock:
         aside = path.with_name(f".lock.{secrets.token_hex(4)}.part")
         with suppress(FileNotFoundError):
             path.rename(aside)  # of several processes only one renames the same file
-            if _read(aside) == holder:
-                aside.unlink()
-            elif path.exists():
+            if _read(aside) == holder or path.exists():
                 aside.unlink()
             else:  # another process had taken over between reading and renaming
                 aside.rename(path)
@@ -197,7 +195,7 @@ def _is_alive(holder: _Holder | None, age: float) -> bool:
         process = psutil.Process(holder.process)
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return False
-        # The start is computed from the clock, which may have been set meanwhile: only silence makes it another process.
+        # The start is computed from the clock, which may have been set: only silence makes it another process.
         return abs(process.create_time() - holder.started) < 1 or age < _SILENT_HERE
     except psutil.NoSuchProcess:
         return False

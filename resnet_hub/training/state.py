@@ -88,7 +88,8 @@ class TrainingState:
         for name, value in (select("optimizer.") or momentum).items():
             index, _, key = name.partition(".")
             # In the memory format of its weight: a fused kernel goes through both side by side.
-            buffers[int(index)][key] = torch.empty_like(weights[int(index)]).copy_(value) if value.ndim else value.clone()
+            target = torch.empty_like(weights[int(index)]) if value.ndim else torch.empty_like(value)
+            buffers[int(index)][key] = target.copy_(value)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": dict(buffers), "param_groups": groups})
         if self.scaler and self.position.scaler:
@@ -107,7 +108,7 @@ class SavedState:
 
     def __init__(self, path: Path):
         try:
-            self._file: Any = safe_open(path, "pt")
+            self._file: Any = cast(Any, safe_open(path, "pt"))
             self.position = Position.from_dict(json.loads(self._file.metadata()["position"]))
         except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
             raise TrainingError(f"Cannot read the training state {path}: {error}. Start a new run.") from None

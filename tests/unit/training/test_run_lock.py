@@ -82,7 +82,7 @@ def test_a_living_holder_refuses_others(changes: dict[str, Any], silent: float, 
     assert "--force-unlock" in str(error.value) and path.read_text() == before
     with RunLock(tmp_path).hold(force=True):
         assert path.read_text() != before
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_dead_holder_is_replaced(changes: dict[str, Any], silent: float, tmp_p
     write_lock(tmp_path, silent, **changes)
     with RunLock(tmp_path).hold():
         assert json.loads((tmp_path / "lock").read_text())["token"] != "0"
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"process": 1}', "[]"])

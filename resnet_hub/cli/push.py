@@ -28,10 +28,9 @@ def run(arguments: options.Arguments) -> int:
     """
     from resnet_hub.checkpoints.load import read_config
     from resnet_hub.checkpoints.push import push_folder, select_upload_files
-    from resnet_hub.hub_client.errors import hub_errors
+    from resnet_hub.hub_client.errors import check_repo_id
 
-    with hub_errors(arguments.repo):
-        pass  # an invalid name raises before anything is listed
+    check_repo_id(arguments.repo)
     read_config(arguments.folder)
     selection = select_upload_files(Path(arguments.folder).expanduser(), arguments.include)
     if selection.skipped:

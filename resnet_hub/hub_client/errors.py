@@ -24,6 +24,14 @@ def hub_errors(
         yield
 
 
+def check_repo_id(repo_id: str) -> None:
+    """Raise `HubError` unless a text has the form of a repo's name. Sends no request."""
+    from huggingface_hub.utils import validate_repo_id
+
+    with translate_errors(repo_id, None, writing=True):
+        validate_repo_id(repo_id)
+
+
 @contextmanager
 def translate_errors(subject: str, revision: str | None, *, writing: bool) -> Iterator[None]:
     """Raise `HubError` for any error of huggingface_hub; `subject` is the repo id, or what was requested."""

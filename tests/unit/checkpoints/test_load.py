@@ -222,12 +222,20 @@ def test_a_model_in_a_subfolder(where: str, model: ResNet, hub: Hub, tmp_path: P
     assert loaded.card is not None
     assert read_config(source, subfolder="models/tiny/") == TINY
     parent = folder / "models" if where == "folder" else "user/many"
-    with pytest.raises(CheckpointError, match=r'Choose one, such as subfolder="(models/)?tiny"'):
+    choice = re.escape(f"Name that folder: {parent}/tiny.") if where == "folder" else 'such as subfolder="models/tiny".'
+    with pytest.raises(CheckpointError, match=choice):
         ResNet.from_pretrained(parent)
     for wrong in ("../repo/models/tiny", "models/../models/tiny", "models/gone"):
         with pytest.raises(CheckpointError) as error:
             ResNet.from_pretrained(source, subfolder=wrong)
         assert is_one_sentence(error.value)
+
+
+def test_a_run_directory_names_its_model_and_not_its_base(model: ResNet, tmp_path: Path) -> None:
+    for name in ("base", "model"):
+        model.save_pretrained(tmp_path / name)
+    with pytest.raises(CheckpointError, match=rf"Name that folder: {re.escape(str(tmp_path / 'model'))}\.$"):
+        read_config(tmp_path)
 
 
 def test_names_of_wrappers_and_of_the_cifar_repositories_open(tmp_path: Path) -> None:

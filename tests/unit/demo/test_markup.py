@@ -7,6 +7,7 @@ import pytest
 from helpers.page import from_browser
 from PIL import Image
 
+from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.report import ClassCount, DatasetReport, Finding, UnreadableImage
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import MESSAGES
@@ -82,3 +83,11 @@ def test_pictures_and_addresses_are_escaped_too(run: PageRun) -> None:
     assert 'href="https://x/&#34;onclick"' in markup.render("pushed.html", from_browser(), url='https://x/"onclick')
     assert EVIL not in markup.render_text(EVIL, "alert") and EVIL not in markup.render_error(DataError(EVIL), None)
     assert f'href="?run={run.id}"' in markup.render_run_link(run, from_browser())
+
+
+def test_the_facts_of_a_model_tell_a_crop_from_a_resize_of_both_sides() -> None:
+    request = from_browser()
+    cropped, squashed = (ResNetConfig.from_name("resnet18", num_classes=2, crop_mode=m) for m in ("center", "squash"))
+    assert "224 × 224 pixels, 87.5% centre crop" in markup.render_model(cropped, None, request)
+    html = markup.render_model(squashed, None, request)
+    assert "224 × 224 pixels, both sides resized" in html and "centre crop" not in html

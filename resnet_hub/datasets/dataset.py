@@ -123,7 +123,9 @@ class LazySequence(Sequence[Any]):
 
 
 def choose_split(splits: Splits, split: str | None) -> tuple[str, ImageDataset]:
-    """Return the split of that name. By default it is the first of validation, test and train that exists.
+    """Return the split of that name, or of another in `SPLIT_NAMES` for it, such as `val`.
+
+    By default it is the first of validation, test and train that exists.
 
     Returns:
         The name of the split, and its images.
@@ -131,7 +133,7 @@ def choose_split(splits: Splits, split: str | None) -> tuple[str, ImageDataset]:
     Raises:
         DataError: The dataset has no such split.
     """
-    for name in (VALIDATION, TEST, TRAIN) if split is None else (split,):
+    for name in (VALIDATION, TEST, TRAIN) if split is None else (split, SPLIT_NAMES.get(split.lower(), split)):
         if name in splits:
             return name, splits[name]
     raise DataError(f"The dataset has no split {split!r}. Choose one of {', '.join(splits)}.")

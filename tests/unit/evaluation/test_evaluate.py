@@ -238,6 +238,7 @@ def test_folders_of_model_and_data(model, folder, tmp_path):
     assert found.labels == LABELS
     assert "21 images of the split test" in found.to_text()
     assert evaluate(str(tmp_path / "model"), str(folder), split="train").num_images == 14
+    assert evaluate(model, folder, split="Testing").split == "test"  # as a folder may be called
     with pytest.raises(DataError, match=r"no split 'dev'\. Choose one of train, test"):
         evaluate(model, folder, split="dev")
     mistake = found.worst[0]

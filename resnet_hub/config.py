@@ -205,6 +205,16 @@ class ResNetConfig:
         return (2 if self.halve_first_stage else 1, *[2] * (len(self.depths) - 1))
 
     @property
+    def stride(self) -> int:
+        """Pixels of the input from one cell of the last feature map to the next."""
+        return math.prod(self.stage_strides) * (1 if self.stem == "3x3" else 4)
+
+    @property
+    def map_size(self) -> int:
+        """Side of the last feature map, in cells."""
+        return math.ceil(self.image_size / self.stride)
+
+    @property
     def num_features(self) -> int:
         """Length of the pooled feature vector, the input of the head."""
         return self.stage_channels[-1]
@@ -275,8 +285,6 @@ class ResNetConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `config.json`: timm's keys at the root, which transformers reads too, and our own section."""
-        stride = math.prod(self.stage_strides) * (1 if self.stem == "3x3" else 4)
-        pool = math.ceil(self.image_size / stride)
         content: dict[str, Any] = {
             "architecture": self.architecture,
             "num_classes": self.num_classes,
@@ -285,7 +293,7 @@ class ResNetConfig:
             "pretrained_cfg": {
                 "input_size": [self.in_channels, self.image_size, self.image_size],
                 **{key: _plain(getattr(self, key)) for key in _PREPROCESSING},
-                "pool_size": [pool, pool],
+                "pool_size": [self.map_size, self.map_size],
                 "first_conv": "conv1.0" if self.stem == "deep" else "conv1",
                 "classifier": "fc",
             },

@@ -99,3 +99,13 @@ def test_maps_that_are_there_already_are_not_computed_again() -> None:
     expected = overlay_heat_map(classify, photo(40, 48), 0)
     classify.predict_with_maps = None  # type: ignore[method-assign, assignment]
     assert overlay_heat_map(classify, photo(40, 48), 0, feature_maps=maps).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("colour", ["yellow", "#ffe14d", "orange", "green", "white", "black", "red", "skyblue"])
+def test_the_map_is_seen_over_any_colour(colour: str) -> None:
+    classify = Classifier(model_of(crop_pct=1.0))
+    image = Image.new("RGB", (64, 64), colour)
+    with torch.no_grad():
+        classify.model.get_parameter("fc.weight")[1] = 1.0
+    change = np.abs(np.asarray(overlay_heat_map(classify, image, 1)).astype(int) - np.asarray(image)).max(axis=2)
+    assert change.max() > 80

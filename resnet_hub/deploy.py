@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_hub.bundled_models import SHELF
 from resnet_hub.checkpoints.default_model import BASE_ON_CPU, BASE_ON_GPU, PREDICT_MODEL
-from resnet_hub.checkpoints.load import REQUEST_TIMEOUT
 from resnet_hub.checkpoints.push import check_creation, select_upload_files
 from resnet_hub.checkpoints.save import CONFIG_FILE, WEIGHTS_FILE
 from resnet_hub.errors import CheckpointError, HubError, list_untrusted, one_line
@@ -156,7 +155,7 @@ def deploy(
         if space is None:
             check_creation(api, repo_id)
             _create(api, repo_id, hardware or HARDWARE[0], private)
-            space = retry_call(api.space_info, repo_id, timeout=REQUEST_TIMEOUT)
+            space = retry_call(api.space_info, repo_id)
         else:
             _check_space(api, repo_id, space, private)
             if hardware and hardware != _get_hardware(space):
@@ -198,7 +197,7 @@ def _find_space(api: "HfApi", repo_id: str) -> "SpaceInfo | None":
     from huggingface_hub import errors
 
     try:
-        return retry_call(api.space_info, repo_id, timeout=REQUEST_TIMEOUT)
+        return retry_call(api.space_info, repo_id)
     except errors.RepositoryNotFoundError as error:
         if is_token_error(error.response):
             raise

@@ -13,10 +13,10 @@ from typing import Any, Literal, NamedTuple
 
 from resnet_hub.bundled_models import find_default_model
 from resnet_hub.errors import CheckpointError, ResNetHubError
+from resnet_hub.hub_client import timeouts
 
 PREDICT_MODEL = "timm/resnet50.a1_in1k"  # Apache-2.0, 224 pixels, 1000 labels, 102 MB
 BASE_ON_CPU, BASE_ON_GPU = "timm/resnet18.a1_in1k", "timm/resnet50.a1_in1k"
-PROBE_SECONDS = 5.0  # to find out whether the Hub has the model
 
 Purpose = Literal["predict", "base"]
 _VARIABLES: dict[Purpose, str] = {"predict": "RESNET_HUB_MODEL", "base": "RESNET_HUB_BASE"}
@@ -48,13 +48,14 @@ def preferred_model(purpose: Purpose, *, on_gpu: bool = False) -> str:
     return name
 
 
-def choose_default_model(purpose: Purpose, *, on_gpu: bool = False, seconds: float = PROBE_SECONDS) -> DefaultModel:
+def choose_default_model(purpose: Purpose, *, on_gpu: bool = False, seconds: float | None = None) -> DefaultModel:
     """Choose the preferred model if it is on this disk or the Hub answers in time, else the embedded folder.
 
     Args:
         purpose: "predict", or "base" for a model to train from.
         on_gpu: Whether training runs on a GPU, which is fast enough for a larger base model.
-        seconds: How long to wait for the first answer of the Hub. The download has no such limit.
+        seconds: How long to wait for the first answer of the Hub, in place of `timeouts.DEFAULT_MODEL`. The download
+            has no such limit.
 
     Returns:
         The model, with the reason if it is not the preferred one. A failing Hub raises no error.
@@ -75,12 +76,12 @@ def choose_default_model(purpose: Purpose, *, on_gpu: bool = False, seconds: flo
         raise CheckpointError(f"{reason} {error}") from None
 
 
-def obtain(source: str, seconds: float = PROBE_SECONDS, **hub: Any) -> str | None:
+def obtain(source: str, seconds: float | None = None, **hub: Any) -> str | None:
     """Bring a preferred model onto this disk, unless it is there.
 
     Args:
         source: A folder that exists, or a Hub id.
-        seconds: How long to wait for the first answer of the Hub.
+        seconds: How long to wait for the first answer of the Hub, in place of `timeouts.DEFAULT_MODEL`.
         hub: `token`.
 
     Returns:
@@ -94,7 +95,7 @@ def obtain(source: str, seconds: float = PROBE_SECONDS, **hub: Any) -> str | Non
         return None
     if constants.is_offline_mode():
         return f"{source} is not in the cache, and HF_HUB_OFFLINE is set."
-    reason = _probe(source, seconds, **hub)
+    reason = _probe(source, timeouts.DEFAULT_MODEL if seconds is None else seconds, **hub)
     if reason is None:
         try:
             fetch_checkpoint(source, **hub)

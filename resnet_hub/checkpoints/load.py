@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from torch import Tensor
 
-REQUEST_TIMEOUT = 10  # seconds after which a silent Hub counts as unreachable, and the cache is used
 _MAX_TEXT_BYTES = 16 * 2**20  # of each file except weights; larger ones are not fetched
 _BYTES_PER_PARAMETER = 9  # 8 of float64, and room for BatchNorm's statistics
 _MAX_NAME_LENGTH = 200  # characters of a file's path in a checkpoint; longer ones are ignored
@@ -203,7 +202,7 @@ def _open_repo(
         cached = Path(find_cached(repo_id, revision=revision, cache_dir=cache_dir))
     if online and not constants.is_offline_mode():
         call = call_once if cached else retry_call  # with a cached copy there is no need to wait
-        model_info = partial(api.model_info, files_metadata=True, timeout=REQUEST_TIMEOUT)
+        model_info = partial(api.model_info, files_metadata=True)
         try:
             listing = read_listing(repo_id, call(model_info, repo_id, revision=revision))
         except (errors.HTTPError, HubError) as error:

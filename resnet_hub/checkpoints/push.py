@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
-from resnet_hub.checkpoints.load import REQUEST_TIMEOUT, fetch_files, open_source, read_config
+from resnet_hub.checkpoints.load import fetch_files, open_source, read_config
 from resnet_hub.checkpoints.model_card import set_repo_id, update_metadata
 from resnet_hub.checkpoints.save import (
     CALIBRATION_FILE,
@@ -123,7 +123,7 @@ def check_push_access(repo_id: str, *, private: bool | None = None, token: str |
         try:
             if "/" in repo_id:
                 retry_call(api.auth_check, repo_id, write=True)
-                if private and retry_call(api.model_info, repo_id, timeout=REQUEST_TIMEOUT).private is not True:
+                if private and retry_call(api.model_info, repo_id).private is not True:
                     raise _public_repo_error(repo_id)
                 return
         except errors.RepositoryNotFoundError as error:
@@ -221,7 +221,7 @@ def push_folder(
         repo_id = retry_call(api.create_repo, repo_id, private=private, exist_ok=True).repo_id  # with the user's name
         if branch and not create_pr:
             retry_call(api.create_branch, repo_id, branch=branch, exist_ok=True)
-        info = retry_call(api.model_info, repo_id, revision=branch, timeout=REQUEST_TIMEOUT)
+        info = retry_call(api.model_info, repo_id, revision=branch)
         if private and info.private is not True:
             raise _public_repo_error(repo_id)
         listing = read_listing(repo_id, info)
@@ -272,7 +272,7 @@ def _find_pushed_commit(
     from huggingface_hub import errors
 
     try:
-        info = call_once(api.model_info, repo_id, revision=branch, timeout=REQUEST_TIMEOUT)
+        info = call_once(api.model_info, repo_id, revision=branch)
         commit = read_listing(repo_id, info).commit
         digests = call_once(fetch_digests, api, repo_id, [*additions, *stale], commit)
     except (errors.HTTPError, HubError):

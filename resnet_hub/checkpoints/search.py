@@ -1,12 +1,13 @@
 """Search for ResNets on the Hub."""
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
-from resnet_hub.checkpoints.load import REQUEST_TIMEOUT
 from resnet_hub.hub_client.errors import translate_errors
 from resnet_hub.hub_client.listing import malformed_response_error
-from resnet_hub.hub_client.retry import call_within
+from resnet_hub.hub_client.retry import call_within, retry_call
 
 _REPO_ID = re.compile(r"([\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
 _SUBJECT = "The list of models"  # in messages
@@ -21,7 +22,7 @@ class SearchResult(NamedTuple):
 
 
 def search_models(
-    text: str, *, limit: int = 20, token: str | bool | None = None, timeout: float = REQUEST_TIMEOUT
+    text: str, *, limit: int = 20, token: str | bool | None = None, timeout: float | None = None
 ) -> list[SearchResult]:
     """Search for image classifiers whose names contain `text`: models tagged as ResNets, and models of timm.
 
@@ -29,7 +30,8 @@ def search_models(
         text: A part of the model's name.
         limit: Maximum number of results.
         token: A token of the Hub; False for none, None for the one that is logged in.
-        timeout: Seconds without progress after which the search fails.
+        timeout: Seconds without progress after which the search fails, in place of `timeouts.SILENCE`; then a request
+            is not repeated.
 
     Returns:
         The results by downloads, most first.
@@ -43,12 +45,13 @@ def search_models(
         api, task = HfApi(token=token), "image-classification"
         return list(api.list_models(filter=tag, search=text, pipeline_tag=task, sort="downloads", limit=limit))
 
+    call: Callable[..., Any] = retry_call if timeout is None else partial(call_within, timeout)
     with translate_errors(_SUBJECT, None, writing=False):  # `list_models` would try for 23 s to reach a dead Hub
-        call_within(timeout, get_session().head, f"{constants.ENDPOINT}/api/models")
+        call(get_session().head, f"{constants.ENDPOINT}/api/models")
     results: dict[str, SearchResult] = {}
     for tag in ("resnet", "timm"):
         with translate_errors(_SUBJECT, None, writing=False):
-            models = call_within(timeout, list_models, tag)
+            models: list[ModelInfo] = call(list_models, tag)
         for model in models:
             name, downloads = model.id, model.downloads or 0
             if not isinstance(name, str) or not _REPO_ID.fullmatch(name) or not isinstance(downloads, int):

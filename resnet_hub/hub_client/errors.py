@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from resnet_hub.errors import HubError, disk_is_full, one_line
-from resnet_hub.hub_client.retry import parse_retry_after
+from resnet_hub.hub_client.retry import is_short_body, parse_retry_after
+from resnet_hub.hub_client.xet import XetTransferError
 
 
 @contextmanager
@@ -82,6 +83,10 @@ def error_message(error: Exception, subject: str, revision: str | None, writing:
         case errors.HTTPError():
             reason = type(error).__name__ if type(error) is not errors.HTTPError else str(error)
             return f"{failure}: the Hub at {hub} cannot be reached ({reason}). Check the connection and try again."
+    if isinstance(error, XetTransferError):
+        return f"{failure}: its store fails ({error}), by plain HTTP too. Try again in some minutes."
+    if isinstance(error, OSError) and is_short_body(error):
+        return f"{failure}: a file arrived incomplete twice. Check the connection and its proxy, or try again later."
     if disk_is_full(error):
         return f"{failure}: the disk of the Hub's cache ({constants.HF_HUB_CACHE}) is full. Make room and try again."
     return f"{failure}: {first_line(error)}."

@@ -1,8 +1,8 @@
-"""Retries and timeouts for calls of huggingface_hub: a call fails once nothing has arrived for `TIMEOUT` seconds.
+"""Retries and timeouts for calls of huggingface_hub; `timeouts` says how long each wait is.
 
 huggingface_hub does not retry a 503 on most GET requests, sleeps for as long as `Retry-After` says (even an hour), and
 retries other responses without end. Hooks on its HTTP client measure the progress of each call made through this
-module; other requests of the process pass through them unchanged. Uploads and downloads by Xet have no hooks.
+module; other requests of the process pass through them unchanged. Transfers by Xet are watched by `xet`.
 """
 
 import re
@@ -16,14 +16,24 @@ from json import JSONDecodeError
 from typing import Any, ParamSpec, TypeVar
 
 from resnet_hub.errors import HubError
+from resnet_hub.hub_client import timeouts
+from resnet_hub.hub_client.unsent import read_unsent_bytes
+from resnet_hub.hub_client.xet import (
+    TOKEN_ROUTE,
+    XetTransferError,
+    is_store_broken,
+    plain_http,
+    report_store,
+    watched_transfers,
+)
 
-TIMEOUT = 15.0
 RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)  # may succeed when retried
 
-_MIN_PROGRESS = 2**16  # bytes; a body that grows by fewer within the timeout has stalled
-_MAX_BACKOFF = 8.0  # seconds that huggingface_hub sleeps at most where a response names no delay
+_NO_TOKEN = "the Hub gives no access to it"
 _MAX_RETRY_AFTER = 1e6  # seconds, about eleven days
 _UNEXPECTED = (LookupError, TypeError, AttributeError, AssertionError, NameError)  # raised on malformed responses
+
+_POLL_SECONDS = 0.1
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,6 +46,7 @@ class _Clock:
         self.timeout = timeout
         self.last_progress = time.monotonic()
         self.failure: Any = None  # exception or response since the last progress
+        self.awaits_token = False  # of Xet
         self.furthest_byte: dict[str, int] = {}  # of each response body, by its path: a byte read twice is no progress
 
     @property
@@ -74,20 +85,56 @@ def call_once(call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
 
 
 def call_within(timeout: float, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-    """As `call_once`, with a timeout in seconds instead of `TIMEOUT`."""
+    """As `call_once`, with a timeout in seconds instead of `timeouts.SILENCE`."""
     return _call(partial(call, *args, **options), retry=False, timeout=timeout)
 
 
 def _call(call: Callable[[], T], *, retry: bool, timeout: float | None = None) -> T:
+    """Call a function, and again by plain HTTP if the store behind Xet fails."""
+    from huggingface_hub import constants, errors
+
+    attempt = partial(_call_with_retries, call, retry=retry, timeout=timeout)
+    if constants.HF_HUB_DISABLE_XET:
+        return attempt()
+    if is_store_broken():
+        with plain_http():
+            return attempt()
+    try:
+        with watched_transfers():
+            return attempt()
+    except XetTransferError as error:
+        failure = error
+    report_store(broken=True)
+    try:
+        with plain_http():
+            return attempt()
+    except (errors.HTTPError, RuntimeError, ValueError) as error:
+        report_store(broken=False)  # plain HTTP is no better
+        cause = error if isinstance(error, errors.HTTPError) else error.__cause__
+        response = getattr(cause, "response", None)
+        if response is not None and response.status_code in (401, 403, 404, 409, 412, 429):
+            raise
+        raise failure from None
+
+
+def _call_with_retries(call: Callable[[], T], *, retry: bool, timeout: float | None) -> T:
     from huggingface_hub import constants, errors
 
     http = _import_http_library()
     with request_timeout(timeout) as clock:
-        backoff = 1.0
+        backoff, was_short = 1.0, False
         while True:
             try:
                 return call()
-            except (errors.HfHubHTTPError, http.RemoteProtocolError, http.ReadError) as error:
+            except (JSONDecodeError, RecursionError, *_UNEXPECTED, http.InvalidURL):
+                raise HubError(
+                    f"The server at {constants.ENDPOINT} is no Hub. Check HF_ENDPOINT, the connection and its proxy."
+                ) from None
+            except errors.HTTPError as error:
+                if clock.awaits_token:
+                    raise XetTransferError(_NO_TOKEN) from None
+                if not isinstance(error, errors.HfHubHTTPError | http.RemoteProtocolError | http.ReadError):
+                    raise
                 response = getattr(error, "response", None)
                 retry_after = parse_retry_after(response.headers) if response is not None else None
                 delay = backoff if retry_after is None else retry_after
@@ -95,17 +142,17 @@ def _call(call: Callable[[], T], *, retry: bool, timeout: float | None = None) -
                 clock.failure = error if response is None else response
                 if not retry or not is_temporary or delay >= clock.seconds_left:
                     raise
-            except (JSONDecodeError, RecursionError, *_UNEXPECTED, http.InvalidURL):
-                raise HubError(
-                    f"The server at {constants.ENDPOINT} is no Hub. Check HF_ENDPOINT, the connection and its proxy."
-                ) from None
+            except OSError as error:  # a body that is shorter than the Hub lists is fetched once more
+                if was_short or not is_short_body(error):
+                    raise
+                was_short, delay = True, backoff
             time.sleep(delay)
             backoff *= 2
 
 
 @contextmanager
 def request_timeout(timeout: float | None = None) -> Iterator[_Clock]:
-    """Limit how long requests of this thread to the Hub wait without progress: `timeout` or `TIMEOUT` seconds."""
+    """Limit how long requests of this thread to the Hub wait without progress, in place of `timeouts.SILENCE`."""
     from huggingface_hub import get_session
 
     client = get_session()
@@ -115,12 +162,17 @@ def request_timeout(timeout: float | None = None) -> Iterator[_Clock]:
             "request": [*hooks["request"], _before_request],
             "response": [*hooks["response"], _after_response],
         }
-    clock = _Clock(timeout or TIMEOUT)
+    clock = _Clock(timeout or timeouts.SILENCE)
     token = _current_clock.set(clock)
     try:
         yield clock
     finally:
         _current_clock.reset(token)
+
+
+def is_short_body(error: OSError) -> bool:
+    """Whether huggingface_hub found a file shorter or longer than the Hub lists it."""
+    return str(error).startswith("Consistency check failed")
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
@@ -143,10 +195,14 @@ def _before_request(request: Any) -> None:
     if (clock := _current_clock.get()) is None:
         return
     clock.raise_if_expired()
-    timeouts = request.extensions.get("timeout") or {}
+    limit = clock.seconds_left
+    if _needs_token(request):
+        if clock.awaits_token:  # huggingface_hub repeats the request
+            raise XetTransferError(_NO_TOKEN)
+        clock.awaits_token, limit = True, min(limit, timeouts.XET_SILENCE)
+    limits = request.extensions.get("timeout") or {}
     request.extensions["timeout"] = {
-        phase: min(timeouts.get(phase) or clock.timeout, clock.seconds_left)
-        for phase in ("connect", "read", "write", "pool")
+        phase: min(limits.get(phase) or clock.timeout, limit) for phase in ("connect", "read", "write", "pool")
     }
     request.stream = _measured_stream()(request.stream, clock)
 
@@ -154,14 +210,23 @@ def _before_request(request: Any) -> None:
 def _after_response(response: Any) -> None:
     if (clock := _current_clock.get()) is None:
         return
+    if _needs_token(response.request):
+        if response.status_code != 200 or "X-Xet-Access-Token" not in response.headers:
+            raise XetTransferError(_NO_TOKEN)
+        clock.awaits_token = False
     if response.status_code in RETRIED_STATUSES:
         clock.failure = response
         retry_after = parse_retry_after(response.headers)
-        if (_MAX_BACKOFF if retry_after is None else retry_after + 1) >= clock.seconds_left:
+        if (timeouts.MAX_BACKOFF if retry_after is None else retry_after + 1) >= clock.seconds_left:
             _raise_for_status(response)
     else:
         start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
         response.stream = _measured_stream()(response.stream, clock, response.url.path, int(start[1]) if start else 0)
+
+
+def _needs_token(request: Any) -> bool:
+    """Whether a request is for a token of the store behind Xet."""
+    return re.search(TOKEN_ROUTE, request.url.path) is not None
 
 
 def _raise_for_status(response: Any) -> None:
@@ -179,6 +244,19 @@ def _import_http_library() -> Any:
     return import_module(errors.HTTPError.__module__.partition(".")[0])
 
 
+def _await_receipt(clock: _Clock) -> None:
+    """Wait while the body of a request leaves the send buffer, as long as it moves; that stops the clock too."""
+    start = moved_at = time.monotonic()
+    unsent = sent = read_unsent_bytes()
+    while sent and sent.keys() <= unsent.keys():  # until one connection has nothing left to send
+        if time.monotonic() - moved_at > clock.timeout:
+            raise _import_http_library().HTTPError(f"no byte moved for {clock.timeout:.0f} seconds")
+        time.sleep(_POLL_SECONDS)
+        if (current := read_unsent_bytes()) != unsent:
+            unsent, moved_at = current, time.monotonic()
+    clock.last_progress += time.monotonic() - start
+
+
 @cache
 def _measured_stream() -> Any:
     class MeasuredStream(_import_http_library().SyncByteStream):  # type: ignore[misc]
@@ -192,7 +270,7 @@ def _measured_stream() -> Any:
             reached = self.start if self.path is None else clock.furthest_byte.setdefault(self.path, self.start)
             for chunk in self.stream:
                 position += len(chunk)
-                if position >= reached + _MIN_PROGRESS:
+                if position >= reached + timeouts.MIN_PROGRESS:
                     now, reached = time.monotonic(), position
                     if self.path is None:  # sending stops the clock: only a response is progress
                         clock.last_progress, sent_at = clock.last_progress + now - sent_at, now
@@ -200,6 +278,8 @@ def _measured_stream() -> Any:
                         clock.last_progress, clock.failure, clock.furthest_byte[self.path] = now, None, position
                 clock.raise_if_expired()
                 yield chunk
+            if self.path is None and position >= timeouts.MIN_PROGRESS:
+                _await_receipt(clock)
             if self.path is not None and clock.failure is None:
                 clock.last_progress = time.monotonic()
 

@@ -4,8 +4,9 @@ Covers, for model repos: create, info, tree, paths, resolve (HEAD and GET, with 
 (files, deletions, parent, pull request), branches, refs, README from `Hub.edit`, tokens that may read or write and the
 check of that, private, gated and renamed repos, and the error headers that the client reads. Datasets and Spaces are
 repos of the same kind; a Space has an SDK and hardware, which `Hub.hardware` limits, and is never started. Jobs run
-their command in a process of this machine, with the datasets that they mount in a folder. Left out: Xet, redirects to a
-CDN, multipart uploads, discussions, quotas, and git itself. `Hub.fail` is the switch for faults.
+their command in a process of this machine, with the datasets that they mount in a folder. With `Hub.xet`, uploads and
+downloads by hf_xet go through the store of `xet_store` under `/cas`. Left out: redirects to a CDN, multipart uploads,
+discussions, quotas, and git itself. `Hub.fail` is the switch for faults.
 """
 
 import base64
@@ -13,11 +14,12 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +27,8 @@ from threading import Lock, Thread
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+
+from helpers.xet_store import XetStore
 
 WRITER, READER, STRANGER = "hf_writer", "hf_reader", "hf_stranger"  # tokens; the first two are of the user "user"
 
@@ -37,6 +41,7 @@ class Fault:
     times: int = 10**9
     seconds: float = 0  # to wait before the response
     body: bytes | None = None  # sent in place of the file
+    pace: int | None = None  # bytes per second that are received and sent
     flip: bool = False  # flip the last bit of the file
     cut: int | None = None  # bytes of the response that are sent before the connection is closed
     hold: float = 0  # seconds of silence before it is closed there
@@ -127,6 +132,8 @@ class Hub:
         self.requests: list[str] = []  # "METHOD /path" of each
         self.jobs: dict[str, Job] = {}
         self.hardware = {"cpu-basic", "zero-a10g", "t4-small"}  # that Spaces may have
+        self.xet: XetStore | None = None  # set it to serve files by Xet too
+        self.only_xet = False  # no LFS and no plain download of files in the store
         self.moved: dict[str, str] = {}  # repos that were renamed: old and new id
         self.heard: Callable[[str, Mapping[str, str], bytes], object] | None = None  # request, headers, body of each
 
@@ -305,6 +312,8 @@ class Hub:
     def batch(self, token, query, body, repo_id):
         self.repo(repo_id, token)
         self.user(token, write=True)
+        if self.only_xet:
+            raise RefusalError(501, "This repo takes large files by Xet alone")
         objects = []
         for blob in body["objects"]:
             actions = {"upload": {"href": f"{self.url}/lfs/{blob['oid']}", "header": {}}}
@@ -336,7 +345,7 @@ class Hub:
                     case "file":
                         files[path] = base64.b64decode(line["value"]["content"])
                     case "lfsFile":
-                        files[path] = self.blobs[line["value"]["oid"]]
+                        files[path] = self.blob(line["value"]["oid"])
                     case "deletedFile":
                         if files.pop(path, None) is None:
                             raise RefusalError(404, "A file with this name doesn't exist", "EntryNotFound")
@@ -355,7 +364,45 @@ class Hub:
         files, path = repo.commits[commit], unquote(path)
         if path not in files:
             raise RefusalError(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": commit})
-        return files[path], {"X-Repo-Commit": commit, "ETag": f'"{_oid(path, files[path])}"'}
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{_oid(path, files[path])}"'}
+        if self.xet and (xet_hash := self.xet.hashes.get(_sha256(files[path]))):
+            kind = "datasets" if repo_id.startswith("datasets/") else "models"
+            route = f"{self.url}/api/{kind}/{repo_id.removeprefix('datasets/')}/xet-read-token/{commit}"
+            headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{route}>; rel="xet-auth"'}
+        return files[path], headers
+
+    def blob(self, oid: str) -> bytes:
+        if oid not in self.blobs and self.xet:
+            return self.xet.read(oid)
+        return self.blobs[oid]
+
+    def xet_token(self, token, query, body, repo_id, kind, revision):
+        self.repo(repo_id, token, write=kind == "write" and "create_pr" not in query)
+        if not self.xet:
+            raise RefusalError(404, "This Hub has no Xet")
+        url, expiry = f"{self.url}/cas", int(time.time()) + 3600
+        content = json.dumps({"casUrl": url, "exp": expiry, "accessToken": "xet"}).encode()
+        headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": str(expiry)}
+        return content, {**headers, "Content-Type": "application/json"}
+
+    def store(self) -> XetStore:
+        if not self.xet:
+            raise RefusalError(404, "This Hub has no Xet")
+        return self.xet
+
+    def put_xorb(self, token, query, body, xorb_hash):
+        self.store().xorbs[xorb_hash] = body
+        return {"was_inserted": True}
+
+    def put_shard(self, token, query, body):
+        self.store().add_shard(body)
+        return {"result": 1}
+
+    def reconstruction(self, token, query, body, file_hash):
+        return self.store().describe(file_hash, f"{self.url}/cas/xorbs/"), {"Content-Type": "application/json"}
+
+    def get_xorb(self, token, query, body, xorb_hash):
+        return self.store().xorbs[xorb_hash], {}
 
     def set_hardware(self, repo: Repo, hardware: str) -> None:
         if hardware not in self.hardware:
@@ -441,6 +488,12 @@ _ROUTES = [
     (r"GET /api/jobs/([\w-]+)/(\w+)/logs", Hub.job_log),
     (r"POST /api/jobs/([\w-]+)/(\w+)/cancel", Hub.cancel_job),
     (r"PUT /lfs/([0-9a-f]{64})", Hub.lfs_put),
+    (rf"GET /api/models/{_ID}/xet-(read|write)-token/([^/]+)", Hub.xet_token),
+    (rf"GET /api/datasets/{_ID}/xet-(read|write)-token/([^/]+)", _for_dataset(Hub.xet_token)),
+    (r"POST /cas/v1/xorbs/default/([0-9a-f]{64})", Hub.put_xorb),
+    (r"POST /cas/v1/shards", Hub.put_shard),
+    (r"GET /cas/v1/reconstructions/([0-9a-f]{64})", Hub.reconstruction),
+    (r"GET /cas/xorbs/([0-9a-f]{64})", Hub.get_xorb),
     (rf"(?:GET|HEAD) /datasets/{_ID}/resolve/([^/]+)/(.+)", _for_dataset(Hub.resolve)),
     (rf"(?:GET|HEAD) /spaces/{_ID}/resolve/([^/]+)/(.+)", _for_space(Hub.resolve)),
     (rf"(?:GET|HEAD) /{_ID}/resolve/([^/]+)/(.+)", Hub.resolve),
@@ -454,13 +507,15 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def answer(self) -> None:
-        raw = self.content()
         url = urlsplit(self.path)
         request = f"{self.command} {url.path}"
         self.hub.requests.append(request)
+        fault = next((f for f in self.hub.faults if f.times > 0 and re.search(f.pattern, request)), None)
+        if fault and fault.pace:  # else most of a body would wait here, and the client could not know that it is slow
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+        raw = self.content(fault.pace if fault else None)
         if self.hub.heard:
             self.hub.heard(f"{self.command} {self.path}", dict(self.headers), raw)
-        fault = next((f for f in self.hub.faults if f.times > 0 and re.search(f.pattern, request)), None)
         if fault:
             fault.times -= 1
             time.sleep(fault.seconds)
@@ -498,9 +553,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send_file(content, headers, fault)
         return self.send(200, json.dumps(result).encode(), {"Content-Type": "application/json"}, fault)
 
-    def content(self) -> bytes:
+    def content(self, pace: int | None) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            size = int(self.headers.get("Content-Length") or 0)
+            return b"".join(self.rfile.read(part) for part in _paced(size, pace))
         chunks = []
         while size := int(self.rfile.readline().split(b";")[0], 16):
             chunks.append(self.rfile.read(size))
@@ -525,7 +581,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[:cut])
+            body, position = body[:cut], 0
+            for part in _paced(len(body), fault and fault.pace):
+                self.wfile.write(body[position : position + part])
+                self.wfile.flush()
+                position += part
             self.close_connection |= cut is not None
         if fault and fault.hold:
             self.wfile.flush()
@@ -533,6 +593,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+def _paced(size: int, pace: int | None) -> Iterator[int]:
+    """Lengths of parts of `size` bytes, with a pause before each so that `pace` bytes pass in a second."""
+    step = max(pace // 10, 1) if pace else max(size, 1)
+    for start in range(0, size, step):
+        part = min(step, size - start)
+        time.sleep(part / pace if pace else 0)
+        yield part
 
 
 def _lfs(path: str) -> bool:

@@ -12,7 +12,7 @@ from resnet_hub.model import ResNet
 @pytest.fixture(autouse=True)
 def _isolate_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("resnet_hub.hub_client.retry.TIMEOUT", 3.0)  # a lasting fault raises sooner
+    monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 3.0)  # a lasting fault raises sooner
 
 
 @pytest.fixture

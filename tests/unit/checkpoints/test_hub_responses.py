@@ -59,7 +59,7 @@ def test_a_malformed_response_raises_one_message(
 
     routes = [(pattern, twisted if answer is true else answer) for pattern, answer in hub_server._ROUTES]
     monkeypatch.setattr(hub_server, "_ROUTES", routes)
-    monkeypatch.setattr("resnet_hub.hub_client.retry.TIMEOUT", 1.0)
+    monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 1.0)
     said = set()
     while place < count:
         hub.repos.pop("user/new", None)

@@ -238,7 +238,7 @@ def test_without_a_working_hub_the_cached_copy_is_used(
             hub.fail(".", 503)
         case "silent":
             hub.fail(".", seconds=2)
-            monkeypatch.setattr("resnet_hub.checkpoints.load.REQUEST_TIMEOUT", 0.2)
+            monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 0.2)
         case "offline":
             monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         case "dead":

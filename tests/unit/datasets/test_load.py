@@ -276,7 +276,7 @@ def test_missing_columns_subsets_and_revisions_raise_data_error(tmp_path: Path, 
 def test_a_commit_on_the_hub_is_read_again(
     hub: Hub, on_the_hub: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_hub.hub_client.retry.TIMEOUT", 0.5)
+    monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 0.5)
     first = load_dataset("user/colours")
     assert first.commit == on_the_hub.refs["main"]
     folder = parquet(tmp_path / "less", {"train": dict(list(FILES.items())[:5])})
@@ -398,7 +398,7 @@ def card(files: object, folder: object = None) -> bytes:
 
 
 def test_a_hub_dataset_and_its_size_limit(hub: Hub, on_the_hub: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_hub.hub_client.retry.TIMEOUT", 0.5)
+    monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 0.5)
     size = len(on_the_hub.files()["train-00000-of-00001.parquet"])
     with pytest.raises(TooLargeError, match="at most 0 GB are downloaded") as caught:
         load_dataset("user/colours", max_bytes=size - 1)

@@ -23,15 +23,15 @@ from resnet_hub.errors import HubError
 from resnet_hub.hub_client.retry import parse_retry_after
 from resnet_hub.model import ResNet
 
-SECONDS = 4.0  # in place of retry.TIMEOUT
+SECONDS = 4.0  # in place of timeouts.SILENCE
 TINY = ResNetConfig(depths=(1, 1), width=8, id2label={0: "cat", 1: "dog"}, image_size=32)
 
 
 @pytest.fixture(autouse=True)
 def _short_timeouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("resnet_hub.hub_client.retry.TIMEOUT", SECONDS)
-    monkeypatch.setattr("resnet_hub.hub_client.retry._MAX_BACKOFF", 1.0)
+    monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", SECONDS)
+    monkeypatch.setattr("resnet_hub.hub_client.timeouts.MAX_BACKOFF", 1.0)
 
 
 # A step: the requests of it that fail, and what it is a step of.
@@ -157,7 +157,7 @@ def test_a_fault_at_any_step_is_retried_or_raises(fault: str, hub: Hub, folders:
         assert (expected in sentence) if expected else (sentence == ""), (step, sentence)
         if sentence and expected != NONE:
             assert f"user/m{number}" in sentence or step == "search"
-        assert seconds < 2 * SECONDS + 7.5, (step, seconds)  # of 30 s, with retry.TIMEOUT = 15
+        assert seconds < 2 * SECONDS + 7.5, (step, seconds)  # of 30 s, with timeouts.SILENCE = 15
         if STEPS[step][1] == "push":
             commits = hub.repos[f"user/m{number}"].commits if f"user/m{number}" in hub.repos else {}
             assert {len(files) for files in commits.values()} <= {1, 4}  # nothing, or all of it
@@ -266,7 +266,7 @@ def test_who_waits_is_not_hurried_elsewhere(hub: Hub, folders: dict[str, Path]) 
 
 def test_what_keeps_coming_may_take_long(hub: Hub, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     put(hub, "user/tiny", folders["create"])
-    monkeypatch.setattr("resnet_hub.hub_client.retry._MIN_PROGRESS", 1000)
+    monkeypatch.setattr("resnet_hub.hub_client.timeouts.MIN_PROGRESS", 1000)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # the client goes on after what it has written
     size = len(hub.repos["user/tiny"].files()["model.safetensors"])
     hub.fail("GET .*safetensors", cut=size // 5, hold=0.8, times=3)
@@ -277,7 +277,7 @@ def test_what_keeps_coming_may_take_long(hub: Hub, folders: dict[str, Path], mon
 
 def test_the_same_bytes_again_are_no_progress(hub: Hub, folders: dict[str, Path], monkeypatch: Any) -> None:
     put(hub, "user/tiny", folders["create"])
-    monkeypatch.setattr("resnet_hub.hub_client.retry._MIN_PROGRESS", 1000)
+    monkeypatch.setattr("resnet_hub.hub_client.timeouts.MIN_PROGRESS", 1000)
     hub.fail("GET .*safetensors", cut=5000, hold=3)  # the client has not written them: it begins anew
     sentence, seconds = said(lambda: load_checkpoint("user/tiny"))
     assert REACHED in sentence

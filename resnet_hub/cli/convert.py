@@ -9,7 +9,7 @@ from resnet_hub.convert.label_sets import LABEL_SETS, read_label_file, read_labe
 
 def add_parsers(commands: options.Commands) -> None:
     parser = options.add_command(commands, "convert", run, "create a checkpoint folder from weights of another library")
-    parser.add_argument("file", type=Path, metavar="FILE", help="weights: .safetensors, or a pickle (.pth, .pt, .bin)")
+    parser.add_argument("file", type=Path, metavar="FILE", help="weights: safetensors, or a pickle (.pth, .pt, .bin)")
     options.add_folder(parser, "checkpoint folder to write")
     libraries = ("auto", "torchvision", "timm", "cifar")
     parser.add_argument("--library", "--layout", choices=libraries, default="auto", help="default: auto")
@@ -21,6 +21,10 @@ def add_parsers(commands: options.Commands) -> None:
     parser.add_argument("--image-size", type=options.parse_positive_int, metavar="N", help="pixels per side")
     for option in ("--mean", "--std"):
         parser.add_argument(option, type=options.parse_floats, metavar="A,B,C", help="per channel, for pixels in 0..1")
+    help_text = "averaged or raw weights, if the file has both (default: averaged)"
+    parser.add_argument("--weights", dest="choice", choices=("ema", "raw"), help=help_text)
+    help_text = "leave out tensors that do not belong to the network, such as those of another head"
+    parser.add_argument("--ignore", action="store_true", help=help_text)
     help_text = "shortcut of a network that has no weights in its shortcuts"
     parser.add_argument("--shortcut", choices=("A", "none"), help=help_text)
     help_text = "bottlenecks have their stride in the 1x1 convolution (V1)"
@@ -36,12 +40,14 @@ def run(arguments: options.Arguments) -> int:
     from resnet_hub.checkpoints.load import read_card
     from resnet_hub.checkpoints.model_card import is_generated
     from resnet_hub.checkpoints.save import save_checkpoint
-    from resnet_hub.convert.state_dict import convert_state_dict, read_state_dict
+    from resnet_hub.convert.state_dict import convert_state_dict
+    from resnet_hub.convert.weights_file import read_state_dict
     from resnet_hub.model import ResNet
 
     labels = read_label_file(arguments.labels) if arguments.labels is not None else None
     labels = read_label_set(arguments.labels_from) if arguments.labels_from else labels
     settings = options.select(arguments, "architecture", "shortcut", "stride_in_1x1", "image_size", "mean", "std")
+    settings |= options.select(arguments, "choice", "ignore")
     settings |= {"library": None if arguments.library == "auto" else arguments.library, "labels": labels}
     config, weights, notes = convert_state_dict(read_state_dict(arguments.file), arguments.file, **settings)
     output.print_table(notes)

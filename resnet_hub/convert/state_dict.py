@@ -1,17 +1,17 @@
 """Convert state dicts of torchvision, timm and the CIFAR repositories to a config and weights of this package.
 
 The network is inferred from the shapes of the tensors. What shapes do not determine is assumed, and each assumption is
-reported. Pickles are read with torch's restricted unpickler (`weights_only=True`), which runs no code."""
+reported."""
 
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from resnet_hub.config import CUSTOM, ResNetConfig, label_table
-from resnet_hub.errors import CheckpointError, ConfigError, list_untrusted, one_line
+from resnet_hub.convert.unwrap import MAX_NAMES, Choice, StateDict, unwrap_state_dict
+from resnet_hub.errors import CheckpointError, ConfigError, list_untrusted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,16 +19,8 @@ if TYPE_CHECKING:
 
 Library = Literal["torchvision", "timm", "cifar"]  # that a state dict comes from; cifar: the repositories for CIFAR-10
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # keys under which training scripts put the weights
-_PREFIX = re.compile(r"(?:(?:module|_orig_mod|timm_model)\.)+")  # of DataParallel, torch.compile, transformers
-_RENAMED = {"linear": "fc", "shortcut": "downsample"}  # names in the CIFAR repositories -> ours
-_TRANSFORMERS = re.compile(
-    r"(?:resnet\.)?(?:embedder\.embedder|encoder\.stages\.(\d{1,4})\.layers\.(\d{1,4})\.(?:shortcut|layer\.(\d)))"
-    r"\.(convolution|normalization)(\..+)"
-)
 _DOWNSAMPLE = re.compile(r"layer([1-4])\.([0-9]{1,4})\.downsample\.")
 _COUNTER = ".num_batches_tracked"  # missing in old files, and never read in inference
-_MAX_NAMES = 8  # keys that a message lists
 _HALVED = "stride 2, then max-pool"
 _STEMS = {"torchvision": _HALVED, "timm": _HALVED, "cifar": "full size, no max-pool assumed"}
 
@@ -46,51 +38,6 @@ class ConvertedCheckpoint(NamedTuple):
     notes: list[tuple[str, str]]  # topic and sentence: what was inferred and why, what was assumed
 
 
-class _StateDict(NamedTuple):
-    """The tensors of a file under our keys, and the notes on how they were read."""
-
-    source: str | Path
-    tensors: "dict[str, Tensor]"
-    notes: list[tuple[str, str]]
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {key: tuple(tensor.shape) for key, tensor in self.tensors.items()}
-
-
-def read_state_dict(path: str | Path) -> Any:
-    """Read a weights file: `.safetensors`, else a pickle, without running its code.
-
-    Raises:
-        CheckpointError: The file is missing or damaged, or the pickle needs to run code.
-    """
-    path = Path(path).expanduser()
-    try:
-        path.open("rb").close()  # so that the message does not depend on the library that reads the file
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-
-        import torch
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old formats; failures are raised
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"Cannot read {path}: {error.strerror or error}.") from None
-    except Exception as error:  # damaged or hostile bytes can fail anywhere in the parsers
-        if function := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise CheckpointError(
-                f"{path} is a pickle that would run {function[1]}. It was not opened, and nothing was run. Ask its "
-                "author for the state dict alone, best as safetensors."
-            ) from None
-        raise CheckpointError(
-            f"{path} is damaged, or is not a weights file that can be read safely. Nothing of it was run. Fetch it "
-            "again, or ask its author for safetensors."
-        ) from None
-
-
 def convert_state_dict(
     content: Any,
     source: str | Path,
@@ -103,6 +50,8 @@ def convert_state_dict(
     image_size: int | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    choice: Choice | None = None,
+    ignore: bool = False,
 ) -> ConvertedCheckpoint:
     """Infer the network of a state dict, and rename its tensors.
 
@@ -117,12 +66,14 @@ def convert_state_dict(
         image_size: Both sides of the input, in pixels.
         mean: Of each channel, for pixels in 0..1.
         std: Of each channel.
+        choice: "ema" for averaged weights, "raw" for the others; by default averaged ones if there are some.
+        ignore: Leave out tensors that do not belong to the network, such as those of a metric-learning head.
 
     Raises:
-        CheckpointError: A key is missing, unexpected or misshapen, two networks fit, or an argument contradicts the
-            file.
+        CheckpointError: A key is missing, unexpected or misshapen, a value is NaN or infinite, two networks fit, there
+            are other tensors, or an argument contradicts the file.
     """
-    state_dict = _read_tensors(content, source)
+    state_dict = unwrap_state_dict(content, source, choice=choice, ignore=ignore)
     shapes, notes = state_dict.shapes, state_dict.notes
     depths = _infer_depths(shapes)
     inferred_library, fields = _infer_stem(shapes)
@@ -132,7 +83,7 @@ def convert_state_dict(
         raise CheckpointError(
             f"{source} is not a ResNet of torchvision, timm or the CIFAR repositories: it has {stem} and "
             f"{len(depths)} stages layer1, layer2, ...; its keys are "
-            f"{list_untrusted(list(shapes), _MAX_NAMES) or 'none'}."
+            f"{list_untrusted(list(shapes), MAX_NAMES) or 'none'}."
         )
     if library not in (None, inferred_library):
         raise CheckpointError(f"{source} has a {fields['stem']} stem, as in {inferred_library}, not in {library}.")
@@ -166,58 +117,6 @@ def convert_state_dict(
     return ConvertedCheckpoint(config, _convert_tensors(state_dict, config), notes)
 
 
-def rename_key(key: str) -> str:
-    """Our key for a tensor of transformers, the CIFAR repositories or a wrapper; other keys are returned unchanged."""
-    key = _PREFIX.sub("", key, count=1) if _PREFIX.match(key) else key
-    if match := _TRANSFORMERS.fullmatch(key):
-        stage, block, number, layer, suffix = match.groups()
-        parent = f"layer{int(stage) + 1}.{block}." if stage else ""
-        if stage and number is None:
-            return f"{parent}downsample.{0 if layer == 'convolution' else 1}{suffix}"
-        return f"{parent}{'conv' if layer == 'convolution' else 'bn'}{int(number or 0) + 1}{suffix}"
-    if key.startswith("classifier.1."):  # of transformers
-        return "fc" + key.removeprefix("classifier.1")
-    return ".".join(_RENAMED.get(name, name) for name in key.split("."))
-
-
-def _read_tensors(content: Any, source: str | Path) -> _StateDict:
-    """The tensors without wrappers and prefixes, with notes on the keys that were renamed or ignored."""
-    from torch import Tensor
-
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{source} holds a {type(content).__name__}; expected a state dict: names with tensors.")
-    notes = []
-    ignored: list[Any] = []
-    wrappers = [key for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
-    if len(wrappers) > 1:
-        raise CheckpointError(f"{source} holds several state dicts ({', '.join(wrappers)}). Save one of them alone.")
-    for wrapper in wrappers:
-        notes.append(("wrapper", f"the weights are under {wrapper!r}"))
-        ignored += [key for key in content if key != wrapper]
-        content = content[wrapper]
-
-    tensors: dict[str, Tensor] = {}
-    renamed = set()
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            ignored.append(key)
-            continue
-        prefix = _PREFIX.match(key)
-        names = key[prefix.end() if prefix else 0 :].split(".")
-        renamed |= {f"{prefix[0]} removed"} if prefix else set()
-        renamed |= {f"{name} to {_RENAMED[name]}" for name in names if name in _RENAMED}
-        renamed |= {"those of transformers to ours"} if _TRANSFORMERS.search(key) else set()
-        our_key = rename_key(key)
-        if our_key in tensors:
-            raise CheckpointError(f"{source} has {one_line(our_key, 80)} twice, once under another name.")
-        tensors[our_key] = value
-    if renamed:
-        notes.append(("renamed", list_untrusted(sorted(renamed), _MAX_NAMES)))
-    if ignored:
-        notes.append(("ignored", f"{list_untrusted(ignored, _MAX_NAMES)}: not weights"))
-    return _StateDict(source, tensors, notes)
-
-
 def _infer_depths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     """The number of blocks of each stage, up to the first stage without blocks."""
     depths = [0] * 4
@@ -241,7 +140,7 @@ def _infer_stem(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Library | None, 
     return None, {}
 
 
-def _infer_blocks(state_dict: _StateDict, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _infer_blocks(state_dict: StateDict, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The config fields of the blocks: type, groups and their width."""
     shapes, depths = state_dict.shapes, fields["depths"]
     counts = f"{' + '.join(map(str, depths))} of them"
@@ -261,7 +160,7 @@ def _infer_blocks(state_dict: _StateDict, fields: Mapping[str, Any]) -> dict[str
     return blocks
 
 
-def _infer_shortcut(state_dict: _StateDict, fields: Mapping[str, Any], requested: str | None) -> str:
+def _infer_shortcut(state_dict: StateDict, fields: Mapping[str, Any], requested: str | None) -> str:
     """The type of the shortcuts, from the blocks that have weights in theirs."""
     shapes, source, notes = state_dict.shapes, state_dict.source, state_dict.notes
     projections = {(int(match[1]) - 1, int(match[2])) for key in shapes if (match := _DOWNSAMPLE.match(key))}
@@ -293,7 +192,7 @@ def _infer_shortcut(state_dict: _StateDict, fields: Mapping[str, Any], requested
 
 
 def _choose_preprocessing(
-    state_dict: _StateDict, fields: Mapping[str, Any], requested: Mapping[str, Any]
+    state_dict: StateDict, fields: Mapping[str, Any], requested: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The config fields of the preprocessing: the requested ones, and assumptions by the network for the others."""
     overrides = {key: value for key, value in requested.items() if value is not None}
@@ -344,7 +243,7 @@ def describe_mismatch(expected: Mapping[str, Sequence[int]], tensors: "Mapping[s
         ],
         "of an unsupported type": [key for key in present if not _is_supported(key, tensors[key])],
     }
-    lists = [f"{len(keys)} {name}: {list_untrusted(keys, _MAX_NAMES)}" for name, keys in problems.items() if keys]
+    lists = [f"{len(keys)} {name}: {list_untrusted(keys, MAX_NAMES)}" for name, keys in problems.items() if keys]
     return "; ".join(lists)
 
 
@@ -359,7 +258,7 @@ def fill_counters(expected: Mapping[str, Sequence[int]], tensors: "Mapping[str, 
     }
 
 
-def _convert_tensors(state_dict: _StateDict, config: ResNetConfig) -> "dict[str, Tensor]":
+def _convert_tensors(state_dict: StateDict, config: ResNetConfig) -> "dict[str, Tensor]":
     """The tensors as float32, complete and in order; raises `CheckpointError` that names the keys that do not fit."""
     import torch
 
@@ -373,7 +272,7 @@ def _convert_tensors(state_dict: _StateDict, config: ResNetConfig) -> "dict[str,
     dtypes = {str(tensor.dtype).removeprefix("torch.") for key, tensor in tensors.items() if not key.endswith(_COUNTER)}
     if other_dtypes := sorted(dtypes - {"float32"}):
         notes.append(("dtype", f"{', '.join(other_dtypes)} in the file, converted to float32"))
-    return {
+    converted = {
         key: tensor.detach().to(
             tensor.dtype if key.endswith(_COUNTER) else torch.float32,
             copy=True,  # tensors of one file may share memory
@@ -381,13 +280,29 @@ def _convert_tensors(state_dict: _StateDict, config: ResNetConfig) -> "dict[str,
         )
         for key, tensor in fill_counters(expected, tensors).items()
     }
+    if problem := describe_bad_values(converted):
+        raise CheckpointError(f"{state_dict.source} has {problem}. Such a network has no use; convert another state.")
+    return converted
+
+
+def describe_bad_values(tensors: "Mapping[str, Tensor]") -> str:
+    """The tensors with NaN, infinite values or negative variances, as text for a message; empty if there are none."""
+    floats = {key: tensor for key, tensor in tensors.items() if tensor.is_floating_point()}
+    problems = {
+        "NaN": [key for key, tensor in floats.items() if bool(tensor.isnan().any())],
+        "infinite values": [key for key, tensor in floats.items() if bool(tensor.isinf().any())],
+        "negative variances": [
+            key for key, tensor in floats.items() if key.endswith(".running_var") and bool((tensor < 0).any())
+        ],
+    }
+    return "; ".join(f"{name} in {list_untrusted(keys, MAX_NAMES)}" for name, keys in problems.items() if keys)
 
 
 def _is_supported(key: str, tensor: "Tensor") -> bool:
     """Whether a tensor holds plain values: floating-point numbers, or for a counter whole ones too."""
     import torch
 
-    strided = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    strided = tensor.layout == torch.strided and tensor.device.type != "meta" and not tensor.is_quantized
     return strided and (tensor.is_floating_point() or key.endswith(_COUNTER)) and not tensor.is_complex()
 
 

@@ -73,32 +73,39 @@ def _projection(pad: ZeroPad, inputs: int) -> nn.Conv2d:
     return projection
 
 
-def build_onnx(folded: ResNet, *, ranges: Mapping[str, tuple[float, float]] | None = None, extra: str = "") -> bytes:
+def build_onnx(
+    folded: ResNet,
+    *,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    extra: str = "",
+    store_half: bool = False,
+) -> bytes:
     """Builds the ONNX graph of a network: `INPUT` (N, C, H, W) to `LOGITS`, or to `FEATURES` without a head.
 
     Args:
         folded: A network that `fold_batchnorm` returned.
         ranges: Minimum and maximum of each feature map; with them the graph computes in int8.
         extra: More outputs: "map" adds the last stage's feature maps, "maps" all that `ranges` needs beside the input.
+        store_half: Whether weights are stored in half precision, which halves the file; it computes in float32.
 
     Raises:
         ResNetHubError: If ONNX cannot hold the network.
     """
-    graph: bytes = _Writer(folded, ranges, extra).model.SerializeToString()
+    graph: bytes = _Writer(folded, ranges, extra, store_half).model.SerializeToString()
     return graph
 
 
 class _Writer:
     """Walks a network and adds its nodes. Each method takes the name of its input and returns that of its output."""
 
-    def __init__(self, network: ResNet, ranges: Mapping[str, tuple[float, float]] | None, extra: str):
+    def __init__(self, network: ResNet, ranges: Mapping[str, tuple[float, float]] | None, extra: str, store_half: bool):
         from onnx import TensorProto, helper
 
         if sum(tensor.nbytes for tensor in network.state_dict().values()) > _MAX_BYTES:
             raise ResNetHubError("The network is over 2 GB, which is more than an ONNX file holds.")
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
-        self.ranges, self.maps = ranges, list[str]()
+        self.ranges, self.maps, self.store_half = ranges, list[str](), store_half
         self.scales: dict[
             str, tuple[str, str, np.float32]
         ] = {}  # names of scale and zero point, and the scale, by rounded map
@@ -113,7 +120,7 @@ class _Writer:
         output = LOGITS if classes else FEATURES
         x = self.node("Flatten", [self.node("GlobalAveragePool", [x], "pool")], "flat" if classes else output, axis=1)
         if classes:  # in float32: it is small, and its rounding errors would be those of the logits
-            weights = [self.constant(f"fc.{key}", tensor.numpy()) for key, tensor in network.fc.state_dict().items()]
+            weights = [self.floats(f"fc.{key}", tensor.numpy()) for key, tensor in network.fc.state_dict().items()]
             self.node("Gemm", [x, *weights], output, transB=1)
         if extra == "map":
             self.node("Identity", [last], MAP)
@@ -184,7 +191,7 @@ class _Writer:
     def weights(self, name: str, x: str, weights: np.ndarray, bias: np.ndarray) -> list[str]:
         """Adds a convolution's weights and bias, in float32 or in int8 with a scale for each output channel."""
         if self.ranges is None:
-            return [self.constant(f"{name}.weight", weights), self.constant(f"{name}.bias", bias)]
+            return [self.floats(f"{name}.weight", weights), self.floats(f"{name}.bias", bias)]
         largest = np.abs(weights).reshape(len(weights), -1).max(1).clip(1e-10)
         scales = (largest / _HALF_RANGE).astype(np.float32)
         rounded = np.rint(weights / scales.reshape(-1, 1, 1, 1)).astype(np.int8)
@@ -232,6 +239,15 @@ class _Writer:
 
         self.nodes.append(helper.make_node(kind, inputs, [output], name=f"{output}/{kind}", **attributes))
         return output
+
+    def floats(self, name: str, values: np.ndarray) -> str:
+        """Adds float32 values; those of `store_half` are stored as float16 if it can hold them, and cast on loading."""
+        from onnx import TensorProto
+
+        if not self.store_half or values.ndim == 1 or np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+            return self.constant(name, values)
+        half = self.constant(f"{name}.half", values.astype(np.float16))
+        return self.node("Cast", [half], name, to=TensorProto.FLOAT)
 
     def constant(self, name: str, values: np.ndarray | np.generic) -> str:
         from onnx import numpy_helper

@@ -1,0 +1,150 @@
+// The page: a photo from a file, the clipboard, a drop or the camera; the labels with their scores.
+
+import { Classifier } from "./classifier.js";
+
+const SHOWN = 5; // labels; the others can be unfolded
+const CAMERA_PAUSE = 100; // milliseconds between two frames
+const find = (id) => document.getElementById(id);
+
+let photos = 0; // chosen so far: an older one that is still being classified is not shown
+let stream = null;
+
+const loading = Classifier.load((fraction) => (find("progress").value = fraction))
+  .catch((error) => console.error(error))
+  .finally(() => (find("progress").hidden = true));
+getClassifier().then((classifier) => classifier && !photos && say("Ready. Choose a photo."));
+
+/** The classifier once it is loaded; if it cannot be, the page says so. */
+async function getClassifier() {
+  const classifier = await loading;
+  if (!classifier) say("The model could not be loaded. Check the connection, then reload the page.", true);
+  return classifier;
+}
+
+function say(text, isError = false) {
+  find("status").textContent = text;
+  find("status").classList.toggle("error", isError);
+}
+
+/** Shows and classifies a file. */
+async function open(file) {
+  if (!file) return;
+  stopCamera();
+  const number = ++photos;
+  show([]);
+  let image;
+  try { // the pixels as they are stored, upright
+    image = await createImageBitmap(file, { colorSpaceConversion: "none", imageOrientation: "from-image" });
+  } catch {
+    if (number === photos) say(`This browser cannot read ${file.name || "the photo"}. Choose a JPEG or PNG file.`, true);
+    return;
+  }
+  if (number !== photos) return image.close();
+  showPreview(file);
+  say(find("progress").hidden ? "Classifying" : "Loading the model");
+  try {
+    const answer = await (await getClassifier())?.classify(image, image.width, image.height);
+    if (answer && number === photos) show(answer, true);
+  } catch {
+    if (number === photos) say("The photo could not be classified. Reload the page and try again.", true);
+  } finally {
+    image.close();
+  }
+}
+
+function showPreview(file) {
+  const preview = find("preview");
+  URL.revokeObjectURL(preview.src);
+  preview.src = URL.createObjectURL(file);
+  preview.hidden = false;
+  find("hint").hidden = true;
+}
+
+/** Shows labels with their scores, best first; `isSaid` for those that a screen reader announces. */
+function show(answer, isSaid = false) {
+  find("best").replaceChildren(...answer.slice(0, SHOWN).map(createRow));
+  find("others").replaceChildren(...answer.slice(SHOWN).map(createRow));
+  find("more").hidden = answer.length <= SHOWN;
+  find("more").querySelector("summary").textContent = `All ${answer.length} labels`;
+  if (!isSaid) return;
+  say(`${answer[0].label}, ${formatPercent(answer[0].score)}`);
+  find("best").scrollIntoView({ block: "nearest" });
+}
+
+function createRow({ label, score }) {
+  const [row, bar, name, percent] = ["li", "div", "span", "span"].map((tag) => document.createElement(tag));
+  Object.assign(row.dataset, { label, score });
+  bar.className = "bar";
+  bar.style.width = `${100 * score}%`;
+  name.textContent = label;
+  percent.textContent = formatPercent(score);
+  row.append(bar, name, percent);
+  return row;
+}
+
+function formatPercent(score) {
+  return `${(100 * score).toFixed(1)}%`;
+}
+
+// The camera
+
+async function startCamera() {
+  const number = ++photos;
+  try {
+    const settings = { video: { facingMode: "environment" }, audio: false };
+    const started = await navigator.mediaDevices.getUserMedia(settings);
+    if (number !== photos) return started.getTracks().forEach((track) => track.stop());
+    stream = started;
+  } catch {
+    return say("The camera cannot be used. Allow it in the browser's settings, or choose a photo.", true);
+  }
+  const video = find("video");
+  video.srcObject = stream;
+  await video.play();
+  find("preview").hidden = find("hint").hidden = true;
+  video.hidden = false;
+  find("camera").setAttribute("aria-pressed", "true");
+  say(find("progress").hidden ? "Point the camera at something" : "Loading the model");
+  try {
+    const classifier = await getClassifier();
+    while (classifier && number === photos) {
+      if (!document.hidden && video.videoWidth) {
+        const answer = await classifier.classify(video, video.videoWidth, video.videoHeight);
+        if (number === photos) show(answer);
+        if (number === photos) say("The camera is on");
+      }
+      await new Promise((resolve) => setTimeout(resolve, CAMERA_PAUSE));
+    }
+  } catch {
+    if (number === photos) say("The photo could not be classified. Reload the page and try again.", true);
+  }
+}
+
+function stopCamera() {
+  if (!stream) return;
+  photos++;
+  stream.getTracks().forEach((track) => track.stop());
+  stream = find("video").srcObject = null;
+  find("video").hidden = true;
+  find("hint").hidden = false;
+  find("camera").setAttribute("aria-pressed", "false");
+  say("Ready. Choose a photo.");
+}
+
+find("camera").addEventListener("click", () => (stream ? stopCamera() : startCamera()));
+document.addEventListener("visibilitychange", () => document.hidden && stopCamera());
+
+// Files
+
+find("file").addEventListener("change", ({ target }) => {
+  open(target.files[0]);
+  target.value = ""; // so that the same file can be chosen again
+});
+document.addEventListener("paste", ({ clipboardData }) => open(clipboardData.files[0]));
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    find("frame").classList.toggle("over", name === "dragover");
+    if (name === "drop") open(event.dataTransfer.files[0]);
+  });
+}

@@ -16,6 +16,7 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+_MIN_FAST_SIZE = 512  # pixels of the short side; a smaller image is resized exactly in about a millisecond
 _REDUCING_GAP = 3.0  # Pillow first averages blocks down to this multiple of the size; from 3 on it is invisible
 _MAX_RESIZED_PIXELS = 2**26  # a 20000 x 1 image with a short side of 256 would have 1.3 billion
 
@@ -43,8 +44,8 @@ def eval_transform(config: ResNetConfig, *, exact: bool = True) -> Callable[[Ima
     Args:
         config: The config of the checkpoint.
         exact: Equal, to the bit, torchvision's `Resize(resize_size, interpolation)`, `CenterCrop(image_size)`,
-            `ToTensor`, `Normalize(mean, std)` on a PIL image. Otherwise images of at least twice the size are resized
-            in two faster steps and only inside the crop, which changes some pixels by 1/255.
+            `ToTensor`, `Normalize(mean, std)` on a PIL image. Otherwise large images of at least twice the size are
+            resized in two faster steps and only inside the crop, which changes some pixels by 1/255.
 
     Returns:
         A function from an RGB image to a float32 tensor of shape (in_channels, image_size, image_size).
@@ -64,7 +65,7 @@ def resize_and_crop(config: ResNetConfig, image: Image.Image, *, exact: bool = T
     image = image if image.mode == mode else image.convert(mode)
     side, resampling = config.image_size, _RESAMPLING[config.interpolation]
     width, height = _compute_resized_size(config, image.size)
-    is_fast = not exact and min(image.size) >= 2 * min(width, height)  # smaller images would save little time
+    is_fast = not exact and min(image.size) >= max(2 * min(width, height), _MIN_FAST_SIZE)
     if is_fast or width * height > _MAX_RESIZED_PIXELS:  # crop first, at fractions of a pixel: equal up to rounding
         gap = _REDUCING_GAP if is_fast else None
         return image.resize((side, side), resampling, box=crop_box(config, image.size), reducing_gap=gap)

@@ -74,7 +74,7 @@ def export_web(
         raise ResNetHubError(f"There is no folder {source}. To export a model of the Hub, name an output.")
     output = Path(output).expanduser() if output is not None else Path(source).expanduser() / WEB_FOLDER
     require_onnx()
-    model = ResNet.from_pretrained(source)
+    model = ResNet.from_pretrained(source if is_folder else str(source))
     files = build_web_page(model, runtime=runtime, title=title)
     try:
         if output.suffix.lower() == ".zip":

@@ -46,8 +46,8 @@ def replace_folder(folder: str | Path, *, keep: Callable[[str], bool]) -> Iterat
 
     Args:
         folder: The folder to replace or create. A link to a folder stays a link.
-        keep: Called with the name of each entry of the old folder. If true, the entry is carried over, as a hard link
-            where the file system supports them.
+        keep: Called with the path of each entry of the old folder, and of each entry in a folder that is kept, such as
+            "a" and "a/b.txt". If true, the entry is carried over, as a hard link where the file system supports them.
 
     Yields:
         An empty folder to fill.
@@ -84,14 +84,18 @@ def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
-def _copy_entries(source: Path, destination: Path, keep: Callable[[str], bool]) -> None:
+def _copy_entries(source: Path, destination: Path, keep: Callable[[str], bool], parent: str = "") -> None:
     """Copy the entries for which `keep` is true and that the destination does not have."""
     for entry in source.iterdir():
-        target = destination / entry.name
-        if not keep(entry.name) or target.exists() or target.is_symlink():
+        name, target = f"{parent}{entry.name}", destination / entry.name
+        if not keep(name) or target.exists() or target.is_symlink():
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, target, symlinks=True, copy_function=_link)
+            target.mkdir()
+            _copy_entries(entry, target, keep, f"{name}/")
+            shutil.copystat(entry, target)
+            if any(entry.iterdir()) and not any(target.iterdir()):  # nothing in it is kept
+                target.rmdir()
         else:
             _link(entry, target)
 

@@ -252,7 +252,8 @@ class ResNet(nn.Module):
             The path of the folder.
 
         Raises:
-            CheckpointError: Labels and head disagree, a weight overflows in `dtype`, or the folder cannot be written.
+            CheckpointError: Names or shapes of the weights do not fit the config, a value is NaN or overflows in
+                `dtype`, or the folder cannot be written.
         """
         from resnet_hub.checkpoints.save import is_lossless_cast, save_checkpoint
 

@@ -229,7 +229,8 @@ def push_folder(
         if CARD_FILE in additions:
             card = _merge_cards(api, folder, repo_id, listing, onnx=ONNX_FILE in additions)
             additions[CARD_FILE] = CommitOperationAdd(CARD_FILE, card.encode())
-        stale = [name for name in listing.sizes.keys() - additions.keys() if name.split("/")[0] in STALE_FILES]
+        others = listing.sizes.keys() - additions.keys()
+        stale = [name for name in others if name in STALE_FILES or _ONNX.fullmatch(name)]
         for addition in additions.values():  # one by one, since `retry_call` has no timeout for parallel uploads
             retry_call(
                 api.preupload_lfs_files, repo_id, [addition], revision=branch, create_pr=create_pr, free_memory=False

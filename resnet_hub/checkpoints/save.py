@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from resnet_hub.atomic import replace_folder
 from resnet_hub.config import ResNetConfig
-from resnet_hub.errors import CheckpointError, disk_is_full
+from resnet_hub.convert.state_dict import describe_bad_values, describe_mismatch, list_expected_shapes
+from resnet_hub.errors import CheckpointError, disk_is_full, list_untrusted, memory_errors
 from resnet_hub.hub_client.errors import first_line
 from resnet_hub.hub_client.listing import sha256_file
 
@@ -22,9 +23,18 @@ if TYPE_CHECKING:
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 ONNX_FILE = "onnx/model.onnx"
 CALIBRATION_FILE = "onnx/int8.json"  # see `CalibrationRecord`
+QUANTIZED_FILE = "onnx/model_quantized.onnx"
 PROCESSOR_FILE, INDEX_FILE = "preprocessor_config.json", "model.safetensors.index.json"  # of transformers
-STALE_FILES = ("onnx", PROCESSOR_FILE, INDEX_FILE)  # removed with the weights: they describe or overrule them
+# Removed with the weights: they describe or overrule them.
+STALE_FILES = (ONNX_FILE, QUANTIZED_FILE, CALIBRATION_FILE, PROCESSOR_FILE, INDEX_FILE)
 DTYPES = ("float32", "bfloat16", "float16")  # that weights can be stored as
+
+# Parts of the keys of a network whose weights are computed from other tensors -> its state, and how to undo it
+_REPARAMETRIZED = (
+    ((".weight_orig", ".weight_mask", ".bias_orig", ".bias_mask"), "pruned", "torch.nn.utils.prune.remove"),
+    ((".parametrizations.",), "parametrized", "torch.nn.utils.parametrize.remove_parametrizations"),
+    ((".weight_g", ".weight_v"), "weight-normalised", "torch.nn.utils.remove_weight_norm"),
+)
 
 
 def save_checkpoint(
@@ -37,6 +47,8 @@ def save_checkpoint(
     dtype: str | None = None,
 ) -> Path:
     """Write a checkpoint folder. If writing fails, the old folder is unchanged; other files in it stay.
+
+    Names, shapes and values of the weights are checked first. Tensors that share memory are stored separately.
 
     Args:
         folder: The folder, created if it does not exist.
@@ -51,24 +63,28 @@ def save_checkpoint(
         The path of the folder.
 
     Raises:
-        CheckpointError: Labels and head disagree, a weight overflows in `dtype`, or the folder cannot be written.
+        CheckpointError: The weights do not fit the config, have values such as NaN or overflow in `dtype`, or the
+            folder cannot be written.
+        MemoryFullError: There is too little memory.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from resnet_hub.checkpoints.model_card import carry_over_card, mark_generated, render_card
 
-    folder = Path(folder).expanduser()
-    check_head(config, weights, folder)
-    weights = cast_weights(weights, dtype) if dtype else weights
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file. Name a folder to save the model in.")
+    _check_weights(config, weights, folder)
     replaced_files = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, *STALE_FILES)
     try:
-        with replace_folder(folder, keep=lambda name: name not in replaced_files) as new_folder:
+        folder = Path(folder).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(f"{folder} is a file. Name a folder to save the model in.")
+        with (
+            memory_errors("the weights"),
+            replace_folder(folder, keep=lambda name: name not in replaced_files) as new_folder,
+        ):
+            weights = cast_weights(weights, dtype) if dtype else weights
             (new_folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
-            tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
-            save_file(tensors, new_folder / WEIGHTS_FILE, metadata={"format": "pt"})
+            save_file(_separate(weights), new_folder / WEIGHTS_FILE, metadata={"format": "pt"})
             # safetensors writes files that only their owner can read.
             (new_folder / WEIGHTS_FILE).chmod((new_folder / CONFIG_FILE).stat().st_mode)
             sha256 = sha256_file(new_folder / WEIGHTS_FILE)
@@ -78,7 +94,7 @@ def save_checkpoint(
                 text = render_card(config, card, weights_sha256=sha256, dtype=storage_dtype(weights))
                 text = carry_over_card(old_card, text) if old_card is not None and card is None else text
             (new_folder / CARD_FILE).write_bytes(text.encode())
-    except (OSError, SafetensorError) as error:  # the folder is unchanged
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:  # the folder is unchanged
         reason = "the disk is full" if disk_is_full(error) else getattr(error, "strerror", None) or first_line(error)
         raise CheckpointError(f"Cannot save the model to {folder}: {reason}.") from None
     return folder
@@ -103,7 +119,9 @@ def is_lossless_cast(weights: "Mapping[str, Tensor]", dtype: str) -> bool:
     import torch
 
     target = getattr(torch, dtype)
-    return all(torch.equal(w.to(target).to(w.dtype), w) for w in weights.values() if w.is_floating_point())
+    return all(
+        not w.is_meta and torch.equal(w.to(target).to(w.dtype), w) for w in weights.values() if w.is_floating_point()
+    )
 
 
 def storage_dtype(weights: "Mapping[str, Tensor]") -> str:
@@ -112,9 +130,41 @@ def storage_dtype(weights: "Mapping[str, Tensor]") -> str:
     return next((dtype for dtype in reversed(DTYPES) if dtype in present), DTYPES[0])
 
 
+def _check_weights(config: ResNetConfig, weights: "Mapping[str, Tensor]", folder: str | Path) -> None:
+    """Raise `CheckpointError` where names, shapes, types or values of weights do not make the network of the config."""
+    subject = f"Cannot save the model to {folder}"
+    for suffixes, cause, remedy in _REPARAMETRIZED:
+        if keys := [key for key in weights if any(suffix in key for suffix in suffixes)]:
+            raise CheckpointError(f"{subject}: it is {cause} ({list_untrusted(keys)}). Call {remedy} first.")
+    if "fc.weight" in weights:
+        check_head(config, weights, folder)
+    if mismatch := describe_mismatch(list_expected_shapes(config), weights):
+        is_other_head = "fc.weight" not in weights and any(key.startswith("fc.") for key in weights)
+        remedy = "Make `model.fc` one linear layer" if is_other_head else "Save the network that its config describes"
+        raise CheckpointError(f"{subject}: its weights do not fit its config: {mismatch}. {remedy}.")
+    if problem := describe_bad_values(weights):
+        raise CheckpointError(f"{subject}: it has {problem}. Such a network has no use; save an earlier state.")
+
+
+def _separate(weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """The weights on the CPU, contiguous, and none in the memory of another, which safetensors refuses."""
+    separate, storages = {}, set()
+    for key, weight in weights.items():
+        tensor = weight.detach().cpu().contiguous()
+        address = tensor.untyped_storage().data_ptr()
+        separate[key] = tensor.clone() if address in storages else tensor
+        storages.add(address)
+    return separate
+
+
 def check_head(config: ResNetConfig, weights: "Mapping[str, Tensor]", source: str | Path) -> None:
     """Raise `CheckpointError` where the labels of the config and the outputs of the head differ in number."""
     head = weights.get("fc.weight")
+    if head is None and config.num_classes:
+        raise CheckpointError(
+            f"{source}: {CONFIG_FILE} has {config.num_classes} labels, but the head is missing: {WEIGHTS_FILE} has no "
+            "fc.weight."
+        )
     rows = head.shape[0] if head is not None and head.ndim else 0
     if rows != config.num_classes:
         raise CheckpointError(

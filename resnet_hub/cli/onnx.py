@@ -53,7 +53,7 @@ def run_quantize(arguments: options.Arguments) -> int:
 
     The calibration is saved in the checkpoint folder unless int8 loses more than half a percentage point.
     """
-    from resnet_hub.inference.onnx_export import QUANTIZED_FILE
+    from resnet_hub.checkpoints.save import QUANTIZED_FILE
     from resnet_hub.inference.quantize import quantize
 
     settings = {"split": arguments.split, "names": options.get_dataset_options(arguments), "force": arguments.force}

@@ -101,7 +101,7 @@ def _convert_timm(content: Mapping[str, Any]) -> dict[str, Any]:
     if "global_pool" in content:
         _check_supported("global_pool", content["global_pool"])
     channels = values.get("in_channels", ResNetConfig.in_channels)
-    if type(channels) is int and 0 < channels < 100:
+    if type(channels) is int and 0 < channels < 100 and channels != 3:
         for key in ("mean", "std"):  # timm repeats their average for other numbers of channels
             match values.get(key, getattr(ResNetConfig, key)):
                 case [*numbers] if (

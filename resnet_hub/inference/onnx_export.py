@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 
 from resnet_hub.atomic import write_atomic
-from resnet_hub.checkpoints.save import ONNX_FILE
+from resnet_hub.checkpoints.save import ONNX_FILE, QUANTIZED_FILE
 from resnet_hub.errors import CheckpointError, ResNetHubError, disk_is_full
 from resnet_hub.inference.engines import check_logits, create_session, example_batch, has_onnx, load_calibration
 from resnet_hub.inference.onnx_graph import INPUT, build_onnx, fold_batchnorm
 from resnet_hub.model import ResNet
 
-EXPORTED_FILE, QUANTIZED_FILE = ONNX_FILE, "onnx/model_quantized.onnx"
+EXPORTED_FILE = ONNX_FILE
 
 
 def export_onnx(folder: str | Path) -> list[Path]:

@@ -47,6 +47,21 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     assert names(tmp_path) == ["state"]
 
 
+def test_entries_of_kept_folders_can_be_left_out(tmp_path: Path) -> None:
+    for name in ("m/a/old", "m/a/own", "m/a/deep/old", "m/b/old"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "m/empty").mkdir()
+    with replace_folder(tmp_path / "m", keep=lambda name: not name.endswith("/old")) as new:
+        (new / "file").touch()
+    assert sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "m").rglob("*")) == [
+        "m/a",
+        "m/a/own",
+        "m/empty",
+        "m/file",
+    ]
+
+
 def test_a_new_folder_and_its_parents_are_created(tmp_path: Path) -> None:
     replace(tmp_path / "a" / "b", "new")
     assert (tmp_path / "a" / "b" / "model").read_text() == "new"

@@ -1,9 +1,11 @@
 """Saving checkpoint folders: their files, dtypes and errors."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from helpers.checkpoints import TINY, compute_logits, is_one_sentence, make_model, rewrite_weights
 from helpers.hub_server import WRITER, Hub
 from safetensors.torch import load_file, safe_open
@@ -102,6 +104,109 @@ def test_files_of_the_old_weights_are_deleted_and_other_files_stay(model: ResNet
     assert names == {"config.json", "model.safetensors", "README.md", "notes.txt", "confusion.png"}
 
 
+@pytest.mark.parametrize("own", ["onnx/notes.md", "onnx/model_fp16.onnx", "onnx/mine/model.onnx", "plots/a/b.png"])
+def test_a_users_files_in_subfolders_stay(own: str, model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    old = ("onnx/model.onnx", "onnx/model_quantized.onnx", "onnx/int8.json")
+    for name in (own, *old):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    model.save_pretrained(folder)
+    assert (folder / own).read_text() == own
+    assert not any((folder / name).exists() for name in old)
+
+
+def prune(model: ResNet) -> None:
+    torch.nn.utils.prune.l1_unstructured(model.layer1[0].conv1, "weight", 0.5)
+
+
+def normalise(model: ResNet) -> None:
+    torch.nn.utils.parametrizations.weight_norm(model.layer1[0].conv1)
+
+
+def widen(model: ResNet) -> None:
+    model.conv1 = torch.nn.Conv2d(3, 5, 7, 2, 3, bias=False)
+
+
+def add_dropout(model: ResNet) -> None:
+    model.fc = torch.nn.Sequential(torch.nn.Dropout(), model.fc)
+
+
+def remove_head(model: ResNet) -> None:
+    model.fc = torch.nn.Identity()
+
+
+def add_layer(model: ResNet) -> None:
+    model.attention = torch.nn.Linear(2, 2)
+
+
+def move_to_meta(model: ResNet) -> None:
+    model.to("meta")
+
+
+def make_integer(model: ResNet) -> None:
+    model.bn1.running_mean = torch.ones(8, dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (prune, r"it is pruned \(layer1.0.conv1.weight_orig.*torch.nn.utils.prune.remove"),
+        (normalise, r"it is parametrized \(layer1.0.conv1.parametrizations.*remove_parametrizations"),
+        (widen, r"1 misshapen: conv1.weight \(5x3x7x7 for 8x3x7x7\)"),
+        (
+            add_dropout,
+            r"2 missing: fc.weight, fc.bias; 2 unexpected: fc.1.weight, fc.1.bias\. Make `model.fc` one linear",
+        ),
+        (remove_head, r"2 missing: fc.weight, fc.bias"),
+        (add_layer, r"2 unexpected: attention.weight, attention.bias"),
+        (move_to_meta, r"of an unsupported type: conv1.weight"),
+        (make_integer, r"1 of an unsupported type: bn1.running_mean"),
+        (lambda model: model.fc.weight.data[0, 0].fill_(torch.nan), r"NaN in fc.weight"),
+        (lambda model: model.bn1.bias.data[0].fill_(-torch.inf), r"infinite values in bn1.bias"),
+        (lambda model: model.bn1.running_var[0].fill_(-1e-3), r"negative variances in bn1.running_var"),
+    ],
+)
+def test_a_network_that_its_config_does_not_describe_changes_nothing(
+    change: Callable[[ResNet], object], message: str, model: ResNet, tmp_path: Path
+) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    change(model)
+    for dtype in (None, "float16"):
+        with pytest.raises(CheckpointError, match=message) as error:
+            model.save_pretrained(folder, dtype=dtype)
+        assert is_one_sentence(error.value)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def tie_weights(model: ResNet) -> None:
+    model.layer1[0].conv2.weight = model.layer1[0].conv1.weight
+
+
+def tie_buffers(model: ResNet) -> None:
+    model.layer1[0].bn1.running_mean = model.layer1[0].bn2.running_mean
+
+
+def share_storage(model: ResNet) -> None:
+    both = torch.rand(2, 8)
+    model.bn1.weight.data, model.bn1.bias.data = both[0], both[1]
+
+
+@pytest.mark.parametrize("tie", [tie_weights, tie_buffers, share_storage])
+def test_tied_weights_are_stored_separately(tie: Callable[[ResNet], None], model: ResNet, tmp_path: Path) -> None:
+    tie(model)
+    loaded = ResNet.from_pretrained(model.save_pretrained(tmp_path / "m")).state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_missing_head_is_called_missing(model: ResNet, tmp_path: Path) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    rewrite_weights(folder, fc__weight=None)
+    with pytest.raises(CheckpointError, match=r"3 labels, but the head is missing: .* has no fc\.weight\.$"):
+        ResNet.from_pretrained(folder)
+
+
 def test_labels_and_head_that_disagree_fail_with_both_values(model: ResNet, tmp_path: Path) -> None:
     folder = model.save_pretrained(tmp_path / "m")
     rewrite_weights(folder, fc__weight=torch.zeros(7, 16), fc__bias=torch.zeros(7))
@@ -114,7 +219,14 @@ def test_labels_and_head_that_disagree_fail_with_both_values(model: ResNet, tmp_
 
 def test_a_folder_that_cannot_be_written_raises(model: ResNet, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for target in (tmp_path / "file", tmp_path / "file" / "m", "/proc/m"):
+    for target in (
+        tmp_path / "file",
+        tmp_path / "file" / "m",
+        "/proc/m",
+        "a\0b",
+        tmp_path / ("x" * 300),
+        "~nobody-here/m",
+    ):
         with pytest.raises(CheckpointError) as error:
             model.save_pretrained(target)
         assert is_one_sentence(error.value)

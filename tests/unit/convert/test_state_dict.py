@@ -274,7 +274,11 @@ def half(**changes: Any) -> dict[str, Any]:
         (half(**{"linear.weight": torch.ones(1).expand(10**7, 64)}), {}, "x: num_classes is 10000000"),
         (half(**{"a\x1b[2J\n": torch.ones(1)}), {}, "x has 1 tensor (a [2J) beside the network"),
         (half(**{"bn1.bias": torch.full((16,), math.nan)}), {}, "x has NaN in bn1.bias."),
-        (half(**{"linear.weight": torch.full((10, 64), 1e300).double()}), {}, "x has infinite values in fc.weight."),
+        (
+            half(**{"linear.bias": torch.full((10,), 1e300, dtype=torch.float64)}),
+            {},
+            "x has infinite values in fc.bias.",
+        ),
         (half(**{"bn1.running_var": -torch.ones(16)}), {}, "x has negative variances in bn1.running_var."),
         (half(), {"library": "torchvision"}, "x has a 3x3 stem, as in cifar, not in torchvision."),
         (half(), {"architecture": "resnet20"}, "x holds a ResNet without a name (2 + 2 + 2 basic blocks from width 16"),

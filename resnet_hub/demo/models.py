@@ -7,14 +7,15 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from resnet_hub.checkpoints.default_model import is_folder
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.runs.scheduler import Scheduler
-from resnet_hub.demo.space import is_space, is_zero_gpu
+from resnet_hub.demo.space import get_token, is_zero_gpu
 from resnet_hub.errors import ResNetHubError
 
 if TYPE_CHECKING:
@@ -39,13 +40,24 @@ class Models:
         self._held: OrderedDict[str, Future[Classifier]] = OrderedDict()  # the least recently used first
         self._bytes: dict[str, int] = {}
         self._search_again = 0.0
+        self._added: dict[str, str | Path] = {}
 
     def names(self) -> list[str]:
-        """The folders on the shelf."""
-        return sorted(path.parent.name for path in self.shelf.glob("[!.]*/config.json"))  # a dot: being written
+        """The models that were added, and the folders on the shelf."""
+        shelf = sorted(path.parent.name for path in self.shelf.glob("[!.]*/config.json"))  # a dot: being written
+        return list(dict.fromkeys([*self._added, *shelf]))
+
+    def add(self, source: str) -> str:
+        """Offer a folder, or a Hub model in the cache, to all visitors; returns its name on the page."""
+        is_local = is_folder(source)
+        name = Path(source).resolve().name if is_local else source
+        self._added[name] = Path(source) if is_local else source
+        return name
 
     def source(self, name: str) -> str | Path:
         """The folder or the Hub id behind a name; raises `PageError` for a path, a URL and anything else."""
+        if name in self._added:
+            return self._added[name]
         if name in self.names():
             return self.shelf / name
         if self.scheduler and self.scheduler.runs.find(name):
@@ -98,13 +110,12 @@ class Models:
         from resnet_hub.checkpoints.load import read_config
         from resnet_hub.inference.classifier import Classifier
 
-        # Locally the user's own token is used; on a Space, no token: its owner's is not for visitors.
-        token = False if is_space() else None
-        config = read_config(source, token=token)  # a few kilobytes, before the weights are fetched
+        hub: dict[str, Any] = {"token": get_token(), "local_files_only": name in self._added}
+        config = read_config(source, **hub)  # a few kilobytes, before the weights are fetched
         if not config.num_classes:
             raise PageError("no_head", name=name)
         self._make_room(name, config)
-        return Classifier.from_pretrained(source, token=token, device="cpu" if is_zero_gpu() else None)
+        return Classifier.from_pretrained(source, **hub, device="cpu" if is_zero_gpu() else None)
 
     def _make_room(self, name: str, config: ResNetConfig) -> None:
         needed = config.num_parameters * _BYTES_PER_PARAMETER

@@ -9,6 +9,7 @@ from typing import Any, Self
 import gradio as gr
 from starlette.middleware import Middleware
 
+from resnet_hub.demo.default_models import DefaultModels
 from resnet_hub.demo.gradio_compat import GuardedBlocks
 from resnet_hub.demo.guard import Guard
 from resnet_hub.demo.housekeeping import keep_tidy, start_log
@@ -41,6 +42,7 @@ class Page(GuardedBlocks):
     """Gradio's page with its runs, and with the calls that the guard counts."""
 
     runs: RunStore
+    defaults: DefaultModels
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -61,21 +63,23 @@ def build(shelf: str | Path, default: str | None = None) -> Page:
 
     Args:
         shelf: The folder of the checkpoint folders.
-        default: Name of the model to predict with and to train from at first; the first of the shelf if None.
+        default: Name of the embedded model, which predicts and is the base of a training until the preferred ones are
+            there; the first of the shelf if None.
     """
     scheduler = Scheduler(RunStore(files=ServedFiles(get_upload_folder())))
     models = Models(Path(shelf), scheduler)
     default = default or next(iter(models.names()), "")
+    defaults = DefaultModels(models, default)
     with Page(title="resnet_hub", analytics_enabled=False, delete_cache=_AT_END) as demo:
-        demo.runs = scheduler.runs
+        demo.runs, demo.defaults = scheduler.runs, defaults
         gr.Markdown(message("page_head"), elem_id="head")
-        predict = PredictTab(models)
-        train = TrainTab(models, scheduler, predict)
+        predict = PredictTab(models, defaults)
+        train = TrainTab(models, defaults, scheduler, predict)
         with gr.Tabs() as tabs:
             with gr.Tab(message("predict_tab"), id="predict"):
-                predict.render(demo, default)
+                predict.render(demo)
             with gr.Tab(message("train_tab"), id="train"):
-                train.render(demo, tabs, default)
+                train.render(demo, tabs)
         gr.HTML(f"<p>resnet_hub {__version__}</p>", elem_id="version")
     if default:  # so that the first visitor does not wait for torch
         threading.Thread(target=models.warm_up, args=[default], daemon=True).start()
@@ -93,6 +97,7 @@ def launch(demo: Page, **options: Any) -> None:
     uploads = get_upload_folder()
     uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
     threading.Thread(target=keep_tidy, args=[demo.runs, uploads], daemon=True).start()
+    threading.Thread(target=demo.defaults.watch, args=[lambda: demo.is_running], daemon=True).start()
     demo.launch(
         theme=THEME,
         css_paths=STYLES,

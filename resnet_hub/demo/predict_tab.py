@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from resnet_hub.demo import markup
+from resnet_hub.demo.default_models import DefaultModels
 from resnet_hub.demo.i18n import message, translate, translate_error
 from resnet_hub.demo.models import Models
 from resnet_hub.errors import ResNetHubError
@@ -28,8 +29,8 @@ _BROWSER_FORMATS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 class PredictTab:
     """Handlers and components of the tab, over the models that all visitors share."""
 
-    def __init__(self, models: Models):
-        self.models = models
+    def __init__(self, models: Models, defaults: DefaultModels):
+        self.models, self.defaults = models, defaults
 
     def answer(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
         """Scores, a status line, the heat map of the top class, and the photo if a browser cannot show its format."""
@@ -76,6 +77,15 @@ class PredictTab:
         card = classifier.model.card or translate(request, "no_card")  # shown as plain text: strangers wrote it
         return name, name, "", markup.render_model(classifier.config, url, request), card
 
+    def open(self, name: str, current: str, request: gr.Request) -> tuple[Any, ...]:
+        """The default model for a visitor who has just opened the page, with its facts, as `choose`."""
+        if (name or "") == self.defaults.embedded:  # else the visitor has chosen one while the page loaded
+            name = self.defaults.get("predict")
+        if not name:
+            return tuple(gr.skip() for _ in self.choosing["outputs"])
+        current, _, *shown = self.choose(name, current, request)
+        return current, gr.update(choices=self.list_choices(current, request), value=current), *shown
+
     def suggest(self, current: str, request: gr.Request, typed: gr.KeyUpData) -> Any:
         """The models of the page, and models on the Hub whose names match what is typed."""
         matches = self.models.search(typed.input_value.strip())
@@ -92,12 +102,13 @@ class PredictTab:
         title = self.models.title(model)
         return model if title is None else translate(request, "my_model", title=title)
 
-    def predict(self, image: dict[str, Any] | None, model: str, top_k: float = TOP) -> list[dict[str, Any]]:
+    def predict(self, image: dict[str, Any] | None, model: str = "", top_k: float = TOP) -> list[dict[str, Any]]:
         """Classify an image with a ResNet: its most likely labels with their scores, best first.
 
         Args:
             image: The image to classify.
-            model: A model of the page's list, or the id of one on the Hugging Face Hub, such as user/name.
+            model: A model of the page's list, or the id of one on the Hugging Face Hub, such as user/name; by default
+                the model that new visitors get.
             top_k: How many labels to return, from 1 to 1000.
         """
         try:
@@ -105,7 +116,7 @@ class PredictTab:
                 raise gr.Error("There is no image; send one.", print_exception=False)
             if top_k not in range(1, 1001):
                 raise gr.Error(f"top_k is {top_k!r:.50}; send a whole number from 1 to 1000.", print_exception=False)
-            return self._classify(image, str(model), int(top_k))[2]
+            return self._classify(image, str(model or self.defaults.get("predict")), int(top_k))[2]
         except ResNetHubError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
@@ -122,15 +133,15 @@ class PredictTab:
 
     # -- the page ------------------------------------------------------------------------------------------------------
 
-    def render(self, page: gr.Blocks, default: str) -> None:
-        """Add the tab to the page that is being built. `default` is the name of its first model."""
+    def render(self, page: gr.Blocks) -> None:
+        """Add the tab to the page that is being built."""
         self._render_photo()
-        self._render_model(default)
-        self._connect(page, default)
+        self._render_model(self.defaults.embedded)
+        self._connect(page)
         with gr.Row(visible=False):  # an endpoint for programs takes its inputs from components
             gr.Button().click(
                 self.predict,
-                [gr.Image(label="image"), gr.Textbox(default, label="model"), gr.Number(TOP, label="top_k")],
+                [gr.Image(label="image"), gr.Textbox(label="model"), gr.Number(TOP, label="top_k")],
                 gr.JSON(label="classes"),
                 api_name="predict",
                 preprocess=False,
@@ -190,7 +201,7 @@ class PredictTab:
                         label=message("card"), show_label=False, interactive=False, lines=4, max_lines=20
                     )
 
-    def _connect(self, page: gr.Blocks, default: str) -> None:
+    def _connect(self, page: gr.Blocks) -> None:
         private: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
         # Without Gradio's preprocessing the file arrives unchanged, and every image is read by load_image.
         predicting = private | {"preprocess": False, "concurrency_limit": _CONCURRENCY, "concurrency_id": "predict"}
@@ -212,8 +223,7 @@ class PredictTab:
         self._examples.select(self.example, current, **shown | predicting)
         self._classes.select(self.why, [photo, current], self._heat_map, show_progress="minimal", **predicting)
         picker.input(**self.choosing).success(**self.answering)
-        if default:
-            page.load(**self.choosing)
+        page.load(**self.choosing | {"fn": self.open})
         picker.key_up(self.suggest, current, picker, show_progress="hidden", **loading | {"concurrency_id": "suggest"})
 
 

@@ -10,11 +10,12 @@ import numpy as np
 from resnet_hub.checkpoints.load import read_config
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import markup
+from resnet_hub.demo.default_models import DefaultModels
 from resnet_hub.demo.i18n import PageError, message
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.store import RunStore
-from resnet_hub.demo.space import is_space
+from resnet_hub.demo.space import get_token
 from resnet_hub.demo.train_tab.job_panel import JobPanel
 from resnet_hub.demo.train_tab.tab_state import QUICK, SLOW, TabState, Updates
 from resnet_hub.errors import ResNetHubError, TrainingError
@@ -103,8 +104,8 @@ MAX_PIXELS = 2**30  # of all decoded images, which stay in memory with three byt
 class ModelStep:
     """Handlers and components of the step."""
 
-    def __init__(self, models: Models, runs: RunStore, job: JobPanel, state: TabState):
-        self.models, self.runs, self.job, self.state = models, runs, job, state
+    def __init__(self, models: Models, defaults: DefaultModels, runs: RunStore, job: JobPanel, state: TabState):
+        self.models, self.defaults, self.runs, self.job, self.state = models, defaults, runs, job, state
 
     def read_options(self, values: Updates) -> tuple[str | Path | None, dict[str, Any]]:
         """The base model, if there is one, and the other arguments of `TrainConfig`, from the form."""
@@ -123,12 +124,16 @@ class ModelStep:
             config = TrainConfig(data="", run="", base=str(base) if base else None, **options)
             images = self.runs.require(values[self.state.run]).load_readable_dataset()["train"]
             indices = np.linspace(0, len(images) - 1, min(6, len(images))).round().astype(int)
-            token = False if is_space() else None
-            augmented = preview_augmentation(config, images.subset(indices.repeat(2)), token=token)
+            augmented = preview_augmentation(config, images.subset(indices.repeat(2)), token=get_token())
         except ResNetHubError as error:
             return self.state.show_error(error, request) | {self.augmented: ""}
         html = markup.render_images([(image, "") for image in augmented], request)
         return {self.state.notice: "", self.augmented: html}
+
+    def open(self, base: str | None) -> Any:
+        """The default base for a visitor who has just opened the page."""
+        name = base if base != self.defaults.embedded else self.defaults.get("base")  # else chosen meanwhile
+        return gr.update(choices=self.models.names(), value=name)
 
     def _suggest(self, typed: gr.KeyUpData) -> Any:
         """Models of the page, and models on the Hub whose names match what is typed."""
@@ -137,11 +142,11 @@ class ModelStep:
 
     # -- the page ------------------------------------------------------------------------------------------------------
 
-    def render(self, default: str) -> None:
+    def render(self) -> None:
         """Add the step to the page that is being built."""
         # Gradio sorts the inputs of a handler by their creation, and programs that call it pass them in this order.
         self.job.create_inputs()
-        self.inputs = create_inputs(base={"choices": list(self.models.names()), "value": default})
+        self.inputs = create_inputs(base={"choices": self.models.names(), "value": self.defaults.embedded})
         self._place("recipe", "base", "architecture")
         with gr.Accordion(message("more_choices"), open=False):
             with gr.Row():
@@ -165,9 +170,10 @@ class ModelStep:
         for name in names:
             self.inputs[name].render()
 
-    def connect(self) -> None:
+    def connect(self, page: gr.Blocks) -> None:
         """Attach the handlers, once all components of the tab exist."""
         recipe, base, architecture = (self.inputs[name] for name in ("recipe", "base", "architecture"))
+        page.load(self.open, base, base, **QUICK)
 
         def show_options(recipe: str) -> list[Any]:
             from_scratch = recipe == "modern"
@@ -186,10 +192,7 @@ def check_memory(run: PageRun, base: str | Path | None, options: dict[str, Any])
     report = run.read_report()
     if report is None:
         raise PageError("no_check")
-    if base:
-        config = read_config(base, token=False if is_space() else None)
-    else:
-        config = ResNetConfig.from_name(options["architecture"])
+    config = read_config(base, token=get_token()) if base else ResNetConfig.from_name(options["architecture"])
     side = round(options.get("image_size", config.image_size) / config.crop_pct)
     if report.images * side**2 > MAX_PIXELS:
         raise PageError("too_many_pixels", images=f"{report.images:,}", size=side)

@@ -13,6 +13,7 @@ import gradio as gr
 
 from resnet_hub import jobs
 from resnet_hub.demo import account, markup, zero_gpu
+from resnet_hub.demo.default_models import DefaultModels
 from resnet_hub.demo.i18n import PageError, message, translate
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.predict_tab import PredictTab
@@ -32,12 +33,12 @@ from resnet_hub.errors import ResNetHubError
 class TrainTab:
     """Handlers of the tab. Create it while the page is built, before the tabs."""
 
-    def __init__(self, models: Models, scheduler: Scheduler, predict: PredictTab):
+    def __init__(self, models: Models, defaults: DefaultModels, scheduler: Scheduler, predict: PredictTab):
         self.models, self.scheduler, self.runs = models, scheduler, scheduler.runs
         self.state = state = TabState()
         self.job = JobPanel(scheduler, state)
         self.data = DataStep(scheduler, state)
-        self.model = ModelStep(models, scheduler.runs, self.job, state)
+        self.model = ModelStep(models, defaults, scheduler.runs, self.job, state)
         self.training = TrainingStep(scheduler, self.job, state)
         self.result = ResultStep(scheduler, predict, state)
 
@@ -172,13 +173,12 @@ class TrainTab:
 
     # -- the page ------------------------------------------------------------------------------------------------------
 
-    def render(self, page: gr.Blocks, tabs: gr.Tabs, default: str) -> None:
+    def render(self, page: gr.Blocks, tabs: gr.Tabs) -> None:
         """Add the tab to the page that is being built.
 
         Args:
             page: The page.
             tabs: Its tabs, of which this is one.
-            default: Name of the base model that is chosen at first.
         """
         self.state.render(tabs)
         gr.HTML(message("train_head"), elem_classes="hint")
@@ -186,13 +186,14 @@ class TrainTab:
             with gr.Step(message("step_data"), id=DATA):
                 self.data.render()
             with gr.Step(message("step_model"), id=MODEL):
-                self.model.render(default)
+                self.model.render()
             with gr.Step(message("step_training"), id=TRAINING):
                 self.training.render()
             with gr.Step(message("step_result"), id=RESULT):
                 self.result.render()
-        for step in (self.data, self.model, self.job, self.result):
+        for step in (self.data, self.job, self.result):
             step.connect()
+        self.model.connect(page)
         self._connect(page)
 
     def _connect(self, page: gr.Blocks) -> None:

@@ -17,6 +17,7 @@ from resnet_hub.errors import CheckpointError, HubError, list_untrusted, one_lin
 from resnet_hub.hub_client.errors import hub_errors, is_token_error
 from resnet_hub.hub_client.listing import RepoListing, read_listing
 from resnet_hub.hub_client.retry import call_once, retry_call
+from resnet_hub.hub_client.upload import upload_large_files
 from resnet_hub.package_files import GRADIO_VERSION, HEIC, LIBRARY, ONNX, PAGE, TRAIN, list_package_files
 from resnet_hub.version import __version__
 
@@ -165,9 +166,7 @@ def deploy(
         if _MARKER in listing.sizes and CARD_FILE in listing.sizes:
             files[CARD_FILE] = _merge_cards(api, repo_id, listing, hardware)
         additions = [CommitOperationAdd(name, content) for name, content in files.items()]
-        for addition in additions:  # a retry repeats one upload
-            if addition.path_in_repo.endswith(WEIGHTS_FILE):
-                retry_call(api.preupload_lfs_files, repo_id, [addition], repo_type="space", free_memory=False)
+        upload_large_files(api, repo_id, additions, repo_type="space")
         call_once(
             partial(api.create_commit, repo_id),
             [*additions, *(CommitOperationDelete(name) for name in _list_stale(listing, files))],

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_hub.bundled_models import find_default_model
 from resnet_hub.checkpoints.default_model import preferred_model
-from resnet_hub.checkpoints.push import check_push_access
-from resnet_hub.checkpoints.save import CARD_FILE, CONFIG_FILE, INDEX_FILE, PROCESSOR_FILE
+from resnet_hub.checkpoints.load import find_weights_files, open_source
+from resnet_hub.checkpoints.push import check_push_access, select_upload_files
 from resnet_hub.datasets.export import export_dataset
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.errors import HubError, TrainingError
 from resnet_hub.hub_client.errors import hub_errors
 from resnet_hub.hub_client.retry import call_once, retry_call
+from resnet_hub.hub_client.upload import find_or_create_repo, upload_large_files
 from resnet_hub.package_files import HEIC, LIBRARY, TRAIN, list_package_files
 from resnet_hub.training.config import (
     AUTO,
@@ -106,18 +107,17 @@ def submit(
             config = replace(config, **defaults)
         base = _choose_base(config.base, flavor)
         base = base and _resolve_source(base, root, upload, input_id, _list_base_files, files)
+        stack.enter_context(hub_errors(repo_id, token=token, writing=True))
+        api = HfApi(token=token, library_name="resnet_hub")
+        input_id = find_or_create_repo(api, input_id, repo_type="dataset", private=True)
         arguments = command_line_options(replace(config, data=data, base=base, run=_RUN))
         arguments += ["--stop-after", f"{train_seconds}s", "--json"]
         arguments += ["--push", repo_id, "--private" if private else "--no-private"]
         ending = f"{input_id}/end-{secrets.token_hex(4)}"
         arguments += ["--end-when", ending]
-        stack.enter_context(hub_errors(repo_id, token=token, writing=True))
-        api = HfApi(token=token, library_name="resnet_hub")
-        retry_call(api.create_repo, input_id, repo_type="dataset", private=True, exist_ok=True)
         if not retry_call(api.dataset_info, input_id).private:
             raise HubError(f"The dataset {input_id} exists and is public; make it private, or push to another name.")
-        for file in (file for file in files if not file.path_in_repo.endswith(".py")):  # a retry repeats one upload
-            retry_call(api.preupload_lfs_files, input_id, [file], repo_type="dataset", free_memory=False)
+        upload_large_files(api, input_id, files, repo_type="dataset")
         message = "Upload the input of a training job of resnet_hub"
         commit = retry_call(partial(api.create_commit, input_id), files, repo_type="dataset", commit_message=message)
         volume = Volume(type="dataset", source=input_id, mount_path=_INPUT, revision=commit.oid, read_only=True)
@@ -254,7 +254,8 @@ def _pack_dataset(path: Path, scratch: Path, **names: Any) -> tuple[str, dict[st
 
 
 def _list_base_files(path: Path) -> tuple[str, dict[str, Path]]:
-    """Returns the name and files to upload of a checkpoint folder: config, weights and model card."""
+    """Returns the name and files to upload of a checkpoint folder: those that a push uploads."""
     name = f"base/{path.resolve().name}"
-    files = [path / file for file in (CONFIG_FILE, PROCESSOR_FILE, INDEX_FILE, CARD_FILE) if (path / file).is_file()]
-    return name, {f"{name}/{file.name}": file for file in [*files, *sorted(path.glob("*.safetensors"))]}
+    files = select_upload_files(path).files
+    files |= {file: path / file for file in find_weights_files(open_source(path))}  # which may have other names
+    return name, {f"{name}/{inside}": file for inside, file in files.items()}

@@ -360,7 +360,7 @@ def fetch_checkpoint(
     """
     files = open_source(source, **hub)
     config = _read_config(files)
-    names = _find_weights_files(files, weights)
+    names = find_weights_files(files, weights)
     files.check_size(names, config)
     return files.fetch(*names, CARD_FILE, CALIBRATION_FILE), config, names
 
@@ -382,12 +382,12 @@ def count_parameters_by_dtype(source: str | Path, *, weights: str | None = None,
     """
     files = open_source(source, **hub)
     counts: Counter[str] = Counter()
-    for name in _find_weights_files(files, weights):
+    for name in find_weights_files(files, weights):
         counts.update(files.count_parameters(name))
     return dict(counts)
 
 
-def _find_weights_files(files: LocalFiles | HubFiles, requested: str | None) -> list[str]:
+def find_weights_files(files: LocalFiles | HubFiles, requested: str | None = None) -> list[str]:
     """The weights file, or its shards; raises `CheckpointError` if there is none, or more than one to choose from."""
     names = files.names
     if requested is not None:
@@ -398,7 +398,7 @@ def _find_weights_files(files: LocalFiles | HubFiles, requested: str | None) -> 
     if WEIGHTS_FILE in names:
         return [WEIGHTS_FILE]
     if INDEX_FILE in names:
-        return _read_shard_names(files.fetch(INDEX_FILE) / INDEX_FILE, names, files.source)
+        return read_shard_names(files.fetch(INDEX_FILE) / INDEX_FILE, names, files.source)
     candidates = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
     if len(candidates) > 1:
         raise CheckpointError(
@@ -409,7 +409,7 @@ def _find_weights_files(files: LocalFiles | HubFiles, requested: str | None) -> 
     return candidates
 
 
-def _read_shard_names(index: Path, names: list[str], source: str | Path) -> list[str]:
+def read_shard_names(index: Path, names: list[str], source: str | Path) -> list[str]:
     """The weights files that an index lists; only files beside it are accepted."""
     try:
         with index.open("rb") as file:

@@ -1,16 +1,16 @@
 """Upload checkpoint folders to the Hub, in one commit: only the files of the checkpoint, none else of this machine."""
 
-import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from functools import partial
-from pathlib import Path
+from html import unescape
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
-from resnet_hub.checkpoints.load import fetch_files, open_source, read_config
+from resnet_hub.checkpoints.load import fetch_files, find_weights_files, open_source, read_config, read_shard_names
 from resnet_hub.checkpoints.model_card import set_repo_id, update_metadata
 from resnet_hub.checkpoints.save import (
     CALIBRATION_FILE,
@@ -26,15 +26,27 @@ from resnet_hub.errors import CheckpointError, HubError
 from resnet_hub.hub_client.errors import hub_errors, is_token_error
 from resnet_hub.hub_client.listing import RepoListing, fetch_digests, git_digest, read_listing
 from resnet_hub.hub_client.retry import RETRIED_STATUSES, call_once, retry_call
+from resnet_hub.hub_client.upload import find_or_create_repo, upload_large_files
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
 
-_LICENSES = {f"{name}{suffix}" for name in ("LICENSE", "LICENCE", "NOTICE") for suffix in ("", ".txt", ".md")}
-_OWN_FILES = {CONFIG_FILE, PROCESSOR_FILE, CARD_FILE, WEIGHTS_FILE, INDEX_FILE, CALIBRATION_FILE} | _LICENSES
+_OWN_FILES = {CONFIG_FILE, PROCESSOR_FILE, CARD_FILE, WEIGHTS_FILE, INDEX_FILE, CALIBRATION_FILE}
+_LICENSE = re.compile(r"(licen[sc]e|copying|notice)(\.txt|\.md)?", re.IGNORECASE)
 _ONNX = re.compile(r"onnx/model[\w.-]*\.onnx(_data)?", re.ASCII)
-_CARD_IMAGE = re.compile(r"!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]+src\s*=\s*[\"']([^\"']+)", re.IGNORECASE)
+_CACHED_FILE = re.compile(
+    r"/((models|datasets|spaces)--[^/]+/blobs|blobs/[0-9a-f]{2})/[0-9a-f]{40,64}"
+)  # of a Hub cache
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg"}
+_NOT_SHOWN = re.compile(r"<!--.*?-->|^(```|~~~).*?^\1|`[^`\n]+`", re.DOTALL | re.MULTILINE)  # comments and code
+_TARGET = r"\s*(?:<([^>\n]+)>|((?:[^()\s]|\([^()\s]*\))+))"  # of a link in Markdown
+_ALT_TEXT = r"!\[((?:[^\[\]]|\[[^\[\]]*\])*)\]"
+_MARKDOWN_IMAGE = re.compile(rf"{_ALT_TEXT}\({_TARGET}")
+_REFERENCE = re.compile(rf"{_ALT_TEXT}(?:\[([^\]]*)\])?")
+_DEFINITION = re.compile(rf"^ {{0,3}}\[([^\]]+)\]:{_TARGET}", re.MULTILINE)
+_HTML_IMAGE = re.compile(
+    r"<(?:img|source)\b[^>]*?\bsrc(?:set)?\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s>\"']+))", re.IGNORECASE
+)
 
 
 class UploadFiles(NamedTuple):
@@ -57,11 +69,18 @@ def select_upload_files(folder: Path, include: Sequence[str] = ()) -> UploadFile
         CheckpointError: A pattern matches no file that can be uploaded, or config or weights are a link that leaves the
             folder.
     """
-    names = _OWN_FILES | _read_shard_names(folder) | _find_card_images(folder)
-    names |= {name for path in folder.glob("onnx/*") if _ONNX.fullmatch(name := f"onnx/{path.name}")}
+    entries = [path.name for path in folder.iterdir()] + [f"onnx/{path.name}" for path in folder.glob("onnx/*")]
+    names = (
+        _OWN_FILES
+        | {name for name in entries if _LICENSE.fullmatch(name) or _ONNX.fullmatch(name)}
+        | _find_card_images(folder)
+    )
+    if index := _resolve(folder, INDEX_FILE):
+        with suppress(CheckpointError):
+            names |= {*read_shard_names(index, entries, folder)}
     for pattern in include:
         paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-        matches = {name for name in paths if fnmatch(name, pattern) and _resolve(folder, name)}
+        matches = {name for name in paths if _matches(name, pattern) and _resolve(folder, name)}
         if not matches:
             raise CheckpointError(f"{folder} has no file that matches {pattern!r}. Check the pattern of --include.")
         names |= matches
@@ -69,37 +88,44 @@ def select_upload_files(folder: Path, include: Sequence[str] = ()) -> UploadFile
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if name not in files and (folder / name).is_symlink():
             raise CheckpointError(f"{name} of {folder} is a link to a file outside the folder. Copy the file there.")
-    entries = [f"onnx/{path.name}" for path in folder.glob("onnx/*")] + [path.name for path in folder.iterdir()]
     uploaded = {entry for name in files for entry in (name, name.split("/")[0])}
     return UploadFiles(files, sorted(entry for entry in entries if entry not in uploaded))
 
 
-def _resolve(folder: Path, name: str) -> Path | None:
-    """The regular file behind a name, if it lies in the folder or in the Hub's cache."""
-    from huggingface_hub import constants
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a path matches a shell pattern, which must name hidden files by their dot."""
+    is_hidden = any(part.startswith(".") for part in name.split("/"))
+    names_hidden = any(part.startswith(".") for part in pattern.split("/"))
+    return fnmatch(name, pattern) and (names_hidden or not is_hidden)
 
+
+def _resolve(folder: Path, name: str) -> Path | None:
+    """The regular file behind a name, if it lies in the folder or in a cache of the Hub."""
     with suppress(OSError, RuntimeError):  # a cycle of links
         path = (folder / name).resolve(strict=True)
-        roots = (folder.resolve(), Path(constants.HF_HUB_CACHE).expanduser().resolve())
-        if path.is_file() and any(path.is_relative_to(root) for root in roots):
+        is_ours = path.is_relative_to(folder.resolve()) or _CACHED_FILE.search(path.as_posix())
+        if path.is_file() and is_ours:
             return path
     return None
 
 
-def _read_shard_names(folder: Path) -> set[str]:
-    with suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
-        shards = json.loads((folder / INDEX_FILE).read_bytes())["weight_map"].values()
-        return {name for name in shards if re.fullmatch(r"[\w-][\w.-]*\.safetensors", name)}
-    return set()
-
-
 def _find_card_images(folder: Path) -> set[str]:
     """The image files beside the model card, or in folders below, that it shows."""
-    with suppress(OSError):
-        card = (folder / CARD_FILE).read_bytes().decode(errors="replace")
-        names = {unquote(match[1] or match[2]).removeprefix("./") for match in _CARD_IMAGE.finditer(card)}
-        return {name for name in names if Path(name).suffix.lower() in _IMAGE_SUFFIXES and ".." not in name.split("/")}
-    return set()
+    path = _resolve(folder, CARD_FILE)
+    if path is None:
+        return set()
+    card = _NOT_SHOWN.sub("", path.read_bytes().decode(errors="replace"))
+    labels = {(match[2] or match[1]).casefold() for match in _REFERENCE.finditer(card)}
+    targets = [match[2] or match[3] for match in _MARKDOWN_IMAGE.finditer(card)]
+    targets += [match[2] or match[3] for match in _DEFINITION.finditer(card) if match[1].casefold() in labels]
+    for match in _HTML_IMAGE.finditer(card):
+        candidates = match[1] or match[2] or match[3] or ""
+        targets += [unescape(part.split()[0]) for part in candidates.split(",") if part.strip()]  # of a srcset
+        targets.append(unescape(candidates))
+    names = {PurePosixPath(unquote(re.split("[?#]", target)[0])) for target in targets}
+    images = {name for name in names if name.suffix.lower() in _IMAGE_SUFFIXES}
+    is_outside = {name for name in images if name.is_absolute() or ".." in name.parts or "\\" in str(name)}
+    return {name.as_posix() for name in images - is_outside}
 
 
 def check_push_access(repo_id: str, *, private: bool | None = None, token: str | bool | None = None) -> None:
@@ -212,13 +238,15 @@ def push_folder(
 
     folder = Path(folder).expanduser()
     config = read_config(folder)
-    open_source(folder).require(WEIGHTS_FILE)
+    source = open_source(folder)
+    source.require(INDEX_FILE if INDEX_FILE in source.names else WEIGHTS_FILE)
+    find_weights_files(source)
     files = select_upload_files(folder, include).files
     if not create_pr:
         check_push_access(repo_id, token=token)
     with hub_errors(repo_id, revision=branch, token=token, writing=True):
         api = HfApi(token=token, library_name="resnet_hub")
-        repo_id = retry_call(api.create_repo, repo_id, private=private, exist_ok=True).repo_id  # with the user's name
+        repo_id = find_or_create_repo(api, repo_id, private=private)
         if branch and not create_pr:
             retry_call(api.create_branch, repo_id, branch=branch, exist_ok=True)
         info = retry_call(api.model_info, repo_id, revision=branch)
@@ -231,10 +259,7 @@ def push_folder(
             additions[CARD_FILE] = CommitOperationAdd(CARD_FILE, card.encode())
         others = listing.sizes.keys() - additions.keys()
         stale = [name for name in others if name in STALE_FILES or _ONNX.fullmatch(name)]
-        for addition in additions.values():  # one by one, since `retry_call` has no timeout for parallel uploads
-            retry_call(
-                api.preupload_lfs_files, repo_id, [addition], revision=branch, create_pr=create_pr, free_memory=False
-            )
+        upload_large_files(api, repo_id, [*additions.values()], revision=branch, create_pr=create_pr)
         # A repeated commit fails, since its parent has moved; a repeated pull request would be opened twice.
         commit_call = call_once if create_pr else retry_call
         try:

@@ -42,6 +42,13 @@ class XetTransferError(RuntimeError):
     """A transfer by Xet failed, or its store does not respond."""
 
 
+def is_xet_available() -> bool:
+    """Whether huggingface_hub transfers files by Xet now."""
+    from huggingface_hub.utils import _runtime
+
+    return _runtime.is_xet_available()
+
+
 def is_store_broken() -> bool:
     """Whether a transfer by Xet has failed in the last minutes."""
     return time.monotonic() < _broken_until

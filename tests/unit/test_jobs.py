@@ -282,3 +282,15 @@ def test_training_here_can_push_too(folder: Path, hub: Hub, capsys: pytest.Captu
     )
     assert out.endswith(f"{hub.url}/user/colours/commit/{head(hub)}\n")
     assert hub.repos["user/colours"].private
+
+
+def test_of_a_base_a_job_gets_the_files_of_the_checkpoint(config: TrainConfig, hub: Hub) -> None:
+    base = Path(config.base)
+    for name in ("id_rsa", "optimizer.safetensors", "credentials.txt"):
+        (base / name).write_text("private")
+    (base / "LICENSE").symlink_to("/etc/hostname")
+    jobs.submit(config, "user/colours", upload=True, token=WRITER)
+    brought = hub.repos["datasets/user/colours-input"].files()
+    inside = {name.removeprefix(f"base/{base.name}/") for name in brought if name.startswith("base/")}
+    assert inside == {"config.json", "model.safetensors", "README.md"}
+    assert sum("/preupload/" in request for request in hub.requests) == 1

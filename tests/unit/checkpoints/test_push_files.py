@@ -1,6 +1,7 @@
 """What a push uploads: the checkpoint's own files, and nothing else that lies in its folder."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -72,12 +73,19 @@ def test_config_and_weights_outside_the_folder_raise(name: str, folder: Path) ->
 def test_links_into_the_folder_and_the_hubs_cache_are_followed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "cache" / "blobs").mkdir(parents=True)
-    (folder / "model.safetensors").rename(tmp_path / "cache" / "blobs" / "1")
-    (folder / "model.safetensors").symlink_to(tmp_path / "cache" / "blobs" / "1")
-    (folder / "LICENSE").symlink_to("notes.md")
-    assert select_upload_files(folder).files.keys() == OWN | {"LICENSE"}
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))  # the cache holds a model, not all that is beside it
+    for blobs in ("elsewhere/models--user--tiny/blobs", "blobs/ab"):
+        blob = tmp_path / blobs / ("ab" * 32)
+        blob.parent.mkdir(parents=True)
+        (folder / "model.safetensors").resolve().rename(blob)
+        (folder / "model.safetensors").unlink(missing_ok=True)
+        (folder / "model.safetensors").symlink_to(blob)
+        (folder / "NOTICE").unlink(missing_ok=True)
+        (folder / "NOTICE").symlink_to(tmp_path / "outside")
+        (tmp_path / "outside").write_text("private")
+        (folder / "LICENSE").unlink(missing_ok=True)
+        (folder / "LICENSE").symlink_to("notes.md")
+        assert select_upload_files(folder).files.keys() == OWN | {"LICENSE"}
 
 
 def test_what_belongs_to_a_checkpoint_is_uploaded(folder: Path) -> None:
@@ -101,8 +109,110 @@ def test_what_belongs_to_a_checkpoint_is_uploaded(folder: Path) -> None:
     assert "unused.png" in selection.skipped
 
 
+def test_chains_of_links_count_by_where_they_end(folder: Path) -> None:
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    (outside / "id").write_text("private")
+    (outside / "back").symlink_to(folder / "notes.md")
+    (folder / "hop").symlink_to(outside / "id")
+    (folder / "LICENSE").symlink_to("hop")
+    (folder / "NOTICE").symlink_to(outside / "back")
+    (folder / "plots").symlink_to(outside)
+    (outside / "a.png").write_text("private")
+    (folder / "README.md").write_text("![](plots/a.png)")
+    (folder / "onnx" / "model.onnx").mkdir()
+    (folder / "LICENSE.md").mkdir()
+    selection = select_upload_files(folder)
+    assert selection.files.keys() == OWN | {"NOTICE"}
+    assert {"LICENSE", "plots", "hop", "onnx/model.onnx", "LICENSE.md"} <= set(selection.skipped)
+
+
+@pytest.mark.parametrize("name", ["README.md", "LICENSE", "model.safetensors.index.json"])
+def test_a_pipe_is_neither_read_nor_uploaded(name: str, folder: Path) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert select_upload_files(folder).files.keys() == OWN - {name}
+
+
+@pytest.mark.parametrize(
+    ("card", "shown"),
+    [
+        ("![a](a.png)", "a.png"),
+        ('![a](a.png "A title")', "a.png"),
+        ("![a](<a b.png>)", "a b.png"),
+        ("![a [b]](a.png)", "a.png"),
+        ("![a](a(1).png)", "a(1).png"),
+        ("[![a](a.png)](https://a.b)", "a.png"),
+        ("![a][one]\n\n[one]: a.png", "a.png"),
+        ("![One]\n\n[one]: <a b.png>", "a b.png"),
+        ("<IMG alt=x SRC=a.png>", "a.png"),
+        ("<img\n width=5 src='a b.png'/>", "a b.png"),
+        ('<source srcset="a.png 2x, a.JPG">', "a.png a.JPG"),
+        ("![a](./x//a.png?raw=true#top)", "x/a.png"),
+        ("![a](a%20b.png)", "a b.png"),
+        ("![a](../a.png)", ""),
+        ("![a](x/../../a.png)", ""),
+        ("![a](/etc/a.png) ![b]({folder}/a.png)", ""),
+        ("![a](file:///a.png) ![b](https://a.b/a.png) ![c](//a.b/a.png)", ""),
+        ("![a](secrets.json) ![b](id_rsa)", ""),
+        ("<!-- ![a](a.png) -->", ""),
+        ("```\n![a](a.png)\n```", ""),
+        ("`![a](a.png)`", ""),
+        ("[a](a.png)\n\n[unused]: a.png", ""),
+    ],
+)
+def test_images_that_the_card_shows_are_uploaded(card: str, shown: str, folder: Path) -> None:
+    for name in ("a.png", "a b.png", "a(1).png", "a.JPG", "x/a.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"image")
+        (folder.parent / name).parent.mkdir(exist_ok=True)
+        (folder.parent / name).write_bytes(b"private")
+    (folder / "README.md").write_text(card.format(folder=folder) if "{folder}" in card else card)
+    expected = {"a b.png"} if shown == "a b.png" else set(shown.split())
+    assert select_upload_files(folder).files.keys() == OWN | expected
+
+
+@pytest.mark.parametrize("name", ["license", "Licence.TXT", "COPYING", "notice.md"])
+def test_a_licence_is_uploaded_under_any_of_its_names(name: str, folder: Path) -> None:
+    (folder / name).write_text("MIT")
+    assert select_upload_files(folder).files.keys() == OWN | {name}
+
+
+def test_parts_of_weights_can_be_pushed(folder: Path, hub: Hub) -> None:
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    index = {"weight_map": {"conv1.weight": "part.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    push_folder(folder, "user/model", token=WRITER)
+    files = hub.repos["user/model"].files().keys() - {".gitattributes"}
+    assert files == {"README.md", "config.json", "model.safetensors.index.json", "part.safetensors"}
+
+
+def test_many_files_are_one_upload(folder: Path, hub: Hub) -> None:
+    (folder / "plots").mkdir()
+    for number in range(300):
+        (folder / "plots" / f"{number}.svg").write_text(f"<svg>{number}</svg>")
+    push_folder(folder, "user/model", token=WRITER, include=["plots/*"])
+    assert len(hub.repos["user/model"].files()) == 4 + 300
+    uploads = [request for request in hub.requests if "/preupload/" in request or "/commit/" in request]
+    assert len(uploads) == 3  # the client asks about 256 files at once
+    assert len(hub.requests) < 16
+
+
+def test_a_renamed_repo_is_pushed_to_under_its_new_name(folder: Path, hub: Hub) -> None:
+    push_folder(folder, "user/new", token=WRITER)
+    hub.moved["user/old"] = "user/new"
+    (folder / "LICENSE").write_text("MIT")
+    url = push_folder(folder, "user/old", token=WRITER)
+    assert url.startswith(f"{hub.url}/user/new/commit/")
+    assert list(hub.repos) == ["user/new"]
+    assert "LICENSE" in hub.repos["user/new"].files()
+    assert b'from_pretrained("user/new")' in hub.repos["user/new"].files()["README.md"]
+
+
 def test_patterns_add_files(folder: Path) -> None:
     assert select_upload_files(folder, ["notes.*", "data/*"]).files.keys() == OWN | {"notes.md", "data/cat/1.jpg"}
+    assert ".netrc" not in select_upload_files(folder, ["*"]).files  # as in a shell
+    assert {".netrc", ".env"} <= select_upload_files(folder, [".*"]).files.keys()
     for pattern in ("nothing*", "../*", "/etc/*"):
         with pytest.raises(CheckpointError, match="has no file that matches"):
             select_upload_files(folder, [pattern])

@@ -14,8 +14,11 @@ from typing import Any
 
 from resnet_hub.datasets.dataset import SPLIT_NAMES, TRAIN, Splits
 from resnet_hub.datasets.tables import load_tables
-from resnet_hub.errors import DataError, ResNetHubError, TooLargeError, one_line
-from resnet_hub.hub_client.retry import request_timeout, retry_call
+from resnet_hub.errors import DataError, HubError, ResNetHubError, TooLargeError, one_line
+from resnet_hub.hub_client.errors import error_message
+from resnet_hub.hub_client.listing import read_listing
+from resnet_hub.hub_client.retry import is_short_body, request_timeout, retry_call
+from resnet_hub.hub_client.xet import XetTransferError
 
 HUB_PREFIX = "hf://datasets/"  # before an id: the dataset on the Hub, even if a folder has the same name
 MAX_DOWNLOAD = 32 * 2**30  # bytes; ImageNet has 150 GB
@@ -82,10 +85,7 @@ def _get_hub_builder(
         The builder, and the commit that it reads, if known.
     """
     import datasets
-    from datasets.packaged_modules.cache.cache import Cache
     from huggingface_hub import HfApi, errors
-
-    from resnet_hub.hub_client.listing import read_listing
 
     api = HfApi(token=token)
     try:
@@ -96,25 +96,40 @@ def _get_hub_builder(
             raise DataError(_explain_long_card(name))
         download: Callable[..., str] = partial(api.hf_hub_download, name, repo_type="dataset", revision=commit)
         _check_cards(name, [Path(retry_call(download, card)) for card in cards])
-    except (ResNetHubError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        builder = datasets.load_dataset_builder(name, subset, revision=commit, token=token)
+        paths = _list_data_files(builder, name, commit, sizes)
+        if (size := sum(sizes[path] for path in paths)) > max_bytes:
+            raise TooLargeError(name, size, max_bytes)
+        for path in paths:  # `datasets` would download them without these timeouts, and then finds them in the cache
+            retry_call(download, path)
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
-    except Exception:
-        with contextlib.suppress(Exception):  # `datasets` has this fallback too, but it would call the Hub again first
-            copy = Cache(repo_id=name, dataset_name=name.split("/")[1], config_name=subset, version="auto", hash="auto")
-            if not _COMMIT.fullmatch(revision or "") or copy.hash == revision:
-                return copy, copy.hash if _COMMIT.fullmatch(copy.hash or "") else None
+    except (errors.HTTPError, OSError, RuntimeError, HubError):
+        if copy := _find_cached_copy(name, subset, revision):
+            return copy
         raise
-    builder = datasets.load_dataset_builder(name, subset, revision=commit, token=token)
-    data_files, prefix = builder.config.data_files or {}, f"hf://datasets/{name}@{commit}/"
-    size = 0
-    for file in {str(file) for files in data_files.values() for file in files}:
-        path = file.removeprefix(prefix)
-        if path not in sizes:
+    return builder, commit
+
+
+def _list_data_files(builder: Any, name: str, commit: str, sizes: dict[str, int]) -> list[str]:
+    """The paths of the files that a builder downloads; raises `DataError` if one of them lies elsewhere."""
+    prefix = f"hf://datasets/{name}@{commit}/"
+    files = {str(file) for files in (builder.config.data_files or {}).values() for file in files}
+    for file in files:
+        if file.removeprefix(prefix) not in sizes:
             raise DataError(_explain_outside(name, file))
-        size += sizes[path]
-    if size > max_bytes:
-        raise TooLargeError(name, size, max_bytes)
-    return builder, info.sha
+    return sorted(file.removeprefix(prefix) for file in files)
+
+
+def _find_cached_copy(name: str, subset: str | None, revision: str | None) -> tuple[Any, str | None] | None:
+    """A builder that reads the cached copy, and its commit, if known; None if there is none of that revision."""
+    from datasets.packaged_modules.cache.cache import Cache
+
+    with contextlib.suppress(Exception):  # `datasets` has this fallback too, but it would call the Hub again first
+        copy = Cache(repo_id=name, dataset_name=name.split("/")[1], config_name=subset, version="auto", hash="auto")
+        if not _COMMIT.fullmatch(revision or "") or copy.hash == revision:
+            return copy, copy.hash if _COMMIT.fullmatch(copy.hash or "") else None
+    return None
 
 
 def _check_cards(name: str, paths: list[Path]) -> None:
@@ -202,7 +217,9 @@ def _explain_error(source: str, error: Exception) -> str:
             return f"The split {match[1]!r} is not valid. Give the name of a split, or a part such as train[:10%]."
     if "scripts are no longer supported" in reason:
         return f"The dataset {source!r} needs a script to be read. Scripts are never run; use another dataset."
-    is_unreachable = isinstance(error, errors.HTTPError) and not isinstance(error, errors.HfHubHTTPError)
-    if is_unreachable or isinstance(error, ConnectionError | TimeoutError):
-        return f"Cannot download the dataset {source!r}. Check the network, or use a folder or ZIP."
+    cause = error.__cause__ if isinstance(error.__cause__, errors.HTTPError) else error
+    if isinstance(cause, errors.HTTPError | XetTransferError) or (isinstance(error, OSError) and is_short_body(error)):
+        return error_message(error, f"The dataset {source!r}", None, writing=False)
+    if isinstance(error, ConnectionError | TimeoutError):
+        return f"The dataset {source!r} cannot be fetched. Check the connection, or use a folder or ZIP."
     return f"Cannot read the dataset {source!r}: {one_line(reason)}. Check its files."

@@ -270,7 +270,7 @@ class Hub:
         return [
             {
                 "type": "file", "path": path, "size": len(content), "oid": _git_oid(content),
-                **({"lfs": {"oid": _sha256(content), "size": len(content), "pointerSize": 134}} if _lfs(path) else {}),
+                **({"lfs": {"oid": sha256_hex(content), "size": len(content), "pointerSize": 134}} if _lfs(path) else {}),  # noqa: E501
             }
             for path, content in repo.commits[commit].items()
             if path.startswith(unquote(folder).lstrip("/"))
@@ -321,7 +321,7 @@ class Hub:
         return {"transfer": "basic", "objects": objects}
 
     def lfs_put(self, token, query, body, oid):
-        if _sha256(body) != oid:
+        if sha256_hex(body) != oid:
             raise RefusalError(400, "The content is not what its digest says")
         self.blobs[oid] = body
         return {}
@@ -365,7 +365,7 @@ class Hub:
         if path not in files:
             raise RefusalError(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": commit})
         headers = {"X-Repo-Commit": commit, "ETag": f'"{_oid(path, files[path])}"'}
-        if self.xet and (xet_hash := self.xet.hashes.get(_sha256(files[path]))):
+        if self.xet and (xet_hash := self.xet.hashes.get(sha256_hex(files[path]))):
             kind = "datasets" if repo_id.startswith("datasets/") else "models"
             route = f"{self.url}/api/{kind}/{repo_id.removeprefix('datasets/')}/xet-read-token/{commit}"
             headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{route}>; rel="xet-auth"'}
@@ -609,12 +609,12 @@ def _lfs(path: str) -> bool:
 
 
 def _oid(path: str, content: bytes) -> str:
-    return _sha256(content) if _lfs(path) else _git_oid(content)
+    return sha256_hex(content) if _lfs(path) else _git_oid(content)
 
 
 def _git_oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def _sha256(content: bytes) -> str:
+def sha256_hex(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()

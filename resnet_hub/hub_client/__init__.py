@@ -1,1 +1,1 @@
-"""Calls of the Hugging Face Hub: retries, errors, listings."""
+"""Calls of the Hugging Face Hub: retries, timeouts, transfers by Xet, errors, listings, uploads."""

@@ -1,6 +1,7 @@
 """Completes the checkpoint folder of a trained run: plots, model card, and the evaluation behind them."""
 
 import io
+import json
 import platform
 import re
 import shlex
@@ -49,16 +50,24 @@ def finalize_run(run: RunDir, trained: ImageDataset, evaluated: ImageDataset, ha
     card_content = _describe_run(run, trained, evaluation, hardware)
     card = render_card(model.config, card_content, weights_sha256=digest, dtype=model.stored_as)
     write_atomic(run.model / CARD_FILE, card)
-    write_atomic(run.evaluation, evaluation.to_json())
+    write_atomic(
+        run.evaluation, json.dumps(evaluation.to_dict() | {"weights_sha256": digest}, ensure_ascii=False) + "\n"
+    )
     return evaluation
 
 
 def is_finalized(run: RunDir) -> bool:
-    """Whether `finalize_run` was called for the present weights. It must not be called twice: users edit the card."""
+    """Whether `finalize_run` was called for the present weights. It must not be called twice: users edit the card.
+
+    File times say nothing: a copied run directory has others.
+    """
     try:
-        return run.evaluation.stat().st_mtime >= (run.model / WEIGHTS_FILE).stat().st_mtime
-    except FileNotFoundError:
+        content = json.loads(run.evaluation.read_text(encoding="utf-8"))
+        digest = sha256_file(run.model / WEIGHTS_FILE)
+    except (OSError, ValueError):
         return False
+    # Older runs recorded no digest; a resumed run deletes its evaluation before it changes the weights.
+    return isinstance(content, dict) and content.get("weights_sha256", digest) == digest
 
 
 def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, hardware: str) -> CardContent:

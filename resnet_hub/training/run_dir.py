@@ -43,6 +43,7 @@ class SplitRecord:
     validation_split: str
     validation_name: str
     test: list[int] | None = None  # indices in the split "test", if the saved model is evaluated on it
+    digests: dict[str, str] | None = None  # of the images; older runs have none
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "SplitRecord":

@@ -1,9 +1,11 @@
 """Chooses the images of a dataset that a run trains, validates and evaluates on."""
 
+import hashlib
 import time
 from collections import Counter, defaultdict
 from collections.abc import Generator
 from contextlib import closing
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import TEST, TRAIN, VALIDATION, ImageDataset, Splits
 from resnet_hub.datasets.report import DatasetReport, iterate_report
-from resnet_hub.errors import DataError
+from resnet_hub.errors import DataError, ResNetHubError
 from resnet_hub.training import events
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.run_dir import RunDir, SplitRecord
@@ -58,6 +60,9 @@ def split_indices(
     return np.setdiff1d(np.arange(len(targets)), indices), indices
 
 
+_MAX_DIGESTED = 2000  # images of a split whose contents are compared when a run resumes
+
+
 class RunImages(NamedTuple):
     """The images of a run."""
 
@@ -91,12 +96,47 @@ def select_images(splits: Splits, config: TrainConfig, run: RunDir) -> RunImages
             f"The dataset {config.data} changed since the run began, from {record.images} images with the labels "
             f"{record.labels[:5]} to {sizes} with {labels[:5]}; start a new run."
         )
+    if run.exists() and record.digests:  # the run resumes
+        digests = digest_images(splits)
+        if changed := [
+            name for name in record.digests.keys() & digests.keys() if record.digests[name] != digests[name]
+        ]:
+            names = ", ".join(sorted({name.partition(" ")[0] for name in changed}))
+            raise DataError(
+                f"The dataset {config.data} changed since the run began: other images are in {names}. Restore them, or "
+                "start a new run."
+            )
     return RunImages(
         splits[TRAIN].subset(record.train),
         splits[record.validation_split].subset(record.validation),
         splits[evaluation.split].subset(evaluation.indices),
         record.validation_name,
     )
+
+
+def digest_images(splits: Splits) -> dict[str, str]:
+    """Digests by which a resumed run recognizes its images, in whatever folder or archive they are now.
+
+    Returns:
+        By split, the digest of the contents of at most 2,000 images, evenly spread; and as "NAME sizes" that of the sizes
+        of all files, if the images are files.
+    """
+    digests = {}
+    for name, images in splits.items():
+        contents, sizes = hashlib.sha256(), hashlib.sha256()
+        for index in np.unique(np.linspace(0, len(images) - 1, min(len(images), _MAX_DIGESTED)).astype(np.int64)):
+            try:
+                content = images.read(int(index))
+            except ResNetHubError:
+                content = b"unreadable"
+            contents.update(hashlib.sha256(content).digest())
+        digests[name] = contents.hexdigest()
+        if len(images) and not isinstance(images.sources[0], bytes):
+            for index in range(len(images)):
+                path = Path(images.sources[index])
+                sizes.update(b"%d," % (path.stat().st_size if path.is_file() else -1))
+            digests[f"{name} sizes"] = sizes.hexdigest()
+    return digests
 
 
 def _create_report(splits: Splits) -> Generator[events.Preparing, None, DatasetReport]:
@@ -160,5 +200,6 @@ def _choose_images(splits: Splits, report: DatasetReport, config: TrainConfig) -
         validation=validation.tolist(),
         validation_split=split or TRAIN,
         validation_name=name,
+        digests=digest_images(splits),
         test=(list_readable(TEST).tolist() if TEST in splits and split != TEST else []) or None,
     )

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from resnet_hub.model import ResNet
 from resnet_hub.training.augmentation import preview_augmentation
 from resnet_hub.training.config import RECIPES, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.events import Epoch, Event, Failed, Finished, Preparing, Progress, Started, Stopped
+from resnet_hub.training.finalize import is_finalized
 from resnet_hub.training.loop import Trainer, train
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.schedule import create_generator, image_size, shuffle_indices
@@ -427,6 +428,67 @@ def test_the_card_states_the_license_of_the_base_and_keeps_edits(
     path.write_text(text + "\nMy own words.\n")
     assert isinstance(list(train(head))[-1], Finished)
     assert "My own words." in path.read_text()
+
+
+def test_a_finished_run_is_known_by_the_digest_of_its_weights(config: TrainConfig, tmp_path: Path) -> None:
+    list(train(replace(config, epochs=1)))
+    run = RunDir(config.run)
+    card = run.model / "README.md"
+    card.write_text(card.read_text() + "\nMy own words.\n")
+    for path in run.model.iterdir():  # as after a copy that keeps no times
+        os.utime(path, (time.time() + 100,) * 2)
+    assert is_finalized(run)
+    list(train(TrainConfig(data="", run=config.run)))
+    assert "My own words." in card.read_text()
+    evaluation = json.loads(run.evaluation.read_text())
+    for content, expected in (
+        (evaluation | {"weights_sha256": "0" * 64}, False),
+        ({key: value for key, value in evaluation.items() if key != "weights_sha256"}, True),  # of an older version
+        ([], False),
+    ):
+        run.evaluation.write_text(json.dumps(content))
+        assert is_finalized(run) is expected
+    run.evaluation.unlink()
+    assert not is_finalized(run)
+
+
+def change_pixel(path: Path) -> None:
+    with Image.open(path) as image:
+        changed = image.convert("RGB")
+    changed.putpixel((0, 0), (1, 2, 3))
+    changed.save(path)
+
+
+def swap_images(path: Path) -> None:
+    other = path.with_name("05.png")
+    content = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def replace_bytes(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("change", [change_pixel, swap_images, replace_bytes])
+def test_a_resumed_run_notices_that_images_were_replaced(
+    change: Callable[[Path], None], config: TrainConfig, colours: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(colours, tmp_path / "data")
+    config = replace(config, data=str(data))
+    skip_to_started(train(config))
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "data")
+    original = (data / "red/07.png").read_bytes()
+    change(data / "red/07.png")
+    with pytest.raises(DataError, match=r"changed since the run began: other images are in train\. Restore them, or"):
+        list(train(config))
+    change(data / "red/07.png")
+    if (data / "red/07.png").read_bytes() == original:
+        skip_to_started(train(config))
+    shutil.rmtree(data)
+    skip_to_started(train(replace(config, data=archive)))  # moved, and in a ZIP now
 
 
 def test_a_run_can_stop_before_its_first_step(

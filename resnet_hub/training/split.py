@@ -118,8 +118,8 @@ def digest_images(splits: Splits) -> dict[str, str]:
     """Digests by which a resumed run recognizes its images, in whatever folder or archive they are now.
 
     Returns:
-        By split, the digest of the contents of at most 2,000 images, evenly spread; and as "NAME sizes" that of the sizes
-        of all files, if the images are files.
+        By split, the digest of the contents of at most 2,000 images, evenly spread; and as "NAME sizes" that of the
+        sizes of all files, if the images are files.
     """
     digests = {}
     for name, images in splits.items():

@@ -38,6 +38,9 @@ def run(arguments: options.Arguments) -> int:
     if arguments.dry_run:
         print(*map(output.escape, selection.files), sep="\n")
         return 0
+    if sys.stderr.isatty():  # the client's progress bars follow, for large files
+        size = sum(path.stat().st_size for path in selection.files.values())
+        print(f"uploading {len(selection.files)} files, {size / 1e6:,.1f} MB", file=sys.stderr)
     settings = options.select(arguments, "private", "branch", "create_pr", "message", "include")
     print(push_folder(arguments.folder, arguments.repo, **settings))
     return 0

@@ -3,18 +3,22 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from helpers.checkpoints import TINY, compute_logits, is_one_sentence, load_error
+from helpers.checkpoints import TINY, compute_logits, is_one_sentence, load_error, make_model
 from helpers.hub_server import READER, STRANGER, WRITER, Hub
+from helpers.xet_store import XetStore
 from huggingface_hub import constants
 
 from resnet_hub.checkpoints.load import load_checkpoint, read_config
 from resnet_hub.checkpoints.push import push_folder
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import CheckpointError, HubError
+from resnet_hub.hub_client import timeouts, xet
 from resnet_hub.hub_client.listing import digest_file
 from resnet_hub.model import ResNet
 
@@ -249,3 +253,46 @@ def test_without_a_working_hub_the_cached_copy_is_used(
     assert again.card == first.card
     message = load_error("user/other", **options)
     assert {"offline": "not in the cache", "local": "not in the cache"}.get(trouble, "ry again") in message
+
+
+@pytest.fixture
+def by_xet(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The Hub with a store behind Xet, which the client uses."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setattr(timeouts, "XET_SILENCE", 1.0)
+    hub.xet = XetStore()
+    xet.report_store(broken=False)
+    yield hub
+    xet.report_store(broken=False)
+
+
+@pytest.mark.parametrize("fault", [None, {"seconds": 60}, {"status": 500}, {"lost": True}, {"body": b"x" * 300_000}])
+def test_a_model_travels_by_xet_or_else_by_plain_http(
+    fault: dict[str, Any] | None, by_xet: Hub, tmp_path: Path
+) -> None:
+    model, generator = make_model(TINY), torch.Generator()
+    generator.seed()  # hf_xet remembers what it has sent, and would not send it to the store of another test
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    model.push_to_hub("user/tiny", token=WRITER)
+    assert by_xet.xet and by_xet.xet.files
+    by_xet.requests.clear()
+    if fault:
+        by_xet.fail("/cas/", **fault)
+    loaded = ResNet.from_pretrained("user/tiny")
+    assert torch.equal(compute_logits(loaded), compute_logits(model))
+    plain = [request for request in by_xet.requests if re.match("GET .*/resolve/.*safetensors", request)]
+    assert bool(plain) == bool(fault)
+    assert not list((tmp_path / "cache").rglob(".unchecked/**/*.safetensors"))  # the digest was checked
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_that_arrives_short_is_fetched_again(name: str, model: ResNet, hub: Hub) -> None:
+    model.push_to_hub("user/tiny", token=WRITER)
+    hub.fail(f"GET /user/tiny/resolve/.*{name}", body=b"{}", times=1)
+    assert torch.equal(compute_logits(ResNet.from_pretrained("user/tiny")), compute_logits(model))
+    hub.fail(f"GET /user/tiny/resolve/.*{name}", body=b"{}")
+    torch.nn.init.ones_(model.fc.bias)
+    hub.edit("user/tiny", name, hub.repos["user/tiny"].files()[name] + b" ")
+    message = load_error("user/tiny")
+    assert message.startswith("user/tiny cannot be fetched: a file arrived incomplete twice.")

@@ -25,7 +25,7 @@ for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CAC
 os.environ |= {
     "HF_ENDPOINT": _hub.url,
     "HF_HOME": _home.name,
-    "HF_HUB_DISABLE_XET": "1",  # the server speaks LFS
+    "HF_HUB_DISABLE_XET": "1",  # tests of Xet switch it on
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",  # the `hf` command would ask a package index

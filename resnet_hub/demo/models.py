@@ -17,6 +17,7 @@ from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.space import get_token, is_zero_gpu
 from resnet_hub.errors import ResNetHubError
+from resnet_hub.hub_client import timeouts
 
 if TYPE_CHECKING:
     from resnet_hub.inference.classifier import Classifier
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 _BYTES_PER_PARAMETER = 12  # float32: in PyTorch, in ONNX Runtime, and there again while it packs them
 _PEAK, _WORK = 2**26, 200e9  # numbers in memory and multiplications for one image; ResNeXt-101: 14e6 and 87e9
 _HELD = 8  # models in memory: each takes some megabytes besides its parameters
-_SEARCH_TIMEOUT = 3.0  # seconds
 _SEARCH_PAUSE = 60.0  # seconds without suggestions after the Hub did not answer
 
 
@@ -155,4 +155,4 @@ class Models:
 def _search_hub(text: str) -> list[str]:
     from resnet_hub.checkpoints.search import search_models
 
-    return [model.id for model in search_models(text, token=False, timeout=_SEARCH_TIMEOUT) if model.is_resnet]
+    return [model.id for model in search_models(text, token=False, timeout=timeouts.SUGGESTIONS) if model.is_resnet]

@@ -35,3 +35,20 @@ def test_a_search_finds_resnets_of_all_libraries(model: ResNet, hub: Hub) -> Non
     with pytest.raises(HubError, match=r"^The list of models cannot be fetched: the Hub has a server error") as error:
         search_models("flowers")
     assert is_one_sentence(error.value)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_search_is_repeated_as_a_busy_hub_asks(status: int, hub: Hub) -> None:
+    hub.fail("/api/models$", status, headers={"Retry-After": "1"}, times=2)
+    assert search_models("flowers") == []
+    assert sum(request == "GET /api/models" for request in hub.requests) == 3  # two tags, the first of them twice
+
+
+def test_a_search_of_a_silent_hub_is_one_sentence(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 0.5)
+    hub.fail("/api/models$", seconds=60)
+    with pytest.raises(
+        HubError, match=r"^The list of models cannot be fetched: the Hub at .* cannot be reached"
+    ) as error:
+        search_models("flowers")
+    assert is_one_sentence(error.value)

@@ -56,6 +56,7 @@ class CardContent:
     class_counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # label -> training, evaluation images
     command: str = ""  # repeats the training
     training: str = ""  # a paragraph: hardware, minutes, seed, epochs
+    data_notes: str = ""  # what the check of the dataset found
     limits: str = ""
     image_files: Sequence[str] = ()  # names of image files in the folder
 

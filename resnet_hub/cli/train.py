@@ -73,15 +73,11 @@ def run(arguments: options.Arguments) -> int:
     settings = _select_set(arguments, *get_type_hints(TrainConfig))
     _check_options(arguments, settings)
     if arguments.on == "jobs":
-        last_event = _train_as_job(arguments, TrainConfig(**{"run": "run"} | _add_base(settings)))
-    elif "run" in settings:
-        last_event = _train_here(arguments, settings)
-    else:
-        with _claim_run_dir(settings["data"]) as folder:
-            last_event = _train_here(arguments, settings | {"run": str(folder)})
-    if isinstance(last_event, events.Failed):
-        raise TrainingError(last_event.reason)
-    return 130 if isinstance(last_event, events.Stopped) else 0
+        return _train_as_job(arguments, TrainConfig(**{"run": "run"} | _add_base(settings)))
+    if "run" in settings:
+        return _train_here(arguments, settings)
+    with _claim_run_dir(settings["data"]) as folder:
+        return _train_here(arguments, settings | {"run": str(folder)})
 
 
 def _select_set(arguments: options.Arguments, *names: str) -> dict[str, Any]:
@@ -148,7 +144,7 @@ def _claim_run_dir(data: str) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> events.Event | None:
+def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> int:
     from resnet_hub import jobs
     from resnet_hub.checkpoints.push import check_push_access, push_folder
     from resnet_hub.training.loop import train
@@ -191,7 +187,7 @@ def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> event
         signal.signal(signal.SIGINT, old_handler)
 
 
-def _train_as_job(arguments: options.Arguments, config: TrainConfig) -> events.Event | None:
+def _train_as_job(arguments: options.Arguments, config: TrainConfig) -> int:
     from resnet_hub import jobs
 
     settings = _select_set(arguments, "flavor", "timeout", "private")
@@ -218,15 +214,18 @@ def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _print_events(run_events: Iterator[events.Event], *, as_json: bool) -> events.Event | None:
+def _print_events(run_events: Iterator[events.Event], *, as_json: bool) -> int:
     """Print events as they come, as JSON lines or as one line per epoch with a progress bar on a terminal.
 
     Returns:
-        The last event.
+        The exit code.
+
+    Raises:
+        TrainingError: The run failed.
     """
     from tqdm import tqdm
 
-    event, run, is_main = None, "", _is_main_process()
+    event, run, unreadable, is_main = None, "", 0, _is_main_process()
     with tqdm(desc="checking the images", leave=False, disable=None if is_main and not as_json else True) as bar:
         for event in run_events:
             match event:
@@ -244,14 +243,24 @@ def _print_events(run_events: Iterator[events.Event], *, as_json: bool) -> event
                     bar.set_description(f"epoch {event.epoch}")
                     left = tqdm.format_interval(event.seconds_left)
                     bar.set_postfix_str(f"loss {event.loss:.3f}, {event.images_per_second:.0f} images/s, {left} left")
+                case events.Finished():
+                    unreadable = event.unreadable
             if is_main and (line := events.event_to_json(event) if as_json else _format_event(event, run)):
                 tqdm.write(line)
-    return event
+    if isinstance(event, events.Failed):
+        raise TrainingError(event.reason)
+    if isinstance(event, events.Stopped):
+        return 130
+    return 1 if unreadable else 0
 
 
 def _format_event(event: events.Event, run: str) -> str:
     """Return the line for an event of a run, or an empty string for one that only the progress bar shows."""
+    from resnet_hub.datasets.report import Finding, format_finding
+
     match event:
+        case events.Checked():
+            return "\n".join(format_finding(Finding(**finding)) for finding in event.findings)  # type: ignore[arg-type]
         case events.Started():
             line = f"{event.train_images:,} images of {len(event.labels)} classes, "
             line += f"{event.validation_images:,} to evaluate on ({event.split}); "
@@ -266,7 +275,8 @@ def _format_event(event: events.Event, run: str) -> str:
                 line += "  best so far" if event.best else ""
             return line
         case events.Finished():
-            return f"accuracy {event.accuracy:.2%} after {event.seconds:.0f} s: {event.model}"
+            split = f" on {event.split}" if event.split else ""
+            return f"accuracy {event.accuracy:.2%}{split} after {event.seconds:.0f} s: {output.escape(event.model)}"
         case events.Stopped():
             return f"stopped in epoch {event.epoch + 1}; `resnet-hub train --run {output.escape(run)}` resumes it"
         case events.TimeUp():

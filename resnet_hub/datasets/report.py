@@ -131,6 +131,18 @@ class DatasetReport:
             if finding.severity == "fatal":
                 raise DataError(finding.message)
 
+    def summarize(self) -> str:
+        """Describe what was left out and what impairs the metrics, for a model card: a text without file names."""
+        left_out = [f"{count_items(names, 'item')} ({reason})" for reason, names in self.skipped.items()]
+        if self.unreadable:
+            left_out.insert(0, f"{count_items(self.unreadable, 'image')} (unreadable)")
+        sentences = [f"The check of the dataset left out {', '.join(left_out)}."] if left_out else []
+        if self.leaks:
+            sentences.append(f"Images that several splits share, which inflates the metrics: {len(self.leaks):,}.")
+        if self.conflicts:
+            sentences.append(f"Images that several classes share: {len(self.conflicts):,}.")
+        return " ".join(sentences)
+
     def rename_images(self, names: Mapping[tuple[str, str], str]) -> "DatasetReport":
         """Replace the names of the images; the messages of the findings stay.
 
@@ -210,9 +222,19 @@ class DatasetReport:
         if self.sizes:
             (w0, w1, w2), (h0, h1, h2) = self.sizes["width"], self.sizes["height"]
             lines += ["", f"Width {w0} to {w2} pixels (median {w1}), height {h0} to {h2} (median {h1})."]
-        marks = {"fatal": "ERROR", "warning": "Warning", "note": "Note"}
-        lines += ["", *(f"{marks[finding.severity]}: {finding.message}" for finding in self.findings)]
+        lines += ["", *map(format_finding, self.findings)]
         return "\n".join(lines).rstrip() + "\n"
+
+
+def format_finding(finding: Finding) -> str:
+    """Format a finding as a line for a terminal."""
+    marks = {"fatal": "ERROR", "warning": "Warning", "note": "Note"}
+    return f"{marks[finding.severity]}: {finding.message}"
+
+
+def count_items(items: Sized, singular: str, plural: str = "") -> str:
+    """Format the number of `items` with its noun, such as `1 image` or `1,200 images`."""
+    return f"{len(items):,} {singular if len(items) == 1 else plural or singular + 's'}"
 
 
 def shorten(text: str) -> str:
@@ -308,13 +330,13 @@ def find_problems(report: DatasetReport, merged: Names) -> Iterator[Finding]:
         yield Finding("warning", kind, message)
     copies = [group for group in report.duplicates if len(group.splits) == len(group.labels) == 1]
     if copies:
-        extra = _count([image for group in copies for image in group.images[1:]], "copy", "copies")
+        extra = count_items([image for group in copies for image in group.images[1:]], "copy", "copies")
         exact = f"{sum(group.is_exact for group in copies) or 'none'} with identical files"
-        counts_text = f"{extra} of {_count(copies, 'image')} ({exact}), such as {_format_pair(copies[0])}"
+        counts_text = f"{extra} of {count_items(copies, 'image')} ({exact}), such as {_format_pair(copies[0])}"
         message = f"The dataset has {counts_text}. Copies stay on the same side of the validation split."
         yield Finding("note", "duplicates", message)
     for reason, names in report.skipped.items():
-        yield Finding("note", "skipped", f"Left out {_count(names, 'item')} ({reason}): {_list_names(names)}.")
+        yield Finding("note", "skipped", f"Left out {count_items(names, 'item')} ({reason}): {_list_names(names)}.")
 
 
 def _find_fatal(report: DatasetReport, counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -339,16 +361,16 @@ def _find_fatal(report: DatasetReport, counts: Mapping[str, int]) -> Iterator[tu
 def _find_warnings(report: DatasetReport, counts: Mapping[str, int], merged: Names) -> Iterator[tuple[str, str]]:
     if report.unreadable:
         names = _list_names([image.name for image in report.unreadable])
-        yield "unreadable", f"{_count(report.unreadable, 'image')} cannot be read and will be left out: {names}."
+        yield "unreadable", f"{count_items(report.unreadable, 'image')} cannot be read and will be left out: {names}."
     for split in dict.fromkeys(row.split for row in report.classes):
         missing = [row.label for row in report.classes if row.split == split and not row.images]
         if missing and len(missing) < len(report.labels):
             yield "missing", f"The {split} split has no images of {_list_names(missing)}."
     if leaks := report.leaks:
-        count, pairs = _count(leaks, "image"), list_some(leaks, _SHOWN, _format_pair)
+        count, pairs = count_items(leaks, "image"), list_some(leaks, _SHOWN, _format_pair)
         yield "leak", f"Several splits share {count}, which inflates the accuracy: {pairs}. Keep each in one split."
     if conflicts := report.conflicts:
-        count, pairs = _count(conflicts, "image"), list_some(conflicts, _SHOWN, _format_pair)
+        count, pairs = count_items(conflicts, "image"), list_some(conflicts, _SHOWN, _format_pair)
         yield "conflict", f"Several classes share {count}: {pairs}. Keep each image in one class."
     few = [f"{shorten(label)} ({count})" for label, count in counts.items() if count < FEW_IMAGES]
     if few:
@@ -381,10 +403,6 @@ def _check_labels(labels: Sequence[str]) -> Iterator[str]:
             yield f"The label {shorten(label)!r} has {len(label)} characters. A shorter one is easier to display."
         elif label.strip() and label != label.strip():
             yield f"The label {label!r} begins or ends with a space. Remove the space."
-
-
-def _count(items: Sized, singular: str, plural: str = "") -> str:
-    return f"{len(items):,} {singular if len(items) == 1 else plural or singular + 's'}"
 
 
 def _format_pair(group: DuplicateGroup) -> str:

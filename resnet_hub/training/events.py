@@ -34,6 +34,14 @@ class Preparing(NamedTuple):
     total: int
 
 
+class Checked(NamedTuple):
+    """The dataset of a new run was checked. `findings` are what the user should know, as `data report` states them."""
+
+    images: int  # that can be read
+    unreadable: int  # images that are left out
+    findings: list[dict[str, str]]  # the fields of `resnet_hub.datasets.report.Finding`
+
+
 class Progress(NamedTuple):
     """Progress within an epoch. `epoch` counts from 1; `loss` is the mean over the steps of the epoch so far."""
 
@@ -78,13 +86,15 @@ class Saved(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """The best model, that of `epoch`, is in the checkpoint folder `model`."""
+    """The best model, that of `epoch`, is in the checkpoint folder `model`. Its card states the same metrics."""
 
     model: str
     epoch: int
-    accuracy: float
+    accuracy: float  # on `split`, as is the loss
     loss: float
     seconds: float
+    split: str = ""  # such as "test" or "20% held out"
+    unreadable: int = 0  # images that were left out
 
 
 class Stopped(NamedTuple):
@@ -114,7 +124,7 @@ class Pushed(NamedTuple):
     url: str
 
 
-Event = Started | Preparing | Progress | Epoch | Saved | Finished | Stopped | TimeUp | Failed | Pushed
+Event = Started | Preparing | Checked | Progress | Epoch | Saved | Finished | Stopped | TimeUp | Failed | Pushed
 
 
 def event_to_json(event: NamedTuple) -> str:

@@ -25,7 +25,9 @@ from resnet_hub.evaluation.plots import plot_confusion_matrix, plot_training_cur
 from resnet_hub.hub_client.listing import sha256_file
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import TrainConfig, command_line_options, is_gone, is_hub_id
+from resnet_hub.training.events import Finished
 from resnet_hub.training.run_dir import RunDir
+from resnet_hub.training.state import Best
 
 CONFUSION, CURVES = "confusion.png", "curves.png"
 
@@ -70,6 +72,17 @@ def is_finalized(run: RunDir) -> bool:
     return isinstance(content, dict) and content.get("weights_sha256", digest) == digest
 
 
+def describe_result(run: RunDir, best: Best, seconds: float) -> Finished:
+    """Returns the event with the metrics of the card, or of the validation in a process that evaluates nothing."""
+    split, accuracy, loss = run.read_split().validation_name, best.accuracy, best.loss
+    with suppress(OSError, ValueError, KeyError):
+        evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
+        accuracy, loss, split = evaluation["accuracy"], evaluation["loss"], run.evaluation_split().name
+    report = run.read_report()
+    unreadable = len(report.unreadable) if report else 0
+    return Finished(str(run.model), best.epoch, accuracy, loss, seconds, split, unreadable)
+
+
 def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, hardware: str) -> CardContent:
     config, history, split = run.config.resolved(), run.epochs(), run.evaluation_split()
     epochs, minutes = history[-1].epoch, history[-1].seconds / 60
@@ -84,6 +97,7 @@ def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, ha
         zip(trained.labels, np.bincount(trained.targets, minlength=len(trained.labels)), strict=True)
     )
     origin, license = _describe_base(config.base, run)
+    report = run.read_report()
     return CardContent(
         license=license,
         dataset_name=_get_public_name(config.data).removeprefix(HUB_PREFIX),
@@ -99,6 +113,7 @@ def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, ha
         command=_format_command(config),
         training=f"{length} in {minutes:.1f} minutes on {hardware}; the weights kept are those of epoch {best}. "
         f"Recipe {config.recipe}, seed {config.seed}, torch {torch.__version__}.{origin}",
+        data_notes=report.summarize() if report else "",
         image_files=(CURVES, CONFUSION),
     )
 

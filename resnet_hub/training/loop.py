@@ -18,14 +18,15 @@ from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.training import events, schedule
 from resnet_hub.training.augmentation import BatchTransform
+from resnet_hub.training.batch_norm import check_batch_norm
 from resnet_hub.training.config import AUTO, Phase, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.decoded_images import ImageStore, decode_images
-from resnet_hub.training.finalize import describe_hardware, finalize_run, is_finalized
+from resnet_hub.training.finalize import describe_hardware, describe_result, finalize_run, is_finalized
 from resnet_hub.training.initial_model import choose_base, create_model, read_model_config
 from resnet_hub.training.linear_probe import fit_linear_probe
 from resnet_hub.training.optimizer import average_weights, create_optimizer, frozen_modules, set_train_mode
 from resnet_hub.training.run_dir import RunDir
-from resnet_hub.training.split import create_split, select_images
+from resnet_hub.training.split import create_split, describe_report, select_images
 from resnet_hub.training.state import Best, Position, SavedState, TrainingState
 from resnet_hub.training.validation import ValidationSet
 
@@ -139,7 +140,7 @@ class Trainer:
         self.base_note = choice.reason
         return replace(self.config, base=str(choice.source))
 
-    def set_up(self, max_download: int | None = None) -> Generator[events.Preparing, None, bool]:
+    def set_up(self, max_download: int | None = None) -> Generator[events.Event, None, bool]:
         """Reads the dataset and creates the model; returns False if a stop was requested meanwhile."""
         config, run = self.config, self.run
         is_new = self.is_main and not run.exists()
@@ -151,6 +152,7 @@ class Trainer:
                 record = yield from self._until_stopped(create_split(splits, config, run))
                 if record is None:
                     return False
+                yield describe_report(run)
             self.images = select_images(splits, config, run)
         self.labels, self.targets = self.images.train.labels, torch.from_numpy(self.images.train.targets)
         self.class_weights = schedule.compute_class_weights(self.targets, len(self.labels))
@@ -164,6 +166,7 @@ class Trainer:
         torch.manual_seed(config.seed)  # here, since the caller may draw random numbers between two events
         model, self.keeps_head = create_model(config, run, self.labels, copies_base=is_new)
         self.model = model.to(memory_format=torch.channels_last).to(self.device)
+        check_batch_norm(config, model.config, self.batch_size // self.num_processes)
         self.transform = BatchTransform(config, model.config)
         self.saved_at = time.monotonic()
         return True
@@ -203,9 +206,8 @@ class Trainer:
                 finalize_run(run, images.train, images.evaluation, hardware=position.hardware)
             run.images.unlink(missing_ok=True)
             run.end.unlink(missing_ok=True)
-        best = position.best
-        assert best is not None  # of a trained run
-        yield events.Finished(str(run.model), best.epoch, best.accuracy, best.loss, round(position.seconds, 1))
+        assert position.best is not None  # of a trained run
+        yield describe_result(run, position.best, round(position.seconds, 1))
 
     def _train(self, is_resumed: bool) -> Generator[events.Event, None, bool]:
         """Decodes the images, fits the head of a base, and trains; returns whether the run is trained now."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet_hub.atomic import write_atomic
-from resnet_hub.errors import TrainingError
+from resnet_hub.datasets.report import DatasetReport
+from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Epoch, Sample
 from resnet_hub.training.run_lock import RunLock
@@ -94,6 +95,13 @@ class RunDir:
             return TrainConfig(**{"optimizer": "sgd"} | content)  # older runs have no such key
         except (OSError, ValueError, TypeError) as error:
             raise TrainingError(f"Cannot read the run in {self.folder}: {error}.") from None
+
+    def read_report(self) -> DatasetReport | None:
+        """Returns the report on the dataset; None if there is none that can be read."""
+        try:
+            return DatasetReport.from_json(self.report.read_text(encoding="utf-8"))
+        except (OSError, DataError):
+            return None
 
     def write_split(self, record: SplitRecord) -> None:
         write_atomic(self.split, json.dumps(asdict(record)))

@@ -5,6 +5,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,6 +88,13 @@ def create_split(splits: Splits, config: TrainConfig, run: RunDir) -> Generator[
     return record
 
 
+def describe_report(run: RunDir) -> events.Checked:
+    """Returns the event for the report that `create_split` wrote."""
+    report = run.read_report()
+    assert report is not None
+    return events.Checked(report.images, len(report.unreadable), [asdict(finding) for finding in report.findings])
+
+
 def select_images(splits: Splits, config: TrainConfig, run: RunDir) -> RunImages:
     """Returns the images that `split.json` lists; raises `DataError` if the dataset changed since it was written."""
     record, evaluation = run.read_split(), run.evaluation_split()
@@ -155,9 +163,8 @@ def _create_report(splits: Splits) -> Generator[events.Preparing, None, DatasetR
 
 def _read_report(splits: Splits, run: RunDir) -> DatasetReport | None:
     """Returns the report in the run directory if it matches the dataset, as after an upload to the page."""
-    try:
-        report = DatasetReport.from_json(run.report.read_text(encoding="utf-8"))
-    except (FileNotFoundError, DataError):
+    report = run.read_report()
+    if report is None:
         return None
     counts = Counter(image.split for image in report.unreadable)
     for row in report.classes:

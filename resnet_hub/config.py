@@ -340,6 +340,11 @@ class ResNetConfig:
         return cls.from_dict(parse_json_object(text, "config.json"))
 
 
+def is_valid_label(label: str) -> bool:
+    """Whether a label can be saved with a model and displayed."""
+    return bool(label.strip()) and len(label) <= _MAX_LABEL_LENGTH and label.isprintable()
+
+
 def label_table(labels: Mapping[int, str] | list[str] | None, num_classes: int | None = None) -> dict[int, str]:
     """`id2label` from a mapping, a list of labels, or a number of classes; if both are given, they must agree."""
     if num_classes is not None and (type(num_classes) is not int or not 0 <= num_classes <= _MAX_CLASSES):
@@ -403,7 +408,7 @@ def _validate(values: Mapping[str, Any]) -> dict[str, Any]:
     require(len(labels) <= _MAX_CLASSES, "id2label", f"at most {_MAX_CLASSES} labels")
     require(sorted(labels) == list(range(len(labels))), "id2label", "the class indices 0, 1, 2, ... as keys")
     for label in labels.values():
-        if not label.strip() or len(label) > _MAX_LABEL_LENGTH or not label.isprintable():
+        if not is_valid_label(label):
             raise ConfigError(f"The label {label[:40]!r} is empty, unprintable or over {_MAX_LABEL_LENGTH} characters.")
     checked["id2label"] = dict(sorted(labels.items()))
 

@@ -6,11 +6,13 @@ Input are the folders that contain images, as tuples of names: `("train", "cat")
 
        photos/cat/1.png  photos/dog/1.png  photos/cover.png    classes cat, dog; cover.png has none
 
-2. Below the wrappers, the topmost folders are splits if they have names of splits (`train`, `val`, `test`, ...; see
-   `SPLIT_NAMES`), there are at least two splits, and `train` contains folders. Folders beside the splits are
-   left out. Otherwise all images are for training, and such a name is a class::
+2. Below the wrappers, the topmost folders are splits if they have names of splits, whole or as words inside (see
+   `split_names`), there are at least two splits, and one contains folders. Folders beside the splits, unlabelled ones
+   too, are left out, and wrappers inside a split have no meaning. Otherwise all images are for training, and such a
+   name is a class::
 
        train/cat/1.png  val/cat/1.png  sample/cat/1.png        splits train, validation; sample is left out
+       seg_train/seg_train/sea/1.png  seg_test/seg_test/sea/1.png  seg_pred/seg_pred/1.png     splits train, test
        bus/1.png  train/1.png                                  classes bus, train
        train/cat/1.png  train/dog/1.png                        train is a wrapper: classes cat, dog
 
@@ -22,18 +24,33 @@ Input are the folders that contain images, as tuples of names: `("train", "cat")
 
        cat/images/1.png  dog/images/1.png                      classes cat, dog
 
-5. Class folders of the same name are merged::
+5. Most class folders have the same depth. A folder of images at another depth is left out, unless no depth has
+   the most::
+
+       pets/cat/1.png  pets/dog/1.png  preview/1.png           classes cat, dog
+
+6. Class folders of the same name are merged::
 
        one/cat/1.png  two/cat/1.png  two/dog/1.png             classes cat (2 images), dog
+
+7. If all classes have names of splits, the folders above are the classes. Without such folders nothing is a class::
+
+       cat/train/1.png  cat/test/1.png  dog/train/1.png        splits train, test; classes cat, dog
+       train/1.png  test1/1.png                                no classes
 """
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 
-from resnet_hub.datasets.dataset import SPLIT_NAMES, TRAIN
+from resnet_hub.datasets.dataset import TRAIN
 from resnet_hub.datasets.labels import is_system_file, unescape_label
+from resnet_hub.datasets.split_names import UNLABELLED, are_all_splits, choose_splits, find_split
 
 Folder = tuple[str, ...]
+
+
+_Assignment = dict[Folder, tuple[str, Folder]]  # the split of each folder, and its path below the split
+_NO_CLASSES = {"images", "image", "img", "imgs", "labels", "masks", "annotations"}  # folders above splits
 
 
 def infer_classes(folders: set[Folder]) -> tuple[dict[Folder, tuple[str, str]], dict[str, list[str]]]:
@@ -45,23 +62,52 @@ def infer_classes(folders: set[Folder]) -> tuple[dict[Folder, tuple[str, str]], 
     Returns:
         The (split, label) of each folder that belongs to a class, and the paths of merged class folders by label.
     """
+    inside = _assign_splits(folders)
+    class_folders = _find_class_folders({path for _, path in inside.values()})
+    names = {class_folder[-1] for class_folder in class_folders.values()}
+    has_split_names = bool(names) and are_all_splits(names)
+    above = {class_folder[-2] for class_folder in class_folders.values() if len(class_folder) > 1}
+    if has_split_names and (len(above) < 2 or above <= _NO_CLASSES or are_all_splits(above)):
+        return {}, {}
+    classes, paths_of = {}, defaultdict(set)
+    for folder, (split, path) in inside.items():
+        if not (class_folder := class_folders.get(path)):
+            continue
+        if has_split_names:
+            inner_split = find_split(class_folder[-1])
+            if len(class_folder) < 2 or not inner_split or inner_split == UNLABELLED:
+                continue
+            split, class_folder = inner_split, class_folder[:-1]
+        label = unescape_label(class_folder[-1])
+        classes[folder] = split, label
+        paths_of[label].add("/".join(class_folder))
+    return classes, {label: sorted(paths) for label, paths in paths_of.items() if len(paths) > 1}
+
+
+def _assign_splits(folders: set[Folder]) -> _Assignment:
+    """Assign folders to splits by rule 2, and remove the wrappers inside each split."""
     wrapper, inner = _split_off_wrapper(folders)
     depth = len(wrapper)
-    top_names = {folder[depth].lower() for folder in inner if len(folder) > depth}
-    has_train = any(len(folder) > depth + 1 and SPLIT_NAMES.get(folder[depth].lower()) == TRAIN for folder in inner)
-    if has_train and len({SPLIT_NAMES[name] for name in top_names if name in SPLIT_NAMES}) > 1:
-        splits = {folder: SPLIT_NAMES.get(folder[depth].lower()) for folder in inner}
-        inside = {folder: folder[depth + 1 :] for folder, split in splits.items() if split and folder[depth + 1 :]}
-    else:
-        splits, inside = dict.fromkeys(inner, TRAIN), {folder: folder for folder in inner if folder}
-    class_folders = _find_class_folders(set(inside.values()))
-    classes, paths_of = {}, defaultdict(set)
-    for folder, path in inside.items():
-        if class_folder := class_folders.get(path):
-            label = unescape_label(class_folder[-1])
-            classes[folder] = str(splits[folder]), label
-            paths_of[label].add("/".join(class_folder))
-    return classes, {label: sorted(paths) for label, paths in paths_of.items() if len(paths) > 1}
+    splits = choose_splits({folder[depth] for folder in inner if len(folder) > depth})
+    if not any(splits.get(folder[depth]) == TRAIN for folder in inner if len(folder) > depth + 1):
+        return {folder: (TRAIN, folder) for folder in inner if folder}
+    members = defaultdict(set)
+    for folder in inner:
+        split = splits.get(folder[depth])
+        if split and split != UNLABELLED and len(folder) > depth + 1:
+            members[split, folder[depth]].add(folder[depth + 1 :])
+    assignment: _Assignment = {}
+    top_names: set[str] = set()  # of the training split: folders that are no wrappers
+    for split, name in sorted(members, key=lambda key: (key[0] != TRAIN, key)):
+        inner_wrapper, paths = _split_off_wrapper(members[split, name])
+        is_wrapper = [part not in top_names for part in inner_wrapper]
+        length = min([*is_wrapper, False].index(False), min(map(len, paths)) - 1)
+        is_known = any(path[length] in top_names for path in paths)
+        if len(paths) == 1 and not is_known and not are_all_splits([name, *inner_wrapper[:length]]):
+            length = 0  # a lone folder: the only class of the split
+        top_names |= {path[length] for path in paths} if split == TRAIN else set()
+        assignment |= {(*wrapper, name, *path): (split, path[length:]) for path in paths}
+    return assignment
 
 
 def find_empty_folders(folders: list[str], used: set[Folder]) -> list[str]:
@@ -102,6 +148,10 @@ def _find_class_folders(folders: set[Folder]) -> dict[Folder, Folder]:
     class_of = {
         folder: next(folder[:end] for end in range(start, len(folder) + 1) if folder[:end] in inner) for folder in inner
     }
-    while len({path[-1] for path in class_of.values()}) == 1 and min(map(len, class_of.values())) > start:
-        class_of = {folder: path[:-1] for folder, path in class_of.items()}
-    return class_of
+    while True:
+        (depth, most), *others = Counter(map(len, set(class_of.values()))).most_common() or [(0, 0)]
+        is_tie = any(count == most for _, count in others)
+        main = {folder: path for folder, path in class_of.items() if is_tie or len(path) == depth}
+        if len({path[-1] for path in main.values()}) != 1 or min(map(len, main.values())) <= start:
+            return main
+        class_of |= {folder: path[:-1] for folder, path in main.items()}

@@ -13,6 +13,7 @@ from resnet_hub.errors import DataError, disk_is_full
 from resnet_hub.images.load import SUFFIXES
 
 _MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif"}
+_MAGIC |= {b"P%d" % number: ".ppm" for number in range(1, 7)}
 
 
 def export_dataset(data: ImageDataset | Mapping[str, ImageDataset], target: str | Path) -> Path:

@@ -10,15 +10,32 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from resnet_hub.datasets.dataset import SPLIT_NAMES, ImageDataset
-from resnet_hub.errors import DataError, list_some
+from resnet_hub.errors import DataError, list_some, one_line
 
 _SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r", "__macosx", "$recycle.bin", "@eadir"}
+_SYSTEM_FOLDERS = {
+    "__macosx",
+    "$recycle.bin",
+    "@eadir",
+    "__pycache__",
+    ".git",
+    ".svn",
+    ".dvc",
+    ".cache",
+    ".huggingface",
+}
+_SYSTEM_FOLDERS |= {".ipynb_checkpoints", ".thumbnails", ".trash", ".trashes", ".spotlight-v100", ".fseventsd"}
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|%]|^[. ]|[. ]$')
 
 
 def is_system_file(name: str) -> bool:
     """Whether an operating system made the file or folder, or it is hidden."""
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a folder is one of an operating system or a tool, which never holds a class."""
+    return name.lower() in _SYSTEM_FOLDERS
 
 
 def decode_file_name(name: str) -> str:
@@ -41,6 +58,30 @@ def unescape_label(name: str) -> str:
     """Decode a folder name that `escape_label` made. Any other name is a label already; it is normalized to NFC."""
     label = unquote(name)
     return label if escape_label(label) == name else unicodedata.normalize("NFC", name)
+
+
+def encode_label(column: str, value: Any) -> str | None:
+    """Return the label that a value of a table means; None for a missing one.
+
+    Raises:
+        DataError: The value is a number with a fraction, several labels, or of another type.
+    """
+    match value:
+        case None | "":
+            return None
+        case str() | int():
+            return str(value)
+        case float():
+            if value != value:
+                return None
+            if value.is_integer():
+                return str(int(value))
+            cause = f"holds numbers such as {value:g}, not classes"
+        case list() | tuple() | np.ndarray():
+            cause = f"has several labels an image, such as {one_line(value, 40)}; one is supported"
+        case _:
+            cause = "contains no labels"
+    raise DataError(f"The column {column!r} {cause}. Set label_column to the one that does, with one label an image.")
 
 
 def natural_key(label: str) -> tuple[Any, ...]:

@@ -1,25 +1,29 @@
-"""Loads a dataset from any source: class folders, a ZIP, lists of files, parquet files, or the Hub."""
+"""Loads a dataset from any source: a folder, a ZIP or tar, lists of files, parquet files, or the Hub."""
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from resnet_hub.datasets.archive import UNSUPPORTED_COMPRESSION, Archive
-from resnet_hub.datasets.class_folders import Folder, find_empty_folders, infer_classes
 from resnet_hub.datasets.dataset import SPLITS, TRAIN, ImageDataset, LazySequence, Names, Splits
-from resnet_hub.datasets.labels import decode_file_name, is_system_file, natural_key
+from resnet_hub.datasets.labels import natural_key
+from resnet_hub.datasets.layout import OWN_OUTPUT, Files, Sample, decide_layout, sort_files
+from resnet_hub.datasets.listing import FolderListing, Listing
+from resnet_hub.datasets.metadata import explain_missing_columns
 from resnet_hub.datasets.remote import HUB_PREFIX, MAX_DOWNLOAD, load_parquet_or_hub
-from resnet_hub.errors import DataError
+from resnet_hub.datasets.split_names import are_all_splits
+from resnet_hub.datasets.tables import count_image_rows
+from resnet_hub.datasets.tar import TarArchive, is_tar
+from resnet_hub.errors import DataError, list_untrusted
 from resnet_hub.images.load import SUFFIXES
-from resnet_hub.paths import walk_files
 
-_ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
-_NESTED_ARCHIVE, _OUTSIDE = "archive inside", "image outside the class folders"  # reasons in `Splits.skipped`
+_UNREAD_ARCHIVES = {".xz", ".7z", ".rar", ".zst"}
+_ASSETS = {"assets", "figures", "images", "img", "media", "docs", "static", "previews", "thumbnails", "samples"}
+_TAR = re.compile(r"\.(tar|tar\.gz|tgz|tar\.bz2)$")
 
 
 def load_dataset(
@@ -41,7 +45,8 @@ def load_dataset(
         source: One of
 
             - a folder of class folders, with or without folders `train`, `validation` and `test` above them;
-            - a ZIP of the same (see `class_folders` for the accepted layouts);
+            - a folder of images with their labels in `metadata.csv`, `.jsonl` or `.parquet`;
+            - a ZIP or tar of the same (see `layout` for the accepted layouts), or a folder of tars (WebDataset);
             - a mapping from labels to lists of image files or bytes;
             - a folder of parquet files;
             - the id of a dataset on the Hub, such as `user/name`.
@@ -59,26 +64,31 @@ def load_dataset(
         TooLargeError: The dataset on the Hub is larger than `max_bytes`. Nothing was downloaded.
     """
     limit = MAX_DOWNLOAD if max_bytes is None else max_bytes
-    selection = {"subset": subset, "split": split, "image_column": image_column, "label_column": label_column}
+    columns = {"image_column": image_column, "label_column": label_column}
+    selection: dict[str, Any] = {"subset": subset, "split": split, **columns}
     supported: set[str] = set()  # the arguments that this kind of source takes
     path = None if isinstance(source, Mapping) or str(source).startswith(HUB_PREFIX) else Path(source)
     if isinstance(source, Mapping):
         splits = _load_mapping(source)
-    elif path and path.is_dir():
-        if class_folders := _load_folder(path):
-            splits = class_folders
+    elif path and path.exists():
+        loaded = _load_files(open_listing(path), **columns)
+        if isinstance(loaded, Files):
+            tables = [path / name for name in loaded.tables]
+            splits, supported = load_parquet_or_hub(path, tables=tables, **selection), {*selection}
+            if loaded.images:
+                splits.skipped["image beside the parquet files"] = loaded.images
         else:
-            splits, supported = load_parquet_or_hub(path, **selection), {*selection}
-    elif path and path.is_file():
-        splits = _load_archive(path)
+            splits, takes_columns = loaded
+            supported = {*columns} if takes_columns else set()
     else:
         repo_id = _parse_repo_id(str(source))
         splits = load_parquet_or_hub(repo_id, **selection, revision=revision, token=token, max_bytes=limit)
         supported = {*selection, "revision"}
-    title = "The dataset" if isinstance(source, Mapping) else f"{Path(source).name or source}"
+    title = "The dataset" if path is None else path.resolve().name
     for argument, value in {**selection, "revision": revision}.items():
         if value is not None and argument not in supported:
             kinds = "datasets on the Hub" if argument == "revision" else "parquet files and datasets on the Hub"
+            kinds = kinds if argument in ("revision", "subset", "split") else f"metadata files, {kinds}"
             raise DataError(f"{title} has no {argument} {value!r}: only {kinds} have one. Leave it out.")
     if TRAIN not in splits:
         raise DataError(f"{title} has no training images, only {' and '.join(splits)}. Add images to the split train.")
@@ -96,29 +106,58 @@ def _parse_repo_id(source: str) -> str:
     return name
 
 
-def _load_folder(root: Path) -> Splits | None:
-    """Load a folder of class folders. Returns None for a folder of parquet files without images."""
-    files: dict[str, Path] = {}
-    folders, has_parquet = [], False
-    for parent, inner, names in walk_files(root):
-        inner[:] = [name for name in inner if not is_system_file(name)]
-        folder = decode_file_name(Path(parent).relative_to(root).as_posix())
-        folders.append(folder)
-        for name in names:
-            path = Path(parent, name)
-            if path.is_file():  # neither a pipe nor a broken link
-                files[str(PurePosixPath(folder, decode_file_name(name)))] = path
-                has_parquet = has_parquet or name.endswith(".parquet")
-    if has_parquet and not any(PurePosixPath(name).suffix.lower() in SUFFIXES for name in files):
-        return None
-    return _build_splits(root.name, list(files), folders, {}, partial(LazySequence, get_item=files.__getitem__))
+def open_listing(path: Path) -> Listing:
+    """List the files of a folder, ZIP or tar. In a folder without images, tars are shards: their files are listed."""
+    if not path.is_dir():
+        if path.suffix.lower() in _UNREAD_ARCHIVES:
+            raise DataError(f"{path.name} is an archive that is not read. Pack it again as ZIP, tar or tar.gz.")
+        return TarArchive(path) if is_tar(path) else Archive(path)
+    listing = FolderListing(path)
+    shards = [name for name in listing.files if _TAR.search(name.lower())]
+    if shards and not any(PurePosixPath(name).suffix.lower() in SUFFIXES for name in listing.files):
+        for name in shards:
+            listing.mount(name, TarArchive(listing.files[name]))
+    return listing
 
 
-def _load_archive(path: Path) -> Splits:
-    """Load a ZIP of class folders."""
-    archive = Archive(path)
-    get_sources = partial(LazySequence, get_item=archive.read)
-    return _build_splits(path.name, list(archive.files), archive.folders, archive.skipped, get_sources)
+def _load_files(listing: Listing, image_column: str | None, label_column: str | None) -> tuple[Splits, bool] | Files:
+    """Load the images of a folder or archive.
+
+    Returns:
+        The splits, and whether the columns of a table were read. If parquet files are the dataset, the sorted files.
+    """
+    files = sort_files(listing)
+    layout = decide_layout(listing, files, image_column, label_column)
+    if (
+        isinstance(listing, FolderListing)
+        and files.tables
+        and not _hold_the_bulk(layout.samples, listing, files.tables)
+    ):
+        return files
+    layout.skipped["parquet file beside the images"] += files.tables
+    if not layout.samples:
+        raise DataError(_explain_no_classes(listing, files, layout.skipped))
+    labels = tuple(sorted({sample.label for sample in layout.samples}, key=natural_key))
+    index_of = {label: index for index, label in enumerate(labels)}
+    members = defaultdict(list)
+    for split, label, path in layout.samples:
+        members[split].append((index_of[label], natural_key(path), path))
+    splits = {}
+    for split in SPLITS:
+        if rows_of_split := sorted(members[split]):
+            names = [path for *_, path in rows_of_split]
+            targets = np.array([target for target, *_ in rows_of_split], np.int64)
+            splits[split] = ImageDataset(labels, LazySequence(names, listing.get_source), targets, names)
+    skipped = {reason: names for reason, names in layout.skipped.items() if names}
+    return Splits(splits, skipped=skipped, merged=layout.merged), layout.takes_columns
+
+
+def _hold_the_bulk(samples: list[Sample], listing: FolderListing, tables: list[str]) -> bool:
+    """Whether class folders hold more images than the parquet files beside them."""
+    labels = {sample.label for sample in samples}
+    if len(labels) < 2 or {label.lower() for label in labels} <= _ASSETS:
+        return False
+    return len(samples) > sum(count_image_rows(listing.root / table) for table in tables)
 
 
 def _load_mapping(source: Mapping[str, Sequence[Any]]) -> Splits:
@@ -140,51 +179,27 @@ def _load_mapping(source: Mapping[str, Sequence[Any]]) -> Splits:
     return Splits({TRAIN: images}, skipped={"folder without images": empty} if empty else None)
 
 
-def _build_splits(
-    title: str, files: list[str], folders: list[str], skipped: Names, get_sources: Callable[[list[str]], Sequence[Any]]
-) -> Splits:
-    """Sort image files into splits and classes by their paths, which are relative and have forward slashes."""
-    skipped = defaultdict(list, skipped)
-    folder_of: dict[str, Folder] = {}
-    for path in files:
-        *parents, name = path.split("/")
-        suffix = PurePosixPath(name).suffix.lower()
-        if any(map(is_system_file, parents)) or is_system_file(name):
-            skipped["system file"].append(path)
-        elif suffix in _ARCHIVE_SUFFIXES:
-            skipped[_NESTED_ARCHIVE].append(path)
-        elif suffix not in SUFFIXES:
-            skipped["not an image"].append(path)
-        else:
-            folder_of[path] = tuple(parents)
-    used = set(folder_of.values())
-    classes, merged = infer_classes(used)
-    skipped[_OUTSIDE] += [path for path, folder in folder_of.items() if folder not in classes]
-    skipped["folder without images"] += find_empty_folders(folders, used)
-    if not classes:
-        raise DataError(_explain_no_classes(title, skipped))
-
-    labels = tuple(sorted({label for _, label in classes.values()}, key=natural_key))
-    index_of = {label: index for index, label in enumerate(labels)}
-    members = defaultdict(list)
-    for path in sorted(folder_of, key=natural_key):
-        if folder_of[path] in classes:
-            split, label = classes[folder_of[path]]
-            members[split].append((index_of[label], path))
-    splits = {}
-    for split in SPLITS:
-        if rows := sorted(members[split], key=lambda row: row[0]):
-            names = [path for _, path in rows]
-            targets = np.array([target for target, _ in rows], np.int64)
-            splits[split] = ImageDataset(labels, get_sources(names), targets, names)
-    return Splits(splits, skipped={reason: paths for reason, paths in skipped.items() if paths}, merged=merged)
-
-
-def _explain_no_classes(title: str, skipped: Names) -> str:
-    if archives := skipped[_NESTED_ARCHIVE]:
-        return f"{title} contains no images but archives such as {archives[0]}. Unpack them first."
-    if skipped[UNSUPPORTED_COMPRESSION]:
+def _explain_no_classes(listing: Listing, files: Files, skipped: Names) -> str:
+    title = listing.title
+    if files.tables:
+        return f"{title} contains parquet files, which are read from a folder. Unpack it."
+    if files.metadata and files.images:
+        return explain_missing_columns(listing, files.metadata)
+    if files.archives and not files.images:
+        return f"{title} contains no images but archives such as {files.archives[0]}. Unpack them first."
+    if skipped.get(UNSUPPORTED_COMPRESSION):
         return f"{title} contains no images that can be read: {UNSUPPORTED_COMPRESSION}. Pack it again as a plain ZIP."
-    if skipped[_OUTSIDE]:
-        return f"{title} contains images but no class folders. Put the images of each class into a folder of its name."
-    return f"{title} contains no images. Give a folder or ZIP with one folder of images for each class."
+    if not files.images:
+        if own := skipped.get(OWN_OUTPUT):
+            return f"{title} contains no images but the run or checkpoint folder {own[0]}. Give a folder of images."
+        return f"{title} contains no images. Give a folder or ZIP with one folder of images for each class."
+    remedy = "Put the images of each class into a folder of its name"
+    if tables := [path for path in skipped.get("not an image", []) if path.endswith((".csv", ".jsonl"))]:
+        remedy += (
+            f", or rename {tables[0]} to metadata{PurePosixPath(tables[0]).suffix} with columns file_name and label"
+        )
+    top_names = {path.split("/")[0] for path in files.images if "/" in path}
+    if top_names and are_all_splits(top_names):
+        splits = list_untrusted(sorted(top_names))
+        return f"{title} contains images but no class folders, only those of splits ({splits}). {remedy}."
+    return f"{title} contains images but no class folders. {remedy}."

@@ -5,14 +5,16 @@ the dataset. Before the download, the size of its files is checked.
 """
 
 import contextlib
+import glob
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnet_hub.datasets.dataset import SPLIT_NAMES, TRAIN, Splits
+from resnet_hub.datasets.dataset import SPLIT_NAMES, SPLITS, TRAIN, Splits
+from resnet_hub.datasets.split_names import UNLABELLED, find_split
 from resnet_hub.datasets.tables import load_tables
 from resnet_hub.errors import DataError, HubError, ResNetHubError, TooLargeError, one_line
 from resnet_hub.hub_client.errors import error_message
@@ -24,6 +26,7 @@ HUB_PREFIX = "hf://datasets/"  # before an id: the dataset on the Hub, even if a
 MAX_DOWNLOAD = 32 * 2**30  # bytes; ImageNet has 150 GB
 _CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # the files that configure `datasets`
 _MAX_CARD = 2**20  # bytes
+_SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OUTSIDE = re.compile(r"^[/\\~]|:|(^|[/\\])\.\.([/\\]|$)")  # an absolute path, a URL, a drive, the parent folder
 _MISSING_CHOICES = {  # patterns of errors of `datasets`, whose second group lists the choices -> our text
@@ -40,34 +43,41 @@ def load_parquet_or_hub(
     split: str | None,
     image_column: str | None,
     label_column: str | None,
+    tables: Sequence[Path] = (),
     **hub: Any,
 ) -> Splits:
     """Load a folder of parquet files (a `Path`), or a dataset on the Hub by its id.
 
-    The arguments are those of `load_dataset`; `hub` are `revision`, `token` and `max_bytes`.
+    The arguments are those of `load_dataset`; `hub` are `revision`, `token` and `max_bytes`. `tables` are the parquet
+    files of the folder, which are read unless its card names others.
     """
     with _wrap_errors(str(source)), request_timeout():
         import datasets
         from huggingface_hub.constants import HF_HUB_CACHE
 
         if isinstance(source, Path):
-            _check_cards(str(source), [source / name for name in _CARDS if (source / name).is_file()])
-            builder, commit, root = datasets.load_dataset_builder(str(source), subset), None, source
+            has_configs = _check_cards(str(source), [source / name for name in _CARDS if (source / name).is_file()])
+            if tables and not subset and not has_configs:
+                builder = datasets.load_dataset_builder("parquet", data_files=_group_by_split(source, tables))
+            else:
+                builder = datasets.load_dataset_builder(str(source), subset)
+            commit, root = None, source
         else:
             builder, commit = _get_hub_builder(source, subset, **hub)
             root = Path(HF_HUB_CACHE, "datasets--" + source.replace("/", "--"))
         builder.download_and_prepare()
         loaded = builder.as_dataset(split=split)
-        tables = loaded if isinstance(loaded, datasets.DatasetDict) else {TRAIN: loaded}
-        if len(tables) == 1:
-            tables = {TRAIN: next(iter(tables.values()))}
+        by_name = loaded if isinstance(loaded, datasets.DatasetDict) else {TRAIN: loaded}
+        if len(by_name) == 1:
+            by_name = {TRAIN: next(iter(by_name.values()))}
         by_split: dict[str, Any] = {}
-        for name, table in tables.items():
-            by_split.setdefault(SPLIT_NAMES.get(str(name).lower(), ""), table)
-        by_split.pop("", None)
+        for name in sorted(map(str, by_name), key=lambda name: name.lower() not in SPLIT_NAMES):  # exact names first
+            by_split.setdefault(find_split(name) or UNLABELLED, by_name[name])
+        by_split.pop(UNLABELLED, None)
         if TRAIN not in by_split:
-            names = ", ".join(map(str, tables))
+            names = ", ".join(map(str, by_name))
             raise DataError(f"The dataset {str(source)!r} has no split train. Set split to one of {names}.")
+        by_split = {split: by_split[split] for split in SPLITS if split in by_split}
         splits = load_tables(by_split, image_column, label_column, root.resolve())
         splits.commit = commit
         return splits
@@ -132,11 +142,27 @@ def _find_cached_copy(name: str, subset: str | None, revision: str | None) -> tu
     return None
 
 
-def _check_cards(name: str, paths: list[Path]) -> None:
-    """Raise `DataError` for a card by which `datasets` would read local paths or URLs outside the dataset."""
+def _group_by_split(root: Path, tables: Sequence[Path]) -> dict[str, list[str]]:
+    """Group parquet files by the split that the name of the file, or else of a folder, means."""
+    groups: dict[str, list[str]] = {}
+    for path in tables:
+        parts = [path.stem, *reversed(path.relative_to(root).parts[:-1])]
+        other = _SHARD.match(path.stem)
+        split = next(filter(None, map(find_split, parts)), other[1] if other else TRAIN)
+        groups.setdefault(split, []).append(glob.escape(str(path)))
+    return groups
+
+
+def _check_cards(name: str, paths: list[Path]) -> bool:
+    """Raise `DataError` for a card by which `datasets` would read local paths or URLs outside the dataset.
+
+    Returns:
+        Whether a card names the files of subsets.
+    """
     import yaml  # type: ignore[import-untyped]
     from huggingface_hub import DatasetCard
 
+    has_configs = False
     for path in paths:
         if path.stat().st_size > _MAX_CARD:
             raise DataError(_explain_long_card(name))
@@ -144,6 +170,7 @@ def _check_cards(name: str, paths: list[Path]) -> None:
             continue
         card = DatasetCard.load(path).data if path.suffix == ".md" else yaml.safe_load(path.read_text("utf-8"))
         configs = (card or {}).get("configs") or ()
+        has_configs = has_configs or bool(configs)
         pending = [
             [value for key, value in config.items() if key not in ("features", "description")]
             if isinstance(config, dict)
@@ -159,6 +186,7 @@ def _check_cards(name: str, paths: list[Path]) -> None:
                     pending += value.values() if isinstance(value, dict) else value
             elif isinstance(value, bytes) or (isinstance(value, str) and _OUTSIDE.search(value)):
                 raise DataError(_explain_outside(name, str(value)))
+    return has_configs
 
 
 def _explain_outside(name: str, file: str) -> str:

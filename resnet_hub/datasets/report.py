@@ -12,8 +12,11 @@ from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
+from resnet_hub.config import is_valid_label
 from resnet_hub.datasets.dataset import SPLIT_NAMES, TRAIN, ImageDataset, Names, Splits
 from resnet_hub.datasets.duplicates import Fingerprint, compute_fingerprint, find_duplicates
+from resnet_hub.datasets.layout import DOT_FOLDER, EMPTY, NO_ROW
+from resnet_hub.datasets.metadata import NO_FILE
 from resnet_hub.errors import DataError, ImageError, list_some, printable
 
 MAX_SHOWN = 60  # characters of a label or file name that a message or table shows
@@ -21,6 +24,12 @@ FEW_IMAGES = 20  # of a class; with fewer, the accuracy on a fifth of them is ha
 IMBALANCE = 5  # ratio of the largest to the smallest class from which small classes are recognized worse
 THREADS = min(8, os.cpu_count() or 1)  # each holds one decoded image
 _SIZES = ("width", "height", "bytes")  # of which the report has the minimum, median and maximum
+_LOST = {  # reasons for which a class may be lost -> what to do
+    DOT_FOLDER: "Rename it if it is a class.",
+    EMPTY: "If it is a class, save its images in another format.",
+    NO_ROW: "Add them to the metadata.",
+    NO_FILE: "Correct the file names, which are relative to the folder of the metadata.",
+}
 _SHOWN = 5  # names in a message
 
 
@@ -328,6 +337,10 @@ def find_problems(report: DatasetReport, merged: Names) -> Iterator[Finding]:
         yield Finding("fatal", kind, message)
     for kind, message in _find_warnings(report, counts, merged):
         yield Finding("warning", kind, message)
+    for reason in (reason for reason in _LOST if reason in report.skipped):
+        names = report.skipped[reason]
+        message = f"Left out {count_items(names, 'item')} ({reason}): {_list_names(names)}. {_LOST[reason]}"
+        yield Finding("warning", "skipped", message)
     copies = [group for group in report.duplicates if len(group.splits) == len(group.labels) == 1]
     if copies:
         extra = count_items([image for group in copies for image in group.images[1:]], "copy", "copies")
@@ -336,7 +349,9 @@ def find_problems(report: DatasetReport, merged: Names) -> Iterator[Finding]:
         message = f"The dataset has {counts_text}. Copies stay on the same side of the validation split."
         yield Finding("note", "duplicates", message)
     for reason, names in report.skipped.items():
-        yield Finding("note", "skipped", f"Left out {count_items(names, 'item')} ({reason}): {_list_names(names)}.")
+        if reason not in _LOST:
+            message = f"Left out {count_items(names, 'item')} ({reason}): {_list_names(names)}."
+            yield Finding("note", "skipped", message)
 
 
 def _find_fatal(report: DatasetReport, counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -356,6 +371,9 @@ def _find_fatal(report: DatasetReport, counts: Mapping[str, int]) -> Iterator[tu
         yield "single", f"None of the {len(counts)} classes has two different images. Add images to each class."
     if any(not label.strip() for label in report.labels):
         yield "name", "A class has no name. Give each class a name."
+    for label in report.labels:
+        if label.strip() and not is_valid_label(label):
+            yield "name", f"The label {shorten(label)!r} is unprintable or too long. Rename it."
 
 
 def _find_warnings(report: DatasetReport, counts: Mapping[str, int], merged: Names) -> Iterator[tuple[str, str]]:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from resnet_hub.datasets.dataset import TRAIN, ImageDataset, LazySequence, Splits
-from resnet_hub.datasets.labels import natural_key
+from resnet_hub.datasets.labels import encode_label, natural_key
+from resnet_hub.datasets.split_names import are_all_splits
 from resnet_hub.errors import DataError, ImageError
 
 MAX_LABELS = 10_000  # a column with more values holds numbers or captions
+_SET_COLUMN = "Set label_column to the one that does."
 _IMAGE_COLUMNS = ("image", "img", "picture", "photo")
 _LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
 
@@ -35,7 +37,7 @@ def load_tables(tables: dict[str, Any], image_column: str | None, label_column: 
     image_column = _choose_column(features, image_column, "image", _IMAGE_COLUMNS, datasets.Image)
     label_column = _choose_column(features, label_column, "label", _LABEL_COLUMNS, datasets.ClassLabel)
     feature = features[label_column]
-    if not isinstance(feature, datasets.ClassLabel | datasets.Value):  # reading images could fetch files
+    if isinstance(feature, datasets.Image | datasets.Audio | dict):  # reading them could fetch files
         raise DataError(_explain_no_labels(label_column))
     values = {split: table.with_format(None)[label_column][:] for split, table in tables.items()}
     if isinstance(feature, datasets.ClassLabel):
@@ -46,12 +48,18 @@ def load_tables(tables: dict[str, Any], image_column: str | None, label_column: 
             raise DataError(f"{problem}. Use the same.")
         index_of: dict[Any, int] = {index: index for index in range(len(labels))}
     else:
-        distinct = {value for column in values.values() for value in column if value is not None}
-        if len(distinct) > MAX_LABELS or not all(isinstance(value, str | int) for value in distinct):
+        if not isinstance(feature, datasets.Value):
+            encode_label(label_column, next((value for column in values.values() for value in column if value), None))
             raise DataError(_explain_no_labels(label_column))
-        labels = tuple(sorted({str(value) for value in distinct}, key=natural_key))
+        distinct = {value for column in values.values() for value in column}
+        if len(distinct) > MAX_LABELS:
+            raise DataError(_explain_no_labels(label_column))
+        label_of = {value: label for value in distinct if (label := encode_label(label_column, value)) is not None}
+        labels = tuple(sorted(set(label_of.values()), key=natural_key))
         index_of_label = {label: index for index, label in enumerate(labels)}
-        index_of = {value: index_of_label[str(value)] for value in distinct}
+        index_of = {value: index_of_label[label] for value, label in label_of.items()}
+    if are_all_splits(labels):
+        raise DataError(f"The labels in {label_column!r} are the names of splits: {', '.join(labels)}. {_SET_COLUMN}")
     splits: dict[str, ImageDataset] = {}
     skipped: dict[str, list[str]] = defaultdict(list)
     for split, table in tables.items():
@@ -68,8 +76,28 @@ def load_tables(tables: dict[str, Any], image_column: str | None, label_column: 
     return Splits(splits, skipped=skipped)
 
 
+def count_image_rows(path: Path) -> int:
+    """Count the rows of a parquet file that has a column of images; 0 for any other file."""
+    try:
+        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+        from pyarrow import types
+
+        with pq.ParquetFile(path) as file:
+            fields = list(file.schema_arrow)
+            has_images = any(
+                field.name in _IMAGE_COLUMNS
+                or types.is_binary(field.type)
+                or types.is_large_binary(field.type)
+                or (types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
+                for field in fields
+            )
+            return int(file.metadata.num_rows) if has_images else 0
+    except Exception:  # pyarrow is not installed, or the file is damaged
+        return 0
+
+
 def _explain_no_labels(column: str) -> str:
-    return f"The column {column!r} contains no labels. Set label_column to the one that does."
+    return f"The column {column!r} contains no labels. {_SET_COLUMN}"
 
 
 def _choose_column(

@@ -9,7 +9,7 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
@@ -22,10 +22,17 @@ from resnet_hub.errors import ImageError, printable
 from resnet_hub.images import limits
 from resnet_hub.paths import walk_files
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # Pillow opens MPO as JPEG
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "PPM")  # Pillow opens MPO as JPEG
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
-SUFFIXES |= {".heic", ".heif", ".hif"}
-_ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
+SUFFIXES |= {".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm"}
+_ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC or PPM"
+HEAD_BYTES = 16  # enough for `is_image`
+_MAGIC = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM.{4}\0\0\0\0|II[*+]\0|MM\0[*+]|P[1-6]\s|RIFF.{4}WEBP"
+    rb"|.{4}ftyp(avif|avis|heic|heix|heim|heis|hevc|hevx|mif1|msf1)",
+    re.DOTALL,
+)
+_USUAL_SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,4}")
 _HEIC = re.compile(rb".{4}ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", re.DOTALL)
 _URL = re.compile(r"\s*(data:|file:|https?:|ftp:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
 
@@ -41,6 +48,8 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_DARK_16_BIT = 2**12  # 16-bit images whose values all are below it use 12 bits: they would be nearly black
+_RAW_16_BIT = re.compile(r"\b(RGB|RGBA|LA|RGBX);16[BLN]")  # how Pillow calls 16 bits a channel in a file
 _LARGE_PIXELS = 2**24
 _large_image_lock = threading.Lock()  # however many threads there are, one large image is decoded at a time
 
@@ -78,8 +87,10 @@ def load_image(source: Any, *, name: str | None = None, near: int | None = None)
             limits.check_size(image, name)
             is_large = image.width * image.height > _LARGE_PIXELS
             with _large_image_lock if is_large else nullcontext():
+                has_16_bits = any(_RAW_16_BIT.search(str(tile[3])) for tile in getattr(image, "tile", ()))
                 image.load()
                 limits.check_size(image, name)  # some formats know their size only now
+                _check_depth(image, has_16_bits, name)
                 transpose = _get_transpose(image)
                 image = _to_rgb(image)
                 if is_large and near is not None:
@@ -94,6 +105,19 @@ def load_image(source: Any, *, name: str | None = None, near: int | None = None)
         raise ImageError(f"Cannot read {name}: {reason}. Use {_ACCEPTED}.") from None
     except Exception as error:  # damaged bytes make decoders raise nearly any exception
         raise ImageError(f"Cannot read {name}: the file is damaged or incomplete. Save it again.") from error
+
+
+def is_image(name: str, read_head: Callable[[], bytes]) -> bool:
+    """Whether a file is an image: by its suffix or, if it has no usual one, by its content.
+
+    Args:
+        name: The name of the file.
+        read_head: Reads the first `HEAD_BYTES` bytes of the file; only called if the name does not tell.
+    """
+    suffix = Path(name).suffix.lower()
+    if suffix in SUFFIXES or _USUAL_SUFFIX.fullmatch(suffix):
+        return suffix in SUFFIXES
+    return bool(_MAGIC.match(read_head()))
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -204,6 +228,27 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return rgb
 
 
+def _check_depth(image: Image.Image, has_16_bits: bool, name: str) -> None:
+    """Raise `ImageError` for a 16-bit image that uses 12 bits or fewer."""
+    if image.mode.startswith("I"):
+        largest = int(np.asarray(image).max())
+        lowest = 1 if image.mode.startswith("I;16") else 256  # 32 bits hold the values of 8 bits too
+    elif has_16_bits and image.mode in ("RGB", "RGBA", "LA"):  # Pillow kept the upper 8 bits
+        extrema: Any = image.getextrema()[: 1 if image.mode == "LA" else 3]
+        largest, lowest = max(high for _, high in extrema) << 8, 1
+    else:
+        return
+    if lowest <= largest < _DARK_16_BIT:
+        raise _depth_error(name, largest)
+
+
+def _depth_error(name: str, largest: float) -> ImageError:
+    return ImageError(
+        f"Cannot read {name}: it has 16 bits but its largest value is {largest:.0f}, as of 12 bits or fewer, which is "
+        "nearly black. Multiply the values so that white is 65535, by 16 for 12 bits, in all images alike."
+    )
+
+
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
     """Scale 0..65535 to 0..255, rounded to the nearest."""
     wide = values.astype(np.uint32)
@@ -234,6 +279,8 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.size == 0 or array.shape[0] * array.shape[1] > limits.MAX_PIXELS:
         raise ImageError(f"Cannot read {name}: its shape is {array.shape}. Give 1 to {limits.MAX_PIXELS} pixels.")
     if array.dtype == np.uint16:
+        if 0 < array.max() < _DARK_16_BIT:
+            raise _depth_error(name, array.max())
         array = _to_8_bit(array)
     elif array.dtype == bool:
         array = array.astype(np.uint8) * 255

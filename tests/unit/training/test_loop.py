@@ -118,7 +118,7 @@ def test_a_run_yields_events_and_saves_a_model_that_loads(config: TrainConfig) -
     (started,) = [event for event in events if isinstance(event, Started)]
     assert started.labels == ["blue", "green", "red"]
     assert (started.train_images, started.validation_images) == (57, 15)
-    assert set(kinds(events)) == {"Started", "Preparing", "Progress", "Epoch", "Saved", "Finished"}
+    assert set(kinds(events)) == {"Checked", "Started", "Preparing", "Progress", "Epoch", "Saved", "Finished"}
     finished = events[-1]
     assert isinstance(finished, Finished)
     model = ResNet.from_pretrained(finished.model)
@@ -688,7 +688,7 @@ def test_a_run_in_phases_ends_with_the_weights_of_an_uninterrupted_one(
     run, kind = RunDir(config.run), "images"
     first = list(train(config, phase="prepare"))
     names = kinds([event for event in first if not (isinstance(event, Preparing) and event.what == "report")])
-    assert names == ["Started", "Preparing", "Preparing", "Stopped"] and not run.state.exists()
+    assert names == ["Checked", "Started", "Preparing", "Preparing", "Stopped"] and not run.state.exists()
     calls = 0
     while True:
         events = list(train(config, phase="train", time_limit=1e-9))  # one batch of features, or one step

@@ -1,0 +1,110 @@
+"""The files of a source, listed in the same way for a folder, a ZIP and a tar: what `layout` decides on."""
+
+import re
+from abc import ABC, abstractmethod
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from resnet_hub.datasets.labels import decode_file_name, is_system_folder
+from resnet_hub.errors import DataError, ImageError
+from resnet_hub.images.limits import MAX_IMAGE_BYTES
+from resnet_hub.paths import walk_files
+
+MAX_ENTRIES = 200_000  # of an archive, nearly twice Tiny ImageNet; use a folder for more
+MAX_UNPACKED = 64 * 2**30  # bytes; reading them takes minutes
+FREE_UNPACKED = 2**30  # bytes that any archive may unpack to, whatever its ratio: drawings saved as BMP shrink a lot
+MAX_RATIO = 50  # of unpacked to packed bytes above that; photos have 1.1, a bomb 1,000
+MAX_DEPTH = 32  # folders above a file of an archive
+_DRIVE = re.compile(r"^[A-Za-z]:")
+
+
+class Listing(ABC):
+    """The files of a source. Paths are relative and have forward slashes.
+
+    Attributes:
+        title: The name of the source in messages.
+        files: What `read` needs to know of each file, by path.
+        folders: The folders that are known to exist, some of them empty.
+        skipped: The names of the files that were left out, by reason.
+    """
+
+    def __init__(self, title: str):
+        self.title = title
+        self.files: dict[str, Any] = {}
+        self.folders: list[str] = []
+        self.skipped: dict[str, list[str]] = {}
+
+    kind = "folder"  # in messages
+
+    @abstractmethod
+    def read(self, path: str, size: int = MAX_IMAGE_BYTES + 1) -> bytes:
+        """Read the first `size` bytes of a file. Raises `ImageError`."""
+
+    def get_source(self, path: str) -> bytes | Path:
+        """Return an image as `ImageDataset.sources` has it."""
+        return self.read(path)
+
+    def skip(self, reason: str, name: str) -> None:
+        self.skipped.setdefault(reason, []).append(name)
+
+    def add_member(self, name: str, entry: Any, *, is_folder: bool, is_regular: bool) -> None:
+        """Add a member of an archive under its path, unless the path or the type is unsafe."""
+        steps = [step for step in name.split("/") if step not in ("", ".")]
+        path = "/".join(steps)
+        if ".." in steps or name.startswith("/") or _DRIVE.match(name):
+            self.skip(f"path outside the {self.kind}", name)
+        elif not (is_folder or is_regular):
+            self.skip("link or device", name)
+        elif len(steps) > MAX_DEPTH + 1:
+            self.skip("too many nested folders", name[:200])
+        elif is_folder:
+            self.folders.append(path)
+        elif path in self.files:
+            self.skip("repeated name", name)
+        elif path:
+            self.files[path] = entry
+
+    def check_unpacked(self, packed: int, unpacked: int) -> None:
+        """Raise `DataError` for an archive of `packed` bytes that unpacks to too many."""
+        if unpacked > min(MAX_UNPACKED, max(FREE_UNPACKED, MAX_RATIO * packed)):
+            sizes = f"{packed / 2**20:.1f} MB unpack to {unpacked / 2**30:,.1f} GB"
+            raise DataError(f"{self.title} looks like a {self.kind} bomb: {sizes}. Save the images as JPEG or PNG.")
+
+
+class FolderListing(Listing):
+    """The files of a folder, without pipes, broken links and the folders of operating systems and tools."""
+
+    def __init__(self, root: Path):
+        super().__init__(root.resolve().name)
+        self.root = root
+        for parent, inner, names in walk_files(root):
+            inner[:] = [name for name in inner if not is_system_folder(name)]
+            folder = decode_file_name(Path(parent).relative_to(root).as_posix())
+            self.folders.append(folder)
+            for name in names:
+                path = Path(parent, name)
+                if path.is_file():
+                    self.files[str(PurePosixPath(folder, decode_file_name(name)))] = path
+
+    def mount(self, path: str, archive: Listing) -> None:
+        """Replace an archive in the folder by the files in it, below its path."""
+        del self.files[path]
+        self.files |= {f"{path}/{member}": (archive, member) for member in archive.files}
+        for reason, names in archive.skipped.items():
+            for name in names:
+                self.skip(reason, f"{path}/{name}")
+
+    def read(self, path: str, size: int = MAX_IMAGE_BYTES + 1) -> bytes:
+        entry = self.files[path]
+        if isinstance(entry, tuple):
+            archive, member = entry
+            return bytes(archive.read(member, size))
+        try:
+            with entry.open("rb") as file:
+                return bytes(file.read(size))
+        except OSError as error:
+            raise ImageError(f"Cannot read {PurePosixPath(path).name}: {error.strerror}. Check the file.") from None
+
+    def get_source(self, path: str) -> bytes | Path:
+        entry = self.files[path]
+        return entry if isinstance(entry, Path) else self.read(path)

@@ -1,0 +1,58 @@
+"""Recognizes splits by their names, whole or as words inside: `train`, `Testing`, `seg_train`, `test1`, `TrainImages`.
+
+A name can be a class all the same (`bullet train`): the callers decide by the names beside it.
+"""
+
+import re
+from collections.abc import Iterable
+
+from resnet_hub.datasets.dataset import SPLIT_NAMES
+
+UNLABELLED = "unlabelled"  # the split of images without labels; never read
+_UNLABELLED_WORDS = {"unlabeled", "unlabelled", "pred", "predict", "prediction", "unsup", "unsupervised"}
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+_ENDINGS = ("set", "data", "images")  # `trainset`
+_MEANINGLESS = {"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder", "v"}
+
+
+def find_split(name: str) -> str | None:
+    """Return the split that a name means, `UNLABELLED`, or None. Words of two splits (`train_val`) mean none."""
+    if name.lower() in SPLIT_NAMES:
+        return SPLIT_NAMES[name.lower()]
+    words = [_strip_ending(word.lower()) for word in _WORD.findall(name)]
+    if not _UNLABELLED_WORDS.isdisjoint(words):
+        return UNLABELLED
+    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def choose_splits(names: Iterable[str]) -> dict[str, str]:
+    """Find the splits among names that are beside each other.
+
+    Returns:
+        The split of each name that means one. Where a name is exactly that of a split (`test`), those that only contain
+        the word (`test_extra`) are left out. Empty if all mean the same split: then the name says nothing.
+    """
+    found = {name: split for name in names if (split := find_split(name))}
+    exact = {SPLIT_NAMES[name.lower()] for name in found if name.lower() in SPLIT_NAMES}
+    chosen = {name: split for name, split in found.items() if name.lower() in SPLIT_NAMES or split not in exact}
+    return chosen if len(set(chosen.values())) > 1 else {}
+
+
+def are_all_splits(names: Iterable[str]) -> bool:
+    """Whether every name means a split, and they differ in nothing else: `seg_train` and `seg_test`.
+
+    `bullet train` and `test tube` are classes.
+    """
+    others = set()
+    for name in names:
+        if not find_split(name):
+            return False
+        words = {_strip_ending(word.lower()) for word in _WORD.findall(name)}
+        others.add(frozenset(words - SPLIT_NAMES.keys() - _UNLABELLED_WORDS - _MEANINGLESS))
+    return len(others) == 1
+
+
+def _strip_ending(word: str) -> str:
+    shorter = next((word.removesuffix(ending) for ending in _ENDINGS if word.endswith(ending)), word)
+    return shorter if shorter in SPLIT_NAMES else word

@@ -1,0 +1,131 @@
+"""Reads files of an untrusted tar. Nothing is extracted; a compressed tar is unpacked once, into an unnamed file."""
+
+import bz2
+import gzip
+import io
+import itertools
+import os
+import tarfile
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple, cast
+
+from resnet_hub.datasets.listing import MAX_ENTRIES, Listing
+from resnet_hub.errors import DataError, ImageError, disk_is_full
+from resnet_hub.images.limits import MAX_IMAGE_BYTES
+
+_MAX_HEADER = 2**20  # bytes; a header with a long name has 1 KB
+_CHUNK = 2**22  # bytes that are unpacked at once
+_OPENERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}  # by the first two bytes
+
+
+class _Member(NamedTuple):
+    offset: int  # in the uncompressed tar
+    size: int  # bytes
+
+
+class TarArchive(Listing):
+    """The files of a tar, plain or compressed by gzip or bzip2. Readable from several threads and forked processes.
+
+    Raises:
+        DataError: The file is no tar, is damaged, or exceeds a limit of `listing`.
+    """
+
+    kind = "tar"
+
+    def __init__(self, path: Path):
+        super().__init__(path.name)
+        self._lock = threading.Lock()
+        try:
+            self._file = self._open(path)
+            with tarfile.open(fileobj=_LimitedReader(self._file), mode="r:") as tar:
+                self._list_members(tar)
+        except DataError:
+            raise
+        except OSError as error:
+            reason = "the disk is full" if disk_is_full(error) else error.strerror or "it is damaged"
+            raise DataError(f"Cannot read {path.name}: {reason}. Check the file.") from None
+        except Exception:  # damaged headers raise nearly any exception
+            raise DataError(f"{path.name} is damaged, incomplete or not a tar. Pack it again.") from None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    def _open(self, path: Path) -> IO[bytes]:
+        file = path.open("rb")
+        opener = _OPENERS.get(file.read(2))
+        if opener is None:
+            file.seek(0)
+            return file
+        size, unpacked = 0, cast(IO[bytes], tempfile.TemporaryFile())  # noqa: SIM115
+        self._file = unpacked  # stays open as long as the archive
+        with file, opener(path, "rb") as packed:
+            while chunk := packed.read(_CHUNK):
+                size += len(chunk)
+                self.check_unpacked(path.stat().st_size, size)
+                unpacked.write(chunk)
+        unpacked.seek(0)
+        return unpacked
+
+    def _list_members(self, tar: tarfile.TarFile) -> None:
+        for number in itertools.count(1):
+            member = tar.next()
+            if member is None:
+                return
+            if number > MAX_ENTRIES:
+                raise DataError(f"{self.title} contains over {MAX_ENTRIES:,} files. Unpack it to a folder.")
+            name = member.name.encode(errors="surrogateescape").decode(errors="replace")
+            is_regular = member.isreg() and not member.issparse()
+            entry = _Member(member.offset_data, member.size)
+            self.add_member(name, entry, is_folder=member.isdir(), is_regular=is_regular)
+            tar.members = []  # type: ignore[attr-defined]  # tarfile keeps all
+
+    def read(self, path: str, size: int = MAX_IMAGE_BYTES + 1) -> bytes:
+        member: _Member = self.files[path]
+        try:
+            content = self._read_at(member.offset, min(size, member.size))
+        except OSError:
+            content = b""
+        if len(content) < min(size, member.size):
+            title = PurePosixPath(path).name
+            raise ImageError(f"Cannot read {title}: it is damaged in {self.title}. Pack it again.")
+        return content
+
+    def _read_at(self, offset: int, size: int) -> bytes:
+        if hasattr(os, "pread"):  # leaves the position alone, which threads and forks share
+            return os.pread(self._file.fileno(), size, offset)
+        with self._lock:
+            self._file.seek(offset)
+            return self._file.read(size)
+
+
+class _LimitedReader(io.BufferedIOBase):
+    """A file that raises an error when more than `_MAX_HEADER` bytes are read at once."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _MAX_HEADER:
+            raise tarfile.ReadError("header too large")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file is a tar, by its content or, for the oldest form, by its suffix."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(262)
+    except OSError:
+        return False
+    is_zip = head.startswith(b"PK")
+    return not is_zip and (head[:2] in _OPENERS or head[257:] == b"ustar" or path.suffix.lower() == ".tar")

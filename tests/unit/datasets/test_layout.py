@@ -1,0 +1,440 @@
+"""What folders, ZIPs and tars mean: the splits, classes or error of each layout, and what is left out and why."""
+
+import io
+import json
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.data import encode_image
+from PIL import Image
+
+from resnet_hub.datasets.dataset import Splits
+from resnet_hub.datasets.listing import FREE_UNPACKED
+from resnet_hub.datasets.load import load_dataset
+from resnet_hub.datasets.report import create_report
+from resnet_hub.datasets.split_names import are_all_splits, choose_splits, find_split
+from resnet_hub.datasets.zip_names import choose_encoding
+from resnet_hub.errors import DataError
+
+CSV = "file_name,label\n"
+ROWS = {  # the content of the metadata files in the layouts below, by the name that stands for it
+    "animals": CSV + "1.png,cat\n2.png,dog\n",
+    "below": CSV + "images/1.png,cat\nimages/2.png,dog\n",
+    "splits": CSV + "train/1.png,cat\ntrain/2.png,dog\ntest/3.png,cat\n",
+    "gap": CSV + "1.png,cat\n2.png,\n3.png,dog\n9.png,dog\n../secret.png,cat\n/etc/4.png,cat\n",
+    "numbers": CSV + "1.png,0.0\n2.png,1.0\n3.png,\n",
+    "species": "image,species\n1.png,cat\n2.png,dog\n",
+    "captions": "file_name,text,author\n1.png,a cat,x\n2.png,a dog,y\n",
+    "sizes": "file_name,width,height\ncat/1.png,8,8\ndog/2.png,8,8\n",
+}
+LINES = "".join(json.dumps({"file_name": f"{n}.png", "label": label}) + "\n" for n, label in ((1, "cat"), (2, "dog")))
+
+LAYOUTS: dict[str, tuple[str, str]] = {
+    # files, separated by spaces, =NAME: a content above -> the labels of each split, or a part of the error
+    "plain": ("cat/1.png dog/1.png", "train cat dog"),
+    "splits": ("train/cat/1.png train/dog/1.png val/cat/2.png test/dog/3.png", "train cat dog validation cat test dog"),
+    "words inside, wrapped twice": (
+        "seg_train/seg_train/sea/1.png seg_train/seg_train/ice/2.png seg_test/seg_test/sea/3.png "
+        "seg_pred/seg_pred/4.png",
+        "train ice sea test sea",
+    ),
+    "wrapped once more": (
+        "x/Train_Set/a/sea/1.png x/Train_Set/a/ice/2.png x/Test_Set/b/sea/3.png",
+        "train ice sea test sea",
+    ),
+    "numbered test": ("train/cat/1.png train/dog/2.png test1/3.png", "train cat dog"),
+    "numbered, with classes": ("train1/cat/1.png train1/dog/2.png test1/cat/3.png", "train cat dog test cat"),
+    "years": ("train2017/cat/1.png train2017/dog/2.png val2017/cat/3.png", "train cat dog validation cat"),
+    "camel case": ("TrainImages/cat/1.png TrainImages/dog/2.png TestImages/cat/3.png", "train cat dog test cat"),
+    "exact before inside": (
+        "Training/cat/1.png Training/dog/2.png Test/cat/3.png test-many_fruits/4.png",
+        "train cat dog test cat",
+    ),
+    "unlabelled": ("train/cat/1.png train/dog/2.png unlabeled/3.png", "train cat dog"),
+    "one class in test": ("train/a/cat/1.png train/a/dog/2.png test/a/cat/3.png", "train cat dog test cat"),
+    "one class, Tiny ImageNet": (
+        "train/n1/images/1.png train/n2/images/2.png val/n1/images/3.png",
+        "train n1 n2 validation n1",
+    ),
+    "splits below the classes": (
+        "cat/train/1.png cat/test/2.png dog/train/3.png dog/test/4.png",
+        "train cat dog test cat dog",
+    ),
+    "only splits": ("train/1.png test/2.png", "no class folders, only those of splits (test, train)"),
+    "only numbered splits": ("train/cat.1.png test1/2.png", "only those of splits (test1, train)"),
+    "only wrapped splits": ("seg_train/seg_train/1.png seg_test/seg_test/2.png", "only those of splits"),
+    "YOLO": ("images/train/1.png images/val/2.png labels/train/1.txt", "no class folders"),
+    "masks": ("images/train/1.png images/val/2.png masks/train/1.png masks/val/2.png", "no class folders"),
+    "vehicles": ("bus/1.png train/2.png", "train bus train"),
+    "longer class names": ("bullet~train/1.png test~tube/2.png", "train bullet train test tube"),
+    "another depth": ("pets/cat/1.png pets/dog/1.png preview/1.png", "train cat dog"),
+    "deeper than the classes": ("cat/1.png dog/2.png cow/3.png extra/raw/4.png", "train cat cow dog"),
+    "folders of one name at a depth": ("cat/images/1.png dog/images/2.png cow/3.png", "train cat cow dog"),
+    "flat": ("1.png 2.png", "contains images but no class folders"),
+    "labels in another file": ("1.png 2.png labels.csv=animals", "rename labels.csv to metadata.csv"),
+    "metadata": ("1.png 2.png metadata.csv=animals", "train cat dog"),
+    "metadata in lines": ("1.png 2.png metadata.jsonl=lines", "train cat dog"),
+    "metadata above": ("images/1.png images/2.png metadata.csv=below", "train cat dog"),
+    "metadata of each split": (
+        "train/1.png train/2.png train/metadata.csv=animals test/1.png test/2.png test/metadata.csv=animals",
+        "train cat dog test cat dog",
+    ),
+    "metadata above splits": ("train/1.png train/2.png test/3.png metadata.csv=splits", "train cat dog test cat"),
+    "metadata with gaps": ("1.png 2.png 3.png 4.png metadata.csv=gap", "train cat dog"),
+    "metadata of numbers": ("1.png 2.png 3.png metadata.csv=numbers", "train 0 1"),
+    "metadata with other names": ("1.png 2.png metadata.csv=species", "train cat dog"),
+    "metadata of captions": ("1.png 2.png metadata.csv=captions", "only file_name, text, author"),
+    "metadata beside class folders": ("cat/1.png dog/2.png metadata.csv=sizes", "train cat dog"),
+    "a run inside": (
+        "cat/1.png dog/2.png run/run.json run/history.jsonl run/model/curves.png run/model/x/3.png",
+        "train cat dog",
+    ),
+    "a run that never started": ("cat/1.png dog/2.png r/split.json r/report.json r/model/3.png", "train cat dog"),
+    "a checkpoint inside": ("cat/1.png dog/2.png m/config.json m/model.safetensors m/confusion.png", "train cat dog"),
+    "its plots": ("cat/1.png dog/2.png plots/confusion.png plots/curves.png", "train cat dog"),
+    "only a run": ("run/run.json run/split.json run/model/confusion.png", "no images but the run or checkpoint folder"),
+    "a dot": (".net/1.png go/2.png java/3.png", "train go java"),
+    "no suffix": ("cat/1 dog/2", "train cat dog"),
+    "another suffix": ("cat/1.jpg_large dog/photo.0", "train cat dog"),
+    "text without suffix": ("cat/README=animals cat/1.png dog/2.png", "train cat dog"),
+    "label files": ("1.png 1.cls=0 2.png 2.cls=1", "train 0 1"),
+    "nothing": ("notes.txt=animals", "contains no images"),
+}
+
+
+def content_of(name: str, content: str, number: int) -> bytes:
+    if not content:
+        is_image = name.endswith((".png", "1", "2", ".jpg_large", ".0"))
+        return encode_image(number % 3, number) if is_image else b"{}"
+    return (LINES if content == "lines" else ROWS.get(content, content)).encode()
+
+
+def files_of(layout: str) -> dict[str, bytes]:
+    files = {}
+    for number, item in enumerate(layout.split()):
+        name, _, content = item.partition("=")
+        files[name.replace("~", " ")] = content_of(name, content, number)
+    return files
+
+
+def unpacked(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def zipped(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as out:
+        for name, content in files.items():
+            out.writestr(name, content)
+    return path
+
+
+def tarred(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as out:  # type: ignore[call-overload]
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            out.addfile(info, io.BytesIO(content))
+    return path
+
+
+def describe(splits: Splits) -> str:
+    words = []
+    for split, images in splits.items():
+        words += [split, *(images.labels[target] for target in sorted(set(images.targets.tolist())))]
+    return " ".join(words)
+
+
+@pytest.mark.parametrize(("layout", "expected"), LAYOUTS.values(), ids=LAYOUTS)
+def test_a_layout_means_the_same_in_a_folder_a_zip_and_a_tar(layout: str, expected: str, tmp_path: Path) -> None:
+    files = files_of(layout)
+    sources = unpacked(tmp_path / "folder", files), zipped(tmp_path / "a.zip", files), tarred(tmp_path / "a.tar", files)
+    for source in sources:
+        if expected.startswith("train "):
+            assert describe(load_dataset(source)) == expected, source.name
+        else:
+            with pytest.raises(DataError, match=re.escape(expected)):
+                load_dataset(source)
+
+
+LEFT_OUT = {
+    "words inside, wrapped twice": {"image outside the class folders": ["seg_pred/seg_pred/4.png"]},
+    "another depth": {"image outside the class folders": ["preview/1.png"]},
+    "exact before inside": {"image outside the class folders": ["test-many_fruits/4.png"]},
+    "a run inside": {"run or checkpoint folder": ["run"]},
+    "its plots": {"plot of a run": ["plots/confusion.png", "plots/curves.png"]},
+    "a dot": {"folder whose name begins with a dot": [".net"]},
+    "metadata with gaps": {
+        "image without a label in the metadata": ["2.png", "4.png"],
+        "row of the metadata without an image": [
+            "metadata.csv: 9.png",
+            "metadata.csv: ../secret.png",
+            "metadata.csv: /etc/4.png",
+        ],
+    },
+    "metadata beside class folders": {"metadata without file names and labels": ["metadata.csv"]},
+}
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_what_is_left_out_is_named_with_the_reason(name: str, tmp_path: Path) -> None:
+    splits = load_dataset(unpacked(tmp_path / "folder", files_of(LAYOUTS[name][0])))
+    named = {reason: names for reason, names in splits.skipped.items() if reason != "folder without images"}
+    assert named == LEFT_OUT[name]
+
+
+def test_a_lost_class_is_a_warning(tmp_path: Path) -> None:
+    files = files_of(LAYOUTS["a dot"][0]) | {"rust/1.jp2": b"x"}
+    report = create_report(load_dataset(unpacked(tmp_path / "folder", files)))
+    warnings = [finding.message for finding in report.findings if finding.severity == "warning"]
+    assert any(".net. Rename it" in message for message in warnings)
+    assert any("rust. If it is a class" in message for message in warnings)
+
+
+def test_the_column_of_the_metadata_can_be_named(tmp_path: Path) -> None:
+    folder = unpacked(tmp_path / "folder", files_of(LAYOUTS["metadata of captions"][0]))
+    assert describe(load_dataset(folder, label_column="author")) == "train x y"
+    with pytest.raises(DataError, match=r"no column 'colour'\. Choose one of file_name, text, author"):
+        load_dataset(folder, label_column="colour")
+    plain = unpacked(tmp_path / "plain", files_of(LAYOUTS["plain"][0]))
+    with pytest.raises(DataError, match="only metadata files, parquet files and datasets on the Hub have one"):
+        load_dataset(plain, label_column="author")
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"\xff\xfe\x00", "damaged or not UTF-8"),
+        (b"file_name,label\n1.png," + b"x" * 2**21, "damaged or not UTF-8"),
+        (b'{"file_name": "1.png", "label": ["cat", "dog"]}\n', "several labels an image, such as"),
+        (b'{"file_name": "1.png", "label": 0.5}\n', "numbers such as 0.5, not classes"),
+        (b'["1.png", "cat"]\n', "damaged or not UTF-8"),
+        (b"[" * 100_000, "damaged or not UTF-8"),
+    ],
+    ids=["encoding", "long", "several", "fraction", "list", "nested"],
+)
+def test_bad_metadata_raises_data_error(content: bytes, cause: str, tmp_path: Path) -> None:
+    name = "metadata.csv" if content.startswith((b"file", b"\xff")) else "metadata.jsonl"
+    with pytest.raises(DataError, match=cause):
+        load_dataset(unpacked(tmp_path / "folder", {"1.png": encode_image(0, 1), name: content}))
+
+
+def test_metadata_in_parquet(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = unpacked(tmp_path / "folder", {f"{n}.png": encode_image(0, n) for n in range(3)})
+    pq.write_table(
+        pa.table({"file_name": ["0.png", "1.png", "2.png"], "label": [1.0, None, 0.0]}), folder / "metadata.parquet"
+    )
+    splits = load_dataset(folder)
+    assert describe(splits) == "train 0 1" and splits.skipped["image without a label in the metadata"] == ["1.png"]
+
+
+# -- parquet files beside images ---------------------------------------------------------------------------------------
+
+
+def write_parquet(path: Path, rows: int = 12) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = [{"bytes": encode_image(n % 2, n), "path": None} for n in range(rows)]
+    pq.write_table(pa.table({"image": images, "label": ["cat" if n % 2 else "dog" for n in range(rows)]}), path)
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        ("thumbnail.png", "train cat dog"),
+        ("assets/1.png assets/2.png figures/3.png", "train cat dog"),
+        (" ".join(f"assets/{n}.png figures/{n}.png" for n in range(20)), "train cat dog"),
+        (" ".join(f"red/{n}.png blue/{n}.png" for n in range(20)), "train blue red"),
+    ],
+    ids=["thumbnail", "assets", "many assets", "class folders"],
+)
+def test_parquet_files_are_the_dataset_unless_class_folders_hold_more(
+    images: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = unpacked(tmp_path / "repo", {name: encode_image(0, n) for n, name in enumerate(images.split())})
+    write_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    splits = load_dataset(folder)
+    assert describe(splits) == expected
+    if expected == "train cat dog":
+        assert sorted(splits.skipped["image beside the parquet files"]) == sorted(images.split())
+    else:
+        assert splits.skipped["parquet file beside the images"] == ["data/train-00000-of-00001.parquet"]
+
+
+def test_split_words_inside_the_names_of_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for name in ("pets_train", "pets_test1", "unlabeled"):
+        write_parquet(tmp_path / "repo" / f"{name}.parquet", 4)
+    assert describe(load_dataset(tmp_path / "repo")) == "train cat dog test cat dog"
+
+
+# -- tars --------------------------------------------------------------------------------------------------------------
+
+PETS = {f"pets/{label}/{n}.png": encode_image(k, n) for k, label in enumerate(("cat", "dog")) for n in range(3)}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2"])
+def test_tars_are_read_within_limits(mode: str, tmp_path: Path) -> None:
+    files = PETS | {"../evil.png": b"x", "/etc/evil.png": b"x", "a/../../evil.png": b"x", "/".join("d" * 40): b"x"}
+    path = tarred(tmp_path / "pets.tar", files, mode)
+    splits = load_dataset(path)
+    assert [splits["train"].read(index) for index in range(6)] == list(PETS.values())
+    assert set(splits.skipped) == {"path outside the tar", "too many nested folders"}
+
+
+def test_links_and_devices_in_a_tar_are_left_out(tmp_path: Path) -> None:
+    path = tarred(tmp_path / "pets.tar", PETS)
+    with tarfile.open(path, "a") as out:
+        for name, kind in (("link", tarfile.SYMTYPE), ("hard", tarfile.LNKTYPE), ("pipe", tarfile.FIFOTYPE)):
+            info = tarfile.TarInfo(f"pets/cat/{name}.png")
+            info.type, info.linkname = kind, "/etc/passwd"
+            out.addfile(info)
+    splits = load_dataset(path)
+    assert len(splits["train"]) == 6 and len(splits.skipped["link or device"]) == 3
+
+
+def bomb(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("resnet_hub.datasets.listing.FREE_UNPACKED", 2**16)
+    return tarred(path, {"cat/1.png": b"\0" * 2**24}, "w:gz")
+
+
+def cut(path: Path, size: int, mode: str = "w") -> Path:
+    path.write_bytes(tarred(path, PETS, mode).read_bytes()[:size])
+    return path
+
+
+def test_bad_tars_raise_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert FREE_UNPACKED == 2**30
+    with pytest.raises(DataError, match="looks like a tar bomb"):
+        load_dataset(bomb(tmp_path / "bomb.tar.gz", monkeypatch))
+    for size, mode in ((2000, "w"), (700, "w:gz")):
+        with pytest.raises(DataError, match="damaged, incomplete or not a tar"):
+            load_dataset(cut(tmp_path / f"{size}.tar", size, mode))
+    monkeypatch.setattr("resnet_hub.datasets.tar.MAX_ENTRIES", 5)
+    with pytest.raises(DataError, match="contains over 5 files"):
+        load_dataset(tarred(tmp_path / "many.tar", PETS))
+    (tmp_path / "pets.tar.xz").write_bytes(b"\xfd7zXZ\0")
+    with pytest.raises(DataError, match="archive that is not read"):
+        load_dataset(tmp_path / "pets.tar.xz")
+
+
+def test_webdataset_shards_and_their_splits(tmp_path: Path) -> None:
+    for shard in ("train-0000", "train-0001", "val-0000"):
+        files = {f"{n}.png": encode_image(n % 2, n) for n in range(4)} | {
+            f"{n}.cls": b"%d\n" % (n % 2) for n in range(4)
+        }
+        tarred(tmp_path / "shards" / f"{shard}.tar", files)
+    splits = load_dataset(tmp_path / "shards")
+    assert describe(splits) == "train 0 1 validation 0 1" and len(splits["train"]) == 8
+    labelled = {f"{n}.json": json.dumps({"label": ["cat", "dog"][n % 2]}).encode() for n in range(4)}
+    path = tarred(tmp_path / "pets.tar.gz", labelled | {f"{n}.png": encode_image(n % 2, n) for n in range(4)}, "w:gz")
+    assert describe(load_dataset(path)) == "train cat dog"
+    classes = {f"{label}/{n}.png": encode_image(0, n) for label in ("cat", "dog") for n in range(2)}
+    for shard in ("train", "test"):
+        tarred(tmp_path / "classes" / f"{shard}.tar", classes)
+    assert describe(load_dataset(tmp_path / "classes")) == "train cat dog test cat dog"
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encoding", "names"),
+    [
+        ("gbk", ["猫", "狗", "花朵"]),
+        ("gbk", ["猫", "狗", "cat"]),
+        ("shift_jis", ["ねこ", "いぬ", "鳥"]),
+        ("euc_kr", ["고양이", "강아지", "다람쥐", "토끼"]),
+        ("big5", ["貓", "狗", "馬"]),
+        ("cp866", ["кошка", "Собака"]),
+        ("cp1251", ["кошка", "Собака"]),
+        ("cp437", ["Größe", "château"]),
+        ("cp1252", ["Größe", "château"]),
+        ("utf-8", ["猫", "Größe"]),
+    ],
+)
+@pytest.mark.parametrize("with_field", [True, False])
+def test_the_names_of_a_zip_are_decoded(encoding: str, names: list[str], with_field: bool, tmp_path: Path) -> None:
+    class Raw(zipfile.ZipInfo):
+        def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802
+            return self.filename.encode("cp437"), 0
+
+    path = tmp_path / "pets.zip"
+    with zipfile.ZipFile(path, "w") as out:
+        for number, name in enumerate(names):
+            raw = f"{name}/1.png".encode(encoding)
+            entry = Raw(raw.decode("cp437"))
+            if with_field:
+                text = f"{name}/1.png".encode()
+                entry.extra = struct.pack("<HHBI", 0x7075, 5 + len(text), 1, zlib.crc32(raw)) + text
+            out.writestr(entry, encode_image(0, number))
+    assert set(load_dataset(path)["train"].labels) == set(names)
+
+
+def test_names_in_no_known_encoding_are_cp437() -> None:
+    assert choose_encoding([b"\xb0\xb1\xb2"]) == "cp437"
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        *[("train", "train"), ("Testing", "test"), ("seg_train", "train"), ("test1", "test"), ("valset", "validation")],
+        *[("TrainImages", "train"), ("val2017", "validation"), ("seg_pred", "unlabelled"), ("train_val", None)],
+        *[("trains", None), ("contest", None), ("latest", None), ("cat", None), ("", None)],
+    ],
+)
+def test_split_names(name: str, split: str | None) -> None:
+    assert find_split(name) == split
+
+
+def test_names_beside_each_other_decide() -> None:
+    assert choose_splits(["train", "bus"]) == {}
+    assert choose_splits(["train", "test", "test_extra", "x"]) == {"train": "train", "test": "test"}
+    assert are_all_splits(["seg_train", "seg_test"]) and are_all_splits(["train", "test1"])
+    assert not are_all_splits(["bullet train", "test tube"]) and not are_all_splits([])
+
+
+# -- formats -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_images_without_a_suffix_are_recognized_by_their_content(format: str, tmp_path: Path) -> None:
+    files = {}
+    for label in ("cat", "dog"):
+        file = io.BytesIO()
+        Image.open(io.BytesIO(encode_image(0, len(files)))).save(file, format)
+        files[f"{label}/photo"] = file.getvalue()
+    report = create_report(load_dataset(unpacked(tmp_path / "folder", files)))
+    assert report.images == 2 and not report.skipped
+
+
+@pytest.mark.parametrize("largest", [1023, 3000, 4095])
+def test_12_bits_in_16_are_refused_in_training_as_in_prediction(largest: int, tmp_path: Path) -> None:
+    for label, channel in (("cat", 0), ("dog", 1)):
+        (tmp_path / "d" / label).mkdir(parents=True)
+        for number in range(2):
+            values = np.random.default_rng([channel, number]).integers(0, largest, (24, 24)).astype(np.uint16)
+            values[0, 0] = largest
+            Image.fromarray(values).save(tmp_path / "d" / label / f"{number}.png")
+    report = create_report(load_dataset(tmp_path / "d"))
+    with pytest.raises(DataError, match=f"has 16 bits but its largest value is {largest}.*by 16 for 12 bits"):
+        report.check()

@@ -18,7 +18,7 @@ EXIT_CODES = """exit codes:
   130  interrupted"""
 
 MODEL_HELP = "checkpoint folder or Hub model (user/name)"
-DATA_HELP = "folder or ZIP of class folders, folder of parquet files, or Hub dataset (user/name)"
+DATA_HELP = "folder, ZIP or tar of class folders, folder of parquet files, or Hub dataset (user/name)"
 SPLIT_HELP = "split to evaluate on (default: the first that exists of validation, test, train)"
 
 

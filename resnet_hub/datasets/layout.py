@@ -28,7 +28,8 @@ from resnet_hub.errors import ImageError
 from resnet_hub.images.load import HEAD_BYTES, is_image
 
 NESTED_ARCHIVE, OUTSIDE = "archive inside", "image outside the class folders"
-DOT_FOLDER, EMPTY = "folder whose name begins with a dot", "folder without images"
+DOT_FOLDER = "folder whose name begins with a dot"
+EMPTY, NO_IMAGES = "folder without images", "folder of files that are not images"
 OWN_OUTPUT, NO_ROW = "run or checkpoint folder", "image without a label in the metadata"
 _ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
 _RUN_FILES = {"history.jsonl", "split.json", "report.json", "state.safetensors"}
@@ -117,8 +118,12 @@ def decide_layout(listing: Listing, files: Files, image_column: str | None, labe
     classes, merged = infer_classes(used)
     skipped[OUTSIDE] += [path for path, folder in folder_of.items() if folder not in classes]
     reported = {*skipped[OWN_OUTPUT], *skipped[DOT_FOLDER]}
-    unknown = [folder for folder in listing.folders if not _find_parent(folder.split("/"), reported)]
-    skipped[EMPTY] += find_empty_folders(unknown, used)
+    with_files = {path.rpartition("/")[0] for path in skipped["not an image"]}
+    known = sorted({*listing.folders, *with_files})
+    unknown = [folder for folder in known if not _find_parent(folder.split("/"), reported)]
+    for folder in find_empty_folders(unknown, used):
+        is_empty = not any(f"{path}/".startswith(f"{folder}/") for path in with_files)
+        skipped[EMPTY if is_empty else NO_IMAGES].append(folder)
     samples = [Sample(*classes[folder], path) for path, folder in folder_of.items() if folder in classes]
     return Layout(samples, skipped, merged, takes_columns=False)
 

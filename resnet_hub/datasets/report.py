@@ -15,7 +15,7 @@ import numpy as np
 from resnet_hub.config import is_valid_label
 from resnet_hub.datasets.dataset import SPLIT_NAMES, TRAIN, ImageDataset, Names, Splits
 from resnet_hub.datasets.duplicates import Fingerprint, compute_fingerprint, find_duplicates
-from resnet_hub.datasets.layout import DOT_FOLDER, EMPTY, NO_ROW
+from resnet_hub.datasets.layout import DOT_FOLDER, NO_IMAGES, NO_ROW
 from resnet_hub.datasets.metadata import NO_FILE
 from resnet_hub.errors import DataError, ImageError, list_some, printable
 
@@ -26,7 +26,7 @@ THREADS = min(8, os.cpu_count() or 1)  # each holds one decoded image
 _SIZES = ("width", "height", "bytes")  # of which the report has the minimum, median and maximum
 _LOST = {  # reasons for which a class may be lost -> what to do
     DOT_FOLDER: "Rename it if it is a class.",
-    EMPTY: "If it is a class, save its images in another format.",
+    NO_IMAGES: "If it is a class, save its images in another format.",
     NO_ROW: "Add them to the metadata.",
     NO_FILE: "Correct the file names, which are relative to the folder of the metadata.",
 }

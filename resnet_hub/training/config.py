@@ -64,7 +64,10 @@ def option(default: Any, help: str, limits: tuple[float, float] | None = None) -
 class TrainConfig:
     """The settings of a run. A field that is None is chosen from the base, the machine, or the recipe's row above."""
 
-    data: str = option(MISSING, "folder of class folders, ZIP of one, folder of parquet files, or Hub dataset id")
+    data: str = option(
+        MISSING,
+        "folder, ZIP or tar of class folders, folder of parquet files, or Hub dataset id",
+    )
     run: str = option(MISSING, "run directory: created if missing, resumed if it already holds a run")
     subset: str | None = option(None, "subset of a parquet or Hub dataset that has several")
     train_split: str | None = option(None, "split to train on and to hold out from, such as train[:10%]")

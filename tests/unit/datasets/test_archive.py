@@ -285,7 +285,8 @@ def test_the_report_of_a_single_class_raises_data_error(written: Callable[[bytes
 
 def test_empty_class_folders_are_skipped_with_a_reason(written: Callable[[bytes], Path]) -> None:
     splits = load_dataset(written(packed(GOOD | {"bird/": b"", "fish/notes.txt": b"none yet", "fish/": b""})))
-    assert splits.skipped["folder without images"] == ["bird", "fish"]
+    assert splits.skipped["folder without images"] == ["bird"]
+    assert splits.skipped["folder of files that are not images"] == ["fish"]
     assert splits["train"].labels == ("cat", "dog")
 
 
@@ -351,5 +352,6 @@ def test_any_damage_raises_data_error(tmp_path: Path, changes: list[tuple[int, i
 def test_no_name_refers_to_a_file_outside(tmp_path: Path, names: list[str]) -> None:
     path = tmp_path / "photos.zip"
     path.write_bytes(packed(GOOD | {f"{name}/1.png": image(9) for name in names}))
-    assert outcome(path) in ("", "A class has no name. Give each class a name.")
+    complaint = outcome(path)
+    assert complaint in ("", "A class has no name. Give each class a name.") or "is unprintable" in complaint
     assert list(tmp_path.iterdir()) == [path]

@@ -369,6 +369,12 @@ def _find_fatal(report: DatasetReport, counts: Mapping[str, int]) -> Iterator[tu
         yield "one class", f"{shorten(label)!r} is the only class with images. Add images of at least one other class."
     elif not any(count - copies[label] > 1 for label, count in counts.items()):
         yield "single", f"None of the {len(counts)} classes has two different images. Add images to each class."
+    for split in dict.fromkeys(row.split for row in report.classes):
+        if split != TRAIN and not any(row.images for row in report.classes if row.split == split):
+            yield (
+                "nothing",
+                f"None of the {split} images can be read. Save them again, or remove the split.",
+            )
     if any(not label.strip() for label in report.labels):
         yield "name", "A class has no name. Give each class a name."
     for label in report.labels:

@@ -126,6 +126,7 @@ class Trainer:
         self.is_main: bool = self.accelerator.is_main_process
         self.is_in_phases = phase in ("prepare", "train")
         self.time_is_up = False
+        self.is_checked = False  # whether this call has checked the dataset
         self.base_note: str | None = None
         if config.base == AUTO:
             self.config = config = self._choose_base()
@@ -140,7 +141,7 @@ class Trainer:
         self.base_note = choice.reason
         return replace(self.config, base=str(choice.source))
 
-    def set_up(self, max_download: int | None = None) -> Generator[events.Event, None, bool]:
+    def set_up(self, max_download: int | None = None) -> Generator[events.Preparing, None, bool]:
         """Reads the dataset and creates the model; returns False if a stop was requested meanwhile."""
         config, run = self.config, self.run
         is_new = self.is_main and not run.exists()
@@ -152,7 +153,7 @@ class Trainer:
                 record = yield from self._until_stopped(create_split(splits, config, run))
                 if record is None:
                     return False
-                yield describe_report(run)
+                self.is_checked = True
             self.images = select_images(splits, config, run)
         self.labels, self.targets = self.images.train.labels, torch.from_numpy(self.images.train.targets)
         self.class_weights = schedule.compute_class_weights(self.targets, len(self.labels))
@@ -193,6 +194,8 @@ class Trainer:
             base=self.config.base,
             base_note=self.base_note,
         )
+        if self.is_checked:
+            yield describe_report(run)
         if self.phase == "evaluate" and position.best and not self.is_trained:
             self.time_is_up = True
             yield events.TimeUp(position.epoch, position.step)

@@ -244,6 +244,28 @@ def test_fatal_findings(classes: dict[str, list[bytes]], expected: str) -> None:
     assert str(caught.value) in report.to_text()
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_split_without_readable_images_is_fatal(split: str) -> None:
+    report = create_report(splits_of(train=GOOD, **{split: {"cat": [b"x", b"y"], "dog": []}}))
+    with pytest.raises(DataError, match=f"None of the {split} images can be read"):
+        report.check()
+
+
+@pytest.mark.parametrize("label", ["one\nline", "bell\a", "x" * 1001])
+def test_the_report_refuses_labels_that_a_model_cannot_have(label: str) -> None:
+    report = create_report(splits_of(train={"cat": GOOD["cat"], label: GOOD["dog"]}))
+    with pytest.raises(DataError, match="is unprintable or too long"):
+        report.check()
+
+
+def test_the_summary_for_a_card_names_no_file() -> None:
+    splits = splits_of(train={**GOOD, "cow": [*photos(*range(40, 50)), b"x"]}, test={"cat": GOOD["cat"][:2]})
+    splits.skipped["not an image"] = ["secret.txt"]
+    summary = create_report(splits).summarize()
+    assert "1 image (unreadable), 1 item (not an image)" in summary and "several splits share" in summary
+    assert "secret" not in summary and ".png" not in summary
+
+
 def test_a_class_missing_from_a_split_is_named() -> None:
     report = create_report(splits_of(train=GOOD, validation={"cat": photos(*range(200, 203))}))
     assert message(report, "missing") == "The validation split has no images of dog."

@@ -688,7 +688,7 @@ def test_a_run_in_phases_ends_with_the_weights_of_an_uninterrupted_one(
     run, kind = RunDir(config.run), "images"
     first = list(train(config, phase="prepare"))
     names = kinds([event for event in first if not (isinstance(event, Preparing) and event.what == "report")])
-    assert names == ["Checked", "Started", "Preparing", "Preparing", "Stopped"] and not run.state.exists()
+    assert names == ["Started", "Checked", "Preparing", "Preparing", "Stopped"] and not run.state.exists()
     calls = 0
     while True:
         events = list(train(config, phase="train", time_limit=1e-9))  # one batch of features, or one step

@@ -50,6 +50,10 @@ class TrainingError(ResNetHubError):
     """A training run that cannot start or continue; its saved training state is unchanged."""
 
 
+class AnalysisError(ResNetHubError):
+    """An analysis that does not fit the model, such as a block that it does not have."""
+
+
 def disk_is_full(error: BaseException) -> bool:
     """Whether the disk is full: by the error number, or by the text of safetensors, which has no number."""
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

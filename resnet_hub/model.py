@@ -63,9 +63,14 @@ class BasicBlock(nn.Module):
         self.plain = config.shortcut == "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        residual = self.forward_residual(x)
         out: Tensor = self.relu(residual if self.plain else residual + self.downsample(x))
         return out
+
+    def forward_residual(self, x: Tensor) -> Tensor:
+        """F(x) of equation 1: what the block adds to its shortcut, before the ReLU."""
+        residual: Tensor = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return residual
 
 
 class Bottleneck(nn.Module):
@@ -89,10 +94,15 @@ class Bottleneck(nn.Module):
         self.plain = config.shortcut == "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
-        residual = self.bn3(self.conv3(residual))
+        residual = self.forward_residual(x)
         out: Tensor = self.relu(residual if self.plain else residual + self.downsample(x))
         return out
+
+    def forward_residual(self, x: Tensor) -> Tensor:
+        """F(x) of equation 1: what the block adds to its shortcut, before the ReLU."""
+        hidden = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
+        residual: Tensor = self.bn3(self.conv3(hidden))
+        return residual
 
 
 class _SkipInitialisation(TorchFunctionMode):
@@ -175,13 +185,17 @@ class ResNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last stage's feature map (N, num_features, h, w)."""
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.forward_stem(x)))))
+        return x
+
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """The input of the first block (N, stem_outputs[-1], h, w)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x
 
     def forward_stages(self, x: Tensor) -> list[Tensor]:
         """The feature map of each stage (N, stage_channels[i], h_i, w_i), each half the size of the one before."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.forward_stem(x)
         feature_maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4)[: len(self.config.depths)]:
             x = stage(x)

@@ -10,6 +10,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("__init__", "__main__"),
     ("demo",),
     ("cli",),
+    ("analysis",),
     ("jobs", "deploy"),
     ("training",),
     ("evaluation",),

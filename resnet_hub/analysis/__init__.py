@@ -1,0 +1,76 @@
+"""What the papers on residual networks claim, as functions to try on a model. Importing it loads no torch.
+
+He et al. 2015, *Deep Residual Learning for Image Recognition* (https://arxiv.org/abs/1512.03385);
+Veit et al. 2016, *Residual Networks Behave Like Ensembles of Relatively Shallow Networks*
+(https://arxiv.org/abs/1605.06431); Balduzzi et al. 2017, *The Shattered Gradients Problem: If resnets are the answer,
+then what is the question?* (https://arxiv.org/abs/1702.08591).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resnet_hub.analysis.anatomy import describe_anatomy
+    from resnet_hub.analysis.autocorrelation import gradient_autocorrelation, noise_autocorrelation
+    from resnet_hub.analysis.block_removal import lesion, remove_blocks, reorder_blocks
+    from resnet_hub.analysis.gradients import expected_correlation, gradient_correlation
+    from resnet_hub.analysis.identity import learn_identity
+    from resnet_hub.analysis.labelled_images import compute_accuracy, load_labelled_images
+    from resnet_hub.analysis.lesion_study import removal_curve, remove_each_block, reorder_curve
+    from resnet_hub.analysis.maps import feature_maps, residual_ratios
+    from resnet_hub.analysis.paths import path_gradients, path_lengths
+    from resnet_hub.analysis.racing import race
+
+__all__ = [
+    "compute_accuracy",
+    "describe_anatomy",
+    "expected_correlation",
+    "feature_maps",
+    "gradient_autocorrelation",
+    "gradient_correlation",
+    "learn_identity",
+    "lesion",
+    "load_labelled_images",
+    "noise_autocorrelation",
+    "path_gradients",
+    "path_lengths",
+    "race",
+    "removal_curve",
+    "remove_blocks",
+    "remove_each_block",
+    "reorder_blocks",
+    "reorder_curve",
+    "residual_ratios",
+]
+
+_MODULES = {  # no module has the name of its function, which would hide the function once it is imported
+    "compute_accuracy": "labelled_images",
+    "describe_anatomy": "anatomy",
+    "expected_correlation": "gradients",
+    "feature_maps": "maps",
+    "gradient_autocorrelation": "autocorrelation",
+    "gradient_correlation": "gradients",
+    "learn_identity": "identity",
+    "lesion": "block_removal",
+    "load_labelled_images": "labelled_images",
+    "noise_autocorrelation": "autocorrelation",
+    "path_gradients": "paths",
+    "path_lengths": "paths",
+    "race": "racing",
+    "removal_curve": "lesion_study",
+    "remove_blocks": "block_removal",
+    "remove_each_block": "lesion_study",
+    "reorder_blocks": "block_removal",
+    "reorder_curve": "lesion_study",
+    "residual_ratios": "maps",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,130 @@
+"""A race: a plain and a residual network of one depth train side by side, from the same weights, on the same batches.
+
+He et al. 2015 (https://arxiv.org/abs/1512.03385), section 4.2 and figure 6: with shortcuts A both networks have the
+same layers and parameters, so that only the shortcuts differ; the deeper they are, the further the plain one
+falls behind.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from resnet_hub.analysis.labelled_images import LabelledImages, compute_accuracy
+from resnet_hub.analysis.toy_data import create_gratings
+from resnet_hub.config import ResNetConfig
+from resnet_hub.errors import AnalysisError
+from resnet_hub.model import ResNet
+
+PLAIN, RESIDUAL = "plain", "residual"
+_HELD_OUT, _TRAIN = 512, 4096  # images of the default data
+_WEIGHT_DECAY, _MOMENTUM, _WARMUP = 1e-4, 0.9, 20  # section 4.2; the last in steps
+
+
+class RaceStep(NamedTuple):
+    """The state of a race after one step of both networks. Mappings have the keys "plain" and "residual"."""
+
+    step: int
+    seconds: float  # since the start
+    losses: dict[str, float]  # of the batch
+    accuracies: dict[str, float] | None  # on held-out images; None between evaluations
+
+
+def create_cifar_config(
+    layers: int, *, shortcut: str = "A", num_classes: int = 10, width: int = 16, image_size: int = 32
+) -> ResNetConfig:
+    """Create the config of a network of the CIFAR family (section 4.2): 6n + 2 layers, three stages of n blocks.
+
+    Raises:
+        AnalysisError: The number of layers is not 8, 14, 20, 26, ...
+    """
+    if layers < 8 or layers % 6 != 2:
+        raise AnalysisError(f"A network of the CIFAR family cannot have {layers} layers; it has 6n + 2: 8, 14, 20, ...")
+    settings = {"depths": ((layers - 2) // 6,) * 3, "shortcut": shortcut, "width": width, "image_size": image_size}
+    return ResNetConfig.from_name("resnet20", num_classes=num_classes, **settings)
+
+
+def race(
+    depth: int = 20,
+    train: LabelledImages | None = None,
+    held_out: LabelledImages | None = None,
+    *,
+    width: int = 8,
+    steps: int | None = None,
+    seconds: float | None = 60.0,
+    batch_size: int = 64,
+    learning_rate: float = 0.05,
+    evaluate_every: int = 20,
+    seed: int = 0,
+) -> Iterator[RaceStep]:
+    """Train a plain and a residual network of the same depth side by side; yield after each step.
+
+    Args:
+        depth: Layers: 6n + 2, such as 8, 20 or 56.
+        train: Normalised images (N, C, H, H) and targets; by default gratings that are made up here (`toy_data`).
+        held_out: The same to evaluate on; by default some of the gratings, or of `train`.
+        width: Channels of the first stage; the paper has 16.
+        steps: How many steps to train; by default until the time is up.
+        seconds: After how many seconds to stop; None: never.
+        batch_size: Images of a step.
+        learning_rate: After a warm-up of 20 steps.
+        evaluate_every: Steps between two evaluations; the first and the last step are evaluated too.
+        seed: Of weights and batches.
+
+    Raises:
+        AnalysisError: A value is out of its range.
+    """
+    if steps is None and seconds is None:
+        raise AnalysisError("The race has no end. Give it steps or seconds.")
+    if batch_size < 2 or evaluate_every < 1 or (steps is not None and steps < 1):
+        raise AnalysisError("A race needs at least 1 step, 2 images in a batch, and 1 step between evaluations.")
+    if train is None:
+        images, targets = create_gratings(_TRAIN + _HELD_OUT, seed=seed)
+        train = LabelledImages(images[_HELD_OUT:], targets[_HELD_OUT:])
+        held_out = held_out or LabelledImages(images[:_HELD_OUT], targets[:_HELD_OUT])
+    held_out = held_out or LabelledImages(train.images[:_HELD_OUT], train.targets[:_HELD_OUT])
+    models = _create_racers(depth, train, width, seed)
+    optimizers = {
+        name: torch.optim.SGD(
+            model.parameters(), learning_rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True
+        )
+        for name, model in models.items()
+    }
+    generator, start, step = torch.Generator().manual_seed(seed), time.monotonic(), 0
+    is_last = False
+    while not is_last:
+        indices = torch.randint(len(train.targets), (batch_size,), generator=generator)
+        batch = LabelledImages(train.images[indices], train.targets[indices])
+        losses = {}
+        for name, model in models.items():
+            for group in optimizers[name].param_groups:
+                group["lr"] = learning_rate * min(1.0, (step + 1) / _WARMUP)
+            losses[name] = _train_step(model, optimizers[name], batch)
+        step += 1
+        elapsed = time.monotonic() - start
+        is_last = (steps is not None and step >= steps) or (seconds is not None and elapsed >= seconds)
+        is_evaluated = is_last or step % evaluate_every == 0 or step == 1
+        scores = {name: compute_accuracy(model, held_out) for name, model in models.items()} if is_evaluated else None
+        yield RaceStep(step, time.monotonic() - start, losses, scores)
+
+
+def _create_racers(depth: int, train: LabelledImages, width: int, seed: int) -> dict[str, ResNet]:
+    """Create both networks, with equal weights and without touching the caller's random numbers."""
+    classes, size = int(train.targets.max()) + 1, train.images.shape[-1]
+    models = {}
+    with torch.random.fork_rng(devices=[]):
+        for name, shortcut in ((PLAIN, "none"), (RESIDUAL, "A")):
+            torch.manual_seed(seed)
+            config = create_cifar_config(depth, shortcut=shortcut, num_classes=classes, width=width, image_size=size)
+            models[name] = ResNet(config).train()
+    return models
+
+
+def _train_step(model: ResNet, optimizer: torch.optim.Optimizer, batch: LabelledImages) -> float:
+    loss = F.cross_entropy(model(batch.images), batch.targets)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())

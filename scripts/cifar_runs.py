@@ -1,0 +1,119 @@
+"""Trains the networks of section 4.2 of the paper on CIFAR-10: how the recorded histories were made.
+
+    pip install -e ".[train]"
+    python scripts/cifar_runs.py --data uoft-cs/cifar10 --work runs/cifar
+    python scripts/cifar_runs.py --data uoft-cs/cifar10 --work runs/cifar --only plain20-seed0 resnet20-seed0
+    python scripts/cifar_runs.py --work runs/cifar --list
+
+One after the other: plain and residual networks of 20 and 56 layers, shortcuts A, B and C, several seeds. Each is 15
+epochs of one cycle in bfloat16 where the hardware has it, on one thread. The script may be stopped at any time, also by
+a kill; started again it goes on where it was. In `--work`:
+
+    histories/NAME.json   errors on training and test images after each epoch; belongs into resnet_hub/analysis/records
+    weights/NAME          the trained network as a checkpoint folder in half precision
+    runs/NAME             the training state; initial/NAME: the weights that it started from
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from resnet_hub import ResNet, evaluate
+from resnet_hub.analysis.cifar import EPOCHS, RUNS, NetworkRun, train_network
+from resnet_hub.analysis.records import TrainingRecord, list_records
+from resnet_hub.checkpoints.model_card import CardContent
+from resnet_hub.training import events
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="CIFAR-10: a folder of parquet files, or the id of a dataset on the Hub")
+    parser.add_argument("--data-name", default="", help="the dataset in words, for histories and model cards")
+    parser.add_argument("--work", type=Path, required=True, help="folder of states, histories and checkpoints")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="names such as plain20-seed0 (default: all)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--width", type=int, default=16, help="channels of the first stage; less for a trial")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--list", action="store_true", help="print what is finished, and end")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print_histories(arguments.work)
+        return
+    runs = {run.name: run for run in RUNS}
+    if unknown := sorted(set(arguments.only or ()) - runs.keys()):
+        parser.error(f"there is no network {unknown[0]}; choose from {', '.join(runs)}")
+    if not arguments.data:
+        parser.error("--data is needed to train")
+    torch.set_num_threads(arguments.threads)
+    for name in arguments.only or runs:
+        run_network(runs[name], arguments)
+    print_histories(arguments.work)
+
+
+def run_network(run: NetworkRun, arguments: argparse.Namespace) -> None:
+    """Train a network unless it is finished, and save its checkpoint folder."""
+    print(f"{time.strftime('%H:%M:%S')} {run.name}", flush=True)
+    record = train_network(
+        run,
+        arguments.data,
+        arguments.work,
+        epochs=arguments.epochs,
+        width=arguments.width,
+        command=f"python scripts/cifar_runs.py --data uoft-cs/cifar10 --work runs/cifar --only {run.name}",
+        data_name=arguments.data_name,
+        report=print_event,
+    )
+    folder = arguments.work / "weights" / run.name
+    if not (folder / "README.md").is_file():
+        save_checkpoint(record, folder, arguments)
+
+
+def print_event(event: events.Event) -> None:
+    if isinstance(event, events.Epoch) and event.accuracy is not None:
+        loss = "" if event.train_loss is None else f"loss {event.train_loss:.4f}, "
+        print(
+            f"{time.strftime('%H:%M:%S')}   epoch {event.epoch}: {loss}test error {1 - event.accuracy:.2%}, "
+            f"{event.seconds / 60:.1f} minutes",
+            flush=True,
+        )
+
+
+def save_checkpoint(record: TrainingRecord, folder: Path, arguments: argparse.Namespace) -> None:
+    """Save the network in half precision, and evaluate what was saved."""
+    model = ResNet.from_pretrained(arguments.work / "runs" / record.name / "model")
+    model.card = None
+    model.save_pretrained(folder, dtype="float16")
+    evaluation = evaluate(ResNet.from_pretrained(folder), arguments.data, split="test", worst=0)
+    kind = "plain network" if record.shortcut == "none" else f"residual network with shortcuts {record.shortcut}"
+    card = CardContent(
+        title=f"{record.network} for CIFAR-10",
+        summary=f"The {kind} of {record.layers} layers of He et al. 2015 (https://arxiv.org/abs/1512.03385), section "
+        "4.2, one of several that were trained alike to compare them: see `resnet-hub reproduce degradation`.",
+        license="apache-2.0",
+        datasets=["uoft-cs/cifar10"],
+        dataset_name=record.data,
+        metrics={"accuracy": evaluation.accuracy},
+        split="test",
+        num_images=evaluation.num_images,
+        measured_by="PyTorch in float32, from the weights in half precision",
+        command=record.command,
+        training=f"{record.last.epoch} epochs of one cycle in {record.last.seconds / 60:.0f} minutes on "
+        f"{record.hardware}, started on {record.date}, seed {record.seed}, torch {record.torch}. The weights are those "
+        f"of the last epoch. Training error {record.train_error:.2%}, without augmentation.",
+    )
+    ResNet.from_pretrained(folder, dtype="auto").save_pretrained(folder, card=card)  # the card last: it marks the end
+
+
+def print_histories(work: Path) -> None:
+    print(f"{'network':<20} {'epochs':>6} {'minutes':>8} {'train error':>12} {'test error':>11}")
+    for record in list_records(work / "histories"):
+        if record.epochs:
+            last = record.last
+            row = f"{record.name:<20} {last.epoch:>6} {last.seconds / 60:>8.1f} {record.train_error:>12.2%}"
+            print(f"{row} {record.test_error:>11.2%}{'' if record.is_finished else '  unfinished'}")
+
+
+if __name__ == "__main__":
+    main()

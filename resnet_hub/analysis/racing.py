@@ -6,29 +6,30 @@ falls behind.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from resnet_hub.analysis.labelled_images import LabelledImages, compute_accuracy
-from resnet_hub.analysis.toy_data import create_gratings
+from resnet_hub.analysis.labelled_images import LabelledImages, compute_accuracy, count_correct
+from resnet_hub.analysis.toy_data import CLASSES, create_gratings
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet
 
 PLAIN, RESIDUAL = "plain", "residual"
-_HELD_OUT, _TRAIN = 512, 4096  # images of the default data
+_HELD_OUT, _TRAIN, _SIZE = 512, 4096, 16  # images of the default data, and their side in pixels
 _WEIGHT_DECAY, _MOMENTUM, _WARMUP = 1e-4, 0.9, 20  # section 4.2; the last in steps
 
 
 class RaceStep(NamedTuple):
-    """The state of a race after one step of both networks. Mappings have the keys "plain" and "residual"."""
+    """The state of a race after one step of all networks, by the name of the network."""
 
     step: int
     seconds: float  # since the start
-    losses: dict[str, float]  # of the batch
+    losses: dict[str, float]  # of the batch, before the step
+    train_accuracies: dict[str, float]  # of the same batch
     accuracies: dict[str, float] | None  # on held-out images; None between evaluations
 
 
@@ -71,7 +72,56 @@ def race(
         batch_size: Images of a step.
         learning_rate: After a warm-up of 20 steps.
         evaluate_every: Steps between two evaluations; the first and the last step are evaluated too.
-        seed: Of weights and batches.
+        seed: Of weights, batches and gratings.
+
+    Yields:
+        Losses and accuracies with the keys "plain" and "residual".
+
+    Raises:
+        AnalysisError: A value is out of its range.
+    """
+    classes, size = (int(train.targets.max()) + 1, train.images.shape[-1]) if train else (len(CLASSES), _SIZE)
+    configs = {
+        name: create_cifar_config(depth, shortcut=shortcut, num_classes=classes, width=width, image_size=size)
+        for name, shortcut in ((PLAIN, "none"), (RESIDUAL, "A"))
+    }
+    yield from race_networks(
+        configs,
+        train,
+        held_out,
+        steps=steps,
+        seconds=seconds,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        evaluate_every=evaluate_every,
+        seed=seed,
+    )
+
+
+def race_networks(
+    configs: Mapping[str, ResNetConfig],
+    train: LabelledImages | None = None,
+    held_out: LabelledImages | None = None,
+    *,
+    steps: int | None = None,
+    seconds: float | None = 60.0,
+    batch_size: int = 64,
+    learning_rate: float = 0.05,
+    evaluate_every: int = 20,
+    seed: int = 0,
+) -> Iterator[RaceStep]:
+    """Train several networks side by side, on the same batches; yield after each step.
+
+    Args:
+        configs: The networks by name; networks with the same layers start from the same weights.
+        train: As in `race`.
+        held_out: As in `race`.
+        steps: As in `race`.
+        seconds: As in `race`.
+        batch_size: As in `race`.
+        learning_rate: As in `race`.
+        evaluate_every: As in `race`.
+        seed: As in `race`.
 
     Raises:
         AnalysisError: A value is out of its range.
@@ -81,50 +131,45 @@ def race(
     if batch_size < 2 or evaluate_every < 1 or (steps is not None and steps < 1):
         raise AnalysisError("A race needs at least 1 step, 2 images in a batch, and 1 step between evaluations.")
     if train is None:
-        images, targets = create_gratings(_TRAIN + _HELD_OUT, seed=seed)
+        images, targets = create_gratings(_TRAIN + _HELD_OUT, size=_SIZE, seed=seed)
         train = LabelledImages(images[_HELD_OUT:], targets[_HELD_OUT:])
         held_out = held_out or LabelledImages(images[:_HELD_OUT], targets[:_HELD_OUT])
     held_out = held_out or LabelledImages(train.images[:_HELD_OUT], train.targets[:_HELD_OUT])
-    models = _create_racers(depth, train, width, seed)
-    optimizers = {
-        name: torch.optim.SGD(
-            model.parameters(), learning_rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True
-        )
-        for name, model in models.items()
-    }
-    generator, start, step = torch.Generator().manual_seed(seed), time.monotonic(), 0
-    is_last = False
+    models = {name: _create_racer(config, seed) for name, config in configs.items()}
+    optimizers = {name: _create_optimizer(model) for name, model in models.items()}
+    generator, start, step, is_last = torch.Generator().manual_seed(seed), time.monotonic(), 0, False
     while not is_last:
         indices = torch.randint(len(train.targets), (batch_size,), generator=generator)
-        batch = LabelledImages(train.images[indices], train.targets[indices])
-        losses = {}
-        for name, model in models.items():
-            for group in optimizers[name].param_groups:
-                group["lr"] = learning_rate * min(1.0, (step + 1) / _WARMUP)
-            losses[name] = _train_step(model, optimizers[name], batch)
-        step += 1
-        elapsed = time.monotonic() - start
+        batch, rate = LabelledImages(train.images[indices], train.targets[indices]), min(1.0, (step + 1) / _WARMUP)
+        results = {
+            name: _train_step(model, optimizers[name], batch, learning_rate * rate) for name, model in models.items()
+        }
+        losses, train_accuracies = ({name: result[i] for name, result in results.items()} for i in range(2))
+        step, elapsed = step + 1, time.monotonic() - start
         is_last = (steps is not None and step >= steps) or (seconds is not None and elapsed >= seconds)
         is_evaluated = is_last or step % evaluate_every == 0 or step == 1
         scores = {name: compute_accuracy(model, held_out) for name, model in models.items()} if is_evaluated else None
-        yield RaceStep(step, time.monotonic() - start, losses, scores)
+        yield RaceStep(step, time.monotonic() - start, losses, train_accuracies, scores)
 
 
-def _create_racers(depth: int, train: LabelledImages, width: int, seed: int) -> dict[str, ResNet]:
-    """Create both networks, with equal weights and without touching the caller's random numbers."""
-    classes, size = int(train.targets.max()) + 1, train.images.shape[-1]
-    models = {}
-    with torch.random.fork_rng(devices=[]):
-        for name, shortcut in ((PLAIN, "none"), (RESIDUAL, "A")):
-            torch.manual_seed(seed)
-            config = create_cifar_config(depth, shortcut=shortcut, num_classes=classes, width=width, image_size=size)
-            models[name] = ResNet(config).train()
-    return models
+def _create_racer(config: ResNetConfig, seed: int) -> ResNet:
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        torch.manual_seed(seed)
+        return ResNet(config).train()
 
 
-def _train_step(model: ResNet, optimizer: torch.optim.Optimizer, batch: LabelledImages) -> float:
-    loss = F.cross_entropy(model(batch.images), batch.targets)
+def _create_optimizer(model: ResNet) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY, nesterov=True)
+
+
+def _train_step(
+    model: ResNet, optimizer: torch.optim.Optimizer, batch: LabelledImages, rate: float
+) -> tuple[float, float]:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    logits = model(batch.images)
+    loss = F.cross_entropy(logits, batch.targets)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return float(loss.detach())
+    return float(loss.detach()), count_correct(logits, batch.targets) / len(batch.targets)

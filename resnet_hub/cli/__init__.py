@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from resnet_hub.cli import convert, data, deploy, evaluate, info, onnx, predict, push, search, train
+from resnet_hub.cli import convert, data, deploy, evaluate, info, onnx, predict, push, reproduce, search, train
 from resnet_hub.cli.options import EXIT_CODES
 from resnet_hub.errors import ResNetHubError, memory_is_full
 from resnet_hub.version import __version__
@@ -56,6 +56,6 @@ def create_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"resnet-hub {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (predict, evaluate, train, data, convert, onnx, push, search, deploy, info):
+    for module in (predict, evaluate, train, data, convert, onnx, push, search, deploy, info, reproduce):
         module.add_parsers(commands)
     return parser

@@ -28,7 +28,7 @@ def run_report(arguments: options.Arguments) -> int:
     from resnet_hub.datasets.report import create_report
 
     splits = _load_splits(arguments)
-    with output.image_progress() as progress:
+    with output.show_progress() as progress:
         report = create_report(splits, progress)
     print(report.to_json() + "\n" if arguments.json else report.to_text(), end="")
     report.check()

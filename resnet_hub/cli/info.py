@@ -1,12 +1,14 @@
 """`resnet-hub info`: describe a model without loading its weights. Imports no torch."""
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from resnet_hub.cli import options, output
 from resnet_hub.errors import CheckpointError, HubError
 
 if TYPE_CHECKING:
+    from resnet_hub.analysis.anatomy import Part
     from resnet_hub.config import ResNetConfig
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}  # by safetensors' names
@@ -18,11 +20,13 @@ def add_parsers(commands: options.Commands) -> None:
     parser = options.add_command(commands, "info", run, "describe a model")
     options.add_optional_model(parser, "model", nargs="?")
     parser.add_argument("--subfolder", default="", help="folder of the model in a repository with several")
+    help_text = "also describe each block, and how much it changes its input for this image (downloads the weights)"
+    parser.add_argument("--image", type=Path, metavar="IMAGE", help=help_text)
     options.add_json(parser)
 
 
 def run(arguments: options.Arguments) -> int:
-    """Print the architecture, preprocessing, labels and metrics of a model. Its weights are not downloaded."""
+    """Print the architecture, preprocessing, labels and metrics of a model. Only --image downloads its weights."""
     from resnet_hub.checkpoints.load import count_parameters_by_dtype, read_card, read_config
     from resnet_hub.checkpoints.model_card import read_metrics
 
@@ -36,6 +40,7 @@ def run(arguments: options.Arguments) -> int:
         counts = {}
     size = sum(count * _BYTES_PER_NUMBER.get(dtype, 4) for dtype, count in counts.items())
     dtypes = ", ".join(sorted(_DTYPES[dtype] for dtype in counts.keys() & _DTYPES.keys()))
+    anatomy = _analyse_image(model, arguments.image, source) if arguments.image else []
     if arguments.json:
         facts = {
             "model": str(model),
@@ -48,13 +53,46 @@ def run(arguments: options.Arguments) -> int:
             "metrics": [metric._asdict() for metric in metrics],
             "config": config.to_dict(),
         }
+        if anatomy:
+            facts["anatomy"] = [part.to_dict() | {"residual_ratio": ratio} for part, ratio in anatomy]
         print(json.dumps(facts, indent=2))
         return 0
     rows = [("weights", f"{size / 1e6:.1f} MB of {dtypes or 'other types'}")] if counts else []
     rows += _describe_config(config)
     rows += [(metric.name, f"{metric.value:g} on {', '.join(filter(None, metric[2:]))}") for metric in metrics]
     output.print_table([("model", str(model)), *rows])
+    if anatomy:
+        _print_anatomy(anatomy)
     return 0
+
+
+def _analyse_image(model: str | Path, image: Path, source: dict[str, Any]) -> "list[tuple[Part, float | None]]":
+    """Return the parts of a model, each block with the norm of its residual over that of its shortcut."""
+    from resnet_hub.analysis import describe_anatomy, residual_ratios
+    from resnet_hub.images.load import load_image
+    from resnet_hub.images.transforms import eval_transform
+    from resnet_hub.model import ResNet
+
+    network = ResNet.from_pretrained(model, **source)
+    inputs = eval_transform(network.config)(load_image(image)).unsqueeze(0)
+    ratios = residual_ratios(network, inputs)
+    return [(part, ratios.get(part.name)) for part in describe_anatomy(network.config)]
+
+
+def _print_anatomy(anatomy: "list[tuple[Part, float | None]]") -> None:
+    rows = [("part", "output", "parameters", "multiply-adds", "shortcut", "residual / shortcut")]
+    for part, ratio in anatomy:
+        shape = " x ".join(map(str, part.output_shape))
+        numbers = (f"{part.num_parameters:,}", f"{part.multiply_adds:,}")
+        rows.append((part.name, shape, *numbers, part.shortcut, "" if ratio is None else f"{ratio:.2f}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    print()
+    for row in rows:
+        cells = [
+            f"{cell:>{width}}" if column in (2, 3) else f"{cell:{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
 
 
 def _describe_config(config: "ResNetConfig") -> list[tuple[str, str]]:

@@ -57,7 +57,7 @@ def run_quantize(arguments: options.Arguments) -> int:
     from resnet_hub.inference.quantize import quantize
 
     settings = {"split": arguments.split, "names": options.get_dataset_options(arguments), "force": arguments.force}
-    with output.image_progress() as progress:
+    with output.show_progress() as progress:
         record = quantize(arguments.folder, arguments.calibrate, progress=progress, **settings)
     accuracies = f"{record.accuracy:.2%} in float32, {record.accuracy_int8:.2%} in int8, on the {record.data}"
     output.print_table([("accuracy", accuracies), ("saved", arguments.folder / QUANTIZED_FILE)])

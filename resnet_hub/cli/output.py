@@ -20,11 +20,11 @@ def print_table(rows: Iterable[tuple[str, str | Path]]) -> None:
 
 
 @contextmanager
-def image_progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on a terminal. Yields the function that updates it from the images done and their total."""
+def show_progress(unit: str = "images") -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on a terminal. Yields the function that updates it from the units done and their total."""
     from tqdm import tqdm
 
-    with tqdm(unit=" images", leave=False, disable=None) as bar:
+    with tqdm(unit=f" {unit}", leave=False, disable=None) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 LABELLED_CLASSES = 50  # with more classes, labels would be too small to read
 NUMBERED_CLASSES = 20  # with more classes, the shares in the cells would be too small
 
-_INK, _GREY, _FAINT = "#1f2937", "#6b7280", "#e5e7eb"
+INK, GREY, FAINT = "#1f2937", "#6b7280", "#e5e7eb"
 _BLUE, _ORANGE = "#1d4ed8", "#d95f02"  # colour-blind readers can distinguish them
-_DPI = 200
-_SMALL, _LARGE, _HAIRLINE = 8, 10, 0.36  # points; a hairline is one pixel
+DPI = 200
+SMALL, LARGE, _HAIRLINE = 8, 10, 0.36  # points; a hairline is one pixel
 _LABEL_LETTERS = 22  # longer labels are cut
 # matplotlib takes each letter from the first font that has it: its default font, then these fonts of Linux, macOS and
 # Windows, which cover Chinese, Japanese and Korean.
@@ -31,7 +31,7 @@ _CJK_FONTS = (
     *("Noto Sans CJK JP", "Noto Sans SC", "WenQuanYi Zen Hei", "PingFang HK", "Hiragino Sans GB"),
     *("Apple SD Gothic Neo", "Microsoft YaHei", "Malgun Gothic", "Yu Gothic", "Arial Unicode MS"),
 )
-_lock = threading.Lock()  # matplotlib is not thread-safe
+drawing_lock = threading.Lock()  # matplotlib is not thread-safe
 
 
 def plot_confusion_matrix(evaluation: "Evaluation") -> Image.Image:
@@ -46,24 +46,24 @@ def plot_confusion_matrix(evaluation: "Evaluation") -> Image.Image:
     is_labelled, is_numbered = classes <= LABELLED_CLASSES, classes <= NUMBERED_CLASSES
     cell = 0.52 if classes <= 10 else 0.36 if is_numbered else 0.18 if is_labelled else 8 / classes  # inches
     if is_labelled:
-        cell = math.ceil(max(cell, 2.6 / classes) * _DPI) / _DPI  # whole pixels, so that all cells are of one size
+        cell = math.ceil(max(cell, 2.6 / classes) * DPI) / DPI  # whole pixels, so that all cells are of one size
     side = cell * classes
     shares = evaluation.confusion / evaluation.confusion.sum(1, keepdims=True).clip(1)
     title = f"{evaluation.accuracy:.1%} of {evaluation.num_images:,} images correct"
     title += f" ({evaluation.split})" if evaluation.split else ""
-    with _lock:
-        figure = Figure(figsize=(side, side), dpi=_DPI)
+    with drawing_lock:
+        figure = Figure(figsize=(side, side), dpi=DPI)
         axes = figure.add_axes((0, 0, 1, 1), xticks=[], yticks=[])
         axes.imshow(_colour_shares(shares))
-        axes.set_title(title, loc="left", **_style(_LARGE, _INK))
-        axes.set_ylabel("true", **_style(_LARGE, _GREY))
+        axes.set_title(title, loc="left", **make_style(LARGE, INK))
+        axes.set_ylabel("true", **make_style(LARGE, GREY))
         legend = "blue: correct, orange: wrong; a darker cell is a larger share of its row"
-        axes.set_xlabel(f"predicted\n{legend}", **_style(_SMALL, _GREY))
-        axes.spines[:].set(color=_FAINT, linewidth=_HAIRLINE)
+        axes.set_xlabel(f"predicted\n{legend}", **make_style(SMALL, GREY))
+        axes.spines[:].set(color=FAINT, linewidth=_HAIRLINE)
         axes.tick_params(length=0)
         if is_labelled:
             labels = [_make_drawable(label, index) for index, label in enumerate(evaluation.labels)]
-            style = _style(_SMALL, _INK) | {"family": _load_fonts()[0]}
+            style = make_style(SMALL, INK) | {"family": _load_fonts()[0]}
             axes.set_yticks(range(classes), labels, **style)
             is_wide = max(map(len, labels)) > 4 or classes > 10
             axes.set_xticks(range(classes), labels, rotation=90 if is_wide else 0, **style)
@@ -74,9 +74,9 @@ def plot_confusion_matrix(evaluation: "Evaluation") -> Image.Image:
             for (row, column), share in np.ndenumerate(shares):
                 if share:
                     number = "<1" if share < 0.01 else ">99" if 0.99 < share < 1 else f"{100 * share:.0f}"
-                    style = _style(_SMALL, "white" if share > 0.36 else _INK)
+                    style = make_style(SMALL, "white" if share > 0.36 else INK)
                     axes.text(column, row, number, ha="center", va="center", **style)
-        return _render(figure, bbox_inches="tight", pad_inches=0.12)
+        return render(figure, bbox_inches="tight", pad_inches=0.12)
 
 
 def plot_training_curves(history: Sequence[Mapping[str, Any]]) -> Image.Image:
@@ -89,14 +89,14 @@ def plot_training_curves(history: Sequence[Mapping[str, Any]]) -> Image.Image:
     from matplotlib.figure import Figure
 
     best_epoch = next((epoch["epoch"] for epoch in reversed(history) if epoch["best"]), None)
-    with _lock:
-        figure = Figure(figsize=(4.4, 5), dpi=_DPI)
+    with drawing_lock:
+        figure = Figure(figsize=(4.4, 5), dpi=DPI)
         # One below the other: side by side they cannot be read on a phone.
         loss = figure.add_axes((60 / 440, 298 / 500, 360 / 440, 150 / 500))
         _plot_curves(loss, "Loss", history, {"train_loss": "training", "validation_loss": "validation"}, best_epoch)
         accuracy = figure.add_axes((60 / 440, 48 / 500, 360 / 440, 150 / 500))
         _plot_curves(accuracy, "Accuracy", history, {"accuracy": "validation"}, best_epoch)
-        return _render(figure)
+        return render(figure)
 
 
 def _plot_curves(
@@ -105,9 +105,9 @@ def _plot_curves(
     """Plots fields of the history under their names; the last one has the ring and the value of the best epoch."""
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    axes.set_title(title, loc="left", pad=13, **_style(_LARGE, _INK))
-    axes.spines[:].set_color(_FAINT)
-    axes.tick_params(labelsize=_SMALL, labelcolor=_GREY, length=0)
+    axes.set_title(title, loc="left", pad=13, **make_style(LARGE, INK))
+    axes.spines[:].set_color(FAINT)
+    axes.tick_params(labelsize=SMALL, labelcolor=GREY, length=0)
     points: dict[int, float] = {}
     line: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.5, "clip_on": False}
     for field, name in names.items():
@@ -118,22 +118,22 @@ def _plot_curves(
             axes.plot(list(points), list(points.values()), label=name, **line)
     if not axes.lines:
         axes.set(xticks=[], yticks=[])
-        style: dict[str, Any] = {"ha": "center", "va": "center", "transform": axes.transAxes} | _style(_SMALL, _GREY)
+        style: dict[str, Any] = {"ha": "center", "va": "center", "transform": axes.transAxes} | make_style(SMALL, GREY)
         axes.text(0.5, 0.5, "not measured yet", **style)
         return
     first, last = history[0]["epoch"], history[-1]["epoch"]
     axes.set_xlim(first, max(last, first + 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(axis="y", color=_FAINT)
+    axes.grid(axis="y", color=FAINT)
     axes.spines[["top", "left", "right"]].set_visible(False)
     is_accuracy = "accuracy" in names
     if is_accuracy:
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, 0), min(high, 1))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_xlabel("epoch", **_style(_SMALL, _GREY))
+    axes.set_xlabel("epoch", **make_style(SMALL, GREY))
     legend: dict[str, Any] = {"frameon": False, "handlelength": 0, "handletextpad": 0.6, "labelcolor": "linecolor"}
-    axes.legend(loc="upper right", bbox_to_anchor=(1.02, -0.12), ncols=2, fontsize=_SMALL, **legend)
+    axes.legend(loc="upper right", bbox_to_anchor=(1.02, -0.12), ncols=2, fontsize=SMALL, **legend)
     if best_epoch in points:
         axes.plot(best_epoch, points[best_epoch], **line | {"markersize": 9, "markevery": None, "fillstyle": "none"})
         text = (
@@ -141,7 +141,7 @@ def _plot_curves(
             if is_accuracy
             else f"{points[best_epoch]:.3g} at epoch {best_epoch}"
         )
-        axes.set_title(text, loc="right", pad=13, **_style(_SMALL, _GREY))
+        axes.set_title(text, loc="right", pad=13, **make_style(SMALL, GREY))
 
 
 def _colour_shares(shares: np.ndarray) -> np.ndarray:
@@ -152,11 +152,11 @@ def _colour_shares(shares: np.ndarray) -> np.ndarray:
     return np.asarray(255 * (1 + np.sqrt(shares)[..., None] * (ink - 1))).round().astype(np.uint8)
 
 
-def _style(size: int, colour: str) -> dict[str, Any]:
+def make_style(size: int, colour: str) -> dict[str, Any]:
     return {"fontsize": size, "color": colour, "parse_math": False}
 
 
-def _render(figure: "Figure", **options: Any) -> Image.Image:
+def render(figure: "Figure", **options: Any) -> Image.Image:
     file = io.BytesIO()
     figure.savefig(file, format="png", **options)
     return Image.open(file).convert("RGB")

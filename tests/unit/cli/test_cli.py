@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import struct
@@ -568,3 +569,54 @@ def test_version_and_help(capfd: pytest.CaptureFixture[str]) -> None:
     assert "exit codes:" in lines
     done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
     assert {"predict", "info"} <= set(done.stdout.split())
+
+
+# reproduce, and the analysis of info
+
+
+def test_info_with_an_image_adds_anatomy_and_residual_ratios(
+    capfd: pytest.CaptureFixture[str], model: Path, images: Path
+) -> None:
+    code, lines, errors = run(capfd, "info", model, "--image", images / "a.png")
+    assert (code, errors) == (0, [])
+    table = lines[lines.index("") + 1 :]
+    assert [line.split()[0] for line in table] == ["part", "stem", "layer1.0", "layer2.0", "layer3.0", "head"]
+    assert re.fullmatch(r"layer2\.0 +16 x 8 x 8 +3,520 +221,184 +zero padding \(A\) +\d+\.\d\d", table[3])
+    _, lines, _ = run(capfd, "info", model, "--image", images / "a.png", "--json")
+    parts = json.loads("\n".join(lines))["anatomy"]
+    assert [part["residual_ratio"] is not None for part in parts] == [False, True, True, True, False]
+    assert sum(part["num_parameters"] for part in parts) == ResNet.from_pretrained(model).config.num_parameters
+    code, _, errors = run(capfd, "info", model, "--image", images / "none.png")
+    assert code == 2 and "none.png" in errors[0]
+
+
+def test_reproduce_lesion_of_named_models(capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    for number, label in enumerate(("cat", "dog")):
+        (folder := tmp_path / "data" / "test" / label).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (20, 24), (90 * i, 100 * number, 0)).save(folder / f"{i}.png")
+    command = ("reproduce", "lesion", "--model", model, "--data", tmp_path / "data", "--fast")
+    code, lines, errors = run(capfd, *command, "--plots", tmp_path / "plots")
+    assert (code, errors) == (0, [])
+    assert lines[1].startswith("tiny: a block's removal costs") and "at most 5 points" in lines[1]
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["lesion-one-block.png"]
+    _, lines, _ = run(capfd, *command, "--json")
+    assert len(json.loads("\n".join(lines))["numbers"]["tiny"]["lesions"]) == 3
+    code, _, errors = run(capfd, "reproduce", "lesion", "--model", model, "--data", tmp_path / "nowhere")
+    assert code == 2 and len(errors) == 1
+
+
+def test_reproduce_identity_repeats_with_its_seed(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resnet_hub.cli import reproduce
+
+    monkeypatch.setattr(reproduce, "_FAST_IDENTITY", {"blocks": 1, "steps": 5})
+    results = []
+    for seed in ("3", "3", "4"):
+        code, lines, _ = run(capfd, "reproduce", "identity", "--fast", "--json", "--seed", seed)
+        assert code == 0
+        results.append(json.loads("\n".join(lines))["numbers"])
+    assert results[0] == results[1] != results[2]
+    assert run(capfd, "reproduce", "identity", "--seed", "-1")[0] == 2
+    assert run(capfd, "reproduce", "perpetuum-mobile")[0] == 2

@@ -1,0 +1,144 @@
+"""`resnet-hub reproduce`: run the experiments of the papers again."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_hub.cli import options, output
+from resnet_hub.errors import AnalysisError, DataError, HubError
+
+if TYPE_CHECKING:
+    from resnet_hub.analysis.report import Report
+
+_DATA = "uoft-cs/cifar10"
+_MODELS = ("resnet56-cifar10", "plain56-cifar10")  # folders of the shelf
+# Sizes of the smaller versions
+_FAST_GRADIENTS = {"width": 64, "inputs": 48, "draws": 4}
+_FAST_IDENTITY = {"blocks": 3, "steps": 150}
+_FAST_TRAINING = {"width": 8, "steps": 100}
+
+
+def add_parsers(commands: options.Commands) -> None:
+    parser = commands.add_parser(
+        "reproduce", help="run experiments of the papers again", description="Run an experiment of the papers again."
+    )
+    claims = parser.add_subparsers(metavar="CLAIM", required=True)
+    degradation = options.add_command(claims, "degradation", run_degradation, "deeper plain networks are worse")
+    shortcuts = options.add_command(claims, "shortcuts", run_shortcuts, "shortcuts A, B, C and none")
+    lesion = options.add_command(claims, "lesion", run_lesion, "networks without some of their blocks")
+    gradients = options.add_command(claims, "shattered-gradients", run_gradients, "gradients at initialisation")
+    identity = options.add_command(claims, "identity", run_identity, "learning the identity")
+    for training in (degradation, shortcuts):
+        training.add_argument("--data", default=_DATA, help=f"{options.DATA_HELP} (default: {_DATA}); not with --fast")
+        help_text = "folder of the trainings, which resumes them (default: runs/cifar)"
+        training.add_argument("--work", type=Path, default=Path("runs/cifar"), metavar="FOLDER", help=help_text)
+        training.add_argument(
+            "--seeds", type=options.parse_positive_int, default=1, metavar="N", help="trainings of each network"
+        )
+    lesion.add_argument("--data", default=_DATA, help=f"{options.DATA_HELP} (default: {_DATA})")
+    lesion.add_argument("--split", help=options.SPLIT_HELP)
+    help_text = f"checkpoint folders or Hub models (default: {' '.join(_MODELS)})"
+    lesion.add_argument("--model", nargs="+", metavar="MODEL", help=help_text)
+    options.add_count(lesion, "--images", 1000, "images to measure on")
+    for parser in (degradation, shortcuts, lesion, gradients, identity):
+        parser.add_argument("--fast", action="store_true", help="a smaller version")
+        parser.add_argument("--seed", type=_parse_seed, default=0, help="random seed (default: 0)")
+        parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also write plots into this folder")
+        options.add_json(parser)
+
+
+def run_degradation(arguments: options.Arguments) -> int:
+    """Train plain and residual networks of 20 and 56 layers on CIFAR-10 and compare their errors: hours of one thread.
+
+    With --fast: networks of 8 and 32 layers on made-up images, in minutes.
+    """
+    from resnet_hub.analysis.claims import reproduce_degradation
+
+    return _reproduce_training(reproduce_degradation, arguments, {"layers": (8, 32)})
+
+
+def run_shortcuts(arguments: options.Arguments) -> int:
+    """Train networks of 20 layers with shortcuts A, B, C and none on CIFAR-10: hours of one thread.
+
+    With --fast: networks of 14 layers on made-up images, in minutes.
+    """
+    from resnet_hub.analysis.claims import reproduce_shortcuts
+
+    return _reproduce_training(reproduce_shortcuts, arguments, {"layers": 14})
+
+
+def run_lesion(arguments: options.Arguments) -> int:
+    """Measure the accuracy of networks without each one of their blocks, without several, and with blocks swapped.
+
+    With --fast: 200 images, and no curves.
+    """
+    from resnet_hub.analysis.claims import reproduce_lesion
+    from resnet_hub.model import ResNet
+
+    models = {Path(source).name: ResNet.from_pretrained(source) for source in arguments.model or _find_models()}
+    sizes = {"images": 200, "curves": False} if arguments.fast else {"images": arguments.images}
+    with output.show_progress("networks") as progress:
+        try:
+            report = reproduce_lesion(
+                models, arguments.data, split=arguments.split, seed=arguments.seed, progress=progress, **sizes
+            )
+        except HubError as error:
+            raise DataError(f"{error} Or name a copy of the images with --data.") from None
+    return _print_report(report, arguments)
+
+
+def run_gradients(arguments: options.Arguments) -> int:
+    """Measure how gradients at different inputs correlate, by depth, in random plain and residual networks."""
+    from resnet_hub.analysis.claims import reproduce_shattered_gradients
+
+    sizes = _FAST_GRADIENTS if arguments.fast else {}
+    with output.show_progress("networks") as progress:
+        report = reproduce_shattered_gradients(seed=arguments.seed, progress=progress, **sizes)
+    return _print_report(report, arguments)
+
+
+def run_identity(arguments: options.Arguments) -> int:
+    """Train a plain and a residual stack of layers to represent the identity, and a function near it."""
+    from resnet_hub.analysis.claims import reproduce_identity
+
+    sizes = _FAST_IDENTITY if arguments.fast else {}
+    with output.show_progress("steps") as progress:
+        report = reproduce_identity(seed=arguments.seed, progress=progress, **sizes)
+    return _print_report(report, arguments)
+
+
+def _reproduce_training(
+    reproduce: "Callable[..., Report]", arguments: options.Arguments, fast_sizes: dict[str, Any]
+) -> int:
+    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+    sizes = fast_sizes | _FAST_TRAINING if arguments.fast else options.select(arguments, "data", "work")
+    with output.show_progress("steps" if arguments.fast else "networks") as progress:
+        report = reproduce(seeds=seeds, progress=progress, **sizes)
+    return _print_report(report, arguments)
+
+
+def _find_models() -> list[Path]:
+    from resnet_hub.bundled_models import SHELF
+
+    folders = [SHELF / name for name in _MODELS]
+    if missing := [folder.name for folder in folders if not folder.is_dir()]:
+        raise AnalysisError(f"This installation has no {' and no '.join(missing)}. Name models with --model.")
+    return folders
+
+
+def _print_report(report: "Report", arguments: options.Arguments) -> int:
+    if arguments.plots:
+        from resnet_hub.analysis.plots import plot_chart
+
+        arguments.plots.mkdir(parents=True, exist_ok=True)
+        for name, chart in report.charts.items():
+            plot_chart(chart).save(arguments.plots / f"{report.claim}-{name}.png")
+    print(report.to_json() if arguments.json else report.to_text(), end="")
+    return 0
+
+
+def _parse_seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a seed, a number from 0 to 2147483647")
+    return int(text)

@@ -256,7 +256,7 @@ def test_phone_width_themes_and_all_labels(browser: "Browser", site: str) -> Non
                 box = control.bounding_box()
                 assert box and box["height"] >= 44
             assert page.locator("#best li").count() == 5
-            page.get_by_text("All 10 labels").click()
+            page.get_by_text("5 more labels").click()
             assert page.locator("li:visible").count() == 10
             widths = [bar.evaluate("bar => bar.style.width") for bar in page.locator("li .bar").all()]
             assert len(widths) == 10 and widths[0] != "0%"

@@ -3,7 +3,7 @@
 import { Classifier } from "./classifier.js";
 
 const SHOWN = 5; // labels; the others can be unfolded
-const CAMERA_PAUSE = 100; // milliseconds between two frames
+const CAMERA_PAUSE = 50; // milliseconds between two frames
 const find = (id) => document.getElementById(id);
 
 let photos = 0; // chosen so far: an older one that is still being classified is not shown
@@ -65,7 +65,7 @@ function show(answer, isSaid = false) {
   find("best").replaceChildren(...answer.slice(0, SHOWN).map(createRow));
   find("others").replaceChildren(...answer.slice(SHOWN).map(createRow));
   find("more").hidden = answer.length <= SHOWN;
-  find("more").querySelector("summary").textContent = `All ${answer.length} labels`;
+  find("more").querySelector("summary").textContent = `${answer.length - SHOWN} more labels`;
   if (!isSaid) return;
   say(`${answer[0].label}, ${formatPercent(answer[0].score)}`);
   find("best").scrollIntoView({ block: "nearest" });

@@ -200,6 +200,14 @@ def test_from_200_photos_to_a_model_on_the_hub(browser: Browser, address: str, h
         packed.extractall(tmp_path)
     assert ResNet.from_pretrained(tmp_path / "shapes").config.labels == labels
 
+    page.get_by_role("button", name="Make a web page").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the web page").click()
+    assert download.value.suggested_filename == "shapes-web.zip"
+    download.value.save_as(tmp_path / "web.zip")
+    with zipfile.ZipFile(tmp_path / "web.zip") as packed:
+        assert json.loads(packed.read("model.json"))["labels"] == labels
+
     page.get_by_role("button", name="Share on the Hugging Face Hub").click()
     page.locator("#repo input, #repo textarea").press_sequentially("no/such/name")
     expect(page.locator("#outcome")).to_contain_text("is not a valid repository name")

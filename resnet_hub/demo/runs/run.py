@@ -203,6 +203,13 @@ class PageRun:
                 archive.write(path, Path(name, path.relative_to(self.run_dir.model)))
         return target
 
+    def export_web_page(self, name: str) -> Path:
+        """Write a web page that runs the model in the browser, as a ZIP file."""
+        from resnet_hub.inference.web_export import export_web
+
+        check_free_space(self.folder, sum(path.stat().st_size for path in self.run_dir.model.rglob("*")))
+        return export_web(self.run_dir.model, self.folder / f"{name}-web.zip")
+
 
 def configure(run: PageRun, base: str | Path | None, **choices: Any) -> TrainConfig:
     """The config of a run's worker, checked.

@@ -75,6 +75,14 @@ def test_a_data_set_leaves_without_what_cannot_be_read(runs: RunStore, data: Pat
     assert len(load_dataset(run.export_dataset())["train"]) == len(run.load_readable_dataset()["train"]) == 36
 
 
+def test_a_model_leaves_as_a_web_page(runs: RunStore, data: Path) -> None:
+    run = made(runs, data)
+    save_base(run.run_dir.model)
+    with zipfile.ZipFile(runs.files.publish(run, lambda: run.export_web_page("colours"))) as page:
+        assert {"index.html", "page.js", "model.json", "model.onnx"} <= {*page.namelist()}
+    assert not (run.folder / "colours-web.zip").exists()  # it was moved to the files that are served
+
+
 def test_what_a_visitor_names_of_a_data_set_is_read_wherever_it_is_read(
     runs: RunStore, scheduler: Scheduler, tables: Repo, base: Path, tmp_path: Path
 ) -> None:
@@ -116,6 +124,7 @@ def test_so_much_stays_free_on_the_disk(runs: RunStore, data: Path, monkeypatch:
         lambda: runs.copy(run),
         lambda: run.export_dataset(),
         lambda: new.pack_model("model"),
+        lambda: new.export_web_page("model"),
         lambda: new.import_zip(data, "colours.zip"),
         lambda: new.import_photos({"a": [data]}),
     ):

@@ -111,6 +111,15 @@ def test_what_does_not_fit_into_memory_is_told_with_what_the_page_has(tab: Any) 
     tab.scheduler.delete(run)
 
 
+def test_a_run_without_a_model_has_no_web_page(tab: Any) -> None:
+    run = tab.runs.create()
+    for run_id, key in ((run.id, "no_model"), ("absent", "no_run")):
+        with pytest.raises(gr.Error) as told:
+            tab.result.export_web_page(run_id, from_browser())
+        assert told.value.message == MESSAGES["en"][key]
+    tab.scheduler.delete(run)
+
+
 def test_a_toast_shows_what_was_written(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     evil = "<img src=x> & co"  # Gradio shows what it is told as markup
     monkeypatch.setattr(tab.runs, "find", Mock(side_effect=DataError(evil)))

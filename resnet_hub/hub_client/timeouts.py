@@ -12,7 +12,7 @@ modules read a limit when they begin to wait: `timeouts.SILENCE`.
 """
 
 SILENCE = 15.0
-XET_SILENCE = 10.0
+XET_SILENCE = 8.0
 DEFAULT_MODEL = 5.0
 SUGGESTIONS = 3.0
 

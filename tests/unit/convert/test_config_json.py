@@ -427,3 +427,14 @@ def test_what_transformers_saves_of_a_timm_network_opens(tmp_path: Path) -> None
 def test_an_unsupported_value_of_transformers_is_named(changes: dict[str, Any], processor: Any, sentence: str) -> None:
     with pytest.raises(ConfigError, match="^" + re.escape(sentence)):
         read({"model_type": "resnet", "id2label": {"0": "a"}} | changes, processor)
+
+
+@pytest.mark.parametrize("key", ["mean", "std"])
+@pytest.mark.parametrize("numbers", [[0.5], [0.5, 0.4], [0.1] * 4])
+def test_statistics_of_other_channels_are_refused(key: str, numbers: list[float]) -> None:
+    for content in (
+        {"architecture": "resnet18", "pretrained_cfg": {key: numbers}},
+        {"architecture": "resnet18", "in_chans": 3, key: numbers},
+    ):
+        with pytest.raises(ConfigError, match=f"{key} is "):
+            parse_config(json.dumps(content))

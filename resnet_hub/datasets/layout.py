@@ -33,6 +33,7 @@ EMPTY, NO_IMAGES = "folder without images", "folder of files that are not images
 OWN_OUTPUT, NO_ROW = "run or checkpoint folder", "image without a label in the metadata"
 _ARCHIVE_SUFFIXES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
 _RUN_FILES = {"history.jsonl", "split.json", "report.json", "state.safetensors"}
+_NEW_RUN_FILES = {"lock", "stop", "end"}  # all that a run directory holds while the data is read
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|onnx)(\.index\.json)?")
 _PLOTS = {"confusion.png", "curves.png"}  # of a checkpoint folder
 
@@ -138,6 +139,8 @@ def find_own_output(paths: Iterable[str]) -> set[str]:
 
 
 def _is_own_output(names: set[str]) -> bool:
+    if names <= _NEW_RUN_FILES:
+        return True
     is_run = ("run.json" in names and bool(names & _RUN_FILES)) or {"split.json", "report.json"} <= names
     return is_run or ("config.json" in names and any(map(_WEIGHTS.fullmatch, names)))
 

@@ -96,6 +96,7 @@ LAYOUTS: dict[str, tuple[str, str]] = {
         "train cat dog",
     ),
     "a run that never started": ("cat/1.png dog/2.png r/split.json r/report.json r/model/3.png", "train cat dog"),
+    "a run that starts": ("cat/1.png dog/2.png run/lock=x", "train cat dog"),
     "a checkpoint inside": ("cat/1.png dog/2.png m/config.json m/model.safetensors m/confusion.png", "train cat dog"),
     "its plots": ("cat/1.png dog/2.png plots/confusion.png plots/curves.png", "train cat dog"),
     "only a run": ("run/run.json run/split.json run/model/confusion.png", "no images but the run or checkpoint folder"),
@@ -171,6 +172,7 @@ LEFT_OUT = {
     "another depth": {"image outside the class folders": ["preview/1.png"]},
     "exact before inside": {"image outside the class folders": ["test-many_fruits/4.png"]},
     "a run inside": {"run or checkpoint folder": ["run"]},
+    "a run that starts": {"run or checkpoint folder": ["run"]},
     "its plots": {"plot of a run": ["plots/confusion.png", "plots/curves.png"]},
     "a dot": {"folder whose name begins with a dot": [".net"]},
     "metadata with gaps": {

@@ -93,6 +93,21 @@ _MAX_LABEL_LENGTH = 1_000
 _MAX_JSON_BYTES = 16 * 2**20
 
 
+NOT_SURE_BELOW = 0.35  # score; for models that store no threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """How far the scores of a model can be trusted, as `evaluation.reliability` fitted it on held-out images."""
+
+    threshold: float = NOT_SURE_BELOW  # a label with a lower score is not sure
+    least_energy: float | None = None  # an image with a lower log-sum-exp of the logits shows none of the labels
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1 or not math.isfinite(self.least_energy or 0.0):
+            raise ConfigError(f"The reliability {brief(vars(self))} is invalid; fit it again, or remove it.")
+
+
 class Convolution(NamedTuple):
     """A convolution without bias, followed by a BatchNorm."""
 
@@ -137,6 +152,7 @@ class ResNetConfig:
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of each channel, for pixels in 0..1
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    reliability: Reliability = Reliability()
 
     def __post_init__(self) -> None:
         for key, value in _validate(vars(self)).items():
@@ -299,6 +315,8 @@ class ResNetConfig:
             },
             "resnet_hub": {"schema": self.schema, **{key: _plain(getattr(self, key)) for key in _STRUCTURE}},
         }
+        if self.reliability != Reliability():
+            content["resnet_hub"]["reliability"] = vars(self.reliability)  # ignored by older readers
         if self.id2label:
             content["label_names"] = self.labels
         if self.in_channels != 3:
@@ -322,6 +340,7 @@ class ResNetConfig:
             raise ConfigError(f"config.json has schema {schema}, this version reads {SCHEMA}; update resnet_hub.")
         values = {key: own_section[key] for key in _STRUCTURE if key in own_section}
         values |= preprocessing_fields(section(content, "pretrained_cfg"))
+        values["reliability"] = _parse_reliability(section(own_section, "reliability"))
         names = content.get("label_names")
         if names is not None and not isinstance(names, list):
             raise ConfigError(f"config.json has label_names of type {type(names).__name__}; expected a list of texts.")
@@ -375,6 +394,13 @@ def preprocessing_fields(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
             case other:
                 raise ConfigError(f"config.json has input_size {brief(other)}; expected [channels, side, side].")
     return values
+
+
+def _parse_reliability(content: Mapping[str, Any]) -> Reliability:
+    values = {key: content[key] for key in ("threshold", "least_energy") if content.get(key) is not None}
+    for key, value in values.items():
+        values[key] = _validate_type(f"reliability.{key}", value, float)
+    return Reliability(**values)
 
 
 def parse_json_object(text: str | bytes, name: str) -> dict[str, Any]:

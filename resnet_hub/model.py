@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from resnet_hub.config import ResNetConfig, label_table
+from resnet_hub.config import Reliability, ResNetConfig, label_table
 
 if TYPE_CHECKING:
     from resnet_hub.checkpoints.model_card import CardContent
@@ -204,7 +204,7 @@ class ResNet(nn.Module):
 
     def reset_head(self, id2label: Mapping[int, str] | list[str] | None = None, num_classes: int | None = None) -> None:
         """Replace the head by a new one for other labels; with neither argument remove it, to return features."""
-        self.config = replace(self.config, id2label=label_table(id2label, num_classes))
+        self.config = replace(self.config, id2label=label_table(id2label, num_classes), reliability=Reliability())
         classes, features = self.config.num_classes, self.config.num_features
         self.fc = nn.Linear(features, classes, device=self.device, dtype=self.dtype) if classes else nn.Identity()
 

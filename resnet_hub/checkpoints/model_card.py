@@ -34,6 +34,7 @@ _TORCHVISION = {
 }
 _ONNX_SAMPLE = re.compile(r"\n\n### ONNX Runtime\n\n```python\n.*?```", re.DOTALL)
 _INT8_SECTION = re.compile(rf"## int8\n\n.*?(?={re.escape(_USE)})", re.DOTALL)
+_MAX_TITLE, _MAX_PURPOSE = 100, 300  # characters that are shown of a stranger's card
 _FOLD_ABOVE = 20  # labels; a longer list is collapsed
 
 
@@ -168,6 +169,25 @@ def read_license(card: str) -> str | None:
     """The identifier of a card's licence, from its metadata."""
     identifier = _parse(card).metadata.get("license")
     return identifier if isinstance(identifier, str) else None
+
+
+class Heading(NamedTuple):
+    """What a card says first: the title, and a sentence on what the model is for."""
+
+    title: str
+    purpose: str
+
+
+def read_heading(card: str) -> Heading:
+    """The heading of a card as plain text without links; empty texts where it has none."""
+    title, _, text = _parse(card).body.strip().partition("\n")
+    if not title.startswith("# "):
+        return Heading("", "")
+    paragraph = next((block for block in text.split("\n\n") if block.strip()), "")
+    if paragraph.lstrip().startswith(("#", "|", "!", "<", "`", "-", "*")):  # no sentence
+        paragraph = ""
+    sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z])", _strip_markdown(paragraph), maxsplit=1)[0]
+    return Heading(_strip_markdown(title[2:])[:_MAX_TITLE], sentence[:_MAX_PURPOSE])
 
 
 class Metric(NamedTuple):
@@ -334,6 +354,12 @@ def _format_numbers(values: Sequence[float]) -> str:
 
 def _format_percent(value: float) -> str:
     return f"{100 * value:.2f} %"
+
+
+def _strip_markdown(text: str) -> str:
+    """Markdown as one line of plain text: links become their text."""
+    text = re.sub(r"\[([^\[\]]*)\]\([^()\s]*\)", r"\1", " ".join(text.split()))
+    return re.sub(r"\\([^\w\s])", r"\1", text).replace("`", "").replace("**", "")
 
 
 def _escape_markdown(untrusted: str) -> str:

@@ -28,12 +28,13 @@ def add_parsers(commands: options.Commands) -> None:
 def run(arguments: options.Arguments) -> int:
     """Print the architecture, preprocessing, labels and metrics of a model. Only --image downloads its weights."""
     from resnet_hub.checkpoints.load import count_parameters_by_dtype, read_card, read_config
-    from resnet_hub.checkpoints.model_card import read_metrics
+    from resnet_hub.checkpoints.model_card import read_heading, read_metrics
 
     model = options.choose_model(arguments)
     source = options.select(arguments, "revision", "subfolder")
     config = read_config(model, **source)
-    metrics = read_metrics(read_card(model, **source) or "")
+    card = read_card(model, **source) or ""
+    metrics, heading = read_metrics(card), read_heading(card)
     try:
         counts = count_parameters_by_dtype(model, **source)
     except (CheckpointError, HubError):  # a config without weights, or its cached copy while the Hub is unreachable
@@ -44,6 +45,8 @@ def run(arguments: options.Arguments) -> int:
     if arguments.json:
         facts = {
             "model": str(model),
+            "title": heading.title or None,
+            "purpose": heading.purpose or None,
             "architecture": config.architecture,
             "num_parameters": config.num_parameters,
             "multiply_adds": config.multiply_adds,
@@ -60,7 +63,8 @@ def run(arguments: options.Arguments) -> int:
     rows = [("weights", f"{size / 1e6:.1f} MB of {dtypes or 'other types'}")] if counts else []
     rows += _describe_config(config)
     rows += [(metric.name, f"{metric.value:g} on {', '.join(filter(None, metric[2:]))}") for metric in metrics]
-    output.print_table([("model", str(model)), *rows])
+    described = [(key, text) for key, text in heading._asdict().items() if text]
+    output.print_table([("model", str(model)), *described, *rows])
     if anatomy:
         _print_anatomy(anatomy)
     return 0

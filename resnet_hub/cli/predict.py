@@ -9,6 +9,8 @@ from resnet_hub.checkpoints.default_model import PREDICT_MODEL, choose_default_m
 from resnet_hub.cli import options, output
 from resnet_hub.errors import CheckpointError, ImageError
 
+_VERDICTS = {"sure": [], "not sure": ["Not sure:"], "none": ["None of these, most likely:"]}
+
 
 def add_parsers(commands: options.Commands) -> None:
     parser = options.add_command(commands, "predict", run, "label images")
@@ -46,9 +48,10 @@ def run(arguments: options.Arguments) -> int:
             failures += 1
             tqdm.write(f"skipped {output.escape(path)}: {result}", file=sys.stderr)
         elif arguments.json:
-            tqdm.write(json.dumps({"file": str(path), "labels": result}))
+            tqdm.write(json.dumps({"file": str(path), "verdict": result.verdict, "labels": result}))
         else:
-            tqdm.write("  ".join([output.escape(path), *(f"{row['label']} {row['score']:.1%}" for row in result)]))
+            labels = [f"{row['label']} {row['score']:.1%}" for row in result]
+            tqdm.write("  ".join([output.escape(path), *_VERDICTS[result.verdict], *labels]))
     return 1 if failures else 0
 
 

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from resnet_hub.inference.classifier import Classifier
+    from resnet_hub.inference.classifier import Classifier, Prediction
 
 TOP = 5
 _HEAT_MAP_SIDE = 768  # pixels of the shorter side; a larger photo is decoded at a smaller size
 _CONCURRENCY = 16  # photos of visitors at a time; those that wait are computed as one batch
 EXAMPLES = sorted(Path(__file__).with_name("examples").glob("*.jpg"))
+_VERDICTS = {"not sure": "not_sure", "none": "none_of_these"}  # messages
 _BROWSER_FORMATS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
 
@@ -42,11 +43,12 @@ class PredictTab:
             return None, markup.render_error(error, request), None, gr.skip()
         device = f"{classifier.device.type.upper()} ({classifier.engine}, {classifier.precision})"
         title = self._get_title(model, request)
+        verdict = translate(request, _VERDICTS[top.verdict]) if top.verdict in _VERDICTS else ""
         line = translate(request, "took", time=f"{seconds * 1000:.0f} ms", device=device, model=title)
         scores = {entry["label"]: entry["score"] for entry in top}
         shown = gr.skip() if Path(photo["path"]).suffix.lower() in _BROWSER_FORMATS else image
         heat_map = _draw_heat_map(classifier, image, top[0]["label"], request, maps)
-        return scores, markup.render_text(line, "status"), heat_map, shown
+        return scores, markup.render_text(f"{verdict} {line}".strip(), "status"), heat_map, shown
 
     def example(self, model: str, request: gr.Request, chosen: gr.SelectData) -> tuple[Any, ...]:
         """The answer for one of the examples, and that example as the photo."""
@@ -122,7 +124,7 @@ class PredictTab:
 
     def _classify(
         self, photo: dict[str, Any], model: str, top_k: int
-    ) -> "tuple[Classifier, Image.Image, list[dict[str, Any]], Tensor, float]":
+    ) -> "tuple[Classifier, Image.Image, Prediction, Tensor, float]":
         """The classifier, the upright image, its top classes, its last feature maps, and the seconds that this took."""
         classifier = self.models.get(model)
         start = time.perf_counter()

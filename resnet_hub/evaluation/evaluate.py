@@ -110,6 +110,26 @@ def evaluate(
     )
 
 
+def compute_logits(model: ResNet, data: ImageDataset, *, batch_size: int = 64) -> tuple[Tensor, Tensor]:
+    """Computes a model's logits (N, classes) for labelled images, and their classes (N,); skips unreadable images."""
+    classifier = _load_classifier(model)
+    targets = torch.from_numpy(match_labels(classifier.config.labels, data))
+    rows, indices, done = [], [], 0
+    with torch.inference_mode():
+        for inputs in load_inputs(
+            data, classifier.transform, limit_batch_size(batch_size, classifier.config.image_size)
+        ):
+            readable = [row for row, item in enumerate(inputs) if isinstance(item, Tensor)]
+            if readable:
+                batch = torch.stack([inputs[row] for row in readable])  # type: ignore[misc]
+                batch = batch.to(classifier.device, memory_format=torch.channels_last)
+                rows.append(classifier.model(batch).float().cpu())
+                indices += [done + row for row in readable]
+            done += len(inputs)
+    logits = torch.cat(rows) if rows else torch.empty(0, classifier.config.num_classes)
+    return logits.clone(), targets[indices]
+
+
 def _list_mistakes(
     data: ImageDataset,
     labels: Sequence[str],

@@ -35,6 +35,22 @@ _DECODE_FACTOR, _MIN_DECODE_SIZE = 2, 256
 _DECODERS = min(4, os.cpu_count() or 1)  # threads that decode the images of a list
 
 
+Verdict = Literal["sure", "not sure", "none"]
+
+
+class Prediction(list[dict[str, Any]]):
+    """The most likely labels of an image, best first: `[{"label": str, "score": float}, ...]`.
+
+    Attributes:
+        verdict: "sure"; "not sure" if the best score is below the model's threshold; "none" if the image is most
+            likely unlike all that the model knows.
+    """
+
+    def __init__(self, labels: Iterable[dict[str, Any]], verdict: Verdict):
+        super().__init__(labels)
+        self.verdict: Verdict = verdict
+
+
 class Classifier:
     """A model that maps images to labels and scores. Threads may share it; it can be pickled and copied.
 
@@ -156,8 +172,9 @@ class Classifier:
                 image's labels.
 
         Returns:
-            For one image its labels, the most likely first: `[{"label": str, "score": float}, ...]`. For a list, tuple
-            or folder a list of these. For an iterator an iterator of these, which reads one batch ahead.
+            For one image its labels, the most likely first: `[{"label": str, "score": float}, ...]`. This is a
+            `Prediction`, whose `verdict` says whether the model is sure. For a list, tuple or folder a list of these.
+            For an iterator an iterator of these, which reads one batch ahead.
 
         Raises:
             ImageError: If an image cannot be read and `errors` is "raise".
@@ -182,14 +199,15 @@ class Classifier:
                 raise
             return error
 
-    def predict_with_maps(self, image: Any, top_k: int | None = 5) -> tuple[list[dict[str, Any]], Tensor]:
+    def predict_with_maps(self, image: Any, top_k: int | None = 5) -> tuple[Prediction, Tensor]:
         """Returns the labels of one image, as a call does, and the last stage's feature maps (K, h, w)."""
         outputs = self.compute_outputs(self.preprocess(image).unsqueeze(0))
-        return self._rank(_softmax(outputs)[0], top_k), outputs.feature_maps[0]
+        return self._rank(outputs.logits[0], top_k), outputs.feature_maps[0]
 
     def predict_scores(self, images: Iterable[Any]) -> Tensor:
         """Returns the scores (N, num_classes), float32 on the CPU, of images that the model computes in one batch."""
-        return self._predict_scores([self.preprocess(image) for image in images])
+        scores = self._compute_logits([self.preprocess(image) for image in images]).softmax(1)
+        return scores.clone()  # outside of inference mode, so that the caller may use it with gradients
 
     def preprocess(self, image: Any, *, name: str | None = None, errors: Literal["raise", "return"] = "raise") -> Any:
         """Returns the model's input (C, side, side) for an image as `load_image` takes it."""
@@ -209,14 +227,17 @@ class Classifier:
         if is_second and not self._is_prepared:
             threading.Thread(target=self.prepare_engine, name="resnet_hub engine").start()
         with memory_errors("a prediction of this model"):
-            return self._engine(inputs)
+            outputs = self._engine(inputs)
+        if not outputs.logits.isfinite().all():
+            raise CheckpointError("The model's outputs are not finite numbers: its weights are damaged.")
+        return outputs
 
-    def _predict_scores(self, inputs: list[Tensor]) -> Tensor:
+    def _compute_logits(self, inputs: list[Tensor]) -> Tensor:
         if not inputs:
             return torch.empty(0, self.config.num_classes)
         with memory_errors("a prediction of this model"):
             batch = join_tensors(np.stack, inputs)
-        return _softmax(self.compute_outputs(batch))
+        return self.compute_outputs(batch).logits
 
     def _stream(
         self, images: Iterable[Any], top_k: int | None, batch_size: int, errors: Literal["raise", "return"]
@@ -238,24 +259,24 @@ class Classifier:
             while batch:
                 next_batch = submit_batch()
                 inputs = [future.result() for future in batch]
-                scores = iter(self._predict_scores([item for item in inputs if isinstance(item, Tensor)]))
+                logits = iter(self._compute_logits([item for item in inputs if isinstance(item, Tensor)]))
                 for item in inputs:
-                    yield item if isinstance(item, ImageError) else self._rank(next(scores), top_k)
+                    yield item if isinstance(item, ImageError) else self._rank(next(logits), top_k)
                 batch = next_batch
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _rank(self, scores: Tensor, top_k: int | None) -> list[dict[str, Any]]:
-        ranked = scores.sort(descending=True, stable=True)
+    def _rank(self, logits: Tensor, top_k: int | None) -> Prediction:
+        ranked = logits.softmax(0).sort(descending=True, stable=True)
         pairs = zip(ranked.indices[:top_k].tolist(), ranked.values[:top_k].tolist(), strict=True)
-        return [{"label": self.config.id2label[index], "score": score} for index, score in pairs]
-
-
-def _softmax(outputs: EngineOutput) -> Tensor:
-    scores = outputs.logits.softmax(1)
-    if not scores.isfinite().all():
-        raise CheckpointError("The model's outputs are not finite numbers: its weights are damaged.")
-    return scores.clone()  # outside of inference mode, so that the caller may use it with gradients
+        labels = [{"label": self.config.id2label[index], "score": score} for index, score in pairs]
+        reliability = self.config.reliability
+        verdict: Verdict = "sure"
+        if reliability.least_energy is not None and float(logits.logsumexp(0)) < reliability.least_energy:
+            verdict = "none"
+        elif labels[0]["score"] < reliability.threshold:
+            verdict = "not sure"
+        return Prediction(labels, verdict)
 
 
 def _is_folder(path: str | os.PathLike[str]) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.checkpoints.load import read_card
@@ -19,29 +20,32 @@ from resnet_hub.checkpoints.save import CARD_FILE, WEIGHTS_FILE
 from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.errors import ResNetHubError
-from resnet_hub.evaluation.evaluate import evaluate
+from resnet_hub.evaluation.evaluate import compute_logits, evaluate
 from resnet_hub.evaluation.metrics import Evaluation
 from resnet_hub.evaluation.plots import plot_confusion_matrix, plot_training_curves
+from resnet_hub.evaluation.reliability import KEPT, PRECISION, Fit, fit_reliability
 from resnet_hub.hub_client.listing import sha256_file
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import TrainConfig, command_line_options, is_gone, is_hub_id
 from resnet_hub.training.events import Finished
 from resnet_hub.training.run_dir import RunDir
+from resnet_hub.training.split import RunImages
 from resnet_hub.training.state import Best
 
 CONFUSION, CURVES = "confusion.png", "curves.png"
 
 
-def finalize_run(run: RunDir, trained: ImageDataset, evaluated: ImageDataset, hardware: str) -> Evaluation:
-    """Evaluates the saved model of a run; writes plots and model card to its folder, then `evaluation.json`.
+def finalize_run(run: RunDir, images: RunImages, hardware: str) -> Evaluation:
+    """Calibrates and evaluates the saved model of a run; writes plots and model card, then `evaluation.json`.
 
     Args:
         run: A trained run.
-        trained: The images that it was trained on.
-        evaluated: The images to evaluate it on.
+        images: Its images.
         hardware: The hardware that it was trained on, for the model card.
     """
+    trained, evaluated = images.train, images.evaluation
     model = ResNet.from_pretrained(run.model)
+    fit = _calibrate(run, model, images.validation)
     evaluation = evaluate(model, evaluated)
     curves = plot_training_curves([epoch._asdict() for epoch in run.epochs()])
     for name, plot in ((CURVES, curves), (CONFUSION, plot_confusion_matrix(evaluation))):
@@ -50,12 +54,45 @@ def finalize_run(run: RunDir, trained: ImageDataset, evaluated: ImageDataset, ha
         write_atomic(run.model / name, content.getvalue())
     digest = sha256_file(run.model / WEIGHTS_FILE)
     card_content = _describe_run(run, trained, evaluation, hardware)
+    if fit:
+        card_content = replace(card_content, training=f"{card_content.training} {_describe_fit(fit)}")
     card = render_card(model.config, card_content, weights_sha256=digest, dtype=model.stored_as)
     write_atomic(run.model / CARD_FILE, card)
     write_atomic(
         run.evaluation, json.dumps(evaluation.to_dict() | {"weights_sha256": digest}, ensure_ascii=False) + "\n"
     )
     return evaluation
+
+
+def _calibrate(run: RunDir, model: ResNet, held_out: ImageDataset) -> Fit | None:
+    """Fits how far the scores can be trusted, and saves the model with it.
+
+    The head from before is stored first: a run that is resumed and finalized again starts from it.
+    """
+    if run.head.is_file():
+        model.fc.load_state_dict(load_file(run.head))
+    else:
+        write_atomic(run.head, save(model.fc.state_dict()))
+    fit = fit_reliability(model, *compute_logits(model, held_out))
+    if fit:
+        model.save_pretrained(run.model)
+    return fit
+
+
+def _describe_fit(fit: Fit) -> str:
+    text = (
+        f"Temperature scaling by {fit.temperature:.2f}, fitted on the validation images and folded into the head, "
+        f"changed the expected calibration error there from {fit.error_before:.2%} to {fit.error_after:.2%}. "
+        f"From a score of {fit.reliability.threshold:.2f} on, {PRECISION:.0%} of the labels there are right."
+    )
+    if fit.reliability.threshold == 1:
+        text = text.rpartition(". ")[0] + f". No score is so high that {PRECISION:.0%} of the labels are right."
+    if fit.reliability.least_energy is not None:
+        text += (
+            f" An image whose logits have a log-sum-exp below {fit.reliability.least_energy:.2f}, as {1 - KEPT:.0%} of "
+            "the validation images have, is most likely none of the labels."
+        )
+    return text
 
 
 def is_finalized(run: RunDir) -> bool:

@@ -9,7 +9,7 @@ import torch
 from resnet_hub.checkpoints.default_model import DefaultModel, choose_default_model
 from resnet_hub.checkpoints.load import read_config
 from resnet_hub.checkpoints.save import CONFIG_FILE
-from resnet_hub.config import ResNetConfig
+from resnet_hub.config import Reliability, ResNetConfig
 from resnet_hub.errors import TrainingError
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import TrainConfig
@@ -38,7 +38,7 @@ def create_model(
     keeps_head = config.recipe != "head" and model.config.id2label == id2label
     if not keeps_head:
         model.reset_head(list(labels))
-    model.config = _set_preprocessing(model.config, config)
+    model.config = replace(_set_preprocessing(model.config, config), reliability=Reliability())  # of the base's weights
     return model, keeps_head
 
 

@@ -206,7 +206,7 @@ class Trainer:
             return
         if self.is_main:
             if not is_finalized(run):
-                finalize_run(run, images.train, images.evaluation, hardware=position.hardware)
+                finalize_run(run, images, hardware=position.hardware)
             run.images.unlink(missing_ok=True)
             run.end.unlink(missing_ok=True)
         assert position.best is not None  # of a trained run
@@ -382,6 +382,7 @@ class Trainer:
             if self.is_main:
                 self.run.lock.check()
                 if is_best:
+                    self.run.head.unlink(missing_ok=True)  # of the model before
                     model.save_pretrained(self.run.model)
                 samples = [sample._asdict() for sample in self.validation.predict_samples(model)]
                 write_atomic(self.run.samples, json.dumps(samples))

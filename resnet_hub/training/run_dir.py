@@ -63,6 +63,7 @@ class RunDir:
         samples: `samples.json`, the last predictions for a few validation images.
         base: `base`, a copy of the base model.
         model: `model`, the checkpoint folder with the best weights so far.
+        head: `head.safetensors`, the head of `model` before its calibration.
         evaluation: `evaluation.json`, the evaluation of the finished model.
         stop: If this file appears, the run stops.
         end: If this file appears, the training ends as at its time limit.
@@ -78,6 +79,7 @@ class RunDir:
         self.state, self.stop, self.end = self.folder / "state.safetensors", self.folder / "stop", self.folder / "end"
         self.lock = RunLock(self.folder)
         self.base, self.model = self.folder / "base", self.folder / "model"
+        self.head = self.folder / "head.safetensors"
         self.images, self.features = self.folder / "images.safetensors", self.folder / "features.safetensors"
 
     def exists(self) -> bool:

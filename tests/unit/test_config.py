@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnet_hub.config import CUSTOM, SCHEMA, VARIANTS, ResNetConfig, label_table
+from resnet_hub.config import CUSTOM, SCHEMA, VARIANTS, Reliability, ResNetConfig, label_table
 from resnet_hub.convert.config_json import parse_config
 from resnet_hub.errors import ConfigError
 from resnet_hub.model import ResNet
@@ -266,6 +266,7 @@ def test_every_field_survives_json() -> None:
         interpolation="bicubic",
         mean=(0.1,),
         std=(0.3,),
+        reliability=Reliability(threshold=0.6, least_energy=1.5),
     )
     default = ResNetConfig()
     assert all(getattr(config, key) != getattr(default, key) for key in vars(config))

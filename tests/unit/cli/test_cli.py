@@ -22,6 +22,7 @@ from PIL import Image
 
 from resnet_hub import Classifier, ResNet, ResNetConfig, TrainConfig, cli, train
 from resnet_hub.checkpoints.model_card import CardContent, render_card
+from resnet_hub.config import Reliability
 from resnet_hub.training.events import Started
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.version import __version__
@@ -69,6 +70,34 @@ def test_predict_gives_one_line_per_image(capfd: pytest.CaptureFixture[str], mod
         first, second = Classifier.from_pretrained(model)(name, top_k=2)
         expected.append(f"{name}  {first['label']} {first['score']:.1%}  {second['label']} {second['score']:.1%}")
     assert (code, lines, errors) == (0, expected, [])
+
+
+@pytest.mark.parametrize(
+    ("reliability", "verdict", "text"),
+    [
+        (Reliability(threshold=0.0), "sure", ""),
+        (Reliability(threshold=1.0), "not sure", "Not sure:  "),
+        (Reliability(least_energy=1e6), "none", "None of these, most likely:  "),
+    ],
+)
+def test_predict_says_how_sure_it_is(
+    capfd: pytest.CaptureFixture[str],
+    model: Path,
+    images: Path,
+    tmp_path: Path,
+    reliability: Reliability,
+    verdict: str,
+    text: str,
+) -> None:
+    changed = ResNet.from_pretrained(model)
+    changed.config = replace(changed.config, reliability=reliability)
+    folder = changed.save_pretrained(tmp_path / "changed")
+    name = images / "a.png"
+    best = Classifier.from_pretrained(model)(name, top_k=1)[0]
+    _, lines, _ = run(capfd, "predict", name, "--model", folder, "--top-k", "1")
+    assert lines == [f"{name}  {text}{best['label']} {best['score']:.1%}"]
+    _, lines, _ = run(capfd, "predict", name, "--model", folder, "--json")
+    assert json.loads(lines[0])["verdict"] == verdict
 
 
 def test_predict_gives_json_lines(capfd: pytest.CaptureFixture[str], model: Path, images: Path) -> None:

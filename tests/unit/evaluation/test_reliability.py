@@ -1,0 +1,108 @@
+"""How far scores can be trusted: temperature, threshold and least energy, fitted on images of known classes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnet_hub.config import NOT_SURE_BELOW, Reliability, ResNetConfig
+from resnet_hub.errors import ConfigError
+from resnet_hub.evaluation.reliability import choose_threshold, fit_reliability, fit_temperature
+from resnet_hub.inference.classifier import Classifier
+from resnet_hub.model import ResNet
+
+CONFIG = ResNetConfig(
+    depths=(1, 1), width=8, stem="3x3", image_size=16, crop_pct=1.0, id2label={0: "a", 1: "b", 2: "c"}
+)
+
+
+def draw_logits(count: int = 4000, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits whose softmax is the true probability of each class, and classes that are drawn from it."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(count, classes, generator=generator)
+    return logits, logits.softmax(1).multinomial(1, generator=generator)[:, 0]
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 4.0])
+def test_the_temperature_makes_scores_honest(factor: float) -> None:
+    logits, targets = draw_logits()
+    assert fit_temperature(factor * logits, targets) == pytest.approx(factor, rel=0.08)
+
+
+def test_the_threshold_is_the_lowest_with_that_precision() -> None:
+    scores = torch.tensor([0.95, 0.9, 0.8, 0.7, 0.6, 0.5])
+    is_correct = torch.tensor([True, True, True, True, False, False])
+    assert choose_threshold(scores, is_correct, precision=0.8) == pytest.approx(0.6)
+    assert choose_threshold(scores, is_correct, precision=0.9) == pytest.approx(0.7)
+    assert choose_threshold(scores, ~is_correct, precision=0.9) == 1.0
+    assert choose_threshold(scores * 0.3, is_correct, precision=0.5) == NOT_SURE_BELOW
+
+
+def test_the_model_has_the_temperature_in_its_head_and_the_rest_in_its_config(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ResNet(CONFIG).eval()
+    images = torch.randn(2, 3, 16, 16)
+    expected = model(images).detach()
+    logits, targets = draw_logits()
+    fit = fit_reliability(model, 4 * logits, targets)
+    assert fit is not None and fit.error_after < 0.03 < fit.error_before
+    loaded = ResNet.from_pretrained(model.save_pretrained(tmp_path / "model"))
+    torch.testing.assert_close(loaded(images), expected / fit.temperature)
+    assert loaded.config.reliability == fit.reliability
+    scores, predicted = (4 * logits / fit.temperature).softmax(1).max(1)
+    is_sure = scores >= fit.reliability.threshold
+    assert float((predicted == targets)[is_sure].double().mean()) == pytest.approx(0.9, abs=0.01)
+    assert fit.reliability.least_energy is not None
+    energies = (4 * logits / fit.temperature).logsumexp(1)
+    assert float((energies >= fit.reliability.least_energy).double().mean()) == pytest.approx(0.95, abs=0.01)
+    loaded.reset_head(["x", "y"])
+    assert loaded.config.reliability == Reliability()  # of the old head
+
+
+def test_few_images_and_many_labels_have_less_to_fit() -> None:
+    model = ResNet(CONFIG)
+    before = model.fc.weight.clone()
+    logits, targets = draw_logits(10)
+    assert fit_reliability(model, logits, targets) is None and torch.equal(model.fc.weight, before)
+    logits, targets = draw_logits(200, classes=101)
+    many = ResNet(
+        ResNetConfig(depths=(1,), width=8, stem="3x3", image_size=16, id2label=dict(enumerate(map(str, range(101)))))
+    )
+    fit = fit_reliability(many, logits, targets)
+    assert fit is not None and fit.reliability.least_energy is None
+
+
+@pytest.mark.parametrize(
+    ("reliability", "verdict"),
+    [
+        (Reliability(), "not sure"),  # three labels with nearly equal scores
+        (Reliability(threshold=0.0), "sure"),
+        (Reliability(threshold=0.0, least_energy=1e6), "none"),
+        (Reliability(threshold=1.0, least_energy=-1e6), "not sure"),
+    ],
+)
+def test_a_prediction_says_how_sure_it_is(reliability: Reliability, verdict: str) -> None:
+    model = ResNet(CONFIG).eval()
+    with torch.no_grad():
+        model.fc.weight.mul_(1e-3)
+        model.fc.bias.zero_()
+    model.config = ResNetConfig(**vars(CONFIG) | {"reliability": reliability})
+    classify = Classifier(model)
+    image = Image.fromarray(np.full((16, 16, 3), 128, np.uint8))
+    assert classify(image).verdict == verdict
+    assert [row.verdict for row in classify([image] * 2)] == [verdict] * 2
+    assert classify(image, top_k=1)[0]["label"] in CONFIG.labels
+
+
+def test_configs_without_the_record_and_with_a_damaged_one() -> None:
+    content = json.loads(CONFIG.to_json())
+    assert "reliability" not in content["resnet_hub"] and ResNetConfig.from_dict(content) == CONFIG
+    for damaged in ({"threshold": "high"}, {"threshold": 2.0}, {"least_energy": [1]}, {"threshold": float("nan")}, []):
+        content["resnet_hub"]["reliability"] = damaged
+        with pytest.raises(ConfigError, match="reliability"):
+            ResNetConfig.from_dict(content)
+    content["resnet_hub"]["reliability"] = {"threshold": 0.5, "of a later version": 1}
+    assert ResNetConfig.from_dict(content).reliability == Reliability(threshold=0.5)

@@ -21,6 +21,7 @@ from resnet_hub.checkpoints.model_card import (
     add_int8_section,
     carry_over_card,
     mark_generated,
+    read_heading,
     read_metrics,
     render_card,
     set_repo_id,
@@ -293,3 +294,20 @@ def test_aliases_and_lists_without_end_cost_no_time() -> None:
     assert read_metrics(f"---\n{nested}{index}---\n") == [Metric("accuracy", 0.5, "d", "")]
     assert "kept" in carry_over_card(f"---\n{nested}tags: [*a9, kept]\n---\n# Words\n", fresh)
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("card", "heading"),
+    [
+        (
+            "---\nlicense: mit\n---\n# 1,000 things\n\nDogs and [cats](http://x.y). More.\n",
+            ("1,000 things", "Dogs and cats."),
+        ),
+        ("# Model \\#1\n\n| a | b |\n", ("Model #1", "")),
+        ("no heading", ("", "")),
+        ("", ("", "")),
+        ("# " + "x" * 500 + "\n\n" + "y" * 500, ("x" * 100, "y" * 300)),
+    ],
+)
+def test_a_card_says_first_what_the_model_is_for(card: str, heading: tuple[str, str]) -> None:
+    assert read_heading(card) == heading

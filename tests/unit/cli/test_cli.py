@@ -231,6 +231,9 @@ def test_info_in_text(capfd: pytest.CaptureFixture[str], model: Path) -> None:
     rows = dict(line.split(maxsplit=1) for line in lines)
     assert rows == {
         "model": str(model),
+        "title": "ResNet with 3 labels",
+        "purpose": "A residual network (He et al. 2015, resnet_custom) that classifies images into one of 3 labels: "
+        f"{config.num_parameters:,} parameters, 0.00079 billion multiply-adds per image.",
         "architecture": "resnet_custom",
         "blocks": "1 + 1 + 1 basic, shortcut A",
         "weights": "0.1 MB of float32",

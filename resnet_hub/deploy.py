@@ -158,6 +158,7 @@ def deploy(
             _create(api, repo_id, hardware or HARDWARE[0], private)
             space = retry_call(api.space_info, repo_id)
         else:
+            check_name(repo_id := space.id)  # of a renamed Space the present one
             _check_space(api, repo_id, space, private)
             if hardware and hardware != _get_hardware(space):
                 _request_hardware(api, repo_id, hardware)

@@ -143,7 +143,8 @@ class PredictTab:
         with gr.Row(visible=False):  # an endpoint for programs takes its inputs from components
             gr.Button().click(
                 self.predict,
-                [gr.Image(label="image"), gr.Textbox(label="model"), gr.Number(TOP, label="top_k")],
+                # With an initial value, programs may leave an input out.
+                [gr.Image(label="image"), gr.Textbox("", label="model"), gr.Number(TOP, label="top_k")],
                 gr.JSON(label="classes"),
                 api_name="predict",
                 preprocess=False,

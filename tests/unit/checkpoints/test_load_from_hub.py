@@ -108,7 +108,7 @@ def test_rate_limit_and_server_errors(model: ResNet, hub: Hub) -> None:
     hub.faults.clear()
     hub.fail("POST /api/repos/create", 503)
     with pytest.raises(HubError, match="a server error"):
-        model.push_to_hub("user/tiny", token=WRITER)
+        model.push_to_hub("user/another", token=WRITER)
 
 
 def test_a_truncated_download_raises(model: ResNet, hub: Hub) -> None:

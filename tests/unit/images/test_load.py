@@ -333,7 +333,6 @@ def test_a_truncated_file(format, share):
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
         b"%PDF-1.7\n",
         b"8BPS" + bytes(200),
-        b"P6 1 1 255\n\0\0\0",
         b"PK\x03\x04" + bytes(200),
         b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
         b"\x89PNG\r\n\x1a\n",

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import ConfigError
@@ -17,6 +18,8 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 _MIN_FAST_SIZE = 512  # pixels of the short side; a smaller image is resized exactly in about a millisecond
+_MODE = {"nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic"}  # the same, of PyTorch
+MAX_ASPECT = 3  # ratio of the sides up to which `resize_whole` keeps the whole image
 _REDUCING_GAP = 3.0  # Pillow first averages blocks down to this multiple of the size; from 3 on it is invisible
 _MAX_RESIZED_PIXELS = 2**26  # a 20000 x 1 image with a short side of 256 would have 1.3 billion
 
@@ -71,6 +74,30 @@ def resize_and_crop(config: ResNetConfig, image: Image.Image, *, exact: bool = T
         return image.resize((side, side), resampling, box=crop_box(config, image.size), reducing_gap=gap)
     left, top = _compute_margin(width, side), _compute_margin(height, side)
     return image.resize((width, height), resampling).crop((left, top, left + side, top + side))
+
+
+def resize_whole(config: ResNetConfig, image: Image.Image) -> np.ndarray:
+    """Resize an RGB image as `resize_and_crop` does, without its crop; up to rounding, and twice as fast.
+
+    Returns:
+        The pixels, uint8 (H, W, 3). Of an image whose sides differ more than `MAX_ASPECT` times, the middle.
+    """
+    pixels = np.array(image)
+    height, width = pixels.shape[:2]
+    tall, wide = min(height, MAX_ASPECT * width), min(width, MAX_ASPECT * height)
+    top, left = (height - tall) // 2, (width - wide) // 2
+    new_width, new_height = _compute_resized_size(config, (wide, tall))
+    return resize_pixels(pixels[top : top + tall, left : left + wide], (new_height, new_width), config.interpolation)
+
+
+def resize_pixels(pixels: np.ndarray, size: tuple[int, int], interpolation: str = "bilinear") -> np.ndarray:
+    """Resize uint8 (H, W, C) to the height and width `size`, with antialiasing."""
+    if pixels.shape[:2] == size:
+        return np.ascontiguousarray(pixels)
+    # A contiguous copy by NumPy: PyTorch would start more threads in each decoding thread.
+    planes = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    resized = F.interpolate(planes, size, mode=_MODE[interpolation], antialias=interpolation != "nearest")
+    return np.ascontiguousarray(resized[0].numpy().transpose(1, 2, 0))
 
 
 def _transform(config: ResNetConfig, mean: np.ndarray, std: np.ndarray, exact: bool, image: Image.Image) -> Tensor:

@@ -1,13 +1,14 @@
-"""Augmentation: random changes to a batch of training images, on tensors.
+"""Augmentation: random changes to training images.
 
-All random numbers of a batch are drawn on the CPU, from the generator that is passed in: a resumed or a distributed
-run repeats them. torchvision's transforms draw from the global generator, one image at a time.
+Crops are cut from decoded images in the threads that load them, one image after the other. The rest changes whole
+batches, on the device of the training. The random numbers of an image are a row of `schedule.draw_numbers`, whichever
+thread or process uses them.
 """
 
 import math
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Generator, Tensor
@@ -15,61 +16,75 @@ from torch.nn import functional as F
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.dataset import ImageDataset
-from resnet_hub.images.transforms import resize_and_crop
+from resnet_hub.images.load import load_image
+from resnet_hub.images.transforms import resize_pixels, resize_whole
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.initial_model import read_model_config
+from resnet_hub.training.loader import Batch
+from resnet_hub.training.schedule import NUMBERS, create_generator, draw_numbers
+
+_CROP, _ERASING = slice(0, 5), slice(5, NUMBERS)  # the random numbers of an image that each of them uses
 
 
 class BatchTransform:
-    """Augments and normalizes batches of training images according to the settings of a run.
+    """Augments and normalizes training images according to the settings of a run.
 
     Attributes:
         size: Height and width of the network's input, in pixels.
         model_config: Its preprocessing is that of evaluation.
-        decode_config: The preprocessing of training images, which keeps the margin that `center_crop` removes.
     """
 
     def __init__(self, config: TrainConfig, model_config: ResNetConfig):
         self.config, self.model_config, self.size = config, model_config, model_config.image_size
-        self.decode_config = replace(model_config, image_size=model_config.resize_size, crop_pct=1.0)
         self.mean, self.std = torch.tensor(model_config.mean), torch.tensor(model_config.std)
         self.augmentation = config.augmentation or ("shift" if self.size <= 64 else "crop")
 
-    def __call__(self, images: Tensor, targets: Tensor, generator: Generator, size: int) -> tuple[Tensor, Tensor]:
-        """Transforms a batch.
+    def crop(self, images: Sequence[np.ndarray], batch: Batch) -> np.ndarray:
+        """Crops the images (H, W, 3) of a batch, from `images.transforms.resize_whole`, as `augmentation` says.
+
+        Returns:
+            uint8 (N, size, size, 3) of the batch's size if `augmentation` is "crop". Others have the size of the
+            network, and `__call__` resizes them.
+        """
+        numbers = batch.numbers[:, _CROP]
+        if self.augmentation == "crop":
+            pairs = zip(images, numbers, strict=True)
+            return np.stack([random_resized_crop(image, row, size=batch.size) for image, row in pairs])
+        if self.augmentation == "shift":
+            squares = _crop_centers(images, self.model_config.resize_size)
+            return shift_and_flip(squares, numbers, size=self.size, margin=self.size // 8)
+        return self.center_crop(images)
+
+    def center_crop(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns the centers (N, size, size, 3) of images (H, W, 3): what evaluation sees of them."""
+        return _crop_centers(images, self.size)
+
+    def __call__(self, pixels: Tensor, targets: Tensor, batch: Batch, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Normalizes and augments a batch.
 
         Args:
-            images: uint8 (N, H, W, 3), decoded with `decode_config`.
+            pixels: uint8 (N, H, W, 3), from `crop`.
             targets: float (N, num_classes), one-hot.
-            generator: All random numbers are drawn from it.
-            size: Height and width of the result; at most `self.size`.
+            batch: Has the random numbers of each image, and the size of the result.
+            generator: The random numbers of the whole batch are drawn from it.
 
         Returns:
             Images, float (N, 3, size, size), and targets (N, num_classes), which mixup and CutMix blend.
         """
-        config = self.config
-        if self.augmentation == "shift":
-            images = shift_and_flip(images, generator, size=self.size, margin=self.size // 8)
-        elif self.augmentation == "none":
-            images = self.center_crop(images)
-        batch = self.normalize(images)
-        if self.augmentation == "crop":
-            batch = random_resized_crop(batch, generator, size=size)
-        elif size < self.size:
-            batch = F.interpolate(batch, size=(size, size), mode="bilinear", antialias=True)
+        config, images = self.config, self.normalize(pixels)
+        if images.shape[-1] != batch.size:
+            images = F.interpolate(images, size=(batch.size, batch.size), mode="bilinear", antialias=True)
         if config.erasing:
-            batch = random_erasing(batch, generator, probability=config.erasing)
-        return mixup_or_cutmix(batch, targets, generator, mixup=config.mixup, cutmix=config.cutmix)
+            images = random_erasing(images, batch.numbers[:, _ERASING], probability=config.erasing)
+        return mixup_or_cutmix(images, targets, generator, mixup=config.mixup, cutmix=config.cutmix)
 
-    def center_crop(self, images: Tensor) -> Tensor:
-        """Returns the center (N, size, size, 3) of decoded images (N, H, W, 3), which evaluation uses."""
-        margin = (images.shape[1] - self.size) // 2
-        return images[:, margin : margin + self.size, margin : margin + self.size]
-
-    def normalize(self, images: Tensor) -> Tensor:
+    def normalize(self, pixels: Tensor) -> Tensor:
         """Converts uint8 (N, H, W, 3) to float (N, 3, H, W), channels last in memory."""
-        mean, std = self.mean.to(images.device), self.std.to(images.device)
-        return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+        count, height, width, channels = pixels.shape
+        # Whole rows of pixels at a time: three values at a time are five times slower.
+        mean, std = (values.to(pixels.device).repeat(width) for values in (self.mean, self.std))
+        rows = pixels.reshape(count * height, width * channels).float().div_(255).sub_(mean).div_(std)
+        return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
 
     def denormalize(self, batch: Tensor) -> Tensor:
         """Converts float (N, 3, H, W) back to uint8 (N, H, W, 3)."""
@@ -82,75 +97,88 @@ def preview_augmentation(
     """Returns `images` as a batch of the training of `config`; raises `ImageError` if one cannot be read."""
     config = config.resolved()
     transform = BatchTransform(config, read_model_config(config, token=token))
-    pixels = torch.from_numpy(images.decode(partial(resize_and_crop, transform.decode_config)))
+    loaded = (load_image(images.sources[index], name=images.name(index)) for index in range(len(images)))
+    batch = Batch(np.arange(len(images)), draw_numbers(config.seed, 0, 0, len(images)), transform.size)
+    pixels = transform.crop([resize_whole(transform.model_config, image) for image in loaded], batch)
     targets = F.one_hot(torch.from_numpy(images.targets), len(images.labels)).float()
-    batch, _ = transform(pixels, targets, Generator().manual_seed(config.seed), transform.size)
-    return [Image.fromarray(image.numpy()) for image in transform.denormalize(batch)]
+    augmented, _ = transform(torch.from_numpy(pixels), targets, batch, create_generator(config.seed, 0, 0))
+    return [Image.fromarray(image.numpy()) for image in transform.denormalize(augmented)]
 
 
-def shift_and_flip(images: Tensor, generator: Generator, *, size: int, margin: int, flip: bool = True) -> Tensor:
+def _crop_centers(images: Sequence[np.ndarray], side: int) -> np.ndarray:
+    def crop_center(image: np.ndarray) -> np.ndarray:
+        top, left = (round((length - side) / 2) for length in image.shape[:2])  # as `resize_and_crop` rounds
+        return image[top : top + side, left : left + side]
+
+    return np.stack([crop_center(image) for image in images])
+
+
+def shift_and_flip(images: np.ndarray, numbers: np.ndarray, *, size: int, margin: int, flip: bool = True) -> np.ndarray:
     """Section 4.2's crops: a `size` x `size` window of each image (N, H, W, C), half of them mirrored.
 
     The window may reach `margin` pixels over the border, where the image is reflected (as in
-    https://arxiv.org/abs/2404.00498; the paper pads with zeros).
+    https://arxiv.org/abs/2404.00498; the paper pads with zeros). `numbers` (N, 5) are random, from 0 to 1.
     """
     count, height, width, _ = images.shape
-    top = torch.randint(-margin, height - size + margin + 1, (count, 1), generator=generator)
-    left = torch.randint(-margin, width - size + margin + 1, (count, 1), generator=generator)
-    mirrored = (torch.rand(count, 1, generator=generator) < 0.5) & flip
-    rows = _reflect(torch.arange(size) + top, height)
-    columns = torch.arange(size).expand(count, -1)
-    columns = _reflect(torch.where(mirrored, size - 1 - columns, columns) + left, width)
-    return images[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    mirrored = (numbers[:, :1] < 0.5) & flip
+    top, left = (
+        np.floor(number * (length - size + 2 * margin + 1)).astype(np.int64) - margin
+        for number, length in ((numbers[:, 3:4], height), (numbers[:, 4:5], width))
+    )
+    rows = _reflect(np.arange(size) + top, height)
+    columns = _reflect(np.where(mirrored, np.arange(size)[::-1], np.arange(size)) + left, width)
+    return np.asarray(images[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]])
 
 
-def _reflect(indices: Tensor, size: int) -> Tensor:
-    indices = indices.abs()
-    return torch.where(indices >= size, 2 * (size - 1) - indices, indices)
+def _reflect(indices: np.ndarray, size: int) -> np.ndarray:
+    indices = np.abs(indices)
+    return np.where(indices >= size, 2 * (size - 1) - indices, indices)
 
 
 def random_resized_crop(
-    images: Tensor, generator: Generator, *, size: int, scale: tuple[float, float] = (0.35, 1.0), flip: bool = True
-) -> Tensor:
-    """Inception's crops (https://arxiv.org/abs/1409.4842, section 6): a random window of each image, resized.
+    image: np.ndarray, numbers: np.ndarray, *, size: int, scale: tuple[float, float] = (0.35, 1.0), flip: bool = True
+) -> np.ndarray:
+    """Inception's crops (https://arxiv.org/abs/1409.4842, section 6): a random window of an image, resized.
 
-    Floats (N, C, H, W) to (N, C, size, size). The window covers `scale` of the area, at an aspect ratio of 3/4 to 4/3.
+    uint8 (H, W, 3) to (size, size, 3). The window covers `scale` of the area, at an aspect ratio of 3/4 to 4/3; it is
+    smaller where such a window would be longer than the image. `numbers` (5,) are random, from 0 to 1.
     """
-    count = len(images)
-    area = torch.empty(count).uniform_(*scale, generator=generator)
-    ratio = torch.empty(count).uniform_(math.log(3 / 4), math.log(4 / 3), generator=generator).exp()
-    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-    across, down = torch.rand(2, count, generator=generator) * 2 - 1
-    mirrored = torch.where((torch.rand(count, generator=generator) < 0.5) & flip, -1.0, 1.0)
-    zero = torch.zeros(count)
-    # rows of the affine map from the output's square [-1, 1] to the input's
-    sideways = torch.stack([width * mirrored, zero, across * (1 - width)], 1)
-    upright = torch.stack([zero, height, down * (1 - height)], 1)
-    grid = F.affine_grid(torch.stack([sideways, upright], 1), [count, images.shape[1], size, size], align_corners=False)
-    return F.grid_sample(images, grid.to(images), padding_mode="reflection", align_corners=False)
+    mirrored, area, ratio, down, across = numbers
+    height, width = image.shape[:2]
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
+    ratio = math.exp((2 * ratio - 1) * math.log(4 / 3))
+    wide, tall = math.sqrt(area * ratio), math.sqrt(area / ratio)
+    fit = min(1.0, width / wide, height / tall)
+    wide, tall = max(1, round(fit * wide)), max(1, round(fit * tall))
+    top, left = int(down * (height - tall + 1)), int(across * (width - wide + 1))
+    crop = resize_pixels(image[top : top + tall, left : left + wide], (size, size))
+    return crop[:, ::-1] if flip and mirrored < 0.5 else crop
 
 
-def random_erasing(images: Tensor, generator: Generator, *, probability: float) -> Tensor:
-    """Sets a rectangle of 2% to 20% of the area to the mean, 0 after normalizing; https://arxiv.org/abs/1708.04896."""
-    count, _, height, width = images.shape
-    area = torch.empty(count).uniform_(0.02, 0.2, generator=generator)
-    ratio = torch.empty(count).uniform_(math.log(0.3), math.log(1 / 0.3), generator=generator).exp()
+def random_erasing(images: Tensor, numbers: np.ndarray, *, probability: float) -> Tensor:
+    """Sets a rectangle of 2% to 20% of the area to the mean, 0 after normalizing; https://arxiv.org/abs/1708.04896.
+
+    `images` are (N, C, H, W), `numbers` (N, 5) are random, from 0 to 1.
+    """
+    height, width = images.shape[-2:]
+    chosen, area, ratio, down, across = torch.from_numpy(numbers).float().T[..., None]
+    area, ratio = 0.02 + 0.18 * area, ((2 * ratio - 1) * math.log(1 / 0.3)).exp()
     tall, wide = ((area * ratio).sqrt() * height).clamp(max=height), ((area / ratio).sqrt() * width).clamp(max=width)
-    top, left = torch.rand(2, count, generator=generator) * torch.stack([height - tall, width - wide])
-    chosen = torch.rand(count, generator=generator) < probability
+    top, left = down * (height - tall), across * (width - wide)
     row, column = torch.arange(height), torch.arange(width)
-    rows = (row >= top[:, None]) & (row < (top + tall)[:, None]) & chosen[:, None]
-    columns = (column >= left[:, None]) & (column < (left + wide)[:, None])
+    rows = (row >= top) & (row < top + tall) & (chosen < probability)
+    columns = (column >= left) & (column < left + wide)
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None].to(images.device), 0.0)
 
 
 def mixup_or_cutmix(
     images: Tensor, targets: Tensor, generator: Generator, *, mixup: float, cutmix: float
 ) -> tuple[Tensor, Tensor]:
-    """Blends each image, and its target (N, num_classes), with another of the batch; if both are on, one per batch.
+    """Blends each image, and its target (N, num_classes), with its neighbour's; if both are on, one per batch.
 
     `mixup` (https://arxiv.org/abs/1710.09412) and `cutmix` (https://arxiv.org/abs/1905.04899) are the alphas of their
-    Beta distributions; 0: off.
+    Beta distributions; 0: off. Images are blended in pairs, so that a process needs no images of another. A batch is
+    shuffled, so neighbours are random.
     """
     methods = [method for method, alpha in (("mixup", mixup), ("cutmix", cutmix)) if alpha > 0]
     if not methods:
@@ -159,7 +187,7 @@ def mixup_or_cutmix(
     alpha = mixup if method == "mixup" else cutmix
     draws = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator=generator)
     share = float(draws[0] / draws.sum())
-    other = torch.randperm(len(images), generator=generator)
+    other = (torch.arange(len(images), device=images.device) ^ 1).clamp(max=len(images) - 1)
     if method == "mixup":
         images = torch.lerp(images[other], images, share)
     else:

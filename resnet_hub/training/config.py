@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Collection
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -20,6 +20,7 @@ Schedule = Literal["cosine", "steps", "constant"]
 Augmentation = Literal["shift", "crop", "none"]
 Balance = Literal["none", "sampling", "loss"]
 Precision = Literal["no", "bf16", "fp16"]
+Cache = Literal["auto", "memory", "disk", "none"]
 
 # The values of each recipe, unless its row below has another.
 _PLAIN: dict[str, Any] = {
@@ -51,6 +52,8 @@ DATASET_FIELDS = {
     "data_revision": "revision",
 }
 AUTO, NONE = "auto", "none"  # bases: the default model of `choose_base`, and random weights
+# The fields that do not change the result: a resumed run may have other values.
+_RESOURCES = ("cache", "workers")
 _SHELF = "weights"  # name of the folder of checkpoints that ship with the project
 _FINETUNE_IMAGES = 8_000  # that a fine-tuning sees in all its epochs: two or three minutes on a CPU at 64 pixels
 
@@ -113,6 +116,8 @@ class TrainConfig:
     patience: int | None = option(None, "stop after so many evaluations without improvement", (1, 10_000))
     precision: Precision | None = option(None, "of the forward pass; default: bf16 if the hardware has it")
     compile: bool = option(False, "use torch.compile: takes minutes at the start, then a CPU is up to a seventh faster")
+    cache: Cache = option("auto", "where decoded images are kept; auto: in half of the free memory, the rest on disk")
+    workers: int | None = option(None, "threads that load images ahead of the steps; default: one per core", (1, 1024))
     seed: int = option(0, "random seed", (0, 2**63 - 1))
     checkpoint_seconds: float = option(60.0, "longest time between two saved training states", (0, 86_400))
 
@@ -161,9 +166,20 @@ class TrainConfig:
             is_default |= name == "base" and value == AUTO
             has_moved = name in ("data", "base") and bool(recorded) and is_gone(recorded)
             has_moved |= name == "data_revision" and _is_commit(recorded) and not _is_commit(value)
-            if name != "run" and value != recorded and not is_default and not has_moved:
+            if name not in ("run", *_RESOURCES) and value != recorded and not is_default and not has_moved:
                 advice = f"resume it with `resnet-hub train --run {self.run}`, or name another run directory"
                 raise TrainingError(f"The run {self.run} has {name} {recorded!r}, not {value!r}; {advice}.")
+
+    def resume(self, recorded: "TrainConfig") -> "TrainConfig":
+        """Returns the settings of a run that was started with `recorded` and is resumed with these.
+
+        Raises:
+            TrainingError: If a field differs that may not.
+        """
+        self.check_same(recorded)
+        kept = {name: getattr(self, name) for name in _RESOURCES if getattr(self, name) not in (None, "auto")}
+        data, base = self.data or recorded.data, recorded.base if self.base in (None, AUTO) else self.base
+        return replace(recorded, run=self.run, data=data, base=base, **kept)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -176,7 +176,7 @@ def _format_command(config: TrainConfig) -> str:
         _get_public_name(config.run),
         config.base and _get_public_name(config.base),
     )
-    options = command_line_options(replace(config, data=data, run=run, base=base))
+    options = command_line_options(replace(config, data=data, run=run, base=base, cache="auto", workers=None))
     return shlex.join(["resnet-hub", "train", *options])
 
 

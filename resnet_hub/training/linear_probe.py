@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Generator, Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterable
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,30 +15,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnet_hub.atomic import write_atomic
-from resnet_hub.inference.engines import select_engine
+from resnet_hub.inference.engines import Engine, select_engine
 from resnet_hub.model import ResNet
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.events import Preparing
+from resnet_hub.training.loader import DecodedImages, Loader, split_batches
 
+_BATCH = 64
 CACHE_BYTES = 2**30  # of features kept on disk; the oldest are deleted first
 
 
 def fit_linear_probe(
     model: ResNet,
-    images: Tensor,
+    images: DecodedImages,
     targets: Tensor,
     class_weights: Tensor,
     transform: BatchTransform,
+    loader: Loader,
     partial: Path | None,
 ) -> Generator[Preparing, None, nn.Linear]:
     """Fits the head of `model` to its features of every image and its mirror image.
 
     Args:
         model: Its head is replaced by the fitted one.
-        images: uint8 (N, H, W, 3) at the size of the network.
+        images: The images (N), of which the center is used.
         targets: int64 (N,).
         class_weights: float (num_classes,), the weight of each class in the loss.
-        transform: Its mean and standard deviation normalize the images.
+        transform: Crops and normalizes the images.
+        loader: Loads the images.
         partial: File that keeps the features computed so far if the generator is closed before its end, for the next
             call; None: they are discarded.
 
@@ -46,29 +50,35 @@ def fit_linear_probe(
         The fitted head.
     """
     cache = FeatureCache()
-    path = cache.path(model, images)
+    path = cache.path(model, (images.images.read(index) for index in range(len(images))))
     features = cache.read(path)
     if features is None:
-        features = yield from _compute_features(model, images, transform, partial)
+        features = yield from _compute_features(model, images, transform, loader, partial)
         cache.write(path, features)
-    l2 = l2_penalty(features.shape[1], len(images))  # a mirror image adds no information
-    head = fit_head(features, targets.repeat(2), len(class_weights), weights=class_weights, l2=l2)
+    l2 = l2_penalty(features.shape[2], len(images))  # a mirror image adds no information
+    inputs, classes = features.transpose(0, 1).flatten(0, 1), len(class_weights)
+    head = fit_head(inputs, targets.repeat(2), classes, weights=class_weights, l2=l2)
     model.fc.load_state_dict(head.state_dict())
     return head
 
 
 def _compute_features(
-    model: ResNet, images: Tensor, transform: BatchTransform, partial: Path | None
+    model: ResNet, images: DecodedImages, transform: BatchTransform, loader: Loader, partial: Path | None
 ) -> Generator[Preparing, None, Tensor]:
-    """Returns the features (2N, C) of the images and of their mirror images."""
+    """Returns the features (N, 2, C) of the images and of their mirror images."""
     batches = [load_file(partial)["features"]] if partial and partial.is_file() else []
-    done, total = sum(map(len, batches)), 2 * len(images)
-    mirrored = images[max(0, done - len(images)) :].flip(2)
+    done, total = sum(map(len, batches)), len(images)
+    engine = select_engine(model, "fp32")
+    loading = loader.load(
+        images, split_batches(np.arange(done, total), _BATCH), lambda decoded, _: transform.center_crop(decoded)
+    )
     try:
-        for pixels in (images[done:], mirrored):
-            for features in extract_features(model, pixels, transform.mean, transform.std):
-                batches.append(features)
-                done += len(features)
+        with closing(loading):
+            for _, pixels in loading:
+                batch = transform.normalize(pixels)
+                both = [extract_features(engine, inputs) for inputs in (batch, batch.flip(3))]
+                batches.append(torch.stack(both, 1))
+                done += len(pixels)
                 yield Preparing("features", done, total)
     finally:
         if partial and 0 < done < total:
@@ -76,14 +86,10 @@ def _compute_features(
     return torch.cat(batches)
 
 
-def extract_features(model: ResNet, images: Tensor, mean: Tensor, std: Tensor, batch: int = 64) -> Iterator[Tensor]:
-    """Yields the pooled features (batch, C) of uint8 images (N, H, W, 3), computed by the fastest engine."""
-    engine = select_engine(model, "fp32")
-    for start in range(0, len(images), batch):
-        pixels = images[start : start + batch].numpy().astype(np.float32)
-        pixels = (pixels / 255 - mean.numpy()) / std.numpy()
-        maps = engine(torch.from_numpy(pixels.transpose(0, 3, 1, 2))).feature_maps
-        yield torch.from_numpy(maps.numpy().mean((2, 3)))
+def extract_features(engine: Engine, batch: Tensor) -> Tensor:
+    """Returns the pooled features (N, C) of normalized images (N, 3, H, W)."""
+    maps = engine(batch.contiguous()).feature_maps
+    return torch.from_numpy(maps.numpy().mean((2, 3)))
 
 
 def l2_penalty(num_features: int, num_images: int) -> float:
@@ -131,19 +137,20 @@ def fit_head(inputs: Tensor, targets: Tensor, classes: int, *, weights: Tensor, 
 
 
 class FeatureCache:
-    """Features on disk, in files named by a digest of the backbone, its weights and the pixels of the images."""
+    """Features on disk, in files named by a digest of the backbone, its weights and the encoded images."""
 
     def __init__(self, folder: str | Path | None = None):
         home = os.environ.get("RESNET_HUB_CACHE") or Path("~/.cache/resnet_hub").expanduser()
         self.folder = Path(folder or Path(home) / "features")
 
-    def path(self, model: ResNet, images: Tensor) -> Path:
+    def path(self, model: ResNet, encoded_images: Iterable[bytes]) -> Path:
         config = replace(model.config, id2label={0: "any"})
-        digest = hashlib.sha256(repr((config, tuple(images.shape))).encode())
+        digest = hashlib.sha256(repr(config).encode())
         for name, value in model.state_dict().items():
             if not name.startswith("fc."):
                 digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        digest.update(images.contiguous().numpy().data)
+        for encoded in encoded_images:
+            digest.update(hashlib.sha256(encoded).digest())
         return self.folder / f"{digest.hexdigest()}.safetensors"
 
     def read(self, path: Path) -> Tensor | None:

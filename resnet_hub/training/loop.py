@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext, suppress
@@ -20,12 +21,14 @@ from resnet_hub.training import events, schedule
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.batch_norm import check_batch_norm
 from resnet_hub.training.config import AUTO, Phase, ResolvedTrainConfig, TrainConfig
-from resnet_hub.training.decoded_images import ImageStore, decode_images
 from resnet_hub.training.finalize import describe_hardware, describe_result, finalize_run, is_finalized
 from resnet_hub.training.initial_model import choose_base, create_model, read_model_config
+from resnet_hub.training.inputs import fill_cache, open_inputs
 from resnet_hub.training.linear_probe import fit_linear_probe
+from resnet_hub.training.loader import Batch
 from resnet_hub.training.optimizer import average_weights, create_optimizer, frozen_modules, set_train_mode
 from resnet_hub.training.run_dir import RunDir
+from resnet_hub.training.sampler import BatchSampler
 from resnet_hub.training.split import create_split, describe_report, select_images
 from resnet_hub.training.state import Best, Position, SavedState, TrainingState
 from resnet_hub.training.validation import ValidationSet
@@ -50,7 +53,7 @@ def train(
 
     Args:
         config: The settings of the run.
-        phase: The part of the run to do. "all" trains and evaluates. "prepare" decodes the images and stores them in
+        phase: The part of the run to do. "all" trains and evaluates. "prepare" decodes the images and keeps them in
             the run directory. "train" trains without the final evaluation, and ends with `Stopped`, whose `trained`
             says whether all epochs are done. "evaluate" evaluates the best model so far; if no epoch was evaluated yet,
             it trains one step first. A run done in phases ends with the same weights as an uninterrupted one.
@@ -77,10 +80,7 @@ def _train_run(
         time_limit = 0.0
     deadline = math.inf if time_limit is None else time.monotonic() + time_limit
     if run.exists():
-        recorded = run.config
-        config.check_same(recorded)
-        base = recorded.base if config.base in (None, AUTO) else config.base
-        config = replace(recorded, run=config.run, data=config.data or recorded.data, base=base)
+        config = config.resume(run.config)
     resolved = config.resolved()
     try:
         run.stop.unlink(missing_ok=True)
@@ -156,19 +156,17 @@ class Trainer:
                 self.is_checked = True
             self.images = select_images(splits, config, run)
         self.labels, self.targets = self.images.train.labels, torch.from_numpy(self.images.train.targets)
-        self.class_weights = schedule.compute_class_weights(self.targets, len(self.labels))
         self.epochs = config.choose_epochs(len(self.targets))
         self.config = config = replace(config, epochs=self.epochs)
-        self.batch_size = min(config.batch_size, len(self.targets)) // self.num_processes * self.num_processes
-        if not self.batch_size:
-            raise TrainingError(f"{len(self.targets)} images cannot be shared by {self.num_processes} processes.")
-        self.steps = len(self.targets) // self.batch_size  # the remaining images of a shuffled epoch are not used
 
         torch.manual_seed(config.seed)  # here, since the caller may draw random numbers between two events
         model, self.keeps_head = create_model(config, run, self.labels, copies_base=is_new)
         self.model = model.to(memory_format=torch.channels_last).to(self.device)
+        share = self.accelerator.process_index, self.num_processes
+        sampler = BatchSampler(config, self.targets, len(self.labels), model.config.image_size, *share)
+        self.steps, self.batch_size, self.class_weights = sampler.steps, sampler.batch_size, sampler.class_weights
         check_batch_norm(config, model.config, self.batch_size // self.num_processes)
-        self.transform = BatchTransform(config, model.config)
+        self.sampler, self.transform = sampler, BatchTransform(config, model.config)
         self.saved_at = time.monotonic()
         return True
 
@@ -207,7 +205,7 @@ class Trainer:
         if self.is_main:
             if not is_finalized(run):
                 finalize_run(run, images, hardware=position.hardware)
-            run.images.unlink(missing_ok=True)
+            shutil.rmtree(run.images, ignore_errors=True)
             run.end.unlink(missing_ok=True)
         assert position.best is not None  # of a trained run
         yield describe_result(run, position.best, round(position.seconds, 1))
@@ -216,22 +214,24 @@ class Trainer:
         """Decodes the images, fits the head of a base, and trains; returns whether the run is trained now."""
         start, position, run = time.monotonic(), self.position, self.run
         is_first_start_from_base = bool(self.config.base) and not is_resumed
-        if run.images.is_file():
-            store: ImageStore | None = ImageStore.load(run.images)
-        else:
-            store = yield from self._until_stopped(decode_images(self.images, self.transform))
-            if store and self.is_in_phases and self.is_main:
-                store.save(run.images)
-        is_ready = store is not None and self.phase != "prepare" and not self._is_asked_to_stop()
-        if store and is_ready and is_first_start_from_base and not self.keeps_head:
-            head = yield from self._until_stopped(self._fit_head(store), with_deadline=True)
+        self.inputs = open_inputs(
+            self.images,
+            self.config,
+            self.model.config,
+            run.images,
+            keeps_on_disk=self.is_in_phases,  # each phase is a process of its own
+            is_on_gpu=self.device.type == "cuda",
+        )
+        self.validation = ValidationSet(self.inputs, self.transform, self.accelerator)
+        if self.phase == "prepare":
+            yield from self._until_stopped(fill_cache(self.inputs))
+        is_ready = self.phase != "prepare" and not self._is_asked_to_stop()
+        if is_ready and is_first_start_from_base and not self.keeps_head:
+            head = yield from self._until_stopped(self._fit_head(), with_deadline=True)
             is_ready = head is not None
-        if not store or not is_ready:
+        if not is_ready:
             yield events.Stopped(position.epoch, position.step)
             return False
-        targets = torch.from_numpy(self.images.validation.targets)
-        self.train_images = store.train
-        self.validation = ValidationSet(store.validation, targets, self.labels, self.transform)
         position.seconds += time.monotonic() - start
         self._create_state(is_resumed)
         if self.is_main:
@@ -244,13 +244,14 @@ class Trainer:
             raise
         return self.is_trained
 
-    def _fit_head(self, store: ImageStore) -> Generator[events.Preparing, None, nn.Linear]:
+    def _fit_head(self) -> Generator[events.Preparing, None, nn.Linear]:
         return fit_linear_probe(
             self.model.eval(),
-            self.transform.center_crop(store.train),
+            self.inputs.train,
             self.targets,
             self.class_weights if self.config.balance != "none" else torch.ones(len(self.labels)),
             self.transform,
+            self.inputs.loader,
             self.run.features if self.is_main else None,
         )
 
@@ -280,30 +281,31 @@ class Trainer:
             yield self._end_epoch()
             self._save_state()
             self.run.features.unlink(missing_ok=True)
-        while not self.is_trained:
-            is_stopped = yield from self._train_epoch()
-            if is_stopped:
-                return
-            if position.step < self.steps:  # out of time; the saved state resumes here
-                break
-            yield self._end_epoch()
-            self._save_state()
-            yield events.Saved(position.epoch, position.step)
+        batches = self.sampler.iterate(position.epoch, position.step)
+        loading = self.inputs.loader.load(self.inputs.train, batches, self.transform.crop)
+        with closing(loading):
+            while not self.is_trained:
+                is_stopped = yield from self._train_epoch(loading)
+                if is_stopped:
+                    return
+                if position.step < self.steps:  # out of time; the saved state resumes here
+                    break
+                yield self._end_epoch()
+                self._save_state()
+                yield events.Saved(position.epoch, position.step)
         if not position.best:  # out of time before the first evaluation
             yield self._end_epoch()
 
-    def _train_epoch(self) -> Generator[events.Event, None, bool]:
+    def _train_epoch(self, loading: Iterator[tuple[Batch, Tensor]]) -> Generator[events.Event, None, bool]:
         """Trains to the end of the epoch or of the time; returns whether the run was stopped."""
         config, position = self.config, self.position
-        generator = schedule.create_generator(config.seed, position.epoch)
-        order = schedule.shuffle_indices(self.targets, self.class_weights, config.balance, generator)
         set_train_mode(self.prepared, self.frozen, frozen_norm=config.frozen_norm)
         reported_at, images_since = time.monotonic(), 0
         while position.step < self.steps:
-            indices = order[position.step * self.batch_size : (position.step + 1) * self.batch_size]
+            batch, pixels = next(loading)
             progress = (position.epoch * self.steps + position.step) / (self.epochs * self.steps)
             rate = schedule.learning_rate(config, progress)
-            position.loss_sum += self._train_step(indices, rate)
+            position.loss_sum += self._train_step(batch, pixels, rate)
             position.step += 1
             images_since += self.batch_size
             is_stopping, now = self._should_stop_after_step(), time.monotonic()
@@ -331,17 +333,13 @@ class Trainer:
         step = self.position.epoch * self.steps + self.position.step
         return (self.num_processes == 1 or step % _AGREE_STEPS == 0) and bool(self.accelerator.check_trigger())
 
-    def _train_step(self, indices: Tensor, rate: float) -> float:
-        """Trains on one batch and returns its loss."""
+    def _train_step(self, batch: Batch, pixels: Tensor, rate: float) -> float:
+        """Trains on the share of a batch and returns its loss."""
         config, position, state = self.config, self.position, self.state
-        # The batch moves to the device as bytes; all processes transform the same batch and take their share of it.
-        images = self.train_images[indices].to(self.device)
-        targets = F.one_hot(self.targets[indices], len(self.labels)).float().to(self.device)
+        pixels = pixels.to(self.device, non_blocking=True)  # as bytes
+        targets = F.one_hot(self.targets[batch.indices], len(self.labels)).float().to(self.device)
         generator = schedule.create_generator(config.seed, position.epoch, position.step)
-        size = schedule.image_size(config.first_size, self.transform.size, position.epoch, self.epochs)
-        images, targets = self.transform(images, targets, generator, size)
-        share = slice(self.accelerator.process_index, None, self.num_processes)
-        images, targets = images[share], targets[share]
+        images, targets = self.transform(pixels, targets, batch, generator)
         class_weights = self.class_weights.to(self.device) if config.balance == "loss" else None
         chunks = list(zip(images.chunk(config.accumulate), targets.chunk(config.accumulate), strict=True))
         total = 0.0

@@ -67,8 +67,9 @@ class RunDir:
         evaluation: `evaluation.json`, the evaluation of the finished model.
         stop: If this file appears, the run stops.
         end: If this file appears, the training ends as at its time limit.
-        lock: `lock`, held by the process that trains.
-        images, features: Decoded images and partial features, between the phases of a run.
+            lock: `lock`, held by the process that trains.
+                images: `images`, decoded images, while the run is not finished.
+        features: Features of some images, between the phases of a run.
     """
 
     def __init__(self, folder: str | Path):
@@ -80,7 +81,7 @@ class RunDir:
         self.lock = RunLock(self.folder)
         self.base, self.model = self.folder / "base", self.folder / "model"
         self.head = self.folder / "head.safetensors"
-        self.images, self.features = self.folder / "images.safetensors", self.folder / "features.safetensors"
+        self.images, self.features = self.folder / "images", self.folder / "features.safetensors"
 
     def exists(self) -> bool:
         return self.settings.is_file()

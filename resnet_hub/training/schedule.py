@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from resnet_hub.training.config import Balance, ResolvedTrainConfig
+from resnet_hub.training.config import ResolvedTrainConfig
 
+NUMBERS = 10  # random numbers of an image in an epoch
 _SIZE_STEP = 16  # pixels
 
 
@@ -43,14 +44,17 @@ def create_generator(seed: int, *position: int) -> Generator:
     return Generator().manual_seed(int(seeds[0]) << 32 | int(seeds[1]))
 
 
+def draw_numbers(seed: int, epoch: int, start: int, count: int) -> np.ndarray:
+    """Returns random numbers from 0 to 1, float64 (count, NUMBERS): a row for each image from position `start` on.
+
+    The row of a position in the order of an epoch is always the same.
+    """
+    bits = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
+    bits.advance(start * NUMBERS)
+    return np.random.Generator(bits).random((count, NUMBERS))
+
+
 def compute_class_weights(targets: Tensor, num_classes: int) -> Tensor:
     """Returns weights (num_classes,) inverse to how often each class occurs in `targets` (N,)."""
     counts = torch.bincount(targets, minlength=num_classes).clamp_min(1)
     return len(targets) / (num_classes * counts)
-
-
-def shuffle_indices(targets: Tensor, class_weights: Tensor, balance: Balance, generator: Generator) -> Tensor:
-    """Returns the indices (N,) of an epoch: shuffled, or drawn with replacement so that all classes are as frequent."""
-    if balance == "sampling":
-        return torch.multinomial(class_weights[targets].double(), len(targets), replacement=True, generator=generator)
-    return torch.randperm(len(targets), generator=generator)

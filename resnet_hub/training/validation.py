@@ -1,7 +1,10 @@
 """Metrics and sample predictions on the validation images."""
 
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,37 +12,48 @@ from torch.nn import functional as F
 from resnet_hub.model import ResNet
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.events import Sample
+from resnet_hub.training.inputs import Inputs
+from resnet_hub.training.loader import split_batches
 
 _BATCH, _SAMPLES = 256, 6
 
 
 @dataclass
 class ValidationSet:
-    """Images uint8 (N, H, W, 3) at the size of the network, and targets int64 (N,); models are evaluated in float32."""
+    """The validation images of a run; models are evaluated in float32. Each process evaluates its share."""
 
-    images: Tensor
-    targets: Tensor
-    labels: tuple[str, ...]
+    inputs: Inputs
     transform: BatchTransform
+    accelerator: Any
 
     def evaluate(self, model: ResNet) -> tuple[float, float]:
         """Returns the mean cross-entropy and the accuracy (0 to 1)."""
-        loss, correct = 0.0, 0
-        for indices in torch.arange(len(self.targets)).split(_BATCH):
-            logits, targets = self._compute_logits(model, indices), self.targets[indices]
-            loss += float(F.cross_entropy(logits, targets, reduction="sum"))
-            correct += int((logits.argmax(1) == targets).sum())
-        return loss / len(self.targets), correct / len(self.targets)
+        images, processes = self.inputs.validation, self.accelerator.num_processes
+        totals, all_targets = torch.zeros(2, dtype=torch.float64), torch.from_numpy(images.images.targets)
+        share = np.arange(self.accelerator.process_index, len(images), processes)
+        loading = self.inputs.loader.load(images, split_batches(share, _BATCH), lambda decoded, _: np.stack(decoded))
+        with closing(loading):
+            for batch, pixels in loading:
+                logits, targets = self._compute_logits(model, pixels), all_targets[batch.indices]
+                totals[0] += F.cross_entropy(logits, targets, reduction="sum")
+                totals[1] += (logits.argmax(1) == targets).sum()
+        if processes > 1:
+            totals = self.accelerator.reduce(totals.to(self.accelerator.device), "sum").cpu()
+        loss, accuracy = (totals / len(images)).tolist()
+        return loss, accuracy
 
     def predict_samples(self, model: ResNet) -> list[Sample]:
         """Returns the predictions for a few images, always the same ones."""
-        indices = torch.linspace(0, len(self.targets) - 1, min(_SAMPLES, len(self.targets))).round().long()
-        scores, predicted = self._compute_logits(model, indices).softmax(1).max(1)
-        rows = zip(indices.tolist(), self.targets[indices].tolist(), predicted.tolist(), scores.tolist(), strict=True)
-        return [Sample(index, self.labels[target], self.labels[best], score) for index, target, best, score in rows]
+        images = self.inputs.validation
+        count, labels, targets = len(images), images.images.labels, images.images.targets
+        indices = torch.linspace(0, count - 1, min(_SAMPLES, count)).round().long().tolist()
+        pixels = torch.from_numpy(np.stack([images[index] for index in indices]))
+        scores, predicted = self._compute_logits(model, pixels).softmax(1).max(1)
+        rows = zip(indices, predicted.tolist(), scores.tolist(), strict=True)
+        return [Sample(index, labels[targets[index]], labels[best], score) for index, best, score in rows]
 
-    def _compute_logits(self, model: ResNet, indices: Tensor) -> Tensor:
+    def _compute_logits(self, model: ResNet, pixels: Tensor) -> Tensor:
         with torch.inference_mode():
-            batch = self.transform.normalize(self.images[indices].to(next(model.parameters()).device))
+            batch = self.transform.normalize(pixels.to(next(model.parameters()).device))
             logits: Tensor = model.eval()(batch)
         return logits.float().cpu()

@@ -1,72 +1,114 @@
-"""The augmentation: its geometry, its targets, and that a generator repeats its random numbers."""
+"""The augmentation: its geometry, its targets, and that it depends on its random numbers only."""
 
+import numpy as np
 import pytest
 import torch
 
 from resnet_hub.training.augmentation import mixup_or_cutmix, random_erasing, random_resized_crop, shift_and_flip
+from resnet_hub.training.schedule import NUMBERS, draw_numbers
 
 
 def random(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def numbered_images(count: int, side: int) -> torch.Tensor:
+def numbers(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((count, 5))
+
+
+def numbered_images(count: int, side: int) -> np.ndarray:
     """Images in which the value of a pixel is its index."""
-    indices = torch.arange(side * side, dtype=torch.int32).reshape(1, side, side, 1)
-    return indices.expand(count, side, side, 3).contiguous()
+    indices = np.arange(side * side, dtype=np.uint8).reshape(1, side, side, 1)
+    return np.tile(indices, (count, 1, 1, 3))
 
 
 def test_a_shift_moves_the_whole_image_or_its_mirror_image() -> None:
     side, margin = 8, 2
-    source = numbered_images(64, side)[0]
-    padded = torch.nn.functional.pad(source.permute(2, 0, 1).float(), [margin] * 4, mode="reflect").permute(1, 2, 0)
+    padded = np.pad(numbered_images(1, side)[0], [(margin, margin), (margin, margin), (0, 0)], mode="reflect")
     windows = [
         padded[top : top + side, left : left + side] for top in range(2 * margin + 1) for left in range(2 * margin + 1)
     ]
-    expected = {tuple(window.flatten().tolist()) for view in windows for window in (view, view.flip(1))}
-    moved = shift_and_flip(numbered_images(64, side), random(), size=side, margin=margin)
-    results = {tuple(image.float().flatten().tolist()) for image in moved}
+    expected = {image.tobytes() for window in windows for image in (window, window[:, ::-1])}
+    moved = shift_and_flip(numbered_images(256, side), numbers(256), size=side, margin=margin)
+    results = {image.tobytes() for image in moved}
     assert results <= expected
-    assert len(results) > 20
+    assert len(results) > 40  # of 50
 
 
 def test_a_crop_of_a_larger_image_is_not_reflected() -> None:
-    crops = shift_and_flip(numbered_images(32, 10), random(), size=8, margin=0, flip=False)
+    source = numbered_images(32, 10)
+    crops = shift_and_flip(source, numbers(32), size=8, margin=0, flip=False)
     assert crops.shape == (32, 8, 8, 3)
     for crop in crops[..., 0]:
         top, left = divmod(int(crop[0, 0]), 10)
-        assert torch.equal(crop, numbered_images(1, 10)[0, top : top + 8, left : left + 8, 0])
+        assert np.array_equal(crop, source[0, top : top + 8, left : left + 8, 0])
 
 
 def test_no_margin_and_no_flip_is_the_identity() -> None:
     source = numbered_images(4, 8)
-    assert torch.equal(shift_and_flip(source, random(), size=8, margin=0, flip=False), source)
+    assert np.array_equal(shift_and_flip(source, numbers(4), size=8, margin=0, flip=False), source)
 
 
-def test_a_resized_crop_of_the_whole_image_has_its_values() -> None:
-    source = torch.rand(16, 3, 12, 12, generator=random(1))
-    views = random_resized_crop(source, random(), size=12, scale=(1.0, 1.0), flip=True)
-    assert views.shape == source.shape
-    square = random_resized_crop(source, random(), size=6, scale=(0.2, 0.3))
-    assert square.shape == (16, 3, 6, 6)
-    assert square.min() >= source.min() - 1e-6 and square.max() <= source.max() + 1e-6
+@pytest.mark.parametrize(("height", "width"), [(40, 160), (160, 40), (96, 128), (64, 64)])
+def test_resized_crops_reach_all_parts_of_an_image_and_keep_their_aspect(height: int, width: int) -> None:
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = np.linspace(0, 255, width).round()  # the values of a crop's border show its position
+    image[..., 1] = np.linspace(0, 255, height).round()[:, None]
+    crops = [random_resized_crop(image, row, size=32, flip=False) for row in numbers(300)]
+    assert all(crop.shape == (32, 32, 3) and crop.dtype == np.uint8 for crop in crops)
+    left, right, top, bottom = (
+        np.array([crop[at][channel] / 255 for crop in crops])
+        for at, channel in (((0, 0), 0), ((0, -1), 0), ((0, 0), 1), ((-1, 0), 1))
+    )
+    for start, end in ((left, right), (top, bottom)):
+        assert start.min() <= 0.03 and end.max() >= 0.97
+    ratios = (right - left) * width / ((bottom - top) * height)
+    assert (ratios > 0.7).all() and (ratios < 1.42).all() and ratios.std() > 0.1
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 3), (3, 1), (2, 2)])
+def test_a_resized_crop_of_a_tiny_image_has_a_pixel(height: int, width: int) -> None:
+    image = np.full((height, width, 3), 9, np.uint8)
+    assert all((random_resized_crop(image, row, size=4) == np.full((4, 4, 3), 9)).all() for row in numbers(50))
 
 
 def test_a_resized_crop_covers_the_given_area() -> None:
-    ramp = torch.linspace(0, 1, 64).expand(200, 1, 64, 64)  # the values of the columns show the width of the crop
-    views = random_resized_crop(ramp, random(), size=32, scale=(0.25, 0.25), flip=False)
-    widths = (views[:, 0, 0, -1] - views[:, 0, 0, 0]) * 32 / 31
-    assert (widths > 0.5 * (3 / 4) ** 0.5 - 0.03).all() and (widths < 0.5 * (4 / 3) ** 0.5 + 0.03).all()
-    assert widths.std() > 0.02
+    image = np.zeros((60, 90, 3), np.uint8)
+    image[..., 0] = np.arange(90)
+    image[..., 1] = np.arange(60)[:, None]
+    for row in numbers(100):
+        crop = random_resized_crop(image, row, size=64, scale=(0.25, 0.25), flip=False).astype(int)
+        wide, tall = (np.ptp(crop[..., channel]) + 1 for channel in (0, 1))
+        assert wide * tall == pytest.approx(60 * 90 / 4, rel=0.1)
+
+
+def test_half_of_the_crops_are_mirrored() -> None:
+    image = np.tile(np.arange(100, dtype=np.uint8)[None, :, None], (100, 1, 3))
+    mirrored = [
+        bool(crop[0, 0, 0] > crop[0, -1, 0])
+        for crop in (random_resized_crop(image, row, size=8) for row in numbers(400))
+    ]
+    assert 160 < sum(mirrored) < 240
+
+
+def test_the_numbers_of_a_position_do_not_depend_on_its_batch() -> None:
+    whole = draw_numbers(5, 2, 0, 40)
+    assert whole.shape == (40, NUMBERS) and whole.min() >= 0 and whole.max() < 1
+    assert np.array_equal(whole[7:19], draw_numbers(5, 2, 7, 12))
+    assert len(np.unique(whole)) == whole.size
+    for other in (draw_numbers(6, 2, 0, 40), draw_numbers(5, 3, 0, 40)):
+        assert not np.isin(other, whole).any()
 
 
 def test_erasing_touches_the_chosen_share_and_sets_rectangles_to_the_mean() -> None:
     source = torch.ones(400, 3, 16, 16)
-    erased = random_erasing(source, random(), probability=0.5)
+    erased = random_erasing(source, numbers(400), probability=0.5)
     touched = (erased == 0).flatten(1).any(1)
     assert 150 < int(touched.sum()) < 250
+    areas = (erased == 0).float().mean((1, 2, 3))[touched]
+    assert areas.max() <= 0.25 and areas.mean() == pytest.approx(0.11, abs=0.02)
     assert torch.equal(source, torch.ones_like(source))
-    assert torch.equal(random_erasing(source, random(), probability=0.0), source)
+    assert torch.equal(random_erasing(source, numbers(400), probability=0.0), source)
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
@@ -86,12 +128,13 @@ def test_mixing_off_changes_nothing() -> None:
     assert same_images is images and same_targets is targets
 
 
-def test_the_same_seed_gives_the_same_batch() -> None:
-    images, targets = torch.rand(8, 3, 16, 16, generator=random()), torch.eye(8)
-    for change in (
-        lambda state: random_resized_crop(images, state, size=8),
-        lambda state: random_erasing(images, state, probability=0.7),
-        lambda state: mixup_or_cutmix(images, targets, state, mixup=0.2, cutmix=1.0)[0],
-    ):
-        assert torch.equal(change(random(5)), change(random(5)))
-        assert not torch.equal(change(random(5)), change(random(6)))
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0)])
+def test_a_share_of_a_batch_is_mixed_as_in_the_whole_batch(mixup: float, cutmix: float) -> None:
+    images, targets = torch.rand(8, 3, 8, 8, generator=random()), torch.eye(8)
+    whole, mixed = mixup_or_cutmix(images, targets, random(5), mixup=mixup, cutmix=cutmix)
+    for share in (slice(0, 4), slice(4, 8)):
+        part, part_targets = mixup_or_cutmix(images[share], targets[share], random(5), mixup=mixup, cutmix=cutmix)
+        assert torch.equal(part, whole[share]) and torch.equal(part_targets, mixed[share])
+    odd, _ = mixup_or_cutmix(images[:5], targets[:5], random(5), mixup=mixup, cutmix=cutmix)
+    assert torch.allclose(odd[4], images[4])  # the last of an odd batch has no neighbour
+    assert not torch.equal(whole, mixup_or_cutmix(images, targets, random(6), mixup=mixup, cutmix=cutmix)[0])

@@ -34,12 +34,12 @@ from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
 from resnet_hub.training.augmentation import preview_augmentation
-from resnet_hub.training.config import RECIPES, ResolvedTrainConfig, TrainConfig
+from resnet_hub.training.config import RECIPES, Phase, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.events import Epoch, Event, Failed, Finished, Preparing, Progress, Started, Stopped
 from resnet_hub.training.finalize import is_finalized
 from resnet_hub.training.loop import Trainer, train
 from resnet_hub.training.run_dir import RunDir
-from resnet_hub.training.schedule import create_generator, image_size, shuffle_indices
+from resnet_hub.training.schedule import image_size
 
 KILLS = int(os.environ.get("RESNET_HUB_KILLS", "4"))  # of each optimizer
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
@@ -297,10 +297,7 @@ def test_balancing_samples_rare_classes_more_often(config: TrainConfig, colours:
     assert trainer.class_weights[1] / trainer.class_weights[0] == pytest.approx(16 / 3)
     balanced = replace(config, data=str(rare), balance="sampling", batch_size=8).resolved()
     trainer = set_up(balanced, RunDir(config.run))
-    generators = [create_generator(0, epoch) for epoch in range(20)]
-    targets, class_weights = trainer.targets, trainer.class_weights
-    orders = [shuffle_indices(targets, class_weights, balanced.balance, generator) for generator in generators]
-    drawn = torch.cat([targets[order] for order in orders])
+    drawn = torch.cat([trainer.targets[trainer.sampler.shuffle(epoch)] for epoch in range(20)])
     assert 0.4 < float(drawn.float().mean()) < 0.6
 
 
@@ -495,10 +492,12 @@ def test_a_run_can_stop_before_its_first_step(
     config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = replace(config, base=str(base), architecture="resnet18", recipe="head", epochs=None, image_size=None)
-    for what in ("report", "images", "features"):
+    monkeypatch.setattr("resnet_hub.training.linear_probe._BATCH", 32)  # two batches
+    phases: dict[str, Phase] = {"report": "all", "images": "prepare", "features": "all"}
+    for what, phase in phases.items():
         monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / f"{what}-cache"))
         events = []
-        for event in train(replace(head, run=str(tmp_path / what))):
+        for event in train(replace(head, run=str(tmp_path / what)), phase=phase):
             events.append(event)
             if isinstance(event, Preparing) and event.what == what:
                 RunDir(tmp_path / what).stop.touch()
@@ -595,6 +594,36 @@ def test_a_stopped_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path
     assert equal(weights(config), weights(unbroken))
 
 
+def test_workers_and_the_cache_do_not_change_the_weights(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed = replace(config, image_size=24, augmentation="crop", erasing=0.5, mixup=0.2)
+    choices: list[dict[str, Any]] = [
+        {"workers": 1, "cache": "none"},
+        {"workers": 3, "cache": "memory"},
+        {"workers": 2, "cache": "disk"},
+        {"cache": "auto"},
+    ]
+    for number, choice in enumerate(choices):
+        run = replace(mixed, run=str(tmp_path / str(number)), **choice)
+        on_disk = False
+        for event in train(run):
+            on_disk = on_disk or (isinstance(event, Epoch) and (RunDir(run.run).images / "pixels").exists())
+        assert isinstance(event, Finished)
+        assert on_disk == (choice["cache"] == "disk") and not RunDir(run.run).images.exists()
+    assert all(equal(weights(run), weights(replace(mixed, run=str(tmp_path / str(n))))) for n in range(3))
+
+    # resumed with other workers and another cache; what the disk has no space for is decoded again
+    for event in train(replace(mixed, cache="disk", workers=1)):
+        if isinstance(event, Progress) and (event.epoch, event.step) == (1, 2):
+            RunDir(config.run).stop.touch()
+    assert isinstance(event, Stopped) and (RunDir(config.run).images / "pixels").exists()
+    monkeypatch.setattr("resnet_hub.training.image_cache.FREE_DISK", 2**60)
+    assert isinstance(list(train(replace(mixed, workers=4)))[-1], Finished)
+    assert RunDir(config.run).config.workers == 4 and RunDir(config.run).config.cache == "disk"
+    assert equal(weights(config), weights(run))
+
+
 def test_the_phase_evaluate_takes_no_step(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     for event in train(replace(config, epochs=9)):
         if isinstance(event, Epoch):
@@ -685,6 +714,7 @@ def test_a_run_in_phases_ends_with_the_weights_of_an_uninterrupted_one(
     monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / "one"))
     list(train(unbroken))
     monkeypatch.setenv("RESNET_HUB_CACHE", str(tmp_path / "two"))
+    monkeypatch.setattr("resnet_hub.training.linear_probe._BATCH", 32)  # two batches
     run, kind = RunDir(config.run), "images"
     first = list(train(config, phase="prepare"))
     names = kinds([event for event in first if not (isinstance(event, Preparing) and event.what == "report")])

@@ -1,0 +1,122 @@
+"""Batches that threads load ahead: their order and content, what they decode, and how they end."""
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_hub.config import ResNetConfig
+from resnet_hub.datasets.dataset import ImageDataset
+from resnet_hub.errors import ImageError
+from resnet_hub.images.transforms import resize_whole
+from resnet_hub.training.augmentation import BatchTransform
+from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.image_cache import ImageCache
+from resnet_hub.training.loader import Batch, DecodedImages, Loader, split_batches
+from resnet_hub.training.schedule import draw_numbers
+
+COUNT = 90
+
+
+@pytest.fixture(scope="module")
+def encoded() -> ImageDataset:
+    """Noise of many sizes, larger and smaller than what is decoded."""
+    noise = np.random.default_rng(0)
+    sources = []
+    for number in range(COUNT):
+        pixels = noise.integers(0, 256, (20 + number % 50, 90 - number, 3), np.uint8)
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "JPEG" if number % 2 else "PNG")
+        sources.append(content.getvalue())
+    return ImageDataset(("a", "b"), sources, np.arange(COUNT) % 2)
+
+
+@pytest.fixture
+def open_images(encoded: ImageDataset, tmp_path: Path) -> Callable[..., DecodedImages]:
+    def open_images(memory: int = 0, disk: bool = False) -> DecodedImages:
+        cache = ImageCache(tmp_path / "images", count=COUNT, slot=3 * 3 * 36**2, memory=memory, disk=disk)
+        config = ResNetConfig(image_size=32, crop_pct=0.875)
+        return DecodedImages(encoded, lambda image: resize_whole(config, image), cache, near=36)
+
+    return open_images
+
+
+def mean_colours(images: Sequence[np.ndarray], batch: Batch) -> np.ndarray:
+    return np.array([image.mean((0, 1)).round() for image in images], np.uint8)
+
+
+def test_threads_and_caches_do_not_change_a_pixel(open_images: Callable[..., DecodedImages]) -> None:
+    transform = BatchTransform(
+        TrainConfig(data="", run="", augmentation="crop"), ResNetConfig(image_size=32, crop_pct=0.875)
+    )
+    order = np.random.default_rng(1).permutation(COUNT)
+
+    def load(images: DecodedImages, threads: int, batch_size: int) -> list[np.ndarray]:
+        batches = [
+            batch._replace(numbers=draw_numbers(0, 0, batch_size * step, len(batch.indices)), size=24)
+            for step, batch in enumerate(split_batches(order, batch_size))
+        ]
+        crops = Loader(threads).load(images, batches, transform.crop)
+        return [image for _, pixels in crops for image in pixels.numpy()]
+
+    expected = load(open_images(), 1, 30)
+    assert len(expected) == COUNT and expected[0].shape == (24, 24, 3)
+    in_memory, on_disk = open_images(memory=10_000_000), open_images(memory=100_000, disk=True)
+    for images, threads, batch_size in (
+        (open_images(), 3, 70),
+        (in_memory, 2, 40),
+        (in_memory, 2, 90),
+        (on_disk, 3, 7),
+        (on_disk, 3, 7),
+        (open_images(disk=True), 1, 45),  # of the files that another cache has written
+    ):
+        for one, two in zip(expected, load(images, threads, batch_size), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_batches_keep_their_order_and_a_kept_image_is_not_decoded_again(
+    open_images: Callable[..., DecodedImages],
+) -> None:
+    images, decoded = open_images(memory=10_000_000), []
+    decode = images.decode
+    images.decode = lambda image: (decoded.append(image.size), decode(image))[1]
+    expected = [image.mean((0, 1)).round() for image in (images[index] for index in range(COUNT))]
+    assert len(decoded) == COUNT
+    for batch, pixels in Loader(4).load(images, split_batches(np.arange(COUNT)[::-1], 40), mean_colours):
+        assert np.array_equal(pixels, np.stack([expected[index] for index in batch.indices]))
+    assert len(decoded) == COUNT and batch.indices.tolist() == list(range(9, -1, -1))
+
+
+def test_only_a_few_batches_are_loaded_ahead(open_images: Callable[..., DecodedImages]) -> None:
+    images, requested = open_images(), []
+
+    def batches() -> Iterator[Batch]:
+        for batch in split_batches(np.arange(COUNT), 1):
+            requested.append(batch)
+            yield batch
+
+    loading = Loader(2).load(images, batches(), mean_colours)
+    next(loading)
+    time.sleep(0.1)
+    assert len(requested) <= 6
+    loading.close()
+    assert not any(thread.name.startswith("decode") for thread in threading.enumerate())
+    assert len(requested) <= 6
+
+
+def test_an_image_that_cannot_be_read_ends_the_loading_with_its_name(encoded: ImageDataset, tmp_path: Path) -> None:
+    sources = list(encoded.sources)
+    sources[50] = b"no image"
+    damaged = ImageDataset(encoded.labels, sources, encoded.targets, [f"{index}.jpg" for index in range(COUNT)])
+    cache = ImageCache(tmp_path / "images", count=COUNT, slot=1, memory=0, disk=False)
+    images = DecodedImages(damaged, np.array, cache)
+    loading = Loader(2).load(images, split_batches(np.arange(COUNT), 10), mean_colours)
+    assert [next(loading)[0].indices[0] for _ in range(5)] == [0, 10, 20, 30, 40]
+    with pytest.raises(ImageError, match=r"Cannot read 50\.jpg"):
+        next(loading)
+    assert not any(thread.name.startswith("decode") for thread in threading.enumerate())

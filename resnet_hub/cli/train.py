@@ -34,6 +34,8 @@ def add_parsers(commands: options.Commands) -> None:
     add("--timeout", help=f"time limit of the job, such as 90m (default: 2h); {help_text}")
     help_text = "time limit of the training, such as 90m; then the best model so far is evaluated and saved"
     add("--stop-after", metavar="TIME", help=help_text)
+    help_text = "stop after so many steps of the run, without an evaluation; the command without it resumes the run"
+    add("--max-steps", type=int, metavar="STEPS", help=help_text)
     help_text = "end the training in the same way once this file exists in a Hub dataset"
     add("--end-when", metavar="USER/NAME/FILE", help=help_text)
     help_text = "train even if another process seems to train in the run directory"
@@ -92,6 +94,7 @@ def _check_options(arguments: options.Arguments, settings: dict[str, Any]) -> No
             "A job saves nothing here; name the Hub repository for its model, --push user/name.": not arguments.push,
             "A job needs a dataset; name one with --data.": "data" not in settings,
             "A job stops training some minutes before its --timeout; leave out --stop-after.": arguments.stop_after,
+            "A job trains to its end; leave out --max-steps.": arguments.max_steps is not None,
             "A job already watches a file that ends it; leave out --end-when.": arguments.end_when,
             "A job has a run directory of its own; leave out --force-unlock.": arguments.force_unlock,
         }
@@ -161,7 +164,8 @@ def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> int:
 
     time_limit = parse_duration(arguments.stop_after) if arguments.stop_after else None
     phase: Phase = "evaluate" if time_limit == 0 else "all"
-    train_options: dict[str, Any] = {"phase": phase, "time_limit": time_limit, "force_unlock": arguments.force_unlock}
+    train_options: dict[str, Any] = {"phase": phase, "time_limit": time_limit, "max_steps": arguments.max_steps}
+    train_options["force_unlock"] = arguments.force_unlock
     is_main = _is_main_process()
     if arguments.push and is_main:
         check_push_access(arguments.push, private=arguments.private)
@@ -250,7 +254,7 @@ def _print_events(run_events: Iterator[events.Event], *, as_json: bool) -> int:
     if isinstance(event, events.Failed):
         raise TrainingError(event.reason)
     if isinstance(event, events.Stopped):
-        return 130
+        return 0 if event.is_at_limit else 130
     return 1 if unreadable else 0
 
 

@@ -103,6 +103,7 @@ class Stopped(NamedTuple):
     epoch: int
     step: int
     trained: bool = False  # all epochs are done, only the final evaluation is left
+    is_at_limit: bool = False  # it has done its `max_steps`
 
 
 class TimeUp(NamedTuple):

@@ -28,18 +28,18 @@ CACHE_BYTES = 2**30  # of features kept on disk; the oldest are deleted first
 def fit_linear_probe(
     model: ResNet,
     images: DecodedImages,
-    targets: Tensor,
+    indices: np.ndarray,
     class_weights: Tensor,
     transform: BatchTransform,
     loader: Loader,
     partial: Path | None,
 ) -> Generator[Preparing, None, nn.Linear]:
-    """Fits the head of `model` to its features of every image and its mirror image.
+    """Fits the head of `model` to its features of images and their mirror images.
 
     Args:
         model: Its head is replaced by the fitted one.
-        images: The images (N), of which the center is used.
-        targets: int64 (N,).
+        images: The images, of which the center is used.
+        indices: Those to fit it to, int64 (N,).
         class_weights: float (num_classes,), the weight of each class in the loss.
         transform: Crops and normalizes the images.
         loader: Loads the images.
@@ -50,12 +50,13 @@ def fit_linear_probe(
         The fitted head.
     """
     cache = FeatureCache()
-    path = cache.path(model, (images.images.read(index) for index in range(len(images))))
+    path = cache.path(model, (images.images.read(index) for index in indices.tolist()))
     features = cache.read(path)
     if features is None:
-        features = yield from _compute_features(model, images, transform, loader, partial)
+        features = yield from _compute_features(model, images, indices, transform, loader, partial)
         cache.write(path, features)
-    l2 = l2_penalty(features.shape[2], len(images))  # a mirror image adds no information
+    targets = torch.from_numpy(images.images.targets[indices])
+    l2 = l2_penalty(features.shape[2], len(indices))  # a mirror image adds no information
     inputs, classes = features.transpose(0, 1).flatten(0, 1), len(class_weights)
     head = fit_head(inputs, targets.repeat(2), classes, weights=class_weights, l2=l2)
     model.fc.load_state_dict(head.state_dict())
@@ -63,14 +64,19 @@ def fit_linear_probe(
 
 
 def _compute_features(
-    model: ResNet, images: DecodedImages, transform: BatchTransform, loader: Loader, partial: Path | None
+    model: ResNet,
+    images: DecodedImages,
+    indices: np.ndarray,
+    transform: BatchTransform,
+    loader: Loader,
+    partial: Path | None,
 ) -> Generator[Preparing, None, Tensor]:
     """Returns the features (N, 2, C) of the images and of their mirror images."""
     batches = [load_file(partial)["features"]] if partial and partial.is_file() else []
-    done, total = sum(map(len, batches)), len(images)
+    done, total = sum(map(len, batches)), len(indices)
     engine = select_engine(model, "fp32")
     loading = loader.load(
-        images, split_batches(np.arange(done, total), _BATCH), lambda decoded, _: transform.center_crop(decoded)
+        images, split_batches(indices[done:], _BATCH), lambda decoded, _: transform.center_crop(decoded)
     )
     try:
         with closing(loading):

@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from resnet_hub.datasets.dataset import ImageDataset
+from resnet_hub.errors import ImageError
 from resnet_hub.images.load import load_image
 from resnet_hub.training.image_cache import ImageCache
 
 _PART = 32  # images that a thread loads at a time
+_TRIES = 10  # images in a row that cannot be read, before the loading fails
 
 
 class DecodedImages(Dataset[np.ndarray]):
@@ -43,9 +45,28 @@ class DecodedImages(Dataset[np.ndarray]):
         near: int | None = None,
     ):
         self.images, self.decode, self.cache, self.first_key, self.near = images, decode, cache, first_key, near
+        self.unreadable: dict[str, str] = {}  # names and reasons
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def read(self, index: int) -> tuple[int, np.ndarray]:
+        """Returns an image, or the next one that can be read, with its index.
+
+        Images that cannot be read are in `unreadable`. Of a large dataset only a sample is checked before.
+
+        Raises:
+            ImageError: None of `_TRIES` images can be read.
+        """
+        for number in range(_TRIES):
+            try:
+                candidate = (index + number) % len(self)
+                return candidate, self[candidate]
+            except ImageError as error:
+                self.unreadable[self.images.name(candidate)] = str(error)
+                if number + 1 == min(_TRIES, len(self)):
+                    raise
+        raise AssertionError
 
     def __getitem__(self, index: int) -> np.ndarray:
         key = self.first_key + index
@@ -65,6 +86,7 @@ class Batch(NamedTuple):
     size: int  # height and width of the images of the step
 
 
+Part = tuple[np.ndarray, np.ndarray]  # indices and pixels
 Crop = Callable[[Sequence[np.ndarray], Batch], np.ndarray]  # decoded images -> uint8 (N, H, W, 3)
 
 
@@ -84,14 +106,17 @@ class Loader:
     ) -> Generator[tuple[Batch, Tensor], None, None]:
         """Yields each batch with its pixels, uint8 (N, H, W, 3).
 
+        An image that cannot be read is replaced by the next one, also in the batch's `indices`.
+
         Raises:
-            ImageError: An image cannot be read.
+            ImageError: Several images in a row cannot be read.
         """
 
-        def load_part(batch: Batch) -> np.ndarray:
-            return crop([images[index] for index in batch.indices.tolist()], batch)
+        def load_part(batch: Batch) -> Part:
+            indices, decoded = zip(*map(images.read, batch.indices.tolist()), strict=True)
+            return np.array(indices), crop(decoded, batch)
 
-        pending: deque[tuple[Batch, list[Future[np.ndarray]]]] = deque()
+        pending: deque[tuple[Batch, list[Future[Part]]]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         try:
             for batch in batches:
@@ -103,8 +128,9 @@ class Loader:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _collect(self, batch: Batch, parts: list[Future[np.ndarray]]) -> tuple[Batch, Tensor]:
-        arrays = [part.result() for part in parts]
+    def _collect(self, batch: Batch, parts: list[Future[Part]]) -> tuple[Batch, Tensor]:
+        indices, arrays = zip(*(part.result() for part in parts), strict=True)
+        batch = batch._replace(indices=np.concatenate(indices))
         first = torch.from_numpy(arrays[0])
         if len(arrays) == 1 and not self.pin_memory:
             return batch, first

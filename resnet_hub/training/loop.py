@@ -8,8 +8,9 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,6 +36,7 @@ from resnet_hub.training.validation import ValidationSet
 
 T = TypeVar("T")
 
+_FITTED = 20_000  # images that the head is fitted to before a fine-tuning
 _AGREE_STEPS = 10  # between two exchanges among several processes on whether to stop
 
 
@@ -43,6 +45,7 @@ def train(
     *,
     phase: Phase = "all",
     time_limit: float | None = None,
+    max_steps: int | None = None,
     max_download: int | None = None,
     force_unlock: bool = False,
 ) -> Iterator[events.Event]:
@@ -59,7 +62,9 @@ def train(
             it trains one step first. A run done in phases ends with the same weights as an uninterrupted one.
         time_limit: Seconds of training in this call. In phase "all" the run then yields `TimeUp` and evaluates the best
             model so far, as it does after a file `end` appeared in the run directory. It can be resumed.
-        max_download: Largest size in bytes of a dataset on the Hub; None: the default of `load_dataset`.
+        max_steps: Steps of the run, counted from its start, after which it stops: with its state saved, and without an
+            evaluation, also of the fitted head of a base. A later call resumes it.
+        max_download: Largest size in bytes of a dataset on the Hub; None: no limit.
         force_unlock: Train even if another process seems to train in the run directory.
 
     Raises:
@@ -70,21 +75,32 @@ def train(
         raise TrainingError("Training needs accelerate and matplotlib: pip install 'resnet_hub[train]'.")
     run = RunDir(config.run)
     with run.lock.hold(force=force_unlock):
-        yield from _train_run(run, config, phase, time_limit, max_download)
+        yield from _train_run(run, config, phase, Limits.create(phase, time_limit, max_steps), max_download)
+
+
+class Limits(NamedTuple):
+    """When a training stops early."""
+
+    deadline: float = math.inf  # of `time.monotonic`
+    steps: float = math.inf  # from the start of the run
+
+    @classmethod
+    def create(cls, phase: Phase, time_limit: float | None, max_steps: int | None) -> "Limits":
+        if max_steps is not None and max_steps < 1:
+            raise TrainingError(f"max_steps is {max_steps}; expected at least 1.")
+        seconds = 0.0 if phase == "evaluate" else math.inf if time_limit is None else time_limit
+        return cls(time.monotonic() + seconds, math.inf if max_steps is None else max_steps)
 
 
 def _train_run(
-    run: RunDir, config: TrainConfig, phase: Phase, time_limit: float | None, max_download: int | None
+    run: RunDir, config: TrainConfig, phase: Phase, limits: Limits, max_download: int | None
 ) -> Iterator[events.Event]:
-    if phase == "evaluate":
-        time_limit = 0.0
-    deadline = math.inf if time_limit is None else time.monotonic() + time_limit
     if run.exists():
         config = config.resume(run.config)
     resolved = config.resolved()
     try:
         run.stop.unlink(missing_ok=True)
-        trainer = Trainer(resolved, run, phase, deadline)
+        trainer = Trainer(resolved, run, phase, limits)
         is_ready = yield from trainer.set_up(max_download)
     except OSError as error:
         raise TrainingError(error_reason(error, resolved)) from None
@@ -119,8 +135,8 @@ def error_reason(error: Exception, config: TrainConfig) -> str:
 class Trainer:
     """Trains one run in this process. `set_up` reads the data and creates the model, `run_phase` does the work."""
 
-    def __init__(self, config: ResolvedTrainConfig, run: RunDir, phase: Phase = "all", deadline: float = math.inf):
-        self.config, self.run, self.phase, self.deadline = config, run, phase, deadline
+    def __init__(self, config: ResolvedTrainConfig, run: RunDir, phase: Phase = "all", limits: Limits | None = None):
+        self.config, self.run, self.phase, self.limits = config, run, phase, limits or Limits()
         self.accelerator = _create_accelerator(config)
         self.device, self.num_processes = self.accelerator.device, self.accelerator.num_processes
         self.is_main: bool = self.accelerator.is_main_process
@@ -245,10 +261,13 @@ class Trainer:
         return self.is_trained
 
     def _fit_head(self) -> Generator[events.Preparing, None, nn.Linear]:
+        indices = np.arange(len(self.targets))
+        if self.epochs and len(indices) > _FITTED:  # the training that follows sees all images
+            indices = np.sort(np.random.default_rng(self.config.seed).choice(indices, _FITTED, replace=False))
         return fit_linear_probe(
             self.model.eval(),
             self.inputs.train,
-            self.targets,
+            indices,
             self.class_weights if self.config.balance != "none" else torch.ones(len(self.labels)),
             self.transform,
             self.inputs.loader,
@@ -277,10 +296,13 @@ class Trainer:
 
     def _train_epochs(self, *, evaluates_first: bool) -> Iterator[events.Event]:
         position = self.position
-        if evaluates_first:  # the base with its fitted head
+        if evaluates_first and self.limits.steps == math.inf:  # the base with its fitted head
             yield self._end_epoch()
             self._save_state()
             self.run.features.unlink(missing_ok=True)
+        if self._steps_done >= self.limits.steps:
+            yield events.Stopped(position.epoch, position.step, is_at_limit=True)
+            return
         batches = self.sampler.iterate(position.epoch, position.step)
         loading = self.inputs.loader.load(self.inputs.train, batches, self.transform.crop)
         with closing(loading):
@@ -320,6 +342,9 @@ class Trainer:
             if is_stopping or now - self.saved_at > config.checkpoint_seconds:
                 self._save_state()
                 yield events.Saved(position.epoch, position.step)
+            if is_stopping and self._steps_done >= self.limits.steps:
+                yield events.Stopped(position.epoch, position.step, is_at_limit=True)
+                return True
             if is_stopping:
                 was_asked = self._mean_over_processes(float(self.run.stop.exists())) > 0  # all processes decide alike
                 self.time_is_up = not (was_asked or self.is_in_phases)
@@ -328,10 +353,16 @@ class Trainer:
         return False
 
     def _should_stop_after_step(self) -> bool:
-        if self.run.stop.exists() or self.run.end.exists() or time.monotonic() > self.deadline:
+        if self.run.stop.exists() or self.run.end.exists() or time.monotonic() > self.limits.deadline:
             self.accelerator.set_trigger()
-        step = self.position.epoch * self.steps + self.position.step
-        return (self.num_processes == 1 or step % _AGREE_STEPS == 0) and bool(self.accelerator.check_trigger())
+        if self._steps_done >= self.limits.steps:
+            return True
+        agrees = self.num_processes == 1 or self._steps_done % _AGREE_STEPS == 0
+        return agrees and bool(self.accelerator.check_trigger())
+
+    @property
+    def _steps_done(self) -> int:
+        return self.position.epoch * self.steps + self.position.step
 
     def _train_step(self, batch: Batch, pixels: Tensor, rate: float) -> float:
         """Trains on the share of a batch and returns its loss."""
@@ -419,7 +450,7 @@ class Trainer:
 
         `with_deadline` also stops it at the time limit, if the run is done in phases.
         """
-        deadline = self.deadline if with_deadline and self.is_in_phases else math.inf
+        deadline = self.limits.deadline if with_deadline and self.is_in_phases else math.inf
         with closing(preparation):
             while True:
                 try:

@@ -47,7 +47,7 @@ class ValidationSet:
         images = self.inputs.validation
         count, labels, targets = len(images), images.images.labels, images.images.targets
         indices = torch.linspace(0, count - 1, min(_SAMPLES, count)).round().long().tolist()
-        pixels = torch.from_numpy(np.stack([images[index] for index in indices]))
+        pixels = torch.from_numpy(np.stack([images.read(index)[1] for index in indices]))
         scores, predicted = self._compute_logits(model, pixels).softmax(1).max(1)
         rows = zip(indices, predicted.tolist(), scores.tolist(), strict=True)
         return [Sample(index, labels[targets[index]], labels[best], score) for index, best, score in rows]

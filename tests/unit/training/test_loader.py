@@ -109,14 +109,26 @@ def test_only_a_few_batches_are_loaded_ahead(open_images: Callable[..., DecodedI
     assert len(requested) <= 6
 
 
-def test_an_image_that_cannot_be_read_ends_the_loading_with_its_name(encoded: ImageDataset, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_is_replaced_by_the_next(encoded: ImageDataset, tmp_path: Path) -> None:
     sources = list(encoded.sources)
-    sources[50] = b"no image"
+    sources[50] = sources[51] = sources[-1] = b"no image"
     damaged = ImageDataset(encoded.labels, sources, encoded.targets, [f"{index}.jpg" for index in range(COUNT)])
     cache = ImageCache(tmp_path / "images", count=COUNT, slot=1, memory=0, disk=False)
     images = DecodedImages(damaged, np.array, cache)
-    loading = Loader(2).load(images, split_batches(np.arange(COUNT), 10), mean_colours)
-    assert [next(loading)[0].indices[0] for _ in range(5)] == [0, 10, 20, 30, 40]
-    with pytest.raises(ImageError, match=r"Cannot read 50\.jpg"):
-        next(loading)
-    assert not any(thread.name.startswith("decode") for thread in threading.enumerate())
+    batches = Loader(2).load(images, split_batches(np.arange(COUNT), 10), mean_colours)
+    indices = np.concatenate([batch.indices for batch, _ in batches])
+    assert indices.tolist() == [*range(50), 52, 52, *range(52, 89), 0]
+    assert sorted(images.unreadable) == ["50.jpg", "51.jpg", "89.jpg"]
+    assert images.unreadable["50.jpg"].startswith("Cannot read 50.jpg")
+
+
+def test_loading_fails_where_no_image_can_be_read(encoded: ImageDataset, tmp_path: Path) -> None:
+    cache = ImageCache(tmp_path / "images", count=COUNT, slot=1, memory=0, disk=False)
+    for count, last in ((COUNT, 39), (3, 2)):
+        gone = ImageDataset(encoded.labels, [b"no image"] * count, encoded.targets[:count])
+        loading = Loader(2).load(
+            DecodedImages(gone, np.array, cache), split_batches(np.arange(count)[30 % count :], 10), mean_colours
+        )
+        with pytest.raises(ImageError, match=f"Cannot read image {last}"):
+            next(loading)
+        assert not any(thread.name.startswith("decode") for thread in threading.enumerate())

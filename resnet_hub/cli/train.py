@@ -1,6 +1,7 @@
 """`resnet-hub train`: train a model or resume a run, on this machine or as a Hugging Face job."""
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -36,6 +37,8 @@ def add_parsers(commands: options.Commands) -> None:
     add("--stop-after", metavar="TIME", help=help_text)
     help_text = "stop after so many steps of the run, without an evaluation; the command without it resumes the run"
     add("--max-steps", type=int, metavar="STEPS", help=help_text)
+    help_text = "print what the run would take: memory, disk and time, by a sample of the images; train nothing"
+    add("--dry-run", action="store_true", help=help_text)
     help_text = "end the training in the same way once this file exists in a Hub dataset"
     add("--end-when", metavar="USER/NAME/FILE", help=help_text)
     help_text = "train even if another process seems to train in the run directory"
@@ -95,6 +98,7 @@ def _check_options(arguments: options.Arguments, settings: dict[str, Any]) -> No
             "A job needs a dataset; name one with --data.": "data" not in settings,
             "A job stops training some minutes before its --timeout; leave out --stop-after.": arguments.stop_after,
             "A job trains to its end; leave out --max-steps.": arguments.max_steps is not None,
+            "A dry run measures this machine, not that of a job; leave out --on jobs.": arguments.dry_run,
             "A job already watches a file that ends it; leave out --end-when.": arguments.end_when,
             "A job has a run directory of its own; leave out --force-unlock.": arguments.force_unlock,
         }
@@ -162,6 +166,8 @@ def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> int:
     else:
         raise TrainingError(f"The directory {run_dir.folder} holds no run to resume. Name a dataset with --data.")
 
+    if arguments.dry_run:
+        return _print_plan(config, as_json=arguments.json)
     time_limit = parse_duration(arguments.stop_after) if arguments.stop_after else None
     phase: Phase = "evaluate" if time_limit == 0 else "all"
     train_options: dict[str, Any] = {"phase": phase, "time_limit": time_limit, "max_steps": arguments.max_steps}
@@ -189,6 +195,25 @@ def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> int:
         return _print_events(train_and_push(), as_json=arguments.json)
     finally:
         signal.signal(signal.SIGINT, old_handler)
+
+
+def _print_plan(config: TrainConfig, *, as_json: bool) -> int:
+    from tqdm import tqdm
+
+    from resnet_hub.training.plan import plan_run
+
+    plan = plan_run(config)
+    if as_json:
+        print(json.dumps(plan._asdict()))
+        return 0
+    print(f"{plan.train_images:,} images of {plan.labels:,} classes, {plan.validation_images:,} to evaluate on")
+    print(f"{plan.epochs} epochs of {plan.steps:,} steps: about {tqdm.format_interval(plan.seconds)}")
+    print(f"  {plan.loaded_per_second:,.0f} images decoded and {plan.trained_per_second:,.0f} trained on in a second")
+    print(f"memory for decoded images: {plan.in_memory / 2**30:.1f} GB")
+    again = f"; {plan.decoded_again:.0%} of the images are decoded in each epoch" if plan.decoded_again else ""
+    print(f"disk for decoded images: {plan.on_disk / 2**30:.1f} GB{again}")
+    print(f"disk for the training state and the model: {plan.files / 2**30:.1f} GB")
+    return 0
 
 
 def _train_as_job(arguments: options.Arguments, config: TrainConfig) -> int:

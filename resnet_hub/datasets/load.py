@@ -14,7 +14,7 @@ from resnet_hub.datasets.labels import natural_key
 from resnet_hub.datasets.layout import OWN_OUTPUT, Files, Sample, decide_layout, sort_files
 from resnet_hub.datasets.listing import FolderListing, Listing
 from resnet_hub.datasets.metadata import explain_missing_columns
-from resnet_hub.datasets.remote import HUB_PREFIX, MAX_DOWNLOAD, load_parquet_or_hub
+from resnet_hub.datasets.remote import HUB_PREFIX, load_parquet_or_hub
 from resnet_hub.datasets.split_names import are_all_splits
 from resnet_hub.datasets.tables import count_image_rows
 from resnet_hub.datasets.tar import TarArchive, is_tar
@@ -56,14 +56,13 @@ def load_dataset(
         label_column: The column of the labels. By default it is found by type and name.
         revision: The branch, tag or commit of a dataset on the Hub. `Splits.commit` is the one that was read.
         token: The token for the Hub. None uses the saved one, False none.
-        max_bytes: The limit of a download from the Hub, by default `MAX_DOWNLOAD`.
+        max_bytes: The limit of a download from the Hub, by default the free space of the disk.
 
     Raises:
         DataError: The source does not exist, cannot be read or has no training images, or lacks the subset, split,
             column or revision that an argument names.
         TooLargeError: The dataset on the Hub is larger than `max_bytes`. Nothing was downloaded.
     """
-    limit = MAX_DOWNLOAD if max_bytes is None else max_bytes
     columns = {"image_column": image_column, "label_column": label_column}
     selection: dict[str, Any] = {"subset": subset, "split": split, **columns}
     supported: set[str] = set()  # the arguments that this kind of source takes
@@ -82,7 +81,7 @@ def load_dataset(
             supported = {*columns} if takes_columns else set()
     else:
         repo_id = _parse_repo_id(str(source))
-        splits = load_parquet_or_hub(repo_id, **selection, revision=revision, token=token, max_bytes=limit)
+        splits = load_parquet_or_hub(repo_id, **selection, revision=revision, token=token, max_bytes=max_bytes)
         supported = {*selection, "revision"}
     title = "The dataset" if path is None else path.resolve().name
     for argument, value in {**selection, "revision": revision}.items():

@@ -8,6 +8,7 @@ import contextlib
 import glob
 import logging
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,6 @@ from resnet_hub.hub_client.retry import is_short_body, request_timeout, retry_ca
 from resnet_hub.hub_client.xet import XetTransferError
 
 HUB_PREFIX = "hf://datasets/"  # before an id: the dataset on the Hub, even if a folder has the same name
-MAX_DOWNLOAD = 32 * 2**30  # bytes; ImageNet has 150 GB
 _CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # the files that configure `datasets`
 _MAX_CARD = 2**20  # bytes
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
@@ -84,7 +84,7 @@ def load_parquet_or_hub(
 
 
 def _get_hub_builder(
-    name: str, subset: str | None, revision: str | None, token: str | bool | None, max_bytes: int
+    name: str, subset: str | None, revision: str | None, token: str | bool | None, max_bytes: int | None
 ) -> tuple[Any, str | None]:
     """Check a dataset on the Hub, and get the builder that downloads it.
 
@@ -108,8 +108,11 @@ def _get_hub_builder(
         _check_cards(name, [Path(retry_call(download, card)) for card in cards])
         builder = datasets.load_dataset_builder(name, subset, revision=commit, token=token)
         paths = _list_data_files(builder, name, commit, sizes)
-        if (size := sum(sizes[path] for path in paths)) > max_bytes:
+        size, cache = sum(sizes[path] for path in paths), Path(builder.cache_dir)
+        if max_bytes is not None and size > max_bytes:
             raise TooLargeError(name, size, max_bytes)
+        if not cache.is_dir():
+            _check_free_space(name, size, cache)
         for path in paths:  # `datasets` would download them without these timeouts, and then finds them in the cache
             retry_call(download, path)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
@@ -151,6 +154,16 @@ def _group_by_split(root: Path, tables: Sequence[Path]) -> dict[str, list[str]]:
         split = next(filter(None, map(find_split, parts)), other[1] if other else TRAIN)
         groups.setdefault(split, []).append(glob.escape(str(path)))
     return groups
+
+
+def _check_free_space(name: str, size: int, folder: Path) -> None:
+    existing = next(parent for parent in folder.parents if parent.is_dir())
+    free = shutil.disk_usage(existing).free
+    if size > free:
+        raise DataError(
+            f"The dataset {name!r} has {size / 2**30:,.1f} GB, and {free / 2**30:,.1f} GB of the disk of {existing} "
+            "are free. Free some space, or set HF_HOME to a folder on a larger disk."
+        )
 
 
 def _check_cards(name: str, paths: list[Path]) -> bool:

@@ -37,6 +37,7 @@ class BatchTransform:
     def __init__(self, config: TrainConfig, model_config: ResNetConfig):
         self.config, self.model_config, self.size = config, model_config, model_config.image_size
         self.mean, self.std = torch.tensor(model_config.mean), torch.tensor(model_config.std)
+        self._memory = torch.empty(0)
         self.augmentation = config.augmentation or ("shift" if self.size <= 64 else "crop")
 
     def crop(self, images: Sequence[np.ndarray], batch: Batch) -> np.ndarray:
@@ -69,22 +70,32 @@ class BatchTransform:
             generator: The random numbers of the whole batch are drawn from it.
 
         Returns:
-            Images, float (N, 3, size, size), and targets (N, num_classes), which mixup and CutMix blend.
+            Images, float (N, 3, size, size), and targets (N, num_classes), which mixup and CutMix blend. The next call
+            overwrites the images.
         """
-        config, images = self.config, self.normalize(pixels)
+        config, images = self.config, self.normalize(pixels, self._reuse_memory(pixels))
         if images.shape[-1] != batch.size:
             images = F.interpolate(images, size=(batch.size, batch.size), mode="bilinear", antialias=True)
         if config.erasing:
             images = random_erasing(images, batch.numbers[:, _ERASING], probability=config.erasing)
         return mixup_or_cutmix(images, targets, generator, mixup=config.mixup, cutmix=config.cutmix)
 
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """Converts uint8 (N, H, W, 3) to float (N, 3, H, W), channels last in memory."""
+    def _reuse_memory(self, pixels: Tensor) -> Tensor | None:
+        """Returns the memory of the last batch: on a CPU, new memory takes longer than the normalizing itself."""
+        if pixels.device.type != "cpu":
+            return None
+        if self._memory.numel() != pixels.numel():
+            self._memory = torch.empty(pixels.numel())
+        return self._memory
+
+    def normalize(self, pixels: Tensor, out: Tensor | None = None) -> Tensor:
+        """Converts uint8 (N, H, W, 3) to float (N, 3, H, W), channels last in memory: that of `out`, or new memory."""
         count, height, width, channels = pixels.shape
         # Whole rows of pixels at a time: three values at a time are five times slower.
         mean, std = (values.to(pixels.device).repeat(width) for values in (self.mean, self.std))
-        rows = pixels.reshape(count * height, width * channels).float().div_(255).sub_(mean).div_(std)
-        return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
+        rows = pixels.reshape(count * height, width * channels)
+        rows = rows.float() if out is None else out.view(rows.shape).copy_(rows)
+        return rows.div_(255).sub_(mean).div_(std).view(count, height, width, channels).permute(0, 3, 1, 2)
 
     def denormalize(self, batch: Tensor) -> Tensor:
         """Converts float (N, 3, H, W) back to uint8 (N, H, W, 3)."""

@@ -1,7 +1,7 @@
 """Loads the images of a run: decodes and crops them in threads, ahead of their use.
 
-Threads, because decoders and resizing release the interpreter's lock: on two cores they are as fast as processes
-(docs/log.md), share one cache, start at once, and work where a platform forbids processes, as ZeroGPU does.
+Threads, because decoders and resizing release the interpreter's lock: they share one cache, start at once, and work
+where a platform forbids other processes, as ZeroGPU does.
 """
 
 import os

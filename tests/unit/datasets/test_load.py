@@ -7,6 +7,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -402,6 +403,10 @@ def test_a_hub_dataset_and_its_size_limit(hub: Hub, on_the_hub: Repo, monkeypatc
     size = len(on_the_hub.files()["train-00000-of-00001.parquet"])
     with pytest.raises(TooLargeError, match="at most 0 GB are downloaded") as caught:
         load_dataset("user/colours", max_bytes=size - 1)
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=size - 1))
+        with pytest.raises(DataError, match=r"0\.0 GB of the disk of .* are free\. .* HF_HOME"):
+            load_dataset("user/colours")
     assert caught.value.size == "0.0 GB" and not any(url.endswith(".parquet") for url in hub.requests)
     hub.edit("datasets/user/colours", "README.md", card([{"split": "train", "path": ["*.parquet"]}]))
     assert content_of(load_dataset("user/colours", max_bytes=size, token=False)["train"]) == EXPECTED

@@ -624,6 +624,45 @@ def test_workers_and_the_cache_do_not_change_the_weights(
     assert equal(weights(config), weights(run))
 
 
+def test_of_a_large_dataset_a_sample_is_checked_and_what_cannot_be_read_later_is_replaced(
+    config: TrainConfig, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = shutil.copytree(colours, tmp_path / "data")
+    monkeypatch.setattr("resnet_hub.training.split.MAX_CHECKED", 30)
+    checked = np.random.default_rng(0).choice(72, 30, replace=False)
+    unchecked = load_dataset(data)["train"].sources[next(index for index in range(72) if index not in checked)]
+    Path(unchecked).write_bytes(b"no image")
+    config = replace(config, data=str(data), validation=0.5, select="last")
+    run = RunDir(config.run)
+    events = list(train(config, max_steps=1))
+    assert [event.total for event in events if isinstance(event, Preparing)][-1] == 30
+    split = run.read_split()
+    targets = load_dataset(data)["train"].targets
+    assert np.bincount(targets[split.validation]).tolist() == [10, 10, 10]  # 30 of 72
+    assert sorted(split.train + split.validation) == list(range(72))
+    assert isinstance(list(train(config))[-1], Finished)
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+def test_a_run_stops_after_its_steps_without_an_evaluation_and_resumes(
+    config: TrainConfig, base: Path, tmp_path: Path, with_base: bool
+) -> None:
+    config = replace(config, select="last")
+    if with_base:
+        config = replace(config, base=str(base), architecture="resnet18", image_size=None)
+    unbroken = replace(config, run=str(tmp_path / "unbroken"))
+    list(train(unbroken))
+    for steps, position in ((2, (0, 2)), (2, (0, 2)), (3, (0, 3)), (4, (1, 1))):  # of six, three an epoch
+        events = list(train(config, max_steps=steps))
+        assert events[-1] == Stopped(*position, is_at_limit=True)
+        assert sum(isinstance(event, Epoch) for event in events) == (steps == 4)  # the end of the first epoch
+    assert not RunDir(config.run).evaluation.exists()
+    assert isinstance(list(train(config, max_steps=1000))[-1], Finished)
+    assert equal(weights(config), weights(unbroken))
+    with pytest.raises(TrainingError, match="max_steps is 0"):
+        list(train(config, max_steps=0))
+
+
 def test_the_phase_evaluate_takes_no_step(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     for event in train(replace(config, epochs=9)):
         if isinstance(event, Epoch):

@@ -49,7 +49,7 @@ from gradio_client import Client, handle_file
 ready = time.perf_counter()
 client = Client("http://127.0.0.1:7972", verbose=False)
 connected = time.perf_counter()
-client.predict(handle_file("resnet_hub/demo/examples/lemon.jpg"), DEFAULT_MODEL, 5, api_name="/predict")
+client.predict(handle_file("resnet_hub/demo/examples/espresso.jpg"), DEFAULT_MODEL, 5, api_name="/predict")
 print(ready - start + time.perf_counter() - connected)
 import os; os._exit(0)
 """
@@ -71,7 +71,7 @@ from gradio_client import Client, handle_file
 ready = time.perf_counter()
 client = Client("http://127.0.0.1:7972", verbose=False)
 connected = time.perf_counter()
-client.predict(handle_file("resnet_hub/demo/examples/lemon.jpg"), api_name="/predict")
+client.predict(handle_file("resnet_hub/demo/examples/espresso.jpg"), api_name="/predict")
 print(ready - start + time.perf_counter() - connected)
 import os; os._exit(0)
 """

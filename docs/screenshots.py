@@ -15,8 +15,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 
 def predict(page: Page) -> None:
-    page.locator("#examples").get_by_role("img", name="espresso").click()
-    page.locator("#why img").wait_for()
+    page.get_by_role("button", name="Espresso").click()
+    page.locator("#why img.heat").wait_for()
 
 
 def train(page: Page, data: str) -> None:
@@ -44,7 +44,7 @@ if __name__ == "__main__":
         for name, height in {"predict": 900, "train": 1260}.items():
             page = browser.new_page(viewport={"width": 1280, "height": height})
             page.goto(address)
-            page.locator("#facts dl").wait_for()
+            page.locator("#summary h2").wait_for()
             predict(page) if name == "predict" else train(page, data)
             save(page, name)
         browser.close()

@@ -1,4 +1,4 @@
-"""Draw the example images of the page, except the espresso: `python scripts/draw_examples.py`.
+"""Draw the examples of the page that are no photos: `python scripts/draw_examples.py`.
 
 The pixels are the same on every run.
 """
@@ -77,26 +77,6 @@ def goldfish() -> Image.Image:
     return scene.finish(2)
 
 
-def lemon() -> Image.Image:
-    scene = Scene((244, 244, 241), (238, 237, 232))
-    scene.disc(250, 296, 150, (214, 210, 200), flat=0.1)
-    scene.soften(8)
-    scene.disc(368, 188, 32, (240, 205, 45), flat=0.85)
-    scene.disc(96, 190, 20, (240, 205, 45), flat=0.8)
-    scene.disc(225, 185, 136, (245, 215, 50), flat=0.7)
-    scene.disc(186, 142, 54, (252, 235, 120), flat=0.55)
-    return scene.finish(3)
-
-
-def orange() -> Image.Image:
-    scene = Scene((204, 174, 134), (196, 166, 126))
-    scene.band(230, (150, 110, 75), (132, 96, 64))
-    for x, y, radius in ((165, 220, 105), (320, 240, 95), (250, 135, 90)):
-        scene.disc(x, y, radius, (226, 120, 22))
-        scene.disc(x - radius * 0.22, y - radius * 0.35, radius * 0.32, (246, 160, 60))
-    return scene.finish(3)
-
-
 def school_bus() -> Image.Image:
     scene = Scene((150, 192, 232), (214, 228, 236))
     scene.band(270, (95, 95, 98), (74, 74, 78))
@@ -115,30 +95,7 @@ def school_bus() -> Image.Image:
     return scene.finish(1)
 
 
-def moving_van() -> Image.Image:
-    scene = Scene((168, 196, 226), (224, 230, 232))
-    scene.band(200, (150, 146, 120), (126, 122, 104))
-    scene.band(238, (112, 112, 116), (78, 78, 84))
-    scene.disc(240, 304, 210, (48, 48, 52), flat=0.07)
-    scene.box(40, 74, 316, 256, (236, 236, 232), 4)
-    scene.box(40, 140, 316, 168, (36, 92, 160))
-    scene.box(40, 252, 440, 276, (46, 48, 54))
-    scene.shape([(326, 262), (326, 120), (396, 120), (432, 190), (444, 198), (444, 268), (326, 268)], (36, 92, 160))
-    scene.shape([(346, 188), (346, 136), (388, 136), (414, 188)], (62, 80, 98))
-    scene.box(428, 216, 444, 232, (250, 236, 190), 3)
-    for x in (96, 160, 384):
-        scene.disc(x, 276, 34, (24, 24, 28))
-        scene.disc(x, 276, 16, (170, 174, 180))
-    return scene.finish()
-
-
-DRAWINGS: dict[str, Callable[[], Image.Image]] = {
-    "goldfish": goldfish,
-    "lemon": lemon,
-    "moving-van": moving_van,
-    "orange": orange,
-    "school-bus": school_bus,
-}
+DRAWINGS: dict[str, Callable[[], Image.Image]] = {"goldfish": goldfish, "school_bus": school_bus}
 
 if __name__ == "__main__":
     for name, draw in DRAWINGS.items():

@@ -16,6 +16,7 @@ MESSAGES: dict[str, dict[str, str]] = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
     for path in sorted(Path(__file__).with_name("locales").glob("*.json"))
 }
+LABELS: dict[str, str] = json.loads(Path(__file__).with_name("labels_zh.json").read_text(encoding="utf-8"))
 I18N = gr.I18n(**MESSAGES, **{"zh-CN": MESSAGES["zh"], "zh-TW": MESSAGES["zh"]})
 
 
@@ -32,10 +33,24 @@ def message(key: str) -> Any:  # Any: Gradio accepts its I18nData for every text
     return I18N(key)
 
 
+def choose_language(accept_language: str) -> str:
+    """The language of the page for the header of a browser: "zh" or "en"."""
+    return "zh" if accept_language.strip().lower().startswith("zh") else "en"
+
+
+def get_language(request: gr.Request | None) -> str:
+    """The language that the browser asks for."""
+    return choose_language((request.headers.get("accept-language") or "") if request else "")
+
+
 def translate(request: gr.Request | None, key: str, **values: object) -> str:
     """The message `key` in the language that the browser asks for, with `values` filled in."""
-    preferred = (request.headers.get("accept-language") or "") if request else ""
-    return MESSAGES["zh" if preferred.lower().startswith("zh") else "en"][key].format(**values)
+    return MESSAGES[get_language(request)][key].format(**values)
+
+
+def translate_label(request: gr.Request | None, label: str) -> str:
+    """The label in the visitor's language if it is one of the included models', else the label itself."""
+    return LABELS.get(label, label) if get_language(request) == "zh" else label
 
 
 def translate_error(request: gr.Request | None, error: Exception) -> str:

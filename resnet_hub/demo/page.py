@@ -15,6 +15,7 @@ from resnet_hub.demo.guard import Guard
 from resnet_hub.demo.housekeeping import keep_tidy, start_log
 from resnet_hub.demo.i18n import I18N, message, translate
 from resnet_hub.demo.models import Models
+from resnet_hub.demo.page_head import ICON, PageHead
 from resnet_hub.demo.predict_tab import EXAMPLES, PredictTab
 from resnet_hub.demo.runs.run import MAX_BYTES
 from resnet_hub.demo.runs.scheduler import Scheduler
@@ -30,11 +31,31 @@ SESSIONS = 600  # of 15 to 100 KB; then Gradio forgets the one that was not used
 _AT_END = (86_400, 30 * 86_400)  # Gradio deletes files only when the app ends; until then `keep_tidy` does
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=["ui-monospace", "monospace"])
-# Empty checkboxes and fields must be visible, and hints legible on white.
-THEME.set(checkbox_border_color="*neutral_400", input_border_width="1px", input_border_color="*neutral_300")
-THEME.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
-THEME.set(block_label_text_color="*primary_600", block_title_text_color="*primary_600")
-THEME.set(button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_500")
+# Panels have edges, empty checkboxes and fields are visible, hints are legible, and labels are text, not chips.
+THEME.set(
+    body_background_fill="*neutral_50",
+    body_text_color_subdued="*neutral_600",
+    block_border_width="1px",
+    block_border_color="*neutral_200",
+    block_shadow="none",
+    block_info_text_color="*neutral_600",
+    block_label_background_fill="transparent",
+    block_label_background_fill_dark="transparent",
+    block_label_border_width="0",
+    block_label_text_color="*neutral_700",
+    block_label_text_color_dark="*neutral_200",
+    block_title_background_fill="transparent",
+    block_title_background_fill_dark="transparent",
+    block_title_padding="0",
+    block_title_text_color="*neutral_700",
+    block_title_text_color_dark="*neutral_200",
+    border_color_primary="*neutral_200",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_500",
+    checkbox_border_color="*neutral_400",
+    input_border_width="1px",
+    input_border_color="*neutral_400",
+)
 STYLES = Path(__file__).with_name("page.css")
 
 
@@ -80,6 +101,7 @@ def build(shelf: str | Path, default: str | None = None) -> Page:
                 predict.render(demo)
             with gr.Tab(message("train_tab"), id="train"):
                 train.render(demo, tabs)
+        gr.HTML(message("photos_kept"), elem_classes="hint small")
         gr.HTML(f"<p>resnet_hub {__version__}</p>", elem_id="version")
     if default:  # so that the first visitor does not wait for torch
         threading.Thread(target=models.warm_up, args=[default], daemon=True).start()
@@ -101,6 +123,7 @@ def launch(demo: Page, **options: Any) -> None:
     demo.launch(
         theme=THEME,
         css_paths=STYLES,
+        favicon_path=ICON,
         i18n=I18N,
         max_file_size=MAX_BYTES,
         allowed_paths=[str(path) for path in EXAMPLES],
@@ -111,6 +134,6 @@ def launch(demo: Page, **options: Any) -> None:
         enable_monitoring=False,
         max_threads=MAX_THREADS,
         state_session_capacity=SESSIONS,
-        app_kwargs={"middleware": [Middleware(Guard, uploads=uploads, calls=demo.open_calls)]},
+        app_kwargs={"middleware": [Middleware(PageHead), Middleware(Guard, uploads=uploads, calls=demo.open_calls)]},
         **options,
     )

@@ -1,14 +1,16 @@
 """The Predict tab: a photo in, its top classes and a heat map out."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from resnet_hub.demo import markup
+from resnet_hub.demo import markup, predict_markup
 from resnet_hub.demo.default_models import DefaultModels
-from resnet_hub.demo.i18n import message, translate, translate_error
+from resnet_hub.demo.i18n import message, translate
+from resnet_hub.demo.model_picker import ModelPicker
 from resnet_hub.demo.models import Models
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.images.load import load_image
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 TOP = 5
 _HEAT_MAP_SIDE = 768  # pixels of the shorter side; a larger photo is decoded at a smaller size
 _CONCURRENCY = 16  # photos of visitors at a time; those that wait are computed as one batch
-EXAMPLES = sorted(Path(__file__).with_name("examples").glob("*.jpg"))
+_EXAMPLES = Path(__file__).with_name("examples")
+EXAMPLES = [_EXAMPLES / f"{name}.jpg" for name in ("cat", "espresso", "rocket", "goldfish", "school_bus")]
 _VERDICTS = {"not sure": "not_sure", "none": "none_of_these"}  # messages
 _BROWSER_FORMATS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
@@ -32,77 +35,51 @@ class PredictTab:
 
     def __init__(self, models: Models, defaults: DefaultModels):
         self.models, self.defaults = models, defaults
+        self.model = ModelPicker(models, defaults)
 
     def answer(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
-        """Scores, a status line, the heat map of the top class, and the photo if a browser cannot show its format."""
+        """The top classes, the photo under the heat map of the first, an error, and the photo itself.
+
+        The photo is returned where a browser cannot show its format. Without a photo, everything is cleared.
+        """
         if photo is None:
-            return None, "", None, gr.skip()
+            return "", "", "", gr.skip()
         try:
             classifier, image, top, maps, seconds = self._classify(photo, model, TOP)
         except ResNetHubError as error:
-            return None, markup.render_error(error, request), None, gr.skip()
+            return "", "", markup.render_error(error, request), gr.skip()
         device = f"{classifier.device.type.upper()} ({classifier.engine}, {classifier.precision})"
-        title = self._get_title(model, request)
-        verdict = translate(request, _VERDICTS[top.verdict]) if top.verdict in _VERDICTS else ""
-        line = translate(request, "took", time=f"{seconds * 1000:.0f} ms", device=device, model=title)
-        scores = {entry["label"]: entry["score"] for entry in top}
+        title = self.model.get_title(model, request)
+        took = translate(request, "took", time=f"{seconds * 1000:.0f} ms", device=device, model=title)
         shown = gr.skip() if Path(photo["path"]).suffix.lower() in _BROWSER_FORMATS else image
-        heat_map = _draw_heat_map(classifier, image, top[0]["label"], request, maps)
-        return scores, markup.render_text(f"{verdict} {line}".strip(), "status"), heat_map, shown
+        why = _render_heat_map(classifier, image, top[0]["label"], request, maps)
+        verdict = translate(request, _VERDICTS[top.verdict]) if top.verdict in _VERDICTS else ""
+        return predict_markup.render_answer(top, verdict, took, request), why, "", shown
 
-    def example(self, model: str, request: gr.Request, chosen: gr.SelectData) -> tuple[Any, ...]:
-        """The answer for one of the examples, and that example as the photo."""
-        path = EXAMPLES[chosen.index]
-        scores, line, heat_map, _ = self.answer({"path": str(path), "orig_name": path.name}, model, request)
-        return scores, line, heat_map, str(path)
+    def answer_or_ask(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
+        """As `answer`; without a photo, ask for one."""
+        if photo is None:
+            return "", "", markup.render_text(translate(request, "no_photo"), "alert"), gr.skip()
+        return self.answer(photo, model, request)
+
+    def make_example(self, path: Path) -> Callable[..., tuple[Any, ...]]:
+        """The handler of an example's button. Gradio finds no request in the signature of a `functools.partial`."""
+
+        def show_example(model: str, request: gr.Request) -> tuple[Any, ...]:
+            *shown, _ = self.answer({"path": str(path), "orig_name": path.name}, model, request)
+            return *shown, str(path)
+
+        return show_example
 
     def why(self, photo: dict[str, Any] | None, model: str, request: gr.Request, chosen: gr.SelectData) -> Any:
         """The heat map of the class that the visitor chose."""
         if photo is None:
-            return None
+            return ""
         try:
             image = load_image(photo["path"], name=photo["orig_name"], near=_HEAT_MAP_SIDE)
-            return _draw_heat_map(self.models.get(model), image, chosen.value, request)
+            return _render_heat_map(self.models.get(model), image, chosen.value, request)
         except (ResNetHubError, ValueError):  # the model was changed meanwhile; its answer brings another heat map
             return gr.skip()
-
-    def choose(self, name: str | None, current: str, request: gr.Request) -> tuple[Any, ...]:
-        """The chosen model and its facts, or an error and the model from before."""
-        name = str(name or "").strip()
-        try:
-            classifier = self.models.get(name)
-        except ResNetHubError as error:
-            still_using = translate(request, "kept", model=self._get_title(current, request)) if current else ""
-            alert = markup.render_text(f"{translate_error(request, error)} {still_using}", "alert")
-            return current, current, alert, gr.skip(), gr.skip()
-        url = f"https://huggingface.co/{name}" if isinstance(self.models.source(name), str) else None
-        card = classifier.model.card or translate(request, "no_card")  # shown as plain text: strangers wrote it
-        return name, name, "", markup.render_model(classifier.config, url, request), card
-
-    def open(self, name: str, current: str, request: gr.Request) -> tuple[Any, ...]:
-        """The default model for a visitor who has just opened the page, with its facts, as `choose`."""
-        if (name or "") == self.defaults.embedded:  # else the visitor has chosen one while the page loaded
-            name = self.defaults.get("predict")
-        if not name:
-            return tuple(gr.skip() for _ in self.choosing["outputs"])
-        current, _, *shown = self.choose(name, current, request)
-        return current, gr.update(choices=self.list_choices(current, request), value=current), *shown
-
-    def suggest(self, current: str, request: gr.Request, typed: gr.KeyUpData) -> Any:
-        """The models of the page, and models on the Hub whose names match what is typed."""
-        matches = self.models.search(typed.input_value.strip())
-        return gr.update(choices=self.list_choices(current, request, *matches))
-
-    def list_choices(self, current: str, request: gr.Request, *others: str) -> list[tuple[str, str]]:
-        """Titles and values for the picker. `current` is among them if it is a run of the visitor."""
-        own_runs = [current] if self.models.title(current) else []
-        names = dict.fromkeys([*self.models.names(), *own_runs, *others])
-        return [(self._get_title(name, request), name) for name in names]
-
-    def _get_title(self, model: str, request: gr.Request) -> str:
-        """The model's name to show. The id of a visitor's run is a secret that no screenshot must show."""
-        title = self.models.title(model)
-        return model if title is None else translate(request, "my_model", title=title)
 
     def predict(self, image: dict[str, Any] | None, model: str = "", top_k: float = TOP) -> list[dict[str, Any]]:
         """Classify an image with a ResNet: its most likely labels with their scores, best first.
@@ -137,8 +114,8 @@ class PredictTab:
 
     def render(self, page: gr.Blocks) -> None:
         """Add the tab to the page that is being built."""
+        self.model.render()
         self._render_photo()
-        self._render_model(self.defaults.embedded)
         self._connect(page)
         with gr.Row(visible=False):  # an endpoint for programs takes its inputs from components
             gr.Button().click(
@@ -153,87 +130,66 @@ class PredictTab:
             )
 
     def _render_photo(self) -> None:
-        image: dict[str, Any] = {"buttons": ["fullscreen"], "height": 340}
-        with gr.Row():
-            with gr.Column(min_width=300):
+        with gr.Row(elem_id="photo-columns"):
+            with gr.Column(min_width=280, elem_id="photo-panel"):
+                gr.HTML(message("photo_head"), elem_classes="panel-head")
+                self._camera_button = gr.Button(message("take_photo"), variant="primary", elem_id="take-photo")
                 self._photo = gr.Image(
                     label=message("photo"),
+                    show_label=False,
+                    container=False,
+                    alt_text=message("photo"),
                     placeholder=message("photo_hint"),
-                    sources=["upload", "clipboard", "webcam"],
-                    webcam_options=gr.WebcamOptions(mirror=False),
+                    sources=["upload", "clipboard"],
+                    buttons=["fullscreen"],
+                    height=300,
                     elem_id="photo",
-                    **image,
                 )
-                self._button = gr.Button(message("classify"))
-            with gr.Column(min_width=300):
-                self._classes = gr.Label(label=message("classes"), num_top_classes=TOP, elem_id="classes")
-                self._line = gr.HTML(markup.render_text("", "status"), elem_id="line")
-            with gr.Column(min_width=300):
-                self._heat_map = gr.Image(
-                    label=message("heat"), alt_text=message("heat_alt"), interactive=False, elem_id="why", **image
-                )
-                gr.HTML(message("heat_hint"), elem_id="hint")
-        self._examples = gr.Gallery(
-            [(path, path.stem.replace("-", " ")) for path in EXAMPLES],
-            label=message("examples"),
-            columns=len(EXAMPLES),
-            height="auto",
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            elem_id="examples",
-        )
-
-    def _render_model(self, default: str) -> None:
-        self._current = gr.State(default)
-        with gr.Row():
-            with gr.Column(min_width=300):
-                self.picker = gr.Dropdown(
-                    list(self.models.names()),
-                    value=default,
-                    allow_custom_value=True,
-                    label=message("model"),
-                    info=message("model_info"),
-                    elem_id="model",
-                )
-                self._notice = gr.HTML(elem_id="notice")
-            with gr.Column(min_width=300, scale=2):
-                self._facts = gr.HTML(elem_id="facts")
-                with gr.Accordion(message("card"), open=False):
-                    self._card = gr.Textbox(
-                        label=message("card"), show_label=False, interactive=False, lines=4, max_lines=20
-                    )
+                self._alert = gr.HTML(elem_id="photo-notice")
+                self._button = gr.Button(message("classify"), elem_id="classify")
+                gr.HTML(message("examples_head"), elem_classes="panel-head")
+                with gr.Row(elem_id="examples"):
+                    self._examples = [
+                        gr.Button(message(f"example_{path.stem}"), icon=path, min_width=0) for path in EXAMPLES
+                    ]
+            with gr.Column(min_width=280, elem_id="answer-panel"):
+                gr.HTML(message("answer_head"), elem_classes="panel-head")
+                gr.HTML(message("answer_hint"), elem_classes="placeholder")
+                self._classes = gr.HTML(elem_id="classes", js_on_load="resnetHub.rows(element, trigger)")
+            with gr.Column(min_width=280, elem_id="why-panel"):
+                gr.HTML(message("why_head"), elem_classes="panel-head")
+                gr.HTML(message("why_hint"), elem_classes="placeholder")
+                self._why = gr.HTML(elem_id="why")
 
     def _connect(self, page: gr.Blocks) -> None:
         private: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
         # Without Gradio's preprocessing the file arrives unchanged, and every image is read by load_image.
         predicting = private | {"preprocess": False, "concurrency_limit": _CONCURRENCY, "concurrency_id": "predict"}
-        loading = private | {"concurrency_limit": 4, "concurrency_id": "load"}
-        photo, current, picker = self._photo, self._current, self.picker
+        photo, current = self._photo, self.model.current
         shown: dict[str, Any] = {
-            "outputs": [self._classes, self._line, self._heat_map, photo],
+            "outputs": [self._classes, self._why, self._alert, photo],
             "show_progress_on": [self._classes],
+            "show_progress": "minimal",
         }
-        self.answering: dict[str, Any] = {"fn": self.answer, "inputs": [photo, current]} | shown | predicting
-        self.choosing: dict[str, Any] = {
-            "fn": self.choose,
-            "inputs": [picker, current],
-            "outputs": [current, picker, self._notice, self._facts, self._card],
-            "show_progress_on": [self._notice],
-        }
-        self.choosing |= loading
-        gr.on([photo.input, self._button.click], **self.answering)
-        self._examples.select(self.example, current, **shown | predicting)
-        self._classes.select(self.why, [photo, current], self._heat_map, show_progress="minimal", **predicting)
-        picker.input(**self.choosing).success(**self.answering)
-        page.load(**self.choosing | {"fn": self.open})
-        picker.key_up(self.suggest, current, picker, show_progress="hidden", **loading | {"concurrency_id": "suggest"})
+        self.answering: dict[str, Any] = shown | predicting
+        self.answering |= {"fn": self.answer, "inputs": [photo, current]}
+        photo.upload(**self.answering)
+        # At a clearing Gradio still sends the photo.
+        photo.clear(lambda: ("", "", ""), None, [self._classes, self._why, self._alert], **private)
+        asking: dict[str, Any] = self.answering | {"fn": self.answer_or_ask}
+        self._button.click(**asking)
+        self._camera_button.click(None, js="() => resnetHub.takePhoto()", api_visibility="private")
+        showing_example: dict[str, Any] = shown | predicting
+        for path, button in zip(EXAMPLES, self._examples, strict=True):
+            button.click(self.make_example(path), current, **showing_example)
+        self._classes.select(self.why, [photo, current], self._why, show_progress="minimal", **predicting)
+        self.model.connect(page, self.answering)
 
 
-def _draw_heat_map(
+def _render_heat_map(
     classifier: "Classifier", image: "Image.Image", label: str, request: gr.Request, maps: "Tensor | None" = None
-) -> Any:
+) -> str:
     from resnet_hub.inference.gradcam import overlay_heat_map
 
     overlay = overlay_heat_map(classifier, image, classifier.config.labels.index(label), feature_maps=maps)
-    return gr.update(value=overlay, label=translate(request, "heat_of", label=markup.shorten_label(label)))
+    return predict_markup.render_why(image, overlay, label, request)

@@ -67,7 +67,7 @@ def visit(browser: Browser, address: str, **options: Any) -> Page:
     page.on("pageerror", lambda error: ERRORS.append(str(error)))
     page.on("dialog", lambda dialog: ERRORS.append(f"A label was run as a script: {dialog.message}"))
     page.goto(address)
-    expect(page.locator("#facts dl")).to_be_attached()
+    expect(page.locator("#summary h2")).to_be_attached()
     return page
 
 
@@ -226,12 +226,12 @@ def test_from_200_photos_to_a_model_on_the_hub(browser: Browser, address: str, h
 
     page.get_by_role("button", name="Try it").click()
     expect(page.locator("#model input")).to_have_value("My model: shapes.zip")
-    expect(page.locator("#facts")).to_contain_text(", ".join(labels))
+    expect(page.locator("#summary")).to_contain_text(", ".join(labels))
     photo = tmp_path / "new.jpg"
     photo.write_bytes(draw_shape(labels[0], 1000))
     page.locator("#photo input[type=file]").set_input_files(photo)
-    expect(page.locator("#line")).to_contain_text("My model: shapes.zip")
-    expect(page.locator("#classes h2")).to_have_text(Classifier(model)(photo, top_k=1)[0]["label"])
+    expect(page.locator("#classes .took")).to_contain_text("My model: shapes.zip")
+    expect(page.locator("#classes .name").first).to_have_text(Classifier(model)(photo, top_k=1)[0]["label"])
     page.context.close()
 
 
@@ -489,6 +489,6 @@ def test_on_zero_gpu_a_run_waits_for_time_and_goes_on(browser: Browser, folder: 
         page.get_by_role("button", name="Try it").click()
         expect(page.locator("#model input")).to_have_value("My model: colours.zip")
         page.locator("#photo input[type=file]").set_input_files(folder / "red.png")
-        expect(page.locator("#line")).to_contain_text("on CPU")  # which asks for no GPU
+        expect(page.locator("#classes .took")).to_contain_text("on CPU")  # which asks for no GPU
         assert len(devices.asked) == 2
         page.context.close()

@@ -24,7 +24,7 @@ from resnet_hub.errors import HubError
 from resnet_hub.version import __version__
 
 ZERO_GPU_TORCH = ("2.8.0", "2.9.1", "2.10.0", "2.11.0", "2.12.1", "2.13.0")  # builds that ZeroGPU has
-PHOTO = ROOT / "resnet_hub" / "demo" / "examples" / "school-bus.jpg"
+PHOTO = ROOT / "resnet_hub" / "demo" / "examples" / "school_bus.jpg"
 
 
 @pytest.fixture(autouse=True)

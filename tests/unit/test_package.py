@@ -125,7 +125,7 @@ def test_a_wheel_predicts_outside_a_clone(tmp_path: Path) -> None:
     for name in SETUPTOOLS["package-data"]:
         assert list((installed / name.replace(".", "/")).iterdir())
     (elsewhere := tmp_path / "elsewhere").mkdir()
-    photo = ROOT / "resnet_hub" / "demo" / "examples" / "school-bus.jpg"
+    photo = ROOT / "resnet_hub" / "demo" / "examples" / "school_bus.jpg"
     command = [sys.executable, "-m", "resnet_hub", "predict", photo, "--top-k", "1"]
     environment = os.environ | {"PYTHONPATH": str(installed), "RESNET_HUB_MODEL": ""}
     done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)

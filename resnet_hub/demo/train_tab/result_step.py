@@ -58,7 +58,7 @@ class ResultStep:
 
     def try_it(self, run_id: str, request: gr.Request) -> tuple[Any, ...]:
         """Show the Predict tab with the model of this run."""
-        picker = gr.update(choices=self.predict.list_choices(run_id, request), value=run_id)
+        picker = gr.update(choices=self.predict.model.list_choices(run_id, request), value=run_id)
         return picker, gr.Tabs(selected="predict")
 
     def export_web_page(self, run_id: str, request: gr.Request) -> Updates:
@@ -130,8 +130,8 @@ class ResultStep:
         self._push_button.click(self.push, [state.run, self._name, self._private], self.outcome, **pushing)
         exporting = SLOW | {"concurrency_id": "export", "concurrency_limit": 2, "show_progress_on": [self.web_file]}
         self._web_button.click(self.export_web_page, state.run, self.web_file, **exporting)
-        trying = self._try_button.click(self.try_it, state.run, [self.predict.picker, state.tabs], **QUICK)
-        trying.success(**self.predict.choosing).success(**self.predict.answering)
+        trying = self._try_button.click(self.try_it, state.run, [self.predict.model.picker, state.tabs], **QUICK)
+        trying.success(**self.predict.model.choosing).success(**self.predict.answering)
 
 
 def _get_file_name(run: PageRun) -> str:

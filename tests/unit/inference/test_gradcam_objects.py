@@ -15,7 +15,7 @@ from resnet_hub.inference.gradcam import MIN_CELLS, compute_heat_map
 from resnet_hub.model import ResNet
 
 EXAMPLES = ROOT / "resnet_hub" / "demo" / "examples"
-OBJECTS = {"espresso": "espresso.jpg", "goldfish": "goldfish.jpg", "school bus": "school-bus.jpg"}
+OBJECTS = {"espresso": "espresso.jpg", "goldfish": "goldfish.jpg", "school bus": "school_bus.jpg"}
 SHAPES = ("red disk", "blue disk")
 # Preprocessing of ImageNet models, of small ones, without a crop, and of both sides squashed to the input
 INPUTS = [

@@ -1,0 +1,105 @@
+"""HTML of the Predict tab: a model, an answer, and the photo under its heat map."""
+
+import html
+import re
+from base64 import b64encode
+from collections.abc import Sequence
+from functools import cache
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from resnet_hub.checkpoints.model_card import read_license
+from resnet_hub.demo.i18n import translate, translate_label
+from resnet_hub.demo.markup import render, shorten_label
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+    from PIL import Image
+
+    from resnet_hub.config import ResNetConfig
+
+_MAX_CARD = 100_000  # characters
+_LABELS_SHOWN = 4  # of a model
+_FRONT_MATTER = re.compile(r"\A\s*---\s*\n.*?\n---\s*(\n|\Z)", re.DOTALL)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
+_QUALITY = 88  # of the JPEG copies in a page
+
+
+def render_summary(config: "ResNetConfig", title: str, card: str, query: str, request: gr.Request) -> str:
+    """A model's title, purpose, licence and size.
+
+    Args:
+        config: Its config.
+        title: Its name on the page, for a model whose card has no heading.
+        card: Its model card.
+        query: The query of a link that opens the page with this model; "" for the run of a visitor, whose id is secret.
+        request: The request, for its language.
+    """
+    labels = [shorten_label(translate_label(request, label)) for label in config.labels[:_LABELS_SHOWN]]
+    some = translate(request, "comma").join(labels)
+    key = "purpose_many" if config.num_classes > _LABELS_SHOWN else "purpose"
+    return render(
+        "summary.html",
+        request,
+        title=_find_title(card) if query and _find_title(card) else title,
+        purpose=translate(request, key, count=f"{config.num_classes:,}", some=some),
+        license=read_license(card),
+        parameters=f"{config.num_parameters / 1e6:,.1f}",
+        query=query,
+    )
+
+
+def _find_title(card: str) -> str:
+    match = _TITLE.search(_FRONT_MATTER.sub("", card[:_MAX_CARD], count=1))
+    return re.sub(r"[`*\\]", "", match[1]).strip()[:120] if match else ""
+
+
+def render_card(card: str, request: gr.Request) -> str:
+    """A model card as HTML. Strangers write cards: HTML in them is shown as text, and no image is loaded."""
+    text = _COMMENT.sub("", _FRONT_MATTER.sub("", card[:_MAX_CARD], count=1)).strip()
+    if not text:
+        return f"<p>{html.escape(translate(request, 'no_card'))}</p>"
+    return _get_markdown().render(text)
+
+
+@cache
+def _get_markdown() -> "MarkdownIt":
+    from markdown_it import MarkdownIt
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+
+    def show_alternative_text(_: Any, tokens: "Sequence[Token]", index: int, *__: Any) -> str:
+        return f"<em>{html.escape(tokens[index].content)}</em>" if tokens[index].content else ""
+
+    def open_in_new_tab(renderer: Any, tokens: "Sequence[Token]", index: int, options: Any, env: Any) -> str:
+        tokens[index].attrSet("target", "_blank")
+        tokens[index].attrSet("rel", "noopener nofollow")
+        return str(renderer.renderToken(tokens, index, options, env))
+
+    markdown.add_render_rule("image", show_alternative_text)
+    markdown.add_render_rule("link_open", open_in_new_tab)
+    return markdown
+
+
+def render_answer(top: list[dict[str, Any]], verdict: str, took: str, request: gr.Request) -> str:
+    """The most likely labels as buttons with bars, below the first one or a doubtful `verdict`, and the time taken."""
+    rows = [entry | {"name": translate_label(request, entry["label"])} for entry in top]
+    return render("answer.html", request, rows=rows, verdict=verdict, took=took)
+
+
+def render_why(photo: "Image.Image", heat_map: "Image.Image", label: str, request: gr.Request) -> str:
+    """A photo under the heat map of a label, with a slider for the strength of the map."""
+    name = shorten_label(translate_label(request, label))
+    photo = photo.resize(heat_map.size) if photo.size != heat_map.size else photo
+    return render("why.html", request, photo=encode_jpeg(photo), heat=encode_jpeg(heat_map), label=name)
+
+
+def encode_jpeg(image: "Image.Image") -> str:
+    """A data URL."""
+    content = BytesIO()
+    image.convert("RGB").save(content, "JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{b64encode(content.getvalue()).decode()}"

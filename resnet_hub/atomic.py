@@ -2,12 +2,14 @@
 
 import ctypes
 import errno
+import glob
 import os
+import re
 import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,8 +43,8 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 def replace_folder(folder: str | Path, *, keep: Callable[[str], bool]) -> Iterator[Path]:
     """Replace a folder in one step when the block ends without an error.
 
-    A kill leaves the old folder or the new one, and at worst a hidden folder `.NAME.*.part` beside it, which can be
-    deleted.
+    A kill leaves the old folder or the new one, and at worst a hidden folder `.NAME.*.part` beside it, which the next
+    call for the same folder removes.
 
     Args:
         folder: The folder to replace or create. A link to a folder stays a link.
@@ -59,9 +61,12 @@ def replace_folder(folder: str | Path, *, keep: Callable[[str], bool]) -> Iterat
     if folder.is_dir() and (os.path.ismount(folder) or Path.cwd().is_relative_to(folder)):
         raise OSError(errno.EBUSY, "a working directory or mount point cannot be replaced; choose a folder in it")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
     new = _temporary_path(folder)
     new.mkdir()
-    try:
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, new, ignore_errors=True)
+        stack.enter_context(_lock(new))
         yield new
         for parent, _, names in os.walk(new):
             for name in names:
@@ -71,17 +76,46 @@ def replace_folder(folder: str | Path, *, keep: Callable[[str], bool]) -> Iterat
             new.chmod(folder.stat().st_mode)
             _copy_entries(folder, new, keep)
             _sync(new)
+            stack.enter_context(_lock(folder))
             _exchange(new, folder)  # now `new` is the path of the old folder
             _copy_entries(new, folder, keep)  # entries that were added meanwhile
         else:
             new.rename(folder)
         _sync(folder.parent)
+
+
+def _temporary_path(path: Path, suffix: str = "part") -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{suffix}")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left beside a folder, but nothing that a process still writes."""
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.part"):
+        is_ours = re.fullmatch(r"\.[0-9a-f]{8}\.part", path.name.removeprefix(f".{folder.name}"))
+        if is_ours and path.is_dir() and not path.is_symlink():
+            with _lock(path) as is_locked:
+                if is_locked:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Lock a folder until the block or the process ends; yields whether that succeeded. On Windows it never does."""
+    descriptor = None
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another process writes it, or the file system has no locks
+            os.close(descriptor)
+            descriptor = None
+    try:
+        yield descriptor is not None
     finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-def _temporary_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _copy_entries(source: Path, destination: Path, keep: Callable[[str], bool], parent: str = "") -> None:
@@ -116,7 +150,7 @@ def _exchange(new: Path, old: Path) -> None:
         code = ctypes.get_errno()
         if renameat2 and code not in (errno.EINVAL, errno.ENOSYS, errno.EPERM):  # EPERM comes from seccomp
             raise OSError(code, os.strerror(code), str(old))
-    aside = _temporary_path(old)
+    aside = _temporary_path(old, "old")  # not "part": if this process is killed now, it has the only copy
     old.rename(aside)
     try:
         new.rename(old)

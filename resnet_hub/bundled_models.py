@@ -9,6 +9,11 @@ _IN_WHEEL, _IN_CLONE = Path(__file__).with_name("weights"), Path(__file__).paren
 SHELF = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CLONE
 
 
+def find_bundled_model(name: str) -> Path | None:
+    """Return the bundled checkpoint folder of that name, such as "resnet20-cifar10", or None."""
+    return next((path.parent for path in SHELF.glob("[!.]*/config.json") if path.parent.name == name), None)
+
+
 def find_default_model() -> Path:
     """Return the checkpoint folder that is used if a command names no model.
 

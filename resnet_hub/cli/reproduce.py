@@ -38,8 +38,8 @@ def add_parsers(commands: options.Commands) -> None:
         )
     lesion.add_argument("--data", default=_DATA, help=f"{options.DATA_HELP} (default: {_DATA})")
     lesion.add_argument("--split", help=options.SPLIT_HELP)
-    help_text = f"checkpoint folders or Hub models (default: {' '.join(_MODELS)})"
-    lesion.add_argument("--model", nargs="+", metavar="MODEL", help=help_text)
+    help_text = f"checkpoint folders, Hub models or included models (default: {' '.join(_MODELS)})"
+    lesion.add_argument("--model", type=options.parse_model, nargs="+", metavar="MODEL", help=help_text)
     options.add_count(lesion, "--images", 1000, "images to measure on")
     for parser in (degradation, shortcuts, lesion, gradients, identity):
         parser.add_argument("--fast", action="store_true", help="a smaller version")

@@ -54,7 +54,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         kinds = [hint] if get_origin(hint) is Literal else [*get_args(hint), hint]
         kind = next(kind for kind in kinds if isinstance(kind, type) or get_origin(kind) is Literal)
         settings: dict[str, Any] = {"type": kind, "metavar": field.name.upper()}
-        if kind is bool:
+        if field.name == "base":
+            settings["type"] = options.parse_model
+        elif kind is bool:
             settings = {"action": argparse.BooleanOptionalAction}
         elif get_origin(kind) is Literal:
             settings = {"choices": get_args(kind)}
@@ -186,7 +188,10 @@ def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> int:
 
     def stop(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        run_dir.folder.mkdir(parents=True, exist_ok=True)
+        if not is_main:  # the first process stops all
+            return
+        if not run_dir.lock.is_held_here():  # this run has not begun; the file would stop that of another command
+            raise KeyboardInterrupt
         run_dir.stop.touch()
         print("stopping after this step; press Ctrl-C again to exit at once", file=sys.stderr)
 

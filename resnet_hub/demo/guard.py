@@ -21,6 +21,7 @@ import gradio as gr
 from starlette.requests import Request
 
 from resnet_hub.demo.i18n import translate
+from resnet_hub.demo.predict_tab import TOP
 from resnet_hub.demo.runs.run import FREE_BYTES
 from resnet_hub.demo.usage_limits import MAX_WAITING, Budget, MemoryBudget, OpenCalls
 from resnet_hub.demo.visitor import Scope, get_address, get_header, is_from_other_site, is_local_user
@@ -178,7 +179,7 @@ class Guard:
             if kind == AGENT:
                 check_agent_call(body, scope)
             else:
-                call = parse_call(body)
+                call = complete_call(parse_call(body), get_path(scope))
                 send = self._count_call(scope, address, call, send)
                 body = check_files(call, scope)
                 length = (b"content-length", str(len(body)).encode())
@@ -272,6 +273,17 @@ def parse_call(body: bytes) -> dict[str, Any]:
     if len(str(call.get("session_hash") or "")) > MAX_SESSION_NAME:
         raise RefusedError(400, "The name of the session is too long.")
     return call
+
+
+def complete_call(call: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return a call of the endpoint /predict as Gradio wants it: the image an object, and no argument missing."""
+    data = call.get("data")
+    if not re.fullmatch(rf"{API}/call/predict/?", path) or not isinstance(data, list) or not data:
+        return call
+    image, *others = data
+    if isinstance(image, str) and image.startswith("data:"):
+        image = {"url": image, "meta": {"_type": "gradio.FileData"}}
+    return call | {"data": [image, *others, *("", TOP)[len(others) :]]}
 
 
 def check_files(call: dict[str, Any], scope: Scope) -> bytes:

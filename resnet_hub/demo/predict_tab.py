@@ -1,6 +1,7 @@
 """The Predict tab: a photo in, its top classes and a heat map out."""
 
 import time
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ _CONCURRENCY = 16  # photos of visitors at a time; those that wait are computed 
 _EXAMPLES = Path(__file__).with_name("examples")
 EXAMPLES = [_EXAMPLES / f"{name}.jpg" for name in ("cat", "espresso", "rocket", "goldfish", "school_bus")]
 _VERDICTS = {"not sure": "not_sure", "none": "none_of_these"}  # messages
+_EXAMPLE_URL = (  # of the endpoint: a grey pixel
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+)
 _BROWSER_FORMATS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
 
@@ -85,7 +89,7 @@ class PredictTab:
         """Classify an image with a ResNet: its most likely labels with their scores, best first.
 
         Args:
-            image: The image to classify.
+            image: The image to classify: an upload, or a data URL (data:image/jpeg;base64,...).
             model: A model of the page's list, or the id of one on the Hugging Face Hub, such as user/name; by default
                 the model that new visitors get.
             top_k: How many labels to return, from 1 to 1000.
@@ -106,7 +110,8 @@ class PredictTab:
         classifier = self.models.get(model)
         start = time.perf_counter()
         side = max(_HEAT_MAP_SIDE, classifier.decode_size or 0)
-        image = load_image(photo["path"], name=photo["orig_name"], near=side)
+        source, name = _get_source(photo)
+        image = load_image(source, name=name, near=side)
         top, maps = classifier.predict_with_maps(image, top_k)
         return classifier, image, top, maps, time.perf_counter() - start
 
@@ -121,7 +126,7 @@ class PredictTab:
             gr.Button().click(
                 self.predict,
                 # With an initial value, programs may leave an input out.
-                [gr.Image(label="image"), gr.Textbox("", label="model"), gr.Number(TOP, label="top_k")],
+                [_create_endpoint_image(), gr.Textbox("", label="model"), gr.Number(TOP, label="top_k")],
                 gr.JSON(label="classes"),
                 api_name="predict",
                 preprocess=False,
@@ -193,3 +198,33 @@ def _render_heat_map(
 
     overlay = overlay_heat_map(classifier, image, classifier.config.labels.index(label), feature_maps=maps)
     return predict_markup.render_why(image, overlay, label, request)
+
+
+def _get_source(photo: dict[str, Any]) -> tuple[str | bytes, str]:
+    """The path of an uploaded image, or the content of one in a data URL, and its name in messages."""
+    if photo["path"]:
+        return photo["path"], photo["orig_name"]
+    kind, _, data = (photo["url"] or "").partition(",")
+    if not (kind.startswith("data:") and kind.endswith(";base64")):
+        text = "Send the image as data (data:image/jpeg;base64,...), or upload it first."
+        raise gr.Error(text, print_exception=False)
+    try:
+        return b64decode("".join(data.split()), validate=True), "the image"
+    except ValueError:
+        raise gr.Error("The image is not valid base64; encode its bytes again.", print_exception=False) from None
+
+
+def _create_endpoint_image() -> gr.Image:
+    """The image that a program sends. Its description offers what the page accepts: no addresses, which Gradio's does.
+
+    It is changed on the object: Gradio writes a file beside the module of a subclass.
+    """
+    image = gr.Image(label="image")
+    info: dict[str, Any] = image.api_info()  # Gradio keeps it
+    url = "Image as data URL (data:image/jpeg;base64,...); upload an image of over 700 kB. Addresses are not fetched."
+    info["properties"]["url"]["description"] = url
+    info["properties"]["path"]["description"] = "Path of an uploaded image, as the upload returned it"
+    info["additional_description"] = "An uploaded image, or a data URL, alone or as `url`."
+    payload = {"path": None, "url": _EXAMPLE_URL, "meta": {"_type": "gradio.FileData"}}
+    image.example_payload = lambda: payload  # type: ignore[method-assign]
+    return image

@@ -74,6 +74,11 @@ class RunLock:
                 with suppress(OSError):
                     self.folder.rmdir()
 
+    def is_held_here(self) -> bool:
+        """Whether this process holds the lock, by this object or another."""
+        holder = _read(self.folder.absolute() / "lock")
+        return bool(holder and holder.process == os.getpid() and holder.is_same_system())
+
     def check(self) -> None:
         """Raise `TrainingError` if another process has taken the lock, as after ten minutes of sleep."""
         if not self._path or not self._holder:

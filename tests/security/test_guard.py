@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import httpx2
 import pytest
 from helpers import ROOT
 from helpers.data import encode_image, save_base, write_zip
+from PIL import Image
 
 from resnet_hub.demo import guard, usage_limits, visitor
 from resnet_hub.demo.guard import Guard
@@ -63,7 +65,8 @@ def site(folder: Path) -> Iterator[httpx2.Client]:
             [sys.executable, "-c", program], env=os.environ | settings, cwd=folder, stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        limits = httpx2.Limits(max_keepalive_connections=0)  # the server ends idle ones, also while this process waits
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as client:
             for _ in range(3000):
                 assert server.poll() is None, (folder / "log").read_text()
                 try:
@@ -642,3 +645,25 @@ def test_the_level_of_the_log_is_checked(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ResNetHubError, match="RESNET_HUB_LOG is 'loud'; choose debug"):
         start_log()
     assert logging.getLogger("resnet_hub").level == before
+
+
+def test_the_endpoint_takes_images_as_data(site: httpx2.Client) -> None:
+    urls = []
+    for format in ("PNG", "JPEG", "BMP"):
+        Image.new("RGB", (40, 30), (200, 30, 30)).save(content := io.BytesIO(), format)
+        urls.append(f"data:image/{format.lower()};base64,{base64.b64encode(content.getvalue()).decode()}")
+    for url in (*urls, f"{urls[0][:60]}\n{urls[0][60:]}"):  # as some tools wrap it
+        for image in (url, {"url": url}, {"path": None, "url": url, **META}):
+            assert call(site, [image, "tiny", 2]).count('"label"') == 2, image
+    for url, message in (
+        ("data:image/png;base64,???", "not valid base64"),
+        ("data:image/png;base64,AAAA", "Cannot read"),
+        ("data:text/plain,hello", "Send the image as data"),
+        (None, "Send the image as data"),
+    ):
+        assert message in call(site, [{"url": url, **META}, "tiny", 2]), url
+    parameter = site.get(f"/{API}/info").json()["named_endpoints"]["/predict"]["parameters"][0]
+    for data in ([parameter["example_input"], "tiny"], [urls[0], "tiny", 3, "more"]):
+        assert call(site, data).count('"label"') == 3, data
+    assert "tiny" in call(site, [urls[0], "tiny/none"])
+    assert "ublicly available" not in json.dumps(parameter) and "http" not in json.dumps(parameter)

@@ -183,3 +183,39 @@ def test_a_kill_leaves_the_old_or_the_new_content(tmp_path: Path) -> None:
         assert len(set(json.loads(file.read_text()))) == 1
         assert names(folder) == ["a", "b", "notes"]
     assert [name for name in names(tmp_path) if not name.endswith(".part")] == ["m", "state"]
+    replace(folder, "new")
+    assert [name for name in names(tmp_path) if not name.startswith(".state.")] == ["m", "state"]
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    left = [".m.0a1b2c3d.part", ".m.00000000.part"]
+    kept = [".m.notes.part", ".m.2.0a1b2c3d.part", ".n.0a1b2c3d.part", "m.0a1b2c3d.part", ".m.0a1b2c3d.old"]
+    for name in (*left, *kept):
+        (tmp_path / name / "model").mkdir(parents=True)
+    (tmp_path / ".m.0000000f.part").write_text("a file")
+    (tmp_path / ".m.0000000e.part").symlink_to(tmp_path / "m.0a1b2c3d.part")
+    replace(tmp_path / "m", "new")
+    kept += ["m", ".m.0000000e.part", ".m.0000000f.part"]
+    assert names(tmp_path) == sorted(kept)
+    assert (tmp_path / "m.0a1b2c3d.part" / "model").is_dir()
+
+
+SAVER = """
+import sys
+from resnet_hub.atomic import replace_folder
+with replace_folder(sys.argv[1], keep=lambda name: name != "model") as new:
+    (new / "model").write_text("b")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no flock")
+def test_what_another_process_still_writes_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    for first in ("new", "replaced"):
+        with replace_folder(folder, keep=lambda name: True) as slow:
+            (slow / "model").write_text(first)
+            subprocess.run([sys.executable, "-c", SAVER, folder], check=True)
+            assert (folder / "model").read_text() == "b"
+            assert names(tmp_path) == [slow.name, "m"]
+        assert (folder / "model").read_text() == first
+        assert names(tmp_path) == ["m"]

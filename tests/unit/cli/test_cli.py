@@ -21,10 +21,12 @@ from helpers.hub_server import WRITER, Hub, Repo
 from PIL import Image
 
 from resnet_hub import Classifier, ResNet, ResNetConfig, TrainConfig, cli, train
+from resnet_hub.bundled_models import SHELF
 from resnet_hub.checkpoints.model_card import CardContent, render_card
 from resnet_hub.config import Reliability
 from resnet_hub.training.events import Started
 from resnet_hub.training.run_dir import RunDir
+from resnet_hub.training.run_lock import RunLock
 from resnet_hub.version import __version__
 
 COMMAND = [sys.executable, "-m", "resnet_hub"]
@@ -445,6 +447,49 @@ def test_ctrl_c_saves_the_run_and_the_same_command_resumes_it(model: Path, colou
     assert (training.returncode, events[-1]) == (130, "Stopped")
     done = subprocess.run([*command], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1])["event"] == "Finished"
+
+
+def test_ctrl_c_before_a_run_begins_stops_no_other(
+    capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = RunLock.hold
+
+    def interrupt(lock: RunLock, **options: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return hold(lock, **options)
+
+    monkeypatch.setattr(RunLock, "hold", interrupt)
+    settings = ["--data", colours, "--base", model, "--run", tmp_path / "run"]
+    assert run(capfd, "train", *settings) == (130, [], [])
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_included_model_is_named_without_its_folder(
+    capfd: pytest.CaptureFixture[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert json.loads("".join(run(capfd, "info", "resnet20-cifar10", "--json")[1]))["architecture"] == "resnet20"
+    code, lines, errors = run(capfd, "predict", images / "a.png", "--model", "resnet20-cifar10")
+    assert (code, errors, len(lines)) == (0, [], 1)
+    parse = cli.create_parser().parse_args
+    assert parse(["evaluate", "resnet20-cifar10", "--data", "a"]).model == str(SHELF / "resnet20-cifar10")
+    assert parse(["train", "--base", "resnet20-cifar10"]).base == str(SHELF / "resnet20-cifar10")
+    assert parse(["train", "--base", "none"]).base == "none"
+    assert parse(["reproduce", "lesion", "--model", "resnet20-cifar10", "a/b"]).model == [
+        str(SHELF / "resnet20-cifar10"),
+        "a/b",
+    ]
+    (tmp_path / "resnet20-cifar10").mkdir()  # a folder here has that name
+    assert parse(["train", "--base", "resnet20-cifar10"]).base == "resnet20-cifar10"
+    assert "resnet20-cifar10 has no config.json" in run(capfd, "info", "resnet20-cifar10")[2][0]
+
+
+@pytest.mark.parametrize("name", ["nosuchfolder", "resnet20-cifar100", "weights/no/such", "a" * 300])
+def test_a_model_that_is_not_there(name: str, capfd: pytest.CaptureFixture[str], hub: Hub) -> None:
+    for command in (["info", name], ["predict", "a.png", "--model", name]):
+        error = f"error: There is no folder {name}. A model on the Hub is named user/name."
+        assert run(capfd, *command) == (2, [], [error])
+    assert not hub.requests
 
 
 def test_a_run_that_cannot_start_prints_one_line(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -151,6 +151,17 @@ def test_a_holder_beats_and_notices_that_it_was_replaced(tmp_path: Path, monkeyp
     assert not (tmp_path / "lock").exists()
 
 
+@pytest.mark.parametrize("changes", [{"process": os.getppid()}, {"host": "elsewhere"}, {"system": "another"}])
+def test_who_holds_the_lock_is_known(changes: dict[str, Any], tmp_path: Path) -> None:
+    lock = RunLock(tmp_path)
+    assert not lock.is_held_here()
+    with RunLock(tmp_path).hold():
+        assert lock.is_held_here()
+    assert not lock.is_held_here()
+    write_lock(tmp_path, 0, **changes)
+    assert not lock.is_held_here()
+
+
 def test_unfinished_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
     parts = [".state.safetensors.0a1b2c3d.part", ".model.0a1b2c3d.part/config.json", "model/.README.md.00000000.part"]
     kept = ["state.safetensors", "model/README.md", "notes.part", "model/onnx/.mine"]

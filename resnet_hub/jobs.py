@@ -25,7 +25,7 @@ from resnet_hub.datasets.export import export_dataset
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.errors import HubError, TrainingError
-from resnet_hub.hub_client.errors import hub_errors
+from resnet_hub.hub_client.errors import hub_errors, translate_errors
 from resnet_hub.hub_client.retry import call_once, retry_call
 from resnet_hub.hub_client.upload import find_or_create_repo, upload_large_files
 from resnet_hub.package_files import HEIC, LIBRARY, TRAIN, list_package_files
@@ -145,7 +145,7 @@ def follow(job: Job, *, token: str | None = None) -> Iterator[Event | str]:
     from huggingface_hub import HfApi
 
     last: Event | None = None
-    with hub_errors(job.id, token=token):
+    with translate_errors(f"The job {job.id}", action="followed"):
         api = HfApi(token=token, library_name="resnet_hub")
         for line in api.fetch_job_logs(job_id=job.id, namespace=job.owner, follow=True):
             event = event_from_json(line)
@@ -196,7 +196,7 @@ def cancel(job: Job, *, token: str | None = None) -> None:
     """Ends the job at once, without a model."""
     from huggingface_hub import HfApi
 
-    with hub_errors(job.id, token=token, writing=True):
+    with translate_errors(f"The job {job.id}", action="cancelled"):
         retry_call(HfApi(token=token, library_name="resnet_hub").cancel_job, job_id=job.id, namespace=job.owner)
 
 

@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -81,7 +82,9 @@ def load_dataset(
             supported = {*columns} if takes_columns else set()
     else:
         repo_id = _parse_repo_id(str(source))
-        splits = load_parquet_or_hub(repo_id, **selection, revision=revision, token=token, max_bytes=max_bytes)
+        hub: dict[str, Any] = {"revision": revision, "token": token, "max_bytes": max_bytes}
+        load_images = partial(_load_snapshot, title=repo_id, **columns)
+        splits = load_parquet_or_hub(repo_id, **selection, load_images=load_images, **hub)
         supported = {*selection, "revision"}
     title = "The dataset" if path is None else path.resolve().name
     for argument, value in {**selection, "revision": revision}.items():
@@ -117,6 +120,15 @@ def open_listing(path: Path) -> Listing:
         for name in shards:
             listing.mount(name, TarArchive(listing.files[name]))
     return listing
+
+
+def _load_snapshot(folder: Path, title: str, **columns: str | None) -> Splits:
+    """Load the copy of a dataset on the Hub that is a folder of images."""
+    listing = open_listing(folder)
+    listing.title = title
+    loaded = _load_files(listing, **columns)
+    assert not isinstance(loaded, Files)  # without parquet files
+    return loaded[0]
 
 
 def _load_files(listing: Listing, image_column: str | None, label_column: str | None) -> tuple[Splits, bool] | Files:

@@ -11,10 +11,12 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import SPLIT_NAMES, SPLITS, TRAIN, Splits
+from resnet_hub.datasets.metadata import METADATA_NAMES
 from resnet_hub.datasets.split_names import UNLABELLED, find_split
 from resnet_hub.datasets.tables import load_tables
 from resnet_hub.errors import DataError, HubError, ResNetHubError, TooLargeError, one_line
@@ -22,10 +24,12 @@ from resnet_hub.hub_client.errors import error_message
 from resnet_hub.hub_client.listing import read_listing
 from resnet_hub.hub_client.retry import is_short_body, request_timeout, retry_call
 from resnet_hub.hub_client.xet import XetTransferError
+from resnet_hub.images.load import SUFFIXES
 
 HUB_PREFIX = "hf://datasets/"  # before an id: the dataset on the Hub, even if a folder has the same name
 _CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # the files that configure `datasets`
 _MAX_CARD = 2**20  # bytes
+_TABLES = {".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".tgz"}
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OUTSIDE = re.compile(r"^[/\\~]|:|(^|[/\\])\.\.([/\\]|$)")  # an absolute path, a URL, a drive, the parent folder
@@ -44,16 +48,17 @@ def load_parquet_or_hub(
     image_column: str | None,
     label_column: str | None,
     tables: Sequence[Path] = (),
+    load_images: Callable[[Path], Splits] | None = None,
     **hub: Any,
 ) -> Splits:
     """Load a folder of parquet files (a `Path`), or a dataset on the Hub by its id.
 
     The arguments are those of `load_dataset`; `hub` are `revision`, `token` and `max_bytes`. `tables` are the parquet
-    files of the folder, which are read unless its card names others.
+    files of the folder, which are read unless its card names others. `load_images` reads the copy of a dataset on the
+    Hub that is a folder of images.
     """
-    with _wrap_errors(str(source)), request_timeout():
+    with _wrap_errors(str(source), hub.get("revision")), request_timeout():
         import datasets
-        from huggingface_hub.constants import HF_HUB_CACHE
 
         if isinstance(source, Path):
             has_configs = _check_cards(str(source), [source / name for name in _CARDS if (source / name).is_file()])
@@ -63,8 +68,13 @@ def load_parquet_or_hub(
                 builder = datasets.load_dataset_builder(str(source), subset)
             commit, root = None, source
         else:
-            builder, commit = _get_hub_builder(source, subset, **hub)
-            root = Path(HF_HUB_CACHE, "datasets--" + source.replace("/", "--"))
+            builder, commit = _get_hub_builder(source, subset, takes_images=not split, **hub)
+            if isinstance(builder, Path):
+                assert load_images is not None
+                splits = load_images(builder)
+                splits.commit = commit
+                return splits
+            root = _find_repo_cache(source)
         builder.download_and_prepare()
         loaded = builder.as_dataset(split=split)
         by_name = loaded if isinstance(loaded, datasets.DatasetDict) else {TRAIN: loaded}
@@ -84,9 +94,18 @@ def load_parquet_or_hub(
 
 
 def _get_hub_builder(
-    name: str, subset: str | None, revision: str | None, token: str | bool | None, max_bytes: int | None
+    name: str,
+    subset: str | None,
+    *,
+    takes_images: bool,
+    revision: str | None,
+    token: str | bool | None,
+    max_bytes: int | None,
 ) -> tuple[Any, str | None]:
     """Check a dataset on the Hub, and get the builder that downloads it.
+
+    The layout of a folder of images is not for `datasets` to decide: with `takes_images`, and without subsets, it is
+    downloaded here, and its folder is returned in place of a builder.
 
     If the Hub cannot be reached, the builder reads the cached copy. A commit as `revision` is only read from a copy
     of that commit.
@@ -105,23 +124,64 @@ def _get_hub_builder(
         if any(sizes[card] > _MAX_CARD for card in cards):
             raise DataError(_explain_long_card(name))
         download: Callable[..., str] = partial(api.hf_hub_download, name, repo_type="dataset", revision=commit)
-        _check_cards(name, [Path(retry_call(download, card)) for card in cards])
-        builder = datasets.load_dataset_builder(name, subset, revision=commit, token=token)
-        paths = _list_data_files(builder, name, commit, sizes)
-        size, cache = sum(sizes[path] for path in paths), Path(builder.cache_dir)
+        has_configs = _check_cards(name, [Path(retry_call(download, card)) for card in cards])
+        builder: Any = None
+        if takes_images and not subset and not has_configs and (paths := _list_images(sizes)):
+            cache = _find_repo_cache(name) / "snapshots" / commit
+        else:
+            builder = datasets.load_dataset_builder(name, subset, revision=commit, token=token)
+            paths, cache = _list_data_files(builder, name, commit, sizes), Path(builder.cache_dir)
+        size = sum(sizes[path] for path in paths)
         if max_bytes is not None and size > max_bytes:
             raise TooLargeError(name, size, max_bytes)
         if not cache.is_dir():
             _check_free_space(name, size, cache)
         for path in paths:  # `datasets` would download them without these timeouts, and then finds them in the cache
             retry_call(download, path)
+        if not builder:
+            _mark_complete(cache, revision)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
     except (errors.HTTPError, OSError, RuntimeError, HubError):
+        if copy := _find_cached_folder(name, revision) if takes_images and not subset else None:
+            return copy
         if copy := _find_cached_copy(name, subset, revision):
             return copy
         raise
-    return builder, commit
+    return builder or cache, commit
+
+
+def _list_images(sizes: dict[str, int]) -> list[str]:
+    """The images and metadata files of a dataset that is a folder of images; none of one with tables or archives."""
+    names = {name: PurePosixPath(name) for name in sizes if ".." not in name.split("/") and name not in _CARDS}
+    metadata = [name for name, path in names.items() if path.name.lower() in METADATA_NAMES]
+    images = [name for name, path in names.items() if path.suffix.lower() in SUFFIXES]
+    tables = [name for name in names.keys() - metadata if names[name].suffix.lower() in _TABLES]
+    return sorted(images + metadata) if images and not tables else []
+
+
+def _find_repo_cache(name: str) -> Path:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE, "datasets--" + name.replace("/", "--"))
+
+
+def _mark_complete(folder: Path, revision: str | None) -> None:
+    """Note that a folder of the cache holds all images of its commit, which `revision` names now."""
+    for name in {folder.name, revision or "main"}:
+        mark = folder.parents[1] / ".complete" / name
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(mark, folder.name)
+
+
+def _find_cached_folder(name: str, revision: str | None) -> tuple[Path, str] | None:
+    """The folder that `_mark_complete` noted for a revision, and its commit."""
+    cache = _find_repo_cache(name)
+    with contextlib.suppress(OSError, ValueError):
+        commit = (cache / ".complete" / (revision or "main")).read_text()
+        if _COMMIT.fullmatch(commit) and (cache / "snapshots" / commit).is_dir():
+            return cache / "snapshots" / commit, commit
+    return None
 
 
 def _list_data_files(builder: Any, name: str, commit: str, sizes: dict[str, int]) -> list[str]:
@@ -211,7 +271,7 @@ def _explain_long_card(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _wrap_errors(source: str) -> Iterator[None]:
+def _wrap_errors(source: str, revision: str | None) -> Iterator[None]:
     """Turn all errors into `DataError`, and silence the progress bars and log messages of `datasets`."""
     try:
         import datasets
@@ -229,7 +289,7 @@ def _wrap_errors(source: str) -> Iterator[None]:
     except ResNetHubError:
         raise
     except Exception as error:
-        raise DataError(_explain_error(source, error)) from None
+        raise DataError(_explain_error(source, revision, error)) from None
     finally:
         for module, (was_disabled, verbosity) in zip(modules, old_states, strict=True):
             module.logging.set_verbosity(verbosity)
@@ -237,17 +297,12 @@ def _wrap_errors(source: str) -> Iterator[None]:
                 module.enable_progress_bars()
 
 
-def _explain_error(source: str, error: Exception) -> str:
+def _explain_error(source: str, revision: str | None, error: Exception) -> str:
     """Return the message for an error of `datasets` or the Hub: subject, cause, what to do."""
     from huggingface_hub import errors
 
-    match error:
-        case errors.GatedRepoError():
-            return f"The dataset {source!r} is gated. Request access on its page, then log in with that account."
-        case errors.RepositoryNotFoundError():
-            return f"The dataset {source!r} is not on the Hub, or private. Check the name, or run `hf auth login`."
-        case errors.RevisionNotFoundError():
-            return f"The dataset {source!r} has no such branch, tag or commit. Choose one that its page lists."
+    if isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError | errors.DisabledRepoError):
+        return error_message(error, source, revision, writing=False, kind="dataset")  # gated repos, too
     reason = str(error).strip().split("\n")[0] or type(error).__name__
     if isinstance(error, ValueError):
         for pattern, problem in _MISSING_CHOICES.items():

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from resnet_hub.datasets.duplicates import Fingerprint, compute_fingerprint, fin
 from resnet_hub.datasets.layout import DOT_FOLDER, NO_IMAGES, NO_ROW
 from resnet_hub.datasets.metadata import NO_FILE
 from resnet_hub.errors import DataError, ImageError, list_some, printable
+from resnet_hub.images.load import has_image_header
 
 MAX_SHOWN = 60  # characters of a label or file name that a message or table shows
 FEW_IMAGES = 20  # of a class; with fewer, the accuracy on a fifth of them is hardly meaningful
@@ -31,6 +33,7 @@ _LOST = {  # reasons for which a class may be lost -> what to do
     NO_FILE: "Correct the file names, which are relative to the folder of the metadata.",
 }
 _SHOWN = 5  # names in a message
+_SHOWN_LATER = 20  # of images that are in no other list
 
 
 class ImageRef(NamedTuple):
@@ -167,6 +170,17 @@ class DatasetReport:
             unreadable=tuple(replace(image, name=names[image.split, image.name]) for image in self.unreadable),
             duplicates=tuple(replace(group, images=tuple(map(rename, group.images))) for group in self.duplicates),
         )
+
+    def add_unreadable(self, images: Sequence[UnreadableImage], kind: str = "unreadable") -> "DatasetReport":
+        """Add images outside the checked sample that cannot be read, and a finding that counts them and names 20."""
+        known = {(image.split, image.name) for image in self.unreadable}
+        added = [image for image in images if (image.split, image.name) not in known]
+        if not added:
+            return self
+        names = list_some([image.name for image in added], _SHOWN_LATER, shorten)
+        message = f"{count_items(added, 'image')} outside the checked sample cannot be read and are left out: {names}."
+        finding = Finding("warning", kind, message)
+        return replace(self, unreadable=(*self.unreadable, *added), findings=(*self.findings, finding))
 
     def drop_unreadable(self, splits: Mapping[str, ImageDataset]) -> Splits:
         """Return the splits without the images that cannot be read."""
@@ -312,6 +326,37 @@ def iterate_report(splits: Mapping[str, ImageDataset]) -> Generator[tuple[int, i
         skipped=getattr(splits, "skipped", {}),
     )
     return replace(report, findings=tuple(find_problems(report, getattr(splits, "merged", {}))))
+
+
+def iterate_headers(
+    splits: Mapping[str, ImageDataset],
+) -> Generator[tuple[int, int], None, list[UnreadableImage]]:
+    """Find files that cannot be read by their first bytes, step by step as `iterate_report`.
+
+    This takes seconds for 100,000 files. Images in archives and tables are not read.
+    """
+    members = [(split, index) for split, images in splits.items() for index in range(len(images))]
+    unreadable: list[UnreadableImage] = []
+
+    def check(member: tuple[str, int]) -> ImageError | None:
+        images, index = splits[member[0]], member[1]
+        source = images.sources[index]
+        if not isinstance(source, Path) or has_image_header(source):
+            return None
+        result = _inspect(images, index)
+        return result if isinstance(result, ImageError) else None
+
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for number, ((split, index), error) in enumerate(zip(members, pool.map(check, members), strict=True), 1):
+            if error:
+                images = splits[split]
+                label = images.labels[images.targets[index]]
+                unreadable.append(UnreadableImage(split, label, images.name(index), str(error)))
+            yield number, len(members)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return unreadable
 
 
 def _inspect(images: ImageDataset, index: int) -> Fingerprint | ImageError:

@@ -34,8 +34,17 @@ def check_repo_id(repo_id: str) -> None:
 
 
 @contextmanager
-def translate_errors(subject: str, revision: str | None, *, writing: bool) -> Iterator[None]:
-    """Raise `HubError` for any error of huggingface_hub; `subject` is the repo id, or what was requested."""
+def translate_errors(
+    subject: str, revision: str | None = None, *, writing: bool = False, action: str = ""
+) -> Iterator[None]:
+    """Raise `HubError` for any error of huggingface_hub.
+
+    Args:
+        subject: The repo id, or what was requested, such as "The job 12".
+        revision: Branch, tag or commit of a repo.
+        writing: Whether the request changes a repo.
+        action: What cannot be done with a subject that is no repo, such as "cancelled".
+    """
     from huggingface_hub import errors
 
     try:
@@ -47,39 +56,42 @@ def translate_errors(subject: str, revision: str | None, *, writing: bool) -> It
         ValueError,  # an invalid repo id, or metadata that the Hub does not accept
         OSError,  # no token, offline mode, a file that is not in the cache, a full disk
     ) as error:
-        raise HubError(error_message(error, subject, revision, writing)) from None
+        raise HubError(error_message(error, subject, revision, writing, action=action)) from None
 
 
-def error_message(error: Exception, subject: str, revision: str | None, writing: bool) -> str:
-    """The message for an error of huggingface_hub: subject, cause, what to do."""
+def error_message(
+    error: Exception, subject: str, revision: str | None, writing: bool, *, action: str = "", kind: str = "model"
+) -> str:
+    """The message for an error of huggingface_hub: subject, cause, what to do. `kind` of repo: "model" or "dataset"."""
     from huggingface_hub import constants, errors
 
     hub = constants.ENDPOINT
     if isinstance(error.__cause__, errors.HTTPError) and not isinstance(error, errors.HTTPError):
         error = error.__cause__  # why the cache lacks a file, or why an upload failed
-    failure = f"{subject} cannot be {'pushed' if writing else 'fetched'}"
+    failure = f"{subject} cannot be {action or ('pushed' if writing else 'fetched')}"
+    page = f"{hub}/{subject}" if kind == "model" else f"{hub}/datasets/{subject}"
     match error:
         case errors.LocalEntryNotFoundError():
             return f"{subject} is not in the cache, and downloads are switched off. Go online once, or name a folder."
         case errors.HFValidationError():
             return f"{subject!r} is neither a folder nor the name of a model on the Hub. Write it as user/name."
         case errors.GatedRepoError():
-            return f"{subject} is gated. Request access at {hub}/{subject}, then use a token of that account."
+            return f"{subject} is gated. Request access at {page}, then use a token of that account."
         case errors.RepositoryNotFoundError() if not is_token_error(error.response):
             return (
-                f"There is no folder and no model on the Hub named {subject}, or it is private. Check the name, or "
+                f"There is no folder and no {kind} on the Hub named {subject}, or it is private. Check the name, or "
                 "log in with `hf auth login`."
             )
         case errors.RevisionNotFoundError():
-            return f"{subject} has no branch, tag or commit {revision or 'main'}. See {hub}/{subject}/commits."
+            return f"{subject} has no branch, tag or commit {revision or 'main'}. See {page}/commits."
         case errors.DisabledRepoError():
-            return f"The Hub has disabled {subject}. Choose another model."
+            return f"The Hub has disabled {subject}. Choose another {kind}."
         case errors.LocalTokenNotFoundError():
             return "There is no token on this computer. Log in with `hf auth login`."
         case errors.OfflineModeIsEnabled():
             return "HF_HUB_OFFLINE is set. Unset it to reach the Hub."
         case errors.HfHubHTTPError():
-            return _explain_status(error, subject, failure, writing)
+            return _explain_status(error, subject, failure, writing, action)
         case errors.HTTPError():
             reason = type(error).__name__ if type(error) is not errors.HTTPError else str(error)
             return f"{failure}: the Hub at {hub} cannot be reached ({reason}). Check the connection and try again."
@@ -97,13 +109,15 @@ def is_token_error(response: Any) -> bool:
     return response.status_code == 401 and "token" in response.headers.get("X-Error-Message", "").lower()
 
 
-def _explain_status(error: Any, subject: str, failure: str, writing: bool) -> str:
+def _explain_status(error: Any, subject: str, failure: str, writing: bool, action: str) -> str:
     """The message for a response with an error status."""
     status = error.response.status_code
     match status:
         case 401:
             detail = f" ({one_line(error.server_message)})" if is_token_error(error.response) else ""
             return f"{failure}: the Hub does not accept the token{detail}. Log in with `hf auth login`."
+        case 403 | 404 if action:  # the Hub hides what a token has no access to
+            return f"{failure}: it does not exist, or not for this token ({status}). Use a token of its owner."
         case 403 if writing:
             return f"The token cannot write to {subject}. Use one that can, or propose the change with create_pr."
         case 403:

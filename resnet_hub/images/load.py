@@ -120,6 +120,15 @@ def is_image(name: str, read_head: Callable[[], bytes]) -> bool:
     return bool(_MAGIC.match(read_head()))
 
 
+def has_image_header(path: Path) -> bool:
+    """Whether a file begins as images do; rare formats begin in other ways."""
+    try:
+        with path.open("rb") as file:
+            return bool(_MAGIC.match(file.read(HEAD_BYTES)))
+    except OSError:
+        return False
+
+
 def list_images(folder: str | Path) -> list[Path]:
     """List the image files of a folder and its subfolders by their suffix, sorted, without hidden and system files.
 

@@ -45,7 +45,7 @@ class DecodedImages(Dataset[np.ndarray]):
         near: int | None = None,
     ):
         self.images, self.decode, self.cache, self.first_key, self.near = images, decode, cache, first_key, near
-        self.unreadable: dict[str, str] = {}  # names and reasons
+        self.unreadable: dict[int, str] = {}  # the reasons by index
 
     def __len__(self) -> int:
         return len(self.images)
@@ -63,7 +63,7 @@ class DecodedImages(Dataset[np.ndarray]):
                 candidate = (index + number) % len(self)
                 return candidate, self[candidate]
             except ImageError as error:
-                self.unreadable[self.images.name(candidate)] = str(error)
+                self.unreadable[candidate] = str(error)
                 if number + 1 == min(_TRIES, len(self)):
                     raise
         raise AssertionError

@@ -30,7 +30,7 @@ from resnet_hub.training.loader import Batch
 from resnet_hub.training.optimizer import average_weights, create_optimizer, frozen_modules, set_train_mode
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.sampler import BatchSampler
-from resnet_hub.training.split import create_split, describe_report, select_images
+from resnet_hub.training.split import create_split, describe_report, record_unreadable, select_images
 from resnet_hub.training.state import Best, Position, SavedState, TrainingState
 from resnet_hub.training.validation import ValidationSet
 
@@ -74,6 +74,7 @@ def train(
     if not all(map(find_spec, ("accelerate", "matplotlib", "psutil"))):  # the plots at the end must not be what fails
         raise TrainingError("Training needs accelerate and matplotlib: pip install 'resnet_hub[train]'.")
     run = RunDir(config.run)
+    run.check_place(config.data)
     with run.lock.hold(force=force_unlock):
         yield from _train_run(run, config, phase, Limits.create(phase, time_limit, max_steps), max_download)
 
@@ -258,7 +259,19 @@ class Trainer:
             with suppress(TrainingError):  # another process has taken over the run
                 self._save_state()
             raise
+        if (checked := self._record_unreadable()) and self.is_trained:
+            yield checked
         return self.is_trained
+
+    def _record_unreadable(self) -> events.Checked | None:
+        """Records the images of all processes that could not be read."""
+        from accelerate.utils import gather_object
+
+        train, validation = (
+            dict(gather_object(list(images.unreadable.items())))
+            for images in (self.inputs.train, self.inputs.validation)
+        )
+        return record_unreadable(self.run, self.images, train, validation) if self.is_main else None
 
     def _fit_head(self) -> Generator[events.Preparing, None, nn.Linear]:
         indices = np.arange(len(self.targets))

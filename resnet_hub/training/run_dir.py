@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet_hub.atomic import write_atomic
+from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.datasets.report import DatasetReport
 from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.training.config import TrainConfig
@@ -82,6 +83,27 @@ class RunDir:
         self.base, self.model = self.folder / "base", self.folder / "model"
         self.head = self.folder / "head.safetensors"
         self.images, self.features = self.folder / "images", self.folder / "features.safetensors"
+
+    def check_place(self, data: str) -> None:
+        """Raise `TrainingError` where a new run would be written among the images of its dataset.
+
+        A run directory of its own inside the dataset is left out when the dataset is read.
+        """
+        run, source = self.folder.resolve(), Path(data).resolve()
+        if self.exists() or data.startswith(HUB_PREFIX) or not source.exists():
+            return
+        if source == run or any(source.is_relative_to(folder) for folder in (run / "images", run / "model")):
+            raise TrainingError(
+                f"The dataset {data} is in the run directory {self.folder}, whose files a training replaces and "
+                "deletes. Name another run directory."
+            )
+        if run.is_relative_to(source) and self.folder.is_dir():
+            names = {path.name for path in self.folder.iterdir()} - {"lock", "stop", "end"}
+            if names and not names & {"split.json", "report.json"}:  # of a start that failed
+                raise TrainingError(
+                    f"The run directory {self.folder} is a folder of the dataset {data} with other files in it. Name "
+                    "a new folder."
+                )
 
     def exists(self) -> bool:
         return self.settings.is_file()

@@ -3,21 +3,23 @@
 import hashlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import TEST, TRAIN, VALIDATION, ImageDataset, Splits
-from resnet_hub.datasets.report import DatasetReport, iterate_report
+from resnet_hub.datasets.report import DatasetReport, UnreadableImage, iterate_headers, iterate_report
 from resnet_hub.errors import DataError, ResNetHubError
 from resnet_hub.training import events
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.run_dir import RunDir, SplitRecord
+
+T = TypeVar("T")
 
 
 def split_indices(
@@ -61,6 +63,7 @@ def split_indices(
     return np.setdiff1d(np.arange(len(targets)), indices), indices
 
 
+_LATER = "unreadable later"  # the kind of a finding of the training
 _MAX_DIGESTED = 2000  # images of a split whose contents are compared when a run resumes
 MAX_CHECKED = 50_000  # images that are checked before a training, and that are held out
 
@@ -75,13 +78,18 @@ class RunImages(NamedTuple):
 
 
 def create_split(splits: Splits, config: TrainConfig, run: RunDir) -> Generator[events.Preparing, None, SplitRecord]:
-    """Checks all images, of a large dataset a sample, and writes `report.json` and `split.json`.
+    """Checks all images, of a large dataset a sample and all headers, and writes `report.json` and `split.json`.
 
     Raises:
         DataError: If the report finds a reason not to train on the dataset.
     """
     run.folder.mkdir(parents=True, exist_ok=True)  # first: the report takes long, and this may fail
-    report = _read_report(splits, run) or (yield from _create_report(_select_sample(splits)))
+    report = _read_report(splits, run)
+    if report is None:
+        sample = _select_sample(splits)
+        report = yield from _report_progress(iterate_report(sample))
+        if sample is not splits:
+            report = report.add_unreadable((yield from _report_progress(iterate_headers(splits))))
     report.check()
     record = _choose_images(splits, report, config)
     write_atomic(run.report, report.to_json())
@@ -94,6 +102,37 @@ def describe_report(run: RunDir) -> events.Checked:
     report = run.read_report()
     assert report is not None
     return events.Checked(report.images, len(report.unreadable), [asdict(finding) for finding in report.findings])
+
+
+def record_unreadable(
+    run: RunDir, images: RunImages, train: Mapping[int, str], validation: Mapping[int, str]
+) -> events.Checked | None:
+    """Adds images that could not be read while training to `report.json`.
+
+    Args:
+        run: The run.
+        images: Its images.
+        train: The reasons by the index in `images.train`.
+        validation: The same for `images.validation`.
+
+    Returns:
+        The event about them, also those of an earlier part of the run, if there are any.
+    """
+    report, unreadable = run.read_report(), []
+    for split, dataset, reasons in (
+        (TRAIN, images.train, train),
+        (run.read_split().validation_split, images.validation, validation),
+    ):
+        for index, reason in sorted(reasons.items()):
+            label = dataset.labels[dataset.targets[index]]
+            unreadable.append(UnreadableImage(split, label, dataset.name(index), reason))
+    if report is None:
+        return None
+    extended = report.add_unreadable(unreadable, _LATER)
+    if extended is not report:
+        write_atomic(run.report, extended.to_json())
+    findings = [asdict(finding) for finding in extended.findings if finding.kind == _LATER]
+    return events.Checked(extended.images, len(extended.unreadable), findings) if findings else None
 
 
 def select_images(splits: Splits, config: TrainConfig, run: RunDir) -> RunImages:
@@ -148,15 +187,15 @@ def digest_images(splits: Splits) -> dict[str, str]:
     return digests
 
 
-def _create_report(splits: Splits) -> Generator[events.Preparing, None, DatasetReport]:
+def _report_progress(checking: Generator[tuple[int, int], None, T]) -> Generator[events.Preparing, None, T]:
     reported_at = time.monotonic()
-    with closing(iterate_report(splits)) as steps:
+    with closing(checking) as steps:
         while True:
             try:
                 done, total = next(steps)
             except StopIteration as end:
-                report: DatasetReport = end.value
-                return report
+                result: T = end.value
+                return result
             if time.monotonic() - reported_at > events.PROGRESS_SECONDS:
                 reported_at = time.monotonic()
                 yield events.Preparing("report", done, total)

@@ -663,7 +663,6 @@ def test_the_endpoint_takes_images_as_data(site: httpx2.Client) -> None:
     ):
         assert message in call(site, [{"url": url, **META}, "tiny", 2]), url
     parameter = site.get(f"/{API}/info").json()["named_endpoints"]["/predict"]["parameters"][0]
-    for data in ([parameter["example_input"], "tiny"], [urls[0], "tiny", 3, "more"]):
-        assert call(site, data).count('"label"') == 3, data
-    assert "tiny" in call(site, [urls[0], "tiny/none"])
+    for data in ([parameter["example_input"], "tiny"], [urls[0], "tiny", 1, "more"], [urls[0]]):
+        assert '"label"' in call(site, data), data
     assert "ublicly available" not in json.dumps(parameter) and "http" not in json.dumps(parameter)

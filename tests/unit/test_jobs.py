@@ -110,6 +110,25 @@ def test_a_failed_job_names_its_log(folder: Path, hub: Hub) -> None:
         jobs.submit(config, "user/colours", upload=True)
 
 
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (401, "the Hub does not accept the token. Log in with `hf auth login`."),
+        (403, "it does not exist, or not for this token (403). Use a token of its owner."),
+        (404, "it does not exist, or not for this token (404). Use a token of its owner."),
+    ],
+)
+def test_a_job_that_is_refused_is_called_a_job(status: int, reason: str, hub: Hub) -> None:
+    job = jobs.Job("0a1b2c", "user", "", "")
+    hub.fail("/api/jobs/", status)
+    with pytest.raises(HubError) as error:
+        jobs.cancel(job, token=WRITER)
+    assert str(error.value) == f"The job 0a1b2c cannot be cancelled: {reason}"
+    with pytest.raises(HubError) as error:
+        list(jobs.follow(job, token=WRITER))
+    assert str(error.value) == f"The job 0a1b2c cannot be followed: {reason}"
+
+
 def test_the_command_trains_in_a_job(folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "--on", "jobs", "--data", "colours.zip", "--base", "tiny", "--recipe", "head", "--upload"]
     assert main([*words, "--push", "user/colours", "--no-private"]) == 0

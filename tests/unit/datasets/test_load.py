@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers.fuzz import cases
-from helpers.hub_server import Hub, Repo
+from helpers.hub_server import READER, STRANGER, Hub, Repo
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -459,12 +459,76 @@ def test_a_card_may_refer_to_files_of_its_dataset_only(hub: Hub, on_the_hub: Rep
         load_dataset(unpacked(here, {"README.md": f"---\n{text}\n---\n".encode()}))
 
 
+IMAGE_REPOS = {
+    "class folders": FILES,
+    "words of splits, wrapped": {
+        f"seg_{split}/seg_{split}/{name}": content for split in ("train", "test") for name, content in FILES.items()
+    },
+    "metadata": {f"images/{name.replace('/', '-')}": content for name, content in FILES.items()}
+    | {
+        "images/metadata.csv": "\n".join(
+            ["file_name,label", *(f"{name.replace('/', '-')},{name.split('/')[0]}" for name in FILES)]
+        ).encode()
+    },
+}
+
+
+@pytest.mark.parametrize("form", IMAGE_REPOS)
+def test_a_folder_of_images_on_the_hub_is_read_as_a_local_one(
+    form: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 0.5)
+    files = IMAGE_REPOS[form]
+    here = load_dataset(unpacked(tmp_path / "here", files))
+    repo = hub.repos["datasets/user/folder"] = Repo()
+    repo.commit("main", files | {"README.md": b"# Images", ".gitattributes": b"", "script.py": b"1 / 0"}, "Images")
+    size = sum(map(len, files.values()))
+    with pytest.raises(TooLargeError):
+        load_dataset("user/folder", max_bytes=size - 1)
+    there = load_dataset("user/folder", max_bytes=size)
+    assert list(there) == list(here) and there.commit == repo.refs["main"]
+    for split, images in here.items():
+        assert content_of(there[split]) == content_of(images) and there[split].labels == images.labels
+    assert not any("script.py" in url for url in hub.requests)
+    hub.fail("", 503)  # a complete copy opens without the Hub
+    for revision in (None, "main", repo.refs["main"]):
+        assert content_of(load_dataset("user/folder", revision=revision)["train"]) == content_of(here["train"])
+    with pytest.raises(DataError, match="server error"):
+        load_dataset("user/folder", revision="0" * 40)
+
+
+def test_an_incomplete_copy_of_images_is_not_read(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 0.5)
+    hub.repos["datasets/user/folder"] = repo = Repo()
+    repo.commit("main", FILES, "Images")
+    hub.fail("GET .*/class 2/2.png|GET .*/class%202/2.png", 503)
+    for _ in range(2):
+        with pytest.raises(DataError, match="server error"):
+            load_dataset("user/folder")
+    hub.faults.clear()
+    assert content_of(load_dataset("user/folder")["train"]) == EXPECTED
+
+
 def test_hub_errors_name_the_cause(hub: Hub, on_the_hub: Repo) -> None:
-    with pytest.raises(DataError, match="no such branch"):
+    with pytest.raises(
+        DataError, match=r"user/colours has no branch, tag or commit old\. See .*/datasets/user/colours/commits\."
+    ):
         load_dataset("user/colours", revision="old")
     on_the_hub.private = True
-    with pytest.raises(DataError, match="not on the Hub, or private"):
+    with pytest.raises(DataError, match="no dataset on the Hub named user/colours, or it is private"):
         load_dataset("user/colours", token=False)
+    on_the_hub.private, on_the_hub.gated = False, True
+    with pytest.raises(DataError, match=r"user/colours is gated\. Request access at .*/datasets/user/colours, then"):
+        load_dataset("user/colours", token=STRANGER)
+    hub.fail("", 401, headers={"X-Error-Message": "User Access Token has expired"})
+    with pytest.raises(DataError, match=r"does not accept the token \(.*expired\)"):
+        load_dataset("user/colours", token=READER)
 
 
 def test_a_label_column_of_images_is_not_opened(tmp_path: Path) -> None:

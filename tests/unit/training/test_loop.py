@@ -35,7 +35,7 @@ from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
 from resnet_hub.training.augmentation import preview_augmentation
 from resnet_hub.training.config import RECIPES, Phase, ResolvedTrainConfig, TrainConfig
-from resnet_hub.training.events import Epoch, Event, Failed, Finished, Preparing, Progress, Started, Stopped
+from resnet_hub.training.events import Checked, Epoch, Event, Failed, Finished, Preparing, Progress, Started, Stopped
 from resnet_hub.training.finalize import is_finalized
 from resnet_hub.training.loop import Trainer, train
 from resnet_hub.training.run_dir import RunDir
@@ -624,23 +624,67 @@ def test_workers_and_the_cache_do_not_change_the_weights(
     assert equal(weights(config), weights(run))
 
 
+@pytest.mark.parametrize(
+    ("data", "run", "message"),
+    [
+        ("data", "data", "is in the run directory"),
+        ("data", "data/../data/", "is in the run directory"),
+        ("data", "link", "is in the run directory"),
+        ("data/images", "data", "is in the run directory"),
+        ("data", "data/red", "is a folder of the dataset"),
+        ("data", "data/notes", "is a folder of the dataset"),
+    ],
+)
+def test_a_run_is_not_written_among_its_images(
+    data: str, run: str, message: str, config: TrainConfig, colours: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(colours, tmp_path / "data")
+    shutil.copytree(colours / "red", tmp_path / "data" / "images" / "red")
+    (tmp_path / "data" / "notes").mkdir()
+    (tmp_path / "data" / "notes" / "a.txt").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(TrainingError, match=message):
+        next(train(replace(config, data=f"{tmp_path}/{data}", run=f"{tmp_path}/{run}")))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_inside_its_dataset_is_left_out_and_resumes(config: TrainConfig, colours: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(colours, tmp_path / "data")
+    (data / "empty").mkdir()
+    for run in ("run", "runs/deep", "empty"):
+        inside = replace(config, data=str(data), run=str(data / run))
+        assert isinstance(list(train(inside, max_steps=2))[-1], Stopped)
+        first, *_, last = train(inside)
+        assert isinstance(first, Started) and isinstance(last, Finished), last
+        assert (first.labels, first.epoch) == (["blue", "green", "red"], 0)
+
+
 def test_of_a_large_dataset_a_sample_is_checked_and_what_cannot_be_read_later_is_replaced(
     config: TrainConfig, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = shutil.copytree(colours, tmp_path / "data")
     monkeypatch.setattr("resnet_hub.training.split.MAX_CHECKED", 30)
     checked = np.random.default_rng(0).choice(72, 30, replace=False)
-    unchecked = load_dataset(data)["train"].sources[next(index for index in range(72) if index not in checked)]
-    Path(unchecked).write_bytes(b"no image")
+    later, without_header = [index for index in range(72) if index not in checked][:2]
+    images = load_dataset(data)["train"]
+    content = images.read(later)
+    Path(images.sources[later]).write_bytes(content[:-20])
+    Path(images.sources[without_header]).write_bytes(b"no image")
     config = replace(config, data=str(data), validation=0.5, select="last")
     run = RunDir(config.run)
     events = list(train(config, max_steps=1))
-    assert [event.total for event in events if isinstance(event, Preparing)][-1] == 30
+    (checked_first,) = (event for event in events if isinstance(event, Checked))
+    assert checked_first.unreadable == 1
+    assert f"sample cannot be read and are left out: {images.name(without_header)}." in str(checked_first.findings)
     split = run.read_split()
-    targets = load_dataset(data)["train"].targets
-    assert np.bincount(targets[split.validation]).tolist() == [10, 10, 10]  # 30 of 72
-    assert sorted(split.train + split.validation) == list(range(72))
-    assert isinstance(list(train(config))[-1], Finished)
+    assert len(split.validation) == 30
+    assert sorted(split.train + split.validation) == [index for index in range(72) if index != without_header]
+    *_, checked_last, finished = train(config)
+    assert isinstance(finished, Finished) and isinstance(checked_last, Checked)
+    assert (finished.unreadable, checked_last.unreadable) == (2, 2)
+    assert images.name(later) in checked_last.findings[0]["message"]
+    assert "2 images (unreadable)" in (run.model / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("with_base", [True, False])

@@ -302,7 +302,7 @@ def _explain_error(source: str, revision: str | None, error: Exception) -> str:
     from huggingface_hub import errors
 
     if isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError | errors.DisabledRepoError):
-        return error_message(error, source, revision, writing=False, kind="dataset")  # gated repos, too
+        return error_message(error, source, revision, writing=False, kind="dataset")
     reason = str(error).strip().split("\n")[0] or type(error).__name__
     if isinstance(error, ValueError):
         for pattern, problem in _MISSING_CHOICES.items():
@@ -311,6 +311,8 @@ def _explain_error(source: str, revision: str | None, error: Exception) -> str:
                 return f"The dataset {source!r} {problem.format(match[1])}. Choose one of {names}."
         if match := re.match(r"Unrecognized instruction format: (.*)", reason):
             return f"The split {match[1]!r} is not valid. Give the name of a split, or a part such as train[:10%]."
+    if "is a gated dataset" in reason:
+        return f"{source} is gated. Request access on its page, then use a token of that account."
     if "scripts are no longer supported" in reason:
         return f"The dataset {source!r} needs a script to be read. Scripts are never run; use another dataset."
     cause = error.__cause__ if isinstance(error.__cause__, errors.HTTPError) else error

@@ -480,7 +480,7 @@ def test_a_folder_of_images_on_the_hub_is_read_as_a_local_one(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 0.5)
+    monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 1.5)
     files = IMAGE_REPOS[form]
     here = load_dataset(unpacked(tmp_path / "here", files))
     repo = hub.repos["datasets/user/folder"] = Repo()
@@ -504,7 +504,7 @@ def test_an_incomplete_copy_of_images_is_not_read(hub: Hub, tmp_path: Path, monk
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 0.5)
+    monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 1.5)
     hub.repos["datasets/user/folder"] = repo = Repo()
     repo.commit("main", FILES, "Images")
     hub.fail("GET .*/class 2/2.png|GET .*/class%202/2.png", 503)
@@ -524,8 +524,10 @@ def test_hub_errors_name_the_cause(hub: Hub, on_the_hub: Repo) -> None:
     with pytest.raises(DataError, match="no dataset on the Hub named user/colours, or it is private"):
         load_dataset("user/colours", token=False)
     on_the_hub.private, on_the_hub.gated = False, True
-    with pytest.raises(DataError, match=r"user/colours is gated\. Request access at .*/datasets/user/colours, then"):
-        load_dataset("user/colours", token=STRANGER)
+    for files, page in (({}, "on its page"), ({"README.md": b"# Colours"}, "at .*/datasets/user/colours")):
+        on_the_hub.commit("main", on_the_hub.files() | files, "Card")
+        with pytest.raises(DataError, match=f"^user/colours is gated. Request access {page}, then use a token"):
+            load_dataset("user/colours", token=STRANGER)
     hub.fail("", 401, headers={"X-Error-Message": "User Access Token has expired"})
     with pytest.raises(DataError, match=r"does not accept the token \(.*expired\)"):
         load_dataset("user/colours", token=READER)

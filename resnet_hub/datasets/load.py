@@ -83,7 +83,7 @@ def load_dataset(
     else:
         repo_id = _parse_repo_id(str(source))
         hub: dict[str, Any] = {"revision": revision, "token": token, "max_bytes": max_bytes}
-        load_images = partial(_load_snapshot, title=repo_id, **columns)
+        load_images = partial(_load_snapshot, title=repo_id, columns=columns)
         splits = load_parquet_or_hub(repo_id, **selection, load_images=load_images, **hub)
         supported = {*selection, "revision"}
     title = "The dataset" if path is None else path.resolve().name
@@ -122,7 +122,7 @@ def open_listing(path: Path) -> Listing:
     return listing
 
 
-def _load_snapshot(folder: Path, title: str, **columns: str | None) -> Splits:
+def _load_snapshot(folder: Path, title: str, columns: dict[str, str | None]) -> Splits:
     """Load the copy of a dataset on the Hub that is a folder of images."""
     listing = open_listing(folder)
     listing.title = title

@@ -143,8 +143,8 @@ def _get_hub_builder(
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
     except (errors.HTTPError, OSError, RuntimeError, HubError):
-        if copy := _find_cached_folder(name, revision) if takes_images and not subset else None:
-            return copy
+        if takes_images and not subset and (folder := _find_cached_folder(name, revision)):
+            return folder
         if copy := _find_cached_copy(name, subset, revision):
             return copy
         raise

@@ -24,6 +24,18 @@ def token(request: gr.Request, signed_in: gr.OAuthToken | None, needed: str = "s
     return value
 
 
+def describe_way_in(request: gr.Request, signed_in: gr.OAuthToken | None) -> str:
+    """The key of the message that says how to get a token; empty if there is one."""
+    try:
+        token(request, signed_in)
+    except PageError:
+        if os.environ.get("OAUTH_CLIENT_ID"):
+            return "sign_in_here"
+        is_local = request.request is not None and is_local_user(request.request.scope)
+        return "log_in_locally" if is_local else "no_sign_in"
+    return ""
+
+
 def check_repo(name: str) -> None:
     """Raise `PageError` unless the name has the form user/name."""
     try:

@@ -12,24 +12,27 @@ import gradio as gr
 import jinja2
 from markupsafe import Markup
 
+from resnet_hub.checkpoints.load import read_card
+from resnet_hub.checkpoints.model_card import read_license
 from resnet_hub.datasets.report import DatasetReport, format_bytes
 from resnet_hub.demo.i18n import translate, translate_error
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Status
 from resnet_hub.demo.space import is_zero_gpu
 from resnet_hub.errors import ResNetHubError
+from resnet_hub.evaluation.metrics import compute_wilson_interval
 from resnet_hub.images.load import load_image
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Epoch
 
 if TYPE_CHECKING:
-    import pandas as pd
     from PIL import Image
 
     from resnet_hub.config import ResNetConfig
     from resnet_hub.datasets.dataset import ImageDataset
 
 MAX_ROWS = 1000  # of a table
+FEW_TO_CALIBRATE = 50  # images; with fewer, scores and accuracy differ by chance alone
 _LABELS_SHOWN = 5  # of a model
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
@@ -70,14 +73,18 @@ def render_report(report: DatasetReport, request: gr.Request) -> str:
     """A dataset report: findings, image sizes, images and bytes per class, unreadable images."""
     splits = list(dict.fromkeys(row.split for row in report.classes))
     row_of = {(row.label, row.split): row for row in report.classes}
-    rows = []
+    rows: list[list[str]] = []
+    bars: list[int] = []
     for label in report.labels[:MAX_ROWS]:
         per_split = [row_of[label, split] for split in splits]
         size = format_bytes(sum(row.bytes for row in per_split))
         rows.append([label, *(f"{row.images:,}" for row in per_split), size])
+        bars.append(sum(row.images for row in per_split))
     unreadable = [(image.name, image.label, image.reason) for image in report.unreadable[:MAX_ROWS]]
     total = format_bytes(sum(row.bytes for row in report.classes))
-    return render("report.html", request, report=report, size=total, splits=splits, rows=rows, unreadable=unreadable)
+    return render(
+        "report.html", request, report=report, size=total, splits=splits, rows=rows, bars=bars, unreadable=unreadable
+    )
 
 
 def render_progress(run: PageRun, status: Status, history: Sequence[Epoch], request: gr.Request) -> str:
@@ -101,7 +108,7 @@ def render_progress(run: PageRun, status: Status, history: Sequence[Epoch], requ
 def describe_best(history: Sequence[Epoch], request: gr.Request) -> str:
     """The accuracy of the best epoch so far; empty before the first evaluation."""
     best = [epoch for epoch in history if epoch.best and epoch.accuracy is not None]
-    return translate(request, "best", accuracy=f"{best[-1].accuracy:.1%}", epoch=best[-1].epoch) if best else ""
+    return translate(request, "best", accuracy=f"{best[-1].accuracy:.0%}", epoch=best[-1].epoch) if best else ""
 
 
 def _describe_event(run: PageRun, event: dict[str, Any], request: gr.Request) -> tuple[str, float, int]:
@@ -133,30 +140,6 @@ def format_duration(seconds: float, request: gr.Request) -> str:
     return translate(request, "seconds", seconds=seconds)
 
 
-def make_curves(history: Sequence[Epoch], request: gr.Request, *series: tuple[str, str]) -> "pd.DataFrame":
-    """The rows of a chart.
-
-    Args:
-        history: The epochs.
-        request: The request, for its language.
-        series: Of each curve the key of its name in the messages, and the field of `Epoch` that it shows.
-
-    Returns:
-        A table with the columns epoch, value and series.
-    """
-    import pandas as pd
-
-    rows = [
-        (epoch.epoch, getattr(epoch, field), translate(request, name))
-        for name, field in series
-        for epoch in history
-        # A series that begins later has a first row without a value: a chart does not notice new series.
-        if getattr(epoch, field) is not None or epoch is history[0]
-    ]
-    frame = pd.DataFrame(rows, columns=["epoch", "value", "series"])
-    return frame.astype({"epoch": "float", "value": "float", "series": "str"})
-
-
 @lru_cache(maxsize=16)
 def _load_samples(run: PageRun, indices: tuple[int, ...]) -> "list[Image.Image]":
     images = run.load_validation_images()
@@ -167,6 +150,18 @@ def _load_thumbnail(images: "ImageDataset", index: int, side: int) -> "Image.Ima
     image = load_image(images.sources[index], name=images.name(index))
     image.thumbnail((side, side))
     return image
+
+
+def format_about(seconds: float, request: gr.Request) -> str:
+    """An estimated time in round numbers."""
+    if seconds < 50:
+        return translate(request, "about_seconds", seconds=max(10, round(seconds / 10) * 10))
+    return translate(request, "about_minutes", minutes=f"{max(1, round(seconds / 60)):,}")
+
+
+def encode_thumbnail(images: "ImageDataset", index: int, side: int) -> str:
+    """A small copy of an image, as the source of an `img`."""
+    return _encode_data_url(_load_thumbnail(images, index, side))
 
 
 def render_samples(run: PageRun, request: gr.Request) -> str:
@@ -193,6 +188,19 @@ def _encode_data_url(image: "Image.Image") -> str:
     return f"data:image/jpeg;base64,{b64encode(content.getvalue()).decode()}"
 
 
+def render_own_photos(run: PageRun, images: "ImageDataset | None", request: gr.Request) -> str:
+    """What a model of the visitor tells apart, and photos that it has not seen."""
+    report = run.read_report()
+    labels = ", ".join(map(shorten_label, report.labels[:_LABELS_SHOWN])) if report else run.title
+    labels += " …" if report and len(report.labels) > _LABELS_SHOWN else ""
+    shown = []
+    if images is not None:
+        with suppress(ResNetHubError, OSError, ValueError):
+            for index, target in enumerate(images.targets):
+                shown.append((encode_thumbnail(images, index, 160), images.labels[target]))
+    return render("own_photos.html", request, labels=labels, images=shown)
+
+
 def render_run_link(run: PageRun, request: gr.Request) -> str:
     """How long the run is kept, and a link to it."""
     return render("run_link.html", request, run=run, is_zero_gpu=is_zero_gpu())
@@ -202,21 +210,90 @@ def render_metrics(run: PageRun, evaluation: dict[str, Any] | None, request: gr.
     """The metrics of the model, and on which images they were measured; without an evaluation, that it is missing."""
     if evaluation is None:
         return render("metrics.html", request, evaluation=None, best=describe_best(run.run_dir.epochs(), request))
-    metrics = [("accuracy_figure", "accuracy"), ("macro_f1", "macro_f1"), ("calibration", "calibration_error")]
-    if len(evaluation["classes"]) > 5:
-        metrics.append(("top5", "top5"))
+    confusion = evaluation["confusion"]
     rows = [
-        [row["label"], *(f"{row[key]:.1%}" for key in ("precision", "recall", "f1")), f"{row['support']:,}"]
-        for row in evaluation["classes"]
+        [
+            row["label"],
+            translate(request, "count_of", correct=counts[index], total=sum(counts)),
+            translate(request, "count_of", correct=counts[index], total=sum(others[index] for others in confusion)),
+            f"{row['f1']:.0%}",
+        ]
+        for index, (row, counts) in enumerate(zip(evaluation["classes"], confusion, strict=True))
     ]
     split = run.run_dir.evaluation_split()
-    return render("metrics.html", request, evaluation=evaluation, metrics=metrics, split=split, rows=rows)
+    percent = split.name.removesuffix("% held out")
+    values = {
+        "accuracy": format_accuracy(evaluation, request),
+        "calibration": describe_calibration(evaluation, request),
+        "split": split,
+        "split_name": translate(request, "held_out", percent=percent) if percent != split.name else split.name,
+        "rows": rows,
+    }
+    return render("metrics.html", request, evaluation=evaluation, **values)
 
 
-def render_mistakes(evaluation: dict[str, Any], images: "ImageDataset", request: gr.Request) -> str:
-    """The misclassified images with the highest scores, small."""
-    mistakes = []
-    for row in evaluation["worst"]:
-        caption = translate(request, "mistake", **row | {"score": f"{row['score']:.0%}"})
-        mistakes.append((_load_thumbnail(images, row["index"], 320), caption))
-    return render_images(mistakes, request, "mistakes")
+def format_accuracy(evaluation: dict[str, Any], request: gr.Request) -> str:
+    """The accuracy as a count, a percentage, and what it says of new images."""
+    correct = sum(row[index] for index, row in enumerate(evaluation["confusion"]))
+    return format_share(correct, evaluation["num_images"], request)
+
+
+def format_share(correct: int, total: int, request: gr.Request) -> str:
+    """A share of images, no more exact than their number allows, such as "33 of 40, 83%, likely 68 to 91%"."""
+    if not total:
+        return "–"
+    low, high = compute_wilson_interval(correct, total)
+    percent = int(100 * correct / total + 0.5)  # 82.5 is 83, as a reader rounds
+    values = {"correct": f"{correct:,}", "total": f"{total:,}", "share": f"{percent}%"}
+    return translate(request, "share_of", **values, low=f"{100 * low:.0f}", high=f"{high:.0%}")
+
+
+def render_comparison(runs: Sequence[PageRun], request: gr.Request) -> str:
+    """Runs side by side: their metrics and settings."""
+    columns = [_describe_run(run, request) for run in runs]
+    rows = [[translate(request, key), *(column[key] for column in columns)] for key in columns[0]]
+    return render("comparison.html", request, titles=[run.title for run in runs], rows=rows)
+
+
+def _describe_run(run: PageRun, request: gr.Request) -> dict[str, str]:
+    """The metrics and settings of a run, by message."""
+    evaluation, history = run.read_evaluation(), run.run_dir.epochs()
+    config, report = run.read_facts().get("config", {}), run.read_report()
+    recipe = config.get("recipe") or "finetune"
+    return {
+        "accuracy_figure": format_accuracy(evaluation, request) if evaluation else "–",
+        "trust": describe_calibration(evaluation, request) if evaluation else "–",
+        "class": ", ".join(map(shorten_label, report.labels[:20])) if report else "–",
+        "images": f"{report.images:,}" if report else "–",
+        "recipe": translate(request, f"recipe_{recipe}") if recipe in ("finetune", "head", "modern") else recipe,
+        "base": Path(str(config.get("base") or config.get("architecture") or "–")).name,
+        "epochs": f"{history[-1].epoch:,}" if history else "–",
+        "time": format_duration(history[-1].seconds, request) if history else "–",
+    }
+
+
+def describe_calibration(evaluation: dict[str, Any], request: gr.Request) -> str:
+    """How far the scores can be believed: they say how often the model should be right."""
+    points, images = 100 * evaluation["calibration_error"], evaluation["num_images"]
+    key = "calibration_few" if images < FEW_TO_CALIBRATE else "calibration_good" if points < 5 else "calibration_off"
+    return translate(request, key, points=f"{points:.0f}")
+
+
+_TERMS = {  # licence -> what a person needs to know of it
+    **dict.fromkeys(("mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "isc", "bsd"), "terms_free"),
+    **dict.fromkeys(("cc0-1.0", "unlicense", "pddl"), "terms_public"),
+    **dict.fromkeys(("cc-by-4.0", "cc-by-3.0", "cc-by-2.0"), "terms_credit"),
+    **dict.fromkeys(("cc-by-sa-4.0", "cc-by-sa-3.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0"), "terms_alike"),
+    **dict.fromkeys(("cc-by-nc-4.0", "cc-by-nc-3.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"), "terms_noncommercial"),
+}
+
+
+def render_terms(run: PageRun, request: gr.Request) -> str:
+    """Whose work the model builds on, and what its licence allows; nothing if it was trained from scratch."""
+    base = run.read_facts().get("config", {}).get("base")
+    if not base:
+        return ""
+    license = read_license(read_card(run.run_dir.model) or "")
+    credit = translate(request, "credit", base=Path(base).name if base.startswith("weights/") else base)
+    key = _TERMS.get((license or "").lower(), "terms_other" if license else "terms_unknown")
+    return render_text(f"{credit} {translate(request, key, license=license)}")

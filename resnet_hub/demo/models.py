@@ -65,6 +65,8 @@ class Models:
             if folder is None:
                 raise PageError("no_model")
             return folder
+        if self.title(name) is not None:  # the message must not show the id
+            raise PageError("model_gone")
         try:
             validate_repo_id(name)
         except HFValidationError:
@@ -77,9 +79,11 @@ class Models:
         return name
 
     def title(self, name: str) -> str | None:
-        """The title of the dataset if the name is a run id; else None."""
-        run = self.scheduler.runs.find(name) if self.scheduler else None
-        return None if run is None else str(run.read_facts().get("title", ""))
+        """The title of the run if the name is a run id, empty if the run was deleted; else None."""
+        if self.scheduler is None or not self.scheduler.runs.is_id(name):
+            return None
+        run = self.scheduler.runs.find(name)
+        return run.title if run else ""
 
     def forget(self, name: str) -> None:
         """Drop a loaded model, so that its next use loads it again: a resumed run changes its model."""

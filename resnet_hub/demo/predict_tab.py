@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from resnet_hub.inference.classifier import Classifier, Prediction
 
 TOP = 5
+_TAP = """
+  element.addEventListener("click", ({ target }) => {
+    const button = target.closest("button[data-index]");
+    if (button) trigger("select", { index: Number(button.dataset.index), value: "" });
+  });
+"""
 _HEAT_MAP_SIDE = 768  # pixels of the shorter side; a larger photo is decoded at a smaller size
 _CONCURRENCY = 16  # photos of visitors at a time; those that wait are computed as one batch
 _EXAMPLES = Path(__file__).with_name("examples")
@@ -139,6 +145,7 @@ class PredictTab:
             with gr.Column(min_width=280, elem_id="photo-panel"):
                 gr.HTML(message("photo_head"), elem_classes="panel-head")
                 self._camera_button = gr.Button(message("take_photo"), variant="primary", elem_id="take-photo")
+                self.own_photos = gr.HTML(elem_id="own-photos", elem_classes="film", js_on_load=_TAP)
                 self._photo = gr.Image(
                     label=message("photo"),
                     show_label=False,
@@ -176,6 +183,7 @@ class PredictTab:
             "show_progress_on": [self._classes],
             "show_progress": "minimal",
         }
+        self.photo = photo
         self.answering: dict[str, Any] = shown | predicting
         self.answering |= {"fn": self.answer, "inputs": [photo, current]}
         photo.upload(**self.answering)

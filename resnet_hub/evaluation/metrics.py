@@ -152,6 +152,22 @@ def _fit_columns(text: str, width: int) -> str:
     return text + " " * (width - _count_columns(text))
 
 
+def compute_wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """Computes the accuracies that `correct` of `total` images are compatible with, at a confidence of 95%.
+
+    Unlike the normal approximation, the interval of Wilson (1927) holds for few images and near 0 and 1.
+
+    Returns:
+        The lower and the upper bound, in 0..1.
+    """
+    z = 1.959964  # of the normal distribution, two-sided
+    share, spread = correct / total, z * z / total
+    middle = share + spread / 2
+    width = z * (share * (1 - share) / total + spread / (4 * total)) ** 0.5
+    low, high = (middle - width) / (1 + spread), (middle + width) / (1 + spread)
+    return max(0.0, low), min(1.0, high)
+
+
 CALIBRATION_BINS = 15  # of equal width, as in the paper below
 
 

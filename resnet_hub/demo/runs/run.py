@@ -8,7 +8,7 @@ import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -30,6 +30,7 @@ MAX_BYTES = 2 * 2**30  # of a dataset, as a ZIP file or on the Hub
 MAX_CHECK = 600.0  # seconds that the check of a dataset may take on a Space
 FREE_BYTES = 2 * 2**30  # that stay free on the disk
 
+_LABELS_IN_TITLE = 4
 _TAIL = 16_384  # bytes at the end of the log; the last status event is in them
 # Events that say where a run stands. All others are in the history file too.
 _STATUS_EVENTS = {"Started", "Preparing", "Progress", "TimeUp", "Finished", "Stopped", "Waiting", "Failed"}
@@ -62,8 +63,18 @@ class PageRun:
         return self.folder / "worker.log"
 
     def read_facts(self) -> dict[str, Any]:
-        """`data`, `title` and `names` of the dataset, as `TrainConfig` has them; `config`; and the progress so far."""
+        """`data`, `title` and `names` of the dataset; the visitor's `name`; `config`; and the progress so far."""
         return _read_json(self.folder / "page.json") or {}
+
+    @property
+    def title(self) -> str:
+        """The name that the visitor gave the run, or that of its data."""
+        facts = self.read_facts()
+        return str(facts.get("name") or facts.get("title", ""))
+
+    def get_file_name(self) -> str:
+        """The title as the beginning of a file's name."""
+        return re.sub(r"[^\w.-]+", "-", self.title)[:60].strip("-.") or "photos"
 
     def update_facts(self, **facts: Any) -> None:
         write_atomic(self.folder / "page.json", json.dumps(self.read_facts() | facts))
@@ -96,6 +107,10 @@ class PageRun:
         """The report that the page shows, with the names that the photos were uploaded under."""
         return _read_report(self.folder / "report.json")
 
+    def read_stored_report(self) -> DatasetReport | None:
+        """The report with the names that the images have in `load_dataset`."""
+        return _read_report(self.run_dir.report)
+
     def read_evaluation(self) -> dict[str, Any] | None:
         """The metrics of the finished model, as `Evaluation.to_dict` returns them."""
         return _read_json(self.run_dir.evaluation)
@@ -112,7 +127,7 @@ class PageRun:
 
     def load_readable_dataset(self) -> Splits:
         """The dataset without the images that the report lists as unreadable."""
-        report = _read_report(self.run_dir.report)
+        report = self.read_stored_report()
         return report.drop_unreadable(self.load_dataset()) if report else self.load_dataset()
 
     def load_validation_images(self) -> ImageDataset:
@@ -131,7 +146,8 @@ class PageRun:
         size = sum(path.stat().st_size for path in files)
         _check_size(len(files), size)
         check_free_space(self.folder, size)
-        return self._import(load_dataset(classes), "photos.zip", pack=True)
+        title = ", ".join(list(classes)[:_LABELS_IN_TITLE]) + (" …" if len(classes) > _LABELS_IN_TITLE else "")
+        return self._import(load_dataset(classes), "photos.zip", title, pack=True)
 
     def import_zip(self, path: str | Path, name: str) -> DatasetReport:
         """Copy an uploaded ZIP file; raises as `_import` does."""
@@ -141,7 +157,31 @@ class PageRun:
         title = re.sub(r"[^\w.-]+", "-", Path(name).stem)[:60].strip("-.") or "photos"
         target = self.folder / f"{title}.zip"
         shutil.copyfile(path, target)
-        return self._import(load_dataset(target), target.name)
+        return self._import(load_dataset(target), target.name, title)
+
+    def import_corrected(self, other: "PageRun", corrections: Mapping[tuple[str, str], str | None]) -> DatasetReport:
+        """Import the dataset of another run with corrections; raises as `_import` does.
+
+        Args:
+            other: The run.
+            corrections: By split and name of an image its new class, or None to leave it out.
+        """
+        corrected = {}
+        for split, images in other.load_readable_dataset().items():
+            targets, kept = images.targets.copy(), []
+            for index in range(len(images)):
+                label = corrections.get((split, images.name(index)), images.labels[targets[index]])
+                if label in images.labels:
+                    targets[index] = images.labels.index(label)
+                    kept.append(index)
+            corrected[split] = replace(images, targets=targets).subset(kept)
+        check_free_space(
+            self.folder, sum(row.bytes for row in report.classes) if (report := other.read_report()) else 0
+        )
+        path = export_dataset(
+            {split: images for split, images in corrected.items() if len(images)}, self.folder / "photos.zip"
+        )
+        return self._import(load_dataset(path), path.name, other.title)
 
     def import_hub_dataset(self, dataset_id: str, **names: str) -> DatasetReport:
         """Use a dataset of the Hub, pinned to its current commit; on a Space only a public one.
@@ -158,10 +198,12 @@ class PageRun:
             splits = load_dataset(source, **config.data_names, token=_read_token(), max_bytes=MAX_BYTES)
         except TooLargeError as error:
             raise PageError("hub_too_large", size=error.size, most=f"{MAX_BYTES / 2**30:.0f} GB") from None
-        return self._import(splits, source, names=chosen | {"data_revision": splits.commit})
+        return self._import(
+            splits, source, source.removeprefix(HUB_PREFIX), names=chosen | {"data_revision": splits.commit}
+        )
 
     def _import(
-        self, splits: Any, source: str, *, pack: bool = False, names: Mapping[str, Any] | None = None
+        self, splits: Any, source: str, title: str, *, pack: bool = False, names: Mapping[str, Any] | None = None
     ) -> DatasetReport:
         """Check a dataset and record it with its report; raises `DataError` if it cannot be trained on."""
         _check_size(sum(map(len, splits.values())), 0)
@@ -181,7 +223,7 @@ class PageRun:
         if worker_report:  # so that the worker does not check the images again
             self.run_dir.folder.mkdir(exist_ok=True)
             write_atomic(self.run_dir.report, worker_report.to_json())
-        self.update_facts(data=source, title=source.removeprefix(HUB_PREFIX), names=names or {})
+        self.update_facts(data=source, title=title, names=names or {})
         return report
 
     # -- files made from it --------------------------------------------------------------------------------------------
@@ -190,8 +232,7 @@ class PageRun:
         """Write the dataset as a ZIP file of class folders, without unreadable images."""
         report = self.read_report()
         check_free_space(self.folder, sum(row.bytes for row in report.classes) if report else 0)
-        title = re.sub(r"[^\w.-]+", "-", Path(self.read_facts()["title"]).stem) or "photos"
-        return export_dataset(self.load_readable_dataset(), self.folder / "export" / f"{title}-data.zip")
+        return export_dataset(self.load_readable_dataset(), self.folder / "export" / f"{self.get_file_name()}-data.zip")
 
     def pack_model(self, name: str) -> Path:
         """Write the checkpoint folder as a ZIP file."""
@@ -201,6 +242,16 @@ class PageRun:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:  # weights do not compress
             for path in paths:
                 archive.write(path, Path(name, path.relative_to(self.run_dir.model)))
+        return target
+
+    def export_onnx(self, name: str) -> Path:
+        """Write the model as an ONNX file, in float32."""
+        from resnet_hub.inference.onnx_graph import build_onnx, fold_batchnorm
+        from resnet_hub.model import ResNet
+
+        check_free_space(self.folder, sum(path.stat().st_size for path in self.run_dir.model.rglob("*")))
+        target = self.folder / f"{name}.onnx"
+        write_atomic(target, build_onnx(fold_batchnorm(ResNet.from_pretrained(self.run_dir.model).eval())))
         return target
 
     def export_web_page(self, name: str) -> Path:

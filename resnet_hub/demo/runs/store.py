@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeGuard
 
 from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.runs.run import PageRun, check_free_space
@@ -103,10 +104,15 @@ class RunStore:
 
     def find(self, run_id: object) -> PageRun | None:
         """The run with that id; None if there is none, or if the value is no id."""
-        if not isinstance(run_id, str) or not _ID.fullmatch(run_id):
+        if not self.is_id(run_id):
             return None
         run = self.get(run_id)
         return run if run.folder.is_dir() else None
+
+    @staticmethod
+    def is_id(value: object) -> TypeGuard[str]:
+        """Whether the value looks like the id of a run, which may have been deleted."""
+        return isinstance(value, str) and _ID.fullmatch(value) is not None
 
     def require(self, run_id: str) -> PageRun:
         """The run with that id. Raises `PageError` if no data was checked yet, or the run was deleted."""

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from resnet_hub.datasets.report import DatasetReport
-from resnet_hub.demo import markup
+from resnet_hub.demo import corrections, markup
 from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Scheduler
@@ -18,6 +18,7 @@ from resnet_hub.demo.visitor import get_address
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.images.load import SUFFIXES
 
+CAMERA_SCRIPT = Path(__file__).with_name("camera.js").read_text(encoding="utf-8")
 MAX_CLASSES = 12  # of photos by class; a ZIP file may have any number
 HUB_FIELDS = ("subset", "train_split", "image_column", "label_column")  # of TrainConfig: what to read of a dataset
 
@@ -64,6 +65,11 @@ class DataStep:
         values = {field: str(value or "") for field, value in zip(HUB_FIELDS, fields, strict=True)}
         return self._check(run_id, request, lambda run: run.import_hub_dataset(str(name), **values))
 
+    def correct(self, run_id: str, request: gr.Request, chosen: gr.SelectData) -> Updates:
+        """Create a run from the data of this one with the correction of the button that was pressed."""
+        fixes = corrections.read_fix(chosen.value)
+        return self._check(run_id, request, lambda run: run.import_corrected(self.runs.require(run_id), fixes))
+
     def _check(self, run_id: str, request: gr.Request, import_data: Callable[[PageRun], DatasetReport]) -> Updates:
         """Create a run, import its data and show the report. The previous run is deleted if it was never started."""
         old, new = self.runs.find(run_id), None
@@ -72,11 +78,11 @@ class DataStep:
                 raise PageError("one_run")
             new = self.runs.create(get_address(request.request.scope) if request.request else "")
             report = import_data(new)
-            updates = {self.state.run: new.id} | self.show_report(report, new, request)
+            updates = {self.state.run: new.id, self.state.checked: new.id} | self.show_report(report, new, request)
         except Exception as error:
             if new:
                 self.scheduler.delete(new)
-            return self.clear(markup.render_error(error, request))
+            return {self.state.checked: ""} | self.clear(markup.render_error(error, request))
         if old and self.scheduler.get_status(old).state == "new":
             self.scheduler.delete(old)
         return updates
@@ -91,6 +97,7 @@ class DataStep:
 
         return {
             self.report: markup.render_report(report, request),
+            self.duplicates: corrections.render_duplicates(run, request),
             self.report_file: gr.update(value=str(self.runs.files.publish(run, write_report))),
             self.continue_button: gr.update(visible=True),
             self.downloads: gr.update(visible=True),
@@ -99,7 +106,7 @@ class DataStep:
 
     def clear(self, html: str = "") -> Updates:
         """Show `html`, such as an error, instead of the report."""
-        return {self.report: html} | hide(self.continue_button, self.downloads, self.dataset_file)
+        return {self.report: html, self.duplicates: ""} | hide(self.continue_button, self.downloads, self.dataset_file)
 
     def export(self, run_id: str, request: gr.Request) -> Updates:
         """The dataset as a ZIP file of class folders. The image files are unchanged."""
@@ -115,7 +122,7 @@ class DataStep:
     @property
     def outputs(self) -> list[Any]:
         """The components that a check may change, beside the run id."""
-        return [self.report, self.continue_button, self.downloads, self.report_file, self.dataset_file]
+        return [self.report, self.duplicates, self.continue_button, self.downloads, self.report_file, self.dataset_file]
 
     def render(self) -> None:
         """Add the step to the page that is being built."""
@@ -123,7 +130,10 @@ class DataStep:
             with gr.Tab(message("by_class")):
                 gr.HTML(message("by_class_hint"), elem_classes="hint")
                 names, galleries = self._render_classes()
-                check_files = gr.Button(message("check"), variant="primary")
+                with gr.Row():
+                    check_files = gr.Button(message("check"))
+                    self.train_button = gr.Button(message("train_now"), variant="primary", elem_id="train-now")
+                gr.HTML(message("train_now_hint"), elem_classes="hint")
             with gr.Tab(message("zip")):
                 gr.HTML(message("zip_hint"), elem_classes="hint")
                 file = gr.File(label=message("zip_file"), file_types=[".zip"], height=140, elem_id="zip")
@@ -139,6 +149,7 @@ class DataStep:
             (check_hub, self.check_hub, fields),
         ]
         self.report = gr.HTML(elem_id="report")
+        self.duplicates = gr.HTML(elem_id="duplicates", elem_classes="film", js_on_load=corrections.SCRIPT)
         self.continue_button = gr.Button(message("continue"), variant="primary", visible=False)
         with gr.Row(visible=False) as self.downloads:
             self._export_button = gr.Button(message("export_data"), size="sm")
@@ -150,9 +161,12 @@ class DataStep:
     def connect(self) -> None:
         """Attach the handlers, once all components of the tab exist."""
         data = SLOW | {"concurrency_id": "data", "concurrency_limit": 2}  # the lowest limit of an id counts
-        outputs = [self.state.run, *self.outputs]
+        outputs = [self.state.run, self.state.checked, *self.outputs]
         for button, check, inputs in self._checks:
             button.click(check, [self.state.run, *inputs], outputs, show_progress_on=[self.report], **data)
+        _, check_files, photos = self._checks[0]
+        options: dict[str, Any] = {"show_progress_on": [self.report], "api_name": "check_files_to_train"} | data
+        self.training_now = self.train_button.click(check_files, [self.state.run, *photos], outputs, **options)
         self._export_button.click(self.export, self.state.run, self.dataset_file, **data)
 
     def _create_text_field(self, name: str, **options: Any) -> gr.Textbox:
@@ -164,10 +178,13 @@ class DataStep:
         is_visible = gr.State([True, True] + [False] * (MAX_CLASSES - 2))
         gallery: dict[str, Any] = {"sources": ["upload", "webcam", "clipboard"], "object_fit": "cover", "buttons": []}
         gallery |= {"file_types": ["image", *sorted(SUFFIXES)], "columns": 5, "fit_columns": False}
+        gr.HTML("", js_on_load=CAMERA_SCRIPT, elem_id="camera-script")
+        gr.HTML(message("no_camera"), elem_id="no-camera")
         with gr.Row(elem_id="own-classes"):
             for number in range(MAX_CLASSES):
-                with gr.Column(min_width=300, visible=number < 2) as column:
+                with gr.Column(min_width=280, visible=number < 2, elem_classes="class-card") as column:
                     names.append(gr.Textbox(label=message("class_name"), max_length=60))
+                    gr.Button(message("record"), elem_classes="record")
                     galleries.append(gr.Gallery(label=message("class_photos"), allow_preview=False, **gallery))
                     remove_buttons.append(gr.Button(message("remove_class"), size="sm"))
                 columns.append(column)

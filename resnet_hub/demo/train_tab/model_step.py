@@ -1,21 +1,23 @@
 """The second step of the Train tab: the base model and the form with the options of the training."""
 
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
 
 from resnet_hub.checkpoints.load import read_config
 from resnet_hub.config import ResNetConfig
+from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.demo import markup
 from resnet_hub.demo.default_models import DefaultModels
-from resnet_hub.demo.i18n import PageError, message
+from resnet_hub.demo.i18n import PageError, message, translate
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.store import RunStore
-from resnet_hub.demo.space import get_token
+from resnet_hub.demo.space import get_token, is_zero_gpu
 from resnet_hub.demo.train_tab.job_panel import JobPanel
 from resnet_hub.demo.train_tab.tab_state import QUICK, SLOW, TabState, Updates
 from resnet_hub.errors import ResNetHubError, TrainingError
@@ -27,7 +29,10 @@ SCRATCH_SIZE = 64  # default image size from scratch, in pixels: with 224, train
 
 
 def _input(component: Any, value: Any, **settings: Any) -> Any:
-    """A field of the form: its Gradio component, first value and settings. `messages` are choices to translate."""
+    """A field of the form: its Gradio component, first value and settings.
+
+    `messages` are choices to translate; `empty` is the message that an empty field shows.
+    """
     return field(metadata={"component": component, "value": value} | settings)
 
 
@@ -40,17 +45,17 @@ class TrainForm:
 
     base: str = _input(gr.Dropdown, None, allow_custom_value=True)
     recipe: str = _input(gr.Radio, "finetune", messages=("finetune", "head", "modern"))
-    epochs: float | None = _input(gr.Slider, 0, minimum=0, maximum=MAX_EPOCHS, step=1)
+    epochs: float | None = _input(gr.Number, None, empty="auto", minimum=0, maximum=MAX_EPOCHS, precision=0)
     architecture: str = _input(gr.Dropdown, ARCHITECTURES[0], choices=ARCHITECTURES, visible=False)
-    image_size: float | None = _input(gr.Number, 0, minimum=0, precision=0)
+    image_size: float | None = _input(gr.Number, None, empty="auto", minimum=0, precision=0)
     balance: bool = _input(gr.Checkbox, False, min_width=260)
-    seed: float | None = _input(gr.Number, 0, minimum=0, maximum=2**31, precision=0)
-    learning_rate: float | None = _input(gr.Number, 0, minimum=0, maximum=1)
+    seed: float | None = _input(gr.Number, None, empty="auto", minimum=0, maximum=2**31, precision=0)
+    learning_rate: float | None = _input(gr.Number, None, empty="auto", minimum=0, maximum=1)
     augmentation: str = _input(gr.Dropdown, "auto", messages=("auto", "crop", "shift", "none"), filterable=False)
-    mixup: float = _input(gr.Slider, 0, minimum=0, maximum=1, step=0.1)
-    label_smoothing: float = _input(gr.Slider, 0, minimum=0, maximum=0.5, step=0.05)
+    mixup: float | None = _input(gr.Number, None, empty="off", minimum=0, maximum=1, step=0.1)
+    label_smoothing: float | None = _input(gr.Number, None, empty="off", minimum=0, maximum=0.5, step=0.05)
     select: str = _input(gr.Dropdown, "accuracy", messages=("accuracy", "loss", "last"), filterable=False)
-    patience: float | None = _input(gr.Number, 0, minimum=0, precision=0)
+    patience: float | None = _input(gr.Number, None, empty="off", minimum=0, precision=0)
 
     @property
     def is_from_scratch(self) -> bool:
@@ -90,6 +95,8 @@ def create_inputs(**settings: dict[str, Any]) -> dict[str, Any]:
     for item in fields(TrainForm):
         name, options = item.name, dict(item.metadata) | settings.get(item.name, {})
         component = options.pop("component")
+        if empty := options.pop("empty", ""):
+            options["placeholder"] = message(f"empty_{empty}")
         if messages := options.pop("messages", ()):
             # A value must not be the key of a message: Gradio would translate it, and then it is none of the choices.
             options["choices"] = [(message(f"{name}_{value}"), value) for value in messages]
@@ -130,6 +137,28 @@ class ModelStep:
         html = markup.render_images([(image, "") for image in augmented], request)
         return {self.state.notice: "", self.augmented: html}
 
+    def plan(self, values: Updates, request: gr.Request) -> Updates:
+        """What the empty fields will be, and how long the training takes."""
+        try:
+            run = self.runs.require(values[self.state.run])
+            base, options = self.read_options(values)
+            form = values[self.inputs["base"]] if base else ""
+            is_at_hand = base is None or isinstance(base, Path) or form in self.models.names()
+            estimate = estimate_run(run, base, options, can_measure=is_at_hand)
+        except (ResNetHubError, OSError):  # such as a field that is not filled in yet; the start says what is wrong
+            return {self.planned: ""}
+        time = markup.format_about(estimate.seconds, request) if estimate.seconds is not None else ""
+        values_of = {"epochs": estimate.epochs, "learning_rate": f"{estimate.learning_rate:g}"}
+        values_of["image_size"] = estimate.image_size
+        shown = {self.inputs[name]: gr.update(placeholder=str(value)) for name, value in values_of.items()}
+        key = "plan_head" if options["recipe"] == "head" else "plan"
+        is_auto = options["recipe"] != "head" and not options.get("epochs")
+        epochs = translate(request, "auto_epochs" if is_auto else "some_epochs", epochs=estimate.epochs)
+        text = translate(request, key, epochs=epochs, images=f"{estimate.images:,}")
+        if time:
+            text += translate(request, "plan_time", time=time)
+        return shown | {self.planned: markup.render_text(text, "status")}
+
     def open(self, base: str | None) -> Any:
         """The default base for a visitor who has just opened the page."""
         name = base if base != self.defaults.embedded else self.defaults.get("base")  # else chosen meanwhile
@@ -160,6 +189,7 @@ class ModelStep:
                     self._place("select", "patience")
             self._preview_button = gr.Button(message("preview"), size="sm")
             self.augmented = gr.HTML(elem_id="seen-by-training", elem_classes="film")
+        self.planned = gr.HTML(elem_id="plan")
         with gr.Row():
             self.start_button = gr.Button(message("start"), variant="primary")
             self.state.training_button = gr.Button(message("to_training"), visible=False)
@@ -184,7 +214,51 @@ class ModelStep:
         suggesting = QUICK | {"concurrency_id": "suggest", "concurrency_limit": 4, "trigger_mode": "always_last"}
         base.key_up(self._suggest, None, base, **suggesting)
         inputs, outputs = {self.state.run, *self.inputs.values()}, [self.state.notice, self.augmented]
+        planned = [self.planned, *(self.inputs[name] for name in ("epochs", "learning_rate", "image_size"))]
+        options = QUICK | {"concurrency_id": "plan", "concurrency_limit": 2, "trigger_mode": "always_last"}
+        changes = [recipe.input, base.input, architecture.input, self.state.run.change]
+        changes += [self.inputs[name].blur for name in ("epochs", "learning_rate", "image_size")]
+        gr.on(changes, self.plan, inputs, planned, **options)
         self._preview_button.click(self.preview, inputs, outputs, **SLOW | {"concurrency_id": "preview"})
+
+
+class Estimate(NamedTuple):
+    """What a run will do with the choices that its visitor left to the recipe."""
+
+    images: int  # to train on
+    epochs: int
+    learning_rate: float
+    image_size: int
+    seconds: float | None  # None if it cannot be measured here
+
+
+def estimate_run(run: PageRun, base: str | Path | None, options: dict[str, Any], *, can_measure: bool) -> Estimate:
+    """Estimate a run; its time is measured if `can_measure`, and if the data and the machine are at hand."""
+    facts, report = run.read_facts(), run.read_report()
+    if report is None:
+        raise PageError("no_check")
+    source = facts["data"]
+    is_local = not source.startswith(HUB_PREFIX)
+    data = str(run.folder / source) if is_local else source
+    config = TrainConfig(data=data, run=str(run.folder / "run"), base=str(base) if base else None, **options)
+    resolved, counts = config.resolved(), report.count_training_images()
+    has_validation = any(row.split == "validation" and row.images for row in report.classes)
+    images = round(sum(counts.values()) * (1 if has_validation else 1 - config.validation))
+    size = options.get("image_size")
+    seconds = None
+    if can_measure and is_local and not is_zero_gpu():
+        seconds = _measure_seconds(config)
+    if not size:
+        # Only of a base at hand: the config of another one is on the Hub.
+        size = read_config(base, token=get_token(), local_files_only=True).image_size if base and can_measure else None
+    return Estimate(images, resolved.choose_epochs(max(1, images)), resolved.learning_rate, size or 0, seconds)
+
+
+@lru_cache(maxsize=64)
+def _measure_seconds(config: TrainConfig) -> float:
+    from resnet_hub.training.plan import plan_run  # imports torch
+
+    return plan_run(config).seconds
 
 
 def check_memory(run: PageRun, base: str | Path | None, options: dict[str, Any]) -> None:

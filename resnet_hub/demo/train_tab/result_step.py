@@ -1,21 +1,27 @@
 """The last step of the Train tab: the result of a run, to look at, try, download and share."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+import numpy as np
 from PIL import Image
 
 from resnet_hub.checkpoints.push import push_folder
-from resnet_hub.demo import account, markup
+from resnet_hub.demo import account, charts, corrections, markup
 from resnet_hub.demo.i18n import PageError, message, translate, translate_error
 from resnet_hub.demo.predict_tab import PredictTab
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.train_tab.tab_state import QUICK, RESULT, SLOW, TabState, Updates, hide
 from resnet_hub.errors import ResNetHubError
+from resnet_hub.images.load import load_image
+
+if TYPE_CHECKING:
+    from resnet_hub.datasets.dataset import ImageDataset
 
 
 class ResultStep:
@@ -26,51 +32,107 @@ class ResultStep:
 
     def result(self, run_id: str, result: str, request: gr.Request) -> Updates:
         """The result of the run, once it has a model and its training has ended. `result` is `TabState.result`."""
-        from resnet_hub.training.finalize import CONFUSION, CURVES
+        from resnet_hub.training.finalize import CONFUSION
 
         run = self.runs.find(run_id)
         folder = self.scheduler.find_model(run_id) if result else None
         if run is None or folder is None:
             nothing = markup.render_text(translate(request, "result_none"))
-            emptied = {self.metrics: nothing, self.mistakes: "", self.outcome: ""}
-            return emptied | hide(self.plots, self.actions, self.evaluate_button)
+            emptied = {self.metrics: nothing, self.mistakes: "", self.outcome: "", self.charts: ""}
+            return emptied | {self.confusion: ""} | hide(self.plot, self.actions, self.evaluate_button)
         evaluation = run.read_evaluation() if result.startswith("finished") else None
-        title = _get_file_name(run)
+        title = run.get_file_name()
         zip_file = None
         with suppress(ResNetHubError, OSError):  # with a full disk, everything but the download works
             zip_file = str(self.runs.files.publish(run, lambda: run.pack_model(title)))
         updates: Updates = {
             self.metrics: markup.render_metrics(run, evaluation, request),
             self.download: gr.update(value=zip_file, visible=zip_file is not None),
-            self.web_file: gr.update(visible=False),
+            self.terms: markup.render_terms(run, request),
+            **hide(self.web_file, self.onnx_file),
             self.actions: gr.update(visible=True),
             self.evaluate_button: gr.update(visible=evaluation is None and "job" not in run.read_facts()),
-            self.plots: gr.update(visible=evaluation is not None),
+            self.plot: gr.update(visible=False),
+            self.charts: "",
+            self.confusion: "",
             self.outcome: "",
             self.mistakes: "",
         }
         if evaluation is None:
             return updates
         with suppress(ResNetHubError, OSError, ValueError):  # such as a dataset that was deleted from the Hub
-            updates[self.mistakes] = markup.render_mistakes(evaluation, run.load_evaluation_images(), request)
-        updates |= {self.confusion: _read_plot(folder / CONFUSION), self.curves: _read_plot(folder / CURVES)}
+            updates[self.mistakes] = corrections.render_mistakes(run, evaluation, request)
+        updates[self.charts] = charts.render_curves(run.run_dir.epochs(), request)
+        if table := charts.render_confusion(evaluation, request):
+            updates[self.confusion] = table
+        else:
+            updates[self.plot] = gr.update(value=_read_plot(folder / CONFUSION), visible=True)
         return updates | self.state.show_step(RESULT)
 
     def try_it(self, run_id: str, request: gr.Request) -> tuple[Any, ...]:
         """Show the Predict tab with the model of this run."""
         picker = gr.update(choices=self.predict.model.list_choices(run_id, request), value=run_id)
-        return picker, gr.Tabs(selected="predict")
+        run = self.runs.find(run_id)
+        photos = markup.render_own_photos(run, self._choose_held_out(run), request) if run else ""
+        return picker, gr.Tabs(selected="predict"), photos
+
+    def _choose_held_out(self, run: PageRun) -> "ImageDataset | None":
+        """Up to six images that the run was not trained on, of several classes; None if they are gone."""
+        with suppress(ResNetHubError, OSError, ValueError):  # such as a dataset that was deleted from the Hub
+            images = run.load_evaluation_images()
+            return images.subset(np.linspace(0, len(images) - 1, min(6, len(images))).round().astype(int))
+        return None
+
+    def tap(self, model: str, request: gr.Request, chosen: gr.SelectData) -> Any:
+        """One of the photos that were held out, as the photo to classify."""
+        run = self.runs.find(model)  # Predict may have another model than the run on show
+        images = self._choose_held_out(run) if run else None
+        if images is None or chosen.index not in range(len(images)):
+            return gr.skip()
+        return load_image(images.sources[chosen.index], name=images.name(chosen.index))
+
+    def clear_own_photos(self, model: str) -> Any:
+        """Hide the photos once another model is chosen."""
+        return gr.skip() if self.runs.find(model) else ""
+
+    def leave_deleted(self, name: str) -> Any:
+        """The default model in place of one that was deleted with its run."""
+        is_deleted = self.predict.models.title(name) == "" and self.runs.find(name) is None
+        if not is_deleted:
+            return gr.skip()
+        names, default = self.predict.models.names(), self.predict.defaults.get("predict")
+        return gr.update(choices=list(dict.fromkeys([*names, default])), value=default)
+
+    def connect_deletion(self, deletion: Any) -> None:
+        """After the event `deletion`, the Predict tab shows no deleted model."""
+        picker = self.predict.model.picker
+        leaving = deletion.success(self.leave_deleted, picker, picker, **QUICK)
+        leaving.success(**self.predict.model.choosing).success(**self.predict.answering)
 
     def export_web_page(self, run_id: str, request: gr.Request) -> Updates:
         """The model as a web page that runs it in the browser: a ZIP file."""
+        return self._export(run_id, PageRun.export_web_page, self.web_file, request)
+
+    def export_onnx(self, run_id: str, request: gr.Request) -> Updates:
+        """The model as an ONNX file, for other programs."""
+        return self._export(run_id, PageRun.export_onnx, self.onnx_file, request)
+
+    def _export(
+        self, run_id: str, export: Callable[[PageRun, str], Path], button: gr.DownloadButton, request: gr.Request
+    ) -> Updates:
         try:
             run = self.runs.require(run_id)
             if self.scheduler.find_model(run_id) is None:
                 raise PageError("no_model")
-            path = self.runs.files.publish(run, lambda: run.export_web_page(_get_file_name(run)))
+            path = self.runs.files.publish(run, lambda: export(run, run.get_file_name()))
         except (ResNetHubError, OSError) as error:
             raise gr.Error(escape(translate_error(request, error)), print_exception=False) from None
-        return {self.web_file: gr.update(value=str(path), visible=True)}
+        return {button: gr.update(value=str(path), visible=True)}
+
+    def show_push_help(self, request: gr.Request, signed_in: gr.OAuthToken | None) -> str:
+        """What a visitor without a token needs, with the way to it."""
+        key = account.describe_way_in(request, signed_in)
+        return markup.render("push_help.html", request, key=key) if key else ""
 
     def check_name(self, name: str, request: gr.Request) -> str:
         try:
@@ -86,7 +148,7 @@ class ResultStep:
             folder = self.scheduler.find_model(run_id)
             if folder is None:
                 raise PageError("no_model" if self.runs.find(run_id) else "no_run")
-            token = account.token(request, signed_in, "sign_in")
+            token = account.token(request, signed_in, account.describe_way_in(request, signed_in) or "no_sign_in")
             url = push_folder(folder, str(name).strip(), private=bool(private), token=token)
         except ResNetHubError as error:
             return markup.render_error(error, request)
@@ -105,38 +167,44 @@ class ResultStep:
                 self.download = gr.DownloadButton(message("download"), elem_id="download")
                 self._web_button = gr.Button(message("export_web"), elem_id="web-page")
                 self.web_file = gr.DownloadButton(message("download_web"), visible=False, elem_id="web-file")
+                self._onnx_button = gr.Button(message("export_onnx"), elem_id="onnx")
+                self.onnx_file = gr.DownloadButton(message("download_onnx"), visible=False, elem_id="onnx-file")
+            self.terms = gr.HTML(elem_id="terms")
             with gr.Accordion(message("push_head"), open=False, elem_id="push"):
                 with gr.Row():
                     self._name = account.create_repo_field(max_length=97, elem_id="repo")
                     self._private = gr.Checkbox(True, label=message("private"))
+                self.push_help = gr.HTML(elem_id="push-help")
                 account.render_login()
                 self._push_button = gr.Button(message("push"))
                 self.outcome = gr.HTML(elem_id="outcome")
-        with gr.Row(visible=False) as self.plots:
-            plot: dict[str, Any] = {"interactive": False, "buttons": ["fullscreen"], "format": "png", "min_width": 300}
-            plot |= {"show_label": False}  # each plot contains its title
-            self.confusion = gr.Image(alt_text=message("confusion"), elem_id="confusion", **plot)
-            self.curves = gr.Image(alt_text=message("curves"), **plot)
-        self.mistakes = gr.HTML(elem_id="mistakes", elem_classes="film")
+        self.confusion = gr.HTML(elem_id="confusion")
+        plot: dict[str, Any] = {"interactive": False, "buttons": ["fullscreen"], "format": "png", "show_label": False}
+        self.plot = gr.Image(alt_text=message("confusion"), visible=False, elem_id="confusion-plot", **plot)
+        self.charts = gr.HTML(elem_id="result-charts", elem_classes="charts")
+        self.mistakes = gr.HTML(elem_id="mistakes", elem_classes="film", js_on_load=corrections.SCRIPT)
 
-    def connect(self) -> None:
+    def connect(self, page: gr.Blocks) -> None:
         """Attach the handlers, once all components of the tab exist."""
         state = self.state
-        outputs = [self.metrics, self.plots, self.confusion, self.curves, self.mistakes, self.actions, self.download]
-        outputs += [self.outcome, self.evaluate_button, self.web_file, state.steps]
+        for event in (page.load, state.result.change):  # the second time a local user may have logged in meanwhile
+            event(self.show_push_help, None, self.push_help, **QUICK)
+        outputs = [self.metrics, self.plot, self.confusion, self.charts, self.mistakes, self.actions, self.download]
+        outputs += [self.outcome, self.evaluate_button, self.web_file, self.onnx_file, self.terms, state.steps]
         state.result.change(self.result, [state.run, state.result], outputs, **QUICK | {"concurrency_id": "result"})
         self._name.input(self.check_name, self._name, self.outcome, trigger_mode="always_last", **QUICK)
         pushing = SLOW | {"concurrency_id": "push", "concurrency_limit": 4, "show_progress_on": [self.outcome]}
         self._push_button.click(self.push, [state.run, self._name, self._private], self.outcome, **pushing)
         exporting = SLOW | {"concurrency_id": "export", "concurrency_limit": 2, "show_progress_on": [self.web_file]}
+        onnx = exporting | {"show_progress_on": [self.onnx_file]}
+        self._onnx_button.click(self.export_onnx, state.run, self.onnx_file, **onnx)
         self._web_button.click(self.export_web_page, state.run, self.web_file, **exporting)
-        trying = self._try_button.click(self.try_it, state.run, [self.predict.model.picker, state.tabs], **QUICK)
+        own, picker = self.predict.own_photos, self.predict.model.picker
+        trying = self._try_button.click(self.try_it, state.run, [picker, state.tabs, own], **QUICK)
+        picker.change(self.clear_own_photos, picker, own, **QUICK)
+        tapping = own.select(self.tap, picker, self.predict.photo, **QUICK)
+        tapping.success(**self.predict.answering)
         trying.success(**self.predict.model.choosing).success(**self.predict.answering)
-
-
-def _get_file_name(run: PageRun) -> str:
-    """The name of a run's files, from that of its dataset."""
-    return Path(run.read_facts().get("title", "")).stem or "photos"
 
 
 def _read_plot(path: Path) -> Any:

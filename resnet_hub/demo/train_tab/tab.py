@@ -1,7 +1,7 @@
 """The Train tab: a visitor trains a classifier on photos. It starts runs, and reads their folders.
 
-One module per step: `data_step`, `model_step` with `job_panel`, `training_step`, `result_step`. This one has the
-handlers that change several steps.
+One module per step: `data_step`, `model_step` with `job_panel`, `training_step`, `result_step`; and `run_panel` below
+them. This one has the handlers that change several steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,6 +24,7 @@ from resnet_hub.demo.train_tab.data_step import DataStep
 from resnet_hub.demo.train_tab.job_panel import JobPanel
 from resnet_hub.demo.train_tab.model_step import ModelStep, check_memory
 from resnet_hub.demo.train_tab.result_step import ResultStep
+from resnet_hub.demo.train_tab.run_panel import RunPanel
 from resnet_hub.demo.train_tab.tab_state import DATA, MODEL, QUICK, RESULT, SLOW, TRAINING, TabState, Updates
 from resnet_hub.demo.train_tab.training_step import TrainingStep
 from resnet_hub.demo.visitor import get_visitor_id
@@ -39,7 +40,8 @@ class TrainTab:
         self.job = JobPanel(scheduler, state)
         self.data = DataStep(scheduler, state)
         self.model = ModelStep(models, defaults, scheduler.runs, self.job, state)
-        self.training = TrainingStep(scheduler, self.job, state)
+        self.panel = RunPanel(scheduler, state)
+        self.training = TrainingStep(scheduler, self.job, self.panel, state)
         self.result = ResultStep(scheduler, predict, state)
 
     # -- start ---------------------------------------------------------------------------------------------------------
@@ -58,6 +60,12 @@ class TrainTab:
             return {self.state.run: run.id, self.state.driven: run.id}
 
         return self._start(start, values[self.state.browser], request)
+
+    def begin_checked(self, values: Updates, request: gr.Request) -> Updates:
+        """Start the run whose data was just checked, with the choices of the form; nothing after a refusal."""
+        if not values[self.state.checked]:
+            return {self.state.checked: ""}
+        return {self.state.checked: ""} | self.begin(values, request)
 
     def begin_job(self, values: Updates, request: gr.Request, signed_in: gr.OAuthToken | None) -> Updates:
         """Start the run as a job in the visitor's account. `JobPanel.follow` then reads its log."""
@@ -81,10 +89,7 @@ class TrainTab:
 
     def measure(self, run_id: str, stored: Any, request: gr.Request) -> Updates:
         """End a run that was stopped: its best model is evaluated and gets its model card."""
-        updates = self._start(partial(self._restart, run_id, evaluate_only=True), stored, request)
-        for chart in (self.training.loss, self.training.accuracy):  # Gradio fails to draw one before its step is shown
-            updates.pop(chart, None)
-        return updates
+        return self._start(partial(self._restart, run_id, evaluate_only=True), stored, request)
 
     def _restart(self, run_id: str, owners: set[str], *, evaluate_only: bool = False) -> Updates:
         self.models.forget(run_id)
@@ -101,13 +106,15 @@ class TrainTab:
             stored: What the browser has stored.
             request: The visitor's request.
         """
-        visitor, updates = get_visitor_id(stored), {self.state.driven: "", self.state.notice: ""}
+        visitor = get_visitor_id(stored)
+        updates: Updates = {self.state.driven: "", self.state.notice: "", self.state.alert: ""}
         try:
             updates |= start({visitor, request.session_hash or visitor})
         except (ResNetHubError, OSError) as error:
             return updates | self.state.show_error(error, request)
         run_id = updates[self.state.run]
-        updates |= self.state.remember(visitor, run_id) | self.state.show_step(TRAINING)
+        known = (stored if isinstance(stored, dict) else {}) | {"visitor": visitor}
+        updates |= self.state.remember(known, run_id) | self.state.show_step(TRAINING)
         return updates | self.training.watch(run_id, None, request)
 
     @contextmanager
@@ -147,9 +154,15 @@ class TrainTab:
 
     def start_over(self, stored: Any, request: gr.Request) -> Updates:
         """Show the page without a run. The link of the previous run still works."""
-        updates = {self.state.run: "", self.state.driven: "", self.state.followed: ""} | self.data.clear()
-        updates |= self.state.remember(get_visitor_id(stored), "") | self.training.watch("", None, request)
+        updates: Updates = {self.state.run: "", self.state.driven: "", self.state.followed: "", self.state.alert: ""}
+        updates |= self.data.clear()
+        updates |= self.state.remember(stored, "") | self.training.watch("", None, request)
         return updates | self.state.show_step(DATA)
+
+    def correct(self, run_id: str, request: gr.Request, chosen: gr.SelectData) -> Updates:
+        """Correct the data, and show the report of a new run with it; the old run stays among those of the browser."""
+        updates = self.data.correct(run_id, request, chosen) | self.state.show_step(DATA)
+        return updates | self.training.watch(updates.get(self.state.run, run_id), None, request)
 
     def find(self, stored: Any, request: gr.Request) -> Updates:
         """Show the run of the link, or the last run of this browser."""
@@ -158,8 +171,8 @@ class TrainTab:
         if run is None:
             if not linked:
                 return {self.data.report: ""}
-            return self.state.show_train_tab() | {self.data.report: markup.render_error(PageError("no_run"), request)}
-        updates: Updates = {self.state.run: run.id} | self.state.remember(get_visitor_id(stored), run.id)
+            return self.state.show_train_tab() | {self.state.alert: markup.render_error(PageError("bad_link"), request)}
+        updates: Updates = {self.state.run: run.id} | self.state.remember(stored, run.id)
         status = self.scheduler.get_status(run)
         if linked or status.is_active:
             updates |= self.state.show_train_tab()
@@ -191,31 +204,43 @@ class TrainTab:
                 self.training.render()
             with gr.Step(message("step_result"), id=RESULT):
                 self.result.render()
-        for step in (self.data, self.job, self.result):
-            step.connect()
+        self.panel.render()
+        self.data.connect()
+        self.job.connect()
+        self.result.connect(page)
         self.model.connect(page)
+        self.panel.connect(page)
         self._connect(page)
 
     def _connect(self, page: gr.Blocks) -> None:
         state, training = self.state, self.training
         outputs = [*training.outputs, state.run, state.notice, state.browser, state.steps, state.driven, state.followed]
+        outputs.append(state.alert)
         all_outputs = [*outputs, *self.data.outputs]
         leads_to = {self.data.continue_button: MODEL, state.training_button: TRAINING, training.result_button: RESULT}
         for button, step in leads_to.items():
             button.click(lambda step=step: gr.Walkthrough(selected=step), None, state.steps, **QUICK)
         inputs = {state.run, state.browser, *self.model.inputs.values()}
         starting = self.model.start_button.click(self.begin, inputs, outputs, **QUICK)
+        training_now = self.data.training_now.success(
+            self.begin_checked, inputs | {state.checked}, [*outputs, state.checked], **QUICK
+        )
         repo = self.job.repo
         repo.input(self.result.check_name, repo, state.notice, trigger_mode="always_last", **QUICK)
         starting_job = SLOW | {"concurrency_id": "job", "concurrency_limit": 8, "show_progress_on": [state.notice]}
         self.job.start_button.click(self.begin_job, inputs | {*self.job.inputs}, outputs, **starting_job)
         resuming = training.resume_button.click(self.resume, [state.run, state.browser], outputs, **QUICK)
         if is_zero_gpu():
-            for started in (starting, resuming):
+            for started in (starting, training_now, resuming):
                 started.success(self.drive, state.driven, training.gpu, **QUICK | {"concurrency_id": "gpu"})
         training.stop_button.click(training.stop, state.run, training.outputs, **QUICK)
-        training.delete_button.click(self.delete, [state.run, state.browser], all_outputs, **QUICK)
-        training.new_button.click(self.start_over, state.browser, all_outputs, **QUICK)
+        deleting = self.panel.delete_button.confirm.click(self.delete, [state.run, state.browser], all_outputs, **QUICK)
+        self.result.connect_deletion(deletion=deleting)
+        self.panel.new_button.click(self.start_over, state.browser, all_outputs, **QUICK)
         self.result.evaluate_button.click(self.measure, [state.run, state.browser], outputs, **QUICK)
+        correcting: dict[str, Any] = SLOW | {"concurrency_id": "data", "concurrency_limit": 2}
+        correcting |= {"inputs": state.run, "outputs": [*all_outputs, state.checked]}
+        for images in (self.data.duplicates, self.result.mistakes):
+            images.select(self.correct, show_progress_on=[images], **correcting)
         state.timer.tick(training.watch, [state.run, state.shown], training.outputs, trigger_mode="once", **QUICK)
         page.load(self.find, state.browser, [*all_outputs, state.tabs], **QUICK)

@@ -5,8 +5,11 @@ from typing import Any
 import gradio as gr
 
 from resnet_hub.demo import markup
+from resnet_hub.demo.visitor import get_visitor_id
 
 DATA, MODEL, TRAINING, RESULT = 1, 2, 3, 4  # the steps
+
+MAX_REMEMBERED = 30  # runs of a browser
 
 # Options of calls that the page makes itself: of those that are answered at once, and of those that take long.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # not for programs
@@ -34,10 +37,12 @@ class TabState:
         """Add the components to the tab."""
         self.tabs = tabs
         self.run = gr.State("")
+        self.checked = gr.State("")  # id of the run whose data the last check accepted; empty after a refusal
         self.shown = gr.State(None)  # run id, state and number of evaluations that the Training step shows
         self.result = gr.State("")  # how the run ended, and after how many evaluations; empty before its end
         self.driven = gr.State("")  # id of the run that this page drives on ZeroGPU
         self.followed = gr.State("")  # id of the run whose job this page follows
+        self.alert = gr.HTML(elem_id="train-alert")  # above everything: why a link shows no run
         self.timer = gr.Timer(1.0, active=False)
 
     def show_step(self, step: int) -> Updates:
@@ -49,9 +54,12 @@ class TabState:
     def show_error(self, error: Exception, request: gr.Request) -> Updates:
         return {self.notice: markup.render_error(error, request)}
 
-    def remember(self, visitor: str, run_id: str) -> Updates:
-        """Store both ids in the browser."""
-        return {self.browser: {"visitor": visitor, "run": run_id}}
+    def remember(self, stored: Any, run_id: str) -> Updates:
+        """Store in the browser who the visitor is, the run on show, and the runs of before, the latest first."""
+        runs = stored.get("runs") if isinstance(stored, dict) else None
+        others = [run for run in runs if run != run_id] if isinstance(runs, list) else []
+        runs = [run_id, *others][:MAX_REMEMBERED] if run_id else others
+        return {self.browser: {"visitor": get_visitor_id(stored), "run": run_id, "runs": runs}}
 
 
 def hide(*components: Any) -> Updates:

@@ -6,10 +6,11 @@ from typing import Any
 import gradio as gr
 
 from resnet_hub import jobs
-from resnet_hub.demo import account, markup
+from resnet_hub.demo import account, charts, markup
 from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.train_tab.job_panel import JobPanel
+from resnet_hub.demo.train_tab.run_panel import RunPanel
 from resnet_hub.demo.train_tab.tab_state import TabState, Updates, hide
 from resnet_hub.errors import ResNetHubError
 
@@ -19,8 +20,8 @@ UNFINISHED = ("stopped", "waiting", "failed", "interrupted")
 class TrainingStep:
     """Handlers and components of the step."""
 
-    def __init__(self, scheduler: Scheduler, job: JobPanel, state: TabState):
-        self.scheduler, self.job, self.state = scheduler, job, state
+    def __init__(self, scheduler: Scheduler, job: JobPanel, panel: RunPanel, state: TabState):
+        self.scheduler, self.job, self.panel, self.state = scheduler, job, panel, state
 
     def watch(self, run_id: str, shown: Any, request: gr.Request) -> Updates:
         """The progress of the run; charts and buttons only if they changed since `shown`, a value of its state."""
@@ -37,35 +38,29 @@ class TrainingStep:
         ended_early = status.state == "finished" and bool(facts.get("ending"))
         is_resumable = (status.state in UNFINISHED or ended_early) and "job" not in facts
         can_stop = status.state != "stopping" and not ("job" in facts and facts.get("ending"))
-        if len(history) > 1:  # charts are never emptied, only hidden: without values they raise errors in the browser
-            series = ("training", "train_loss"), ("validation", "validation_loss")
-            updates[self.loss] = markup.make_curves(history, request, *series)
-            updates[self.accuracy] = markup.make_curves(history, request, ("validation", "accuracy"))
         return updates | {
             self.state.shown: now,
             self.state.timer: gr.Timer(active=status.is_active),
             self.samples: markup.render_samples(run, request),
-            self.charts: gr.update(visible=len(history) > 1),  # a line needs two points
+            self.charts: charts.render_curves(history, request),
             self.stop_button: gr.update(visible=status.is_active, interactive=can_stop),
             self.resume_button: gr.update(visible=is_resumable),
-            self.delete_button: gr.update(visible=True),
-            self.new_button: gr.update(visible=not status.is_active),
             self.state.training_button: gr.update(visible=status.state != "new"),
             self.result_button: gr.update(visible=has_model),
-            self.link: markup.render_run_link(run, request),
             self.state.result: f"{status.state} {len(history)}" if has_model else "",
+            **self.panel.show(run, shown, request),
         }
 
     def _show_nothing(self, run_id: str, request: gr.Request) -> Updates:
         """The step without a run: with an error if there was one."""
-        # Without an id another step is on show, and Gradio's chart fails if it is hidden while its step is not shown.
-        return hide(*self._buttons, *([self.charts] if run_id else [])) | {
+        return hide(*self._buttons) | {
+            self.charts: "",
             self.progress: markup.render_error(PageError("no_run"), request) if run_id else "",
             self.state.timer: gr.Timer(active=False),
             self.state.result: "",
             self.state.shown: None,
-            self.link: "",
             self.samples: "",
+            **self.panel.hide(),
         }
 
     def stop(self, run_id: str, request: gr.Request, signed_in: gr.OAuthToken | None) -> Updates:
@@ -87,26 +82,16 @@ class TrainingStep:
     def outputs(self) -> list[Any]:
         """The components that `watch` may change."""
         states = [self.state.shown, self.state.timer, self.state.result]
-        return [self.progress, self.samples, self.link, *self._buttons, self.charts, self.loss, self.accuracy, *states]
+        return [self.progress, self.samples, self.charts, *self._buttons, *states, *self.panel.outputs]
 
     def render(self) -> None:
         """Add the step to the page that is being built."""
         self.progress = gr.HTML(elem_id="progress")
         self.gpu = gr.HTML(elem_id="gpu")
-        with gr.Row(visible=False) as self.charts:
-            chart: dict[str, Any] = {"x": "epoch", "y": "value", "color": "series", "min_width": 300}
-            chart |= {"x_title": " ", "y_title": " ", "color_title": " "}  # the label names it, translated
-            self.loss = gr.LinePlot(label=message("loss_chart"), elem_id="loss", **chart)
-            self.accuracy = gr.LinePlot(
-                label=message("accuracy_figure"), y_axis_format=".3~p", elem_id="accuracy", **chart
-            )
+        self.charts = gr.HTML(elem_id="charts", elem_classes="charts")
         with gr.Row():
             self.result_button = gr.Button(message("to_result"), variant="primary", visible=False)
-            self.stop_button = gr.Button(message("stop"), variant="stop", visible=False)
+            self.stop_button = gr.Button(message("stop"), visible=False)
             self.resume_button = gr.Button(message("resume"), variant="primary", visible=False)
-            self.new_button = gr.Button(message("new_run"), visible=False)
-            self.delete_button = gr.Button(message("delete_run"), visible=False)
-        self._buttons = [self.stop_button, self.resume_button, self.new_button, self.delete_button, self.result_button]
-        self._buttons.append(self.state.training_button)
+        self._buttons = [self.stop_button, self.resume_button, self.result_button, self.state.training_button]
         self.samples = gr.HTML(elem_id="samples", elem_classes="film")
-        self.link = gr.HTML(elem_id="run-link")

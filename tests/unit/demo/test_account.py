@@ -35,9 +35,20 @@ def test_nobody_acts_with_the_token_of_the_machine_but_its_user(
     if on_space:
         monkeypatch.setenv("SPACE_ID", "owner/space")
     with pytest.raises(PageError) as refusal:
-        account.token(request_, None, "sign_in")
-    assert refusal.value.key == "sign_in"
+        account.token(request_, None)
+    assert refusal.value.key == "sign_in_job"
     assert account.token(request_, Mock(token="hf_visitor")) == "hf_visitor"
+
+
+def test_who_has_no_token_learns_how_to_get_one_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    local, remote = from_("127.0.0.1"), from_("192.0.2.1")
+    assert account.describe_way_in(local, None) == "log_in_locally"
+    assert account.describe_way_in(remote, None) == "no_sign_in"
+    monkeypatch.setenv("OAUTH_CLIENT_ID", "x")
+    assert account.describe_way_in(remote, None) == "sign_in_here"
+    assert account.describe_way_in(remote, Mock(token="hf_visitor")) == ""
+    monkeypatch.setenv("HF_TOKEN", "hf_saved")
+    assert account.describe_way_in(local, None) == ""
 
 
 @pytest.mark.parametrize("name", ["", "flowers", "a/b/c", "user/", "user/flo wers", "../x", "u/" + "n" * 200])

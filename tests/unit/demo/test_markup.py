@@ -1,10 +1,12 @@
 """What the page shows of data and runs: whole, bounded, and none of it as markup of somebody else's."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from helpers.page import from_browser
+from markupsafe import escape
 from PIL import Image
 
 from resnet_hub.config import ResNetConfig
@@ -40,7 +42,7 @@ def make_report(labels: list[str]) -> DatasetReport:
 
 def test_a_report_shows_what_was_found_and_runs_none_of_it() -> None:
     shown = markup.render_report(make_report([EVIL, "dog"]), from_browser())
-    assert EVIL not in shown and shown.count("&lt;img src=x onerror=alert(1)&gt;") == 5
+    assert EVIL not in shown and shown.count("&lt;img src=x onerror=alert(1)&gt;") == 6
     assert "<td>dog</td><td>3</td><td>2.0 KB</td>" in shown
     many = markup.render_report(make_report([str(number) for number in range(markup.MAX_ROWS + 50)]), from_browser())
     assert many.count("<tr>") == markup.MAX_ROWS + 1 + 2  # its head, and the table of the unreadable
@@ -52,7 +54,7 @@ def test_where_a_run_stands_is_said_in_the_words_of_its_visitor(language: str, r
     history = [Epoch(0, None, 1.0, 0.5, True, 0.1, 1.0), Epoch(1, 0.9, 1.1, 0.4, False, 0.1, 2.0)]
     shown = markup.render_progress(run, Status("queued", position=3), history, request)
     assert text["is_queued"].format(place=3) in shown
-    assert text["best"].format(accuracy="50.0%", epoch=0) in shown
+    assert text["best"].format(accuracy="50%", epoch=0) in shown
     for what, key in {"report": "checking", "images": "reading", "features": "features"}.items():
         event = {"event": "Preparing", "what": what, "done": 1200, "total": 4800}
         shown = markup.render_progress(run, Status("running", event=event), [], request)
@@ -60,19 +62,6 @@ def test_where_a_run_stands_is_said_in_the_words_of_its_visitor(language: str, r
         assert '<progress value="1200.000" max="4800">' in shown
     failed = markup.render_progress(run, Status("failed", event={"event": "Failed", "reason": EVIL}), [], request)
     assert EVIL not in failed and "&lt;img" in failed
-
-
-def test_a_series_that_begins_later_is_there_from_the_first_epoch() -> None:
-    history = [Epoch(0, None, 1.0, 0.5, True, 0.1, 1.0), Epoch(1, 0.9, 1.1, 0.4, False, 0.1, 2.0)]
-    frame = markup.make_curves(history, from_browser(), ("training", "train_loss"), ("validation", "validation_loss"))
-    rows = frame.assign(value=frame["value"].fillna(-1)).values.tolist()
-    texts = MESSAGES["en"]
-    assert rows == [
-        [0.0, -1.0, texts["training"]],
-        [1.0, 0.9, texts["training"]],
-        [0.0, 1.0, texts["validation"]],
-        [1.0, 1.1, texts["validation"]],
-    ]
 
 
 def test_pictures_and_addresses_are_escaped_too(run: PageRun) -> None:
@@ -91,3 +80,47 @@ def test_the_facts_of_a_model_tell_a_crop_from_a_resize_of_both_sides() -> None:
     assert "224 × 224 pixels, 87.5% centre crop" in markup.render_model(cropped, None, request)
     html = markup.render_model(squashed, None, request)
     assert "224 × 224 pixels, both sides resized" in html and "centre crop" not in html
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "words"),
+    [
+        (33, 40, "33 of 40, 83%, likely 68 to 91%"),
+        (8, 8, "8 of 8, 100%, likely 68 to 100%"),
+        (0, 5, "0 of 5, 0%, likely 0 to 43%"),
+        (0, 0, "–"),
+    ],
+)
+def test_a_share_says_how_much_so_few_images_can_tell(correct: int, total: int, words: str) -> None:
+    assert markup.format_share(correct, total, from_browser()) == words
+
+
+@pytest.mark.parametrize(
+    ("error", "images", "key"),
+    [(0.2, 32, "calibration_few"), (0.02, 200, "calibration_good"), (0.2, 200, "calibration_off")],
+)
+def test_calibration_is_said_in_words(error: float, images: int, key: str) -> None:
+    for language, texts in MESSAGES.items():
+        evaluation = {"calibration_error": error, "num_images": images}
+        shown = markup.describe_calibration(evaluation, from_browser(language))
+        assert shown == texts[key].format(points=f"{100 * error:.0f}")
+
+
+@pytest.mark.parametrize(
+    ("license", "key"),
+    [
+        ("Apache-2.0", "terms_free"),
+        ("cc-by-nc-4.0", "terms_noncommercial"),
+        (EVIL, "terms_other"),
+        ("", "terms_unknown"),
+    ],
+)
+def test_the_licence_of_the_base_is_said_in_words(license: str, key: str, run: PageRun) -> None:
+    assert markup.render_terms(run, from_browser()) == ""  # from scratch
+    run.update_facts(config={"base": "weights/tiny"})
+    run.run_dir.model.mkdir(parents=True)
+    card = f"---\nlicense: {json.dumps(license)}\n---\n" if license else "# A model\n"
+    (run.run_dir.model / "README.md").write_text(card)
+    shown = markup.render_terms(run, from_browser())
+    assert MESSAGES["en"]["credit"].format(base="tiny") in shown and EVIL not in shown
+    assert str(escape(MESSAGES["en"][key].format(license=license))) in shown

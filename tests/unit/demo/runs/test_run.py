@@ -5,7 +5,10 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import onnxruntime
 import pytest
+import torch
 from helpers.data import NAMED, encode_image, save_base, wait, write_tables, write_zip
 from helpers.hub_server import Hub, Repo
 from helpers.page import made
@@ -17,6 +20,7 @@ from resnet_hub.demo.runs.run import PageRun, configure
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.runs.store import RunStore
 from resnet_hub.errors import DataError, TrainingError
+from resnet_hub.model import ResNet
 
 
 def test_files_by_class_are_kept_as_a_data_set(runs: RunStore, tmp_path: Path) -> None:
@@ -83,6 +87,16 @@ def test_a_model_leaves_as_a_web_page(runs: RunStore, data: Path) -> None:
     assert not (run.folder / "colours-web.zip").exists()  # it was moved to the files that are served
 
 
+def test_a_model_leaves_as_onnx(runs: RunStore, data: Path) -> None:
+    run = made(runs, data)
+    save_base(run.run_dir.model)
+    path = runs.files.publish(run, lambda: run.export_onnx("colours"))
+    image = np.zeros((1, 3, 16, 16), np.float32)
+    (logits,) = onnxruntime.InferenceSession(path).run(None, {"pixel_values": image})[:1]
+    expected = ResNet.from_pretrained(run.run_dir.model).eval()(torch.from_numpy(image)).detach().numpy()
+    assert path.name == "colours.onnx" and np.abs(logits - expected).max() < 1e-4
+
+
 def test_what_a_visitor_names_of_a_data_set_is_read_wherever_it_is_read(
     runs: RunStore, scheduler: Scheduler, tables: Repo, base: Path, tmp_path: Path
 ) -> None:
@@ -125,6 +139,7 @@ def test_so_much_stays_free_on_the_disk(runs: RunStore, data: Path, monkeypatch:
         lambda: run.export_dataset(),
         lambda: new.pack_model("model"),
         lambda: new.export_web_page("model"),
+        lambda: new.export_onnx("model"),
         lambda: new.import_zip(data, "colours.zip"),
         lambda: new.import_photos({"a": [data]}),
     ):

@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import html
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,12 @@ from unittest.mock import Mock
 
 import gradio as gr
 import pytest
-from helpers.data import NAMED, save_base, write_zip
+from helpers.data import NAMED, encode_image, save_base, write_zip
 from helpers.hub_server import Repo
 from helpers.page import from_browser
 
 from resnet_hub import jobs
+from resnet_hub.demo import corrections
 from resnet_hub.demo import page as page_module
 from resnet_hub.demo.i18n import MESSAGES, PageError
 from resnet_hub.demo.runs.run import PageRun
@@ -46,7 +49,7 @@ def tab(folder: Path) -> Iterator[Any]:
     tab.scheduler.close()
 
 
-FORM = TrainForm("tiny", "head", None, "resnet20", None, False, 0, None, "auto", 0, 0, "accuracy", None)
+FORM = TrainForm("tiny", "head", None, "resnet20", None, False, None, None, "auto", None, None, "accuracy", None)
 
 
 def fill(tab: Any, run_id: str, **job: str) -> dict[Any, Any]:
@@ -115,7 +118,7 @@ def test_a_run_without_a_model_has_no_web_page(tab: Any) -> None:
     run = tab.runs.create()
     for run_id, key in ((run.id, "no_model"), ("absent", "no_run")):
         with pytest.raises(gr.Error) as told:
-            tab.result.export_web_page(run_id, from_browser())
+            (tab.result.export_web_page if key == "no_run" else tab.result.export_onnx)(run_id, from_browser())
         assert told.value.message == MESSAGES["en"][key]
     tab.scheduler.delete(run)
 
@@ -184,4 +187,96 @@ def test_a_job_that_this_page_does_not_follow_names_who_can(tab: Any) -> None:
         "sign in as ann and reload the page" in out[tab.training.progress] and job["url"] in out[tab.training.progress]
     )
     assert out[tab.training.resume_button]["visible"] is False
+    tab.scheduler.delete(run)
+
+
+def test_a_plan_says_what_is_chosen_and_how_long_it_takes(tab: Any, folder: Path) -> None:
+    checked = tab.data.check_zip("", str(folder / "colours.zip"), from_browser())
+    run = tab.runs.find(checked[tab.state.run])
+    values = fill(tab, run.id)
+    assert "about 10 seconds on this machine" in tab.model.plan(values, from_browser())[tab.model.planned]
+    values[tab.model.inputs["recipe"]] = "finetune"
+    planned = tab.model.plan(values, from_browser())
+    assert "Auto: 10 epochs over 29 images" in planned[tab.model.planned]
+    placeholders = {name: planned[tab.model.inputs[name]]["placeholder"] for name in ("epochs", "image_size")}
+    assert placeholders == {"epochs": "10", "image_size": "16"}
+    values[tab.model.inputs["epochs"]] = 3
+    assert "10 秒" in tab.model.plan(values, from_browser("zh"))[tab.model.planned]
+    assert "Auto" not in tab.model.plan(values, from_browser())[tab.model.planned]
+    values[tab.model.inputs["image_size"]] = "x"  # crafted
+    assert tab.model.plan(values, from_browser()) == {tab.model.planned: ""}
+    assert tab.model.plan(fill(tab, ""), from_browser()) == {tab.model.planned: ""}
+    tab.scheduler.delete(run)
+
+
+def test_only_data_that_was_accepted_is_trained_on_at_once(tab: Any, folder: Path) -> None:
+    checked = tab.data.check_zip("", str(folder / "colours.zip"), from_browser())
+    run = tab.runs.find(checked[tab.state.run])
+    refused = tab.data.check_zip(run.id, None, from_browser())
+    assert refused[tab.state.checked] == "" and checked[tab.state.checked] == run.id
+    values = fill(tab, run.id)
+    with pytest.MonkeyPatch.context() as idle:
+        idle.setattr(tab.scheduler, "start", start := Mock())
+        tab.begin_checked(values | {tab.state.checked: ""}, from_browser())
+        assert not start.called
+        tab.begin_checked(values | {tab.state.checked: run.id}, from_browser())
+        assert start.call_args.args[0] == run
+    tab.scheduler.delete(run)
+
+
+def test_a_browser_remembers_its_runs_and_lists_those_that_exist(tab: Any) -> None:
+    old, new = tab.runs.create(""), tab.runs.create("")
+    for run in (old, new):
+        run.update_facts(title="colours")
+        run.log_event(Failed("x"))
+    stored = tab.state.remember({"runs": [old.id, "x", 7, new.id], "visitor": "v" * 20}, new.id)[tab.state.browser]
+    assert stored == {"visitor": "v" * 20, "run": new.id, "runs": [new.id, old.id, "x", 7]}
+    assert tab.panel.rename(new.id, " my   <i>", from_browser()) == "my <i>"
+    table = tab.panel.list_runs(new.id, stored, from_browser())[tab.panel.table]
+    assert table.index(new.id) < table.index(old.id) and "my &lt;i&gt;" in table
+    left = tab.panel.delete_chosen(new.id, stored, f"{new.id} {old.id} x", from_browser())[tab.panel.table]
+    assert tab.runs.find(new.id) and not tab.runs.find(old.id) and old.id not in left
+    assert MESSAGES["en"]["choose_two"] in tab.panel.compare(new.id, from_browser())
+    for broken in (None, [], {"runs": "x"}):
+        assert tab.panel.list_runs("", broken, from_browser())[tab.panel.mine]["visible"] is False
+    tab.scheduler.delete(new)
+
+
+def test_a_deleted_model_gives_way_to_the_default_and_its_id_is_not_shown(tab: Any) -> None:
+    run = tab.runs.create("")
+    assert tab.result.leave_deleted("tiny") == gr.skip()
+    tab.scheduler.delete(run)
+    assert tab.result.leave_deleted(run.id)["value"] == "tiny"
+    with pytest.raises(PageError, match="deleted with its run"):
+        tab.models.source(run.id)
+    assert tab.models.title(run.id) == ""
+
+
+def test_duplicates_are_shown_and_corrected_with_one_click(tab: Any, folder: Path, tmp_path: Path) -> None:
+    files: dict[str, list[str | Path]] = {"red <i>": [], "green": []}
+    for channel, paths in enumerate(files.values()):
+        for number in range(4):
+            paths.append(tmp_path / f"{channel}-{number}.png")
+            Path(paths[-1]).write_bytes(encode_image(channel, number))
+    Path(files["green"][0]).write_bytes(Path(files["red <i>"][0]).read_bytes())
+    run = tab.runs.create("")
+    run.import_photos(files)
+    shown = corrections.render_duplicates(run, from_browser())
+    assert shown.count('<img src="data:image/jpeg') == 2 and "red &lt;i&gt;" in shown and "<i>" not in shown
+    fixes = [html.unescape(fix) for fix in re.findall(r'data-fix="([^"]*)"', shown)]
+    assert len(fixes) == 3  # leave out either, keep one
+    for fix, counts in ((fixes[0], [3, 4]), (fixes[2], [4, 3])):
+        copy = tab.runs.copy(run)
+        updates = tab.correct(copy.id, from_browser(), Mock(value=fix))
+        fixed = tab.runs.find(updates[tab.state.run])
+        assert not tab.runs.find(copy.id) and updates[tab.data.duplicates] == ""
+        assert sorted(row.images for row in fixed.read_report().classes) == sorted(counts)
+        tab.scheduler.delete(fixed)
+    for crafted in ("", "[]", '{"images": [["train", "../x"]], "to": "none"}', None):
+        copy = tab.runs.copy(run)
+        updates = tab.correct(copy.id, from_browser(), Mock(value=crafted))
+        fixed = tab.runs.find(updates[tab.state.run])
+        assert fixed.read_report().images == 8
+        tab.scheduler.delete(fixed)
+    assert MESSAGES["en"]["no_run"] in tab.correct("x", from_browser(), Mock(value=fixes[0]))[tab.data.report]
     tab.scheduler.delete(run)

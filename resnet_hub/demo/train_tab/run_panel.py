@@ -1,0 +1,166 @@
+"""The panels below the steps of the Train tab: the current run with its name and link, and all runs of the browser."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import gradio as gr
+
+from resnet_hub.demo import markup
+from resnet_hub.demo.i18n import message, translate
+from resnet_hub.demo.runs.run import PageRun
+from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.train_tab.tab_state import QUICK, TabState, Updates
+
+MAX_TITLE = 60  # characters
+_SHOW_ADDRESS = """(html) => {
+  const link = /\\?run=[\\w-]{32}/.exec(html ?? "")?.[0];
+  const url = new URL(location);
+  if (link) url.search = link;
+  else url.searchParams.delete("run");
+  if (url.href !== location.href) history.replaceState(history.state, "", url);
+}"""
+_COPY_LINK = """async () => {
+  const link = document.querySelector("#run-link a"), button = document.querySelector("#copy-run-link");
+  try {
+    await navigator.clipboard.writeText(link.href);
+    button.classList.add("done");
+  } catch {
+    prompt("", link.href);
+  }
+}"""
+_CHOSEN = '[...document.querySelectorAll("#my-runs input:checked")].map((box) => box.value).join(" ")'
+
+
+class RunPanel:
+    """Handlers and components of both panels."""
+
+    def __init__(self, scheduler: Scheduler, state: TabState):
+        self.scheduler, self.runs, self.state = scheduler, scheduler.runs, state
+
+    def show(self, run: PageRun, shown: Any, request: gr.Request) -> Updates:
+        """The panel of a run. Its name is set once, so that it is not changed while the visitor types."""
+        is_other = not shown or shown[0] != run.id
+        status = self.scheduler.get_status(run)
+        return {
+            self.panel: gr.update(visible=status.state != "new"),
+            self.title: run.title if is_other else gr.skip(),
+            self.link: markup.render_run_link(run, request) if status.state != "new" else "",
+            self.new_button: gr.update(visible=not status.is_active),
+        }
+
+    def hide(self) -> Updates:
+        """Show no run."""
+        hidden = gr.update(visible=False)
+        return {self.panel: hidden, self.title: "", self.link: "", self.new_button: hidden}
+
+    def rename(self, run_id: str, title: str | None, request: gr.Request) -> Any:
+        """Name the run as the visitor wants; an empty name brings back that of its data."""
+        run = self.runs.find(run_id)
+        if run is None:
+            return gr.skip()
+        run.update_facts(name=" ".join(str(title or "").split())[:MAX_TITLE])
+        return run.title
+
+    def list_runs(self, run_id: str, stored: Any, request: gr.Request) -> Updates:
+        """The runs of this browser that still exist, the latest first, with the boxes to choose some of them."""
+        known = stored.get("runs") if isinstance(stored, dict) else None
+        ids = [run_id, *(known if isinstance(known, list) else [])]
+        runs = [run for run in map(self.runs.find, dict.fromkeys(map(str, ids))) if run]
+        runs = [run for run in runs if self.scheduler.get_status(run).state != "new"]
+        rows = [self._describe(run, request) | {"is_current": run.id == run_id} for run in runs]
+        return {
+            self.mine: gr.update(visible=bool(rows)),
+            self.table: markup.render("my_runs.html", request, rows=rows),
+            self.comparison: "",
+        }
+
+    def _describe(self, run: PageRun, request: gr.Request) -> dict[str, Any]:
+        """What the table says of a run."""
+        changed, evaluation = datetime.fromtimestamp(run.log.stat().st_mtime, UTC), run.read_evaluation()
+        state = translate(request, f"state_{self.scheduler.get_status(run).state}")
+        return {
+            "id": run.id,
+            "title": run.title,
+            "date": f"{changed:%Y-%m-%d %H:%M} UTC",
+            "accuracy": markup.format_accuracy(evaluation, request) if evaluation else state,
+        }
+
+    def compare(self, chosen: str, request: gr.Request) -> str:
+        """Two runs side by side: how they were trained, and what came of it."""
+        runs = [run for run in map(self.runs.find, str(chosen).split()) if run]
+        if len(runs) != 2:
+            return markup.render_text(translate(request, "choose_two"), "alert")
+        return markup.render_comparison(runs, request)
+
+    def delete_chosen(self, run_id: str, stored: Any, chosen: str, request: gr.Request) -> Updates:
+        """Delete the chosen runs that do not train, other than the one that is on show."""
+        for run in map(self.runs.find, str(chosen).split()):
+            if run and run.id != run_id and not self.scheduler.get_status(run).is_active:
+                self.scheduler.delete(run)
+        return self.list_runs(run_id, stored, request)
+
+    # -- the page ------------------------------------------------------------------------------------------------------
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components that `show` and `hide` may change."""
+        return [self.panel, self.title, self.link, self.new_button]
+
+    def render(self) -> None:
+        """Add the panels to the page that is being built."""
+        with gr.Column(visible=False, elem_id="this-run-panel") as self.panel:
+            gr.HTML(message("this_run"), elem_classes="panel-head")
+            with gr.Row():
+                self.title = gr.Textbox(
+                    label=message("run_name"), info=message("run_name_info"), max_length=MAX_TITLE, elem_id="run-name"
+                )
+            self.link = gr.HTML(elem_id="run-link")
+            with gr.Row():
+                self.new_button = gr.Button(message("new_run"), visible=False)
+                self._copy_button = gr.Button(message("copy_run_link"), elem_id="copy-run-link")
+            self.delete_button = _AskedButton("delete_run", "delete_run_ask", "delete-run")
+        with gr.Column(visible=False, elem_id="my-runs-panel") as self.mine:
+            gr.HTML(message("my_runs"), elem_classes="panel-head")
+            self.table = gr.HTML(elem_id="my-runs")
+            self._chosen = gr.Textbox(visible=False)  # ids, as the script sends them
+            with gr.Row():
+                self._compare_button = gr.Button(message("compare_runs"), size="sm", elem_id="compare-runs")
+            self._delete_chosen = _AskedButton("delete_chosen", "delete_chosen_ask", "delete-runs")
+            self.comparison = gr.HTML(elem_id="comparison")
+
+    def connect(self, page: gr.Blocks) -> None:
+        """Attach the handlers, once all components of the tab exist."""
+        state = self.state
+        listed: dict[str, Any] = {"inputs": [state.run, state.browser], "outputs": [self.mine, self.table]}
+        listed["outputs"].append(self.comparison)
+        for event in (state.shown.change, page.load):
+            event(self.list_runs, **listed, **QUICK)
+        for event in (self.title.submit, self.title.blur):
+            event(self.rename, [state.run, self.title], self.title, **QUICK).success(self.list_runs, **listed, **QUICK)
+        self.link.change(None, self.link, None, js=_SHOW_ADDRESS)
+        self._copy_button.click(None, None, None, js=_COPY_LINK)
+        self._compare_button.click(self.compare, self._chosen, self.comparison, js=f"() => [{_CHOSEN}]", **QUICK)
+        deleting: dict[str, Any] = {"inputs": [*listed["inputs"], self._chosen], "outputs": listed["outputs"]}
+        deleting["js"] = f"(run, stored) => [run, stored, {_CHOSEN}]"
+        self._delete_chosen.confirm.click(self.delete_chosen, **deleting, **QUICK)
+
+
+class _AskedButton:
+    """A red button that asks before anything is lost: the question takes its place, with a way back."""
+
+    def __init__(self, label: str, question: str, elem_id: str):
+        with gr.Row():
+            self._button = gr.Button(message(label), variant="stop", size="sm", elem_id=elem_id)
+        with gr.Column(visible=False) as self._asking:
+            gr.HTML(message(question), elem_id=f"{elem_id}-question")
+            with gr.Row():
+                keep = gr.Button(message("keep"), elem_id=f"{elem_id}-no")
+                self.confirm = gr.Button(message("delete"), variant="stop", elem_id=f"{elem_id}-yes")
+        both = [self._button, self._asking]
+        self._button.click(lambda: self._show(True), None, both, **QUICK)
+        for answer in (keep, self.confirm):
+            answer.click(lambda: self._show(False), None, both, **QUICK)
+
+    @staticmethod
+    def _show(asking: bool) -> list[Any]:
+        return [gr.update(visible=not asking), gr.update(visible=asking)]

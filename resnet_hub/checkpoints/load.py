@@ -40,6 +40,7 @@ _BYTES_PER_PARAMETER = 9  # 8 of float64, and room for BatchNorm's statistics
 _MAX_NAME_LENGTH = 200  # characters of a file's path in a checkpoint; longer ones are ignored
 _MAX_CALIBRATION_BYTES = 2**20  # 1,202 layers need 250,000
 _MAX_INDEX_BYTES, _MAX_SHARDS = 16 * 2**20, 1000
+_POINTER, _MAX_POINTER_BYTES = b"version https://git-lfs", 1024  # of Git LFS
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 
 
@@ -80,7 +81,7 @@ class LocalFiles(_Files):
                     dtype = tensor.get_dtype()
                     counts[dtype] = counts.get(dtype, 0) + prod(tensor.get_shape())
         except (SafetensorError, OSError, ValueError) as error:
-            raise damaged_error(name, self.source, error) from None
+            raise damaged_error(name, self.source, error, self.folder / name) from None
         return counts
 
 
@@ -309,7 +310,12 @@ def _missing_file_error(name: str, names: list[str], source: str | Path) -> Chec
     return CheckpointError(f"{source} has no {name}, so it is not a checkpoint. It has {present}.")
 
 
-def damaged_error(name: str, source: str | Path, error: Exception) -> CheckpointError:
+def damaged_error(name: str, source: str | Path, error: Exception, file: Path | None = None) -> CheckpointError:
+    """The error for a file that cannot be parsed; `file` is where it lies, if it is on this disk."""
+    with suppress(OSError):
+        if file and file.stat().st_size < _MAX_POINTER_BYTES and file.read_bytes().startswith(_POINTER):
+            pointer = f"{name} of {source} is a Git LFS pointer and not the weights themselves"
+            return CheckpointError(f"{pointer}. Fetch them with `git lfs pull`.")
     return CheckpointError(f"{name} of {source} is damaged ({first_line(error)}). Fetch or save it again.")
 
 
@@ -460,7 +466,7 @@ def _read_weights(folder: Path, names: list[str], source: str | Path) -> "dict[s
             with memory_errors(f"{name} of {source}"):
                 shard = load_file(folder / name)
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-            raise damaged_error(name, source, error) from None
+            raise damaged_error(name, source, error, folder / name) from None
         for key, tensor in shard.items():
             if (our_key := rename_key(key)) in weights:
                 duplicate = one_line(our_key, 80)

@@ -22,6 +22,7 @@ from resnet_hub.checkpoints.save import (
     STALE_FILES,
     WEIGHTS_FILE,
 )
+from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import CheckpointError, HubError
 from resnet_hub.hub_client.errors import hub_errors, is_token_error
 from resnet_hub.hub_client.listing import RepoListing, fetch_digests, git_digest, read_listing
@@ -38,7 +39,8 @@ _CACHED_FILE = re.compile(
     r"/((models|datasets|spaces)--[^/]+/blobs|blobs/[0-9a-f]{2})/[0-9a-f]{40,64}"
 )  # of a Hub cache
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg"}
-_NOT_SHOWN = re.compile(r"<!--.*?-->|^(```|~~~).*?^\1|`[^`\n]+`", re.DOTALL | re.MULTILINE)  # comments and code
+# comments and code
+_NOT_SHOWN = re.compile(r"<!--.*?-->|^ {0,3}(```|~~~).*?(^ {0,3}\1|\Z)|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 _TARGET = r"\s*(?:<([^>\n]+)>|((?:[^()\s]|\([^()\s]*\))+))"  # of a link in Markdown
 _ALT_TEXT = r"!\[((?:[^\[\]]|\[[^\[\]]*\])*)\]"
 _MARKDOWN_IMAGE = re.compile(rf"{_ALT_TEXT}\({_TARGET}")
@@ -92,6 +94,21 @@ def select_upload_files(folder: Path, include: Sequence[str] = ()) -> UploadFile
     return UploadFiles(files, sorted(entry for entry in entries if entry not in uploaded))
 
 
+def check_folder(folder: Path) -> ResNetConfig:
+    """Return the config of a checkpoint folder that can be uploaded. Of the weights only the headers are read.
+
+    Raises:
+        CheckpointError: The config or the weights are missing or damaged.
+        ConfigError: The config is not valid.
+    """
+    config = read_config(folder)
+    source = open_source(folder)
+    source.require(INDEX_FILE if INDEX_FILE in source.names else WEIGHTS_FILE)
+    for name in find_weights_files(source):
+        source.count_parameters(name)
+    return config
+
+
 def _matches(name: str, pattern: str) -> bool:
     """Whether a path matches a shell pattern, which must name hidden files by their dot."""
     is_hidden = any(part.startswith(".") for part in name.split("/"))
@@ -110,7 +127,7 @@ def _resolve(folder: Path, name: str) -> Path | None:
 
 
 def _find_card_images(folder: Path) -> set[str]:
-    """The image files beside the model card, or in folders below, that it shows."""
+    """The image files beside the model card, or in folders below, that it shows; none that is hidden."""
     path = _resolve(folder, CARD_FILE)
     if path is None:
         return set()
@@ -124,8 +141,8 @@ def _find_card_images(folder: Path) -> set[str]:
         targets.append(unescape(candidates))
     names = {PurePosixPath(unquote(re.split("[?#]", target)[0])) for target in targets}
     images = {name for name in names if name.suffix.lower() in _IMAGE_SUFFIXES}
-    is_outside = {name for name in images if name.is_absolute() or ".." in name.parts or "\\" in str(name)}
-    return {name.as_posix() for name in images - is_outside}
+    is_refused = {name for name in images if name.is_absolute() or re.search(r"(^|/)\.|[\\\0]", str(name))}
+    return {name.as_posix() for name in images - is_refused}
 
 
 def check_push_access(repo_id: str, *, private: bool | None = None, token: str | bool | None = None) -> None:
@@ -237,10 +254,7 @@ def push_folder(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, errors
 
     folder = Path(folder).expanduser()
-    config = read_config(folder)
-    source = open_source(folder)
-    source.require(INDEX_FILE if INDEX_FILE in source.names else WEIGHTS_FILE)
-    find_weights_files(source)
+    config = check_folder(folder)
     files = select_upload_files(folder, include).files
     if not create_pr:
         check_push_access(repo_id, token=token)

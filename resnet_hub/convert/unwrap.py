@@ -28,10 +28,11 @@ _TRANSFORMERS = re.compile(
 )
 _STEM = re.compile(r"((?:.*\.)?)(?:conv1(?:\.0)?\.weight|embedder\.embedder\.convolution\.weight)")
 _FIRST_BLOCK = ("layer1.0.conv1.weight", "encoder.stages.0.layers.0.layer.0.convolution.weight")
-_OWN = re.compile(r"(?:conv|bn|layer)\d*(?:\.|$)|fc\.(?:weight|bias)$")  # keys that belong to a network of ours
+_OWN = re.compile(r"(?:conv|bn|layer|maxpool)\d*(?:\.|$)|fc\.(?:weight|bias)$")  # keys that belong to a network of ours
 _HEADS = ("fc", "linear", "classifier", "head", "last_linear", "cls", "logits")  # names of a last layer
 _AVERAGED = re.compile(r"(?:^|[^a-z])(?:ema|swa|avg|average|averaged|polyak|shadow)(?:[^a-z]|$)")
 _COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
+_OTHER_COUNTERS = {"steps", "num_updates", "decay", "n"}  # of the averages of MMEngine, Lightning and diffusion models
 _RAW_BESIDE_AVERAGE = "current_model_state"  # where Lightning's WeightAveraging moves the raw weights
 
 
@@ -96,7 +97,10 @@ def unwrap_state_dict(content: Any, source: object, *, choice: Choice | None = N
         if _is_counter(plain_key) or (owner != network.prefix and _OWN.match(our_key)):
             continue  # of an average, or of the other network
         if is_found and not (plain_key.startswith(network.prefix) and _OWN.match(our_key)):
-            foreign[plain_key] = tensor
+            if _is_other_counter(plain_key, tensor):
+                ignored.append(plain_key)
+            else:
+                foreign[plain_key] = tensor
             continue
         if our_key in own:
             raise CheckpointError(f"{source} has {one_line(our_key, 80)} twice, once under another name.")
@@ -259,3 +263,8 @@ def _check_foreign(foreign: Mapping[str, Any], source: object, notes: list[tuple
 
 def _is_counter(key: object) -> bool:
     return isinstance(key, str) and key.split(".")[-1] == _COUNTER
+
+
+def _is_other_counter(key: str, tensor: "Tensor") -> bool:
+    """Whether a tensor beside the network counts the steps of an average, or is its decay."""
+    return key.split(".")[-1] in _OTHER_COUNTERS and tensor.numel() == 1

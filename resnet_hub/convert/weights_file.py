@@ -21,6 +21,7 @@ _FORMATS = {
     rb"GGUF|ggml|ggjt|lmgg": "is a GGUF file, a format for language models. Convert its original weights instead.",
     rb"\x89HDF\r\n\x1a\n": "is an HDF5 file, as Keras writes. Only weights of PyTorch can be converted.",
     rb"\x93NUMPY": "is a NumPy array. Only weights of PyTorch can be converted.",
+    rb"\x08\x01\x12.{1,5}?\n": "is a SavedModel of TensorFlow. Only weights of PyTorch can be converted.",
     rb"\x08[\x01-\x14][\x12\x22\x28\x32\x3a\x42]": "is an ONNX graph. Convert the weights that it was exported from.",
     rb".{4}TFL3": "is a TensorFlow Lite model. Only weights of PyTorch can be converted.",
     rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf": "is compressed. Unpack it first.",

@@ -16,6 +16,10 @@ Input are the folders that contain images, as tuples of names: `("train", "cat")
        bus/1.png  train/1.png                                  classes bus, train
        train/cat/1.png  train/dog/1.png                        train is a wrapper: classes cat, dog
 
+   Splits one folder further down count too if they hold at least half of the folders; those beside are left out::
+
+       raw/cat/1.png  new/train/cat/1.png  new/val/cat/1.png   splits train, validation; raw is left out
+
 3. The class is the topmost folder that contains images itself, and includes the folders in it::
 
        cat/1.png  cat/more/2.png  dog/1.png                    classes cat (2 images), dog
@@ -33,12 +37,20 @@ Input are the folders that contain images, as tuples of names: `("train", "cat")
 
        one/cat/1.png  two/cat/1.png  two/dog/1.png             classes cat (2 images), dog
 
-7. If all classes have names of splits, the folders above are the classes. Without such folders nothing is a class::
+7. If all classes have names of splits, the folders above are the classes. Without such folders nothing is a class,
+   nor is it where all folders are named after the files in them::
 
        cat/train/1.png  cat/test/1.png  dog/train/1.png        splits train, test; classes cat, dog
        train/1.png  test1/1.png                                no classes
+       images/1.png  masks/1.png                               no classes
+       images_001/1.png  images_002/1.png                      no classes
+
+8. A validation or test split whose only folders are named after files or splits is left out::
+
+       train/cat/1.png  train/dog/1.png  val/images/1.png      classes cat, dog; the split train alone
 """
 
+import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 
@@ -50,7 +62,11 @@ Folder = tuple[str, ...]
 
 
 _Assignment = dict[Folder, tuple[str, Folder]]  # the split of each folder, and its path below the split
-_NO_CLASSES = {"images", "image", "img", "imgs", "labels", "masks", "annotations"}  # folders above splits
+_IMAGES = {"images", "image", "img", "imgs"}
+_NO_CLASSES = _IMAGES | {  # folders that are named after the files in them
+    *("label", "labels", "mask", "masks", "annotation", "annotations", "segmentation", "segmentations", "trimaps"),
+    *("jpegimages", "segmentationclass", "segmentationobject", "groundtruth", "ground_truth", "gt"),
+}
 
 
 def infer_classes(folders: set[Folder]) -> tuple[dict[Folder, tuple[str, str]], dict[str, list[str]]]:
@@ -69,7 +85,11 @@ def infer_classes(folders: set[Folder]) -> tuple[dict[Folder, tuple[str, str]], 
     above = {class_folder[-2] for class_folder in class_folders.values() if len(class_folder) > 1}
     if has_split_names and (len(above) < 2 or above <= _NO_CLASSES or are_all_splits(above)):
         return {}, {}
-    classes, paths_of = {}, defaultdict(set)
+    if _name_files(names):
+        return {}, {}
+    classes: dict[Folder, tuple[str, str]] = {}
+    class_paths: dict[Folder, str] = {}
+    paths_of = defaultdict(set)
     for folder, (split, path) in inside.items():
         if not (class_folder := class_folders.get(path)):
             continue
@@ -78,21 +98,25 @@ def infer_classes(folders: set[Folder]) -> tuple[dict[Folder, tuple[str, str]], 
             if len(class_folder) < 2 or not inner_split or inner_split == UNLABELLED:
                 continue
             split, class_folder = inner_split, class_folder[:-1]
-        label = unescape_label(class_folder[-1])
-        classes[folder] = split, label
-        paths_of[label].add("/".join(class_folder))
+        classes[folder] = split, unescape_label(class_folder[-1])
+        class_paths[folder] = "/".join(class_folder)
+    unlabelled = _find_unlabelled_splits({*classes.values()})
+    classes = {folder: value for folder, value in classes.items() if value[0] not in unlabelled}
+    for folder, (_, label) in classes.items():
+        paths_of[label].add(class_paths[folder])
     return classes, {label: sorted(paths) for label, paths in paths_of.items() if len(paths) > 1}
 
 
 def _assign_splits(folders: set[Folder]) -> _Assignment:
     """Assign folders to splits by rule 2, and remove the wrappers inside each split."""
     wrapper, inner = _split_off_wrapper(folders)
+    if not (splits := _choose_splits_below(wrapper, inner)):
+        wrapper = _find_parent_of_splits(wrapper, inner)
+        if not (splits := _choose_splits_below(wrapper, inner)):
+            return {folder: (TRAIN, folder) for folder in inner if folder}
     depth = len(wrapper)
-    splits = choose_splits({folder[depth] for folder in inner if len(folder) > depth})
-    if not any(splits.get(folder[depth]) == TRAIN for folder in inner if len(folder) > depth + 1):
-        return {folder: (TRAIN, folder) for folder in inner if folder}
     members = defaultdict(set)
-    for folder in inner:
+    for folder in (folder for folder in inner if folder[:depth] == wrapper and len(folder) > depth):
         split = splits.get(folder[depth])
         if split and split != UNLABELLED and len(folder) > depth + 1:
             members[split, folder[depth]].add(folder[depth + 1 :])
@@ -108,6 +132,39 @@ def _assign_splits(folders: set[Folder]) -> _Assignment:
         top_names |= {path[length] for path in paths} if split == TRAIN else set()
         assignment |= {(*wrapper, name, *path): (split, path[length:]) for path in paths}
     return assignment
+
+
+def _choose_splits_below(parent: Folder, folders: set[Folder]) -> dict[str, str]:
+    """Return the splits by the names of the folders in `parent`; empty unless the training split contains folders."""
+    depth = len(parent)
+    below = [folder for folder in folders if len(folder) > depth and folder[:depth] == parent]
+    splits = choose_splits({folder[depth] for folder in below})
+    return splits if any(splits.get(folder[depth]) == TRAIN and len(folder) > depth + 1 for folder in below) else {}
+
+
+def _find_parent_of_splits(wrapper: Folder, folders: set[Folder]) -> Folder:
+    """Return the folder in `wrapper` whose splits hold at least half of the folders, or `wrapper`."""
+    depth = len(wrapper) + 1
+    counts = Counter(folder[:depth] for folder in folders if len(folder) > depth + 1)
+    parents = [p for p, count in counts.items() if 2 * count >= len(folders) and _choose_splits_below(p, folders)]
+    return parents[0] if len(parents) == 1 else wrapper
+
+
+def _find_unlabelled_splits(classes: set[tuple[str, str]]) -> set[str]:
+    """Return the splits whose class folders mean nothing, by the (split, label) of all classes."""
+    labels_of = defaultdict(set)
+    for split, label in classes:
+        labels_of[split].add(label)
+    trained = labels_of.pop(TRAIN, set())
+    others = {split: labels for split, labels in labels_of.items() if trained and trained.isdisjoint(labels)}
+    return {split for split, labels in others.items() if _name_files(labels) or are_all_splits(labels)}
+
+
+def _name_files(names: set[str]) -> bool:
+    """Whether all folders are named after the files in them: `images` and `masks`, or `images_001` and `images_002`."""
+    words = {tuple(re.findall(r"[^\W\d_]+", name.casefold())) for name in names}
+    are_parts = len(words) == 1 and not _IMAGES.isdisjoint(*words) and "class" not in min(words)
+    return bool(names) and (are_parts or {name.casefold() for name in names} <= _NO_CLASSES)
 
 
 def find_empty_folders(folders: list[str], used: set[Folder]) -> list[str]:

@@ -17,14 +17,9 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
 Names: TypeAlias = Mapping[str, list[str]]  # of files, folders or images, by reason or label
 SPLIT_NAMES = {  # the names, in lower case, by which a folder or a table is recognized as a split
-    "train": TRAIN,
-    "training": TRAIN,
-    "validation": VALIDATION,
-    "valid": VALIDATION,
-    "val": VALIDATION,
-    "dev": VALIDATION,
-    "test": TEST,
-    "testing": TEST,
+    **dict.fromkeys(("train", "training", "trn", "训练集", "训练"), TRAIN),
+    **dict.fromkeys(("validation", "valid", "val", "validate", "dev", "验证集", "验证"), VALIDATION),
+    **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "holdout", "测试集", "测试"), TEST),
 }
 
 

@@ -25,6 +25,8 @@ _SYSTEM_FOLDERS = {
     ".huggingface",
 }
 _SYSTEM_FOLDERS |= {".ipynb_checkpoints", ".thumbnails", ".trash", ".trashes", ".spotlight-v100", ".fseventsd"}
+_SYSTEM_FOLDERS |= {"node_modules", "site-packages", "venv"}
+ASSETS = {"assets", "figures", "images", "img", "media", "docs", "static", "previews", "thumbnails", "samples"}
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|%]|^[. ]|[. ]$')
 
 
@@ -38,11 +40,6 @@ def is_system_folder(name: str) -> bool:
     return name.lower() in _SYSTEM_FOLDERS
 
 
-def decode_file_name(name: str) -> str:
-    """Replace the surrogates that Python uses for bytes that are not UTF-8."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
-
-
 def escape_label(label: str) -> str:
     """Encode a label as a folder name that is valid on every system and that `unescape_label` decodes.
 
@@ -50,7 +47,7 @@ def escape_label(label: str) -> str:
     """
     name = _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", label)
     if is_system_file(name) or name.lower() in SPLIT_NAMES:
-        name = f"%{ord(name[0]):02X}{name[1:]}"
+        name = "".join(f"%{byte:02X}" for byte in name[0].encode()) + name[1:]
     return name if unicodedata.is_normalized("NFC", name) else quote(name, safe="% ")
 
 

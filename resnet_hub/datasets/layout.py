@@ -4,6 +4,7 @@ In this order:
 
 1. Own output (run folders, checkpoint folders, plots) and files of operating systems are left out.
 2. `metadata.csv`, `.jsonl` or `.parquet` with a column of file names and one of labels: the Hub's imagefolder form.
+   The split is that of the column `split`, else that of the folder.
 3. Images with a label file of the same name beside them (`1.jpg`, `1.cls`): WebDataset.
 4. Class folders (see `class_folders`).
 
@@ -18,7 +19,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from resnet_hub.datasets.class_folders import Folder, find_empty_folders, infer_classes
-from resnet_hub.datasets.dataset import TRAIN
+from resnet_hub.datasets.dataset import SPLITS, TRAIN
 from resnet_hub.datasets.labels import is_system_file, is_system_folder, natural_key
 from resnet_hub.datasets.listing import Listing
 from resnet_hub.datasets.metadata import METADATA_NAMES, read_metadata
@@ -108,8 +109,8 @@ def decide_layout(listing: Listing, files: Files, image_column: str | None, labe
     if not is_metadata:
         labels = read_label_files(listing, files.images, skipped["not an image"])
     if labels:
-        splits = _choose_splits_of(labels)
-        samples = [Sample(splits[path], label, path) for path, label in labels.items() if path in splits]
+        splits = metadata.splits or _choose_splits_of(labels)
+        samples = [Sample(splits[path], label, path) for path, label in labels.items() if splits.get(path) in SPLITS]
         taken = {sample.path for sample in samples}
         reason = NO_ROW if is_metadata else "image without a label file"
         skipped[reason] += [path for path in files.images if path not in taken]

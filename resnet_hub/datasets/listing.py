@@ -5,7 +5,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from resnet_hub.datasets.labels import decode_file_name, is_system_folder
+from resnet_hub.datasets.labels import is_system_folder
+from resnet_hub.datasets.zip_names import decode_surrogates
 from resnet_hub.errors import DataError, ImageError
 from resnet_hub.images.limits import MAX_IMAGE_BYTES
 from resnet_hub.paths import walk_files
@@ -77,14 +78,18 @@ class FolderListing(Listing):
     def __init__(self, root: Path):
         super().__init__(root.resolve().name)
         self.root = root
+        paths = []
         for parent, inner, names in walk_files(root):
             inner[:] = [name for name in inner if not is_system_folder(name)]
-            folder = decode_file_name(Path(parent).relative_to(root).as_posix())
-            self.folders.append(folder)
-            for name in names:
-                path = Path(parent, name)
-                if path.is_file():
-                    self.files[str(PurePosixPath(folder, decode_file_name(name)))] = path
+            self.folders.append(Path(parent).relative_to(root).as_posix())
+            paths += [path for name in names if (path := Path(parent, name)).is_file()]
+        decoded = decode_surrogates([*self.folders, *(path.relative_to(root).as_posix() for path in paths)])
+        self.folders = decoded[: len(self.folders)]
+        for name, path in zip(decoded[len(self.folders) :], paths, strict=True):
+            if name in self.files:
+                self.skip("repeated name", name)
+            else:
+                self.files[name] = path
 
     def mount(self, path: str, archive: Listing) -> None:
         """Replace an archive in the folder by the files in it, below its path."""

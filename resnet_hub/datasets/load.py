@@ -11,19 +11,18 @@ import numpy as np
 
 from resnet_hub.datasets.archive import UNSUPPORTED_COMPRESSION, Archive
 from resnet_hub.datasets.dataset import SPLITS, TRAIN, ImageDataset, LazySequence, Names, Splits
-from resnet_hub.datasets.labels import natural_key
+from resnet_hub.datasets.labels import ASSETS, natural_key
 from resnet_hub.datasets.layout import OWN_OUTPUT, Files, Sample, decide_layout, sort_files
 from resnet_hub.datasets.listing import FolderListing, Listing
 from resnet_hub.datasets.metadata import explain_missing_columns
 from resnet_hub.datasets.remote import HUB_PREFIX, load_parquet_or_hub
-from resnet_hub.datasets.split_names import are_all_splits
+from resnet_hub.datasets.split_names import are_all_splits, find_split
 from resnet_hub.datasets.tables import count_image_rows
 from resnet_hub.datasets.tar import TarArchive, is_tar
 from resnet_hub.errors import DataError, list_untrusted
 from resnet_hub.images.load import SUFFIXES
 
 _UNREAD_ARCHIVES = {".xz", ".7z", ".rar", ".zst"}
-_ASSETS = {"assets", "figures", "images", "img", "media", "docs", "static", "previews", "thumbnails", "samples"}
 _TAR = re.compile(r"\.(tar|tar\.gz|tgz|tar\.bz2)$")
 
 
@@ -166,7 +165,7 @@ def _load_files(listing: Listing, image_column: str | None, label_column: str | 
 def _hold_the_bulk(samples: list[Sample], listing: FolderListing, tables: list[str]) -> bool:
     """Whether class folders hold more images than the parquet files beside them."""
     labels = {sample.label for sample in samples}
-    if len(labels) < 2 or {label.lower() for label in labels} <= _ASSETS:
+    if len(labels) < 2 or {label.lower() for label in labels} <= ASSETS:
         return False
     return len(samples) > sum(count_image_rows(listing.root / table) for table in tables)
 
@@ -205,7 +204,9 @@ def _explain_no_classes(listing: Listing, files: Files, skipped: Names) -> str:
             return f"{title} contains no images but the run or checkpoint folder {own[0]}. Give a folder of images."
         return f"{title} contains no images. Give a folder or ZIP with one folder of images for each class."
     remedy = "Put the images of each class into a folder of its name"
-    if tables := [path for path in skipped.get("not an image", []) if path.endswith((".csv", ".jsonl"))]:
+    tables = [path for path in skipped.get("not an image", []) if path.endswith((".csv", ".jsonl"))]
+    if tables := [path for path in tables if "submission" not in path.lower()]:  # Kaggle's form for answers
+        tables.sort(key=lambda path: find_split(PurePosixPath(path).stem) != TRAIN)
         remedy += (
             f", or rename {tables[0]} to metadata{PurePosixPath(tables[0]).suffix} with columns file_name and label"
         )

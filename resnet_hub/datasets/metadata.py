@@ -12,14 +12,18 @@ from collections import defaultdict
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from resnet_hub.datasets.dataset import TRAIN
 from resnet_hub.datasets.labels import encode_label
 from resnet_hub.datasets.listing import Listing
+from resnet_hub.datasets.split_names import find_split
 from resnet_hub.errors import DataError, ImageError, list_some, list_untrusted
 from resnet_hub.images.limits import MAX_IMAGE_BYTES
 
 METADATA_NAMES = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "class_name", "label_name", "fine_label")
+_SPLIT_COLUMN = "split"
+_CAPTION_COLUMNS = {"text", "caption", "captions", "prompt", "description"}
 NO_FILE = "row of the metadata without an image"
 _MAX_ROWS = 5_000_000
 _MAX_FIELD = 2**20  # characters of a field in a CSV file
@@ -29,6 +33,7 @@ class Metadata(NamedTuple):
     """The labels in the metadata files of a source."""
 
     labels: dict[str, str]  # by the path of the image
+    splits: dict[str, str]  # the same; empty unless a column `split` names the split of each image
     skipped: dict[str, list[str]]
 
 
@@ -42,12 +47,14 @@ def read_metadata(
         paths: The metadata files.
         images: The images.
         image_column: The column of the file names. By default one of `FILE_COLUMNS`.
-        label_column: The column of the labels. By default one of `LABEL_COLUMNS`, or the only other column.
+        label_column: The column of the labels. By default one of `LABEL_COLUMNS`, or the only other column,
+            unless it holds captions.
 
     Raises:
         DataError: A file cannot be read, has no such column, or its labels are no classes.
     """
     labels: dict[str, str] = {}
+    splits: dict[str, str | None] = {}
     skipped = defaultdict(list)
     for path in sorted(paths, key=lambda path: -path.count("/")):  # the nearest file counts
         rows = _read_rows(listing, path) if images else []
@@ -62,13 +69,24 @@ def read_metadata(
                 raise DataError(f"{path} has no column {name!r}. Choose one of {list_untrusted(columns, 10)}.")
         found = {}
         for row in rows:
-            image = posixpath.normpath(posixpath.join(posixpath.dirname(path), str(row.get(file_column))))
-            if image not in images:
+            image = _find_image(path, str(row.get(file_column)), images)
+            if image is None:
                 skipped[NO_FILE].append(f"{path}: {row.get(file_column)}")
             elif (label := encode_label(column, row.get(column))) is not None:
                 found[image] = label
+                splits.setdefault(image, find_split(str(row.get(_SPLIT_COLUMN))))
         labels = _drop_zeros(found) | labels
-    return Metadata(labels, skipped)
+    stated = {image: split for image, split in splits.items() if split}
+    return Metadata(labels, stated if len(stated) == len(splits) and TRAIN in stated.values() else {}, skipped)
+
+
+def _find_image(metadata: str, name: str, images: set[str]) -> str | None:
+    """Return the image that a metadata file names, with forward slashes or those of Windows."""
+    for variant in (name, name.replace("\\", "/")):
+        image = posixpath.normpath(posixpath.join(posixpath.dirname(metadata), variant))
+        if image in images:
+            return image
+    return None
 
 
 def explain_missing_columns(listing: Listing, paths: list[str]) -> str:
@@ -81,9 +99,9 @@ def explain_missing_columns(listing: Listing, paths: list[str]) -> str:
 
 
 def _find_label_column(columns: list[str], file_column: str | None) -> str | None:
-    others = [column for column in columns if column not in (file_column, "split", "id", "")]
+    others = [column for column in columns if column not in (file_column, _SPLIT_COLUMN, "id", "")]
     usual = next((name for name in LABEL_COLUMNS if name in others), None)
-    return usual or (others[0] if len(others) == 1 else None)
+    return usual or (others[0] if len(others) == 1 and others[0] not in _CAPTION_COLUMNS else None)
 
 
 def _drop_zeros(labels: dict[str, str]) -> dict[str, str]:
@@ -106,7 +124,8 @@ def _read_rows(listing: Listing, path: str) -> list[dict[str, Any]]:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
             csv.field_size_limit(_MAX_FIELD)
-            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+            delimiter = max(",;\t", key=text.partition("\n")[0].count)  # as Excel writes in some countries
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
         if len(rows) > _MAX_ROWS or not all(isinstance(row, dict) for row in rows):
             raise ValueError
     except (ValueError, RecursionError, csv.Error):

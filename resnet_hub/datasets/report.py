@@ -16,6 +16,7 @@ import numpy as np
 from resnet_hub.config import is_valid_label
 from resnet_hub.datasets.dataset import SPLIT_NAMES, TRAIN, ImageDataset, Names, Splits
 from resnet_hub.datasets.duplicates import Fingerprint, compute_fingerprint, find_duplicates
+from resnet_hub.datasets.labels import ASSETS
 from resnet_hub.datasets.layout import DOT_FOLDER, NO_IMAGES, NO_ROW
 from resnet_hub.datasets.metadata import NO_FILE
 from resnet_hub.errors import DataError, ImageError, list_some, printable
@@ -468,6 +469,8 @@ def _check_labels(labels: Sequence[str]) -> Iterator[str]:
     for label in labels:
         if label.lower() in SPLIT_NAMES:
             yield f"A class is named {label!r}. If it is a split, put class folders in it and a folder train beside it."
+        elif label.lower() in ASSETS:
+            yield f"A class is named {label!r}. If it is none, move its folder out of the dataset."
         elif len(label) > MAX_SHOWN:
             yield f"The label {shorten(label)!r} has {len(label)} characters. A shorter one is easier to display."
         elif label.strip() and label != label.strip():

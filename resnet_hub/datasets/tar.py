@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
 
 from resnet_hub.datasets.listing import MAX_ENTRIES, Listing
+from resnet_hub.datasets.zip_names import decode_surrogates
 from resnet_hub.errors import DataError, ImageError, disk_is_full
 from resnet_hub.images.limits import MAX_IMAGE_BYTES
 
@@ -71,17 +72,19 @@ class TarArchive(Listing):
         return unpacked
 
     def _list_members(self, tar: tarfile.TarFile) -> None:
+        members = []
         for number in itertools.count(1):
             member = tar.next()
             if member is None:
-                return
+                break
             if number > MAX_ENTRIES:
                 raise DataError(f"{self.title} contains over {MAX_ENTRIES:,} files. Unpack it to a folder.")
-            name = member.name.encode(errors="surrogateescape").decode(errors="replace")
             is_regular = member.isreg() and not member.issparse()
-            entry = _Member(member.offset_data, member.size)
-            self.add_member(name, entry, is_folder=member.isdir(), is_regular=is_regular)
+            members.append((member.name, _Member(member.offset_data, member.size), member.isdir(), is_regular))
             tar.members = []  # type: ignore[attr-defined]  # tarfile keeps all
+        names = decode_surrogates([name for name, *_ in members])
+        for name, (_, entry, is_folder, is_regular) in zip(names, members, strict=True):
+            self.add_member(name, entry, is_folder=is_folder, is_regular=is_regular)
 
     def read(self, path: str, size: int = MAX_IMAGE_BYTES + 1) -> bytes:
         member: _Member = self.files[path]

@@ -1,4 +1,4 @@
-"""Decodes the file names of a ZIP, whose encoding it often does not state.
+"""Decodes the file names of a ZIP, whose encoding it often does not state, and of folders and tars.
 
 In this order: UTF-8 where an entry says so, the Unicode Path field of Info-ZIP, and else one encoding for all other
 names of the ZIP: UTF-8 if all are valid, or the encoding of a system in which they look most like words.
@@ -34,6 +34,22 @@ def choose_encoding(names: Sequence[bytes]) -> str:
         if _is_valid(content, candidate) and (score := _score(content.decode(candidate), is_common)) > best:
             best, encoding = score, candidate
     return encoding
+
+
+def decode_surrogates(names: Sequence[str]) -> list[str]:
+    """Decode names in which surrogates stand for bytes that are not UTF-8, all of them in one encoding."""
+    raw_names = [name.encode(errors="surrogateescape") for name in names if not _is_encodable(name)]
+    encoding = choose_encoding(raw_names) if raw_names else ""
+    raw = iter(raw_names)
+    return [name if _is_encodable(name) else next(raw).decode(encoding, "replace") for name in names]
+
+
+def _is_encodable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeError:
+        return False
+    return True
 
 
 def _decode_stated(entry: zipfile.ZipInfo) -> str | None:

@@ -157,15 +157,19 @@ def test_a_pipe_is_neither_read_nor_uploaded(name: str, folder: Path) -> None:
         ("![a](secrets.json) ![b](id_rsa)", ""),
         ("<!-- ![a](a.png) -->", ""),
         ("```\n![a](a.png)\n```", ""),
+        ("  ~~~\n![a](a.png)\n  ~~~", ""),
+        ("```\n![a](a.png)\n", ""),  # code to the end
         ("`![a](a.png)`", ""),
+        ("![a](.ssh/a.png) ![b](x/.b/a.png) ![c](.a.png)", ""),
+        ("![a](a%00.png) ![b](a.png)", "a.png"),
         ("[a](a.png)\n\n[unused]: a.png", ""),
     ],
 )
 def test_images_that_the_card_shows_are_uploaded(card: str, shown: str, folder: Path) -> None:
-    for name in ("a.png", "a b.png", "a(1).png", "a.JPG", "x/a.png"):
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in ("a.png", "a b.png", "a(1).png", "a.JPG", "x/a.png", ".ssh/a.png", "x/.b/a.png", ".a.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"image")
-        (folder.parent / name).parent.mkdir(exist_ok=True)
+        (folder.parent / name).parent.mkdir(parents=True, exist_ok=True)
         (folder.parent / name).write_bytes(b"private")
     (folder / "README.md").write_text(card.format(folder=folder) if "{folder}" in card else card)
     expected = {"a b.png"} if shown == "a b.png" else set(shown.split())
@@ -223,4 +227,25 @@ def test_a_dry_run_lists_and_uploads_nothing(folder: Path, hub: Hub, capsys: pyt
     output = capsys.readouterr()
     assert set(output.out.split()) == OWN | {"notes.md"}
     assert "not uploaded: " in output.err and "id_rsa" in output.err
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (None, "has no model.safetensors"),
+        (b"", "is damaged"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "is a Git LFS pointer"),
+        (b"x" * 5000, "is damaged"),
+    ],
+)
+def test_damaged_weights_are_not_pushed(
+    content: bytes | None, cause: str, dry_run: bool, folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "model.safetensors").unlink()
+    if content is not None:
+        (folder / "model.safetensors").write_bytes(content)
+    assert main(["push", str(folder), "user/model", *(["--dry-run"] if dry_run else [])]) == 2
+    assert cause in capsys.readouterr().err
     assert hub.requests == []

@@ -42,6 +42,9 @@ AVERAGES: list[dict[str, Any]] = [
     {"state_dict": prefixed("model.") | prefixed("ema_model.module.", AVERAGED)},
     {"state_dict": RAW, "callbacks": {"EMA": {"ema_state_dict": AVERAGED}}},
     {"net": RAW, "netEMA": AVERAGED},
+    {"state_dict": RAW, "ema_state_dict": prefixed("module.", AVERAGED) | {"steps": torch.tensor(3)}},
+    {"state_dict": prefixed("model.") | prefixed("model_ema.", AVERAGED) | {"model_ema.decay": torch.tensor(0.9)}},
+    {"state_dict": RAW | {"num_updates": torch.tensor([7])}, "ema": AVERAGED | {"n": torch.tensor(7)}},
     {"state_dict": AVERAGED, "current_model_state": RAW, "averaging_state": {"n_averaged": torch.tensor(2)}},
     RAW | prefixed("ema.", AVERAGED),
     prefixed("swa_model.module.", AVERAGED) | {"swa_model.n_averaged": torch.tensor(1)} | prefixed("model."),
@@ -159,7 +162,10 @@ def test_a_head_of_several_layers_is_left_out_only_on_request() -> None:
         assert holds(converted, BACKBONE) and converted.config.num_classes == 0
 
 
-@pytest.mark.parametrize("key", ["layer1.0.se.fc1.weight", "conv1.bias", "bn1.extra", "layer5.0.conv1.weight"])
+PARTS = ["layer1.0.se.fc1.weight", "conv1.bias", "bn1.extra", "layer5.0.conv1.weight", "maxpool.0.weight"]
+
+
+@pytest.mark.parametrize("key", PARTS)
 def test_parts_of_the_network_are_never_left_out(key: str) -> None:
     with pytest.raises(ResNetHubError, match=f"1 unexpected: {key}"):
         convert_state_dict(RAW | {key: torch.ones(4)}, "x", ignore=True)

@@ -168,6 +168,7 @@ def test_whole_models_are_called_that(tmp_path: Path) -> None:
         (b"GGUF\x03\0\0\0", "GGUF"),
         (b"\x08\x07\x12\x07pytorch", "ONNX"),
         (b"\x08\x08:\x04abcd", "ONNX"),
+        (b"\x08\x01\x12\xd0\x01\n\x0esaved", "SavedModel"),
         (b"\x89HDF\r\n\x1a\n\0", "HDF5"),
         (b"\x1c\0\0\0TFL3", "TensorFlow Lite"),
         (b"\x93NUMPY\x01", "NumPy array"),

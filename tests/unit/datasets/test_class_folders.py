@@ -17,6 +17,11 @@ EXAMPLES = {
     "cat/1.png cat/more/2.png dog/1.png": ["train cat", "train cat", "train dog"],
     "cat/images/1.png dog/images/1.png": ["train cat", "train dog"],
     "one/cat/1.png two/cat/1.png two/dog/1.png": ["train cat", "train cat", "train dog"],
+    "raw/cat/1.png new/train/cat/1.png new/val/cat/1.png": [None, "train cat", "validation cat"],
+    "train/1.png test1/1.png": [None, None],
+    "images/1.png masks/1.png": [None, None],
+    "images_001/1.png images_002/1.png": [None, None],
+    "train/cat/1.png train/dog/1.png val/images/1.png": ["train cat", "train dog", None],
 }
 
 

@@ -1,7 +1,9 @@
 """What folders, ZIPs and tars mean: the splits, classes or error of each layout, and what is left out and why."""
 
+import contextlib
 import io
 import json
+import os
 import re
 import struct
 import tarfile
@@ -30,6 +32,11 @@ ROWS = {  # the content of the metadata files in the layouts below, by the name 
     "gap": CSV + "1.png,cat\n2.png,\n3.png,dog\n9.png,dog\n../secret.png,cat\n/etc/4.png,cat\n",
     "numbers": CSV + "1.png,0.0\n2.png,1.0\n3.png,\n",
     "species": "image,species\n1.png,cat\n2.png,dog\n",
+    "Excel": "file_name;label\r\nimages\\1.png;cat\r\nimages\\2.png;dog\r\n",
+    "splits-column": "file_name,split,label\n1.png,train,cat\n2.png,training,dog\n3.png,Test,cat\n4.png,predict,\n",
+    "some-splits": "file_name,split,label\n1.png,train,cat\n2.png,,dog\n",
+    "no-split": "file_name,split,label\n1.png,a,cat\n2.png,b,dog\n",
+    "one-caption": "file_name,text\ncat/1.png,a cat\n",
     "captions": "file_name,text,author\n1.png,a cat,x\n2.png,a dog,y\n",
     "sizes": "file_name,width,height\ncat/1.png,8,8\ndog/2.png,8,8\n",
 }
@@ -56,6 +63,26 @@ LAYOUTS: dict[str, tuple[str, str]] = {
         "Training/cat/1.png Training/dog/2.png Test/cat/3.png test-many_fruits/4.png",
         "train cat dog test cat",
     ),
+    "other words": (
+        "trn/cat/1.png trn/dog/2.png validate/cat/3.png eval/dog/4.png",
+        "train cat dog validation cat test dog",
+    ),
+    "Chinese": ("训练集/cat/1.png 训练集/dog/2.png 验证集/dog/3.png", "train cat dog validation dog"),
+    "one folder further down": (
+        "raw/cat/1.png raw/dog/1.png new/train/cat/2.png new/train/dog/2.png new/test/cat/3.png new/test/dog/3.png",
+        "train cat dog test cat dog",
+    ),
+    "two sets of splits": (
+        "a/train/cat/1.png a/val/dog/2.png b/train/cat/3.png b/val/dog/4.png",
+        "train cat dog",
+    ),
+    "few splits further down": ("cat/1.png dog/2.png cow/3.png x/train/cat/4.png x/val/cat/5.png", "train cat cow dog"),
+    "Tiny ImageNet": (
+        "t/train/n1/images/1.png t/train/n2/images/2.png t/val/images/3.png t/test/images/4.png",
+        "train n1 n2",
+    ),
+    "flat test, wrapped twice": ("d/Train/Train/cat/1.png d/Train/Train/dog/2.png d/Test/Test/3.png", "train cat dog"),
+    "numbered test, no splits": ("train/cat/1.png train/dog/2.png test/images_01/3.png", "train cat dog"),
     "unlabelled": ("train/cat/1.png train/dog/2.png unlabeled/3.png", "train cat dog"),
     "one class in test": ("train/a/cat/1.png train/a/dog/2.png test/a/cat/3.png", "train cat dog test cat"),
     "one class, Tiny ImageNet": (
@@ -71,6 +98,16 @@ LAYOUTS: dict[str, tuple[str, str]] = {
     "only wrapped splits": ("seg_train/seg_train/1.png seg_test/seg_test/2.png", "only those of splits"),
     "YOLO": ("images/train/1.png images/val/2.png labels/train/1.txt", "no class folders"),
     "masks": ("images/train/1.png images/val/2.png masks/train/1.png masks/val/2.png", "no class folders"),
+    "images and masks": ("train/images/1.png train/masks/1.png val/images/2.png val/masks/2.png", "no class folders"),
+    "Pascal VOC": ("JPEGImages/1.png SegmentationClass/1.png SegmentationObject/1.png", "no class folders"),
+    "YOLO of each split": ("train/images/1.png train/labels/1.txt valid/images/2.png", "no class folders"),
+    "parts": ("images_001/images/1.png images_002/images/2.png list.csv=animals", "rename list.csv to metadata.csv"),
+    "one folder of images": ("images/1.png labels.csv=animals", "rename labels.csv to metadata.csv"),
+    "Kaggle's answers": (
+        "train_images/1.png test_images/2.png sample_submission.csv=animals test.csv=animals train.csv=animals",
+        "rename train.csv to metadata.csv",
+    ),
+    "numbered classes": ("image~class~1/1.png image~class~2/2.png", "train image class 1 image class 2"),
     "vehicles": ("bus/1.png train/2.png", "train bus train"),
     "longer class names": ("bullet~train/1.png test~tube/2.png", "train bullet train test tube"),
     "another depth": ("pets/cat/1.png pets/dog/1.png preview/1.png", "train cat dog"),
@@ -89,6 +126,11 @@ LAYOUTS: dict[str, tuple[str, str]] = {
     "metadata with gaps": ("1.png 2.png 3.png 4.png metadata.csv=gap", "train cat dog"),
     "metadata of numbers": ("1.png 2.png 3.png metadata.csv=numbers", "train 0 1"),
     "metadata with other names": ("1.png 2.png metadata.csv=species", "train cat dog"),
+    "metadata of Excel on Windows": ("images/1.png images/2.png metadata.csv=Excel", "train cat dog"),
+    "metadata with splits": ("1.png 2.png 3.png 4.png metadata.csv=splits-column", "train cat dog test cat"),
+    "metadata with some splits": ("1.png 2.png metadata.csv=some-splits", "train cat dog"),
+    "metadata with other splits": ("1.png 2.png metadata.csv=no-split", "train cat dog"),
+    "one caption": ("cat/1.png dog/2.png metadata.csv=one-caption", "train cat dog"),
     "metadata of captions": ("1.png 2.png metadata.csv=captions", "only file_name, text, author"),
     "metadata beside class folders": ("cat/1.png dog/2.png metadata.csv=sizes", "train cat dog"),
     "a run inside": (
@@ -390,6 +432,14 @@ def test_the_names_of_a_zip_are_decoded(encoding: str, names: list[str], with_fi
                 entry.extra = struct.pack("<HHBI", 0x7075, 5 + len(text), 1, zlib.crc32(raw)) + text
             out.writestr(entry, encode_image(0, number))
     assert set(load_dataset(path)["train"].labels) == set(names)
+
+
+def test_names_of_folders_and_tars_that_are_not_utf_8(tmp_path: Path) -> None:
+    names = [os.fsdecode(name) for name in (b"B\xe4r/1.png", b"B\xfcr/1.png")]
+    files = {name: encode_image(0, number) for number, name in enumerate(names)}
+    with contextlib.suppress(OSError):  # macOS has no such names
+        assert describe(load_dataset(unpacked(tmp_path / "folder", files))) == "train Bär Bür"
+    assert describe(load_dataset(tarred(tmp_path / "a.tar", files))) == "train Bär Bür"
 
 
 def test_names_in_no_known_encoding_are_cp437() -> None:

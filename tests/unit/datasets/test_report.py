@@ -203,6 +203,11 @@ FINDINGS: dict[str, tuple[dict[str, list[bytes]], str, str]] = {
     ),
     "padded": (GOOD | {"cow ": photos(*range(200, 220))}, "name", "'cow ' begins or ends with a space"),
     "split name": (GOOD | {"test": photos(*range(200, 220))}, "name", "A class is named 'test'. If it is a split,"),
+    "assets": (
+        GOOD | {"Assets": photos(*range(200, 220))},
+        "name",
+        "A class is named 'Assets'. If it is none, move its",
+    ),
     "long": (GOOD | {"x" * 500: photos(*range(200, 220))}, "name", "has 500 characters"),
     "uniform": (
         GOOD | {"webcam": [stored(scene(500), "JPEG", quality=q) for q in range(60, 80)]},

@@ -1,6 +1,6 @@
 """Photos to model: the classic fine-tuning script against `resnet_hub.train`, on the same images, held out alike.
 
-    python benchmarks/flowers.py --data flowers.zip --base weights/resnet18-tiny-imagenet
+    python benchmarks/flowers.py --data flowers.zip --base weights/resnet18-imagenet
 
 The classic script is the one that tutorials teach: torchvision's ResNet, RandomResizedCrop to 224 pixels and a flip,
 each image decoded in each epoch by one worker per core, Adam with 1e-4 on all weights, batches of 16, three epochs,

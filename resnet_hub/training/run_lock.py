@@ -3,19 +3,25 @@
 The file `lock` names the process that holds it. A thread touches the file every ten seconds, so that processes on other
 hosts, which share the disk, can tell whether the holder still runs."""
 
+import hashlib
 import json
 import os
 import secrets
 import shutil
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resnet_hub.errors import TrainingError, disk_is_full, one_line
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _BEAT_SECONDS = 10.0
 _SILENT_ELSEWHERE = 600.0  # seconds without a beat after which a holder on another host counts as dead
@@ -95,8 +101,9 @@ class RunLock:
         path = self.folder.absolute() / "lock"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            while not (holder := _create(path)):
-                self._remove(path, force)
+            with _guard(path):  # of several processes only one takes over
+                while not (holder := _create(path)):
+                    self._remove(path, force)
         except OSError as error:
             if disk_is_full(error):
                 raise TrainingError(f"The disk of {self.folder} is full; free some space.") from None
@@ -116,13 +123,7 @@ class RunLock:
                 "old. Wait until it ends, or choose another run directory. If it no longer runs, add --force-unlock "
                 "(force_unlock=True in Python)."
             )
-        aside = path.with_name(f".lock.{secrets.token_hex(4)}.part")
-        with suppress(FileNotFoundError):
-            path.rename(aside)  # of several processes only one renames the same file
-            if _read(aside) == holder or path.exists():
-                aside.unlink()
-            else:  # another process had taken over between reading and renaming
-                aside.rename(path)
+        path.unlink(missing_ok=True)
 
     def _remove_leftovers(self) -> None:
         """Remove the unfinished files of killed processes."""
@@ -151,6 +152,17 @@ class RunLock:
                 holder = _read(path)
                 if holder and holder.token == own.token:
                     path.unlink()
+
+
+def _guard(path: Path) -> "FileLock":
+    """A lock of the operating system, among the processes of this host, for the moment in which the file is made.
+
+    Two hosts that take over in the same moment are told apart by `RunLock.check`.
+    """
+    from filelock import FileLock
+
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"resnet_hub-{name}.lock")
 
 
 def _create(path: Path) -> _Holder | None:

@@ -10,7 +10,6 @@ from helpers import ROOT
 from helpers.data import save_base, write_zip
 
 from resnet_hub.training.events import Event, Failed, Finished, Stopped, event_from_json
-from resnet_hub.training.run_dir import RunDir
 
 
 def run_worker(folder: Path, *arguments: str, **config: object) -> list[Event | None]:
@@ -25,7 +24,7 @@ def test_a_worker_does_its_phase_and_writes_events(tmp_path: Path) -> None:
     write_zip(tmp_path / "colours.zip")
     save_base(tmp_path / "tiny")
     *_, last = run_worker(tmp_path, "--phase=prepare", "--niceness=5", "--max-download=1000")
-    assert isinstance(last, Stopped) and RunDir(tmp_path / "run").images.is_file()
+    assert isinstance(last, Stopped) and (tmp_path / "run" / "split.json").is_file()
     *_, last = run_worker(tmp_path)
     assert isinstance(last, Finished)
     (failed,) = run_worker(tmp_path, data="absent.zip", run="other")

@@ -14,6 +14,7 @@ from resnet_hub.demo.gradio_compat import GuardedBlocks
 from resnet_hub.demo.guard import Guard
 from resnet_hub.demo.housekeeping import keep_tidy, start_log
 from resnet_hub.demo.i18n import I18N, message, translate
+from resnet_hub.demo.inside_tab.tab import InsideTab
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.page_head import ICON, PageHead
 from resnet_hub.demo.predict_tab import EXAMPLES, PredictTab
@@ -26,7 +27,7 @@ from resnet_hub.demo.visitor import get_address
 from resnet_hub.errors import memory_is_full
 from resnet_hub.version import __version__
 
-MAX_THREADS = 140  # more than the 135 calls that the page runs at once; a thread starts when it is needed
+MAX_THREADS = 147  # more than the 142 calls that the page runs at once; a thread starts when it is needed
 SESSIONS = 600  # of 15 to 100 KB; then Gradio forgets the one that was not used for longest
 _AT_END = (86_400, 30 * 86_400)  # Gradio deletes files only when the app ends; until then `keep_tidy` does
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "sans-serif"]
@@ -101,6 +102,8 @@ def build(shelf: str | Path, default: str | None = None) -> Page:
                 predict.render(demo)
             with gr.Tab(message("train_tab"), id="train"):
                 train.render(demo, tabs)
+            with gr.Tab(message("inside_tab"), id="inside") as inside:
+                InsideTab(models).render(inside, *predict.answering["inputs"])
         gr.HTML(message("photos_kept"), elem_classes="hint small")
         gr.HTML(f"<p>resnet_hub {__version__}</p>", elem_id="version")
     if default:  # so that the first visitor does not wait for torch

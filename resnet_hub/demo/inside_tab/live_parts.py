@@ -1,0 +1,172 @@
+"""The live parts: shattered gradients, the identity, and the race, computed by a process while the visitor watches."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import gradio as gr
+
+from resnet_hub.analysis.plots import Chart
+from resnet_hub.demo import markup
+from resnet_hub.demo.i18n import PageError, message, translate, translate_error
+from resnet_hub.demo.inside_tab.charts import render_chart
+from resnet_hub.demo.inside_tab.live import LiveWorker
+from resnet_hub.demo.visitor import get_address
+
+MAX_DEPTH, MAX_BLOCKS = 100, 12
+RACE_DEPTHS = (8, 56)
+RACE_SECONDS = 20.0
+_GRADIENT_SECONDS, _IDENTITY_SECONDS = 4.0, 8.0  # on a busy machine; what a visitor's budget is charged
+_NETWORKS = ("plain", "residual")
+_NAMES = {"plain": "inside_plain", "residual": "inside_residual", "white": "inside_white", "brown": "inside_brown"}
+
+_GRADIENT_NOTES = {"plain": "inside_gradient_plain_note", "residual": "inside_gradient_residual_note"}
+
+
+class LiveParts:
+    """Handlers and components of the live parts, over one process for all visitors."""
+
+    def __init__(self) -> None:
+        self.worker = LiveWorker()
+
+    def show_gradients(self, depth: float, has_batchnorm: bool, request: gr.Request) -> Iterator[str]:
+        """Charts of the gradient along a line and of its autocorrelation."""
+        if not _is_whole(depth, 1, MAX_DEPTH):
+            yield _refuse(request, 1, MAX_DEPTH)
+            return
+        settings = {"depth": int(depth), "normalization": "batch" if has_batchnorm else "none"}
+        for values in self._run(request, "gradients", _GRADIENT_SECONDS, **settings):
+            yield values if isinstance(values, str) else _draw_gradients(values, request)
+
+    def show_identity(self, blocks: float, is_near: bool, request: gr.Request) -> Iterator[str]:
+        """A chart of the losses of two stacks that learn the identity, or a function near it."""
+        if not _is_whole(blocks, 1, MAX_BLOCKS):
+            yield _refuse(request, 1, MAX_BLOCKS)
+            return
+        settings = {"blocks": int(blocks), "target": "near" if is_near else "identity"}
+        for values in self._run(request, "identity", _IDENTITY_SECONDS, **settings):
+            yield values if isinstance(values, str) else _draw_identity(values, request)
+
+    def show_race(self, depth: float, request: gr.Request) -> Iterator[str]:
+        """Charts of two networks that train side by side."""
+        if not _is_whole(depth, *RACE_DEPTHS) or depth % 6 != 2:
+            yield _refuse(request, *RACE_DEPTHS)
+            return
+        for values in self._run(request, "race", RACE_SECONDS, depth=int(depth), seconds=RACE_SECONDS):
+            yield values if isinstance(values, str) else _draw_race(values, request)
+
+    def _run(self, request: gr.Request, task: str, seconds: float, **settings: Any) -> Iterator[dict[str, Any] | str]:
+        """That it has begun, then the values of the task; or a message."""
+        yield markup.render_text(translate(request, "inside_computing"), "status")
+        try:
+            with closing(self.worker.run(task, get_address(request.request.scope), seconds, **settings)) as states:
+                yield from states
+        except PageError as error:
+            yield markup.render_text(translate_error(request, error), "alert")
+
+    # -- the page ------------------------------------------------------------------------------------------------------
+
+    def render(self) -> None:
+        """Add the live parts to the page that is being built."""
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        # One at a time and in a queue of their own: a visitor who waits for a race waits for no prediction.
+        live = private | {"concurrency_limit": 1, "concurrency_id": "inside_live"}
+        opening = private | {"concurrency_limit": 4, "concurrency_id": "inside_start"}
+        with gr.Accordion(message("inside_gradients"), elem_id="inside-gradients", open=False) as part:
+            gr.HTML(message("inside_gradients_hint"), elem_classes="hint")
+            with gr.Row():
+                depth = gr.Slider(1, MAX_DEPTH, 24, step=1, label=message("inside_depth"), min_width=200)
+                batchnorm = gr.Checkbox(True, label=message("inside_batchnorm"), min_width=160)
+                start = gr.Button(message("inside_run"), variant="primary", min_width=120)
+            shown = gr.HTML(elem_id="inside-gradient-charts")
+        part.expand(self.worker.start, **opening)
+        start.click(self.show_gradients, [depth, batchnorm], shown, **live)
+        with gr.Accordion(message("inside_identity"), elem_id="inside-identity", open=False) as part:
+            gr.HTML(message("inside_identity_hint"), elem_classes="hint")
+            with gr.Row():
+                blocks = gr.Slider(1, MAX_BLOCKS, 5, step=1, label=message("inside_blocks"), min_width=200)
+                is_near = gr.Checkbox(False, label=message("inside_near"), min_width=160)
+                start = gr.Button(message("inside_run"), variant="primary", min_width=120)
+            shown = gr.HTML(elem_id="inside-identity-chart")
+        part.expand(self.worker.start, **opening)
+        start.click(self.show_identity, [blocks, is_near], shown, **live)
+        with gr.Accordion(message("inside_race"), elem_id="inside-race", open=False) as part:
+            gr.HTML(message("inside_race_hint"), elem_classes="hint")
+            with gr.Row():
+                layers = gr.Slider(*RACE_DEPTHS, 32, step=6, label=message("inside_layers"), min_width=200)
+                start = gr.Button(message("inside_run"), variant="primary", min_width=120)
+                stop = gr.Button(message("stop"), min_width=80)
+            shown = gr.HTML(elem_id="inside-race-charts")
+        part.expand(self.worker.start, **opening)
+        racing = start.click(self.show_race, layers, shown, **live)
+        stop.click(None, cancels=racing, api_visibility="private")
+
+
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int | float) and low <= value <= high and value == int(value)
+
+
+def _refuse(request: gr.Request, low: int, high: int) -> str:
+    return markup.render_text(translate(request, "inside_out_of_range", low=low, high=high), "alert")
+
+
+def _draw_gradients(values: dict[str, Any], request: gr.Request) -> str:
+    charts = []
+    for name in _NETWORKS:
+        title = translate(request, "inside_gradient_of", network=translate(request, _NAMES[name]))
+        lines = {translate(request, _NAMES[name]): (values[name]["positions"], values[name]["series"])}
+        axes = {"x_label": translate(request, "inside_input"), "y_label": translate(request, "inside_gradient_axis")}
+        charts.append(Chart(title=title, lines=lines, note=translate(request, _GRADIENT_NOTES[name]), **axes))
+    order = ("plain", "residual", "white", "brown")
+    lines = {translate(request, _NAMES[name]): (values[name]["lags"], values[name]["values"]) for name in order}
+    charts.append(
+        Chart(
+            title=translate(request, "inside_autocorrelation"),
+            x_label=translate(request, "inside_lag"),
+            y_label=translate(request, "inside_autocorrelation_axis"),
+            lines=lines,
+            note=translate(request, "inside_autocorrelation_note"),
+        )
+    )
+    return _arrange(charts, request)
+
+
+def _draw_identity(values: dict[str, Any], request: gr.Request) -> str:
+    chart = Chart(
+        title=translate(request, "inside_identity_chart"),
+        x_label=translate(request, "inside_step"),
+        y_label=translate(request, "inside_relative_loss"),
+        lines=_name_lines(values["steps"], values["losses"], request),
+        note=translate(request, "inside_identity_note"),
+        log_y=True,
+    )
+    return _arrange([chart], request)
+
+
+def _draw_race(values: dict[str, Any], request: gr.Request) -> str:
+    loss = Chart(
+        title=translate(request, "loss_chart"),
+        x_label=translate(request, "inside_step"),
+        y_label=translate(request, "inside_training_loss"),
+        lines=_name_lines(values["steps"], values["losses"], request),
+        note=translate(request, "inside_race_loss_note"),
+    )
+    accuracy = Chart(
+        title=translate(request, "accuracy_figure"),
+        x_label=translate(request, "inside_step"),
+        y_label=translate(request, "inside_race_accuracy_axis"),
+        lines=_name_lines(values["evaluated"], values["accuracies"], request),
+        note=translate(request, "inside_race_accuracy_note"),
+    )
+    status = translate(request, "inside_race_time", seconds=round(values["seconds"]), limit=round(RACE_SECONDS))
+    return f"{markup.render_text(status)}{_arrange([loss, accuracy], request)}"
+
+
+def _name_lines(
+    steps: Sequence[int], curves: dict[str, list[float]], request: gr.Request
+) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+    return {translate(request, _NAMES[name]): (steps, curves[name]) for name in _NETWORKS}
+
+
+def _arrange(charts: Sequence[Chart], request: gr.Request) -> str:
+    return '<div class="chart-row">' + "".join(render_chart(chart, request) for chart in charts) + "</div>"

@@ -1,0 +1,192 @@
+"""The components of the Inside tab. They are empty until a visitor opens the tab: start-up computes nothing here."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from resnet_hub.analysis.anatomy import describe_anatomy
+from resnet_hub.demo import markup
+from resnet_hub.demo.i18n import message, translate
+from resnet_hub.demo.inside_tab import anatomy, lesions, paths, recorded
+from resnet_hub.demo.inside_tab.live_parts import LiveParts
+from resnet_hub.demo.models import Models
+from resnet_hub.demo.predict_tab import EXAMPLES
+from resnet_hub.errors import ResNetHubError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from resnet_hub.inference.classifier import Classifier
+
+MAX_WORK = 12e9  # multiply-adds of a model whose blocks are computed here: about a second a pass on two cores
+# Elements with data-value are buttons, also in SVG. In a group with data-many several can be pressed, else one.
+_BUTTONS = """
+const press = button => {
+  const pressed = () => [...element.querySelectorAll('[data-value][aria-pressed=true]')];
+  if ('reset' in button.dataset) {
+    pressed().forEach(other => other.setAttribute('aria-pressed', 'false'));
+  } else {
+    const isOn = button.getAttribute('aria-pressed') === 'true', canBeMany = element.querySelector('[data-many]');
+    if (!canBeMany) pressed().forEach(other => other.setAttribute('aria-pressed', 'false'));
+    button.setAttribute('aria-pressed', String(!canBeMany || !isOn));
+  }
+  trigger('select', {index: 0, value: pressed().map(other => other.dataset.value)});
+};
+element.addEventListener('click', event => {
+  const button = event.target.closest('[data-value], [data-reset]');
+  if (button) press(button);
+});
+element.addEventListener('keydown', event => {
+  if (!['Enter', ' '].includes(event.key) || !event.target.matches('g[data-value]')) return;
+  event.preventDefault();
+  press(event.target);
+});
+"""
+
+
+class InsideTab:
+    """Handlers and components of the tab, over the models that all visitors share."""
+
+    def __init__(self, models: Models):
+        self.models, self.live = models, LiveParts()
+
+    def open(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
+        """The model as a drawing, and which photo goes through it; blocks that were chosen before are forgotten."""
+        try:
+            config = self.models.get(model).config
+        except ResNetHubError as error:
+            return markup.render_error(error, request), *[""] * (len(self._cleared) + 2)
+        source = translate(request, "inside_your_photo" if photo else "inside_example_photo")
+        drawn = anatomy.render_drawing(config, request), lesions.render_switches(config, request)
+        return markup.render_text(source), *drawn, *[""] * len(self._cleared)
+
+    def show_block(
+        self, photo: dict[str, Any] | None, model: str, request: gr.Request, chosen: gr.SelectData
+    ) -> Iterator[tuple[str, str, str]]:
+        """The facts of a block at once, then its feature maps, then the chart of all blocks."""
+        try:
+            classifier = self.models.get(model)
+            names = read_names(chosen)
+            part = next((part for part in describe_anatomy(classifier.config) if part.name in names), None)
+            if part is None:  # the model was changed meanwhile; opening the tab draws it again
+                return
+            facts = anatomy.render_part(part, request)
+            yield facts, "", ""
+            if not part.shortcut:
+                return
+            if classifier.config.multiply_adds > MAX_WORK:
+                yield facts, markup.render_text(translate(request, "inside_too_slow"), "status"), ""
+                return
+            yield from self._measure_block(facts, part.name, classifier, photo, request)
+        except ResNetHubError as error:
+            yield markup.render_error(error, request), "", ""
+
+    def _measure_block(
+        self, facts: str, block: str, classifier: "Classifier", photo: dict[str, Any] | None, request: gr.Request
+    ) -> Iterator[tuple[str, str, str]]:
+        from resnet_hub.analysis.maps import feature_maps, residual_ratios
+
+        images = preprocess(classifier, photo)
+        found = feature_maps(classifier.model, images, block, strongest=anatomy.STRONGEST)
+        maps = anatomy.render_maps(found[block], request)
+        yield facts, maps, ""
+        ratios = residual_ratios(classifier.model, images)
+        yield facts, maps, anatomy.render_ratios(ratios, block, classifier.config.shortcut == "none", request)
+
+    def switch_blocks(
+        self, photo: dict[str, Any] | None, model: str, request: gr.Request, chosen: gr.SelectData
+    ) -> str:
+        """The labels of the photo without the blocks that are switched off."""
+        try:
+            classifier = self.models.get(model)
+            if classifier.config.multiply_adds > MAX_WORK:
+                return markup.render_text(translate(request, "inside_too_slow"), "status")
+            blocks = {part.name for part in describe_anatomy(classifier.config) if part.shortcut}
+            off = [name for name in read_names(chosen) if name in blocks]
+            return lesions.render_lesion(classifier.model, preprocess(classifier, photo), off, request)
+        except ResNetHubError as error:
+            return markup.render_error(error, request)
+
+    def show_paths(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> str:
+        """The paths through the model by length, and the gradient that they carry for the photo."""
+        try:
+            classifier = self.models.get(model)
+            if classifier.config.multiply_adds > MAX_WORK:
+                return markup.render_text(translate(request, "inside_too_slow"), "status")
+            return paths.render_paths(classifier.model, preprocess(classifier, photo), request)
+        except ResNetHubError as error:
+            return markup.render_error(error, request)
+
+    def show_recorded(self, request: gr.Request) -> tuple[str, str]:
+        """The recorded trainings, or how to make them."""
+        return recorded.render_degradation(request), recorded.render_shortcuts(request)
+
+    # -- the page ------------------------------------------------------------------------------------------------------
+
+    def render(self, tab: gr.Tab, photo: gr.Image, current: gr.State) -> None:
+        """Add the tab to the page that is being built.
+
+        Args:
+            tab: The tab, whose opening draws the model.
+            photo: The photo of the Predict tab.
+            current: The name of the chosen model.
+        """
+        gr.HTML(message("inside_intro"), elem_classes="hint")
+        self._source = gr.HTML(elem_id="inside-source", elem_classes="hint")
+        private: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last", "preprocess": False}
+        # Two at a time and in a queue of their own, so that predictions wait for none of them.
+        self._options = private | {"concurrency_limit": 2, "concurrency_id": "inside", "show_progress": "minimal"}
+        self._visit = [photo, current]
+        drawing, details = self._render_anatomy()
+        switches, labels = self._render_lesion()
+        self._cleared = [*details, labels, self._render_paths()]
+        self.live.render()
+        self._render_recorded()
+        tab.select(self.open, self._visit, [self._source, drawing, switches, *self._cleared], **self._options)
+
+    def _render_anatomy(self) -> tuple[gr.HTML, list[gr.HTML]]:
+        with gr.Accordion(message("inside_anatomy"), elem_id="inside-anatomy"), gr.Row():
+            with gr.Column(min_width=300):
+                drawing = gr.HTML(elem_id="inside-drawing", js_on_load=_BUTTONS)
+            with gr.Column(min_width=300, elem_id="inside-block"):
+                gr.HTML(message("inside_block_hint"), elem_classes="hint")
+                details = [gr.HTML(elem_id="inside-facts"), gr.HTML(elem_id="inside-maps", elem_classes="film")]
+                details.append(gr.HTML(elem_id="inside-ratios"))
+        drawing.select(self.show_block, self._visit, details, show_progress_on=details[:1], **self._options)
+        return drawing, details
+
+    def _render_lesion(self) -> tuple[gr.HTML, gr.HTML]:
+        with gr.Accordion(message("inside_lesion"), elem_id="inside-lesion", open=False), gr.Row():
+            with gr.Column(min_width=300):
+                switches = gr.HTML(elem_id="inside-switches", js_on_load=_BUTTONS)
+            with gr.Column(min_width=300):
+                labels = gr.HTML(elem_id="inside-labels")
+        switches.select(self.switch_blocks, self._visit, labels, **self._options)
+        return switches, labels
+
+    def _render_paths(self) -> gr.HTML:
+        with gr.Accordion(message("inside_paths"), elem_id="inside-paths", open=False):
+            gr.HTML(message("inside_paths_hint"), elem_classes="hint")
+            button = gr.Button(message("inside_run"), variant="primary", elem_id="inside-run-paths")
+            chart = gr.HTML(elem_id="inside-path-chart")
+        button.click(self.show_paths, self._visit, chart, **self._options)
+        return chart
+
+    def _render_recorded(self) -> None:
+        with gr.Accordion(message("inside_recorded"), elem_id="inside-recorded", open=False) as part:
+            charts = [gr.HTML(elem_id="inside-degradation"), gr.HTML(elem_id="inside-shortcuts")]
+        part.expand(self.show_recorded, None, charts, **self._options)
+
+
+def read_names(chosen: gr.SelectData) -> list[str]:
+    """The names of the blocks that are pressed; what else a program may send is left out."""
+    values = chosen.value if isinstance(chosen.value, list) else []
+    return [name for name in values if isinstance(name, str)]
+
+
+def preprocess(classifier: "Classifier", photo: dict[str, Any] | None) -> "Tensor":
+    """The photo, or an example without one, as a batch (1, C, H, W) for the model."""
+    path, name = (photo["path"], photo["orig_name"]) if photo else (EXAMPLES[0], EXAMPLES[0].name)
+    batch: Tensor = classifier.preprocess(path, name=name).unsqueeze(0)
+    return batch

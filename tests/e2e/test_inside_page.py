@@ -1,0 +1,81 @@
+"""The Inside tab in a real browser: blocks of the model, chosen by mouse and keyboard, at the width of a phone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.page import serving
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from resnet_hub.config import ResNetConfig
+from resnet_hub.model import ResNet
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("inside")
+    torch.manual_seed(0)
+    labels = dict(enumerate(["cat", "dog", "ship", "truck", "bird", "<img src=x onerror=alert(1)>"]))
+    config = ResNetConfig(depths=(2, 2), width=8, stem="3x3", image_size=32, crop_pct=1.0, id2label=labels)
+    ResNet(config).save_pretrained(folder / "shelf" / "tiny")
+    Image.radial_gradient("L").convert("RGB").save(folder / "photo.png")
+    with serving(folder) as address:
+        yield address
+
+
+def visit(browser: Browser, address: str, *, width: int = 1280, locale: str = "en-US") -> Page:
+    page = browser.new_page(viewport={"width": width, "height": 800}, locale=locale)
+    page.on("pageerror", lambda error: pytest.fail(str(error)))
+    page.on("dialog", lambda dialog: pytest.fail(f"A label was run as a script: {dialog.message}"))
+    page.goto(address)
+    page.get_by_role("tab").nth(2).click()
+    expect(page.locator("#inside-drawing svg")).to_be_visible()
+    return page
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    page = visit(browser, address)
+    yield page
+    page.close()
+
+
+def test_a_block_shows_its_facts_maps_and_ratio(page: Page) -> None:
+    expect(page.locator("#inside-source")).to_contain_text("An example photo")
+    block = page.locator("#inside-drawing [data-value='layer2.0']")
+    block.click()
+    expect(page.locator("#inside-facts")).to_contain_text("8 × 32 × 32 → 16 × 16 × 16")
+    expect(page.locator("#inside-facts")).to_contain_text("section 3.3")
+    expect(page.locator("#inside-maps img")).to_have_count(8)
+    expect(page.locator("#inside-ratios")).to_contain_text("layer2.0: ")
+    assert block.get_attribute("aria-pressed") == "true"
+    other = page.locator("#inside-drawing [data-value='layer1.1']")
+    other.focus()
+    page.keyboard.press("Enter")  # the keyboard will do, and the focus stays
+    expect(page.locator("#inside-ratios")).to_contain_text("layer1.1: ")
+    assert block.get_attribute("aria-pressed") == "false" and other.get_attribute("aria-pressed") == "true"
+    assert other.evaluate("box => document.activeElement === box")
+
+
+def test_the_photo_of_the_predict_tab_goes_through_the_model(page: Page, address: str, tmp_path: Path) -> None:
+    Image.radial_gradient("L").convert("RGB").save(tmp_path / "photo.png")
+    page.get_by_role("tab").nth(0).click()
+    page.locator("#photo input[type=file]").set_input_files(tmp_path / "photo.png")
+    expect(page.locator("#photo img")).to_be_visible()
+    page.get_by_role("tab").nth(2).click()
+    expect(page.locator("#inside-source")).to_contain_text("Your photo")
+    page.locator("#inside-drawing [data-value='layer1.0']").click()
+    expect(page.locator("#inside-maps img")).to_have_count(8)
+
+
+def test_it_is_as_wide_as_a_phone_and_speaks_chinese(browser: Browser, address: str) -> None:
+    page = visit(browser, address, width=360, locale="zh-CN")
+    expect(page.locator("#inside-source")).to_contain_text("示例照片")
+    page.locator("#inside-drawing [data-value='layer2.1']").click()
+    expect(page.locator("#inside-ratios")).to_contain_text("每个块对输入的改变")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    box = page.locator("#inside-drawing [data-value='layer2.1'] rect").bounding_box()
+    assert box is not None and box["width"] >= 40 and box["height"] >= 36  # a finger finds it
+    page.close()

@@ -1,0 +1,109 @@
+"""The process of the live parts: its answers, its end, and the budget of a visitor."""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from helpers.page import from_browser
+
+from resnet_hub.analysis import live_worker
+from resnet_hub.demo.i18n import MESSAGES, PageError
+from resnet_hub.demo.inside_tab import live as live_module
+from resnet_hub.demo.inside_tab.live import LiveWorker
+from resnet_hub.demo.inside_tab.live_parts import LiveParts
+
+HERE = "127.0.0.1"
+
+
+def serve(*tasks: dict[str, Any]) -> list[dict[str, Any]]:
+    output = io.StringIO()
+    live_worker.serve(io.StringIO("".join(json.dumps(task) + "\n" for task in tasks)), output)
+    return [json.loads(line) for line in output.getvalue().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[LiveWorker]:
+    worker = LiveWorker()
+    yield worker
+    worker.close()
+
+
+def test_gradients_have_series_and_autocorrelations_beside_noise() -> None:
+    (values,) = live_worker.gradients(8)
+    assert set(values) == {"white", "brown", "plain", "residual"}
+    assert all(line["values"][0] == pytest.approx(1) for line in values.values())
+    assert abs(values["white"]["values"][1]) < 0.2 < 0.8 < values["brown"]["values"][1]
+    assert values["plain"]["values"][1] < values["residual"]["values"][1]  # shattered, and less so
+
+
+def test_the_identity_is_easier_with_shortcuts() -> None:
+    *_, last = live_worker.identity(3)
+    assert last["steps"][-1] == 400
+    assert last["losses"]["residual"][-1] < last["losses"]["plain"][-1] / 2
+
+
+def test_a_task_that_fails_is_an_answer_and_the_next_one_follows() -> None:
+    *_, failed = serve({"task": "race", "depth": 9})
+    assert "9 layers" in failed["error"]
+
+
+def test_the_process_answers_and_serves_again_after_a_visitor_has_left(worker: LiveWorker) -> None:
+    with closing(worker.run("race", HERE, 1, depth=8, seconds=600)) as states:
+        first = next(states)
+        assert first["steps"][0] == 1 and set(first["losses"]) == {"plain", "residual"}
+    process = worker._process
+    (values,) = worker.run("gradients", HERE, 1, depth=2)
+    assert "plain" in values and worker._process is process
+    with pytest.raises(PageError, match="The computation ended: A network of the CIFAR family"):
+        list(worker.run("race", HERE, 1, depth=9))
+
+
+def test_a_process_that_was_killed_is_reported_and_started_again(worker: LiveWorker) -> None:
+    worker.start()
+    process = worker._process
+    assert process
+    states = worker.run("race", HERE, 1, depth=8, seconds=600)
+    assert next(states)
+    process.kill()
+    with pytest.raises(PageError, match="exit status -9"):
+        list(states)
+    assert next(worker.run("gradients", HERE, 1, depth=2))
+
+
+def test_a_visitor_has_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "SECONDS_EACH", 30)
+    worker = LiveWorker()
+    monkeypatch.setattr(worker, "_require_process", lambda: pytest.fail("The budget is checked first."))
+    assert not worker._budget.use("8.8.8.8", 290)
+    with pytest.raises(PageError, match="live computing"):
+        next(worker.run("race", "8.8.8.8", 20))
+    assert worker._process is None
+
+
+def test_values_outside_the_sliders_are_refused() -> None:
+    parts, request = LiveParts(), from_browser()
+    for answers in (
+        parts.show_gradients(1e9, True, request),
+        parts.show_gradients("24", True, request),  # type: ignore[arg-type]
+        parts.show_gradients(float("nan"), True, request),
+        parts.show_identity(0, False, request),
+        parts.show_race(9, request),
+        parts.show_race(62, request),
+    ):
+        (answer,) = answers
+        assert 'role="alert"' in answer and "Move the slider" in answer
+    assert parts.worker._process is None
+
+
+def test_charts_come_in_the_visitors_language(worker: LiveWorker) -> None:
+    parts, request = LiveParts(), from_browser("zh")
+    request.request.scope["client"] = (HERE, 1)
+    parts.worker = worker
+    waiting, charts = parts.show_gradients(4, False, request)
+    assert MESSAGES["zh"]["inside_computing"] in waiting
+    assert charts.count("<figure") == 3 and "白噪声" in charts
+    *_, chart = parts.show_identity(1, True, request)
+    assert chart.count("<polyline") == 2 and MESSAGES["zh"]["inside_identity_chart"] in chart

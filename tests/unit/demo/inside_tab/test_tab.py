@@ -1,0 +1,137 @@
+"""The handlers of the Inside tab on tiny models: lesions, paths, records, and what programs send."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from helpers.page import from_browser
+
+from resnet_hub.analysis.records import EpochRecord, TrainingRecord
+from resnet_hub.config import ResNetConfig
+from resnet_hub.demo.i18n import MESSAGES
+from resnet_hub.demo.inside_tab import paths, recorded
+from resnet_hub.demo.inside_tab import tab as tab_module
+from resnet_hub.demo.inside_tab.tab import InsideTab
+from resnet_hub.demo.models import Models
+from resnet_hub.demo.predict_tab import EXAMPLES
+from resnet_hub.model import ResNet
+
+LABELS = {0: "cat", 1: "dog", 2: "<b>ship</b>"}
+
+
+def chosen(*names: Any) -> Any:
+    return SimpleNamespace(value=list(names))
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> InsideTab:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"depths": (2, 2), "width": 8, "stem": "3x3", "image_size": 32, "id2label": LABELS}
+    ResNet(ResNetConfig(**settings)).save_pretrained(tmp_path / "tiny")
+    ResNet(ResNetConfig(**settings, shortcut="none")).save_pretrained(tmp_path / "plain")
+    return InsideTab(Models(tmp_path))
+
+
+def test_a_block_is_shown_step_by_step(inside: InsideTab) -> None:
+    answers = list(inside.show_block(None, "tiny", from_browser(), chosen("layer2.0")))
+    assert [[bool(text) for text in answer] for answer in answers] == [
+        [True, False, False],
+        [True, True, False],
+        [True, True, True],
+    ]
+    assert len(list(inside.show_block(None, "tiny", from_browser(), chosen("stem")))) == 1
+
+
+def test_blocks_that_do_not_exist_are_left_out(inside: InsideTab) -> None:
+    assert list(inside.show_block(None, "tiny", from_browser(), chosen("layer9.9", 3, None))) == []
+    assert list(inside.show_block(None, "tiny", from_browser(), SimpleNamespace(value="stem"))) == []  # type: ignore[arg-type]
+    assert "0 of 4 blocks" in inside.switch_blocks(None, "tiny", from_browser(), chosen("layer9.9", {"a": 1}))
+
+
+def test_a_lesion_shows_both_scores_and_leaves_the_model_as_it_was(inside: InsideTab) -> None:
+    classifier = inside.models.get("tiny")
+    before = [entry["score"] for entry in classifier(EXAMPLES[0])]
+    html = inside.switch_blocks(None, "tiny", from_browser(), chosen("layer1.0", "layer2.1"))
+    assert "2 of 4 blocks are off" in html and "&lt;b&gt;ship" in html and "<b>ship" not in html
+    assert html.count("%") == 6
+    assert [entry["score"] for entry in classifier(EXAMPLES[0])] == pytest.approx(before, abs=1e-6)
+
+
+def test_a_model_that_is_too_slow_or_missing_says_so(inside: InsideTab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tab_module, "MAX_WORK", 1e3)
+    too_slow = MESSAGES["en"]["inside_too_slow"]
+    answers = list(inside.show_block(None, "tiny", from_browser(), chosen("layer1.0")))
+    assert len(answers) == 2 and too_slow in answers[-1][1]
+    assert too_slow in inside.switch_blocks(None, "tiny", from_browser(), chosen("layer1.0"))
+    assert too_slow in inside.show_paths(None, "tiny", from_browser())
+    for html in (
+        inside.switch_blocks(None, "../etc", from_browser(), chosen()),
+        inside.show_paths(None, "../etc", from_browser()),
+        next(inside.show_block(None, "../etc", from_browser(), chosen("stem")))[0],
+    ):
+        assert 'role="alert"' in html and "neither in the list" in html
+
+
+def test_paths_of_residual_and_plain_networks(inside: InsideTab, monkeypatch: pytest.MonkeyPatch) -> None:
+    residual = inside.show_paths(None, "tiny", from_browser())
+    assert "gradient for the photo" in residual and "paths pass 2 on average" in residual
+    plain = inside.show_paths(None, "plain", from_browser())
+    assert MESSAGES["en"]["inside_paths_plain_note"] in plain and "gradient for the photo" not in plain
+    monkeypatch.setattr(paths, "MAX_WORK", 1e3)
+    slow = inside.show_paths(None, "tiny", from_browser())
+    assert MESSAGES["en"]["inside_paths_slow_note"] in slow and "gradient for the photo" not in slow
+
+
+def test_a_photo_that_is_gone_is_an_error_to_read(inside: InsideTab, tmp_path: Path) -> None:
+    photo = {"path": str(tmp_path / "gone.jpg"), "orig_name": "gone.jpg"}
+    assert 'role="alert"' in inside.switch_blocks(photo, "tiny", from_browser(), chosen())
+
+
+def test_the_number_of_paths_follows_the_work() -> None:
+    assert paths.choose_samples(10**6, 8) == 4
+    assert paths.choose_samples(4 * 10**9, 16) == 0
+
+
+def test_records_are_charts_and_without_them_there_is_the_command(
+    inside: InsideTab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded, "list_records", list)
+    degradation, shortcuts = inside.show_recorded(from_browser())
+    assert "resnet-hub reproduce degradation" in degradation and "resnet-hub reproduce shortcuts" in shortcuts
+    records = [
+        create_record("plain20", 0, 0.5),
+        create_record("resnet20", 0, 0.75),
+        create_record("resnet20", 1, 0.875),
+    ]
+    monkeypatch.setattr(recorded, "list_records", lambda: records)
+    degradation, shortcuts = inside.show_recorded(from_browser())
+    for html in (degradation, shortcuts):
+        assert html.count("<figure") == 2 and "plain20 50.0%, resnet20 18.8% ± 6.2%" in html
+        assert "Data: gratings" in html and "Command: resnet-hub reproduce" in html
+
+
+def create_record(network: str, seed: int, accuracy: float) -> TrainingRecord:
+    values: dict[str, Any] = {"train_loss": 1.0, "test_loss": 1.0, "learning_rate": 0.1, "seconds": 1.0}
+    epochs = tuple(
+        EpochRecord(epoch=epoch, train_accuracy=accuracy, test_accuracy=accuracy, **values) for epoch in range(3)
+    )
+    facts = {
+        "command": "resnet-hub reproduce",
+        "data": "gratings",
+        "hardware": "CPU",
+        "torch": "2",
+        "date": "2026-01-31",
+    }
+    return TrainingRecord(
+        name=f"{network}-seed{seed}",
+        network=network,
+        layers=20,
+        shortcut="A",
+        seed=seed,
+        num_parameters=10,
+        epochs=epochs,
+        is_finished=True,
+        **facts,
+    )

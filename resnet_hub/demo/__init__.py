@@ -1,4 +1,4 @@
-"""The web demo, in Gradio: a module for the Predict tab, a package for the Train tab. It holds no model code."""
+"""The web demo, in Gradio: a module for the Predict tab, packages for the others. It holds no model code."""
 
 import os
 import tempfile

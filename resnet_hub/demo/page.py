@@ -27,7 +27,7 @@ from resnet_hub.demo.visitor import get_address
 from resnet_hub.errors import memory_is_full
 from resnet_hub.version import __version__
 
-MAX_THREADS = 147  # more than the 142 calls that the page runs at once; a thread starts when it is needed
+MAX_THREADS = 147  # more than the 144 calls that the page runs at once; a thread starts when it is needed
 SESSIONS = 600  # of 15 to 100 KB; then Gradio forgets the one that was not used for longest
 _AT_END = (86_400, 30 * 86_400)  # Gradio deletes files only when the app ends; until then `keep_tidy` does
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "sans-serif"]

@@ -79,3 +79,41 @@ def test_it_is_as_wide_as_a_phone_and_speaks_chinese(browser: Browser, address: 
     box = page.locator("#inside-drawing [data-value='layer2.1'] rect").bounding_box()
     assert box is not None and box["width"] >= 40 and box["height"] >= 36  # a finger finds it
     page.close()
+
+
+def open_part(page: Page, name: str) -> None:
+    page.locator(f"#{name} > button").click()
+
+
+def test_blocks_are_switched_off_one_by_one_and_on_again(page: Page) -> None:
+    open_part(page, "inside-lesion")
+    labels = page.locator("#inside-labels")
+    page.locator("#inside-switches [data-value='layer1.1']").click()
+    page.locator("#inside-switches [data-value='layer2.0']").press("Enter")  # at once: no choice is lost
+    expect(labels).to_contain_text("2 of 4 blocks are off")
+    assert page.locator("#inside-labels tbody tr").count() == 5 and page.locator("img[src='x']").count() == 0
+    page.locator("#inside-switches [data-reset]").click()
+    expect(labels).to_contain_text("0 of 4 blocks are off, and the top label is still")
+    assert page.locator("#inside-switches [aria-pressed=true]").count() == 0
+
+
+def test_paths_and_records_come_when_they_are_asked_for(page: Page) -> None:
+    open_part(page, "inside-paths")
+    assert page.locator("#inside-path-chart figure").count() == 0
+    page.locator("#inside-run-paths").click()
+    expect(page.locator("#inside-path-chart")).to_contain_text("Of 4 blocks, paths pass 2 on average")
+    open_part(page, "inside-recorded")
+    expect(page.locator("#inside-degradation :is(p, figure)").first).to_be_visible()
+
+
+def test_live_parts_draw_while_one_watches_and_stop(page: Page) -> None:
+    open_part(page, "inside-gradients")
+    page.locator("#inside-gradients button.primary").click()
+    expect(page.locator("#inside-gradient-charts figure")).to_have_count(3)
+    open_part(page, "inside-race")
+    page.locator("#inside-race button.primary").click()
+    expect(page.locator("#inside-race-charts figure")).to_have_count(2)
+    page.locator("#inside-race").get_by_role("button", name="Stop").click()
+    open_part(page, "inside-identity")  # the process is free for it
+    page.locator("#inside-identity button.primary").click()
+    expect(page.locator("#inside-identity-chart figure")).to_have_count(1)

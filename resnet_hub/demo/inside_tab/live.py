@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -33,19 +33,19 @@ class LiveWorker:
             finally:
                 self._lock.release()
 
-    def run(self, task: str, address: str, seconds: float, **settings: Any) -> Iterator[dict[str, Any]]:
+    def run(self, task: str, address: str, cost: float, **settings: Any) -> Generator[dict[str, Any]]:
         """Yield the values of a task. Closing the generator ends the task.
 
         Args:
             task: Its name in `resnet_hub.analysis.live_worker`.
             address: The visitor address, which has a budget of seconds.
-            seconds: How long the task takes, at most.
+            cost: Seconds that the address is charged for the task.
             settings: Of the task.
 
         Raises:
             PageError: The address has used its budget, the settings are wrong, or the process has ended.
         """
-        if not is_loopback(address) and self._budget.use(address, round(seconds)):
+        if not is_loopback(address) and self._budget.use(address, round(cost)):
             raise PageError("inside_budget", minutes=SECONDS_EACH // 60)
         with self._lock:
             process = self._require_process()

@@ -55,11 +55,12 @@ class LiveParts:
         for values in self._run(request, "race", RACE_SECONDS, depth=int(depth), seconds=RACE_SECONDS):
             yield values if isinstance(values, str) else _draw_race(values, request)
 
-    def _run(self, request: gr.Request, task: str, seconds: float, **settings: Any) -> Iterator[dict[str, Any] | str]:
+    def _run(self, request: gr.Request, task: str, cost: float, **settings: Any) -> Iterator[dict[str, Any] | str]:
         """That it has begun, then the values of the task; or a message."""
         yield markup.render_text(translate(request, "inside_computing"), "status")
+        address = get_address(request.request.scope) if request.request else ""
         try:
-            with closing(self.worker.run(task, get_address(request.request.scope), seconds, **settings)) as states:
+            with closing(self.worker.run(task, address, cost, **settings)) as states:
                 yield from states
         except PageError as error:
             yield markup.render_text(translate_error(request, error), "alert")
@@ -115,8 +116,15 @@ def _draw_gradients(values: dict[str, Any], request: gr.Request) -> str:
     for name in _NETWORKS:
         title = translate(request, "inside_gradient_of", network=translate(request, _NAMES[name]))
         lines = {translate(request, _NAMES[name]): (values[name]["positions"], values[name]["series"])}
-        axes = {"x_label": translate(request, "inside_input"), "y_label": translate(request, "inside_gradient_axis")}
-        charts.append(Chart(title=title, lines=lines, note=translate(request, _GRADIENT_NOTES[name]), **axes))
+        charts.append(
+            Chart(
+                title=title,
+                x_label=translate(request, "inside_input"),
+                y_label=translate(request, "inside_gradient_axis"),
+                lines=lines,
+                note=translate(request, _GRADIENT_NOTES[name]),
+            )
+        )
     order = ("plain", "residual", "white", "brown")
     lines = {translate(request, _NAMES[name]): (values[name]["lags"], values[name]["values"]) for name in order}
     charts.append(

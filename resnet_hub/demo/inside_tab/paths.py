@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from resnet_hub.analysis.plots import Chart
-from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import translate
 from resnet_hub.demo.inside_tab.charts import render_chart
 
@@ -51,4 +50,4 @@ def render_paths(model: "ResNet", images: "Tensor", request: gr.Request) -> str:
         lines=lines,
         note=note,
     )
-    return markup.Markup('<div class="chart-row">{}</div>').format(markup.Markup(render_chart(chart, request)))
+    return f'<div class="chart-row">{render_chart(chart, request)}</div>'

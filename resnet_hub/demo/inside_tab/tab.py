@@ -137,6 +137,9 @@ class InsideTab:
         private: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last", "preprocess": False}
         # Two at a time and in a queue of their own, so that predictions wait for none of them.
         self._options = private | {"concurrency_limit": 2, "concurrency_id": "inside", "show_progress": "minimal"}
+        # A choice that is made while another is computed must not be lost, nor overtake it: "always_last" would send
+        # the data of the first choice again.
+        self._choosing = self._options | {"concurrency_limit": 1, "trigger_mode": "multiple"}
         self._visit = [photo, current]
         drawing, details = self._render_anatomy()
         switches, labels = self._render_lesion()
@@ -153,7 +156,8 @@ class InsideTab:
                 gr.HTML(message("inside_block_hint"), elem_classes="hint")
                 details = [gr.HTML(elem_id="inside-facts"), gr.HTML(elem_id="inside-maps", elem_classes="film")]
                 details.append(gr.HTML(elem_id="inside-ratios"))
-        drawing.select(self.show_block, self._visit, details, show_progress_on=details[:1], **self._options)
+        choosing: dict[str, Any] = self._choosing | {"concurrency_id": "inside_block"}
+        drawing.select(self.show_block, self._visit, details, show_progress_on=details[:1], **choosing)
         return drawing, details
 
     def _render_lesion(self) -> tuple[gr.HTML, gr.HTML]:
@@ -162,7 +166,8 @@ class InsideTab:
                 switches = gr.HTML(elem_id="inside-switches", js_on_load=_BUTTONS)
             with gr.Column(min_width=300):
                 labels = gr.HTML(elem_id="inside-labels")
-        switches.select(self.switch_blocks, self._visit, labels, **self._options)
+        choosing: dict[str, Any] = self._choosing | {"concurrency_id": "inside_lesion"}
+        switches.select(self.switch_blocks, self._visit, labels, **choosing)
         return switches, labels
 
     def _render_paths(self) -> gr.HTML:

@@ -11,7 +11,6 @@ from helpers.page import from_browser
 
 from resnet_hub.analysis import live_worker
 from resnet_hub.demo.i18n import MESSAGES, PageError
-from resnet_hub.demo.inside_tab import live as live_module
 from resnet_hub.demo.inside_tab.live import LiveWorker
 from resnet_hub.demo.inside_tab.live_parts import LiveParts
 
@@ -74,7 +73,6 @@ def test_a_process_that_was_killed_is_reported_and_started_again(worker: LiveWor
 
 
 def test_a_visitor_has_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_module, "SECONDS_EACH", 30)
     worker = LiveWorker()
     monkeypatch.setattr(worker, "_require_process", lambda: pytest.fail("The budget is checked first."))
     assert not worker._budget.use("8.8.8.8", 290)

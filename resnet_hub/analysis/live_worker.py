@@ -8,6 +8,7 @@ A process of low priority with one thread, so that a prediction never waits for 
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -136,12 +137,16 @@ def _write(output: TextIO, values: Values) -> None:
 
 def main() -> None:
     """Serve the standard input with a low priority."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the page, and with it the input
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     import torch  # after the priority: importing it takes seconds
 
     torch.set_num_threads(1)
-    serve(sys.stdin, sys.stdout)
+    try:
+        serve(sys.stdin, sys.stdout)
+    except BrokenPipeError:  # the page has ended
+        os._exit(0)  # else Python would try to write once more
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -70,6 +73,18 @@ def test_a_process_that_was_killed_is_reported_and_started_again(worker: LiveWor
     with pytest.raises(PageError, match="exit status -9"):
         list(states)
     assert next(worker.run("gradients", HERE, 1, depth=2))
+
+
+def test_the_process_ends_in_silence_with_the_page() -> None:
+    command = [sys.executable, "-m", "resnet_hub.analysis.live_worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdin.write(b'{"task": "race", "depth": 8}\n')
+        process.stdin.flush()
+        assert b"losses" in process.stdout.readline()
+        process.stdout.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0 and process.stderr.read() == b""
 
 
 def test_a_visitor_has_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,7 +253,7 @@ IMAGES: dict[str, Case] = {
     "EPS": Case(lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "not supported"),
     "PDF": Case(lambda: b"%PDF-1.7\n" + bytes(100), "not supported"),
     "PSD": Case(lambda: b"8BPS" + bytes(200), "not supported"),
-    "PPM": Case(lambda: b"P6 1 1 255\n\0\0\0", "not supported"),
+    "PPM cut short": Case(lambda: b"P6 1 1 255\n\0", "damaged or incomplete"),
     "ICNS": Case(lambda: b"icns" + bytes(100), "not supported"),
     "pickle": Case(lambda: pickle.dumps({"a": 1}), "not supported"),
     "HEIC header only": Case(lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "not supported"),
@@ -504,11 +504,11 @@ ZIPS: dict[str, Case] = {
     "5,900 labels of 4 KB": Case(
         lambda: long_names(5900, lambda n: f"{n}\U0001f408{'c' * 3900}/1.png"), "names that are too long"
     ),
-    "label of 10 KB": Case(lambda: with_file("c" * 10_000 + "/1.png"), ""),
+    "label of 10 KB": Case(lambda: with_file("c" * 10_000 + "/1.png"), "unprintable or too long"),
     "a thousand folders deep": Case(lambda: with_file("cat/" + "d/" * 5000 + "1.png"), ""),
     "label of markup": Case(lambda: with_file("<script>alert(1)</script>/1.png"), ""),
     "label of a formula": Case(lambda: with_file("=cmd|' /C calc'!A0/1.png"), ""),
-    "label of control characters": Case(lambda: with_file("a\x1b[31m\r\nb/1.png"), ""),
+    "label of control characters": Case(lambda: with_file("a\x1b[31m\r\nb/1.png"), "unprintable or too long"),
     "scripts": Case(lambda: with_file("cat/run.sh", b"rm -rf /"), ""),
     "text called .png": Case(lambda: with_file("cat/text.png", b"Not an image."), ""),
     "image of 60000 x 60000": Case(lambda: with_file("cat/large.png", png(60_000, 60_000, data=b"")), ""),
@@ -699,7 +699,7 @@ CHECKPOINTS: dict[str, Case] = {
                 {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(200_000)}, b""
             )
         ),
-        "outputs",
+        "the head is missing",
     ),
     "truncated weights": Case(with_bytes(lambda content: content[:-100]), "damaged"),
     "weights with more behind": Case(with_bytes(lambda content: content + b"evil"), "damaged"),

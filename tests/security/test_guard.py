@@ -303,7 +303,6 @@ def test_the_endpoint_answers_nonsense_in_a_sentence(site: httpx2.Client, folder
         ("file", "https://example.org/x", 3): "neither in the list",
         ("file", "../shelf/tiny", 3): "neither in the list",
         ("file", "x" * 100_000, 3): "neither in the list",
-        ("file", None, 3): "neither in the list",
         ("file", 7, 3): "neither in the list",
         ("file", "tiny", "three"): "top_k is",
         ("file", "tiny", None): "top_k is",

@@ -122,7 +122,8 @@ class DataStep:
     @property
     def outputs(self) -> list[Any]:
         """The components that a check may change, beside the run id."""
-        return [self.report, self.duplicates, self.continue_button, self.downloads, self.report_file, self.dataset_file]
+        shown = [self.report, self.duplicates, self.continue_button, self.downloads, self.report_file]
+        return [*shown, self.dataset_file, self.zip_file]
 
     def render(self) -> None:
         """Add the step to the page that is being built."""
@@ -136,7 +137,7 @@ class DataStep:
                 gr.HTML(message("train_now_hint"), elem_classes="hint")
             with gr.Tab(message("zip")):
                 gr.HTML(message("zip_hint"), elem_classes="hint")
-                file = gr.File(label=message("zip_file"), file_types=[".zip"], height=140, elem_id="zip")
+                self.zip_file = gr.File(label=message("zip_file"), file_types=[".zip"], height=140, elem_id="zip")
                 check_zip = gr.Button(message("check"), variant="primary", elem_id="check-zip")
             with gr.Tab(message("hub_tab")):
                 fields = [self._create_text_field("hub_data", placeholder="user/name")]
@@ -145,7 +146,7 @@ class DataStep:
                 check_hub = gr.Button(message("check"), variant="primary", elem_id="check-hub")
         self._checks: list[tuple[gr.Button, Callable[..., Updates], list[Any]]] = [
             (check_files, self.check_files, [*names, *galleries]),
-            (check_zip, self.check_zip, [file]),
+            (check_zip, self.check_zip, [self.zip_file]),
             (check_hub, self.check_hub, fields),
         ]
         self.report = gr.HTML(elem_id="report")

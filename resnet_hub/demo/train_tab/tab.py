@@ -155,7 +155,7 @@ class TrainTab:
     def start_over(self, stored: Any, request: gr.Request) -> Updates:
         """Show the page without a run. The link of the previous run still works."""
         updates: Updates = {self.state.run: "", self.state.driven: "", self.state.followed: "", self.state.alert: ""}
-        updates |= self.data.clear()
+        updates |= self.data.clear() | {self.data.zip_file: None}
         updates |= self.state.remember(stored, "") | self.training.watch("", None, request)
         return updates | self.state.show_step(DATA)
 

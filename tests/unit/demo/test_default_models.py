@@ -39,7 +39,7 @@ def watched(defaults: DefaultModels) -> Iterator[DefaultModels]:
     stopped = threading.Event()
 
     def sleep(seconds: float) -> None:
-        if stopped.wait(seconds):
+        if stopped.wait(seconds) and threading.current_thread().name == "watch":  # others sleep too
             raise SystemExit
 
     def watch() -> None:
@@ -48,7 +48,7 @@ def watched(defaults: DefaultModels) -> Iterator[DefaultModels]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("resnet_hub.demo.default_models.time.sleep", sleep)
-        thread = threading.Thread(target=watch)
+        thread = threading.Thread(target=watch, name="watch")
         thread.start()
         yield defaults
         stopped.set()

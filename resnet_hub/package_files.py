@@ -18,7 +18,7 @@ TRAIN = (
 )
 ONNX = ("onnx>=1.18,<2", "onnxruntime>=1.20,<2")
 GRADIO_VERSION = "6.31.0"
-PAGE = (f"gradio[oauth]~={GRADIO_VERSION}",)
+PAGE = (f"gradio[oauth]~={GRADIO_VERSION}", "markdown-it-py>=3")
 
 _PACKAGE = Path(__file__).parent
 

@@ -172,7 +172,7 @@ def open_source(
     if folder:
         return _open_folder(source, folder, subfolder)
     if isinstance(source, Path) or source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") != 1:
-        raise CheckpointError(f"There is no folder {source}. A model on the Hub is named user/name.")
+        raise CheckpointError(f"There is no folder {one_line(source)}. A model on the Hub is named user/name.")
     with hub_errors(source, revision=revision, token=token):
         from huggingface_hub import HfApi
 

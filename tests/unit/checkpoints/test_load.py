@@ -109,7 +109,7 @@ def test_damaged_weights_raise(damage: str, model: ResNet, tmp_path: Path) -> No
             "cut": content[: len(content) // 2],
             "lying header": re.sub(rb'"shape":\[8\]', rb'"shape":[9]', content, count=1),
             "endless header": (2**60).to_bytes(8, "little") + content[8:],
-            "text": b"version https://git-lfs.github.com/spec/v1\n",
+            "text": b"These are no weights.\n",
             "empty": b"",
         }[damage]
     )

@@ -358,7 +358,7 @@ def test_a_table_reads_no_file_outside_itself(tmp_path: Path) -> None:
         ("/etc", "contains no images"),
         (HUB_PREFIX + "../..", "no folder or file"),
         (HUB_PREFIX + "user/name/../../x", "no folder or file"),
-        ("missing/data-set", "dataset 'missing/data-set'"),
+        ("missing/data-set", "no dataset on the Hub named missing/data-set"),
         ({}, "no images yet"),
         ({"a": [], "b": []}, "no images yet"),
     ],

@@ -66,20 +66,20 @@ def remove_blocks(model: ResNet, blocks: BlockNames) -> ResNet:
 def reorder_blocks(model: ResNet, order: Mapping[str, str]) -> ResNet:
     """Create a model whose blocks are in another order, which shares its weights with the given model.
 
-    Veit et al., section 4.3: blocks of the same shape swap places.
+    Veit et al., section 4.3: blocks of the same shape are swapped.
 
     Args:
         model: The model, which does not change.
         order: From the name of a place to the name of the block that stands there; other blocks keep their places.
 
     Raises:
-        AnalysisError: The model has no such block, a block has two places or none, or shapes differ.
+        AnalysisError: The model has no such block, a block is used twice or not at all, or shapes differ.
     """
-    places, blocks = select_blocks(model, order), select_blocks(model, order.values())
-    if places.keys() != blocks.keys():
+    targets, blocks = select_blocks(model, order), select_blocks(model, order.values())
+    if targets.keys() != blocks.keys():
         raise AnalysisError("The order names a block twice or not at all. Give each place one of the blocks.")
     for place, name in order.items():
-        keeps_shape = not changes_shape(places[place]) and not changes_shape(blocks[name])
+        keeps_shape = not changes_shape(targets[place]) and not changes_shape(blocks[name])
         if place != name and not (keeps_shape and place.split(".")[0] == name.split(".")[0]):
             raise AnalysisError(f"{name} cannot stand in place of {place}: both must keep the shape, in one stage.")
     return _replace_blocks(model, {place: blocks[name] for place, name in order.items()})
@@ -90,7 +90,7 @@ def _switch_off(block: Block) -> None:
 
 
 def _replace_blocks(model: ResNet, replacements: Mapping[str, Block]) -> ResNet:
-    """Copy the model and its stages, not their layers, with other blocks in some places."""
+    """Copy the model and its stages, not their layers, with some blocks exchanged."""
     result: ResNet = _copy_children(model)
     for name in list_blocks(model):
         if name in replacements:

@@ -100,8 +100,7 @@ def train_network(
         return record
     splits = load_dataset(data)
     if TRAIN not in splits or len(splits) < 2:
-        names = ", ".join(splits)
-        raise TrainingError(f"The dataset {data} has the splits {names}; it needs one to train, one to test on.")
+        raise TrainingError(f"{data} has the splits {', '.join(splits)}; it needs one to train, one to test on.")
     initial = _save_initial_weights(run, work / "initial" / run.name, splits[TRAIN], width)
     config = TrainConfig(
         data=str(data),

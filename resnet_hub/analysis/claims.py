@@ -400,9 +400,7 @@ def reproduce_shortcuts(
     start = time.monotonic()
     spreads, curves, numbers = _train_all(runs, data, work, epochs, width, steps, progress)
     plain, a, b, c = (NetworkRun(layers, shortcut).network for shortcut in ("none", "A", "B", "C"))
-    pairs = (
-        [(plain, a)] if data is None else [(plain, a), (a, b), (b, c)]
-    )  # gratings are too easy to tell A, B, C apart
+    pairs = [(plain, a)] if data is None else [(plain, a), (a, b), (b, c)]  # gratings are too easy to separate A, B, C
     findings = [_compare(worse, better, spreads, "test") for worse, better in pairs]
     counts = " ".join(f"{spreads[name].num_parameters:,}" for name in (plain, a, b, c))
     findings.append(

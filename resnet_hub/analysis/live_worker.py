@@ -30,9 +30,9 @@ def gradients(depth: int, *, normalization: Literal["none", "batch"] = "batch", 
     from resnet_hub.analysis.autocorrelation import gradient_autocorrelation, noise_autocorrelation
 
     sizes: dict[str, Any] = {"points": 192, "draws": 10, "seed": seed}
-    found = {noise: noise_autocorrelation(noise, **sizes) for noise in ("white", "brown")}
+    series = {noise: noise_autocorrelation(noise, **sizes) for noise in ("white", "brown")}
     for kind in ("plain", "residual"):
-        found[kind] = gradient_autocorrelation(kind, depth=depth, width=96, normalization=normalization, **sizes)
+        series[kind] = gradient_autocorrelation(kind, depth=depth, width=96, normalization=normalization, **sizes)
     yield {
         name: {
             "positions": line.positions.tolist(),
@@ -40,7 +40,7 @@ def gradients(depth: int, *, normalization: Literal["none", "batch"] = "batch", 
             "lags": line.lags[:48].tolist(),
             "values": line.values[:48].tolist(),
         }
-        for name, line in found.items()
+        for name, line in series.items()
     }
 
 

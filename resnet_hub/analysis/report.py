@@ -1,4 +1,4 @@
-"""What an experiment found, for the terminal, for programs and as plots. Imports no torch."""
+"""The results of an experiment, for the terminal, for programs and as plots. Imports no torch."""
 
 import json
 from collections.abc import Mapping, Sequence

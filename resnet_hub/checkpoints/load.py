@@ -297,10 +297,12 @@ def _missing_file_error(name: str, names: list[str], source: str | Path) -> Chec
     """The error for a checkpoint without the file `name` that has the files `names`."""
     subfolders = [other.rpartition("/")[0] for other in names if other.endswith(f"/{CONFIG_FILE}")]
     if name == CONFIG_FILE and subfolders:
-        found = "model" if "model" in subfolders else subfolders[0]  # a run directory has its base model, too
-        is_local = (Path(source).expanduser() / found / name).is_file()
-        choice = f"Name that folder: {Path(source, found)}" if is_local else f'Choose one, such as subfolder="{found}"'
-        return CheckpointError(f"{source} has no {name}, but its subfolder {found} has one. {choice}.")
+        nested = "model" if "model" in subfolders else subfolders[0]  # a run directory has its base model, too
+        is_local = (Path(source).expanduser() / nested / name).is_file()
+        choice = (
+            f"Name that folder: {Path(source, nested)}" if is_local else f'Choose one, such as subfolder="{nested}"'
+        )
+        return CheckpointError(f"{source} has no {name}, but its subfolder {nested} has one. {choice}.")
     if pickle := next((other for other in names if other.endswith(_PICKLES)), None):
         return CheckpointError(
             f"{source} has no {name} but {pickle}, a pickle, which is never opened because it can run code. "

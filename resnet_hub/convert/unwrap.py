@@ -37,7 +37,7 @@ _RAW_BESIDE_AVERAGE = "current_model_state"  # where Lightning's WeightAveraging
 
 
 class StateDict(NamedTuple):
-    """The tensors of a network under our keys, and the notes on how they were found."""
+    """The tensors of a network under our keys, and the notes on what was chosen and dropped."""
 
     source: object
     tensors: "dict[str, Tensor]"

@@ -176,6 +176,6 @@ def _choose_splits_of(paths: Iterable[str]) -> dict[str, str]:
     for level in range(max(map(len, parents.values()), default=0)):
         names = {folders[level] for folders in parents.values() if len(folders) > level}
         if TRAIN in (splits := choose_splits(names)).values():
-            found = {path: splits.get(folders[level]) for path, folders in parents.items() if len(folders) > level}
-            return {path: split for path, split in found.items() if split and split != UNLABELLED}
+            split_of = {path: splits.get(folders[level]) for path, folders in parents.items() if len(folders) > level}
+            return {path: split for path, split in split_of.items() if split and split != UNLABELLED}
     return dict.fromkeys(parents, TRAIN)

@@ -67,15 +67,15 @@ def read_metadata(
         for name in (file_column, column):
             if name not in columns:
                 raise DataError(f"{path} has no column {name!r}. Choose one of {list_untrusted(columns, 10)}.")
-        found = {}
+        label_of = {}
         for row in rows:
             image = _find_image(path, str(row.get(file_column)), images)
             if image is None:
                 skipped[NO_FILE].append(f"{path}: {row.get(file_column)}")
             elif (label := encode_label(column, row.get(column))) is not None:
-                found[image] = label
+                label_of[image] = label
                 splits.setdefault(image, find_split(str(row.get(_SPLIT_COLUMN))))
-        labels = _drop_zeros(found) | labels
+        labels = _drop_zeros(label_of) | labels
     stated = {image: split for image, split in splits.items() if split}
     return Metadata(labels, stated if len(stated) == len(splits) and TRAIN in stated.values() else {}, skipped)
 

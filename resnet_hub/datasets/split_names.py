@@ -33,9 +33,9 @@ def choose_splits(names: Iterable[str]) -> dict[str, str]:
         The split of each name that means one. Where a name is exactly that of a split (`test`), those that only contain
         the word (`test_extra`) are left out. Empty if all mean the same split: then the name says nothing.
     """
-    found = {name: split for name in names if (split := find_split(name))}
-    exact = {SPLIT_NAMES[name.lower()] for name in found if name.lower() in SPLIT_NAMES}
-    chosen = {name: split for name, split in found.items() if name.lower() in SPLIT_NAMES or split not in exact}
+    split_of = {name: split for name in names if (split := find_split(name))}
+    exact = {SPLIT_NAMES[name.lower()] for name in split_of if name.lower() in SPLIT_NAMES}
+    chosen = {name: split for name, split in split_of.items() if name.lower() in SPLIT_NAMES or split not in exact}
     return chosen if len(set(chosen.values())) > 1 else {}
 
 

@@ -1,6 +1,7 @@
 """ASGI middleware: the head of the page that search engines, link previews and screen readers read.
 
-Gradio's own names Gradio, its picture and always English; it can be changed in the browser only, which is too late.
+Gradio's own head names Gradio, shows its image and is always English; it can be changed in the browser only, which is
+too late.
 """
 
 import html

@@ -112,7 +112,7 @@ def is_image(name: str, read_head: Callable[[], bytes]) -> bool:
 
     Args:
         name: The name of the file.
-        read_head: Reads the first `HEAD_BYTES` bytes of the file; only called if the name does not tell.
+        read_head: Reads the first `HEAD_BYTES` bytes of the file; only called if the suffix does not decide.
     """
     suffix = Path(name).suffix.lower()
     if suffix in SUFFIXES or _USUAL_SUFFIX.fullmatch(suffix):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnet_hub.atomic import write_atomic
+from resnet_hub.checkpoints.default_model import DefaultModel
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.training import events, schedule
@@ -146,17 +147,11 @@ class Trainer:
         self.is_checked = False  # whether this call has checked the dataset
         self.base_note: str | None = None
         if config.base == AUTO:
-            self.config = config = self._choose_base()
+            choice = _choose_base(self.is_main)
+            self.base_note = choice.reason
+            self.config = config = replace(config, base=str(choice.source))
         if config.base:
             read_model_config(config, run)  # fails before the dataset is read
-
-    def _choose_base(self) -> ResolvedTrainConfig:
-        """Replaces the base "auto". The first of several processes chooses: the Hub might not answer all of them."""
-        from accelerate.utils import broadcast_object_list
-
-        choice = broadcast_object_list([choose_base() if self.is_main else None])[0]
-        self.base_note = choice.reason
-        return replace(self.config, base=str(choice.source))
 
     def set_up(self, max_download: int | None = None) -> Generator[events.Preparing, None, bool]:
         """Reads the dataset and creates the model; returns False if a stop was requested meanwhile."""
@@ -487,6 +482,14 @@ class Trainer:
 
     def _mean_over_processes(self, value: float) -> float:
         return float(self.accelerator.reduce(torch.tensor(value, device=self.device), "mean"))
+
+
+def _choose_base(is_main: bool) -> DefaultModel:
+    """Chooses what the base "auto" stands for, once for all processes: the Hub might not answer each of them."""
+    from accelerate.utils import broadcast_object_list
+
+    choice: DefaultModel = broadcast_object_list([choose_base() if is_main else None])[0]
+    return choice
 
 
 def _create_accelerator(config: ResolvedTrainConfig) -> Any:

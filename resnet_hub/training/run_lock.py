@@ -1,7 +1,7 @@
 """The lock of a run directory: one launch at a time trains in it. Imports no torch.
 
 The file `lock` names the process that holds it. A thread touches the file every ten seconds, so that processes on other
-hosts, which share the disk, can tell whether the holder still runs."""
+hosts, which share the disk, know whether the holder still runs."""
 
 import hashlib
 import json
@@ -157,7 +157,7 @@ class RunLock:
 def _guard(path: Path) -> "FileLock":
     """A lock of the operating system, among the processes of this host, for the moment in which the file is made.
 
-    Two hosts that take over in the same moment are told apart by `RunLock.check`.
+    Two hosts that take over in the same moment are noticed by `RunLock.check`.
     """
     from filelock import FileLock
 
@@ -229,7 +229,7 @@ def _describe(holder: _Holder | None) -> str:
 
 
 def _identify_system() -> str:
-    """An id of this boot and container on Linux; elsewhere there is nothing to tell apart on one host."""
+    """An id of this boot and container on Linux; elsewhere a host has one system."""
     if sys.platform != "linux":
         return sys.platform
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.page import serving
+from helpers.page import open_page, serving
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -26,10 +26,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def visit(browser: Browser, address: str, *, width: int = 1280, locale: str = "en-US") -> Page:
-    page = browser.new_page(viewport={"width": width, "height": 800}, locale=locale)
-    page.on("pageerror", lambda error: pytest.fail(str(error)))
-    page.on("dialog", lambda dialog: pytest.fail(f"A label was run as a script: {dialog.message}"))
-    page.goto(address)
+    page = open_page(browser, address, width=width, locale=locale)
     page.get_by_role("tab").nth(2).click()
     expect(page.locator("#inside-drawing svg")).to_be_visible()
     return page

@@ -18,7 +18,7 @@ import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from helpers import ROOT
-from helpers.page import find_free_port, wait_for_server
+from helpers.page import find_free_port, open_page, wait_for_server
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -120,10 +120,7 @@ def address(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 
 def visit(browser: Browser, address: str, *, width: int = 1280, locale: str = "en-US") -> Page:
-    page = browser.new_page(viewport={"width": width, "height": 800}, locale=locale)
-    page.on("pageerror", lambda error: pytest.fail(str(error)))
-    page.on("dialog", lambda dialog: pytest.fail(f"A label was run as a script: {dialog.message}"))
-    page.goto(address)
+    page = open_page(browser, address, width=width, locale=locale)
     expect(page.locator("#summary h2")).to_be_visible()
     return page
 

@@ -3,7 +3,7 @@
 import json
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,20 @@ def save_base(folder: Path) -> Path:
     model.train()(torch.randn(64, 3, 16, 16))
     model.eval().save_pretrained(folder)
     return folder
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def zip_files(path: Path, files: Mapping[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as out:
+        for name, content in files.items():
+            out.writestr(name, content)
+    return path
 
 
 def wait(condition: Callable[[], Any], seconds: float = 120) -> None:

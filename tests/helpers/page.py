@@ -16,6 +16,8 @@ from typing import Any
 import fastapi
 import gradio as gr
 import httpx2
+import pytest
+from playwright.sync_api import Browser, Page
 
 from helpers import ROOT
 from helpers.data import wait
@@ -29,6 +31,15 @@ def find_free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def open_page(browser: Browser, address: str, *, width: int = 1280, locale: str = "en-US") -> Page:
+    """The page in a browser; an error of a script, or a label that runs as one, fails the test."""
+    page = browser.new_page(viewport={"width": width, "height": 800}, locale=locale)
+    page.on("pageerror", lambda error: pytest.fail(str(error)))
+    page.on("dialog", lambda dialog: pytest.fail(f"A label was run as a script: {dialog.message}"))
+    page.goto(address)
+    return page
 
 
 def wait_for_server(server: subprocess.Popen, port: int, log: Path) -> None:

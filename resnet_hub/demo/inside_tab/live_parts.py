@@ -1,7 +1,7 @@
 """The live parts: shattered gradients, the identity, and the race, computed by a process while the visitor watches."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import gradio as gr
@@ -73,34 +73,40 @@ class LiveParts:
         # One at a time and in a queue of their own: a visitor who waits for a race waits for no prediction.
         live = private | {"concurrency_limit": 1, "concurrency_id": "inside_live"}
         opening = private | {"concurrency_limit": 4, "concurrency_id": "inside_start"}
-        with gr.Accordion(message("inside_gradients"), elem_id="inside-gradients", open=False) as part:
-            gr.HTML(message("inside_gradients_hint"), elem_classes="hint")
+        with self._part("inside_gradients", opening):
             with gr.Row():
                 depth = gr.Slider(1, MAX_DEPTH, 24, step=1, label=message("inside_depth"), min_width=200)
                 batchnorm = gr.Checkbox(True, label=message("inside_batchnorm"), min_width=160)
-                start = gr.Button(message("inside_run"), variant="primary", min_width=120)
+                start = _run_button()
             shown = gr.HTML(elem_id="inside-gradient-charts")
-        part.expand(self.worker.start, **opening)
         start.click(self.show_gradients, [depth, batchnorm], shown, **live)
-        with gr.Accordion(message("inside_identity"), elem_id="inside-identity", open=False) as part:
-            gr.HTML(message("inside_identity_hint"), elem_classes="hint")
+        with self._part("inside_identity", opening):
             with gr.Row():
                 blocks = gr.Slider(1, MAX_BLOCKS, 5, step=1, label=message("inside_blocks"), min_width=200)
                 is_near = gr.Checkbox(False, label=message("inside_near"), min_width=160)
-                start = gr.Button(message("inside_run"), variant="primary", min_width=120)
+                start = _run_button()
             shown = gr.HTML(elem_id="inside-identity-chart")
-        part.expand(self.worker.start, **opening)
         start.click(self.show_identity, [blocks, is_near], shown, **live)
-        with gr.Accordion(message("inside_race"), elem_id="inside-race", open=False) as part:
-            gr.HTML(message("inside_race_hint"), elem_classes="hint")
+        with self._part("inside_race", opening):
             with gr.Row():
                 layers = gr.Slider(*RACE_DEPTHS, 32, step=6, label=message("inside_layers"), min_width=200)
-                start = gr.Button(message("inside_run"), variant="primary", min_width=120)
+                start = _run_button()
                 stop = gr.Button(message("stop"), min_width=80)
             shown = gr.HTML(elem_id="inside-race-charts")
-        part.expand(self.worker.start, **opening)
         racing = start.click(self.show_race, layers, shown, **live)
         stop.click(None, cancels=racing, api_visibility="private")
+
+    @contextmanager
+    def _part(self, name: str, opening: dict[str, Any]) -> Iterator[None]:
+        """A closed panel with a hint; to open it starts the process, so that the first answer comes sooner."""
+        with gr.Accordion(message(name), elem_id=name.replace("_", "-"), open=False) as panel:
+            gr.HTML(message(f"{name}_hint"), elem_classes="hint")
+            yield
+        panel.expand(self.worker.start, **opening)
+
+
+def _run_button() -> gr.Button:
+    return gr.Button(message("inside_run"), variant="primary", min_width=120)
 
 
 def _is_whole(value: Any, low: int, high: int) -> bool:

@@ -88,8 +88,8 @@ class InsideTab:
         from resnet_hub.analysis.maps import feature_maps, residual_ratios
 
         images = preprocess(classifier, photo)
-        found = feature_maps(classifier.model, images, block, strongest=anatomy.STRONGEST)
-        maps = anatomy.render_maps(found[block], request)
+        maps_of = feature_maps(classifier.model, images, block, strongest=anatomy.STRONGEST)
+        maps = anatomy.render_maps(maps_of[block], request)
         yield facts, maps, ""
         ratios = residual_ratios(classifier.model, images)
         yield facts, maps, anatomy.render_ratios(ratios, block, classifier.config.shortcut == "none", request)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.data import encode_image
+from helpers.data import encode_image, write_files, zip_files
 from PIL import Image
 
 from resnet_hub.datasets.dataset import Splits
@@ -166,20 +166,6 @@ def files_of(layout: str) -> dict[str, bytes]:
     return files
 
 
-def unpacked(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def zipped(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as out:
-        for name, content in files.items():
-            out.writestr(name, content)
-    return path
-
-
 def tarred(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as out:  # type: ignore[call-overload]
@@ -200,7 +186,11 @@ def describe(splits: Splits) -> str:
 @pytest.mark.parametrize(("layout", "expected"), LAYOUTS.values(), ids=LAYOUTS)
 def test_a_layout_means_the_same_in_a_folder_a_zip_and_a_tar(layout: str, expected: str, tmp_path: Path) -> None:
     files = files_of(layout)
-    sources = unpacked(tmp_path / "folder", files), zipped(tmp_path / "a.zip", files), tarred(tmp_path / "a.tar", files)
+    sources = (
+        write_files(tmp_path / "folder", files),
+        zip_files(tmp_path / "a.zip", files),
+        tarred(tmp_path / "a.tar", files),
+    )
     for source in sources:
         if expected.startswith("train "):
             assert describe(load_dataset(source)) == expected, source.name
@@ -231,25 +221,25 @@ LEFT_OUT = {
 
 @pytest.mark.parametrize("name", LEFT_OUT)
 def test_what_is_left_out_is_named_with_the_reason(name: str, tmp_path: Path) -> None:
-    splits = load_dataset(unpacked(tmp_path / "folder", files_of(LAYOUTS[name][0])))
+    splits = load_dataset(write_files(tmp_path / "folder", files_of(LAYOUTS[name][0])))
     named = {reason: names for reason, names in splits.skipped.items() if reason != "folder without images"}
     assert named == LEFT_OUT[name]
 
 
 def test_a_lost_class_is_a_warning(tmp_path: Path) -> None:
     files = files_of(LAYOUTS["a dot"][0]) | {"rust/1.jp2": b"x"}
-    report = create_report(load_dataset(unpacked(tmp_path / "folder", files)))
+    report = create_report(load_dataset(write_files(tmp_path / "folder", files)))
     warnings = [finding.message for finding in report.findings if finding.severity == "warning"]
     assert any(".net. Rename it" in message for message in warnings)
     assert any("rust. If it is a class" in message for message in warnings)
 
 
 def test_the_column_of_the_metadata_can_be_named(tmp_path: Path) -> None:
-    folder = unpacked(tmp_path / "folder", files_of(LAYOUTS["metadata of captions"][0]))
+    folder = write_files(tmp_path / "folder", files_of(LAYOUTS["metadata of captions"][0]))
     assert describe(load_dataset(folder, label_column="author")) == "train x y"
     with pytest.raises(DataError, match=r"no column 'colour'\. Choose one of file_name, text, author"):
         load_dataset(folder, label_column="colour")
-    plain = unpacked(tmp_path / "plain", files_of(LAYOUTS["plain"][0]))
+    plain = write_files(tmp_path / "plain", files_of(LAYOUTS["plain"][0]))
     with pytest.raises(DataError, match="only metadata files, parquet files and datasets on the Hub have one"):
         load_dataset(plain, label_column="author")
 
@@ -269,14 +259,14 @@ def test_the_column_of_the_metadata_can_be_named(tmp_path: Path) -> None:
 def test_bad_metadata_raises_data_error(content: bytes, cause: str, tmp_path: Path) -> None:
     name = "metadata.csv" if content.startswith((b"file", b"\xff")) else "metadata.jsonl"
     with pytest.raises(DataError, match=cause):
-        load_dataset(unpacked(tmp_path / "folder", {"1.png": encode_image(0, 1), name: content}))
+        load_dataset(write_files(tmp_path / "folder", {"1.png": encode_image(0, 1), name: content}))
 
 
 def test_metadata_in_parquet(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    folder = unpacked(tmp_path / "folder", {f"{n}.png": encode_image(0, n) for n in range(3)})
+    folder = write_files(tmp_path / "folder", {f"{n}.png": encode_image(0, n) for n in range(3)})
     pq.write_table(
         pa.table({"file_name": ["0.png", "1.png", "2.png"], "label": [1.0, None, 0.0]}), folder / "metadata.parquet"
     )
@@ -312,7 +302,7 @@ def test_parquet_files_are_the_dataset_unless_class_folders_hold_more(
     import datasets.config
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    folder = unpacked(tmp_path / "repo", {name: encode_image(0, n) for n, name in enumerate(images.split())})
+    folder = write_files(tmp_path / "repo", {name: encode_image(0, n) for n, name in enumerate(images.split())})
     write_parquet(folder / "data" / "train-00000-of-00001.parquet")
     splits = load_dataset(folder)
     assert describe(splits) == expected
@@ -438,7 +428,7 @@ def test_names_of_folders_and_tars_that_are_not_utf_8(tmp_path: Path) -> None:
     names = [os.fsdecode(name) for name in (b"B\xe4r/1.png", b"B\xfcr/1.png")]
     files = {name: encode_image(0, number) for number, name in enumerate(names)}
     with contextlib.suppress(OSError):  # macOS has no such names
-        assert describe(load_dataset(unpacked(tmp_path / "folder", files))) == "train Bär Bür"
+        assert describe(load_dataset(write_files(tmp_path / "folder", files))) == "train Bär Bür"
     assert describe(load_dataset(tarred(tmp_path / "a.tar", files))) == "train Bär Bür"
 
 
@@ -475,7 +465,7 @@ def test_images_without_a_suffix_are_recognized_by_their_content(format: str, tm
         file = io.BytesIO()
         Image.open(io.BytesIO(encode_image(0, len(files)))).save(file, format)
         files[f"{label}/photo"] = file.getvalue()
-    report = create_report(load_dataset(unpacked(tmp_path / "folder", files)))
+    report = create_report(load_dataset(write_files(tmp_path / "folder", files)))
     assert report.images == 2 and not report.skipped
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers.data import write_files, zip_files
 from helpers.fuzz import cases
 from helpers.hub_server import READER, STRANGER, Hub, Repo
 from hypothesis import given
@@ -37,20 +38,6 @@ def image(shade: int, kind: str = "PNG") -> bytes:
 LABELS = ("class 1", "class 2", "class 10")
 FILES = {f"{label}/{n}.png": image(n + 20 * k) for k, label in enumerate(LABELS) for n in (1, 2, 10)}
 SPLITS = {f"{split}/{name}": content for split in ("train", "val") for name, content in FILES.items()}
-
-
-def unpacked(folder: Path, files: Mapping[str, bytes]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def packed(path: Path, files: Mapping[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as out:
-        for name, content in files.items():
-            out.writestr(name, content)
-    return path
 
 
 def content_of(images: ImageDataset) -> list[tuple[str, bytes]]:
@@ -88,13 +75,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def test_every_source_gives_the_same_images_in_the_same_order(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = unpacked(tmp_path / "folder", dict(reversed(FILES.items())))
+    folder = write_files(tmp_path / "folder", dict(reversed(FILES.items())))
     sources: dict[str, Any] = {
         "folder": folder,
         "text": str(folder),
-        "ZIP": packed(tmp_path / "photos.zip", dict(reversed(FILES.items()))),
-        "ZIP without the suffix": packed(tmp_path / "upload", FILES),
-        "wrapped": packed(tmp_path / "wrapped.zip", {f"a/b/c/{name}": content for name, content in FILES.items()}),
+        "ZIP": zip_files(tmp_path / "photos.zip", dict(reversed(FILES.items()))),
+        "ZIP without the suffix": zip_files(tmp_path / "upload", FILES),
+        "wrapped": zip_files(tmp_path / "wrapped.zip", {f"a/b/c/{name}": content for name, content in FILES.items()}),
         "lists": {label: [folder / label / f"{n}.png" for n in (1, 2, 10)] for label in reversed(LABELS)},
         "bytes": {label: [FILES[f"{label}/{n}.png"] for n in (1, 2, 10)] for label in LABELS},
         "parquet": parquet(tmp_path / "parquet", {"train": FILES}),
@@ -114,7 +101,7 @@ def test_every_source_gives_the_same_images_in_the_same_order(
 )
 def test_splits_have_several_accepted_names(train: str, validation: str, tmp_path: Path) -> None:
     files = {f"set/{s}/{name}": c for s in (train, validation, "test") for name, c in FILES.items()}
-    for source in (unpacked(tmp_path / "folder", files), packed(tmp_path / "photos.zip", files)):
+    for source in (write_files(tmp_path / "folder", files), zip_files(tmp_path / "photos.zip", files)):
         splits = load_dataset(source)
         assert list(splits) == ["train", "validation", "test"]
         assert all(content_of(images) == EXPECTED for images in splits.values())
@@ -160,7 +147,7 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, list[str]], list[str]]] = {
 @pytest.mark.parametrize(("files", "expected", "outside"), LAYOUTS.values(), ids=LAYOUTS)
 def test_layouts(files: list[str], expected: dict[str, list[str]], outside: list[str], tmp_path: Path) -> None:
     content = {name: image(index) for index, name in enumerate(files)}
-    for source in (unpacked(tmp_path / "folder", content), packed(tmp_path / "photos.zip", content)):
+    for source in (write_files(tmp_path / "folder", content), zip_files(tmp_path / "photos.zip", content)):
         splits = load_dataset(source)
         labels = {split: [images.labels[target] for target in images.targets] for split, images in splits.items()}
         assert labels == expected
@@ -169,14 +156,14 @@ def test_layouts(files: list[str], expected: dict[str, list[str]], outside: list
 
 def test_folders_of_the_same_name_are_merged_and_reported(tmp_path: Path) -> None:
     files = {f"{batch}/{label}/1.png": image(9) for batch in ("one", "two") for label in ("cat", "dog")}
-    splits = load_dataset(unpacked(tmp_path / "folder", files))
+    splits = load_dataset(write_files(tmp_path / "folder", files))
     assert splits["train"].labels == ("cat", "dog")
     assert splits.merged == {"cat": ["one/cat", "two/cat"], "dog": ["one/dog", "two/dog"]}
 
 
 def test_a_class_of_another_split_keeps_its_index(tmp_path: Path) -> None:
     files = ["train/b/1.png", "train/c/1.png", "test/a/1.png"]
-    splits = load_dataset(unpacked(tmp_path / "folder", {name: image(1) for name in files}))
+    splits = load_dataset(write_files(tmp_path / "folder", {name: image(1) for name in files}))
     assert splits["train"].labels == splits["test"].labels == ("a", "b", "c")
     assert splits["train"].targets.tolist() == [1, 2]
 
@@ -184,7 +171,7 @@ def test_a_class_of_another_split_keeps_its_index(tmp_path: Path) -> None:
 def test_files_that_are_not_images_are_counted(tmp_path: Path) -> None:
     junk = ["class 1/.DS_Store", "class 1/Thumbs.db", ".git/config.png", "__MACOSX/class 1/._1.png"]
     files = FILES | dict.fromkeys([*junk, "README.md", "class 2/labels.csv"], b"x")
-    folder = unpacked(tmp_path / "folder", files)
+    folder = write_files(tmp_path / "folder", files)
     (folder / "class 3").mkdir()
     splits = load_dataset(folder)
     assert content_of(splits["train"]) == EXPECTED
@@ -194,7 +181,7 @@ def test_files_that_are_not_images_are_counted(tmp_path: Path) -> None:
 
 
 def test_links_to_files_are_followed_and_pipes_are_not(tmp_path: Path) -> None:
-    folder = unpacked(tmp_path / "folder", FILES)
+    folder = write_files(tmp_path / "folder", FILES)
     (folder / "class 1" / "11.png").symlink_to(folder / "class 2" / "1.png")
     (folder / "class 1" / "12.png").symlink_to(tmp_path / "nowhere")
     (folder / "class 1" / "loop").symlink_to(folder)
@@ -203,8 +190,8 @@ def test_links_to_files_are_followed_and_pipes_are_not(tmp_path: Path) -> None:
 
 
 def test_a_class_folder_can_be_a_link(tmp_path: Path) -> None:
-    unpacked(tmp_path / "data", {"cat/1.png": image(1), "dog/2.png": image(2)})
-    unpacked(tmp_path / "owls", {"3.png": image(3)})
+    write_files(tmp_path / "data", {"cat/1.png": image(1), "dog/2.png": image(2)})
+    write_files(tmp_path / "owls", {"3.png": image(3)})
     (tmp_path / "data" / "owl").symlink_to(tmp_path / "owls")
     assert load_dataset(tmp_path / "data")["train"].labels == ("cat", "dog", "owl")
 
@@ -257,15 +244,15 @@ def test_missing_columns_subsets_and_revisions_raise_data_error(tmp_path: Path, 
     configs = [{"config_name": name, "data_files": "*.parquet"} for name in ("large", "small")]
     front = f"---\n{json.dumps({'configs': configs})}\n---\n"
     hub.edit("datasets/user/colours", "README.md", front)
-    made = unpacked(parquet(tmp_path / "parquet", {"train": FILES}), {"README.md": front.encode()})
+    made = write_files(parquet(tmp_path / "parquet", {"train": FILES}), {"README.md": front.encode()})
     for source in ("user/colours", made):
         with pytest.raises(DataError, match=r"has subsets\. Choose one of large, small\.$"):
             load_dataset(source)
         with pytest.raises(DataError, match=r"has no subset 'medium'\. Choose one of large, small\.$"):
             load_dataset(source, subset="medium")
         assert content_of(load_dataset(source, subset="small")["train"]) == EXPECTED
-    folder = unpacked(tmp_path / "folders", FILES)
-    sources: list[Any] = [folder, packed(tmp_path / "colours.zip", FILES), {"a": [image(1)], "b": [image(2)]}]
+    folder = write_files(tmp_path / "folders", FILES)
+    sources: list[Any] = [folder, zip_files(tmp_path / "colours.zip", FILES), {"a": [image(1)], "b": [image(2)]}]
     for source in sources:
         for what in ("subset", "split", "image_column", "label_column", "revision"):
             with pytest.raises(DataError, match=f"has no {what} 'x': only .*datasets on the Hub have one\\. Leave it"):
@@ -365,14 +352,14 @@ def test_a_table_reads_no_file_outside_itself(tmp_path: Path) -> None:
 )
 def test_invalid_sources_raise_data_error(source: Any, reason: str, tmp_path: Path) -> None:
     if source == "/etc":
-        source = unpacked(tmp_path, {"passwd": b"x"})
+        source = write_files(tmp_path, {"passwd": b"x"})
     with pytest.raises(DataError, match=reason) as caught:
         load_dataset(source)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 
 
 def test_a_hub_id_never_opens_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unpacked(tmp_path / "runs" / "theirs", FILES)
+    write_files(tmp_path / "runs" / "theirs", FILES)
     monkeypatch.chdir(tmp_path)
     assert len(load_dataset("runs/theirs")["train"]) == 9
     with pytest.raises(DataError, match="folder here"):
@@ -438,7 +425,7 @@ def test_a_card_that_refers_to_files_outside_raises_data_error(
                 load_dataset("user/colours")
             assert all("/api/datasets/" in url or url.endswith((".md", ".yaml")) for url in hub.requests)
             with pytest.raises(DataError, match="outside itself"):
-                load_dataset(unpacked(tmp_path / "here", {name: content, "train.parquet": b""}))
+                load_dataset(write_files(tmp_path / "here", {name: content, "train.parquet": b""}))
 
 
 def test_a_card_may_refer_to_files_of_its_dataset_only(hub: Hub, on_the_hub: Repo, tmp_path: Path) -> None:
@@ -450,13 +437,13 @@ def test_a_card_may_refer_to_files_of_its_dataset_only(hub: Hub, on_the_hub: Rep
         (b"# " + b"a" * 2**20, "a card of over 1 MB"),
     ):
         hub.edit("datasets/user/colours", "README.md", content)
-        for source in ("user/colours", unpacked(here, {"README.md": content, "train.parquet": b""})):
+        for source in ("user/colours", write_files(here, {"README.md": content, "train.parquet": b""})):
             with pytest.raises(DataError, match=reason):
                 load_dataset(source)
     features = [{"name": "label", "dtype": {"class_label": {"names": {"0": "/a:b/.."}}}}]
     text = json.dumps({"configs": [{"config_name": "default", "data_files": "x/*", "features": features}]})
     with pytest.raises(DataError, match="Cannot read the dataset"):  # its card refers to files that do not exist
-        load_dataset(unpacked(here, {"README.md": f"---\n{text}\n---\n".encode()}))
+        load_dataset(write_files(here, {"README.md": f"---\n{text}\n---\n".encode()}))
 
 
 IMAGE_REPOS = {
@@ -482,7 +469,7 @@ def test_a_folder_of_images_on_the_hub_is_read_as_a_local_one(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 1.5)
     files = IMAGE_REPOS[form]
-    here = load_dataset(unpacked(tmp_path / "here", files))
+    here = load_dataset(write_files(tmp_path / "here", files))
     repo = hub.repos["datasets/user/folder"] = Repo()
     repo.commit("main", files | {"README.md": b"# Images", ".gitattributes": b"", "script.py": b"1 / 0"}, "Images")
     size = sum(map(len, files.values()))
@@ -547,7 +534,7 @@ def test_a_label_column_of_images_is_not_opened(tmp_path: Path) -> None:
 
 def test_damaged_parquet_raises_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Cannot read the dataset .*: .*\.$"):
-        load_dataset(unpacked(tmp_path / "set", {"train.parquet": b"PAR1 and nothing more"}))
+        load_dataset(write_files(tmp_path / "set", {"train.parquet": b"PAR1 and nothing more"}))
 
 
 # -- ImageDataset ------------------------------------------------------------------------------------------------------
@@ -571,7 +558,7 @@ def test_decoding_keeps_the_order_and_names_damaged_images() -> None:
 
 
 def test_files_of_the_same_name_get_different_names(tmp_path: Path) -> None:
-    folder = unpacked(tmp_path, {"x/image.png": image(1), "y/image.png": image(2)})
+    folder = write_files(tmp_path, {"x/image.png": image(1), "y/image.png": image(2)})
     images = load_dataset({"a": [folder / "x/image.png", folder / "y/image.png"], "b": [image(3)]})["train"]
     assert list(images.names) == ["a/image.png", "a/image.png (2)", "b/1"]
 
@@ -621,7 +608,7 @@ def test_the_seed_determines_the_split() -> None:
 
 
 def test_an_export_is_loaded_again(tmp_path: Path) -> None:
-    splits = load_dataset(unpacked(tmp_path / "folder", SPLITS))
+    splits = load_dataset(write_files(tmp_path / "folder", SPLITS))
     back = load_dataset(export_dataset(splits, tmp_path / "new" / "out.zip"))
     assert list(back) == ["train", "validation"]
     assert all(content_of(images) == EXPECTED for images in back.values())
@@ -631,13 +618,13 @@ def test_an_export_is_loaded_again(tmp_path: Path) -> None:
 
 
 def test_equal_datasets_export_to_equal_files(tmp_path: Path) -> None:
-    images = load_dataset(unpacked(tmp_path / "folder", FILES))
+    images = load_dataset(write_files(tmp_path / "folder", FILES))
     one, two = export_dataset(images, tmp_path / "1.zip"), export_dataset(images, tmp_path / "2.zip")
     assert one.read_bytes() == two.read_bytes()
 
 
 def test_an_export_can_replace_its_source(tmp_path: Path) -> None:
-    path = packed(tmp_path / "photos.zip", FILES)
+    path = zip_files(tmp_path / "photos.zip", FILES)
     splits = load_dataset(path)
     export_dataset(splits["train"].subset([0, 3, 4]), path)
     assert content_of(load_dataset(path)["train"]) == [EXPECTED[index] for index in (0, 3, 4)]
@@ -715,7 +702,7 @@ def test_any_label_survives_an_export(tmp_path: Path, labels: list[str]) -> None
 
 def test_folders_that_only_look_encoded_keep_their_names(tmp_path: Path) -> None:
     names = ["50%20off", "100%", "%zz", "a%2Fb"]
-    splits = load_dataset(unpacked(tmp_path, {f"{name}/1.png": image(1) for name in names}))
+    splits = load_dataset(write_files(tmp_path, {f"{name}/1.png": image(1) for name in names}))
     assert set(splits["train"].labels) == {"50%20off", "100%", "%zz", "a/b"}
 
 
@@ -723,6 +710,6 @@ def test_class_folders_need_no_other_package_and_parquet_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    assert len(load_dataset(unpacked(tmp_path / "folder", FILES))["train"]) == 9
+    assert len(load_dataset(write_files(tmp_path / "folder", FILES))["train"]) == 9
     with pytest.raises(DataError, match=r"pip install .*datasets|pip install 'resnet_hub\[train\]'"):
-        load_dataset(unpacked(tmp_path / "set", {"train.parquet": b"PAR1"}))
+        load_dataset(write_files(tmp_path / "set", {"train.parquet": b"PAR1"}))

@@ -166,7 +166,8 @@ def write_photos(folder: Path) -> list[Path]:
     faded.putalpha(Image.linear_gradient("L").resize(faded.size))
     save(faded, "transparent.png")
     save(originals[3].convert("L"), "grey.jpg", quality=90)
-    return paths[-20:]
+    save(originals[4].quantize(), "palette.png")
+    return paths
 
 
 def test_the_page_agrees_with_python_on_20_photos(page: "Page", site: str, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_checkout_of_the_space_answers_without_secrets(hub: Hub, tmp_path: Pat
 
 def test_the_front_matter_fits_the_installed_gradio_and_the_page() -> None:
     front_matter = build_front_matter("t4-small")
-    (gradio,) = (Requirement(line) for line in package_files.PAGE)
+    gradio = next(line for line in map(Requirement, package_files.PAGE) if line.name == "gradio")
     assert str(gradio.specifier) == f"~={front_matter['sdk_version']}"
     assert gradio.extras == {"oauth"} and front_matter["hf_oauth"] is True
     assert front_matter["hf_oauth_scopes"] == ["contribute-repos"]

@@ -80,7 +80,7 @@ def add_count(parser: argparse.ArgumentParser, option: str, default: int, help_t
     parser.add_argument(option, type=parse_positive_int, default=default, metavar="N", help=help_text)
 
 
-def add_json(parser: argparse.ArgumentParser, form: str = "one JSON object") -> None:
+def add_json(parser: argparse._ActionsContainer, form: str = "one JSON object") -> None:
     parser.add_argument("--json", action="store_true", help=f"print {form}")
 
 

@@ -1,13 +1,20 @@
 """`resnet-hub predict`: label images."""
 
+import io
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from resnet_hub.atomic import open_atomic
 from resnet_hub.bundled_models import DEFAULT_MODEL
 from resnet_hub.checkpoints.default_model import PREDICT_MODEL, choose_default_model
 from resnet_hub.cli import options, output
 from resnet_hub.errors import CheckpointError, ImageError
+
+if TYPE_CHECKING:
+    from resnet_hub.inference.classifier import Classifier, Prediction
 
 _VERDICTS = {"sure": [], "not sure": ["Not sure:"], "none": ["None of these, most likely:"]}
 
@@ -24,16 +31,17 @@ def add_parsers(commands: options.Commands) -> None:
     help_text = "default: auto, which is int8 if the model is calibrated for it and int8 is faster"
     parser.add_argument("--precision", choices=("auto", "fp32", "int8"), default="auto", help=help_text)
     parser.add_argument("--exact", action="store_true", help="decode large images at full size, which is slower")
-    options.add_json(parser, "one JSON object per line")
+    form = parser.add_mutually_exclusive_group()
+    options.add_json(form, "one JSON object per line")
+    help_text = "write a table: file, label, score, verdict, the other labels of --top-k with their scores, error"
+    form.add_argument("--csv", type=Path, metavar="FILE", help=help_text)
 
 
 def run(arguments: options.Arguments) -> int:
-    """Print the most likely labels of each image, one line per image.
+    """Print the most likely labels of each image, one line per image, or write them to a CSV file.
 
     Unreadable images are reported on stderr; the others are labelled.
     """
-    from tqdm import tqdm
-
     from resnet_hub.inference.classifier import Classifier
 
     settings = options.select(arguments, "device", "precision", "exact")
@@ -42,18 +50,50 @@ def run(arguments: options.Arguments) -> int:
     else:
         classify = Classifier.from_pretrained(_choose_default_model(arguments), local_files_only=True, **settings)
     paths = [path for item in arguments.images for path in _list_images(item)]
-    results = zip(paths, classify(iter(paths), top_k=arguments.top_k, errors="return"), strict=True)
-    failures = 0
+    unreadable: list[Path] = []
+    results = _classify(classify, paths, arguments.top_k, unreadable)
+    if arguments.csv:
+        _write_csv(arguments.csv, results, min(arguments.top_k, classify.config.num_classes))
+    else:
+        _print_lines(results, arguments.json)
+    return 1 if unreadable else 0
+
+
+def _classify(
+    classify: "Classifier", paths: list[Path], top_k: int, unreadable: list[Path]
+) -> "Iterator[tuple[Path, Prediction | ImageError]]":
+    """Yield the result of each image beside a progress bar; add those that cannot be read to `unreadable`."""
+    from tqdm import tqdm
+
+    results = zip(paths, classify(iter(paths), top_k=top_k, errors="return"), strict=True)
     for path, result in tqdm(results, total=len(paths), unit=" images", leave=False, disable=None):
         if isinstance(result, ImageError):
-            failures += 1
+            unreadable.append(path)
             tqdm.write(f"skipped {output.escape(path)}: {result}", file=sys.stderr)
-        elif arguments.json:
+        yield path, result
+
+
+def _print_lines(results: "Iterator[tuple[Path, Prediction | ImageError]]", as_json: bool) -> None:
+    from tqdm import tqdm
+
+    for path, result in results:
+        if isinstance(result, ImageError):
+            continue
+        if as_json:
             tqdm.write(json.dumps({"file": str(path), "verdict": result.verdict, "labels": result}))
         else:
             labels = [f"{row['label']} {row['score']:.1%}" for row in result]
             tqdm.write("  ".join([output.escape(path), *_VERDICTS[result.verdict], *labels]))
-    return 1 if failures else 0
+
+
+def _write_csv(path: Path, results: "Iterator[tuple[Path, Prediction | ImageError]]", top_k: int) -> None:
+    from resnet_hub.inference.prediction_table import write_csv
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_atomic(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
+        write_csv(text, ((str(image), result) for image, result in results), top_k)
+        text.detach()  # the file is still to be flushed
 
 
 def _list_images(item: Path) -> list[Path]:

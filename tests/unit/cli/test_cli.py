@@ -1,5 +1,6 @@
 """The commands, run as from a shell: printed lines, exit codes, and no traceback."""
 
+import csv
 import fcntl
 import json
 import os
@@ -127,6 +128,24 @@ def test_predict_reports_unreadable_files_and_labels_the_others(
         f"skipped {images / 'bad.png'}",
     ]
     assert all(error.endswith(".") for error in errors)
+
+
+def test_predict_writes_a_table(capfd: pytest.CaptureFixture[str], model: Path, images: Path, tmp_path: Path) -> None:
+    (images / "bad.png").write_bytes(b"no image")
+    table = tmp_path / "new" / "table.csv"
+    code, lines, errors = run(capfd, "predict", images, "--model", model, "--top-k", "9", "--csv", table)
+    assert (code, lines, len(errors)) == (1, [], 1)
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    columns = ["file", "label", "score", "verdict", "label_2", "score_2", "label_3", "score_3", "error"]  # of 3 classes
+    names = [str(images / name) for name in ("a.png", "b.jpg", "bad.png", "more/c.png")]
+    assert list(rows) == names and list(rows[names[0]]) == columns
+    best, second, _ = Classifier.from_pretrained(model)(names[0])
+    assert rows[names[0]]["label"] == best["label"] and float(rows[names[0]]["score"]) == pytest.approx(best["score"])
+    assert rows[names[0]]["label_2"] == second["label"]
+    assert rows[names[2]]["error"].startswith("Cannot read bad.png") and rows[names[2]]["label"] == ""
+    code, _, errors = run(capfd, "predict", images, "--model", "no/such/model", "--csv", table)
+    assert code == 2 and len(table.read_text(encoding="utf-8").splitlines()) == 5  # the old table stays
 
 
 def test_control_characters_in_names_are_escaped(
@@ -601,6 +620,7 @@ def test_convert_never_executes_a_pickle(capfd: pytest.CaptureFixture[str], tmp_
         ["prognosticate"],
         ["predict"],
         ["predict", "a.png", "--top-k", "0"],
+        ["predict", "a.png", "--csv", "a.csv", "--json"],
         ["predict", "a.png", "--top-k", "many"],
         ["info", "one", "two"],
         ["convert", "a.pth"],

@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resnet_hub.analysis.anatomy import describe_anatomy
     from resnet_hub.analysis.autocorrelation import gradient_autocorrelation, noise_autocorrelation
-    from resnet_hub.analysis.block_removal import lesion, remove_blocks, reorder_blocks
     from resnet_hub.analysis.gradients import expected_correlation, gradient_correlation
     from resnet_hub.analysis.identity import learn_identity
     from resnet_hub.analysis.labelled_images import compute_accuracy, load_labelled_images
-    from resnet_hub.analysis.lesion_study import removal_curve, remove_each_block, reorder_curve
+    from resnet_hub.analysis.lesions import (
+        lesion,
+        removal_curve,
+        remove_blocks,
+        remove_each_block,
+        reorder_blocks,
+        reorder_curve,
+    )
     from resnet_hub.analysis.maps import feature_maps, residual_ratios
     from resnet_hub.analysis.paths import path_gradients, path_lengths
     from resnet_hub.analysis.racing import race
@@ -51,17 +57,17 @@ _MODULES = {  # no module has the name of its function, which would hide the fun
     "gradient_autocorrelation": "autocorrelation",
     "gradient_correlation": "gradients",
     "learn_identity": "identity",
-    "lesion": "block_removal",
+    "lesion": "lesions",
     "load_labelled_images": "labelled_images",
     "noise_autocorrelation": "autocorrelation",
     "path_gradients": "paths",
     "path_lengths": "paths",
     "race": "racing",
-    "removal_curve": "lesion_study",
-    "remove_blocks": "block_removal",
-    "remove_each_block": "lesion_study",
-    "reorder_blocks": "block_removal",
-    "reorder_curve": "lesion_study",
+    "removal_curve": "lesions",
+    "remove_blocks": "lesions",
+    "remove_each_block": "lesions",
+    "reorder_blocks": "lesions",
+    "reorder_curve": "lesions",
     "residual_ratios": "maps",
 }
 

@@ -14,9 +14,9 @@ from resnet_hub.analysis.cifar import EPOCHS, NetworkRun, train_network
 from resnet_hub.analysis.gradients import GradientCorrelation, Law, expected_correlation, gradient_correlation
 from resnet_hub.analysis.identity import Target, learn_identity
 from resnet_hub.analysis.labelled_images import LabelledImages, load_labelled_images
-from resnet_hub.analysis.lesion_study import LesionStudy, removal_curve, remove_each_block, reorder_curve
+from resnet_hub.analysis.lesions import LesionStudy, removal_curve, remove_each_block, reorder_curve
 from resnet_hub.analysis.plots import Chart
-from resnet_hub.analysis.racing import RaceStep, create_cifar_config, race_networks
+from resnet_hub.analysis.racing import RaceStep, create_cifar_config, race
 from resnet_hub.analysis.random_networks import Gates, Kind, Normalization
 from resnet_hub.analysis.records import Spread, TrainingRecord, summarize
 from resnet_hub.analysis.report import Finding, Report
@@ -490,7 +490,7 @@ def _race_all(
     }
     for index, seed in enumerate(seeds):
         histories[seed] = []
-        for step in race_networks(configs, steps=steps, seconds=None, evaluate_every=max(steps // 8, 1), seed=seed):
+        for step in race(configs, steps=steps, seconds=None, evaluate_every=max(steps // 8, 1), seed=seed):
             histories[seed].append(step)
             if progress is not None:
                 progress(index * steps + step.step, len(seeds) * steps)

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from resnet_hub.analysis.labelled_images import LabelledImages, compute_accuracy, count_correct
-from resnet_hub.analysis.toy_data import CLASSES, create_gratings
+from resnet_hub.analysis.toy_data import create_gratings
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet
@@ -48,7 +48,7 @@ def create_cifar_config(
 
 
 def race(
-    depth: int = 20,
+    networks: int | Mapping[str, ResNetConfig] = 20,
     train: LabelledImages | None = None,
     held_out: LabelledImages | None = None,
     *,
@@ -60,13 +60,14 @@ def race(
     evaluate_every: int = 20,
     seed: int = 0,
 ) -> Iterator[RaceStep]:
-    """Train a plain and a residual network of the same depth side by side; yield after each step.
+    """Train networks side by side on the same batches, by default a plain and a residual one; yield after each step.
 
     Args:
-        depth: Layers: 6n + 2, such as 8, 20 or 56.
+        networks: Layers of a network named "plain" and one named "residual": 6n + 2, such as 8, 20 or 56. Or configs
+            by name; networks with the same layers start from the same weights.
         train: Normalised images (N, C, H, H) and targets; by default gratings that are made up here (`toy_data`).
         held_out: The same to evaluate on; by default some of the gratings, or of `train`.
-        width: Channels of the first stage; the paper has 16.
+        width: Channels of the first stage where `networks` is a number of layers; the paper has 16.
         steps: How many steps to train; by default until the time is up.
         seconds: After how many seconds to stop; None: never.
         batch_size: Images of a step.
@@ -75,53 +76,7 @@ def race(
         seed: Of weights, batches and gratings.
 
     Yields:
-        Losses and accuracies with the keys "plain" and "residual".
-
-    Raises:
-        AnalysisError: A value is out of its range.
-    """
-    classes, size = (int(train.targets.max()) + 1, train.images.shape[-1]) if train else (len(CLASSES), _SIZE)
-    configs = {
-        name: create_cifar_config(depth, shortcut=shortcut, num_classes=classes, width=width, image_size=size)
-        for name, shortcut in ((PLAIN, "none"), (RESIDUAL, "A"))
-    }
-    yield from race_networks(
-        configs,
-        train,
-        held_out,
-        steps=steps,
-        seconds=seconds,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        evaluate_every=evaluate_every,
-        seed=seed,
-    )
-
-
-def race_networks(
-    configs: Mapping[str, ResNetConfig],
-    train: LabelledImages | None = None,
-    held_out: LabelledImages | None = None,
-    *,
-    steps: int | None = None,
-    seconds: float | None = 60.0,
-    batch_size: int = 64,
-    learning_rate: float = 0.05,
-    evaluate_every: int = 20,
-    seed: int = 0,
-) -> Iterator[RaceStep]:
-    """Train several networks side by side, on the same batches; yield after each step.
-
-    Args:
-        configs: The networks by name; networks with the same layers start from the same weights.
-        train: As in `race`.
-        held_out: As in `race`.
-        steps: As in `race`.
-        seconds: As in `race`.
-        batch_size: As in `race`.
-        learning_rate: As in `race`.
-        evaluate_every: As in `race`.
-        seed: As in `race`.
+        Losses and accuracies by the names of the networks.
 
     Raises:
         AnalysisError: A value is out of its range.
@@ -135,7 +90,13 @@ def race_networks(
         train = LabelledImages(images[_HELD_OUT:], targets[_HELD_OUT:])
         held_out = held_out or LabelledImages(images[:_HELD_OUT], targets[:_HELD_OUT])
     held_out = held_out or LabelledImages(train.images[:_HELD_OUT], train.targets[:_HELD_OUT])
-    models = {name: _create_racer(config, seed) for name, config in configs.items()}
+    if isinstance(networks, int):
+        kind = {"num_classes": int(train.targets.max()) + 1, "width": width, "image_size": train.images.shape[-1]}
+        networks = {
+            name: create_cifar_config(networks, shortcut=shortcut, **kind)
+            for name, shortcut in ((PLAIN, "none"), (RESIDUAL, "A"))
+        }
+    models = {name: _create_racer(config, seed) for name, config in networks.items()}
     optimizers = {name: _create_optimizer(model) for name, model in models.items()}
     generator, start, step, is_last = torch.Generator().manual_seed(seed), time.monotonic(), 0, False
     while not is_last:

@@ -33,8 +33,8 @@ def render_lesion(model: "ResNet", images: "Tensor", off: list[str], request: gr
     """Render the top labels without the blocks `off`, with their scores in the whole network and without."""
     import torch
 
-    from resnet_hub.analysis.block_removal import remove_blocks
     from resnet_hub.analysis.blocks import to_inputs
+    from resnet_hub.analysis.lesions import remove_blocks
 
     with torch.inference_mode():
         images = to_inputs(model, images)

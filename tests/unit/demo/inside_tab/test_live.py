@@ -14,8 +14,8 @@ from helpers.page import from_browser
 
 from resnet_hub.analysis import live_worker
 from resnet_hub.demo.i18n import MESSAGES, PageError
-from resnet_hub.demo.inside_tab.live import LiveWorker
 from resnet_hub.demo.inside_tab.live_parts import LiveParts
+from resnet_hub.demo.inside_tab.live_process import LiveWorker
 
 HERE = "127.0.0.1"
 

@@ -1,17 +1,29 @@
-"""The accuracy of a model without some of its blocks, or with its blocks in another order.
+"""Lesions: networks without some of their blocks or with blocks in another order, and the accuracy that is left.
 
-Veit et al. 2016 (https://arxiv.org/abs/1605.06431): figures 3 and 4 (one block removed), 5a (several) and 5b (order).
+Veit et al. 2016 (https://arxiv.org/abs/1605.06431), section 4, figures 3 and 4 (one block removed), 5a (several) and
+5b (order): a residual network survives both, a plain network does not survive the loss of one block.
 """
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from resnet_hub.analysis.block_removal import remove_blocks, reorder_blocks
-from resnet_hub.analysis.blocks import changes_shape, evaluation_mode, forward_head, forward_shortcut, list_blocks
+from resnet_hub.analysis.blocks import (
+    Block,
+    BlockNames,
+    changes_shape,
+    evaluation_mode,
+    forward_head,
+    forward_shortcut,
+    list_blocks,
+    select_blocks,
+)
 from resnet_hub.analysis.labelled_images import LabelledImages, compute_accuracy, count_correct, split_batches
 from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet
@@ -63,6 +75,76 @@ class ReorderPoint(NamedTuple):
     swaps: int
     rank_correlations: tuple[float, ...]  # Kendall's tau between the new and the old order: 1 is the old order
     accuracies: tuple[float, ...]
+
+
+@contextmanager
+def lesion(model: ResNet, blocks: BlockNames) -> Iterator[ResNet]:
+    """Switch off blocks of a model inside a `with` block; after it the model is as before.
+
+    The output of a block that is off is the relu of its shortcut: equation 1 of He et al. with F(x) = 0. In a plain
+    network, which has no shortcuts, it is the input; see `blocks.forward_shortcut`.
+
+    The model itself changes meanwhile. Threads that share a model use `remove_blocks`.
+
+    Args:
+        model: The model, in any mode, dtype and device.
+        blocks: Names such as "layer2.0" or positions from 0 over the whole network; one or several.
+
+    Yields:
+        The model.
+
+    Raises:
+        AnalysisError: The model has no such block.
+    """
+    selected = list(select_blocks(model, blocks).values())
+    before = [vars(block).get("forward") for block in selected]
+    try:
+        for block in selected:
+            _switch_off(block)
+        yield model
+    finally:
+        for block, forward in zip(selected, before, strict=True):
+            if forward is None:
+                vars(block).pop("forward", None)
+            else:  # an enclosing lesion of the same block
+                vars(block)["forward"] = forward
+
+
+def remove_blocks(model: ResNet, blocks: BlockNames) -> ResNet:
+    """Create a model without some blocks that shares its weights with the given model, which does not change.
+
+    See `lesion` for what replaces a block. The result is for inference: its layers are those of the given model.
+
+    Raises:
+        AnalysisError: The model has no such block.
+    """
+    names = select_blocks(model, blocks)
+    copies = {name: copy.copy(block) for name, block in names.items()}
+    for block in copies.values():
+        _switch_off(block)
+    return _replace_blocks(model, copies)
+
+
+def reorder_blocks(model: ResNet, order: Mapping[str, str]) -> ResNet:
+    """Create a model whose blocks are in another order, which shares its weights with the given model.
+
+    Veit et al., section 4.3: blocks of the same shape are swapped.
+
+    Args:
+        model: The model, which does not change.
+        order: From the name of a place to the name of the block that stands there; other blocks keep their places.
+
+    Raises:
+        AnalysisError: The model has no such block, a block is used twice or not at all, or shapes differ.
+    """
+    targets, blocks = select_blocks(model, order), select_blocks(model, order.values())
+    if targets.keys() != blocks.keys():
+        raise AnalysisError("The order names a block twice or not at all. Give each place one of the blocks.")
+    for place, name in order.items():
+        keeps_shape = not changes_shape(targets[place]) and not changes_shape(blocks[name])
+        if place != name and not (keeps_shape and place.split(".")[0] == name.split(".")[0]):
+            raise AnalysisError(f"{name} cannot stand in place of {place}: both must keep the shape, in one stage.")
+    return _replace_blocks(model, {place: blocks[name] for place, name in order.items()})
 
 
 def remove_each_block(model: ResNet, labelled: LabelledImages, *, progress: Progress | None = None) -> LesionStudy:
@@ -183,3 +265,27 @@ def kendall_tau(ranks: Sequence[int]) -> float:
     values = np.asarray(ranks)
     signs = np.sign(values[None, :] - values[:, None])[np.triu_indices(len(values), 1)]
     return float(signs.mean()) if len(signs) else 1.0
+
+
+def _switch_off(block: Block) -> None:
+    vars(block)["forward"] = partial(forward_shortcut, block)  # before the method of the class
+
+
+def _replace_blocks(model: ResNet, replacements: Mapping[str, Block]) -> ResNet:
+    """Copy the model and its stages, not their layers, with some blocks exchanged."""
+    result: ResNet = _copy_children(model)
+    for name in list_blocks(model):
+        if name in replacements:
+            stage, index = name.split(".")
+            if result._modules[stage] is model._modules[stage]:
+                result._modules[stage] = _copy_children(model._modules[stage])
+            child: Any = result._modules[stage]
+            child._modules[index] = replacements[name]
+    return result
+
+
+def _copy_children(module: Any) -> Any:
+    """Copy a module so that its children can be replaced in the copy; the children are shared."""
+    result = copy.copy(module)
+    result._modules = dict(module._modules)
+    return result

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +44,13 @@ _POINTER, _MAX_POINTER_BYTES = b"version https://git-lfs", 1024  # of Git LFS
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 
 
+class TensorHeader(NamedTuple):
+    """What the header of a safetensors file says of a tensor."""
+
+    dtype: str  # as safetensors names it, such as "F32"
+    shape: Sequence[int]
+
+
 @dataclass(kw_only=True)
 class _Files:
     source: str | Path  # as the caller named it; a repo id for a repo
@@ -69,20 +76,16 @@ class LocalFiles(_Files):
     def check_size(self, weights: list[str], config: ResNetConfig) -> None:
         """Accept any size: nothing is downloaded."""
 
-    def count_parameters(self, name: str) -> dict[str, int]:
-        """Count the values in a weights file by their safetensors dtype, from its header."""
+    def read_header(self, name: str) -> dict[str, TensorHeader]:
+        """Read the header of a weights file: the dtype and shape of each tensor."""
         from safetensors import SafetensorError, safe_open
 
-        counts: dict[str, int] = {}
         try:
             with safe_open(self.folder / name, "np") as file:
-                for key in file.keys():  # noqa: SIM118, it is no mapping
-                    tensor = file.get_slice(key)
-                    dtype = tensor.get_dtype()
-                    counts[dtype] = counts.get(dtype, 0) + prod(tensor.get_shape())
+                tensors = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118, it is no mapping
+                return {key: TensorHeader(tensor.get_dtype(), tensor.get_shape()) for key, tensor in tensors.items()}
         except (SafetensorError, OSError, ValueError) as error:
             raise damaged_error(name, self.source, error, self.folder / name) from None
-        return counts
 
 
 @dataclass(kw_only=True)
@@ -119,17 +122,17 @@ class HubFiles(_Files):
                 f"{CONFIG_FILE} have at most {limit / 1e6:,.0f}. They are not fetched."
             )
 
-    def count_parameters(self, name: str) -> dict[str, int]:
-        """Count the values in a weights file by their safetensors dtype, from its header by a range request."""
+    def read_header(self, name: str) -> dict[str, TensorHeader]:
+        """Read the header of a weights file by a range request: the dtype and shape of each tensor."""
         from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
         with hub_errors(self.source, revision=self.revision):
             try:
-                read_header = self.api.parse_safetensors_file_metadata
-                metadata = retry_call(read_header, self.source, self._path(name), revision=self.commit)
+                parse_header = self.api.parse_safetensors_file_metadata
+                metadata = retry_call(parse_header, self.source, self._path(name), revision=self.commit)
             except (SafetensorsParsingError, NotASafetensorsRepoError) as error:
                 raise damaged_error(name, self.source, error) from None
-        return {str(dtype): count for dtype, count in metadata.parameter_count.items()}
+        return {key: TensorHeader(str(tensor.dtype), tensor.shape) for key, tensor in metadata.tensors.items()}
 
     def _path(self, name: str) -> str:
         return f"{self.subfolder}/{name}".lstrip("/")
@@ -353,7 +356,7 @@ def load_checkpoint(source: str | Path, *, weights: str | None = None, **hub: An
     """
     folder, config, names = fetch_checkpoint(source, weights=weights, **hub)
     tensors = _read_weights(folder, names, source)
-    check_head(config, tensors, source)
+    check_head(config, {key: tensor.shape for key, tensor in tensors.items()}, source)
     return Checkpoint(config, tensors, _read_card(folder), _read_calibration(folder))
 
 
@@ -391,7 +394,8 @@ def count_parameters_by_dtype(source: str | Path, *, weights: str | None = None,
     files = open_source(source, **hub)
     counts: Counter[str] = Counter()
     for name in find_weights_files(files, weights):
-        counts.update(files.count_parameters(name))
+        for tensor in files.read_header(name).values():
+            counts[tensor.dtype] += prod(tensor.shape)
     return dict(counts)
 
 

@@ -21,9 +21,12 @@ from resnet_hub.checkpoints.save import (
     PROCESSOR_FILE,
     STALE_FILES,
     WEIGHTS_FILE,
+    check_head,
 )
 from resnet_hub.config import ResNetConfig
-from resnet_hub.errors import CheckpointError, HubError
+from resnet_hub.convert.state_dict import describe_shape_mismatch, list_expected_shapes
+from resnet_hub.convert.unwrap import rename_key
+from resnet_hub.errors import CheckpointError, HubError, one_line
 from resnet_hub.hub_client.errors import hub_errors, is_token_error
 from resnet_hub.hub_client.listing import RepoListing, fetch_digests, git_digest, read_listing
 from resnet_hub.hub_client.retry import RETRIED_STATUSES, call_once, retry_call
@@ -98,14 +101,26 @@ def check_folder(folder: Path) -> ResNetConfig:
     """Return the config of a checkpoint folder that can be uploaded. Of the weights only the headers are read.
 
     Raises:
-        CheckpointError: The config or the weights are missing or damaged.
+        CheckpointError: The config or the weights are missing or damaged, or do not fit each other.
         ConfigError: The config is not valid.
     """
     config = read_config(folder)
     source = open_source(folder)
     source.require(INDEX_FILE if INDEX_FILE in source.names else WEIGHTS_FILE)
+    shapes: dict[str, Sequence[int]] = {}
+    unsupported = []
     for name in find_weights_files(source):
-        source.count_parameters(name)
+        for key, (dtype, shape) in source.read_header(name).items():
+            if (our_key := rename_key(key)) in shapes:
+                raise CheckpointError(f"The weights of {folder} have {one_line(our_key, 80)} twice. Save them again.")
+            shapes[our_key] = shape
+            if not dtype.startswith(("F", "BF")) and not our_key.endswith("num_batches_tracked"):
+                unsupported.append(our_key)
+    check_head(config, shapes, folder)
+    if mismatch := describe_shape_mismatch(list_expected_shapes(config), shapes, unsupported):
+        raise CheckpointError(
+            f"The weights of {folder} do not fit its {CONFIG_FILE}: {mismatch}. Save both from one model."
+        )
     return config
 
 

@@ -3,7 +3,7 @@
 A checkpoint folder holds `config.json` (see `ResNetConfig.to_dict`), `model.safetensors` with torchvision's keys, and
 the model card `README.md`. Imports torch only where weights are read or written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,7 +137,7 @@ def _check_weights(config: ResNetConfig, weights: "Mapping[str, Tensor]", folder
         if keys := [key for key in weights if any(suffix in key for suffix in suffixes)]:
             raise CheckpointError(f"{subject}: it is {cause} ({list_untrusted(keys)}). Call {remedy} first.")
     if "fc.weight" in weights:
-        check_head(config, weights, folder)
+        check_head(config, {key: weight.shape for key, weight in weights.items()}, folder)
     if mismatch := describe_mismatch(list_expected_shapes(config), weights):
         is_other_head = "fc.weight" not in weights and any(key.startswith("fc.") for key in weights)
         remedy = "Make `model.fc` one linear layer" if is_other_head else "Save the network that its config describes"
@@ -157,15 +157,15 @@ def _separate(weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     return separate
 
 
-def check_head(config: ResNetConfig, weights: "Mapping[str, Tensor]", source: str | Path) -> None:
+def check_head(config: ResNetConfig, shapes: Mapping[str, Sequence[int]], source: str | Path) -> None:
     """Raise `CheckpointError` where the labels of the config and the outputs of the head differ in number."""
-    head = weights.get("fc.weight")
+    head = shapes.get("fc.weight")
     if head is None and config.num_classes:
         raise CheckpointError(
             f"{source}: {CONFIG_FILE} has {config.num_classes} labels, but the head is missing: {WEIGHTS_FILE} has no "
             "fc.weight."
         )
-    rows = head.shape[0] if head is not None and head.ndim else 0
+    rows = head[0] if head else 0
     if rows != config.num_classes:
         raise CheckpointError(
             f"{source}: {CONFIG_FILE} has {config.num_classes} labels, but the head in {WEIGHTS_FILE} has "

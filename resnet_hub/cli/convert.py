@@ -1,10 +1,12 @@
 """`resnet-hub convert`: create a checkpoint folder from the weights of another library."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from resnet_hub.cli import options, output
-from resnet_hub.config import VARIANTS
+from resnet_hub.config import VARIANTS, parse_json_object
 from resnet_hub.convert.label_sets import LABEL_SETS, read_label_file, read_label_set
+from resnet_hub.errors import ConfigError
 
 
 def add_parsers(commands: options.Commands) -> None:
@@ -21,8 +23,8 @@ def add_parsers(commands: options.Commands) -> None:
     parser.add_argument("--image-size", type=options.parse_positive_int, metavar="N", help="pixels per side")
     for option in ("--mean", "--std"):
         parser.add_argument(option, type=options.parse_floats, metavar="A,B,C", help="per channel, for pixels in 0..1")
-    help_text = "averaged or raw weights, if the file has both (default: averaged)"
-    parser.add_argument("--weights", dest="choice", choices=("ema", "raw"), help=help_text)
+    help_text = "of several networks in the file: ema, raw, or a name such as teacher (default: averaged weights)"
+    parser.add_argument("--weights", dest="choice", metavar="NAME", help=help_text)
     help_text = "leave out tensors that do not belong to the network, such as those of another head"
     parser.add_argument("--ignore", action="store_true", help=help_text)
     help_text = "shortcut of a network that has no weights in its shortcuts"
@@ -39,8 +41,9 @@ def run(arguments: options.Arguments) -> int:
     """
     from resnet_hub.checkpoints.load import read_card
     from resnet_hub.checkpoints.model_card import is_generated
-    from resnet_hub.checkpoints.save import save_checkpoint
+    from resnet_hub.checkpoints.save import CONFIG_FILE, save_checkpoint
     from resnet_hub.convert.state_dict import convert_state_dict
+    from resnet_hub.convert.unwrap import check_settings
     from resnet_hub.convert.weights_file import read_state_dict
     from resnet_hub.model import ResNet
 
@@ -49,6 +52,9 @@ def run(arguments: options.Arguments) -> int:
     settings = options.select(arguments, "architecture", "shortcut", "stride_in_1x1", "image_size", "mean", "std")
     settings |= options.select(arguments, "choice", "ignore")
     settings |= {"library": None if arguments.library == "auto" else arguments.library, "labels": labels}
+    settings_file = arguments.file.expanduser().with_name(CONFIG_FILE)
+    with suppress(OSError, ConfigError):  # not of timm or transformers, which tell what the weights do not
+        check_settings(parse_json_object(settings_file.read_bytes(), str(settings_file)), settings_file)
     config, weights, notes = convert_state_dict(read_state_dict(arguments.file), arguments.file, **settings)
     output.print_table(notes)
     folder = arguments.folder.expanduser()

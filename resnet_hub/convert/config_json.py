@@ -48,6 +48,9 @@ _SUPPORTED: dict[str, tuple[Any, str]] = {
     "aa_layer": (None, "anti-aliasing"),
     "block_args": ({}, "attention in the blocks"),
 }
+# Of these, those that leave no trace in the keys and shapes of the weights
+_UNSEEN = {"aa_layer", "output_stride", "act_layer", "global_pool"}
+_ARCHITECTURE_KEYS = {"arch", "architecture", "model", "model_name", "backbone"}  # in what training scripts store
 _TRAINING = {"drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last"}  # without effect on a trained network
 _RENAMED = {"in_chans": "in_channels", "layers": "depths", "cardinality": "groups", "base_width": "group_width"}
 
@@ -128,12 +131,31 @@ def _parse_timm_name(architecture: Any) -> str:
         name = old[1] + (old[2] or "").replace("b", "")
     if name in VARIANTS:
         return name
-    if feature := next((feature for pattern, feature in _UNSUPPORTED.items() if re.search(pattern, name)), None):
+    if feature := _find_feature(name):
         raise ConfigError(f"config.json has the architecture {name}, which is not supported: it has {feature}.")
     raise ConfigError(
         f"config.json has the architecture {brief(architecture)}, which is not supported. Choose one of "
         "`resnet_hub.config.VARIANTS`: resnet10t to resnet1202, resnext* or wide_resnet*."
     )
+
+
+def _find_feature(name: str) -> str | None:
+    return next((feature for pattern, feature in _UNSUPPORTED.items() if re.search(pattern, name)), None)
+
+
+def find_unsupported_feature(key: Any, value: Any) -> str | None:
+    """Return the unsupported feature of the network that a stored setting switches on, or None.
+
+    Only such settings are read as weights of supported networks cannot be told from.
+    """
+    if key in _ARCHITECTURE_KEYS and isinstance(value, str):
+        return _find_feature(value.rpartition("/")[2].partition(".")[0].lower())
+    if key == "replace_stride_with_dilation" and isinstance(value, list | tuple):
+        return "dilated convolutions" if any(flag is True for flag in value) else None
+    if key in _UNSEEN and isinstance(value, str | int):
+        supported, feature = _SUPPORTED[key]
+        return feature if value and str(value).lower() != str(supported).lower() else None
+    return None
 
 
 def _convert_timm_arguments(arguments: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from resnet_hub.config import CUSTOM, ResNetConfig, label_table
-from resnet_hub.convert.unwrap import MAX_NAMES, Choice, StateDict, unwrap_state_dict
+from resnet_hub.convert.unwrap import MAX_NAMES, StateDict, unwrap_state_dict
 from resnet_hub.errors import CheckpointError, ConfigError, list_untrusted
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def convert_state_dict(
     image_size: int | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
-    choice: Choice | None = None,
+    choice: str | None = None,
     ignore: bool = False,
 ) -> ConvertedCheckpoint:
     """Infer the network of a state dict, and rename its tensors.
@@ -66,7 +66,8 @@ def convert_state_dict(
         image_size: Both sides of the input, in pixels.
         mean: Of each channel, for pixels in 0..1.
         std: Of each channel.
-        choice: "ema" for averaged weights, "raw" for the others; by default averaged ones if there are some.
+        choice: "ema" or "raw" for averaged or raw weights, or the name of a network in the file; by default averaged
+            weights are preferred.
         ignore: Leave out tensors that do not belong to the network, such as those of a metric-learning head.
 
     Raises:
@@ -91,6 +92,10 @@ def convert_state_dict(
     fields |= {"depths": depths, "stride_in_1x1": stride_in_1x1}
     conv1 = "of three 3x3" if fields["stem"] == "deep" else fields["stem"]
     notes.append(("library", f"{inferred_library}, since conv1 is {conv1}: {_STEMS[inferred_library]}"))
+    if fields["stem"] != "3x3":
+        notes.append(
+            ("stages", "no dilation and no blur-pool assumed: the weights of networks with them look the same")
+        )
     fields |= _infer_blocks(state_dict, fields)
     fields["shortcut"] = _infer_shortcut(state_dict, fields, shortcut)
     if fields["block"] == "bottleneck":
@@ -232,16 +237,23 @@ def describe_mismatch(expected: Mapping[str, Sequence[int]], tensors: "Mapping[s
         The keys that are missing, unexpected, misshapen or of an unsupported type, as text for a message; empty if all
         tensors fit. BatchNorm's counters may be missing.
     """
-    present = [key for key in expected if key in tensors]
+    unsupported = [key for key in expected if key in tensors and not _is_supported(key, tensors[key])]
+    return describe_shape_mismatch(expected, {key: tensor.shape for key, tensor in tensors.items()}, unsupported)
+
+
+def describe_shape_mismatch(
+    expected: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]], unsupported: Sequence[str] = ()
+) -> str:
+    """As `describe_mismatch`, from shapes alone and the keys of an unsupported type. Imports no torch."""
     problems = {
-        "missing": [key for key in expected if key not in tensors and not key.endswith(_COUNTER)],
-        "unexpected": [key for key in tensors if key not in expected],
+        "missing": [key for key in expected if key not in shapes and not key.endswith(_COUNTER)],
+        "unexpected": [key for key in shapes if key not in expected],
         "misshapen": [
-            f"{key} ({_format_shape(tensors[key].shape)} for {_format_shape(expected[key])})"
-            for key in present
-            if tuple(tensors[key].shape) != tuple(expected[key])
+            f"{key} ({_format_shape(shapes[key])} for {_format_shape(shape)})"
+            for key, shape in expected.items()
+            if key in shapes and tuple(shapes[key]) != tuple(shape)
         ],
-        "of an unsupported type": [key for key in present if not _is_supported(key, tensors[key])],
+        "of an unsupported type": unsupported,
     }
     lists = [f"{len(keys)} {name}: {list_untrusted(keys, MAX_NAMES)}" for name, keys in problems.items() if keys]
     return "; ".join(lists)

@@ -7,15 +7,13 @@ silently."""
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from resnet_hub.convert.config_json import find_unsupported_feature
 from resnet_hub.errors import CheckpointError, list_untrusted, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-Choice = Literal["raw", "ema"]
 
 MAX_NAMES = 8  # keys that a message lists
 _MAX_DEPTH, _MAX_MAPPINGS = 5, 1000  # of nested mappings that are searched
@@ -60,13 +58,14 @@ class _Network(NamedTuple):
         return one_line(".".join((*self.path, self.prefix)).strip("."), 80) or "the file itself"
 
 
-def unwrap_state_dict(content: Any, source: object, *, choice: Choice | None = None, ignore: bool = False) -> StateDict:
+def unwrap_state_dict(content: Any, source: object, *, choice: str | None = None, ignore: bool = False) -> StateDict:
     """Find the tensors of one network, and give them our keys.
 
     Args:
         content: The result of `read_state_dict`.
         source: Its name in messages.
-        choice: The averaged or the raw weights; by default the averaged ones if there are some.
+        choice: "ema" or "raw" for averaged or raw weights, or the name of a network in the file or words of it
+            ("teacher"). By default averaged weights are preferred.
         ignore: Leave out other tensors beside the network, such as those of a metric-learning or detection head.
 
     Raises:
@@ -74,6 +73,7 @@ def unwrap_state_dict(content: Any, source: object, *, choice: Choice | None = N
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{source} holds a {type(content).__name__}; expected a state dict: names with tensors.")
+    check_settings(content, source)
     notes: list[tuple[str, str]] = []
     mappings = dict(islice(_walk(content), _MAX_MAPPINGS))
     networks = [network for path, mapping in mappings.items() for network in _find_networks(path, mapping)]
@@ -94,8 +94,9 @@ def unwrap_state_dict(content: Any, source: object, *, choice: Choice | None = N
         plain_key = _WRAPPED.sub("", key)
         owner = max((prefix for prefix in prefixes if plain_key.startswith(prefix)), key=len, default=network.prefix)
         our_key = rename_key(plain_key.removeprefix(owner))
-        if _is_counter(plain_key) or (owner != network.prefix and _OWN.match(our_key)):
-            continue  # of an average, or of the other network
+        is_other = owner != network.prefix and (_OWN.match(our_key) or not network.prefix.startswith(owner))
+        if _is_counter(plain_key) or is_other:
+            continue  # of an average, or of another network
         if is_found and not (plain_key.startswith(network.prefix) and _OWN.match(our_key)):
             if _is_other_counter(plain_key, tensor):
                 ignored.append(plain_key)
@@ -116,6 +117,15 @@ def unwrap_state_dict(content: Any, source: object, *, choice: Choice | None = N
     return StateDict(source, own, notes)
 
 
+def check_settings(content: Mapping[Any, Any], source: object) -> None:
+    """Raise `CheckpointError` where stored settings describe a network that is not supported but has the same keys."""
+    for _, mapping in islice(_walk(content), _MAX_MAPPINGS):
+        for key, value in mapping.items():
+            if feature := find_unsupported_feature(key, value):
+                setting = one_line(f"{key}={value}", 80)
+                raise CheckpointError(f"{source} says {setting}: its network has {feature}, which is not supported.")
+
+
 def rename_key(key: str) -> str:
     """Our key for a tensor of transformers, the CIFAR repositories or a wrapper; other keys are returned unchanged."""
     key = _PREFIX.sub("", key, count=1) if _PREFIX.match(key) else key
@@ -131,16 +141,17 @@ def rename_key(key: str) -> str:
 
 
 def _walk(content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
-    """The content and all mappings in it, each with its path; the outer ones first."""
+    """The content and all mappings in it, each once with its path; the outer ones first."""
     level: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
+    seen = {id(content)}  # a pickle can hold a mapping many times, even in itself
     for _ in range(_MAX_DEPTH + 1):
         yield from level
-        level = [
-            ((*path, key), value)
-            for path, mapping in level
-            for key, value in mapping.items()
-            if isinstance(key, str) and isinstance(value, Mapping)
-        ]
+        inner = [((*path, key), value) for path, mapping in level for key, value in mapping.items()]
+        level = []
+        for path, value in inner:
+            if isinstance(path[-1], str) and isinstance(value, Mapping) and id(value) not in seen:
+                seen.add(id(value))
+                level.append((path, value))
 
 
 def _select_tensors(mapping: Mapping[Any, Any]) -> "dict[str, Tensor]":
@@ -171,18 +182,28 @@ def _mark_averaged(networks: list[_Network], mappings: Mapping[tuple[str, ...], 
 
 
 def _choose(
-    networks: list[_Network], choice: Choice | None, source: object, notes: list[tuple[str, str]]
+    networks: list[_Network], choice: str | None, source: object, notes: list[tuple[str, str]]
 ) -> _Network | None:
     """The network to convert; None if there is none."""
     averaged, raw = ([network for network in networks if network.is_averaged is flag] for flag in (True, False))
-    chosen = (averaged or raw) if choice is None else averaged if choice == "ema" else raw
-    if networks and not chosen:
+    is_named = choice not in (None, "raw", "ema")
+    if is_named:
+        chosen = [network for network in networks if f".{choice}." in f".{network.name}."]
+        chosen = [network for network in chosen if network.name == choice] or chosen
+    else:
+        chosen = (averaged or raw) if choice is None else averaged if choice == "ema" else raw
+    if networks and not chosen and not is_named:
         present, absent = ("averaged", "raw") if choice == "raw" else ("raw", "averaged")
         raise CheckpointError(f"{source} has no {absent} weights, only {present} ones. Leave out --weights {choice}.")
-    if len(chosen) > 1:
-        names = list_untrusted([network.name for network in chosen], MAX_NAMES)
-        raise CheckpointError(f"{source} holds several state dicts ({names}). Save one of them alone.")
-    if averaged and choice != "raw":
+    if networks and len(chosen) != 1:
+        names = [network.name for network in chosen or networks]
+        cause = "holds several networks" if chosen else f"has no network {one_line(str(choice), 80)!r} but these"
+        raise CheckpointError(
+            f"{source} {cause}: {list_untrusted(names, MAX_NAMES)}. Choose one, such as --weights {names[0]}."
+        )
+    if is_named:
+        notes.extend(("weights", f"{network.name}, as requested") for network in chosen)
+    elif averaged and choice != "raw":
         others = f"; for the raw ones: --weights raw ({raw[0].name})" if raw else ""
         notes.append(("weights", f"averaged ({averaged[0].name}){', as requested' if choice else ''}{others}"))
     elif averaged:

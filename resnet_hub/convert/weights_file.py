@@ -45,7 +45,7 @@ _CONTAINERS = (  # dictionaries with attributes
     *("ml_collections.config_dict.config_dict.ConfigDict", "timm.utils.agc.AttrDict", "munch.Munch"),
 )
 _VALUES = (  # settings, paths, numbers and times that training scripts store beside the weights
-    *("argparse.Namespace", "types.SimpleNamespace", "typing.Any", "uuid.UUID", "fractions.Fraction"),
+    *("typing.Any", "uuid.UUID", "fractions.Fraction"),
     *("decimal.Decimal", "torch.torch_version.TorchVersion"),
     *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
     *(
@@ -71,7 +71,7 @@ _VALUES = (  # settings, paths, numbers and times that training scripts store be
 
 
 class HarmlessValue:
-    """Takes the place of a harmless object in a pickle; its content is not read, so that no code of its type runs."""
+    """Takes the place of a harmless object in a pickle, so that no code of its type runs; its content is dropped."""
 
     def __new__(cls, *_: Any, **__: Any) -> "HarmlessValue":
         return super().__new__(cls)
@@ -81,6 +81,17 @@ class HarmlessValue:
 
     def __setstate__(self, state: Any) -> None:
         pass
+
+
+class StoredSettings(dict[Any, Any]):
+    """Takes the place of `argparse.Namespace` and the like: the attributes as a dictionary."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.update(state)
 
 
 def _create_dict(*_: Any) -> dict[Any, Any]:
@@ -96,7 +107,7 @@ def _create_list(*_: Any) -> list[Any]:
 def read_state_dict(path: str | Path) -> Any:
     """Read a weights file: safetensors, else a pickle of PyTorch, without running its code.
 
-    Objects of a few harmless types, such as `argparse.Namespace`, are replaced by a `HarmlessValue`.
+    Objects of a few harmless types are replaced: `argparse.Namespace` by its attributes, values by a `HarmlessValue`.
 
     Raises:
         CheckpointError: The file is missing or damaged, has a format that is not supported, or is a pickle that needs
@@ -129,6 +140,7 @@ def _load_pickle(path: Path) -> Any:
 
     harmless: list[Any] = [(HarmlessValue, name) for name in _VALUES]
     harmless += [(OrderedDict, name) for name in _CONTAINERS]
+    harmless += [(StoredSettings, name) for name in ("argparse.Namespace", "types.SimpleNamespace")]
     harmless += [(_create_dict, "collections.defaultdict"), (_create_list, "collections.deque")]
     with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(harmless):
         warnings.simplefilter("ignore")  # about old formats; failures are raised

@@ -16,6 +16,10 @@ Input are the folders that contain images, as tuples of names: `("train", "cat")
        bus/1.png  train/1.png                                  classes bus, train
        train/cat/1.png  train/dog/1.png                        train is a wrapper: classes cat, dog
 
+   Without a folder for training, those beside a lone `val` or `test` that share two of its classes are for training::
+
+       images/cat/1.png  images/dog/1.png  test/cat/1.png  test/dog/1.png      splits train, test
+
    Splits one folder further down count too if they hold at least half of the folders; those beside are left out::
 
        raw/cat/1.png  new/train/cat/1.png  new/val/cat/1.png   splits train, validation; raw is left out
@@ -45,7 +49,11 @@ Input are the folders that contain images, as tuples of names: `("train", "cat")
        images/1.png  masks/1.png                               no classes
        images_001/1.png  images_002/1.png                      no classes
 
-8. A validation or test split whose only folders are named after files or splits is left out::
+8. A folder that is named after its lack of labels is left out::
+
+       cat/1.png  dog/1.png  unlabeled/1.png                   classes cat, dog
+
+9. A validation or test split whose only folders are named after files or splits is left out::
 
        train/cat/1.png  train/dog/1.png  val/images/1.png      classes cat, dog; the split train alone
 """
@@ -53,10 +61,18 @@ Input are the folders that contain images, as tuples of names: `("train", "cat")
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 
-from resnet_hub.datasets.dataset import TRAIN
+from resnet_hub.datasets.dataset import SPLIT_NAMES, TRAIN
 from resnet_hub.datasets.labels import is_system_file, unescape_label
-from resnet_hub.datasets.split_names import UNLABELLED, are_all_splits, choose_splits, find_split
+from resnet_hub.datasets.split_names import (
+    UNLABELLED,
+    are_all_splits,
+    are_complete,
+    choose_splits,
+    find_split,
+    is_unlabelled,
+)
 
 Folder = tuple[str, ...]
 
@@ -91,7 +107,7 @@ def infer_classes(folders: set[Folder]) -> tuple[dict[Folder, tuple[str, str]], 
     class_paths: dict[Folder, str] = {}
     paths_of = defaultdict(set)
     for folder, (split, path) in inside.items():
-        if not (class_folder := class_folders.get(path)):
+        if not (class_folder := class_folders.get(path)) or is_unlabelled(class_folder[-1]):
             continue
         if has_split_names:
             inner_split = find_split(class_folder[-1])
@@ -135,11 +151,29 @@ def _assign_splits(folders: set[Folder]) -> _Assignment:
 
 
 def _choose_splits_below(parent: Folder, folders: set[Folder]) -> dict[str, str]:
-    """Return the splits by the names of the folders in `parent`; empty unless the training split contains folders."""
+    """Return the splits by the names of the folders in `parent`; empty unless they divide it and contain folders."""
     depth = len(parent)
-    below = [folder for folder in folders if len(folder) > depth and folder[:depth] == parent]
-    splits = choose_splits({folder[depth] for folder in below})
-    return splits if any(splits.get(folder[depth]) == TRAIN and len(folder) > depth + 1 for folder in below) else {}
+    inner: defaultdict[str, set[str]] = defaultdict(set)  # of each folder in `parent`: the names of the folders in it
+    for folder in folders:
+        if len(folder) > depth and folder[:depth] == parent:
+            inner[folder[depth]].update(folder[depth + 1 : depth + 2])
+    splits = choose_splits(inner) or _find_training_folders(inner)
+    return splits if are_complete(split for name, split in splits.items() if inner[name]) else {}
+
+
+def _find_training_folders(inner: Mapping[str, set[str]]) -> dict[str, str]:
+    """Return the splits of folders, by name, if one is called `val` or `test` and the others share two of its classes.
+
+    Args:
+        inner: The names of the folders in each folder.
+    """
+    held_out = {name: SPLIT_NAMES[name.lower()] for name in inner if name.lower() in SPLIT_NAMES}
+    others = inner.keys() - held_out.keys()
+    if len(held_out) != 1 or not others or TRAIN in held_out.values():
+        return {}
+    classes = inner[next(iter(held_out))]
+    is_alike = all(len(classes & inner[name]) > 1 for name in others)
+    return held_out | dict.fromkeys(others, TRAIN) if is_alike else {}
 
 
 def _find_parent_of_splits(wrapper: Folder, folders: set[Folder]) -> Folder:

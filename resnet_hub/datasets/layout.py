@@ -23,7 +23,7 @@ from resnet_hub.datasets.dataset import SPLITS, TRAIN
 from resnet_hub.datasets.labels import is_system_file, is_system_folder, natural_key
 from resnet_hub.datasets.listing import Listing
 from resnet_hub.datasets.metadata import METADATA_NAMES, read_metadata
-from resnet_hub.datasets.split_names import UNLABELLED, choose_splits
+from resnet_hub.datasets.split_names import UNLABELLED, are_complete, choose_splits
 from resnet_hub.datasets.webdataset import read_label_files
 from resnet_hub.errors import ImageError
 from resnet_hub.images.load import HEAD_BYTES, is_image
@@ -102,7 +102,12 @@ def decide_layout(listing: Listing, files: Files, image_column: str | None, labe
     """Decide the split and label of each image; no samples if no form fits."""
     skipped = defaultdict(list, {reason: [*names] for reason, names in files.skipped.items()})
     skipped[NESTED_ARCHIVE] += files.archives
-    metadata = read_metadata(listing, files.metadata, set(files.images), image_column, label_column)
+    folder_of: dict[str, Folder] = {path: tuple(path.split("/")[:-1]) for path in files.images}
+    used = set(folder_of.values())
+    classes, merged = infer_classes(used)
+    has_classes = len({label for _, label in classes.values()}) > 1
+    columns = {"image_column": image_column, "label_column": label_column}
+    metadata = read_metadata(listing, files.metadata, set(files.images), **columns, has_classes=has_classes)
     labels, is_metadata = metadata.labels, bool(metadata.labels)
     for reason, names in metadata.skipped.items():
         skipped[reason] += names
@@ -115,9 +120,6 @@ def decide_layout(listing: Listing, files: Files, image_column: str | None, labe
         reason = NO_ROW if is_metadata else "image without a label file"
         skipped[reason] += [path for path in files.images if path not in taken]
         return Layout(samples, skipped, {}, is_metadata)
-    folder_of: dict[str, Folder] = {path: tuple(path.split("/")[:-1]) for path in files.images}
-    used = set(folder_of.values())
-    classes, merged = infer_classes(used)
     skipped[OUTSIDE] += [path for path, folder in folder_of.items() if folder not in classes]
     reported = {*skipped[OWN_OUTPUT], *skipped[DOT_FOLDER]}
     with_files = {path.rpartition("/")[0] for path in skipped["not an image"]}
@@ -175,7 +177,7 @@ def _choose_splits_of(paths: Iterable[str]) -> dict[str, str]:
     parents = {path: path.split("/")[:-1] for path in paths}
     for level in range(max(map(len, parents.values()), default=0)):
         names = {folders[level] for folders in parents.values() if len(folders) > level}
-        if TRAIN in (splits := choose_splits(names)).values():
+        if are_complete((splits := choose_splits(names)).values()):
             split_of = {path: splits.get(folders[level]) for path, folders in parents.items() if len(folders) > level}
             return {path: split for path, split in split_of.items() if split and split != UNLABELLED}
     return dict.fromkeys(parents, TRAIN)

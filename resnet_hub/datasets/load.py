@@ -14,7 +14,7 @@ from resnet_hub.datasets.dataset import SPLITS, TRAIN, ImageDataset, LazySequenc
 from resnet_hub.datasets.labels import ASSETS, natural_key
 from resnet_hub.datasets.layout import OWN_OUTPUT, Files, Sample, decide_layout, sort_files
 from resnet_hub.datasets.listing import FolderListing, Listing
-from resnet_hub.datasets.metadata import explain_missing_columns
+from resnet_hub.datasets.metadata import explain_no_labels
 from resnet_hub.datasets.remote import HUB_PREFIX, load_parquet_or_hub
 from resnet_hub.datasets.split_names import are_all_splits, find_split
 from resnet_hub.datasets.tables import count_image_rows
@@ -36,6 +36,7 @@ def load_dataset(
     revision: str | None = None,
     token: str | bool | None = None,
     max_bytes: int | None = None,
+    needs_train: bool = True,
 ) -> Splits:
     """Load the splits of a dataset: `train`, and `validation` and `test` if it has them.
 
@@ -57,6 +58,7 @@ def load_dataset(
         revision: The branch, tag or commit of a dataset on the Hub. `Splits.commit` is the one that was read.
         token: The token for the Hub. None uses the saved one, False none.
         max_bytes: The limit of a download from the Hub, by default the free space of the disk.
+        needs_train: Whether folders and archives without training images are refused.
 
     Raises:
         DataError: The source does not exist, cannot be read or has no training images, or lacks the subset, split,
@@ -91,7 +93,7 @@ def load_dataset(
             kinds = "datasets on the Hub" if argument == "revision" else "parquet files and datasets on the Hub"
             kinds = kinds if argument in ("revision", "subset", "split") else f"metadata files, {kinds}"
             raise DataError(f"{title} has no {argument} {value!r}: only {kinds} have one. Leave it out.")
-    if TRAIN not in splits:
+    if needs_train and TRAIN not in splits:
         raise DataError(f"{title} has no training images, only {' and '.join(splits)}. Add images to the split train.")
     return splits
 
@@ -108,14 +110,15 @@ def _parse_repo_id(source: str) -> str:
 
 
 def open_listing(path: Path) -> Listing:
-    """List the files of a folder, ZIP or tar. In a folder without images, tars are shards: their files are listed."""
+    """List the files of a folder, ZIP or tar; in a folder of tars, with no images but previews, those in the tars."""
     if not path.is_dir():
         if path.suffix.lower() in _UNREAD_ARCHIVES:
             raise DataError(f"{path.name} is an archive that is not read. Pack it again as ZIP, tar or tar.gz.")
         return TarArchive(path) if is_tar(path) else Archive(path)
     listing = FolderListing(path)
     shards = [name for name in listing.files if _TAR.search(name.lower())]
-    if shards and not any(PurePosixPath(name).suffix.lower() in SUFFIXES for name in listing.files):
+    images = [name for name in listing.files if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    if shards and all({part.lower() for part in name.split("/")[:-1]} <= ASSETS for name in images):
         for name in shards:
             listing.mount(name, TarArchive(listing.files[name]))
     return listing
@@ -148,6 +151,8 @@ def _load_files(listing: Listing, image_column: str | None, label_column: str | 
     if not layout.samples:
         raise DataError(_explain_no_classes(listing, files, layout.skipped))
     labels = tuple(sorted({sample.label for sample in layout.samples}, key=natural_key))
+    if are_all_splits(labels):
+        raise DataError(f"The labels of {listing.title} are the names of splits: {', '.join(labels)}. Correct them.")
     index_of = {label: index for index, label in enumerate(labels)}
     members = defaultdict(list)
     for split, label, path in layout.samples:
@@ -194,7 +199,7 @@ def _explain_no_classes(listing: Listing, files: Files, skipped: Names) -> str:
     if files.tables:
         return f"{title} contains parquet files, which are read from a folder. Unpack it."
     if files.metadata and files.images:
-        return explain_missing_columns(listing, files.metadata)
+        return explain_no_labels(listing, files.metadata, skipped)
     if files.archives and not files.images:
         return f"{title} contains no images but archives such as {files.archives[0]}. Unpack them first."
     if skipped.get(UNSUPPORTED_COMPRESSION):

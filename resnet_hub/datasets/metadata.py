@@ -9,6 +9,7 @@ import io
 import json
 import posixpath
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from resnet_hub.images.limits import MAX_IMAGE_BYTES
 
 METADATA_NAMES = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path")
-LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "class_name", "label_name", "fine_label")
+LABEL_COLUMNS = ("label", "labels", "cls", "class", "target", "category", "class_name", "label_name", "fine_label")
 _SPLIT_COLUMN = "split"
 _CAPTION_COLUMNS = {"text", "caption", "captions", "prompt", "description"}
 NO_FILE = "row of the metadata without an image"
@@ -38,7 +39,13 @@ class Metadata(NamedTuple):
 
 
 def read_metadata(
-    listing: Listing, paths: list[str], images: set[str], image_column: str | None, label_column: str | None
+    listing: Listing,
+    paths: list[str],
+    images: set[str],
+    image_column: str | None,
+    label_column: str | None,
+    *,
+    has_classes: bool,
 ) -> Metadata:
     """Read the metadata files of a source.
 
@@ -48,7 +55,8 @@ def read_metadata(
         images: The images.
         image_column: The column of the file names. By default one of `FILE_COLUMNS`.
         label_column: The column of the labels. By default one of `LABEL_COLUMNS`, or the only other column,
-            unless it holds captions.
+            unless it holds captions or there are class folders.
+        has_classes: Whether the folders of the images are classes.
 
     Raises:
         DataError: A file cannot be read, has no such column, or its labels are no classes.
@@ -59,8 +67,8 @@ def read_metadata(
     for path in sorted(paths, key=lambda path: -path.count("/")):  # the nearest file counts
         rows = _read_rows(listing, path) if images else []
         columns = list(dict.fromkeys(column for row in rows[:100] for column in row))
-        file_column = image_column or next((name for name in FILE_COLUMNS if name in columns), None)
-        column = label_column or _find_label_column(columns, file_column)
+        file_column = image_column or find_column(columns, FILE_COLUMNS)
+        column = label_column or _find_label_column(columns, file_column, has_classes=has_classes)
         if not rows or file_column is None or column is None:
             skipped["metadata without file names and labels"].append(path)
             continue
@@ -68,8 +76,8 @@ def read_metadata(
             if name not in columns:
                 raise DataError(f"{path} has no column {name!r}. Choose one of {list_untrusted(columns, 10)}.")
         label_of = {}
-        for row in rows:
-            image = _find_image(path, str(row.get(file_column)), images)
+        found = _find_images(path, [str(row.get(file_column)) for row in rows], images)
+        for row, image in zip(rows, found, strict=True):
             if image is None:
                 skipped[NO_FILE].append(f"{path}: {row.get(file_column)}")
             elif (label := encode_label(column, row.get(column))) is not None:
@@ -80,28 +88,50 @@ def read_metadata(
     return Metadata(labels, stated if len(stated) == len(splits) and TRAIN in stated.values() else {}, skipped)
 
 
-def _find_image(metadata: str, name: str, images: set[str]) -> str | None:
-    """Return the image that a metadata file names, with forward slashes or those of Windows."""
-    for variant in (name, name.replace("\\", "/")):
-        image = posixpath.normpath(posixpath.join(posixpath.dirname(metadata), variant))
-        if image in images:
-            return image
-    return None
+def _find_images(metadata: str, names: list[str], images: set[str]) -> list[str | None]:
+    """Return the images that a metadata file names, with forward slashes or those of Windows.
+
+    Where no name is right, but that of a file in some folder below, that file is meant.
+    """
+    folder = posixpath.dirname(metadata)
+    found = []
+    for name in names:
+        variants = (posixpath.normpath(posixpath.join(folder, variant)) for variant in (name, name.replace("\\", "/")))
+        found.append(next((image for image in variants if image in images), None))
+    if any(found):
+        return found
+    paths_of = defaultdict(list)
+    for image in images:
+        if image.startswith(f"{folder}/" if folder else ""):
+            paths_of[posixpath.basename(image)].append(image)
+    return [paths_of[name][0] if len(paths_of[name]) == 1 else None for name in names]
 
 
-def explain_missing_columns(listing: Listing, paths: list[str]) -> str:
+def explain_no_labels(listing: Listing, paths: list[str], skipped: Mapping[str, list[str]]) -> str:
     """Return the message for metadata files in which labels cannot be found."""
     columns = list(dict.fromkeys(column for row in _read_rows(listing, paths[0])[:100] for column in row))
+    if missing := skipped.get(NO_FILE):
+        return (
+            f"{missing[0].replace(': ', ' names the image ', 1)}, which does not exist. Give its path relative to the "
+            "metadata file."
+        )
     return (
         f"{paths[0]} has no columns of file names and labels, only {list_some(columns, 10) or 'none'}. "
         "Name them file_name and label, or set image_column and label_column."
     )
 
 
-def _find_label_column(columns: list[str], file_column: str | None) -> str | None:
+def _find_label_column(columns: list[str], file_column: str | None, *, has_classes: bool) -> str | None:
     others = [column for column in columns if column not in (file_column, _SPLIT_COLUMN, "id", "")]
-    usual = next((name for name in LABEL_COLUMNS if name in others), None)
-    return usual or (others[0] if len(others) == 1 and others[0] not in _CAPTION_COLUMNS else None)
+    if (usual := find_column(others, LABEL_COLUMNS)) or has_classes:
+        return usual
+    return others[0] if len(others) == 1 and others[0] not in _CAPTION_COLUMNS else None
+
+
+def find_column(columns: list[str], usual_names: tuple[str, ...]) -> str | None:
+    """Return the column with a usual name, or else the only one that has it inside another, such as `meta.label`."""
+    inner = [column for column in columns if column.rpartition(".")[2] in usual_names]
+    return next((name for name in usual_names if name in columns), inner[0] if len(inner) == 1 else None)
 
 
 def _drop_zeros(labels: dict[str, str]) -> dict[str, str]:
@@ -121,12 +151,12 @@ def _read_rows(listing: Listing, path: str) -> list[dict[str, Any]]:
             return _read_parquet(content)
         text = content.decode("utf-8-sig")
         if suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [flatten(json.loads(line)) for line in text.splitlines() if line.strip()]
         else:
             csv.field_size_limit(_MAX_FIELD)
             delimiter = max(",;\t", key=text.partition("\n")[0].count)  # as Excel writes in some countries
             rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
-        if len(rows) > _MAX_ROWS or not all(isinstance(row, dict) for row in rows):
+        if len(rows) > _MAX_ROWS:
             raise ValueError
     except (ValueError, RecursionError, csv.Error):
         raise DataError(f"{path} is damaged or not UTF-8. Save it again as a {suffix[1:]} file in UTF-8.") from None
@@ -135,13 +165,23 @@ def _read_rows(listing: Listing, path: str) -> list[dict[str, Any]]:
     return rows
 
 
+def flatten(row: Any) -> dict[str, Any]:
+    """Give the values of a dictionary inside a row columns of their own: `image.path`. Raises `ValueError`."""
+    if not isinstance(row, dict):
+        raise ValueError
+    inner = [(column, value) for column, value in row.items() if isinstance(value, dict)]
+    return {column: value for column, value in row.items() if not isinstance(value, dict)} | {
+        f"{column}.{name}": item for column, value in inner for name, item in value.items()
+    }
+
+
 def _read_parquet(content: bytes) -> list[dict[str, Any]]:
     try:
         import pyarrow.parquet as pq  # type: ignore[import-untyped]
     except ImportError:
         raise DataError("Parquet files need another package. Run pip install 'resnet_hub[train]'.") from None
     try:
-        rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(content)).to_pylist()
+        rows = [flatten(row) for row in pq.read_table(io.BytesIO(content)).to_pylist()]
     except Exception as error:  # damaged files raise nearly any exception
         raise ValueError(str(error)) from None
     return rows

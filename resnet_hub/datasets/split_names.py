@@ -6,10 +6,11 @@ A name can be a class all the same (`bullet train`): the callers decide by the n
 import re
 from collections.abc import Iterable
 
-from resnet_hub.datasets.dataset import SPLIT_NAMES
+from resnet_hub.datasets.dataset import SPLIT_NAMES, TEST, TRAIN, VALIDATION
 
 UNLABELLED = "unlabelled"  # the split of images without labels; never read
-_UNLABELLED_WORDS = {"unlabeled", "unlabelled", "pred", "predict", "prediction", "unsup", "unsupervised"}
+_NO_LABEL_WORDS = {"unlabeled", "unlabelled", "unsup", "unsupervised"}
+_UNLABELLED_WORDS = _NO_LABEL_WORDS | {"pred", "predict", "prediction"}
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _ENDINGS = ("set", "data", "images")  # `trainset`
 _MEANINGLESS = {"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder", "v"}
@@ -37,6 +38,17 @@ def choose_splits(names: Iterable[str]) -> dict[str, str]:
     exact = {SPLIT_NAMES[name.lower()] for name in split_of if name.lower() in SPLIT_NAMES}
     chosen = {name: split for name, split in split_of.items() if name.lower() in SPLIT_NAMES or split not in exact}
     return chosen if len(set(chosen.values())) > 1 else {}
+
+
+def are_complete(splits: Iterable[str]) -> bool:
+    """Whether splits divide a dataset: one is for training, or there are both of the others."""
+    return TRAIN in (distinct := set(splits)) or {VALIDATION, TEST} <= distinct
+
+
+def is_unlabelled(name: str) -> bool:
+    """Whether a folder is named only after its lack of labels: `unlabeled`, `UnlabelledImages`; not `predictions`."""
+    words = {word.lower() for word in _WORD.findall(name)}
+    return bool(words & _NO_LABEL_WORDS) and words <= _NO_LABEL_WORDS | _MEANINGLESS
 
 
 def are_all_splits(names: Iterable[str]) -> bool:

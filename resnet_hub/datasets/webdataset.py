@@ -5,13 +5,12 @@ https://github.com/webdataset/webdataset describes the form.
 
 import json
 from contextlib import suppress
-from typing import Any
 
 from resnet_hub.datasets.labels import encode_label
 from resnet_hub.datasets.listing import Listing
+from resnet_hub.datasets.metadata import LABEL_COLUMNS, find_column, flatten
 from resnet_hub.errors import ImageError
 
-_LABEL_KEYS = ("cls", "label", "class", "target", "class_name", "label_name")  # in a JSON file
 _MAX_LABEL_FILE = 2**20  # bytes
 
 
@@ -52,8 +51,7 @@ def _read_label(listing: Listing, path: str) -> str | None:
         text = listing.read(path, _MAX_LABEL_FILE).decode()
         if path.endswith(".cls"):
             return encode_label("cls", text.strip())
-        content: Any = json.loads(text)
-        if isinstance(content, dict):
-            key = next((key for key in _LABEL_KEYS if key in content), None)
-            return encode_label(key, content[key]) if key else None
+        content = flatten(json.loads(text))
+        key = find_column([*content], LABEL_COLUMNS)
+        return encode_label(key, content[key]) if key else None
     return None

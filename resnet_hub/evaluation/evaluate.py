@@ -151,7 +151,8 @@ def _load_split(
     if isinstance(data, ImageDataset):
         return split, data
     expression = split if split and split.lower() not in SPLIT_NAMES else None
-    name, dataset = choose_split(load_dataset(data, split=expression, **names or {}), None if expression else split)
+    splits = load_dataset(data, split=expression, needs_train=False, **names or {})
+    name, dataset = choose_split(splits, None if expression else split)
     return expression or name, dataset
 
 

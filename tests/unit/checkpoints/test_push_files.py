@@ -1,12 +1,20 @@
 """What a push uploads: the checkpoint's own files, and nothing else that lies in its folder."""
 
+import io
 import json
 import os
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.hub_server import WRITER, Hub
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from resnet_hub import ResNet, ResNetConfig
 from resnet_hub.checkpoints.push import push_folder, select_upload_files
@@ -191,11 +199,21 @@ def test_parts_of_weights_can_be_pushed(folder: Path, hub: Hub) -> None:
     assert files == {"README.md", "config.json", "model.safetensors.index.json", "part.safetensors"}
 
 
-def test_many_files_are_one_upload(folder: Path, hub: Hub) -> None:
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_many_files_are_one_upload_with_progress(folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "plots").mkdir()
     for number in range(300):
-        (folder / "plots" / f"{number}.svg").write_text(f"<svg>{number}</svg>")
+        (folder / "plots" / f"{number}.svg").write_text(f"<svg>{number}</svg>" + " " * 3000)
+    hub.fail("POST .*/commit/", pace=4_000_000)
+    monkeypatch.setattr(import_module("huggingface_hub.utils.tqdm"), "HF_HUB_DISABLE_PROGRESS_BARS", None)
+    monkeypatch.setattr(sys, "stderr", Terminal())
     push_folder(folder, "user/model", token=WRITER, include=["plots/*"])
+    shown = re.findall(r"Uploading small files: +(\d+)%", sys.stderr.getvalue())
+    assert len({*shown}) > 2 and shown[0] == "0"
     assert len(hub.repos["user/model"].files()) == 4 + 300
     uploads = [request for request in hub.requests if "/preupload/" in request or "/commit/" in request]
     assert len(uploads) == 3  # the client asks about 256 files at once
@@ -246,6 +264,47 @@ def test_damaged_weights_are_not_pushed(
     (folder / "model.safetensors").unlink()
     if content is not None:
         (folder / "model.safetensors").write_bytes(content)
+    assert main(["push", str(folder), "user/model", *(["--dry-run"] if dry_run else [])]) == 2
+    assert cause in capsys.readouterr().err
+    assert hub.requests == []
+
+
+def _edit_config(folder: Path, **changes: object) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    content["resnet_hub"] |= changes
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def _rename_labels(folder: Path) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    content |= {"num_classes": 2, "label_names": ["a", "b"]}
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def _edit_weights(folder: Path, key: str, new_key: str | None, dtype: torch.dtype | None = None) -> None:
+    weights = load_file(folder / "model.safetensors")
+    tensor = weights.pop(key)
+    if new_key:
+        weights[new_key] = tensor.to(dtype or tensor.dtype)
+    save_file(weights, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("edit", "cause"),
+    [
+        (_rename_labels, "2 labels, but the head"),
+        (partial(_edit_config, width=16), "misshapen: conv1.weight"),
+        (partial(_edit_config, depths=[1, 2]), "missing: layer2.1.conv1.weight"),
+        (partial(_edit_weights, key="fc.weight", new_key=None), "head is missing"),
+        (partial(_edit_weights, key="bn1.bias", new_key="bn1.offset"), "1 unexpected: bn1.offset"),
+        (partial(_edit_weights, key="bn1.bias", new_key="bn1.bias", dtype=torch.int8), "unsupported type: bn1.bias"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_weights_that_do_not_fit_the_config_are_not_pushed(
+    edit: Callable[[Path], None], cause: str, dry_run: bool, folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(folder)
     assert main(["push", str(folder), "user/model", *(["--dry-run"] if dry_run else [])]) == 2
     assert cause in capsys.readouterr().err
     assert hub.requests == []

@@ -602,6 +602,23 @@ class Payload:
         return os.mkdir, (str(self.marker),)
 
 
+def test_convert_reads_the_settings_beside_the_weights(
+    capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    shutil.copy(model / "model.safetensors", tmp_path)
+    for content, feature in (
+        ('{"architecture": "resnetblur50", "num_classes": 3}', "blur-pool"),
+        ('{"architecture": "resnet50", "model_args": {"output_stride": 16}}', "dilated convolutions"),
+        ('{"architecture": "resnet50", "model_args": {"aa_layer": "avg"}}', "anti-aliasing"),
+    ):
+        (tmp_path / "config.json").write_text(content)
+        code, _, [error] = run(capfd, "convert", tmp_path / "model.safetensors", tmp_path / "out")
+        assert code == 2 and feature in error and "config.json says" in error
+    for content in ('{"architecture": "resnet50.a1_in1k"}', "[1]", "{"):
+        (tmp_path / "config.json").write_text(content)
+        assert run(capfd, "convert", tmp_path / "model.safetensors", tmp_path / "out")[0] == 0
+
+
 def test_convert_never_executes_a_pickle(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "args": Payload(tmp_path / "marker")}, file := tmp_path / "bad.pt")
     code, lines, errors = run(capfd, "convert", file, tmp_path / "out")

@@ -286,7 +286,7 @@ def half(**changes: Any) -> dict[str, Any]:
         (half(), {"labels": ["a", "b"]}, "There are 2 labels, but the head of x has 10 outputs."),
         (half(), {"image_size": 0}, "x: image_size is 0"),
         (half(), {"mean": (0.5,)}, "x: mean is (0.5,)"),
-        ({"state_dict": half(), "model": half()}, {}, "x holds several state dicts (state_dict, model)"),
+        ({"state_dict": half(), "model": half()}, {}, "x holds several networks: state_dict, model. Choose one"),
         (
             {"epoch": 3},
             {},

@@ -180,5 +180,92 @@ def test_parts_of_the_network_are_never_left_out(key: str) -> None:
     ],
 )
 def test_several_networks_are_named(content: dict[str, Any], names: str) -> None:
-    with pytest.raises(ResNetHubError, match=rf"x holds several state dicts \({names}\)\. Save one of them alone\."):
+    with pytest.raises(ResNetHubError, match=rf"x holds several networks: {names}\. Choose one, such as --weights "):
         unwrap_state_dict(content, "x")
+
+
+MLP = {"0.weight": torch.ones(8, 8), "0.bias": torch.ones(8), "2.weight": torch.ones(4, 8)}
+MOCO = {
+    "state_dict": prefixed("module.encoder_q.")
+    | prefixed("module.encoder_k.", AVERAGED)
+    | {"module.queue": torch.ones(4, 9), "module.queue_ptr": torch.zeros(1)}
+}
+DINO = {
+    "student": prefixed("module.backbone.", BACKBONE) | prefixed("module.head.mlp.", MLP),
+    "teacher": prefixed("backbone.", AVERAGED) | prefixed("head.mlp.", MLP),
+}
+BYOL = {
+    "state_dict": prefixed("online.encoder.")
+    | prefixed("online.projector.", MLP)
+    | prefixed("target.encoder.", AVERAGED)
+    | prefixed("target.projector.", MLP)
+}
+LIGHTLY = {"state_dict": prefixed("backbone.") | prefixed("backbone_momentum.", AVERAGED)}
+STUDENTS = {"state_dict": prefixed("student.") | prefixed("teacher.", AVERAGED)}
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (MOCO, ["encoder_k", "module.encoder_k", "state_dict.module.encoder_k"]),
+        (DINO, ["teacher", "teacher.backbone"]),
+        (BYOL, ["target", "target.encoder"]),
+        (LIGHTLY, ["backbone_momentum", "state_dict.backbone_momentum"]),
+        (STUDENTS, ["teacher"]),
+    ],
+)
+def test_one_of_several_networks_is_chosen_by_a_part_of_its_name(content: dict[str, Any], names: list[str]) -> None:
+    for name in names:
+        converted = convert_state_dict(content, "x", choice=name, ignore=True)
+        assert holds(converted, AVERAGED)
+        assert name in note(converted, "weights") and note(converted, "weights").endswith(", as requested")
+    with pytest.raises(ResNetHubError, match=r"x has no network 'b' but these: .*Choose one, such as --weights "):
+        unwrap_state_dict(content, "x", choice="b")
+
+
+def test_heads_of_another_network_are_not_those_of_the_chosen_one() -> None:
+    head = nn.Sequential(nn.Dropout(), HEAD).state_dict()
+    content = {
+        f"{name}.{key}": tensor
+        for name in ("model", "ema_model")
+        for key, tensor in (BACKBONE | prefixed("fc.", head)).items()
+    }
+    for choice in (None, "raw", "model", "ema_model"):
+        assert torch.equal(convert_state_dict(content, "x", choice=choice).weights["fc.weight"], HEAD.weight)
+
+
+def test_a_mapping_that_holds_itself_ends() -> None:
+    content: dict[str, Any] = {"state_dict": RAW, "copy": RAW}
+    content |= {str(number): content for number in range(100)}
+    assert holds(convert_state_dict(content, "x"), RAW)
+
+
+@pytest.mark.parametrize(
+    ("settings", "feature"),
+    [
+        ({"arch": "resnetaa50"}, "anti-aliasing"),
+        ({"args": {"model": "timm/resnetblur50.bt_in1k"}}, "blur-pool"),
+        ({"hyper_parameters": {"model_name": "resnet50_clip"}}, "CLIP"),
+        ({"args": {"model": "resnet50", "model_kwargs": {"output_stride": 8}}}, "dilated"),
+        ({"config": {"backbone": {"aa_layer": "blurpc"}}}, "anti-aliasing"),
+        ({"hparams": {"replace_stride_with_dilation": [False, True, True]}}, "dilated"),
+        ({"cfg": {"act_layer": "silu"}}, "another activation"),
+        ({"cfg": {"global_pool": "max"}}, "another global pool"),
+    ],
+)
+def test_settings_of_networks_with_the_same_keys_are_refused(settings: dict[str, Any], feature: str) -> None:
+    with pytest.raises(ResNetHubError, match=rf"^x says .*: its network has .*{feature}.*, which is not supported\.$"):
+        unwrap_state_dict({"state_dict": RAW} | settings, "x")
+
+
+def test_settings_of_supported_networks_are_no_obstacle() -> None:
+    settings = {
+        "model": "resnet50.a1_in1k",
+        "aa_layer": "",
+        "output_stride": 32,
+        "act_layer": "ReLU",
+        "global_pool": "avg",
+    }
+    settings |= {"replace_stride_with_dilation": [False, False, False], "backbone": "resnet18"}
+    converted = convert_state_dict({"state_dict": RAW, "args": settings}, "x")
+    assert holds(converted, RAW) and "assumed" in note(converted, "stages")

@@ -38,6 +38,11 @@ ROWS = {  # the content of the metadata files in the layouts below, by the name 
     "no-split": "file_name,split,label\n1.png,a,cat\n2.png,b,dog\n",
     "one-caption": "file_name,text\ncat/1.png,a cat\n",
     "captions": "file_name,text,author\n1.png,a cat,x\n2.png,a dog,y\n",
+    "missing": CSV + "7.png,cat\n8.png,dog\n",
+    "bad": CSV + "1.png,train\n2.png,test\n",
+    "sources": "file_name,source\ncat/1.png,web\ndog/2.png,book\n",
+    "inside": '{"image": {"path": "1.png"}, "meta": {"label": "cat"}}\n'
+    '{"image": {"path": "2.png"}, "meta": {"label": "dog"}}',
     "sizes": "file_name,width,height\ncat/1.png,8,8\ndog/2.png,8,8\n",
 }
 LINES = "".join(json.dumps({"file_name": f"{n}.png", "label": label}) + "\n" for n, label in ((1, "cat"), (2, "dog")))
@@ -84,6 +89,24 @@ LAYOUTS: dict[str, tuple[str, str]] = {
     "flat test, wrapped twice": ("d/Train/Train/cat/1.png d/Train/Train/dog/2.png d/Test/Test/3.png", "train cat dog"),
     "numbered test, no splits": ("train/cat/1.png train/dog/2.png test/images_01/3.png", "train cat dog"),
     "unlabelled": ("train/cat/1.png train/dog/2.png unlabeled/3.png", "train cat dog"),
+    "unlabelled beside the classes": ("cat/1.png dog/2.png unlabeled/3.png", "train cat dog"),
+    "unlabelled in a split": (
+        "train/cat/1.png train/dog/2.png train/Unlabelled_Images/3.png val/cat/4.png",
+        "train cat dog validation cat",
+    ),
+    "without training images": (
+        "val/cat/1.png val/dog/2.png test/cat/3.png test/dog/4.png",
+        "no training images, only validation and test. Add images to the split train",
+    ),
+    "images and test": (
+        "images/cat/1.png images/dog/2.png test/cat/1.png test/dog/2.png",
+        "train cat dog test cat dog",
+    ),
+    "folds and validation": (
+        "d/f_0/cat/1.png d/f_0/dog/2.png d/f_1/cat/1.png d/f_1/dog/2.png d/Valid/cat/1.png d/Valid/dog/2.png",
+        "train cat dog validation cat dog",
+    ),
+    "test in a set of parts": ("cat/images/1.png dog/images/2.png test/images/1.png", "train cat dog test"),
     "one class in test": ("train/a/cat/1.png train/a/dog/2.png test/a/cat/3.png", "train cat dog test cat"),
     "one class, Tiny ImageNet": (
         "train/n1/images/1.png train/n2/images/2.png val/n1/images/3.png",
@@ -125,6 +148,11 @@ LAYOUTS: dict[str, tuple[str, str]] = {
     "metadata above splits": ("train/1.png train/2.png test/3.png metadata.csv=splits", "train cat dog test cat"),
     "metadata with gaps": ("1.png 2.png 3.png 4.png metadata.csv=gap", "train cat dog"),
     "metadata of numbers": ("1.png 2.png 3.png metadata.csv=numbers", "train 0 1"),
+    "metadata of bare names": ("d/images/1.png d/images/2.png d/metadata.csv=animals", "train cat dog"),
+    "metadata of missing images": ("1.png 3.png metadata.csv=missing", "metadata.csv names the image 7.png, which"),
+    "metadata of splits alone": ("1.png 2.png metadata.csv=bad", "are the names of splits: test, train"),
+    "metadata of sources": ("cat/1.png dog/2.png metadata.csv=sources", "train cat dog"),
+    "metadata with values inside": ("1.png 2.png metadata.jsonl=inside", "train cat dog"),
     "metadata with other names": ("1.png 2.png metadata.csv=species", "train cat dog"),
     "metadata of Excel on Windows": ("images/1.png images/2.png metadata.csv=Excel", "train cat dog"),
     "metadata with splits": ("1.png 2.png 3.png 4.png metadata.csv=splits-column", "train cat dog test cat"),
@@ -147,6 +175,10 @@ LAYOUTS: dict[str, tuple[str, str]] = {
     "another suffix": ("cat/1.jpg_large dog/photo.0", "train cat dog"),
     "text without suffix": ("cat/README=animals cat/1.png dog/2.png", "train cat dog"),
     "label files": ("1.png 1.cls=0 2.png 2.cls=1", "train 0 1"),
+    "label files with values inside": (
+        '1.png 1.json={"meta":{"label":"a"}} 2.png 2.json={"meta":{"label":"b"}}',
+        "train a b",
+    ),
     "nothing": ("notes.txt=animals", "contains no images"),
 }
 
@@ -202,6 +234,7 @@ def test_a_layout_means_the_same_in_a_folder_a_zip_and_a_tar(layout: str, expect
 LEFT_OUT = {
     "words inside, wrapped twice": {"image outside the class folders": ["seg_pred/seg_pred/4.png"]},
     "another depth": {"image outside the class folders": ["preview/1.png"]},
+    "unlabelled beside the classes": {"image outside the class folders": ["unlabeled/3.png"]},
     "exact before inside": {"image outside the class folders": ["test-many_fruits/4.png"]},
     "a run inside": {"run or checkpoint folder": ["run"]},
     "a run that starts": {"run or checkpoint folder": ["run"]},
@@ -377,7 +410,9 @@ def test_webdataset_shards_and_their_splits(tmp_path: Path) -> None:
             f"{n}.cls": b"%d\n" % (n % 2) for n in range(4)
         }
         tarred(tmp_path / "shards" / f"{shard}.tar", files)
+    (tmp_path / "shards" / "thumbnail.png").write_bytes(encode_image(0, 0))
     splits = load_dataset(tmp_path / "shards")
+    assert splits.skipped == {"image without a label file": ["thumbnail.png"]}
     assert describe(splits) == "train 0 1 validation 0 1" and len(splits["train"]) == 8
     labelled = {f"{n}.json": json.dumps({"label": ["cat", "dog"][n % 2]}).encode() for n in range(4)}
     path = tarred(tmp_path / "pets.tar.gz", labelled | {f"{n}.png": encode_image(n % 2, n) for n in range(4)}, "w:gz")

@@ -246,6 +246,12 @@ def test_folders_of_model_and_data(model, folder, tmp_path):
     assert mistake.load_image().mode == "RGB"
 
 
+def test_a_folder_without_training_images_is_evaluated(model, folder):
+    (folder / "train").rename(folder / "val")
+    assert evaluate(model, folder).num_images == 14
+    assert evaluate(model, folder, split="test").num_images == 21
+
+
 def test_unreadable_pictures_are_named_or_skipped(model, folder):
     for path in sorted((folder / "test").rglob("*.png"))[:4]:
         path.write_bytes(path.read_bytes()[:50])

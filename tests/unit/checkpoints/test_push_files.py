@@ -209,7 +209,9 @@ def test_many_files_are_one_upload_with_progress(folder: Path, hub: Hub, monkeyp
     for number in range(300):
         (folder / "plots" / f"{number}.svg").write_text(f"<svg>{number}</svg>" + " " * 3000)
     hub.fail("POST .*/commit/", pace=4_000_000)
-    monkeypatch.setattr(import_module("huggingface_hub.utils.tqdm"), "HF_HUB_DISABLE_PROGRESS_BARS", None)
+    bars = import_module("huggingface_hub.utils.tqdm")
+    monkeypatch.setattr(bars, "HF_HUB_DISABLE_PROGRESS_BARS", None)
+    monkeypatch.setattr(bars, "progress_bar_states", {})  # other tests switch them off
     monkeypatch.setattr(sys, "stderr", Terminal())
     push_folder(folder, "user/model", token=WRITER, include=["plots/*"])
     shown = re.findall(r"Uploading small files: +(\d+)%", sys.stderr.getvalue())

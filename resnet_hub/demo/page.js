@@ -109,13 +109,38 @@
     if (tab) document.title = `${tab.textContent.trim()} · resnet_hub`;
   }
 
-  // Gradio loads the description of the API when the pointer enters its link, which never happens on a phone.
+  // At `?view=api` Gradio believes that the description of the API is open, but has not loaded it: close it, and open it.
+  let showsApi = new URLSearchParams(location.search).get("view") !== "api";
   function openApi() {
-    if (new URLSearchParams(location.search).get("view") === "api" && !query(".api-docs")) {
-      query("footer .show-api")?.dispatchEvent(new MouseEvent("mouseenter"));
+    const link = query("footer .show-api");
+    if (showsApi || !link) return;
+    showsApi = true;
+    link.click();
+    link.click();
+  }
+
+  function mendFields() {
+    // Gradio names its upload areas otherwise than they read, in English.
+    for (const area of document.querySelectorAll("button[aria-dropeffect][aria-label]")) {
+      if (area.textContent.trim()) area.removeAttribute("aria-label");
+    }
+    // Gradio shows 0 in an empty field, and hides what the placeholder says.
+    for (const field of document.querySelectorAll("input[type=number][placeholder]:not(:focus)")) {
+      if (field.value === "0") field.value = "";
     }
   }
 
+  // Gradio's client warns at each upload, and reports the calls that end with the page as errors.
+  function silenceGradio() {
+    const { warn, error } = console;
+    console.warn = (...args) => args[0] === "Method not implemented." || warn(...args);
+    addEventListener("beforeunload", () => {
+      console.error = () => {};
+      setTimeout(() => (console.error = error), 1000);
+    });
+  }
+
+  silenceGradio();
   document.addEventListener("change", retype, true);
   document.addEventListener("drop", retype, true);
   document.addEventListener("input", setStrength);
@@ -128,6 +153,7 @@
       noteAnswer();
       setTitle();
       openApi();
+      mendFields();
     };
     new MutationObserver(() => {
       if (!scheduled) requestAnimationFrame(update);

@@ -318,12 +318,14 @@ def test_two_classes_from_the_camera_become_a_model_on_one_screen(browser: Brows
     page.get_by_role("tab", name="Train").click()
     page.evaluate("window.hue = -1")
     page.locator(".record:visible").first.click()
-    expect(page.locator("#no-camera")).to_contain_text("The camera cannot be used")
+    alert = page.locator(".class-card").first.get_by_role("alert")  # where the visitor pressed
+    expect(alert).to_contain_text("The camera cannot be used")
+    expect(alert).to_be_in_viewport()
     for index, (name, hue) in enumerate({"red": 0, "blue": 240}.items()):
         page.get_by_label("Class name").nth(index).fill(name)
         page.evaluate(f"window.hue = {hue}")
         record(page, index, 20)
-    expect(page.locator("#no-camera")).to_be_hidden()
+    expect(page.get_by_role("alert")).to_have_count(0)
     page.locator("#train-now").click()
     expect(page.locator("#figures dl")).to_be_visible()
     page.get_by_role("button", name="Try it").click()

@@ -9,7 +9,11 @@ if (!window.resnetHubCamera) {
   let idle = 0;
   let recording = null; // {card, video, photos, timer}
 
-  const show = (element, isShown) => element?.classList.toggle("camera-shown", isShown);
+  // Says at the button that was pressed that there is no camera.
+  function explain(card) {
+    for (const old of document.querySelectorAll(".record + [role=alert]")) old.remove();
+    card?.querySelector(".record").after(document.querySelector("#no-camera p").cloneNode(true));
+  }
 
   async function openCamera(card) {
     let video = card.querySelector("video.camera");
@@ -52,10 +56,10 @@ if (!window.resnetHubCamera) {
     const current = (recording = { button, card, photos: [], isHeld: true });
     try {
       current.video = await openCamera(card);
-      show(document.querySelector("#no-camera"), false);
+      explain(null);
     } catch {
       recording = null;
-      show(document.querySelector("#no-camera"), true);
+      explain(card);
       return;
     }
     if (!current.isHeld) return finish(current);

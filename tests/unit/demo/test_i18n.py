@@ -37,4 +37,5 @@ def test_every_message_is_in_use() -> None:
         cuts = [match.start() for match in re.finditer("_", key)]
         return key in strings or any({key[:cut], key[cut + 1 :]} <= strings for cut in cuts)
 
-    assert [key for key in MESSAGES["en"] if not is_used(key)] == []
+    # A key with a dot is one of Gradio's own texts, which the page replaces.
+    assert [key for key in MESSAGES["en"] if "." not in key and not is_used(key)] == []

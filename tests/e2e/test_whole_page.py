@@ -1,0 +1,127 @@
+"""The page as a whole: what a screen reader finds, what the browser's console says, and what a link opens.
+
+The first needs the npm package axe-core; `RESNET_HUB_AXE` names its folder.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.data import save_base, write_zip
+from helpers.page import open_page, serving
+from playwright.sync_api import Browser, Page, expect
+
+from resnet_hub.demo.i18n import MESSAGES
+
+LOCALES = {"en": "en-US", "zh": "zh-CN"}
+FIND_VIOLATIONS = """async () => {
+    for (const change of document.getAnimations()) if (change instanceof CSSTransition) change.finish();
+    const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+    return violations.filter(({ impact }) => ["serious", "critical"].includes(impact))
+        .map(({ id, nodes }) => [id, nodes.map(({ html, any }) => html.slice(0, 200) + (any[0]?.message ?? ""))]);
+}"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    save_base(folder / "shelf" / "tiny")
+    write_zip(folder / "colours.zip")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    with serving(folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The script of axe-core."""
+    folder = os.environ.get("RESNET_HUB_AXE")
+    if not folder:
+        must_run = os.environ.get("CI") and shutil.which("npm")
+        (pytest.fail if must_run else pytest.skip)("RESNET_HUB_AXE does not name a copy of axe-core.")
+    return (Path(folder) / "axe.min.js").read_text(encoding="utf-8")
+
+
+def find_violations(page: Page, axe: str, stop: str) -> list[Any]:
+    """The serious findings on what the page shows, in both themes."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(axe)
+    found = []
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+        page.wait_for_function("dark => document.body.classList.contains('dark') === dark", arg=theme == "dark")
+        found += [[stop, theme, *finding] for finding in page.evaluate(FIND_VIOLATIONS)]
+    return found
+
+
+@pytest.mark.parametrize("language", LOCALES)
+def test_everybody_can_use_every_step(browser: Browser, address: str, folder: Path, axe: str, language: str) -> None:
+    text = MESSAGES[language]
+    page = open_page(browser, address, locale=LOCALES[language])
+    expect(page.locator("#summary h2")).to_be_visible()
+    found = find_violations(page, axe, "predict")
+    page.locator("#examples button").first.click()
+    expect(page.locator("#why img.heat")).to_be_visible()
+    page.get_by_role("button", name=text["about_model"]).click()
+    expect(page.locator("#facts dl")).to_be_visible()
+    found += find_violations(page, axe, "answer")
+    page.get_by_role("tab", name=text["train_tab"]).click()
+    expect(page.locator("#own-classes")).to_be_visible()
+    found += find_violations(page, axe, "classes")
+    page.get_by_role("tab", name=text["zip"]).click()
+    page.locator("#zip input[type=file]").set_input_files(folder / "colours.zip")
+    expect(page.locator("#zip a")).to_be_visible()
+    page.locator("#check-zip").click()
+    expect(page.locator("#report table")).to_be_visible()
+    found += find_violations(page, axe, "report")
+    page.get_by_role("button", name=text["continue"]).click()
+    page.get_by_role("button", name=text["more_choices"]).click()
+    expect(page.locator("#mixup input")).to_be_visible()
+    found += find_violations(page, axe, "model")
+    page.get_by_label(text["recipe_head"]).check()
+    page.get_by_role("button", name=text["start"]).click()
+    expect(page.locator("#figures dl")).to_be_visible()
+    page.locator("#delete-run").click()
+    expect(page.locator("#delete-run-yes")).to_be_visible()
+    found += find_violations(page, axe, "result")
+    page.locator(".step-button").nth(2).click()
+    expect(page.locator("#samples img").first).to_be_visible()
+    found += find_violations(page, axe, "training")
+    page.get_by_role("tab", name=text["inside_tab"]).click()
+    expect(page.locator("#inside-drawing svg")).to_be_visible()
+    found += find_violations(page, axe, "inside")
+    page.close()
+    assert found == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_description_of_the_api_has_a_link(browser: Browser, address: str, width: int) -> None:
+    page = open_page(browser, f"{address}/?view=api", width=width)
+    docs = page.locator(".api-docs")
+    expect(docs).to_contain_text("/predict")
+    page.goto(address)
+    page.locator("footer .show-api").click()
+    expect(docs).to_contain_text("/predict")
+    page.close()
+
+
+def test_the_console_stays_empty(browser: Browser, address: str, folder: Path) -> None:
+    page = open_page(browser, address)
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
+    expect(page.locator("#summary h2")).to_be_visible()
+    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="ZIP file").click()
+    page.locator("#zip input[type=file]").set_input_files(folder / "colours.zip")
+    expect(page.locator("#zip a")).to_be_visible()
+    page.reload()
+    expect(page.locator("#summary h2")).to_be_visible()
+    page.close()
+    assert messages == []

@@ -1,7 +1,7 @@
 """Upload checkpoint folders to the Hub, in one commit: only the files of the checkpoint, none else of this machine."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from functools import partial
@@ -58,7 +58,7 @@ class UploadFiles(NamedTuple):
     """The files that are uploaded, and what is left out."""
 
     files: dict[str, Path]  # path in the repo -> file on this disk
-    skipped: list[str]  # names in the folder and in its `onnx` folder
+    skipped: list[str]  # the folders of which nothing is uploaded, and files
 
 
 def select_upload_files(folder: Path, include: Sequence[str] = ()) -> UploadFiles:
@@ -93,8 +93,20 @@ def select_upload_files(folder: Path, include: Sequence[str] = ()) -> UploadFile
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if name not in files and (folder / name).is_symlink():
             raise CheckpointError(f"{name} of {folder} is a link to a file outside the folder. Copy the file there.")
-    uploaded = {entry for name in files for entry in (name, name.split("/")[0])}
-    return UploadFiles(files, sorted(entry for entry in entries if entry not in uploaded))
+    return UploadFiles(files, _list_skipped(folder, files))
+
+
+def _list_skipped(folder: Path, files: Collection[str], prefix: str = "") -> list[str]:
+    """The names in a folder of which nothing is uploaded; those in its folders of which something is or could be."""
+    skipped = []
+    for path in sorted(folder.iterdir()):
+        name = prefix + path.name
+        is_open = name == "onnx" or any(file.startswith(f"{name}/") for file in files)
+        if is_open and path.is_dir() and not path.is_symlink():
+            skipped += _list_skipped(path, files, f"{name}/")
+        elif name not in files:
+            skipped.append(name)
+    return skipped
 
 
 def check_folder(folder: Path) -> ResNetConfig:

@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING
 
 from resnet_hub.atomic import replace_folder
 from resnet_hub.config import ResNetConfig
-from resnet_hub.convert.state_dict import describe_bad_values, describe_mismatch, list_expected_shapes
-from resnet_hub.errors import CheckpointError, disk_is_full, list_untrusted, memory_errors
+from resnet_hub.convert.state_dict import (
+    describe_bad_values,
+    describe_mismatch,
+    describe_reparametrization,
+    list_expected_shapes,
+)
+from resnet_hub.errors import CheckpointError, disk_is_full, memory_errors
 from resnet_hub.hub_client.errors import first_line
 from resnet_hub.hub_client.listing import sha256_file
 
@@ -28,13 +33,6 @@ PROCESSOR_FILE, INDEX_FILE = "preprocessor_config.json", "model.safetensors.inde
 # Removed with the weights: they describe or overrule them.
 STALE_FILES = (ONNX_FILE, QUANTIZED_FILE, CALIBRATION_FILE, PROCESSOR_FILE, INDEX_FILE)
 DTYPES = ("float32", "bfloat16", "float16")  # that weights can be stored as
-
-# Parts of the keys of a network whose weights are computed from other tensors -> its state, and how to undo it
-_REPARAMETRIZED = (
-    ((".weight_orig", ".weight_mask", ".bias_orig", ".bias_mask"), "pruned", "torch.nn.utils.prune.remove"),
-    ((".parametrizations.",), "parametrized", "torch.nn.utils.parametrize.remove_parametrizations"),
-    ((".weight_g", ".weight_v"), "weight-normalised", "torch.nn.utils.remove_weight_norm"),
-)
 
 
 def save_checkpoint(
@@ -133,9 +131,8 @@ def storage_dtype(weights: "Mapping[str, Tensor]") -> str:
 def _check_weights(config: ResNetConfig, weights: "Mapping[str, Tensor]", folder: str | Path) -> None:
     """Raise `CheckpointError` where names, shapes, types or values of weights do not make the network of the config."""
     subject = f"Cannot save the model to {folder}"
-    for suffixes, cause, remedy in _REPARAMETRIZED:
-        if keys := [key for key in weights if any(suffix in key for suffix in suffixes)]:
-            raise CheckpointError(f"{subject}: it is {cause} ({list_untrusted(keys)}). Call {remedy} first.")
+    if state := describe_reparametrization(weights):
+        raise CheckpointError(f"{subject}: it is {state} first.")
     if "fc.weight" in weights:
         check_head(config, {key: weight.shape for key, weight in weights.items()}, folder)
     if mismatch := describe_mismatch(list_expected_shapes(config), weights):

@@ -5,7 +5,7 @@ reported."""
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -28,6 +28,14 @@ _STEMS = {"torchvision": _HALVED, "timm": _HALVED, "cifar": "full size, no max-p
 # https://github.com/kuangliu/pytorch-cifar and https://github.com/chenyaofo/pytorch-cifar-models by CIFAR-10's own.
 _IMAGENET = {"mean": ResNetConfig.mean, "std": ResNetConfig.std}
 _CIFAR_PROJECTED = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
+
+
+# Parts of the keys of a network whose weights are computed from other tensors -> its state, and how to undo it
+_REPARAMETRIZED = (
+    ((".weight_orig", ".weight_mask", ".bias_orig", ".bias_mask"), "pruned", "torch.nn.utils.prune.remove"),
+    ((".parametrizations.",), "parametrized", "torch.nn.utils.parametrize.remove_parametrizations"),
+    ((".weight_g", ".weight_v"), "weight-normalised", "torch.nn.utils.remove_weight_norm"),
+)
 
 
 class ConvertedCheckpoint(NamedTuple):
@@ -76,6 +84,8 @@ def convert_state_dict(
     """
     state_dict = unwrap_state_dict(content, source, choice=choice, ignore=ignore)
     shapes, notes = state_dict.shapes, state_dict.notes
+    if state := describe_reparametrization(shapes):
+        raise CheckpointError(f"{source} holds a network that is {state} before you save it.")
     depths = _infer_depths(shapes)
     inferred_library, fields = _infer_stem(shapes)
     if not inferred_library or not depths:
@@ -84,7 +94,7 @@ def convert_state_dict(
         raise CheckpointError(
             f"{source} is not a ResNet of torchvision, timm or the CIFAR repositories: it has {stem} and "
             f"{len(depths)} stages layer1, layer2, ...; its keys are "
-            f"{list_untrusted(list(shapes), MAX_NAMES) or 'none'}."
+            f"{list_untrusted([*(shapes or content)], MAX_NAMES) or 'none'}."
         )
     if library not in (None, inferred_library):
         raise CheckpointError(f"{source} has a {fields['stem']} stem, as in {inferred_library}, not in {library}.")
@@ -295,6 +305,14 @@ def _convert_tensors(state_dict: StateDict, config: ResNetConfig) -> "dict[str, 
     if problem := describe_bad_values(converted):
         raise CheckpointError(f"{state_dict.source} has {problem}. Such a network has no use; convert another state.")
     return converted
+
+
+def describe_reparametrization(keys: Iterable[str]) -> str:
+    """That weights are computed from other tensors and what undoes it, as text for a message; empty if they are not."""
+    for parts, state, remedy in _REPARAMETRIZED:
+        if computed := [key for key in keys if any(part in key for part in parts)]:
+            return f"{state} ({list_untrusted(computed, MAX_NAMES)}). Call {remedy}"
+    return ""
 
 
 def describe_bad_values(tensors: "Mapping[str, Tensor]") -> str:

@@ -84,11 +84,12 @@ def unwrap_state_dict(content: Any, source: object, *, choice: str | None = None
     if network.path:
         notes.append(("wrapper", f"the weights are under {one_line('.'.join(network.path), 80)!r}"))
 
-    heads = _list_separate_heads(mappings, network.path) if is_found else []
-    ignored = [key for key in _list_ignored(mappings, network, networks) if key not in {name for name, *_ in heads}]
+    separate = _list_separate_weights(mappings, network.path, networks) if is_found else {}
+    outer_names = {name for name, _ in separate}
+    ignored = [key for key in _list_ignored(mappings, network, networks) if key not in outer_names]
     prefixes = {other.prefix for other in networks if other.path == network.path}
     own: dict[str, Tensor] = {}
-    foreign = {f"{name}.{key}": tensor for name, key, tensor in heads}
+    foreign = {f"{name}.{key}".rstrip("."): tensor for (name, key), tensor in separate.items()}
     renamed: set[str] = set()
     for key, tensor in _select_tensors(mappings[network.path]).items():
         plain_key = _WRAPPED.sub("", key)
@@ -237,12 +238,26 @@ def _describe_renaming(key: str, inner_key: str) -> set[str]:
     return changes | {f"{prefix} removed" for prefix in (key.removesuffix(inner_key),) if prefix}
 
 
-def _list_separate_heads(
-    mappings: Mapping[tuple[str, ...], Mapping[Any, Any]], path: tuple[str, ...]
-) -> "list[tuple[str, str, Tensor]]":
-    """The tensors of a head that is stored in a mapping of its own, beside that of the network."""
-    heads = [(name, mappings.get((*path[:-1], name), {})) for name in _HEADS if path and name != path[-1]]
-    return [(name, key, tensor) for name, mapping in heads for key, tensor in _select_tensors(mapping).items()]
+def _list_separate_weights(
+    mappings: Mapping[tuple[str, ...], Mapping[Any, Any]], path: tuple[str, ...], networks: list[_Network]
+) -> "dict[tuple[str, str], Tensor]":
+    """The weights beside the mapping of a network, such as those of a head, by their mapping's name and their key.
+
+    Counters, random states and the like are none: weights have two dimensions or more, and so has one of their mapping.
+    """
+    if not path:
+        return {}
+    outer = mappings[path[:-1]]
+    groups = {name: _select_tensors(mappings.get((*path[:-1], name), {})) for name in outer if isinstance(name, str)}
+    groups = {name: group for name, group in groups.items() if not any(n.path == (*path[:-1], name) for n in networks)}
+    weights = {
+        (name, key): tensor for name, group in groups.items() if _has_matrix(group) for key, tensor in group.items()
+    }
+    return weights | {(key, ""): tensor for key, tensor in _select_tensors(outer).items() if _has_matrix({key: tensor})}
+
+
+def _has_matrix(tensors: "Mapping[str, Tensor]") -> bool:
+    return any(tensor.ndim > 1 and tensor.is_floating_point() for tensor in tensors.values())
 
 
 def _take_head(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel
 
 from resnet_hub.config import ResNetConfig
@@ -149,6 +150,38 @@ def test_other_tensors_are_left_out_only_on_request(extra: dict[str, Tensor], pr
     assert all(key in str(error.value) for key in extra)
     converted = convert_state_dict(content, "x", ignore=True)
     assert holds(converted, RAW) and all(key in note(converted, "left out") for key in extra)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"metric_fc": {"weight": torch.ones(5, 8)}},
+        {"loss": OrderedDict(centers=torch.ones(5, 8), radius=torch.ones(1))},
+        {"arcface.weight": torch.ones(5, 8)},
+        {"decoder": {"0.weight": torch.ones(4, 4, 3, 3), "0.bias": torch.ones(4)}},
+    ],
+)
+def test_weights_in_a_mapping_beside_the_network_are_left_out_only_on_request(beside: dict[str, Any]) -> None:
+    content = {"model": RAW, "optimizer": OPTIMIZER, "rng": {"cpu": torch.get_rng_state()}, "epoch": 3} | beside
+    with pytest.raises(ResNetHubError, match=rf"^x has \d tensors? \({next(iter(beside))}.*--ignore\.$"):
+        convert_state_dict(content, "x")
+    converted = convert_state_dict(content, "x", ignore=True)
+    assert holds(converted, RAW) and next(iter(beside)) in note(converted, "left out")
+    assert note(converted, "ignored") == "optimizer, rng, epoch: not weights"
+
+
+@pytest.mark.parametrize(
+    ("module", "state"),
+    [
+        (prune.l1_unstructured(ResNet(CONFIG).conv1, "weight", 0.5), "pruned"),
+        (parametrizations.spectral_norm(ResNet(CONFIG).conv1), "parametrized"),
+        (parametrizations.orthogonal(nn.Linear(8, 8)), "parametrized"),
+    ],
+)
+def test_weights_that_are_computed_are_called_that(module: nn.Module, state: str) -> None:
+    weights = {key: tensor for key, tensor in RAW.items() if not key.startswith("conv1.")}
+    with pytest.raises(ResNetHubError, match=rf"x holds a network that is {state} \(conv1\..*Call torch\.nn\.utils\."):
+        convert_state_dict(weights | prefixed("conv1.", module.state_dict()), "x")
 
 
 def test_a_head_of_several_layers_is_left_out_only_on_request() -> None:

@@ -926,7 +926,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     optimizer: Literal["sgd", "adamw"], config: TrainConfig, tmp_path: Path
 ) -> None:
     chosen: dict[str, Any] = {"learning_rate": 1e-3, "nesterov": False} if optimizer == "adamw" else {}
-    config = replace(config, optimizer=optimizer, epochs=30, **chosen)
+    config = replace(config, optimizer=optimizer, epochs=15, **chosen)
 
     def request(runner: Any, config: TrainConfig, seconds: float | None) -> int:
         runner.stdin.write(json.dumps({"config": vars(config), "seconds": seconds}) + "\n")

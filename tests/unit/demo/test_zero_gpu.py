@@ -16,6 +16,8 @@ from helpers.data import save_base, write_zip
 from helpers.zero_server import STUBS, Devices
 from safetensors.torch import load_file
 
+from resnet_hub import TrainConfig, train
+
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -88,7 +90,9 @@ def weights(run: Path) -> dict[str, Any]:
     return load_file(run / "model" / "model.safetensors")
 
 
-def test_a_run_of_five_calls_and_more_ends_with_the_weights_of_an_unbroken_one(devices: Devices, folder: Path) -> None:
+def test_a_run_of_five_calls_and_more_ends_with_the_weights_of_an_unbroken_one(
+    devices: Devices, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = """
 zero_gpu.SHARE = 1e-9  # one step a call
 used = list(start(config))
@@ -99,9 +103,8 @@ show()
     assert state == "finished"
     assert len(devices.asked) >= 5 and {call["durationSeconds"] for call in devices.asked} == {"60"}
     config = json.loads((Path(run) / "run" / "run.json").read_text()) | {"run": "unbroken"}
-    plain = f"from resnet_hub import TrainConfig, train; list(train(TrainConfig(**{config!r})))"
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RESNET_HUB_CACHE": str(folder / "other")}
-    subprocess.run([sys.executable, "-c", plain], cwd=run, env=env, check=True)
+    monkeypatch.chdir(run)
+    list(train(TrainConfig(**config)))
     broken, unbroken = weights(Path(run, "run")), weights(Path(run, "unbroken"))
     assert broken.keys() == unbroken.keys()
     assert all(value.equal(unbroken[key]) for key, value in broken.items())

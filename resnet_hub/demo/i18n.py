@@ -1,10 +1,12 @@
 """The messages of the page, in English and Chinese, from `locales/*.json`.
 
 The browser translates the fixed texts (`message`), the server those that an answer carries (`translate`). Both follow
-the language of the browser.
+the language of the browser. What the library says in English, such as its errors and the findings of a dataset report,
+is translated by the patterns of `phrases_zh.json` (`translate_text`).
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,25 @@ MESSAGES: dict[str, dict[str, str]] = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
     for path in sorted(Path(__file__).with_name("locales").glob("*.json"))
 }
-LABELS: dict[str, str] = json.loads(Path(__file__).with_name("labels_zh.json").read_text(encoding="utf-8"))
+PHRASES: dict[str, str] = json.loads(Path(__file__).with_name("phrases_zh.json").read_text(encoding="utf-8"))
+_MAX_TEXT = 2000  # characters of a text that is matched with all patterns
 I18N = gr.I18n(**MESSAGES, **{"zh-CN": MESSAGES["zh"], "zh-TW": MESSAGES["zh"]})
+
+
+def _compile(phrase: str) -> re.Pattern[str]:
+    """A phrase as a pattern: `{name}` is any text, `(s)` an optional ending and `(y|ies)` one of two."""
+
+    def convert(part: str) -> str:
+        if part.startswith("{"):
+            return f"(?P<{part[1:-1]}>.*?)"
+        if re.fullmatch(r"\([a-z|]+\)", part):
+            return f"(?:{part[1:-1]})" + ("" if "|" in part else "?")
+        return re.escape(part)
+
+    return re.compile("".join(map(convert, re.split(r"({\w+}|\([a-z|]+\))", phrase))), re.DOTALL)
+
+
+_PATTERNS = [(_compile(phrase), chinese) for phrase, chinese in PHRASES.items() if "{" in phrase]
 
 
 class PageError(ResNetHubError):
@@ -48,19 +67,33 @@ def translate(request: gr.Request | None, key: str, **values: object) -> str:
     return MESSAGES[get_language(request)][key].format(**values)
 
 
+def translate_text(request: gr.Request | None, text: str) -> str:
+    """A text of the library in the visitor's language; unchanged if no phrase matches it."""
+    return _translate_text(text) if get_language(request) == "zh" else text
+
+
+def _translate_text(text: str) -> str:
+    if text in PHRASES or len(text) > _MAX_TEXT:
+        return PHRASES.get(text, text)
+    for pattern, chinese in _PATTERNS:
+        if match := pattern.fullmatch(text):
+            return chinese.format(**{name: _translate_text(part) for name, part in match.groupdict().items()})
+    return text
+
+
 def translate_label(request: gr.Request | None, label: str) -> str:
-    """The label in the visitor's language if it is one of the included models', else the label itself."""
-    return LABELS.get(label, label) if get_language(request) == "zh" else label
+    """The label in the visitor's language if it is one of an included model's, else the label itself."""
+    return PHRASES.get(label, label) if get_language(request) == "zh" else label
 
 
 def translate_error(request: gr.Request | None, error: Exception) -> str:
-    """The message of an error for the visitor. Errors of the library are in English; unexpected ones are raised."""
+    """The message of an error for the visitor; unexpected errors are raised."""
     if isinstance(error, MemoryFullError):
         return translate(request, "no_memory")
     if isinstance(error, PageError):
         return translate(request, error.key, **error.values)
     if isinstance(error, ResNetHubError):
-        return str(error)
+        return translate_text(request, str(error))
     if isinstance(error, OSError):  # uploads are deleted after an hour
         return translate(request, "files_gone" if isinstance(error, FileNotFoundError) else "disk_full")
     raise error

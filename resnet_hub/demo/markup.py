@@ -15,7 +15,7 @@ from markupsafe import Markup
 from resnet_hub.checkpoints.load import read_card
 from resnet_hub.checkpoints.model_card import read_license
 from resnet_hub.datasets.report import DatasetReport, format_bytes
-from resnet_hub.demo.i18n import translate, translate_error
+from resnet_hub.demo.i18n import translate, translate_error, translate_text
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Status
 from resnet_hub.demo.space import is_zero_gpu
@@ -45,8 +45,9 @@ TEMPLATES.filters["number"] = "{:,}".format
 
 
 def render(template: str, request: gr.Request, **values: Any) -> str:
-    """Render a template with `values`, and with `t`, which translates a message."""
-    return TEMPLATES.get_template(template).render(values, t=partial(translate, request))
+    """Render a template with `values`, `t`, which translates a message, and `phrase`, for a text of the library."""
+    translators = {"t": partial(translate, request), "phrase": partial(translate_text, request)}
+    return TEMPLATES.get_template(template).render(values | translators)
 
 
 def render_text(text: str, role: str = "") -> str:
@@ -80,7 +81,9 @@ def render_report(report: DatasetReport, request: gr.Request) -> str:
         size = format_bytes(sum(row.bytes for row in per_split))
         rows.append([label, *(f"{row.images:,}" for row in per_split), size])
         bars.append(sum(row.images for row in per_split))
-    unreadable = [(image.name, image.label, image.reason) for image in report.unreadable[:MAX_ROWS]]
+    unreadable = [
+        (image.name, image.label, translate_text(request, image.reason)) for image in report.unreadable[:MAX_ROWS]
+    ]
     total = format_bytes(sum(row.bytes for row in report.classes))
     return render(
         "report.html", request, report=report, size=total, splits=splits, rows=rows, bars=bars, unreadable=unreadable
@@ -90,9 +93,9 @@ def render_report(report: DatasetReport, request: gr.Request) -> str:
 def render_progress(run: PageRun, status: Status, history: Sequence[Epoch], request: gr.Request) -> str:
     """The state of a run, in a few lines."""
     event, facts = status.event or {}, run.read_facts()
-    reason = str(event.get("reason", ""))
+    reason = translate_text(request, str(event.get("reason", "")))
     done, total, lines = 0.0, 0, [describe_best(history, request)]
-    if status.state == "failed" and "not fit into memory" in reason and "job" not in facts:
+    if status.state == "failed" and "not fit into memory" in str(event.get("reason")) and "job" not in facts:
         reason = translate(request, "memory_full")  # the library's advice names options that the page does not have
     if status.state in ("running", "stopping"):
         activity, done, total = _describe_event(run, event, request)
@@ -284,6 +287,7 @@ _TERMS = {  # licence -> what a person needs to know of it
     **dict.fromkeys(("cc0-1.0", "unlicense", "pddl"), "terms_public"),
     **dict.fromkeys(("cc-by-4.0", "cc-by-3.0", "cc-by-2.0"), "terms_credit"),
     **dict.fromkeys(("cc-by-sa-4.0", "cc-by-sa-3.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0"), "terms_alike"),
+    "other": "terms_own",
     **dict.fromkeys(("cc-by-nc-4.0", "cc-by-nc-3.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"), "terms_noncommercial"),
 }
 

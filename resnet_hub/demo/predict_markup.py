@@ -6,12 +6,13 @@ from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from resnet_hub.checkpoints.model_card import read_license
-from resnet_hub.demo.i18n import translate, translate_label
+from resnet_hub.demo.i18n import translate, translate_label, translate_text
 from resnet_hub.demo.markup import render, shorten_label
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _LABELS_SHOWN = 4  # of a model
 _FRONT_MATTER = re.compile(r"\A\s*---\s*\n.*?\n---\s*(\n|\Z)", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
+_DETAILS = re.compile("<p>&lt;details&gt;&lt;summary&gt;([^<>]*)&lt;/summary&gt;</p>")  # as Markdown shows it
 _QUALITY = 88  # of the JPEG copies in a page
 
 
@@ -40,14 +42,14 @@ def render_summary(config: "ResNetConfig", title: str, card: str, query: str, re
         request: The request, for its language.
     """
     labels = [shorten_label(translate_label(request, label)) for label in config.labels[:_LABELS_SHOWN]]
-    some = translate(request, "comma").join(labels)
+    some, license = translate(request, "comma").join(labels), read_license(card)
     key = "purpose_many" if config.num_classes > _LABELS_SHOWN else "purpose"
     return render(
         "summary.html",
         request,
-        title=_find_title(card) if query and _find_title(card) else title,
+        title=translate_text(request, _find_title(card)) if query and _find_title(card) else title,
         purpose=translate(request, key, count=f"{config.num_classes:,}", some=some),
-        license=read_license(card),
+        license=license if license != "other" else translate(request, "own_terms"),
         parameters=f"{config.num_parameters / 1e6:,.1f}",
         query=query,
     )
@@ -59,11 +61,18 @@ def _find_title(card: str) -> str:
 
 
 def render_card(card: str, request: gr.Request) -> str:
-    """A model card as HTML. Strangers write cards: HTML in them is shown as text, and no image is loaded."""
+    """A model card as HTML. Strangers write cards: no image is loaded; HTML, except folded parts, is text."""
     text = _COMMENT.sub("", _FRONT_MATTER.sub("", card[:_MAX_CARD], count=1)).strip()
     if not text:
         return f"<p>{html.escape(translate(request, 'no_card'))}</p>"
-    return _get_markdown().render(text)
+    markdown, environment = _get_markdown(), dict[str, Any]()
+    tokens = markdown.parse(text, environment)
+    for opening, heading in pairwise(tokens):
+        if opening.type in ("heading_open", "th_open") and heading.children and len(heading.children) == 1:
+            heading.children[0].content = translate_text(request, heading.content)
+    shown = str(markdown.renderer.render(tokens, markdown.options, environment))
+    folded = _DETAILS.sub(lambda match: f"<details><summary>{translate_text(request, match[1])}</summary>", shown)
+    return folded.replace("<p>&lt;/details&gt;</p>", "</details>")
 
 
 @cache

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from helpers.data import save_base, write_zip
+from helpers.hostile import CARD
 from helpers.page import open_page, serving
 from playwright.sync_api import Browser, Page, expect
 
@@ -29,6 +30,7 @@ FIND_VIOLATIONS = """async () => {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     save_base(folder / "shelf" / "tiny")
+    (folder / "shelf" / "tiny" / "README.md").write_text(CARD, encoding="utf-8")
     write_zip(folder / "colours.zip")
     return folder
 
@@ -125,3 +127,18 @@ def test_the_console_stays_empty(browser: Browser, address: str, folder: Path) -
     expect(page.locator("#summary h2")).to_be_visible()
     page.close()
     assert messages == []
+
+
+def test_a_card_of_a_stranger_runs_nothing_and_loads_nothing(browser: Browser, address: str) -> None:
+    page = open_page(browser, address)  # a dialog fails the test
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.get_by_role("button", name="About this model").click()
+    card = page.locator("#card")
+    expect(card.locator("h1")).to_contain_text("<script>alert(1)</script>")
+    expect(page.locator("#summary h2")).to_contain_text("<script>")
+    for element in card.locator("a, th, summary").all():
+        element.dispatch_event("mouseover")
+    assert card.locator("script, iframe, img, svg, style").count() == 0
+    assert [url for url in requests if "evil.example" in url] == []
+    page.close()

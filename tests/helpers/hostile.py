@@ -837,3 +837,27 @@ def main(wanted: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+
+CARD = """---
+license: mit
+---
+# Model <script>alert(1)</script>
+
+<iframe src="https://evil.example"></iframe><img src=x onerror=alert(1)><svg onload=alert(1)>
+
+<style>body { display: none }</style>
+
+<details><summary>5 labels</summary>
+
+<p onclick="alert(1)">hidden</p>
+
+</details>
+</details><details><summary><img src=x onerror=alert(1)></summary>
+
+![alt" onerror="alert(1)](https://evil.example/pixel.png) [link](javascript:alert(1)) [file](data:text/html,x)
+[home](https://ok.example 'title" onmouseover="alert(1)')
+
+| a | <script>alert(2)</script> |
+|---|---|
+| {{ 7 * 7 }} | __i18n__{"key": "train"} |
+"""

@@ -2,16 +2,18 @@
 
 import json
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from helpers.hostile import CARD
 from helpers.page import from_browser
 from markupsafe import escape
 from PIL import Image
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.report import ClassCount, DatasetReport, Finding, UnreadableImage
-from resnet_hub.demo import markup
+from resnet_hub.demo import markup, predict_markup
 from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Status
@@ -124,3 +126,25 @@ def test_the_licence_of_the_base_is_said_in_words(license: str, key: str, run: P
     shown = markup.render_terms(run, from_browser())
     assert MESSAGES["en"]["credit"].format(base="tiny") in shown and EVIL not in shown
     assert str(escape(MESSAGES["en"][key].format(license=license))) in shown
+
+
+class Tags(HTMLParser):
+    """The elements of a page, with the names and values of their attributes."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+
+
+def test_a_hostile_card_is_text() -> None:
+    tags = Tags(predict_markup.render_card(CARD, from_browser("zh"))).found
+    allowed = {"h1", "p", "em", "strong", "a", "details", "summary", "table", "thead", "tbody", "tr", "th", "td"}
+    assert {tag for tag, _ in tags} <= allowed
+    assert {name for _, attributes in tags for name in attributes} <= {"href", "title", "target", "rel"}
+    assert [attributes["href"] for tag, attributes in tags if tag == "a"] == ["https://ok.example"]
+    shown = predict_markup.render_card(CARD, from_browser("zh"))
+    assert "<summary>5 个标签</summary>" in shown and "{{ 7 * 7 }}" in shown

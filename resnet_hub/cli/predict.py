@@ -40,8 +40,9 @@ def add_parsers(commands: options.Commands) -> None:
 def run(arguments: options.Arguments) -> int:
     """Print the most likely labels of each image, one line per image, or write them to a CSV file.
 
-    Unreadable images are reported on stderr; the others are labelled.
+    Unreadable images are reported on stderr, where the model is named too; the others are labelled.
     """
+    from resnet_hub.checkpoints.model_card import read_heading
     from resnet_hub.inference.classifier import Classifier
 
     settings = options.select(arguments, "device", "precision", "exact")
@@ -49,6 +50,8 @@ def run(arguments: options.Arguments) -> int:
         classify = Classifier.from_pretrained(arguments.model, revision=arguments.revision, **settings)
     else:
         classify = Classifier.from_pretrained(_choose_default_model(arguments), local_files_only=True, **settings)
+    if title := read_heading(classify.model.card or "").title:
+        print(f"title: {output.escape(title)}", file=sys.stderr)
     paths = [path for item in arguments.images for path in _list_images(item)]
     unreadable: list[Path] = []
     results = _classify(classify, paths, arguments.top_k, unreadable)

@@ -75,13 +75,16 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     return float(_TEMPERATURES[losses.argmin()])
 
 
-def choose_threshold(scores: Tensor, is_correct: Tensor, *, precision: float = PRECISION) -> float:
-    """Returns the lowest score from which on that fraction of the labels is right, but at least `NOT_SURE_BELOW`.
+def choose_threshold(
+    scores: Tensor, is_correct: Tensor, *, precision: float = PRECISION, least: float = NOT_SURE_BELOW
+) -> float:
+    """Returns the lowest score from `least` on, from which on that fraction of the labels is right.
 
     Args:
         scores: The score of each predicted label (N,), in 0..1.
         is_correct: Whether each predicted label is the true one (N,).
         precision: The fraction.
+        least: The lowest threshold.
 
     Returns:
         The threshold; 1 if no score is that reliable.
@@ -90,7 +93,7 @@ def choose_threshold(scores: Tensor, is_correct: Tensor, *, precision: float = P
     precisions = is_correct[order].double().cumsum(0) / torch.arange(1, len(scores) + 1)
     reliable = (precisions >= precision).nonzero()
     threshold = float(ordered[reliable[-1, 0]]) if len(reliable) else 1.0
-    return max(threshold, NOT_SURE_BELOW)
+    return max(threshold, least)
 
 
 def _rate(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

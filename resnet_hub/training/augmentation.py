@@ -31,11 +31,13 @@ class BatchTransform:
 
     Attributes:
         size: Height and width of the network's input, in pixels.
+        crop_size: Those of the training crops.
         model_config: Its preprocessing is that of evaluation.
     """
 
     def __init__(self, config: TrainConfig, model_config: ResNetConfig):
         self.config, self.model_config, self.size = config, model_config, model_config.image_size
+        self.crop_size = config.crop_size or self.size
         self.mean, self.std = torch.tensor(model_config.mean), torch.tensor(model_config.std)
         self._memory = torch.empty(0)
         self.augmentation = config.augmentation or ("shift" if self.size <= 64 else "crop")
@@ -74,8 +76,7 @@ class BatchTransform:
             overwrites the images.
         """
         config, images = self.config, self.normalize(pixels, self._reuse_memory(pixels))
-        if images.shape[-1] != batch.size:
-            images = F.interpolate(images, size=(batch.size, batch.size), mode="bilinear", antialias=True)
+        images = resize_batch(images, batch.size)
         if config.erasing:
             images = random_erasing(images, batch.numbers[:, _ERASING], probability=config.erasing)
         return mixup_or_cutmix(images, targets, generator, mixup=config.mixup, cutmix=config.cutmix)
@@ -114,6 +115,13 @@ def preview_augmentation(
     targets = F.one_hot(torch.from_numpy(images.targets), len(images.labels)).float()
     augmented, _ = transform(torch.from_numpy(pixels), targets, batch, create_generator(config.seed, 0, 0))
     return [Image.fromarray(image.numpy()) for image in transform.denormalize(augmented)]
+
+
+def resize_batch(images: Tensor, size: int) -> Tensor:
+    """Resizes a batch (N, C, H, W) to (N, C, size, size)."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
 def _crop_centers(images: Sequence[np.ndarray], side: int) -> np.ndarray:

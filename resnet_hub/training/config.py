@@ -84,8 +84,9 @@ class TrainConfig:
     )
     architecture: str = option("resnet18", "name of the network, such as resnet50; only without a base")
     image_size: int | None = option(None, "height and width in pixels", (8, 1024))
+    crop_size: int | None = option(None, "height and width of the training crops; default: image_size", (8, 1024))
     first_size: int | None = option(
-        None, "image size of the first epochs; grows in steps of 16 up to image_size", (8, 1024)
+        None, "size of the training crops in the first epochs; grows in steps of 16 up to crop_size", (8, 1024)
     )
     crop_pct: float | None = option(None, "fraction of the image's short side that the network sees", (0.1, 1))
     recipe: Recipe | None = option(None, "named set of settings; default: finetune with a base, else modern")

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnet_hub.atomic import write_atomic
-from resnet_hub.inference.engines import Engine, select_engine
+from resnet_hub.inference.engines import Engine, PyTorchEngine, select_engine
+from resnet_hub.inference.onnx_graph import fold_batchnorm
 from resnet_hub.model import ResNet
-from resnet_hub.training.augmentation import BatchTransform
+from resnet_hub.training.augmentation import BatchTransform, resize_batch
 from resnet_hub.training.events import Preparing
 from resnet_hub.training.loader import DecodedImages, Loader, split_batches
 
@@ -33,57 +34,72 @@ def fit_linear_probe(
     transform: BatchTransform,
     loader: Loader,
     partial: Path | None,
+    *,
+    in_bf16: bool = False,
+    mirrored: bool = True,
 ) -> Generator[Preparing, None, nn.Linear]:
-    """Fits the head of `model` to its features of images and their mirror images.
+    """Fits the head of `model` to its features of images.
 
     Args:
         model: Its head is replaced by the fitted one.
         images: The images, of which the center is used.
         indices: Those to fit it to, int64 (N,).
         class_weights: float (num_classes,), the weight of each class in the loss.
-        transform: Crops and normalizes the images.
+        transform: Crops and normalizes the images, which are then resized to its `crop_size`.
         loader: Loads the images.
         partial: File that keeps the features computed so far if the generator is closed before its end, for the next
             call; None: they are discarded.
+        in_bf16: As in `create_engine`.
+        mirrored: Whether to fit the head to the mirror images too.
 
     Returns:
         The fitted head.
     """
     cache = FeatureCache()
-    path = cache.path(model, (images.images.read(index) for index in indices.tolist()))
+    engine = create_engine(model, in_bf16=in_bf16)
+    how = (engine.precision, mirrored, transform.crop_size)
+    path = cache.path(model, (images.images.read(index) for index in indices.tolist()), *how)
     features = cache.read(path)
     if features is None:
-        features = yield from _compute_features(model, images, indices, transform, loader, partial)
+        features = yield from _compute_features(engine, images, indices, transform, loader, partial, mirrored)
         cache.write(path, features)
     targets = torch.from_numpy(images.images.targets[indices])
     l2 = l2_penalty(features.shape[2], len(indices))  # a mirror image adds no information
     inputs, classes = features.transpose(0, 1).flatten(0, 1), len(class_weights)
-    head = fit_head(inputs, targets.repeat(2), classes, weights=class_weights, l2=l2)
+    head = fit_head(inputs, targets.repeat(features.shape[1]), classes, weights=class_weights, l2=l2)
     model.fc.load_state_dict(head.state_dict())
     return head
 
 
+def create_engine(model: ResNet, *, in_bf16: bool) -> Engine:
+    """Returns what computes the features: in bfloat16 at twice the speed, where the processor multiplies it."""
+    if not in_bf16:
+        return select_engine(model, "fp32")
+    folded = fold_batchnorm(model).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    return PyTorchEngine(folded, exact=True)
+
+
 def _compute_features(
-    model: ResNet,
+    engine: Engine,
     images: DecodedImages,
     indices: np.ndarray,
     transform: BatchTransform,
     loader: Loader,
     partial: Path | None,
+    mirrored: bool,
 ) -> Generator[Preparing, None, Tensor]:
-    """Returns the features (N, 2, C) of the images and of their mirror images."""
+    """Returns the features (N, 1, C) of the images, or (N, 2, C) with those of their mirror images."""
     batches = [load_file(partial)["features"]] if partial and partial.is_file() else []
     done, total = sum(map(len, batches)), len(indices)
-    engine = select_engine(model, "fp32")
     loading = loader.load(
         images, split_batches(indices[done:], _BATCH), lambda decoded, _: transform.center_crop(decoded)
     )
     try:
         with closing(loading):
             for _, pixels in loading:
-                batch = transform.normalize(pixels)
-                both = [extract_features(engine, inputs) for inputs in (batch, batch.flip(3))]
-                batches.append(torch.stack(both, 1))
+                batch = resize_batch(transform.normalize(pixels), transform.crop_size)
+                views = (batch, batch.flip(3)) if mirrored else (batch,)
+                batches.append(torch.stack([extract_features(engine, view) for view in views], 1))
                 done += len(pixels)
                 yield Preparing("features", done, total)
     finally:
@@ -149,9 +165,10 @@ class FeatureCache:
         home = os.environ.get("RESNET_HUB_CACHE") or Path("~/.cache/resnet_hub").expanduser()
         self.folder = Path(folder or Path(home) / "features")
 
-    def path(self, model: ResNet, encoded_images: Iterable[bytes]) -> Path:
+    def path(self, model: ResNet, encoded_images: Iterable[bytes], *how: object) -> Path:
+        """Returns the file for the features that are computed as `how` says."""
         config = replace(model.config, id2label={0: "any"})
-        digest = hashlib.sha256(repr(config).encode())
+        digest = hashlib.sha256(repr((config, how)).encode())
         for name, value in model.state_dict().items():
             if not name.startswith("fc."):
                 digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

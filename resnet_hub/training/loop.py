@@ -175,10 +175,11 @@ class Trainer:
         model, self.keeps_head = create_model(config, run, self.labels, copies_base=is_new)
         self.model = model.to(memory_format=torch.channels_last).to(self.device)
         share = self.accelerator.process_index, self.num_processes
-        sampler = BatchSampler(config, self.targets, len(self.labels), model.config.image_size, *share)
+        self.transform = BatchTransform(config, model.config)
+        sampler = BatchSampler(config, self.targets, len(self.labels), self.transform.crop_size, *share)
         self.steps, self.batch_size, self.class_weights = sampler.steps, sampler.batch_size, sampler.class_weights
         check_batch_norm(config, model.config, self.batch_size // self.num_processes)
-        self.sampler, self.transform = sampler, BatchTransform(config, model.config)
+        self.sampler = sampler
         self.saved_at = time.monotonic()
         return True
 
@@ -280,6 +281,8 @@ class Trainer:
             self.transform,
             self.inputs.loader,
             self.run.features if self.is_main else None,
+            in_bf16=self.accelerator.mixed_precision == "bf16",
+            mirrored=not self.epochs,
         )
 
     def _create_state(self, is_resumed: bool) -> None:

@@ -67,7 +67,7 @@ def plan_run(config: TrainConfig) -> Plan:
 
     model, _ = create_model(resolved, RunDir(config.run), labels, copies_base=False)
     sizes, loaded_per_second = _measure_loading(splits[TRAIN], model.config, config.workers or count_cores())
-    trained_per_second = _measure_step(model)
+    trained_per_second = _measure_step(model, config.crop_size or model.config.image_size)
     total = int(count * np.mean(sizes))
     in_memory, on_disk = _place_images(total, resolved)
     decoded_again = 1 - (in_memory + on_disk) / total
@@ -109,11 +109,10 @@ def _measure_loading(images: ImageDataset, model_config: ResNetConfig, threads: 
     return [size for size in sizes if size] or [1], len(sizes) / (time.monotonic() - start)
 
 
-def _measure_step(model: ResNet) -> float:
+def _measure_step(model: ResNet, size: int) -> float:
     """Returns how many images a second the model is trained on."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(memory_format=torch.channels_last).to(device).train()
-    size = model.config.image_size
     batch = torch.randn(_STEP_IMAGES, 3, size, size, device=device).to(memory_format=torch.channels_last)
     for _ in range(2):  # the first one prepares the kernels
         start = time.monotonic()

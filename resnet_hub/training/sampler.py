@@ -20,7 +20,7 @@ class BatchSampler:
         config: The settings of the run, with its epochs.
         targets: int64 (N,).
         num_classes: Number of classes.
-        image_size: Height and width of the network's input.
+        crop_size: Height and width of the training crops.
         process: The index of this process among `num_processes`.
         batch_size: Images of a step, over all processes.
         steps: Steps of an epoch; the remaining images of a shuffled epoch are not used.
@@ -29,7 +29,7 @@ class BatchSampler:
     config: ResolvedTrainConfig
     targets: Tensor
     num_classes: int
-    image_size: int
+    crop_size: int
     process: int = 0
     num_processes: int = 1
 
@@ -49,7 +49,7 @@ class BatchSampler:
         assert config.epochs is not None
         for number in range(epoch, config.epochs):
             order = self.shuffle(number).numpy()
-            size = schedule.image_size(config.first_size, self.image_size, number, config.epochs)
+            size = schedule.image_size(config.first_size, self.crop_size, number, config.epochs)
             for current in range(step if number == epoch else 0, self.steps):
                 start = current * self.batch_size + self.process * length
                 numbers = schedule.draw_numbers(config.seed, number, start, length)

@@ -20,7 +20,7 @@ _BATCH, _SAMPLES = 256, 6
 
 @dataclass
 class ValidationSet:
-    """The validation images of a run; models are evaluated in float32. Each process evaluates its share."""
+    """The validation images of a run, evaluated in the precision of the steps. Each process evaluates its share."""
 
     inputs: Inputs
     transform: BatchTransform
@@ -53,7 +53,7 @@ class ValidationSet:
         return [Sample(index, labels[targets[index]], labels[best], score) for index, best, score in rows]
 
     def _compute_logits(self, model: ResNet, pixels: Tensor) -> Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), self.accelerator.autocast():
             batch = self.transform.normalize(pixels.to(next(model.parameters()).device))
             logits: Tensor = model.eval()(batch)
         return logits.float().cpu()

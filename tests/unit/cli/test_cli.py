@@ -31,6 +31,7 @@ from resnet_hub.training.run_lock import RunLock
 from resnet_hub.version import __version__
 
 COMMAND = [sys.executable, "-m", "resnet_hub"]
+TITLE = "title: ResNet with 3 labels"  # of the model below, on stderr
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_predict_gives_one_line_per_image(capfd: pytest.CaptureFixture[str], mod
     for name in (names[0], names[1], names[0], names[2]):
         first, second = Classifier.from_pretrained(model)(name, top_k=2)
         expected.append(f"{name}  {first['label']} {first['score']:.1%}  {second['label']} {second['score']:.1%}")
-    assert (code, lines, errors) == (0, expected, [])
+    assert (code, lines, errors) == (0, expected, [TITLE])
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_predict_says_how_sure_it_is(
 def test_predict_gives_json_lines(capfd: pytest.CaptureFixture[str], model: Path, images: Path) -> None:
     code, lines, errors = run(capfd, "predict", images, "--model", model, "--json")
     results = [json.loads(line) for line in lines]
-    assert (code, errors) == (0, [])
+    assert (code, errors) == (0, [TITLE])
     assert [result["file"] for result in results] == [str(images / name) for name in ("a.png", "b.jpg", "more/c.png")]
     for result in results:
         assert {one["label"] for one in result["labels"]} == {"cat", "dog", "雏菊"}
@@ -122,6 +123,7 @@ def test_predict_reports_unreadable_files_and_labels_the_others(
     code, lines, errors = run(capfd, "predict", missing, empty, images, "--model", model)
     assert code == 1
     assert len(lines) == 3
+    assert errors.pop(0) == TITLE
     assert [error.split(": ")[0] for error in errors] == [
         f"skipped {missing}",
         f"skipped {empty}",
@@ -134,7 +136,7 @@ def test_predict_writes_a_table(capfd: pytest.CaptureFixture[str], model: Path, 
     (images / "bad.png").write_bytes(b"no image")
     table = tmp_path / "new" / "table.csv"
     code, lines, errors = run(capfd, "predict", images, "--model", model, "--top-k", "9", "--csv", table)
-    assert (code, lines, len(errors)) == (1, [], 1)
+    assert (code, lines, len(errors)) == (1, [], 2)
     with table.open(encoding="utf-8", newline="") as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
     columns = ["file", "label", "score", "verdict", "label_2", "score_2", "label_3", "score_3", "error"]  # of 3 classes
@@ -155,8 +157,8 @@ def test_control_characters_in_names_are_escaped(
     Image.new("RGB", (20, 24)).save(good)
     code, lines, errors = run(capfd, "predict", good, tmp_path / "\x1b[2J.png", "--model", model)
     assert code == 1
-    assert len(lines) == len(errors) == 1
-    assert "\x1b" not in lines[0] + errors[0]
+    assert (len(lines), len(errors)) == (1, 2)
+    assert "\x1b" not in lines[0] + errors[1]
     assert lines[0].startswith(ascii(str(good)) + "  ")
 
 
@@ -168,7 +170,7 @@ def test_any_file_name_and_label_are_printed_in_any_encoding(
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     command = [*COMMAND, "predict", name, "--model", str(model)]
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr.decode()) == (0, TITLE + "\n")
     assert b"\\u96cf\\u83ca" in done.stdout
     assert b"na\\udcefve.png" in done.stdout
     _, lines, _ = run(capfd, "predict", name, "--model", model, "--json")
@@ -219,7 +221,7 @@ def test_predict_uses_the_preferred_model_if_the_hub_has_it(
     repo.commit("main", {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}, "A model")
     monkeypatch.setenv("RESNET_HUB_MODEL", "user/preferred")
     code, lines, errors = run(capfd, "predict", images)
-    assert (code, errors[0]) == (0, "model: user/preferred")
+    assert (code, errors) == (0, ["model: user/preferred", TITLE])
     assert lines == run(capfd, "predict", images, "--model", model)[1]
 
 

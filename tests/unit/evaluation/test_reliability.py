@@ -1,11 +1,15 @@
 """How far scores can be trusted: temperature, threshold and least energy, fitted on images of known classes."""
 
 import json
+import runpy
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from PIL import Image
 
 from resnet_hub.config import NOT_SURE_BELOW, Reliability, ResNetConfig
@@ -39,6 +43,7 @@ def test_the_threshold_is_the_lowest_with_that_precision() -> None:
     assert choose_threshold(scores, is_correct, precision=0.9) == pytest.approx(0.7)
     assert choose_threshold(scores, ~is_correct, precision=0.9) == 1.0
     assert choose_threshold(scores * 0.3, is_correct, precision=0.5) == NOT_SURE_BELOW
+    assert choose_threshold(scores * 0.3, is_correct, precision=0.8, least=0.0) == pytest.approx(0.18)
 
 
 def test_the_model_has_the_temperature_in_its_head_and_the_rest_in_its_config(tmp_path: Path) -> None:
@@ -73,6 +78,25 @@ def test_few_images_and_many_labels_have_less_to_fit() -> None:
     )
     fit = fit_reliability(many, logits, targets)
     assert fit is not None and fit.reliability.least_energy is None
+
+
+def test_distilled_weights_are_rarely_wrong_and_sure() -> None:
+    distill = runpy.run_path(str(ROOT / "scripts" / "distill.py"))
+    model = ResNet(replace(CONFIG, id2label=dict(enumerate(map(str, range(12))))))
+    before = model.fc.weight.detach().clone()
+    logits, targets = draw_logits(classes=12)
+    held = 1000
+    teacher = 3 * logits[:held].softmax(1).log_softmax(1)
+    yardstick = SimpleNamespace(images=SimpleNamespace(held_out=range(held)), wanted=teacher.softmax(1))
+    fit, caution = distill["calibrate"](model, yardstick, logits, targets, 0.8)
+    divisor = float(before.norm() / model.fc.weight.detach().norm())
+    assert divisor == pytest.approx(fit.temperature * caution.factor, rel=1e-3) and caution.factor > 1
+    scores, predicted = (logits / divisor).softmax(1).max(1)
+    is_wrong = (predicted != targets)[held:]
+    assert float((is_wrong & (scores[held:] > distill["HIGH"])).double().mean()) < 2 * distill["MOST_WRONG"]
+    assert caution.wrong_after <= distill["MOST_WRONG"] < caution.wrong_before
+    is_sure = scores >= model.config.reliability.threshold
+    assert float((predicted == targets)[is_sure].double().mean()) == pytest.approx(0.8, abs=0.02)
 
 
 @pytest.mark.parametrize(

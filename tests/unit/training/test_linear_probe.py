@@ -8,9 +8,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from resnet_hub.config import ResNetConfig
-from resnet_hub.inference.engines import select_engine
 from resnet_hub.model import ResNet
-from resnet_hub.training.linear_probe import FeatureCache, extract_features, fit_head
+from resnet_hub.training.linear_probe import FeatureCache, create_engine, extract_features, fit_head
 
 
 @pytest.fixture
@@ -53,9 +52,12 @@ def test_a_constant_feature_has_no_effect() -> None:
 def test_features_are_the_pooled_outputs_of_the_backbone() -> None:
     model = tiny()
     batch = torch.rand(5, 3, 8, 8)
-    features = extract_features(select_engine(model, "fp32"), batch)
+    features = extract_features(create_engine(model, in_bf16=False), batch)
+    rounded = extract_features(create_engine(model, in_bf16=True), batch)
     model.reset_head()
     torch.testing.assert_close(features, model(batch))
+    torch.testing.assert_close(rounded, features, rtol=0.02, atol=0.02)
+    assert not torch.equal(rounded, features)
 
 
 def test_the_cache_returns_features_of_the_same_backbone_and_images(tmp_path: Path) -> None:

@@ -206,6 +206,8 @@ def test_every_option_reaches_the_weights(config: TrainConfig, tmp_path: Path) -
         {"augmentation": "none"},
         {"augmentation": "crop", "first_size": 8},
         {"first_size": 8},
+        {"augmentation": "crop", "crop_size": 8},
+        {"crop_size": 8},
         {"crop_pct": 0.5},
         {"ema": 0.0},
         {"clip": 0.01},

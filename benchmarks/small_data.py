@@ -1,0 +1,135 @@
+"""What visitors bring: a few photos of a few classes. Accuracy and calibration over several draws, by recipe.
+
+    python benchmarks/small_data.py --data flowers/ --base weights/resnet18-imagenet \\
+        --options '{}' '{"image_size": 160}' '{"recipe": "head"}'
+
+Each draw takes some of the classes and as many photos of each as `--photos` says, of which a run holds out a fifth by
+itself, for the choice of its epoch and its temperature. What is measured are other photos of the same classes, which
+no run sees. `--photos 0` takes all photos of all classes but a tenth, as in the flowers benchmark.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+CLASSES = 4
+MEASURED = 50  # photos of each class, at most
+SURE = 0.6
+
+
+class Row(NamedTuple):
+    """The figures of one run on the photos that it has not seen."""
+
+    size: int
+    accuracy: float
+    error: float  # expected calibration error
+    error_before: float  # without the temperature
+    wrong_and_sure: float  # share of the photos with a wrong label and a score above `SURE`
+    cpu_seconds: float
+
+
+def draw(data: Path, photos: int, seed: int, folder: Path) -> tuple[Path, Path]:
+    """Writes class folders to train on, and others to measure on."""
+    from resnet_hub.datasets.dataset import TRAIN
+    from resnet_hub.datasets.load import load_dataset
+
+    images, random = load_dataset(data)[TRAIN], np.random.default_rng(seed)
+    classes = random.permutation(len(images.labels))[: CLASSES if photos else None]
+    given, measured = folder / f"given-{photos}-{seed}", folder / f"measured-{photos}-{seed}"
+    for label in classes.tolist():
+        places = random.permutation(np.flatnonzero(images.targets == label))
+        count = photos or len(places) * 9 // 10
+        for target, chosen in ((given, places[:count]), (measured, places[count:][:MEASURED])):
+            (into := target / images.labels[label]).mkdir(parents=True, exist_ok=True)
+            for place in chosen.tolist():
+                (into / f"{place}.jpg").write_bytes(images.read(place))
+    return given, measured
+
+
+def run(given: Path, measured: Path, base: str, seed: int, options: dict[str, Any], folder: Path) -> Row:
+    """Trains on `given`, and measures the saved model on `measured`."""
+    import torch
+    from safetensors.torch import load_file
+
+    from resnet_hub import ResNet, TrainConfig, train
+    from resnet_hub.datasets.dataset import TRAIN
+    from resnet_hub.datasets.load import load_dataset
+    from resnet_hub.evaluation.evaluate import compute_logits
+    from resnet_hub.evaluation.metrics import compute_calibration_error
+    from resnet_hub.training.events import Failed
+    from resnet_hub.training.run_dir import RunDir
+
+    start = time.process_time()
+    for event in train(TrainConfig(data=str(given), base=base, run=str(folder), seed=seed, **options)):
+        if isinstance(event, Failed):
+            raise SystemExit(event.reason)
+    seconds = time.process_time() - start
+    paths = RunDir(folder)
+    model = ResNet.from_pretrained(paths.model)
+    assert isinstance(model.fc, torch.nn.Linear)
+    logits, targets = compute_logits(model, load_dataset(measured)[TRAIN])
+    before = load_file(paths.head)["weight"] if paths.head.is_file() else model.fc.weight
+    temperature = float(before.norm() / model.fc.weight.norm())
+
+    def rate(logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        scores, predicted = logits.double().softmax(1).max(1)
+        return scores.numpy(), (predicted == targets).numpy()
+
+    scores, correct = rate(logits)
+    return Row(
+        model.config.image_size,
+        float(correct.mean()),
+        compute_calibration_error(scores, correct),
+        compute_calibration_error(*rate(logits * temperature)),
+        float(((scores > SURE) & ~correct).mean()),
+        seconds,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, type=Path, help="what `resnet-hub train --data` takes, without splits")
+    parser.add_argument("--base", required=True, help="checkpoint folder")
+    parser.add_argument("--photos", nargs="+", type=int, default=[25, 50], help="of each class; 0: all")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--options", nargs="+", default=["{}"], metavar="JSON", help="fields of TrainConfig, a run each"
+    )
+    arguments = parser.parse_args()
+
+    import torch
+
+    from resnet_hub.training.finalize import describe_hardware
+
+    print(f"{describe_hardware()}, torch {torch.__version__}, seeds 0 to {arguments.seeds - 1}")
+    columns = ["photos of each class", "options", "size", "accuracy", "of each draw", "calibration error, before"]
+    columns += ["after", "wrong above 60%", "processor time"]
+    print(f"| {' | '.join(columns)} |", "|---:|---|---:|---:|---|---:|---:|---:|---:|", sep="\n", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["RESNET_HUB_CACHE"] = str(Path(scratch, "cache"))
+        for photos in arguments.photos:
+            draws = [draw(arguments.data, photos, seed, Path(scratch)) for seed in range(arguments.seeds)]
+            for number, text in enumerate(arguments.options):
+                rows = []
+                for seed, (given, measured) in enumerate(draws):
+                    folder = Path(scratch, f"run-{photos}-{number}-{seed}")
+                    rows.append(run(given, measured, arguments.base, seed, json.loads(text), folder))
+                    print(f"# {photos} {text} {rows[-1]}", flush=True)
+                mean = Row(*np.mean(rows, 0))
+                each = ", ".join(f"{row.accuracy:.1%}" for row in rows)
+                print(
+                    f"| {photos or 'all'} | `{text}` | {mean.size:.0f} | {mean.accuracy:.1%} | {each} "
+                    f"| {mean.error_before:.1%} | {mean.error:.1%} | {mean.wrong_and_sure:.1%} "
+                    f"| {mean.cpu_seconds:.0f} s |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

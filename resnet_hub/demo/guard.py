@@ -35,6 +35,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MAX_UPLOAD = 4 * 2**30  # bytes an hour of one visitor address
 MAX_UPLOADS = 16 * 2**30  # bytes an hour of all visitors; uploads stay on the disk for an hour
 MAX_CALLS = 3000  # calls a minute of one visitor address; a page that watches a run makes one a second
+MAX_FRAMES = 6000  # frames of cameras a minute of one visitor address, such as a school's; a camera sends up to 600
+MAX_FRAME = 2**18  # bytes
 MAX_CALL = 2**20  # bytes of a call; images are uploaded before it
 MAX_AGENT_CALL = 20 * 2**20  # bytes of an agent's call, which may hold an image
 CALL_TIME = 120.0  # seconds for a call to arrive
@@ -56,11 +58,12 @@ ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 MAX_SESSION_NAME = 100  # characters; Gradio keeps the name after the call
 
 API = "/gradio_api"
-HEALTH, UPLOAD, CALL, AGENT, FILE, ANSWERS = (
+HEALTH, UPLOAD, CALL, AGENT, LIVE, FILE, ANSWERS = (
     "/health",
     f"{API}/upload",
     "a call",
     f"{API}/mcp",
+    f"{API}/live",
     f"{API}/file=",
     "/answers",
 )
@@ -78,8 +81,11 @@ _ROUTES = [  # methods, pattern of the path, kind
     ("GET", rf"{API}/(queue/data|call/(v2/)?[\w-]+/[\w-]+)", ANSWERS),
     ("POST", rf"{API}/(queue/join|call/(v2/)?[\w-]+/?|cancel|reset/?)", CALL),
     ("POST", rf"{API}/upload", UPLOAD),
+    ("POST", rf"{API}/live", LIVE),
     ("GET|POST|DELETE|HEAD", rf"{API}/mcp(/.*)?", AGENT),
 ]
+
+_MAX_BYTES = {CALL: MAX_CALL, AGENT: MAX_AGENT_CALL, LIVE: MAX_FRAME}
 
 log = logging.getLogger("resnet_hub")
 
@@ -103,7 +109,7 @@ class Guard:
     def __init__(self, app: App, uploads: str | Path, calls: OpenCalls | None = None):
         self.app, self.uploads, self.open_calls = app, Path(uploads), calls or OpenCalls()
         self.sent = Budget(MAX_UPLOAD, MAX_UPLOADS, UPLOADS_KEPT)
-        self.calls = Budget(MAX_CALLS, float("inf"), 60)
+        self.calls, self.frames = Budget(MAX_CALLS, float("inf"), 60), Budget(MAX_FRAMES, float("inf"), 60)
         self.memory = MemoryBudget()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,7 +135,7 @@ class Guard:
             if kind == HEALTH:
                 return await _send_json(answer, 200, {"status": "ok", "version": __version__})
             self._check(scope, kind)
-            if kind in (CALL, AGENT) and scope["method"] == "POST":
+            if kind in (CALL, AGENT, LIVE) and scope["method"] == "POST":
                 await self._pass_call(scope, kind, receive, answer)
             else:
                 metered = self._meter(get_address(scope), receive) if kind == UPLOAD else receive
@@ -160,10 +166,12 @@ class Guard:
         if kind == FILE and ADDRESS.match(get_path(scope).removeprefix(FILE)):
             raise RefusedError(403, "Addresses are not fetched here.")
         may_act = scope.get("session") or is_local_user(scope)
-        if kind in (CALL, UPLOAD, AGENT) and may_act and is_from_other_site(scope):
+        if kind in (CALL, UPLOAD, AGENT, LIVE) and may_act and is_from_other_site(scope):
             raise RefusedError(403, "Only this page may act for a signed-in visitor.")
         if kind in (CALL, AGENT) and self.calls.use(get_address(scope), 1):
             raise RefusedError(429, f"At most {MAX_CALLS:,} calls a minute are answered; wait a minute.")
+        if kind == LIVE and self.frames.use(get_address(scope), 1):
+            raise RefusedError(429, f"At most {MAX_FRAMES:,} frames a minute are answered; wait a minute.")
         if kind in (UPLOAD, AGENT) and shutil.disk_usage(_find_existing(self.uploads)).free < FREE_BYTES:
             raise RefusedError(507, "The disk of this page is nearly full; try again in an hour.")
 
@@ -173,12 +181,12 @@ class Guard:
         with self.memory.hold(address) as reserve:
             if kind == AGENT:
                 receive = self._meter(address, receive)  # an image in it becomes a file
-            body = await self._read_body(receive, MAX_CALL if kind == CALL else MAX_AGENT_CALL, reserve)
+            body = await self._read_body(receive, _MAX_BYTES[kind], reserve)
             if not isinstance(body, bytes):  # the client has left
                 return await self.app(scope, _replay([body], receive), send)
             if kind == AGENT:
                 check_agent_call(body, scope)
-            else:
+            elif kind == CALL:
                 call = complete_call(parse_call(body), get_path(scope))
                 send = self._count_call(scope, address, call, send)
                 body = check_files(call, scope)
@@ -198,7 +206,7 @@ class Guard:
                         return message
                     chunk, has_more = message.get("body", b""), message.get("more_body", False)
                     if len(body) + len(chunk) > limit:
-                        raise RefusedError(413, f"The call is over {limit // 2**20} MB; upload images before it.")
+                        raise RefusedError(413, f"The call is over {limit / 2**20:g} MB; upload images before it.")
                     if not reserve(len(chunk)):
                         raise RefusedError(503, "Too much data arrives at once; try again in a minute.")
                     body += chunk

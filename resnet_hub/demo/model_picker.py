@@ -30,7 +30,7 @@ class ModelPicker:
         url = f"https://huggingface.co/{name}" if isinstance(self.models.source(name), str) else None
         card, config = classifier.model.card or "", classifier.config
         query = "" if is_own_run else f"?model={name}"
-        summary = predict_markup.render_summary(config, self.get_title(name, request), card, query, request)
+        summary = predict_markup.render_summary(config, name, self.get_title(name, request), card, query, request)
         facts = markup.render_model(config, url, request)
         return name, name, "", summary, facts, predict_markup.render_card(card, request)
 
@@ -51,8 +51,10 @@ class ModelPicker:
         current, _, notice, *shown = self.choose(name, current, request)
         return current, self._list_and_choose(current, request), notice or alert, *shown
 
-    def suggest(self, current: str, request: gr.Request, typed: gr.KeyUpData) -> tuple[Any, str]:
+    def suggest(self, current: str, request: gr.Request, typed: gr.KeyUpData) -> tuple[Any, Any]:
         """The models of the page and of the Hub whose names match what is typed, and whether the search failed."""
+        if typed.key == "Enter":  # a choice, whose error stays
+            return gr.skip(), gr.skip()
         text = typed.input_value.strip()
         matches = self.models.search(text)
         failed = len(text) > 1 and self.models.search_failed
@@ -96,8 +98,8 @@ class ModelPicker:
                     self._facts = gr.HTML(elem_id="facts")
                     self._card = gr.HTML(elem_id="card", elem_classes="prose", padding=False)
 
-    def connect(self, page: gr.Blocks, answering: dict[str, Any]) -> None:
-        """Attach the handlers. After a choice the photo is classified again, as `answering` says."""
+    def connect(self, page: gr.Blocks, *following: dict[str, Any]) -> None:
+        """Attach the handlers. After a choice the photos are classified again, as the events in `following` say."""
         loading: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
         loading |= {"concurrency_limit": 4, "concurrency_id": "load"}
         self.choosing: dict[str, Any] = {
@@ -107,7 +109,9 @@ class ModelPicker:
             "show_progress_on": [self.notice],
         }
         self.choosing |= loading
-        self.picker.input(**self.choosing).success(**answering)
+        chosen = self.picker.input(**self.choosing)
+        for event in following:
+            chosen = chosen.success(**event)
         opening: dict[str, Any] = self.choosing | {"fn": self.open}
         page.load(**opening)
         searching: dict[str, Any] = loading | {"concurrency_id": "suggest"}

@@ -91,6 +91,13 @@ class Models:
             if (future := self._held.get(name)) and future.done():
                 del self._held[name], self._bytes[name]
 
+    def find_loaded(self, name: str) -> "Classifier | None":
+        """The classifier of that name if it need not be loaded or waited for."""
+        self.source(name)  # raises if the name is not valid, or not any more
+        with self._lock:
+            future = self._held.get(name)
+            return future.result() if future and future.done() and not future.exception() else None
+
     def get(self, name: str) -> "Classifier":
         """The classifier of that name. The first call loads it, and calls meanwhile wait for that."""
         source = self.source(name)

@@ -9,39 +9,6 @@
     element.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
   }
 
-  // -- photos --------------------------------------------------------------------------------------------------------
-
-  // Gradio refuses files that the browser gives no image type, such as HEIC. The server decides, and gives a reason.
-  function withImageType(files) {
-    const transfer = new DataTransfer();
-    for (const file of files) {
-      const isImage = file.type.startsWith("image/");
-      transfer.items.add(isImage ? file : new File([file], file.name, { type: "image/unknown" }));
-    }
-    return transfer.files;
-  }
-
-  const needsType = (files) => [...files].some((file) => !file.type.startsWith("image/"));
-
-  function retype(event) {
-    const box = event.target.closest?.("#photo, #several-files, #compare-photo");
-    const files = event.dataTransfer?.files ?? event.target.files;
-    if (!box || !files?.length || !needsType(files)) return;
-    const input = box.querySelector("input[type=file]");
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    input.files = withImageType(input.multiple ? files : [files[0]]);
-    input.dispatchEvent(new Event("change", { bubbles: true }));
-  }
-
-  function takePhoto() {
-    const input = query("#photo input[type=file]");
-    if (!input) return;
-    input.setAttribute("capture", "environment");
-    input.click();
-    input.removeAttribute("capture");
-  }
-
   // -- the answer ----------------------------------------------------------------------------------------------------
 
   function rows(element, trigger) {
@@ -52,6 +19,14 @@
         row.setAttribute("aria-pressed", String(row === chosen));
       }
       trigger("select", { index: Number(chosen.dataset.index), value: chosen.dataset.label });
+    });
+  }
+
+  // A tap on a button with an index, for the handler of `select`.
+  function tap(element, trigger) {
+    element.addEventListener("click", ({ target }) => {
+      const button = target.closest("button[data-index]");
+      if (button) trigger("select", { index: Number(button.dataset.index), value: "" });
     });
   }
 
@@ -66,13 +41,25 @@
     if (region.textContent !== text) region.textContent = text;
   }
 
-  let announced = null;
+  let noted = "";
+  let settling = 0;
   function noteAnswer() {
-    const heading = query("#classes h2");
-    if (!heading || heading === announced) return;
-    announced = heading;
-    announce(`${heading.textContent}, ${query("#classes .score").textContent}`);
-    if (isNarrow()) scrollTo(query("#classes"));
+    const answer = query("#classes"); // Gradio changes its elements and keeps them
+    if (!answer || answer.textContent === noted) return;
+    noted = answer.textContent;
+    const heading = answer.querySelector("h2");
+    if (!heading) return;
+    const [name, score] = [".name", ".score"].map((part) => answer.querySelector(part).textContent.trim());
+    announce(`${[...new Set([heading.textContent, name])].join(" ")}, ${score}`);
+    if (isNarrow()) scrollTo(answer);
+    clearTimeout(settling);
+    settling = setTimeout(settle, 300);
+  }
+
+  // Gradio changes the photo after the answer.
+  function settle() {
+    if (!query("#photo img")) query("#clear-photo").click(); // it was cleared before the answer came
+    else if (query("#other-model input")?.value) query("#compare-button").click(); // a comparison follows the photo
   }
 
   // -- the page ------------------------------------------------------------------------------------------------------
@@ -141,8 +128,6 @@
   }
 
   silenceGradio();
-  document.addEventListener("change", retype, true);
-  document.addEventListener("drop", retype, true);
   document.addEventListener("input", setStrength);
   document.addEventListener("click", copyLink);
   document.addEventListener("keydown", moveBetweenTabs);
@@ -151,6 +136,7 @@
     const update = () => {
       scheduled = false;
       noteAnswer();
+      resnetHub.notePhotos();
       setTitle();
       openApi();
       mendFields();
@@ -158,9 +144,9 @@
     new MutationObserver(() => {
       if (!scheduled) requestAnimationFrame(update);
       scheduled = true;
-    }).observe(document.body, { childList: true, subtree: true, attributeFilter: ["aria-selected"] });
+    }).observe(document.body, { childList: true, characterData: true, subtree: true, attributeFilter: ["aria-selected"] });
     update();
   });
 
-  window.resnetHub = { rows, takePhoto };
+  window.resnetHub = { rows, tap, announce, isNarrow, scrollTo };
 })();

@@ -8,13 +8,15 @@ from typing import Any, Self
 
 import gradio as gr
 from starlette.middleware import Middleware
+from starlette.routing import Route
 
 from resnet_hub.demo.default_models import DefaultModels
 from resnet_hub.demo.gradio_compat import GuardedBlocks
-from resnet_hub.demo.guard import Guard
+from resnet_hub.demo.guard import LIVE, Guard
 from resnet_hub.demo.housekeeping import keep_tidy, start_log
 from resnet_hub.demo.i18n import I18N, message, translate
 from resnet_hub.demo.inside_tab.tab import InsideTab
+from resnet_hub.demo.live_camera import LiveCamera
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.page_head import ICON, PageHead
 from resnet_hub.demo.predict_tab import EXAMPLES, PredictTab
@@ -83,6 +85,7 @@ class Page(GuardedBlocks):
 
     runs: RunStore
     defaults: DefaultModels
+    live: LiveCamera
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -114,6 +117,7 @@ def build(shelf: str | Path, default: str | None = None) -> Page:
         demo.runs, demo.defaults = scheduler.runs, defaults
         gr.Markdown(message("page_head"), elem_id="head")
         predict = PredictTab(models, defaults)
+        demo.live = predict.live
         train = TrainTab(models, defaults, scheduler, predict)
         with gr.Tabs() as tabs:
             with gr.Tab(message("predict_tab"), id="predict"):
@@ -155,6 +159,9 @@ def launch(demo: Page, **options: Any) -> None:
         enable_monitoring=False,
         max_threads=MAX_THREADS,
         state_session_capacity=SESSIONS,
-        app_kwargs={"middleware": [Middleware(PageHead), Middleware(Guard, uploads=uploads, calls=demo.open_calls)]},
+        app_kwargs={
+            "middleware": [Middleware(PageHead), Middleware(Guard, uploads=uploads, calls=demo.open_calls)],
+            "routes": [Route(LIVE, demo.live.answer, methods=["POST"])],
+        },
         **options,
     )

@@ -15,7 +15,7 @@ from resnet_hub.demo.visitor import Scope, get_header
 
 _FOLDER = Path(__file__).parent
 ICON = _FOLDER / "icon.svg"
-_SCRIPT = (_FOLDER / "page.js").read_text(encoding="utf-8")
+_SCRIPT = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "predict.js"))
 _PREVIEW_TAGS = re.compile(r'<meta\s+(?:property="og:|name="twitter:)[^>]*/>\s*')
 
 

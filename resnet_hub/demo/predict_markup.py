@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from resnet_hub.config import ResNetConfig
+    from resnet_hub.inference.classifier import Classifier, Prediction
 
 _MAX_CARD = 100_000  # characters
 _LABELS_SHOWN = 4  # of a model
@@ -28,25 +29,28 @@ _FRONT_MATTER = re.compile(r"\A\s*---\s*\n.*?\n---\s*(\n|\Z)", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
 _DETAILS = re.compile("<p>&lt;details&gt;&lt;summary&gt;([^<>]*)&lt;/summary&gt;</p>")  # as Markdown shows it
+_VERDICTS = {"not sure": "not_sure", "none": "none_of_these"}  # messages
 _QUALITY = 88  # of the JPEG copies in a page
 
 
-def render_summary(config: "ResNetConfig", title: str, card: str, query: str, request: gr.Request) -> str:
+def render_summary(config: "ResNetConfig", model: str, title: str, card: str, query: str, request: gr.Request) -> str:
     """A model's title, purpose, licence and size.
 
     Args:
         config: Its config.
+        model: Its name in calls, which the live camera sends.
         title: Its name on the page, for a model whose card has no heading.
         card: Its model card.
         query: The query of a link that opens the page with this model; "" for the run of a visitor, whose id is secret.
         request: The request, for its language.
     """
-    labels = [shorten_label(translate_label(request, label)) for label in config.labels[:_LABELS_SHOWN]]
+    labels = [name_label(label, request) for label in config.labels[:_LABELS_SHOWN]]
     some, license = translate(request, "comma").join(labels), read_license(card)
     key = "purpose_many" if config.num_classes > _LABELS_SHOWN else "purpose"
     return render(
         "summary.html",
         request,
+        model=model,
         title=translate_text(request, _find_title(card)) if query and _find_title(card) else title,
         purpose=translate(request, key, count=f"{config.num_classes:,}", some=some),
         license=license if license != "other" else translate(request, "own_terms"),
@@ -94,15 +98,35 @@ def _get_markdown() -> "MarkdownIt":
     return markdown
 
 
-def render_answer(top: list[dict[str, Any]], verdict: str, took: str, request: gr.Request) -> str:
-    """The most likely labels as buttons with bars, below the first one or a doubtful `verdict`, and the time taken."""
+def name_label(label: str, request: gr.Request) -> str:
+    """A label in the visitor's language, short enough for a caption."""
+    return shorten_label(translate_label(request, label))
+
+
+def describe_verdict(verdict: str, request: gr.Request) -> str:
+    """The verdict of a prediction in words; empty if the model is sure."""
+    return translate(request, _VERDICTS[verdict]) if verdict in _VERDICTS else ""
+
+
+def describe_time(seconds: float, classifier: "Classifier", title: str, request: gr.Request) -> str:
+    """The time that an answer took, and what computed it."""
+    device = f"{classifier.device.type.upper()} ({classifier.engine}, {classifier.precision})"
+    return translate(request, "took", time=f"{seconds * 1000:.0f} ms", device=device, model=title)
+
+
+def render_answer(top: "Prediction", took: str, request: gr.Request, *, is_live: bool = False) -> str:
+    """The most likely labels with bars, below the first one or a doubtful verdict, and the time taken.
+
+    The labels are buttons, for their heat maps, unless the answer `is_live`: one of many, or beside another.
+    """
     rows = [entry | {"name": translate_label(request, entry["label"])} for entry in top]
-    return render("answer.html", request, rows=rows, verdict=verdict, took=took)
+    verdict = describe_verdict(top.verdict, request)
+    return render("answer.html", request, rows=rows, verdict=verdict, took=took, is_live=is_live)
 
 
 def render_why(photo: "Image.Image", heat_map: "Image.Image", label: str, request: gr.Request) -> str:
     """A photo under the heat map of a label, with a slider for the strength of the map."""
-    name = shorten_label(translate_label(request, label))
+    name = name_label(label, request)
     photo = photo.resize(heat_map.size) if photo.size != heat_map.size else photo
     return render("why.html", request, photo=encode_jpeg(photo), heat=encode_jpeg(heat_map), label=name)
 

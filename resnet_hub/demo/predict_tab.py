@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from resnet_hub.demo import markup, predict_markup
+from resnet_hub.demo.compare_models import ModelComparison
 from resnet_hub.demo.default_models import DefaultModels
 from resnet_hub.demo.i18n import message, translate
+from resnet_hub.demo.live_camera import LiveCamera
 from resnet_hub.demo.model_picker import ModelPicker
 from resnet_hub.demo.models import Models
+from resnet_hub.demo.several_photos import SeveralPhotos
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.images.load import load_image
 
@@ -23,17 +26,10 @@ if TYPE_CHECKING:
     from resnet_hub.inference.classifier import Classifier, Prediction
 
 TOP = 5
-_TAP = """
-  element.addEventListener("click", ({ target }) => {
-    const button = target.closest("button[data-index]");
-    if (button) trigger("select", { index: Number(button.dataset.index), value: "" });
-  });
-"""
 _HEAT_MAP_SIDE = 768  # pixels of the shorter side; a larger photo is decoded at a smaller size
 _CONCURRENCY = 16  # photos of visitors at a time; those that wait are computed as one batch
 _EXAMPLES = Path(__file__).with_name("examples")
 EXAMPLES = [_EXAMPLES / f"{name}.jpg" for name in ("cat", "espresso", "rocket", "goldfish", "school_bus")]
-_VERDICTS = {"not sure": "not_sure", "none": "none_of_these"}  # messages
 _EXAMPLE_URL = (  # of the endpoint: a grey pixel
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 )
@@ -46,6 +42,8 @@ class PredictTab:
     def __init__(self, models: Models, defaults: DefaultModels):
         self.models, self.defaults = models, defaults
         self.model = ModelPicker(models, defaults)
+        self.several, self.comparison = SeveralPhotos(self.model), ModelComparison(self.model)
+        self.live = LiveCamera(self.model)
 
     def answer(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
         """The top classes, the photo under the heat map of the first, an error, and the photo itself.
@@ -58,13 +56,10 @@ class PredictTab:
             classifier, image, top, maps, seconds = self._classify(photo, model, TOP)
         except ResNetHubError as error:
             return "", "", markup.render_error(error, request), gr.skip()
-        device = f"{classifier.device.type.upper()} ({classifier.engine}, {classifier.precision})"
-        title = self.model.get_title(model, request)
-        took = translate(request, "took", time=f"{seconds * 1000:.0f} ms", device=device, model=title)
+        took = predict_markup.describe_time(seconds, classifier, self.model.get_title(model, request), request)
         shown = gr.skip() if Path(photo["path"]).suffix.lower() in _BROWSER_FORMATS else image
         why = _render_heat_map(classifier, image, top[0]["label"], request, maps)
-        verdict = translate(request, _VERDICTS[top.verdict]) if top.verdict in _VERDICTS else ""
-        return predict_markup.render_answer(top, verdict, took, request), why, "", shown
+        return predict_markup.render_answer(top, took, request), why, "", shown
 
     def answer_or_ask(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
         """As `answer`; without a photo, ask for one."""
@@ -127,6 +122,8 @@ class PredictTab:
         """Add the tab to the page that is being built."""
         self.model.render()
         self._render_photo()
+        self.several.render_panel()
+        self.comparison.render()
         self._connect(page)
         with gr.Row(visible=False):  # an endpoint for programs takes its inputs from components
             gr.Button().click(
@@ -145,19 +142,26 @@ class PredictTab:
             with gr.Column(min_width=280, elem_id="photo-panel"):
                 gr.HTML(message("photo_head"), elem_classes="panel-head")
                 self._camera_button = gr.Button(message("take_photo"), variant="primary", elem_id="take-photo")
-                self.own_photos = gr.HTML(elem_id="own-photos", elem_classes="film", js_on_load=_TAP)
+                self.own_photos = gr.HTML(
+                    elem_id="own-photos", elem_classes="film", js_on_load="resnetHub.tap(element, trigger)"
+                )
                 self._photo = gr.Image(
                     label=message("photo"),
                     show_label=False,
                     container=False,
                     alt_text=message("photo"),
                     placeholder=message("photo_hint"),
-                    sources=["upload", "clipboard"],
+                    sources=["upload"],  # a paste is taken by the script, anywhere on the page
                     buttons=["fullscreen"],
                     height=300,
                     elem_id="photo",
                 )
                 self._alert = gr.HTML(elem_id="photo-notice")
+                gr.HTML(message("no_camera"), elem_id="no-live-camera")
+                self._render_live()
+                with gr.Row(elem_id="photo-buttons"):
+                    self._live_button = gr.Button(message("live_camera"), elem_id="live-camera", min_width=0)
+                    self.several.render_button()
                 self._button = gr.Button(message("classify"), elem_id="classify")
                 gr.HTML(message("examples_head"), elem_classes="panel-head")
                 with gr.Row(elem_id="examples"):
@@ -167,11 +171,25 @@ class PredictTab:
             with gr.Column(min_width=280, elem_id="answer-panel"):
                 gr.HTML(message("answer_head"), elem_classes="panel-head")
                 gr.HTML(message("answer_hint"), elem_classes="placeholder")
-                self._classes = gr.HTML(elem_id="classes", js_on_load="resnetHub.rows(element, trigger)")
+                self._classes = gr.HTML(
+                    elem_id="classes", elem_classes="labels", js_on_load="resnetHub.rows(element, trigger)"
+                )
+                self._save_button = gr.Button(message("save_picture"), elem_id="save-picture", elem_classes="as-link")
+                gr.HTML('<div class="labels" id="live-labels"></div>', elem_id="live-answer")
             with gr.Column(min_width=280, elem_id="why-panel"):
                 gr.HTML(message("why_head"), elem_classes="panel-head")
                 gr.HTML(message("why_hint"), elem_classes="placeholder")
                 self._why = gr.HTML(elem_id="why")
+
+    def _render_live(self) -> None:
+        with gr.Column(elem_id="live"):
+            gr.HTML("<video muted playsinline></video>")
+            with gr.Row():
+                self._live_actions = {
+                    "keepFrame": gr.Button(message("keep_frame"), variant="primary", elem_id="keep-frame", min_width=0),
+                    "stopLive": gr.Button(message("camera_off"), elem_id="camera-off", min_width=0),
+                    "turnCamera": gr.Button(message("other_camera"), elem_id="other-camera", min_width=0),
+                }
 
     def _connect(self, page: gr.Blocks) -> None:
         private: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
@@ -186,17 +204,24 @@ class PredictTab:
         self.photo = photo
         self.answering: dict[str, Any] = shown | predicting
         self.answering |= {"fn": self.answer, "inputs": [photo, current]}
-        photo.upload(**self.answering)
-        # At a clearing Gradio still sends the photo.
-        photo.clear(lambda: ("", "", ""), None, [self._classes, self._why, self._alert], **private)
         asking: dict[str, Any] = self.answering | {"fn": self.answer_or_ask}
+        photo.upload(**self.answering)
         self._button.click(**asking)
-        self._camera_button.click(None, js="() => resnetHub.takePhoto()", api_visibility="private")
         showing_example: dict[str, Any] = shown | predicting
         for path, button in zip(EXAMPLES, self._examples, strict=True):
             button.click(self.make_example(path), current, **showing_example)
         self._classes.select(self.why, [photo, current], self._why, show_progress="minimal", **predicting)
-        self.model.connect(page, self.answering)
+        cleared = [self._classes, self._why, self._alert, self.comparison.result]
+        photo.clear(lambda: ("", "", "", ""), None, cleared, **private)  # Gradio still sends the photo
+        clear_all = gr.Button(elem_id="clear-photo", elem_classes="only-for-scripts")
+        clear_all.click(lambda: (None, "", "", "", ""), None, [photo, *cleared], **private)
+        scripts = {"takePhoto": self._camera_button, "startLive": self._live_button, "savePicture": self._save_button}
+        scripts |= self._live_actions
+        for script, button in scripts.items():
+            button.click(None, js=f"() => resnetHub.{script}()", api_visibility="private")
+        self.several.connect(photo, self.answering)
+        self.comparison.connect(photo)
+        self.model.connect(page, self.answering, self.several.classifying)
 
 
 def _render_heat_map(

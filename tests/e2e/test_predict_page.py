@@ -1,5 +1,6 @@
 """The page in a real browser, its endpoint through Gradio's client, and the models that visitors share."""
 
+import csv
 import json
 import os
 import re
@@ -272,6 +273,97 @@ def test_a_phone_photo_is_shown_upright(page: Page, tmp_path: Path) -> None:
     clear(page)
     drop(page, tmp_path / "turned.jpg")
     page.wait_for_function("document.querySelector('#why img')?.naturalWidth === 80")
+
+
+def test_several_photos_become_a_gallery_and_a_table(page: Page, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("No picture at all.")
+    Image.new("RGB", (60, 40), "orange").save(tmp_path / "=雏菊.png")
+    page.wait_for_function("document.querySelector('#photo input[type=file]').multiple")
+    page.locator("#photo input[type=file]").set_input_files([photo, tmp_path / "notes.jpg", tmp_path / "=雏菊.png"])
+    expect(page.locator("#several-summary")).to_contain_text("3 photos in")
+    expect(page.locator("#several-summary")).to_contain_text("1 could not be read")
+    expect(page.locator(".frame")).to_have_count(3)
+    expect(page.locator(".frame.bad")).to_contain_text("notes.jpg")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download the table").click()
+    rows = list(csv.DictReader(download.value.path().read_text(encoding="utf-8-sig").splitlines()))
+    assert [row["file"] for row in rows] == ["photo.jpg", "notes.jpg", "'=雏菊.png"]
+    assert rows[0]["label"] in LABELS and rows[1]["error"].startswith("Cannot read")
+    page.locator("button.frame").last.click()
+    expect(page.locator("#classes .name").first).to_have_text(rows[2]["label"])
+    choose_model(page, "tiny-b")
+    expect(page.locator("#several-summary")).to_contain_text("tiny-b")
+    page.get_by_role("button", name="Clear these photos").click()
+    expect(page.locator("#several-panel")).to_be_hidden()
+    page.evaluate("resnetHub.limits.photos = 1")
+    page.locator("#photo-buttons input[type=file]").set_input_files([photo, tmp_path / "notes.jpg"])
+    expect(page.locator("#several-summary").get_by_role("alert")).to_contain_text("At most 100 photos")
+
+
+def test_the_live_camera_answers_until_it_is_off_or_hidden(page: Page) -> None:
+    page.get_by_role("button", name="Live camera").click()
+    page.wait_for_function("document.querySelector('#live-labels').dataset.answers > 4")
+    assert page.locator("#live-labels .name").first.inner_text() in LABELS
+    page.evaluate("window.track = document.querySelector('#live video').srcObject.getTracks()[0]")
+    page.evaluate("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    assert page.evaluate("track.readyState") == "ended"
+    expect(page.locator("#live-answer")).to_be_hidden()
+    page.evaluate("delete document.hidden")
+    page.get_by_role("button", name="Live camera").click()
+    page.get_by_role("button", name="Keep this photo").click()
+    expect(page.locator("#why img.heat")).to_be_visible()
+    expect(page.locator("#live video")).to_be_hidden()
+    page.get_by_role("button", name="Live camera").click()  # the photo and its answer go
+    expect(page.locator("#live video")).to_be_visible()
+    expect(page.locator("#why img.heat")).to_have_count(0)
+    page.get_by_role("tab", name="Train").click()
+    page.wait_for_function("!document.querySelector('#live video').srcObject")
+    page.get_by_role("tab", name="Predict").click()
+    page.evaluate("() => { navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('none')); }")
+    page.get_by_role("button", name="Live camera").click()
+    expect(page.locator("#no-live-camera")).to_contain_text("The camera cannot be used")
+    expect(page.locator("#photo")).to_be_visible()
+
+
+def test_two_models_are_compared_and_the_answer_is_saved(page: Page, photo: Path) -> None:
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("#compared").get_by_role("alert")).to_have_text("Add a photo first.")
+    drop(page, photo)
+    expect(page.locator("#why img.heat")).to_be_visible()
+    page.locator("#other-model input").fill("tiny-b")
+    page.locator("#other-model input").press("Enter")
+    columns = page.locator("#compared article")
+    expect(columns).to_have_count(2)
+    assert [column.split("\n")[0] for column in columns.all_inner_texts()] == ["tiny-a", "tiny-b"]
+    expect(columns.last.locator(".name").first).to_have_text(re.compile("daisy|tulip"))
+    expect(columns.last).to_contain_text("32 × 32")
+    source = columns.last.locator("img").first.get_attribute("src") or ""
+    page.get_by_role("button", name="Espresso").click()
+    expect(columns.last.locator("img").first).not_to_have_attribute("src", source)  # it follows the photo
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save photo and answer").click()
+    with Image.open(download.value.path()) as picture:
+        assert picture.format == "PNG" and picture.width == 800 and picture.height > 800
+    clear(page)
+    expect(columns).to_have_count(0)
+
+
+def test_a_drop_on_a_photo_replaces_it(page: Page, photo: Path) -> None:
+    page.get_by_role("button", name="Espresso").click()
+    expect(page.locator("#why img.heat")).to_be_visible()
+    page.evaluate(
+        """async () => {
+          const canvas = Object.assign(document.createElement("canvas"), { width: 90, height: 70 });
+          const blob = await new Promise((done) => canvas.toBlob(done));
+          const files = new DataTransfer();
+          files.items.add(new File([blob], "dropped.png", { type: "image/png" }));
+          const event = new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true });
+          document.querySelector("#photo img").dispatchEvent(event);
+        }"""
+    )
+    page.wait_for_function("document.querySelector('#photo img')?.naturalWidth === 90")
+    page.wait_for_function("document.querySelector('#why img')?.naturalWidth === 90")
 
 
 def test_fits_a_phone(browser: Browser, address: str, photo: Path) -> None:

@@ -444,7 +444,8 @@ def test_another_site_does_not_act_for_the_local_user(tmp_path: Path) -> None:
     assert asked(door, "POST", JOIN, b"{}", **local)[0] == 200
     assert asked(door, "POST", JOIN, b"{}", **local, origin="http://localhost:7860")[0] == 200
     assert asked(door, "POST", JOIN, b"{}", **local, origin="http://localhost:3000")[0] == 403
-    assert asked(door, "POST", f"/{API}/upload", b"x", **local, sec_fetch_site="cross-site")[0] == 403
+    for path in ("upload", "live"):
+        assert asked(door, "POST", f"/{API}/{path}", b"x", **local, sec_fetch_site="cross-site")[0] == 403
     proxied = {"client": "127.0.0.1", "host": "inner", "x_forwarded_for": "1.2.3.4"}  # without a token of its own
     assert asked(door, "POST", JOIN, b"{}", **proxied, origin="https://out")[0] == 200
 
@@ -458,6 +459,10 @@ def test_uploads_and_calls_have_budgets_that_say_how_much(tmp_path: Path, monkey
     monkeypatch.setattr(guard, "get_address", lambda scope: "another")
     status, said = asked(door, "POST", f"/{API}/upload", bytes(70))
     assert status == 507 and "All visitors may upload 16 GB an hour" in said
+    assert asked(door, "POST", f"/{API}/live", bytes(guard.MAX_FRAME))[0] == 200
+    assert asked(door, "POST", f"/{API}/live", bytes(guard.MAX_FRAME + 1))[0] == 413
+    door.frames = Budget(2, 10, 60)
+    assert [asked(door, "POST", f"/{API}/live", b"x")[0] for _ in range(3)] == [200, 200, 429]
     door.calls = Budget(2, 10, 60)
     assert [asked(door, "POST", JOIN, b"{}")[0] for _ in range(3)] == [200, 200, 429]
     monkeypatch.setattr(guard, "FREE_BYTES", 2**80)

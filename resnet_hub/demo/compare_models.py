@@ -1,0 +1,98 @@
+"""Two models on the photo of the Predict tab, side by side."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from resnet_hub.demo import markup, predict_markup
+from resnet_hub.demo.i18n import message, translate
+from resnet_hub.demo.model_picker import ModelPicker
+from resnet_hub.errors import ResNetHubError
+from resnet_hub.images.load import load_image
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+TOP = 5
+_SIDE = 512  # pixels of the shorter side at which the photo is decoded, or more if a model needs them
+
+
+class ModelComparison:
+    """Handlers and components of the panel below the answer."""
+
+    def __init__(self, picker: ModelPicker):
+        self.picker = picker
+
+    def compare(self, photo: dict[str, Any] | None, model: str, other: str | None, request: gr.Request) -> str:
+        """Labels, heat map, time and size of both models for the photo; without a photo or a model, ask for one."""
+        if photo is None or not other:
+            return markup.render_text(translate(request, "no_other_model" if photo else "no_photo"), "alert")
+        try:
+            names = (model, str(other).strip())
+            classifiers = [self.picker.models.get(name).prepare_engine() for name in names]
+            side = max(_SIDE, *(classifier.decode_size or 0 for classifier in classifiers))
+            image = load_image(photo["path"], name=photo["orig_name"], near=side)
+            columns = [self._describe(name, image, request) for name in names]
+        except ResNetHubError as error:
+            return markup.render_error(error, request)
+        return markup.render("two_models.html", request, columns=columns)
+
+    def _describe(self, name: str, image: "Image.Image", request: gr.Request) -> dict[str, Any]:
+        from resnet_hub.inference.gradcam import overlay_heat_map
+
+        classifier = self.picker.models.get(name)
+        start = time.perf_counter()
+        top, maps = classifier.predict_with_maps(image, TOP)
+        seconds = time.perf_counter() - start
+        config = classifier.config
+        index = config.labels.index(top[0]["label"])
+        heat_map = overlay_heat_map(classifier, image, index, feature_maps=maps, max_side=_SIDE)
+        return {
+            "title": self.picker.get_title(name, request),
+            "best": predict_markup.name_label(top[0]["label"], request),
+            "answer": predict_markup.render_answer(top, "", request, is_live=True),
+            "heat": predict_markup.encode_jpeg(heat_map),
+            "photo": predict_markup.encode_jpeg(image.resize(heat_map.size)),
+            "time": f"{seconds * 1000:.0f} ms",
+            "size": translate(request, "size", parameters=f"{config.num_parameters / 1e6:,.1f}"),
+            "work": f"{config.multiply_adds / 1e9:,.2g}",
+            "input": f"{config.image_size} × {config.image_size}",
+        }
+
+    # -- the page ------------------------------------------------------------------------------------------------------
+
+    def render(self) -> None:
+        """Add the panel to the page that is being built."""
+        with gr.Column(elem_id="compare-panel"):
+            gr.HTML(message("compare_head"), elem_classes="panel-head")
+            gr.HTML(message("compare_hint"), elem_classes="hint")
+            with gr.Row(elem_id="compare-choice", equal_height=True):
+                self._other = gr.Dropdown(
+                    list(self.picker.models.names()),
+                    value=None,
+                    allow_custom_value=True,
+                    label=message("other_model"),
+                    elem_id="other-model",
+                )
+                self._button = gr.Button(message("compare"), elem_id="compare-button", min_width=0)
+            self._notice = gr.HTML(elem_id="compare-notice")
+            self.result = gr.HTML(elem_id="compared")
+
+    def connect(self, photo: gr.Image) -> None:
+        """Attach the handlers."""
+        private: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
+        comparing: dict[str, Any] = private | {
+            "fn": self.compare,
+            "inputs": [photo, self.picker.current, self._other],
+            "outputs": self.result,
+            "show_progress": "minimal",
+            "preprocess": False,
+            "concurrency_limit": 2,
+            "concurrency_id": "compare",
+        }
+        self._button.click(**comparing)
+        self._other.input(**comparing)
+        searching: dict[str, Any] = private | {"concurrency_id": "suggest", "concurrency_limit": 4}
+        outputs = [self._other, self._notice]
+        self._other.key_up(self.picker.suggest, self.picker.current, outputs, show_progress="hidden", **searching)

@@ -1,4 +1,4 @@
-"""Pictures to logits on a CPU: torchvision, timm and bare ONNX Runtime against `Classifier`, in float32 and int8.
+"""Pictures to logits on a CPU: torchvision, timm and bare ONNX Runtime against `Classifier`, in float32, bf16 and int8.
 
     python benchmarks/engine.py [--names resnet50 resnet18] [--batch 1] [--rounds 10]
 
@@ -39,6 +39,7 @@ def main() -> None:
         whole = calibrate_on_batch(model, torch.randn(8, *shape))
         for one in (
             Classifier(model, device="cpu", precision="fp32").prepare_engine(),
+            Classifier(model, device="cpu", precision="bf16"),
             Classifier(whole, device="cpu", precision="int8").prepare_engine(),
         ):
             contestants[f"ours, {one.engine}, {one.precision}"] = one.compute_outputs

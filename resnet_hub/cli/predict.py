@@ -28,8 +28,9 @@ def add_parsers(commands: options.Commands) -> None:
     options.add_revision(parser)
     options.add_count(parser, "--top-k", 5, "labels per image")
     options.add_device(parser)
-    help_text = "default: auto, which is int8 if the model is calibrated for it and int8 is faster"
-    parser.add_argument("--precision", choices=("auto", "fp32", "int8"), default="auto", help=help_text)
+    help_text = "default: auto, which is int8 if the model is calibrated for it and int8 is faster, else bf16 if that "
+    help_text += "is faster and hardly changes labels"
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "int8"), default="auto", help=help_text)
     parser.add_argument("--exact", action="store_true", help="decode large images at full size, which is slower")
     form = parser.add_mutually_exclusive_group()
     options.add_json(form, "one JSON object per line")

@@ -22,7 +22,7 @@ from resnet_hub.inference.engines import (
     BatchedEngine,
     EngineOutput,
     Precision,
-    PyTorchEngine,
+    create_plain_engine,
     join_tensors,
     select_engine,
 )
@@ -68,7 +68,8 @@ class Classifier:
         model: A model with a head.
         device: Where to run, such as "cpu" or "cuda:1"; by default the fastest device of this machine.
         precision: "auto" takes int8 if the checkpoint has a calibration that lost at most half a point of accuracy and
-            int8 is faster on this machine, and half precision on a GPU. "fp32" and "int8" force that precision.
+            int8 is faster on this machine; else bf16 if the CPU multiplies it, it is faster, and about 99.5% of the
+            labels stay; on a GPU fp16. "fp32", "bf16" and "int8" force that precision.
         exact: Whether large images are preprocessed exactly as `transform` does, which is slower.
 
     Raises:
@@ -100,10 +101,10 @@ class Classifier:
         self.model = model
         self.device = model.device
         self._options: dict[str, Any] = {"precision": precision, "exact": exact}
-        self._engine = BatchedEngine(PyTorchEngine(model, exact=precision == "fp32"))
+        self._engine = BatchedEngine(create_plain_engine(model, precision))
         self._engine_lock, self._is_prepared = threading.Lock(), False
         self._count_lock, self._num_batches = threading.Lock(), 0
-        if precision == "int8":
+        if precision in ("int8", "bf16"):
             self.prepare_engine()
 
     def __reduce__(self) -> tuple[Any, ...]:

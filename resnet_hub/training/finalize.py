@@ -25,6 +25,7 @@ from resnet_hub.evaluation.metrics import Evaluation
 from resnet_hub.evaluation.plots import plot_confusion_matrix, plot_training_curves
 from resnet_hub.evaluation.reliability import KEPT, PRECISION, Fit, fit_reliability
 from resnet_hub.hub_client.listing import sha256_file
+from resnet_hub.inference.engines import has_bf16
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import TrainConfig, command_line_options, is_gone, is_hub_id
 from resnet_hub.training.events import Finished
@@ -149,10 +150,17 @@ def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, ha
         class_counts={score.label: (int(training_counts[score.label]), score.support) for score in evaluation.classes},
         command=_format_command(config),
         training=f"{length} in {minutes:.1f} minutes on {hardware}; the weights kept are those of epoch {best}. "
-        f"Recipe {config.recipe}, seed {config.seed}, torch {torch.__version__}.{origin}",
+        f"Recipe {config.recipe}, {_describe_precision(config)}, seed {config.seed}, torch {torch.__version__}."
+        f"{origin}",
         data_notes=report.summarize() if report else "",
         image_files=(CURVES, CONFUSION),
     )
+
+
+def _describe_precision(config: TrainConfig) -> str:
+    """Returns the precision of the steps, in which a CPU has also validated the epochs."""
+    precision = config.precision or ("bf16" if has_bf16() else "no")
+    return "float32" if precision == "no" else precision
 
 
 def _describe_base(base: str | None, run: RunDir) -> tuple[str, str | None]:

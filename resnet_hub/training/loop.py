@@ -19,6 +19,7 @@ from resnet_hub.atomic import write_atomic
 from resnet_hub.checkpoints.default_model import DefaultModel
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import ResNetHubError, TrainingError, disk_is_full, memory_is_full
+from resnet_hub.inference.engines import has_bf16
 from resnet_hub.training import events, schedule
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.batch_norm import check_batch_norm
@@ -33,7 +34,7 @@ from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.sampler import BatchSampler
 from resnet_hub.training.split import create_split, describe_report, record_unreadable, select_images
 from resnet_hub.training.state import Best, Position, SavedState, TrainingState
-from resnet_hub.training.validation import ValidationSet
+from resnet_hub.training.validation import ValidationSet, multiplies_in_bf16
 
 T = TypeVar("T")
 
@@ -281,7 +282,7 @@ class Trainer:
             self.transform,
             self.inputs.loader,
             self.run.features if self.is_main else None,
-            in_bf16=self.accelerator.mixed_precision == "bf16",
+            in_bf16=multiplies_in_bf16(self.accelerator),
             mirrored=not self.epochs,
         )
 
@@ -500,14 +501,7 @@ def _create_accelerator(config: ResolvedTrainConfig) -> Any:
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()  # it refuses another precision than that of an earlier run in this process
-    accelerator = Accelerator(mixed_precision=config.precision or ("bf16" if _has_bf16() else "no"))
+    accelerator = Accelerator(mixed_precision=config.precision or ("bf16" if has_bf16() else "no"))
     if config.precision == "fp16" and accelerator.device.type == "cpu":
         raise TrainingError("fp16 needs a GPU; choose bf16 or no.")
     return accelerator
-
-
-def _has_bf16() -> bool:
-    """Whether bfloat16 is faster than float32 on this hardware, because it multiplies it directly."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported())

@@ -1,5 +1,6 @@
 """Metrics and sample predictions on the validation images."""
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from resnet_hub.inference.engines import create_bf16_engine
+from resnet_hub.inference.onnx_graph import fold_batchnorm
 from resnet_hub.model import ResNet
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.events import Sample
@@ -32,9 +35,10 @@ class ValidationSet:
         totals, all_targets = torch.zeros(2, dtype=torch.float64), torch.from_numpy(images.images.targets)
         share = np.arange(self.accelerator.process_index, len(images), processes)
         loading = self.inputs.loader.load(images, split_batches(share, _BATCH), lambda decoded, _: np.stack(decoded))
+        forward = self._prepare_forward(model)
         with closing(loading):
             for batch, pixels in loading:
-                logits, targets = self._compute_logits(model, pixels), all_targets[batch.indices]
+                logits, targets = forward(pixels), all_targets[batch.indices]
                 totals[0] += F.cross_entropy(logits, targets, reduction="sum")
                 totals[1] += (logits.argmax(1) == targets).sum()
         if processes > 1:
@@ -48,12 +52,24 @@ class ValidationSet:
         count, labels, targets = len(images), images.images.labels, images.images.targets
         indices = torch.linspace(0, count - 1, min(_SAMPLES, count)).round().long().tolist()
         pixels = torch.from_numpy(np.stack([images.read(index)[1] for index in indices]))
-        scores, predicted = self._compute_logits(model, pixels).softmax(1).max(1)
+        scores, predicted = self._prepare_forward(model)(pixels).softmax(1).max(1)
         rows = zip(indices, predicted.tolist(), scores.tolist(), strict=True)
         return [Sample(index, labels[targets[index]], labels[best], score) for index, best, score in rows]
 
-    def _compute_logits(self, model: ResNet, pixels: Tensor) -> Tensor:
-        with torch.inference_mode(), self.accelerator.autocast():
-            batch = self.transform.normalize(pixels.to(next(model.parameters()).device))
-            logits: Tensor = model.eval()(batch)
-        return logits.float().cpu()
+    def _prepare_forward(self, model: ResNet) -> Callable[[Tensor], Tensor]:
+        """Returns a function from pixels to logits on the CPU."""
+        model.eval()
+        engine = create_bf16_engine(fold_batchnorm(model)) if multiplies_in_bf16(self.accelerator) else None
+
+        def forward(pixels: Tensor) -> Tensor:
+            with torch.inference_mode(), self.accelerator.autocast():
+                batch = self.transform.normalize(pixels.to(model.device))
+                logits: Tensor = engine(batch).logits if engine else model(batch).float().cpu()
+            return logits
+
+        return forward
+
+
+def multiplies_in_bf16(accelerator: Any) -> bool:
+    """Whether a run on the CPU evaluates in bfloat16: where its steps do, without a measurement, so that it repeats."""
+    return bool(accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu")

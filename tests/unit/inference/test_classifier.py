@@ -224,7 +224,7 @@ def test_the_engine_comes_up_beside_the_first_answers(model):
 
 def test_precision_is_what_was_asked_for(model):
     assert Classifier(model, precision="fp32").prepare_engine().precision == "fp32"
-    with pytest.raises(ResNetHubError, match=r"^precision is 'int4'; choose one of auto, fp32, int8\.$"):
+    with pytest.raises(ResNetHubError, match=r"^precision is 'int4'; choose one of auto, fp32, bf16, int8\.$"):
         Classifier(model, precision="int4")
     with pytest.raises(ResNetHubError, match="no int8 calibration"):
         Classifier(model, precision="int8")

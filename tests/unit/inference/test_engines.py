@@ -10,7 +10,15 @@ import torch
 from helpers.networks import calibration, network, ranges
 
 from resnet_hub.errors import CheckpointError, ResNetHubError
-from resnet_hub.inference.engines import BatchedEngine, EngineOutput, OnnxRuntimeEngine, PyTorchEngine, select_engine
+from resnet_hub.inference.engines import (
+    BatchedEngine,
+    EngineOutput,
+    OnnxRuntimeEngine,
+    PyTorchEngine,
+    create_bf16_engine,
+    estimate_agreement,
+    select_engine,
+)
 from resnet_hub.inference.onnx_graph import build_onnx, digest_weights, fold_batchnorm
 
 
@@ -144,6 +152,68 @@ def test_a_damaged_calibration(model, batch, caplog):
     assert "calibration is damaged" in caplog.text
     with pytest.raises(CheckpointError, match="calibration is damaged"):
         select_engine(damaged, "int8")
+
+
+# bf16
+
+
+@pytest.fixture
+def multiplies(monkeypatch):
+    """As on a CPU that multiplies bf16, with a network that is worth it."""
+    monkeypatch.setattr("resnet_hub.inference.engines.multiplies_bf16", lambda: True)
+    monkeypatch.setattr("resnet_hub.inference.engines._MIN_WORK", 0)
+
+
+@pytest.mark.parametrize(("seconds", "precision"), [({"fp32": 2, "bf16": 1}, "bf16"), ({"fp32": 2, "bf16": 2}, "fp32")])
+@pytest.mark.parametrize("missing", [(), ("onnxruntime",)])
+def test_bf16_by_itself_where_it_is_faster(model, batch, monkeypatch, multiplies, missing, seconds, precision):
+    without(monkeypatch, *missing)
+    monkeypatch.setattr("resnet_hub.inference.engines._MIN_AGREEMENT", 0.9)
+    monkeypatch.setattr("resnet_hub.inference.engines._measure_seconds", lambda one, *_, **__: seconds[one.precision])
+    fast = select_engine(model, "auto")
+    assert fast.precision == precision
+    assert_near(fast(batch), PyTorchEngine(model, exact=True)(batch), 0.05)
+    assert select_engine(model, "fp32").precision == "fp32"
+
+
+def test_float32_stays_where_bf16_changes_labels_or_gains_nothing(model, monkeypatch, multiplies):
+    monkeypatch.setattr(
+        "resnet_hub.inference.engines._measure_seconds", lambda one, *_, **__: {"fp32": 2, "bf16": 1}[one.precision]
+    )
+    undecided = copy.deepcopy(model)
+    with torch.no_grad():  # two classes whose logits differ by less than bf16 resolves
+        undecided.fc.weight[:] = undecided.fc.weight[:1] * torch.linspace(0.999, 1, 5)[:, None]
+        undecided.fc.bias[:] = 0
+    assert select_engine(undecided, "auto").precision == "fp32"
+    monkeypatch.setattr("resnet_hub.inference.engines._MIN_AGREEMENT", 0)
+    assert select_engine(undecided, "auto").precision == "bf16"
+    monkeypatch.setattr("resnet_hub.inference.engines._MIN_WORK", 100e6)
+    assert select_engine(undecided, "auto").precision == "fp32"
+
+
+def test_bf16_where_it_is_asked_for(model, batch):
+    forced = select_engine(model, "bf16")
+    assert (forced.name, forced.precision) == ("PyTorch", "bf16")
+    assert forced.model.conv1.weight.dtype == torch.bfloat16 and forced.model.fc.weight.dtype == torch.float32
+    assert model.conv1.weight.dtype == torch.float32
+    assert_near(forced(batch), PyTorchEngine(model, exact=True)(batch), 0.05)
+    headless = copy.deepcopy(model)
+    headless.reset_head()
+    maps = create_bf16_engine(fold_batchnorm(headless))(batch).feature_maps
+    assert torch.equal(maps, forced(batch).feature_maps)
+
+
+def test_agreement_is_estimated_from_a_few_images():
+    noise = torch.Generator().manual_seed(0)
+    expected = torch.randn(20_000, 10, generator=noise) * 3
+    logits = expected + torch.randn(20_000, 10, generator=noise) * 0.03
+    changed = (logits.argmax(1) != expected.argmax(1)).float().mean()
+    few = [1 - estimate_agreement(logits[rows], expected[rows]) for rows in torch.arange(20_000).split(16)]
+    assert torch.tensor(few).mean() == pytest.approx(float(changed), rel=0.2)
+    assert torch.tensor(few).std() < changed / 2  # by counting it is more than twice `changed`
+    assert estimate_agreement(expected, expected) == 1
+    assert estimate_agreement(logits[:, :1], expected[:, :1]) == 1
+    assert not estimate_agreement(logits * torch.nan, expected) > 0
 
 
 # Many callers

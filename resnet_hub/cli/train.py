@@ -295,6 +295,9 @@ def _format_event(event: events.Event, run: str) -> str:
     match event:
         case events.Checked():
             return "\n".join(format_finding(Finding(**finding)) for finding in event.findings)  # type: ignore[arg-type]
+        case events.OutOfMemory():
+            line = f"a step did not fit into memory: each batch is now computed in {event.parts} parts, "
+            return line + ("with the same result" if event.keeps_numbers else "with other BatchNorm statistics")
         case events.Started():
             line = f"{event.train_images:,} images of {len(event.labels)} classes, "
             line += f"{event.validation_images:,} to evaluate on ({event.split}); "

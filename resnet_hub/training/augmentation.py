@@ -93,7 +93,7 @@ class BatchTransform:
         """Converts uint8 (N, H, W, 3) to float (N, 3, H, W), channels last in memory: that of `out`, or new memory."""
         count, height, width, channels = pixels.shape
         # Whole rows of pixels at a time: three values at a time are five times slower.
-        mean, std = (values.to(pixels.device).repeat(width) for values in (self.mean, self.std))
+        mean, std = (values.repeat(width).to(pixels.device, non_blocking=True) for values in (self.mean, self.std))
         rows = pixels.reshape(count * height, width * channels)
         rows = rows.float() if out is None else out.view(rows.shape).copy_(rows)
         return rows.div_(255).sub_(mean).div_(std).view(count, height, width, channels).permute(0, 3, 1, 2)
@@ -187,7 +187,8 @@ def random_erasing(images: Tensor, numbers: np.ndarray, *, probability: float) -
     row, column = torch.arange(height), torch.arange(width)
     rows = (row >= top) & (row < top + tall) & (chosen < probability)
     columns = (column >= left) & (column < left + wide)
-    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None].to(images.device), 0.0)
+    mask = (rows[:, :, None] & columns[:, None, :])[:, None]
+    return images.masked_fill(mask.to(images.device, non_blocking=True), 0.0)
 
 
 def mixup_or_cutmix(

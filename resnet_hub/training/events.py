@@ -54,6 +54,13 @@ class Progress(NamedTuple):
     seconds_left: float
 
 
+class OutOfMemory(NamedTuple):
+    """A step did not fit into the GPU's memory; it is repeated, and the run goes on, with each batch in `parts`."""
+
+    parts: int
+    keeps_numbers: bool  # else BatchNorm's statistics are those of smaller parts
+
+
 class Epoch(NamedTuple):
     """A completed epoch, as in the history. Epoch 0 is the base with its fitted head, before any training step.
 
@@ -125,7 +132,8 @@ class Pushed(NamedTuple):
     url: str
 
 
-Event = Started | Preparing | Checked | Progress | Epoch | Saved | Finished | Stopped | TimeUp | Failed | Pushed
+_During = Started | Preparing | Checked | Progress | OutOfMemory | Epoch | Saved
+Event = _During | Finished | Stopped | TimeUp | Failed | Pushed
 
 
 def event_to_json(event: NamedTuple) -> str:

@@ -1,11 +1,12 @@
 """The training loop: trains the run of one directory and yields events."""
 
+import copy
 import json
 import math
 import shutil
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeVar, cast
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.checkpoints.default_model import DefaultModel
@@ -29,11 +29,12 @@ from resnet_hub.training.initial_model import choose_base, create_model, read_mo
 from resnet_hub.training.inputs import fill_cache, open_inputs
 from resnet_hub.training.linear_probe import fit_linear_probe
 from resnet_hub.training.loader import Batch
-from resnet_hub.training.optimizer import average_weights, create_optimizer, frozen_modules, set_train_mode
+from resnet_hub.training.optimizer import create_optimizer, frozen_modules, set_train_mode
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.sampler import BatchSampler
 from resnet_hub.training.split import create_split, describe_report, record_unreadable, select_images
 from resnet_hub.training.state import Best, Position, SavedState, TrainingState
+from resnet_hub.training.train_step import TrainStep
 from resnet_hub.training.validation import ValidationSet, multiplies_in_bf16
 
 T = TypeVar("T")
@@ -291,7 +292,7 @@ class Trainer:
         for module in frozen_modules(model, config.frozen_stages):
             module.requires_grad_(False)
         optimizer = create_optimizer(model, config)
-        average = average_weights(model, config.ema) if config.ema else None
+        average = copy.deepcopy(model) if config.ema else None
         prepared: nn.Module = model
         if self.num_processes > 1 and self.device.type == "cuda" and not config.frozen_norm:
             prepared = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -299,10 +300,14 @@ class Trainer:
         # Only the steps run in half precision, by `autocast`; the model, which is evaluated, stays in float32.
         model = self.accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)
         self.frozen = frozen_modules(model, config.frozen_stages)
-        self.forward = torch.compile(self.prepared, dynamic=False) if config.compile else self.prepared
         self.state = TrainingState(model, average, optimizer, self.accelerator.scaler, self.position)
         if self.saved:
             self.state.load(self.saved)
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        self.loss_sum = torch.tensor(self.position.loss_sum, dtype=dtype, device=self.device)
+        self.train_step = TrainStep(
+            config, self.accelerator, self.prepared, self.state, self.transform, self.targets, self.class_weights
+        )
 
     # -- epochs and steps ----------------------------------------------------------------------------------------------
 
@@ -339,7 +344,7 @@ class Trainer:
             batch, pixels = next(loading)
             progress = (position.epoch * self.steps + position.step) / (self.epochs * self.steps)
             rate = schedule.learning_rate(config, progress)
-            position.loss_sum += self._train_step(batch, pixels, rate)
+            self.loss_sum += yield from self.train_step.run(batch, pixels, rate, self._steps_done)
             position.step += 1
             images_since += self.batch_size
             is_stopping, now = self._should_stop_after_step(), time.monotonic()
@@ -347,6 +352,7 @@ class Trainer:
                 continue
             speed = images_since / (now - reported_at)
             position.seconds += now - reported_at
+            position.loss_sum = float(self.loss_sum)  # the steps between two reports do not wait for the device
             reported_at, images_since, loss = now, 0, position.loss_sum / position.step
             self._check_loss(loss, position.epoch + 1)
             seconds_left = ((self.epochs - position.epoch) * self.steps - position.step) * self.batch_size / speed
@@ -365,45 +371,18 @@ class Trainer:
         return False
 
     def _should_stop_after_step(self) -> bool:
-        if self.run.stop.exists() or self.run.end.exists() or time.monotonic() > self.limits.deadline:
-            self.accelerator.set_trigger()
+        is_asked = self.run.stop.exists() or self.run.end.exists() or time.monotonic() > self.limits.deadline
         if self._steps_done >= self.limits.steps:
             return True
-        agrees = self.num_processes == 1 or self._steps_done % _AGREE_STEPS == 0
-        return agrees and bool(self.accelerator.check_trigger())
+        if self.num_processes == 1:
+            return is_asked
+        if is_asked:
+            self.accelerator.set_trigger()
+        return self._steps_done % _AGREE_STEPS == 0 and bool(self.accelerator.check_trigger())
 
     @property
     def _steps_done(self) -> int:
         return self.position.epoch * self.steps + self.position.step
-
-    def _train_step(self, batch: Batch, pixels: Tensor, rate: float) -> float:
-        """Trains on the share of a batch and returns its loss."""
-        config, position, state = self.config, self.position, self.state
-        pixels = pixels.to(self.device, non_blocking=True)  # as bytes
-        targets = F.one_hot(self.targets[batch.indices], len(self.labels)).float().to(self.device)
-        generator = schedule.create_generator(config.seed, position.epoch, position.step)
-        images, targets = self.transform(pixels, targets, batch, generator)
-        class_weights = self.class_weights.to(self.device) if config.balance == "loss" else None
-        chunks = list(zip(images.chunk(config.accumulate), targets.chunk(config.accumulate), strict=True))
-        total = 0.0
-        for number, (chunk, chunk_targets) in enumerate(chunks, 1):
-            # Processes exchange their gradients once per step, with the last chunk.
-            with self.accelerator.no_sync(self.prepared) if number < len(chunks) else nullcontext():
-                with self.accelerator.autocast():
-                    logits = self.forward(chunk).float()
-                loss = F.cross_entropy(logits, chunk_targets, class_weights, label_smoothing=config.label_smoothing)
-                loss = loss * (len(chunk) / len(images))
-                self.accelerator.backward(loss)
-            total += float(loss.detach())
-        if config.clip:
-            self.accelerator.clip_grad_norm_(self.prepared.parameters(), config.clip)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
-        state.optimizer.step()
-        state.optimizer.zero_grad()
-        if state.average:
-            state.average.update_parameters(state.model)
-        return total
 
     def _end_epoch(self) -> events.Epoch:
         """Evaluates the epoch, saves the model if it is the best so far, and adds a line to the history."""
@@ -434,6 +413,7 @@ class Trainer:
             self.run.append(event)
         if not is_partial:
             position.step, position.loss_sum = 0, 0.0
+            self.loss_sum.zero_()
         return event
 
     def _check_loss(self, loss: float, epoch: int) -> None:
@@ -481,7 +461,7 @@ class Trainer:
         self.saved_at = time.monotonic()
         if self.is_main:
             self.run.lock.check()
-            self.position.hardware = describe_hardware()
+            self.position.hardware, self.position.loss_sum = describe_hardware(), float(self.loss_sum)
             self.state.save(self.run.state)
 
     def _mean_over_processes(self, value: float) -> float:
@@ -504,4 +484,5 @@ def _create_accelerator(config: ResolvedTrainConfig) -> Any:
     accelerator = Accelerator(mixed_precision=config.precision or ("bf16" if has_bf16() else "no"))
     if config.precision == "fp16" and accelerator.device.type == "cpu":
         raise TrainingError("fp16 needs a GPU; choose bf16 or no.")
+    torch.backends.cudnn.benchmark = True  # the images of an epoch have one size
     return accelerator

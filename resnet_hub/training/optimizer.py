@@ -1,11 +1,11 @@
 """The optimizer, the average of the weights, and the layers that are not trained."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import ResolvedTrainConfig
@@ -20,24 +20,23 @@ def create_optimizer(model: ResNet, config: ResolvedTrainConfig) -> torch.optim.
     common: dict[str, Any] = {"params": groups, "lr": 0.0, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(**common, betas=(config.momentum, 0.999), fused=True)
-    return torch.optim.SGD(**common, momentum=config.momentum, nesterov=config.nesterov)
+    return torch.optim.SGD(**common, momentum=config.momentum, nesterov=config.nesterov, fused=True)
 
 
-def average_weights(model: nn.Module, decay: float) -> AveragedModel:
-    """Returns an exponential moving average of the weights. Its decay rises from 0.1 to `decay` over the first steps.
+@torch.no_grad()
+def update_average(average: ResNet, model: ResNet, decay: float, count: int) -> None:
+    """Updates an exponential moving average of the weights, after `count` updates before.
 
-    So the average of a short run does not contain the initial weights.
+    Its decay rises from 0.1 to `decay` over the first steps, so that the average of a short run does not contain the
+    initial weights. PyTorch's `AveragedModel` counts on the device, and each step would wait for the count.
     """
-
-    @torch.no_grad()
-    def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-        weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-        if average[0].is_floating_point():
-            torch._foreach_lerp_(list(average), list(current), weight)
-        else:  # BatchNorm's counters
-            torch._foreach_copy_(list(average), list(current))
-
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    weight = 1 - min(decay, (1 + count) / (10 + count)) if count else 1.0
+    pairs = list(zip(*(chain(one.parameters(), one.buffers()) for one in (average, model)), strict=True))
+    floats = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([pair[0] for pair in floats], [pair[1] for pair in floats], weight)
+    for old, new in pairs:
+        if not old.is_floating_point():  # BatchNorm's counters
+            old.copy_(new)
 
 
 def frozen_modules(model: ResNet, stages: int) -> list[nn.Module]:

@@ -10,7 +10,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.errors import TrainingError
@@ -52,7 +51,7 @@ class TrainingState:
     """The objects that change while a run trains. `save` and `load` restore them bit for bit."""
 
     model: ResNet
-    average: AveragedModel | None
+    average: ResNet | None  # of the weights
     optimizer: torch.optim.Optimizer
     scaler: "torch.amp.GradScaler | None"  # of fp16
     position: Position
@@ -60,12 +59,12 @@ class TrainingState:
     @property
     def evaluated_model(self) -> ResNet:
         """The model that is evaluated and saved: the average of the weights, if the run has one."""
-        return cast(ResNet, self.average.module) if self.average else self.model
+        return self.average or self.model
 
     def save(self, path: Path) -> None:
         tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         if self.average:
-            tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
+            tensors |= {f"average.module.{key}": value for key, value in self.average.state_dict().items()}
         for index, buffers in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in buffers.items() if value is not None}
         self.position.scaler = self.scaler.state_dict() if self.scaler else None
@@ -81,7 +80,7 @@ class TrainingState:
 
         self.model.load_state_dict(select("model."))
         if self.average:
-            self.average.load_state_dict(select("average."))
+            self.average.load_state_dict(select("average.module."))
         buffers: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
         momentum = {f"{index}.momentum_buffer": value for index, value in select("momentum.").items()}  # of older runs
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]

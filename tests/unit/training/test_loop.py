@@ -1,5 +1,6 @@
 """Training runs: their events and files, their options, and that interruptions do not change the weights."""
 
+import copy
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from helpers.hub_server import Repo
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from resnet_hub import cli
 from resnet_hub.config import ResNetConfig
@@ -35,11 +37,24 @@ from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
 from resnet_hub.training.augmentation import preview_augmentation
 from resnet_hub.training.config import RECIPES, Phase, ResolvedTrainConfig, TrainConfig
-from resnet_hub.training.events import Checked, Epoch, Event, Failed, Finished, Preparing, Progress, Started, Stopped
+from resnet_hub.training.events import (
+    Checked,
+    Epoch,
+    Event,
+    Failed,
+    Finished,
+    OutOfMemory,
+    Preparing,
+    Progress,
+    Started,
+    Stopped,
+)
 from resnet_hub.training.finalize import is_finalized
 from resnet_hub.training.loop import Trainer, train
+from resnet_hub.training.optimizer import update_average
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.schedule import image_size
+from resnet_hub.training.train_step import TrainStep
 
 KILLS = int(os.environ.get("RESNET_HUB_KILLS", "4"))  # of each optimizer
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
@@ -714,7 +729,7 @@ def test_the_phase_evaluate_takes_no_step(config: TrainConfig, monkeypatch: pyte
         if isinstance(event, Epoch):
             RunDir(config.run).stop.touch()
     state = RunDir(config.run).state.read_bytes()
-    monkeypatch.setattr(Trainer, "_train_step", None)  # such as one that does not fit into memory
+    monkeypatch.setattr(TrainStep, "_train", None)  # such as one that does not fit into memory
     events = list(train(replace(config, epochs=9), phase="evaluate"))
     assert kinds(events) == ["Started", "TimeUp", "Finished"]
     card = (RunDir(config.run).model / "README.md").read_text()
@@ -1031,6 +1046,93 @@ def test_the_saved_model_is_evaluated_in_float32(config: TrainConfig) -> None:
     mean, std = (torch.tensor(values)[:, None, None] for values in (model.config.mean, model.config.std))
     loss = torch.nn.functional.cross_entropy(model((images - mean) / std), torch.from_numpy(held_out.targets))
     assert finished.loss == pytest.approx(float(loss), rel=1e-5)
+
+
+class CountingMode(TorchDispatchMode):
+    """Counts the values that are read from tensors, for which a step would wait on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("settings", [{"ema": 0.9}, {"clip": 1.0, "optimizer": "adamw", "nesterov": False}])
+def test_steps_read_no_value_from_the_device(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("resnet_hub.training.events.PROGRESS_SECONDS", 3600)
+    steps, epoch = [], Trainer._train_epoch
+
+    def count_values(self: Trainer, loading: Any) -> Any:
+        events = []
+        with CountingMode() as mode:
+            events = list(epoch(self, loading))
+        steps.append((self.position.step, mode.count))
+        yield from events
+        return False
+
+    monkeypatch.setattr(Trainer, "_train_epoch", count_values)
+    assert isinstance(list(train(replace(config, checkpoint_seconds=3600, **settings)))[-1], Finished)
+    assert [count for _, count in steps] == [1, 1] and min(step for step, _ in steps) > 2  # the loss of the epoch
+
+
+def test_the_average_is_that_of_pytorch() -> None:
+    torch.manual_seed(0)
+    model = ResNet(ResNetConfig(depths=(1,), width=4, stem="3x3", image_size=8, id2label={0: "a", 1: "b"}))
+
+    def average(old: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+        return old.lerp(new, 1 - min(0.9, (1 + int(count)) / (10 + int(count)))) if old.is_floating_point() else new
+
+    ours, theirs = copy.deepcopy(model), torch.optim.swa_utils.AveragedModel(model, avg_fn=average, use_buffers=True)
+    for count in range(4):
+        model(torch.randn(2, 3, 8, 8)).sum().backward()
+        torch.nn.init.normal_(model.conv1.weight)
+        update_average(ours, model, 0.9, count)
+        theirs.update_parameters(model)
+    for name, value in theirs.module.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("keeps_norm", [True, False])
+def test_a_step_that_does_not_fit_is_repeated_in_smaller_parts(
+    config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keeps_norm: bool
+) -> None:
+    start = replace(config, epochs=1, select="last")
+    if keeps_norm:  # that of the base
+        start = replace(start, base=str(base), architecture="resnet18", image_size=None)
+    whole = replace(start, run=str(tmp_path / "whole"))
+    list(train(whole))
+    cross_entropy, sizes = torch.nn.functional.cross_entropy, []
+
+    def fit_four(logits: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        if "label_smoothing" in options:  # of a step
+            sizes.append(len(logits))
+            if len(logits) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+        return cross_entropy(logits, *arguments, **options)
+
+    monkeypatch.setattr("resnet_hub.training.train_step.F.cross_entropy", fit_four)
+    events = list(train(start))
+    assert [event for event in events if isinstance(event, OutOfMemory)] == [
+        OutOfMemory(2, keeps_norm),
+        OutOfMemory(4, keeps_norm),
+    ]
+    assert isinstance(events[-1], Finished) and sizes[-1] == 4
+    if keeps_norm:
+        for name, value in weights(whole).items():
+            torch.testing.assert_close(weights(start)[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_of_one_image_that_does_not_fit_fails(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(TrainStep, "_train", fail)
+    events = list(train(config))
+    assert [event.parts for event in events if isinstance(event, OutOfMemory)] == [2, 4, 8, 16]
+    assert isinstance(events[-1], Failed) and "does not fit into memory" in events[-1].reason
 
 
 def test_two_processes_give_the_metrics_of_one(config: TrainConfig, base: Path, tmp_path: Path) -> None:

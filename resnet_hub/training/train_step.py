@@ -1,0 +1,109 @@
+"""One step of a training: forward, backward, optimizer, average. It waits for nothing that a GPU computes."""
+
+from collections.abc import Generator
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnet_hub.errors import TrainingError
+from resnet_hub.training import schedule
+from resnet_hub.training.augmentation import BatchTransform
+from resnet_hub.training.batch_norm import check_batch_norm
+from resnet_hub.training.config import ResolvedTrainConfig
+from resnet_hub.training.events import OutOfMemory
+from resnet_hub.training.loader import Batch
+from resnet_hub.training.optimizer import update_average
+from resnet_hub.training.state import TrainingState
+
+
+class TrainStep:
+    """Trains on one batch after the other.
+
+    Args:
+        config: The settings of the run.
+        accelerator: That of the run.
+        prepared: The model as the accelerator has prepared it.
+        state: What the step changes, except its position.
+        transform: Augments the batch.
+        targets: int64 (images,), the classes of all training images.
+        class_weights: float (num_classes,).
+    """
+
+    def __init__(
+        self,
+        config: ResolvedTrainConfig,
+        accelerator: Any,
+        prepared: nn.Module,
+        state: TrainingState,
+        transform: BatchTransform,
+        targets: Tensor,
+        class_weights: Tensor,
+    ):
+        self.config, self.accelerator, self.prepared, self.state = config, accelerator, prepared, state
+        self.transform, self.targets, self.class_weights = transform, targets, class_weights
+        self.device, self.parts = accelerator.device, config.accumulate  # parts of a batch
+        self.forward = torch.compile(prepared, dynamic=False) if config.compile else prepared
+
+    def run(self, batch: Batch, pixels: Tensor, rate: float, count: int) -> Generator[OutOfMemory, None, Tensor]:
+        """Trains on a batch, in twice as many parts each time it does not fit into the memory of the GPU.
+
+        Args:
+            batch: The share of this process.
+            pixels: Its images, uint8 (N, H, W, 3).
+            rate: The learning rate.
+            count: The steps of the run before this one.
+
+        Returns:
+            The loss, a scalar on the device.
+        """
+        while True:
+            try:
+                return self._train(batch, pixels, rate, count)
+            except torch.OutOfMemoryError:
+                if not self._can_halve_parts(len(pixels)):
+                    raise
+            self.parts *= 2  # here the error no longer holds the tensors of the step
+            self.state.optimizer.zero_grad()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            yield OutOfMemory(self.parts, keeps_numbers=self.config.frozen_norm)
+
+    def _can_halve_parts(self, batch_size: int) -> bool:
+        """Whether a smaller part can be trained on. Several processes fail, since the others would not repeat."""
+        with suppress(TrainingError):
+            check_batch_norm(replace(self.config, accumulate=2 * self.parts), self.state.model.config, batch_size)
+            return self.accelerator.num_processes == 1 and batch_size > self.parts
+        return False
+
+    def _train(self, batch: Batch, pixels: Tensor, rate: float, count: int) -> Tensor:
+        config, state = self.config, self.state
+        pixels = pixels.to(self.device, non_blocking=True)  # as bytes
+        indices = self.targets[batch.indices].to(self.device, non_blocking=True)[:, None]
+        targets = torch.zeros(len(pixels), len(self.class_weights), device=self.device).scatter_(1, indices, 1.0)
+        generator = schedule.create_generator(config.seed, state.position.epoch, state.position.step)
+        images, targets = self.transform(pixels, targets, batch, generator)
+        class_weights = self.class_weights.to(self.device, non_blocking=True) if config.balance == "loss" else None
+        chunks = list(zip(images.chunk(self.parts), targets.chunk(self.parts), strict=True))
+        total = torch.zeros((), dtype=torch.float32 if self.device.type == "mps" else torch.float64, device=self.device)
+        for number, (chunk, chunk_targets) in enumerate(chunks, 1):
+            # Processes exchange their gradients once per step, with the last chunk.
+            with self.accelerator.no_sync(self.prepared) if number < len(chunks) else nullcontext():
+                with self.accelerator.autocast():
+                    logits = self.forward(chunk).float()
+                loss = F.cross_entropy(logits, chunk_targets, class_weights, label_smoothing=config.label_smoothing)
+                loss = loss * (len(chunk) / len(images))
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        if config.clip:
+            self.accelerator.clip_grad_norm_(self.prepared.parameters(), config.clip)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        if state.average:
+            update_average(state.average, state.model, config.ema, count)
+        return total

@@ -23,6 +23,7 @@ from resnet_hub.evaluation.metrics import (
     compute_confusion,
     compute_target_ranks,
 )
+from resnet_hub.images.transforms import crops_transform
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.inference.inputs import limit_batch_size, load_inputs
 from resnet_hub.model import ResNet
@@ -36,6 +37,8 @@ def evaluate(
     names: Mapping[str, Any] | None = None,
     batch_size: int = 64,
     tta: bool = False,
+    crops: int = 1,
+    scales: Sequence[int] = (),
     worst: int = 16,
     skip_unreadable: bool = False,
     progress: Callable[[int, int], object] | None = None,
@@ -52,16 +55,26 @@ def evaluate(
         names: Further arguments of `load_dataset`: subset, columns and revision.
         batch_size: Images that the model computes at once.
         tta: Whether to average the scores of each image and its mirror image.
+        crops: 10 averages the scores of the corners and the center of each image and of its mirror image, as
+            torchvision's `TenCrop` cuts them; 1 is the center.
+        scales: Lengths to which the short side of an image is resized before it is cropped, to average the scores of
+            all of them; by default the model's own.
         worst: How many of the most confident mistakes to return.
         skip_unreadable: Whether to leave out images that cannot be read, instead of raising an error.
         progress: Called with the number of images done and their total after each batch.
 
     Raises:
         DataError: If the model does not have a label of the dataset, or an image has no label or cannot be read.
+        ConfigError: If there is no such number of crops, or a scale is smaller than the model's input.
     """
     if batch_size < 1 or worst < 0:
         raise DataError(f"batch_size is {batch_size} and worst is {worst}; expected at least 1 and 0.")
+    if tta and crops > 1:
+        raise DataError("Ten crops include the mirror image; leave out tta, or the crops.")
     classifier = _load_classifier(model)
+    config = classifier.config
+    transform = crops_transform(config, crops=crops, scales=scales) if crops > 1 or scales else classifier.transform
+    batch_size = max(1, limit_batch_size(batch_size, config.image_size) // (crops * max(1, len(scales))))
     split, data = _load_split(data, split, names)
     targets = match_labels(classifier.config.labels, data)
     total = len(targets)
@@ -70,14 +83,15 @@ def evaluate(
     predicted, ranks = np.zeros(total, np.int64), np.zeros(total, np.int64)
     confidences, losses = np.zeros(total), np.zeros(total)
     done = 0
-    for inputs in load_inputs(data, classifier.transform, limit_batch_size(batch_size, classifier.config.image_size)):
+    for inputs in load_inputs(data, transform, batch_size):
         unreadable = [data.name(done + i) for i, item in enumerate(inputs) if isinstance(item, ImageError)]
         if unreadable and not skip_unreadable:
             some = printable(list_some(unreadable))
             raise DataError(f"Some images cannot be read: {some}; remove or skip unreadable ones.")
         if tensors := [item for item in inputs if isinstance(item, Tensor)]:
             rows = np.array([done + i for i, item in enumerate(inputs) if isinstance(item, Tensor)])
-            logs = _compute_log_scores(classifier, torch.stack(tensors), tta)
+            views = torch.stack(tensors, -4).view(-1, len(tensors), *tensors[0].shape[-3:])
+            logs = _compute_log_scores(classifier, views, tta)
             is_readable[rows], predicted[rows] = True, logs.argmax(1)
             confidences[rows] = np.exp(logs.max(1).clip(max=0))
             losses[rows] = -logs[np.arange(len(rows)), targets[rows]]
@@ -97,6 +111,8 @@ def evaluate(
     return Evaluation(
         split=split,
         tta=tta,
+        crops=crops,
+        scales=tuple(scales),
         num_images=int(is_readable.sum()),
         skipped=int(total - is_readable.sum()),
         accuracy=float(is_correct[is_readable].mean()),
@@ -167,13 +183,18 @@ def _load_classifier(model: ResNet | Classifier | str | Path) -> Classifier:
     return model
 
 
-def _compute_log_scores(classifier: Classifier, batch: Tensor, tta: bool) -> np.ndarray:
-    """Computes log-scores (N, classes) in float64, where a score that rounds to 0 still has its rank and its loss."""
+def _compute_log_scores(classifier: Classifier, views: Tensor, tta: bool) -> np.ndarray:
+    """Computes log-scores (N, classes) of N images, averaged over their views (views, N, C, H, W).
+
+    In float64, where a score that rounds to 0 still has its rank and its loss.
+    """
+    logs = []
     with torch.inference_mode():
-        batch = batch.to(classifier.device, memory_format=torch.channels_last)
-        views = (batch, batch.flip(3)) if tta else (batch,)
-        logs = [F.log_softmax(classifier.model(view).cpu().double(), 1) for view in views]
-        mean = torch.logaddexp(logs[0], logs[1]) - math.log(2) if tta else logs[0]
+        for view in views:
+            batch = view.to(classifier.device, memory_format=torch.channels_last)
+            for one in (batch, batch.flip(3)) if tta else (batch,):
+                logs.append(F.log_softmax(classifier.model(one).cpu().double(), 1))
+        mean = torch.stack(logs).logsumexp(0) - math.log(len(logs))
     if not mean.isfinite().all():
         raise CheckpointError("The model's outputs are not finite numbers: its weights are damaged.")
     return mean.numpy()

@@ -53,6 +53,8 @@ class Evaluation:
 
     split: str | None  # of the dataset; None if an `ImageDataset` was evaluated
     tta: bool  # whether the scores were averaged with those of the mirror image
+    crops: int = 1  # of each image, over which the scores were averaged
+    scales: tuple[int, ...] = ()  # lengths of the short side, as well; empty: the model's own
     num_images: int
     skipped: int  # images that could not be read; no metric includes them
     accuracy: float
@@ -70,10 +72,22 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all fields, without the images, as types that JSON has."""
-        scalars = ("split", "tta", "num_images", "skipped", "accuracy", "top5", "macro_f1", "loss", "calibration_error")
+        scalars = (
+            "split",
+            "tta",
+            "crops",
+            "num_images",
+            "skipped",
+            "accuracy",
+            "top5",
+            "macro_f1",
+            "loss",
+            "calibration_error",
+        )
         mistakes = ("index", "name", "label", "predicted", "score")
         return {
             **{key: getattr(self, key) for key in scalars},
+            "scales": list(self.scales),
             "classes": [score._asdict() for score in self.classes],
             "confusion": self.confusion.tolist(),
             "worst": [{key: getattr(mistake, key) for key in mistakes} for mistake in self.worst],
@@ -86,7 +100,11 @@ class Evaluation:
         """Returns a table for the terminal. With many classes it shows those with the lowest F1."""
         images = f"{self.num_images:,} images" + (f" of the split {self.split}" if self.split else "")
         skipped = f", {self.skipped:,} unreadable ones skipped" if self.skipped else ""
-        lines = [f"{images}{skipped}" + (", each averaged with its mirror image" if self.tta else ""), ""]
+        averaged = ", each averaged with its mirror image" if self.tta else ""
+        if self.crops > 1 or self.scales:
+            sizes = f" at {', '.join(map(str, self.scales))} pixels" if self.scales else ""
+            averaged += f", each averaged over {self.crops * max(1, len(self.scales))} crops{sizes}"
+        lines = [f"{images}{skipped}{averaged}", ""]
         lines.append(f"{'accuracy':<20}{self.accuracy:>8.2%}")
         if len(self.classes) > 5:
             lines.append(f"{'top-5 accuracy':<20}{self.top5:>8.2%}")

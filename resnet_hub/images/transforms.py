@@ -1,6 +1,7 @@
 """Transforms an RGB image to the input of a network, by the config of its checkpoint."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnet_hub.config import ResNetConfig
-from resnet_hub.errors import ConfigError
+from resnet_hub.errors import ConfigError, ImageError
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -62,6 +63,45 @@ def eval_transform(config: ResNetConfig, *, exact: bool = True) -> Callable[[Ima
     return partial(_transform, config, mean, std, exact)
 
 
+def crops_transform(config: ResNetConfig, *, crops: int = 10, scales: Sequence[int] = ()) -> Callable[..., Tensor]:
+    """Create the transform of an evaluation on several crops of each image, as in the tables of the papers.
+
+    Args:
+        config: The config of the checkpoint.
+        crops: 10 are the corners and the center, and those of the mirror image: torchvision's `TenCrop`. 1 is the
+            center.
+        scales: Lengths to which the short side is resized before; by default that of the checkpoint.
+
+    Returns:
+        A function from an RGB image to a float32 tensor (len(scales) * crops, in_channels, image_size, image_size).
+
+    Raises:
+        ConfigError: A crop is larger than a scale, or there is no such number of crops.
+    """
+    side = config.image_size
+    if crops not in (1, 10):
+        raise ConfigError(f"crops is {crops}. Choose 1 or 10.")
+    if small := [scale for scale in scales if scale < side]:
+        raise ConfigError(f"The scale {small[0]} is smaller than the crop. Choose scales from {side} pixels on.")
+    normalize = eval_transform(replace(config, crop_pct=1.0, crop_mode="center"))  # of a crop: it only normalizes
+
+    def transform(image: Image.Image) -> Tensor:
+        views = []
+        for scale in scales or (config.resize_size,):
+            width, height = _compute_resized_size(config, image.size, scale)
+            if width * height > _MAX_RESIZED_PIXELS:
+                raise ImageError(f"An image of {image.width} x {image.height} is too long for a scale of {scale}.")
+            resized = image.resize((width, height), _RESAMPLING[config.interpolation])
+            right, bottom = width - side, height - side
+            corners = [(0, 0), (right, 0), (0, bottom), (right, bottom)] if crops == 10 else []
+            for one in (resized, resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT))[: 2 if crops == 10 else 1]:
+                for left, top in (*corners, (_compute_margin(width, side), _compute_margin(height, side))):
+                    views.append(normalize(one.crop((left, top, left + side, top + side))))
+        return torch.stack(views)
+
+    return transform
+
+
 def resize_and_crop(config: ResNetConfig, image: Image.Image, *, exact: bool = True) -> Image.Image:
     """Resize and crop an image by `config`, to 8-bit pixels. `eval_transform` also normalizes them."""
     mode = "L" if config.in_channels == 1 else "RGB"
@@ -109,8 +149,8 @@ def _transform(config: ResNetConfig, mean: np.ndarray, std: np.ndarray, exact: b
     return torch.from_numpy(pixels)
 
 
-def _compute_resized_size(config: ResNetConfig, size: tuple[int, int]) -> tuple[int, int]:
-    short = config.resize_size
+def _compute_resized_size(config: ResNetConfig, size: tuple[int, int], short: int | None = None) -> tuple[int, int]:
+    short = short or config.resize_size
     if config.crop_mode == "squash":
         return short, short
     long = int(short * max(size) / min(size))

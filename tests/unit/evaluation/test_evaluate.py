@@ -1,6 +1,7 @@
 """Every figure against scikit-learn, on scores that the classifier gives for the same pictures."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
+from torchvision.transforms import v2
 
 from resnet_hub import cli
 from resnet_hub.config import ResNetConfig
@@ -144,6 +146,49 @@ def test_test_time_augmentation_is_the_mean_over_the_mirror_image(model, data):
     found = evaluate(model, data, tta=True)
     agrees(found, data.targets, scores.numpy())
     assert found.tta and found.loss != evaluate(model, data).loss
+
+
+@pytest.mark.parametrize("scales", [(), (16, 21, 33)])
+def test_ten_crops_are_those_of_torchvision(model, data, scales):
+    normalize = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
+    mean, std = (torch.tensor(values)[:, None, None] for values in (model.config.mean, model.config.std))
+    scores = []
+    for source in data.sources:
+        views = []
+        for scale in scales or (20,):
+            resized = v2.Resize(scale, v2.InterpolationMode(model.config.interpolation))(Image.fromarray(source))
+            views += [(normalize(view) - mean) / std for view in v2.TenCrop(16)(resized)]
+        with torch.no_grad():
+            scores.append(model(torch.stack(views)).double().softmax(1).mean(0).numpy())
+    found = evaluate(model, data, crops=10, scales=scales, batch_size=7)
+    agrees(found, data.targets, np.stack(scores).astype(np.float32))
+    assert f"averaged over {10 * max(1, len(scales))} crops" in found.to_text()
+    assert (found.crops, found.scales) == (10, scales) and found.to_dict()["scales"] == list(scales)
+
+
+def test_scales_alone_average_the_center(model, data):
+    assert evaluate(model, data, scales=(20,)).loss == pytest.approx(evaluate(model, data).loss, rel=1e-6)
+    assert evaluate(model, data, scales=(16, 20)).loss != evaluate(model, data).loss
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crops": 5}, "crops is 5. Choose 1 or 10."),
+        ({"scales": (20, 15)}, "The scale 15 is smaller than the crop. Choose scales from 16 pixels on."),
+        ({"crops": 10, "tta": True}, "Ten crops include the mirror image; leave out tta, or the crops."),
+    ],
+)
+def test_crops_that_cannot_be(model, data, options, message):
+    with pytest.raises(ResNetHubError, match=re.escape(message)):
+        evaluate(model, data, **options)
+
+
+def test_a_line_is_too_long_for_a_large_scale(model):
+    line = np.zeros((1, 9000, 3), np.uint8)
+    data = ImageDataset(LABELS, [line, line[:, :2]], np.array([0, 1]))
+    found = evaluate(model, data, crops=10, scales=(100,), skip_unreadable=True)
+    assert (found.num_images, found.skipped) == (1, 1)
 
 
 def test_same_answer_twice_and_for_any_batch_size(model, data):
@@ -356,6 +401,11 @@ def test_the_terminal_says_what_the_library_says(model, folder, tmp_path, capsys
     command = ["evaluate", str(tmp_path / "model"), "--data", str(folder)]
     assert cli.main(command) == 0
     assert capsys.readouterr() == (evaluate(model, folder).to_text(), "")
+    assert cli.main([*command, "--json", "--crops", "10", "--scales", "20,24", "--split", "train"]) == 0
+    assert capsys.readouterr().out == evaluate(model, folder, split="train", crops=10, scales=(20, 24)).to_json()
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--scales", "20,x"])
+    assert "'20,x' is no list of lengths" in capsys.readouterr().err
     assert cli.main([*command, "--json", "--tta", "--split", "train"]) == 0
     assert capsys.readouterr().out == evaluate(model, folder, split="train", tta=True).to_json()
 

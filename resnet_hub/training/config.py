@@ -21,6 +21,7 @@ Augmentation = Literal["shift", "crop", "none"]
 Balance = Literal["none", "sampling", "loss"]
 Precision = Literal["no", "bf16", "fp16"]
 Cache = Literal["auto", "memory", "disk", "none"]
+LogTo = Literal["none", "tensorboard", "trackio", "wandb"]
 
 # The values of each recipe, unless its row below has another.
 _PLAIN: dict[str, Any] = {
@@ -53,7 +54,7 @@ DATASET_FIELDS = {
 }
 AUTO, NONE = "auto", "none"  # bases: the default model of `choose_base`, and random weights
 # The fields that do not change the result: a resumed run may have other values.
-_RESOURCES = ("cache", "workers")
+_RESOURCES = ("cache", "workers", "log_to")
 _SHELF = "weights"  # name of the folder of checkpoints that ship with the project
 _FINETUNE_IMAGES = 8_000  # that a fine-tuning sees in all its epochs: two or three minutes on a CPU at 64 pixels
 
@@ -107,6 +108,9 @@ class TrainConfig:
     mixup: float = option(0.0, "alpha of mixup; 0: off", (0, 10))
     cutmix: float = option(0.0, "alpha of CutMix; 0: off", (0, 10))
     erasing: float = option(0.0, "fraction of images that lose a random rectangle", (0, 1))
+    stochastic_depth: float = option(
+        0.0, "fraction of images that skip the last block in a step; earlier blocks less; 0: off", (0, 0.9)
+    )
     ema: float | None = option(None, "decay per step of the averaged weights, which are saved; 0: off", (0, 0.99999))
     clip: float | None = option(None, "norm to which larger gradients are scaled down; 0: off", (0, 1000))
     frozen_norm: bool | None = option(None, "keep the BatchNorm statistics of the base")
@@ -119,6 +123,7 @@ class TrainConfig:
     compile: bool = option(False, "use torch.compile: takes minutes at the start, then a CPU is up to a seventh faster")
     cache: Cache = option("auto", "where decoded images are kept; auto: in half of the free memory, the rest on disk")
     workers: int | None = option(None, "threads that load images ahead of the steps; default: one per core", (1, 1024))
+    log_to: LogTo = option("none", "also send losses and metrics to this tracker, which has to be installed")
     seed: int = option(0, "random seed", (0, 2**63 - 1))
     checkpoint_seconds: float = option(60.0, "longest time between two saved training states", (0, 86_400))
 

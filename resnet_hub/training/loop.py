@@ -34,6 +34,8 @@ from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.sampler import BatchSampler
 from resnet_hub.training.split import create_split, describe_report, record_unreadable, select_images
 from resnet_hub.training.state import Best, Position, SavedState, TrainingState
+from resnet_hub.training.stochastic_depth import add_stochastic_depth
+from resnet_hub.training.tracking import check_tracker, start_tracker
 from resnet_hub.training.train_step import TrainStep
 from resnet_hub.training.validation import ValidationSet, multiplies_in_bf16
 
@@ -141,7 +143,7 @@ class Trainer:
 
     def __init__(self, config: ResolvedTrainConfig, run: RunDir, phase: Phase = "all", limits: Limits | None = None):
         self.config, self.run, self.phase, self.limits = config, run, phase, limits or Limits()
-        self.accelerator = _create_accelerator(config)
+        self.accelerator = _create_accelerator(config, run)
         self.device, self.num_processes = self.accelerator.device, self.accelerator.num_processes
         self.is_main: bool = self.accelerator.is_main_process
         self.is_in_phases = phase in ("prepare", "train")
@@ -252,7 +254,11 @@ class Trainer:
         if self.is_main:
             run.evaluation.unlink(missing_ok=True)  # of a run that had ended early and is resumed
         try:
-            yield from self._train_epochs(evaluates_first=is_first_start_from_base)
+            training = closing(self._train_epochs(evaluates_first=is_first_start_from_base))
+            with start_tracker(self.accelerator, self.config, run.folder) as log, training as steps:
+                for event in steps:
+                    log(event, self._steps_done)
+                    yield event
         except GeneratorExit:
             with suppress(TrainingError):  # another process has taken over the run
                 self._save_state()
@@ -296,6 +302,8 @@ class Trainer:
         prepared: nn.Module = model
         if self.num_processes > 1 and self.device.type == "cuda" and not config.frozen_norm:
             prepared = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if config.stochastic_depth:
+            add_stochastic_depth(model, config.stochastic_depth)
         self.prepared, optimizer = self.accelerator.prepare(prepared, optimizer)
         # Only the steps run in half precision, by `autocast`; the model, which is evaluated, stays in float32.
         model = self.accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)
@@ -311,7 +319,7 @@ class Trainer:
 
     # -- epochs and steps ----------------------------------------------------------------------------------------------
 
-    def _train_epochs(self, *, evaluates_first: bool) -> Iterator[events.Event]:
+    def _train_epochs(self, *, evaluates_first: bool) -> Generator[events.Event]:
         position = self.position
         if evaluates_first and self.limits.steps == math.inf:  # the base with its fitted head
             yield self._end_epoch()
@@ -476,12 +484,17 @@ def _choose_base(is_main: bool) -> DefaultModel:
     return choice
 
 
-def _create_accelerator(config: ResolvedTrainConfig) -> Any:
+def _create_accelerator(config: ResolvedTrainConfig, run: RunDir) -> Any:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()  # it refuses another precision than that of an earlier run in this process
-    accelerator = Accelerator(mixed_precision=config.precision or ("bf16" if has_bf16() else "no"))
+    check_tracker(config.log_to)
+    accelerator = Accelerator(
+        mixed_precision=config.precision or ("bf16" if has_bf16() else "no"),
+        log_with=None if config.log_to == "none" else config.log_to,
+        project_dir=run.folder / "logs",
+    )
     if config.precision == "fp16" and accelerator.device.type == "cpu":
         raise TrainingError("fp16 needs a GPU; choose bf16 or no.")
     torch.backends.cudnn.benchmark = True  # the images of an epoch have one size

@@ -81,6 +81,9 @@ class TrainStep:
 
     def _train(self, batch: Batch, pixels: Tensor, rate: float, count: int) -> Tensor:
         config, state = self.config, self.state
+        if config.stochastic_depth:
+            position = state.position.epoch, state.position.step, self.accelerator.process_index
+            torch.manual_seed(schedule.create_generator(config.seed, *position).initial_seed())
         pixels = pixels.to(self.device, non_blocking=True)  # as bytes
         indices = self.targets[batch.indices].to(self.device, non_blocking=True)[:, None]
         targets = torch.zeros(len(pixels), len(self.class_weights), device=self.device).scatter_(1, indices, 1.0)

@@ -54,6 +54,7 @@ from resnet_hub.training.loop import Trainer, train
 from resnet_hub.training.optimizer import update_average
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.schedule import image_size
+from resnet_hub.training.stochastic_depth import add_stochastic_depth
 from resnet_hub.training.train_step import TrainStep
 
 KILLS = int(os.environ.get("RESNET_HUB_KILLS", "4"))  # of each optimizer
@@ -1046,6 +1047,50 @@ def test_the_saved_model_is_evaluated_in_float32(config: TrainConfig) -> None:
     mean, std = (torch.tensor(values)[:, None, None] for values in (model.config.mean, model.config.std))
     loss = torch.nn.functional.cross_entropy(model((images - mean) / std), torch.from_numpy(held_out.targets))
     assert finished.loss == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_stochastic_depth_skips_blocks_in_training_only_and_resumes(config: TrainConfig, tmp_path: Path) -> None:
+    model = ResNet(ResNetConfig(depths=(1, 1), width=8, stem="3x3", image_size=16, id2label={0: "a", 1: "b"}))
+    images, names = torch.randn(200, 3, 16, 16), set(model.state_dict())
+    expected = model.eval()(images)
+    add_stochastic_depth(model, 0.5)
+    assert torch.equal(model(images), expected) and set(model.state_dict()) == names
+    skipped: list[torch.Tensor] = []
+    for block in (model.layer1[0], model.layer2[0]):
+        block.bn2.register_forward_hook(lambda _, __, residual: skipped.append((residual == 0).flatten(1).all(1)))
+    model.train()(images)
+    assert [float(rows.float().mean()) for rows in skipped] == pytest.approx([0.25, 0.5], abs=0.12)
+
+    whole = replace(config, run=str(tmp_path / "whole"), stochastic_depth=0.5)
+    list(train(whole))
+    for steps in (1, 4, None):
+        list(train(replace(whole, run=config.run), max_steps=steps))
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(config).items())
+    plain = replace(config, run=str(tmp_path / "plain"))
+    list(train(plain))
+    assert not torch.equal(weights(plain)["conv1.weight"], weights(whole)["conv1.weight"])
+
+
+def test_losses_and_metrics_go_to_tensorboard(config: TrainConfig) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    list(train(replace(config, log_to="tensorboard"), max_steps=1))
+    history = [event for event in train(replace(config, log_to="tensorboard")) if isinstance(event, Epoch)]
+    found: dict[str, list[tuple[int, float]]] = {}
+    for folder in {path.parent for path in Path(config.run, "logs").rglob("events.out.*")}:
+        reader = EventAccumulator(str(folder)).Reload()
+        for name in reader.Tags()["scalars"]:
+            found.setdefault(name, []).extend((one.step, one.value) for one in reader.Scalars(name))
+    assert [value for _, value in sorted(found["accuracy"])] == pytest.approx([event.accuracy for event in history])
+    assert len(found["loss"]) == 2 * found["accuracy"][0][0] and found["loss"][0][0] == 1
+    assert str(config.data) not in "".join(path.read_text() for path in Path(config.run, "logs").rglob("hparams.yml"))
+
+
+def test_a_tracker_that_is_not_installed(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_hub.training.tracking.find_spec", lambda name: None)
+    with pytest.raises(TrainingError, match="log_to is wandb, which is not installed: pip install wandb"):
+        list(train(replace(config, log_to="wandb")))
 
 
 class CountingMode(TorchDispatchMode):

@@ -62,10 +62,13 @@ class ValidationSet:
         engine = create_bf16_engine(fold_batchnorm(model)) if multiplies_in_bf16(self.accelerator) else None
 
         def forward(pixels: Tensor) -> Tensor:
-            with torch.inference_mode(), self.accelerator.autocast():
+            with torch.inference_mode():
                 batch = self.transform.normalize(pixels.to(model.device))
-                logits: Tensor = engine(batch).logits if engine else model(batch).float().cpu()
-            return logits
+                if engine:
+                    return engine(batch).logits
+                with self.accelerator.autocast():
+                    logits: Tensor = model(batch)
+                return logits.float().cpu()
 
         return forward
 

@@ -19,7 +19,7 @@ from resnet_hub.training import events
 from resnet_hub.training.config import AUTO, Phase, TrainConfig, parse_duration
 
 RUNS = Path("runs")  # folder of the run directories of commands that name none
-_FROM_SCRATCH = ("paper", "modern")  # recipes that start from random weights unless a base is named
+_FROM_A_BASE = ("finetune", "head")  # recipes; others start from random weights unless a base is named
 
 
 def add_parsers(commands: options.Commands) -> None:
@@ -72,8 +72,8 @@ def run(arguments: options.Arguments) -> int:
     """Train a model. If the run directory holds a stopped or killed run, the run is resumed.
 
     Without --base, training starts from ImageNet weights of the Hub, or from the included model if the Hub does not
-    answer; with --base none, --architecture, or the recipes paper and modern, it starts from random weights. Without
-    --run, the run directory is a new folder in runs/, named after the data.
+    answer; with --base none, --architecture, or another recipe than finetune and head, it starts from random weights.
+    Without --run, the run directory is a new folder in runs/, named after the data.
 
     Ctrl-C stops after the current step and saves the run; a second Ctrl-C exits at once.
     """
@@ -121,7 +121,7 @@ def _check_options(arguments: options.Arguments, settings: dict[str, Any]) -> No
 
 def _add_base(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a new run with a base, unless they are those of a training from random weights."""
-    is_from_scratch = "architecture" in settings or settings.get("recipe") in _FROM_SCRATCH
+    is_from_scratch = "architecture" in settings or settings.get("recipe", "finetune") not in _FROM_A_BASE
     return settings if is_from_scratch else {"base": AUTO} | settings
 
 

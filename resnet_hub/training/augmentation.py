@@ -18,12 +18,17 @@ from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.images.load import load_image
 from resnet_hub.images.transforms import resize_pixels, resize_whole
-from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.config import ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.initial_model import read_model_config
 from resnet_hub.training.loader import Batch
 from resnet_hub.training.schedule import NUMBERS, create_generator, draw_numbers
 
-_CROP, _ERASING = slice(0, 5), slice(5, NUMBERS)  # the random numbers of an image that each of them uses
+# The random numbers of an image that each of them uses.
+_CROP, _ERASING, _COLOUR, _RAND_AUGMENT = slice(0, 5), slice(5, 10), slice(10, 13), slice(13, NUMBERS)
+# Principal components of the colours of ImageNet, in columns, and their deviations (AlexNet, section 4.1)
+_COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+_DEVIATIONS = (0.2175, 0.0188, 0.0045)
+_MAX_SCALE = 480 / 256  # of section 3.4's short sides
 
 
 class BatchTransform:
@@ -35,7 +40,7 @@ class BatchTransform:
         model_config: Its preprocessing is that of evaluation.
     """
 
-    def __init__(self, config: TrainConfig, model_config: ResNetConfig):
+    def __init__(self, config: ResolvedTrainConfig, model_config: ResNetConfig):
         self.config, self.model_config, self.size = config, model_config, model_config.image_size
         self.crop_size = config.crop_size or self.size
         self.mean, self.std = torch.tensor(model_config.mean), torch.tensor(model_config.std)
@@ -46,13 +51,25 @@ class BatchTransform:
         """Crops the images (H, W, 3) of a batch, from `images.transforms.resize_whole`, as `augmentation` says.
 
         Returns:
-            uint8 (N, size, size, 3) of the batch's size if `augmentation` is "crop". Others have the size of the
-            network, and `__call__` resizes them.
+            uint8 (N, size, size, 3) of the batch's size if `augmentation` is "crop" or "scale". Others have the size of
+            the network, and `__call__` resizes them.
         """
+        pixels = self._cut(images, batch)
+        if self.config.rand_augment:
+            from resnet_hub.training.rand_augment import rand_augment
+
+            pairs = zip(pixels, batch.numbers[:, _RAND_AUGMENT], strict=True)
+            pixels = np.stack([rand_augment(image, row, self.config.rand_augment) for image, row in pairs])
+        return pixels
+
+    def _cut(self, images: Sequence[np.ndarray], batch: Batch) -> np.ndarray:
         numbers = batch.numbers[:, _CROP]
+        pairs = zip(images, numbers, strict=True)
         if self.augmentation == "crop":
-            pairs = zip(images, numbers, strict=True)
             return np.stack([random_resized_crop(image, row, size=batch.size) for image, row in pairs])
+        if self.augmentation == "scale":
+            share = self.size / self.model_config.resize_size
+            return np.stack([random_scale_crop(image, row, size=batch.size, share=share) for image, row in pairs])
         if self.augmentation == "shift":
             squares = _crop_centers(images, self.model_config.resize_size)
             return shift_and_flip(squares, numbers, size=self.size, margin=self.size // 8)
@@ -77,9 +94,17 @@ class BatchTransform:
         """
         config, images = self.config, self.normalize(pixels, self._reuse_memory(pixels))
         images = resize_batch(images, batch.size)
+        if config.colour:
+            images += self._draw_colours(batch.numbers[:, _COLOUR]).to(images.device, non_blocking=True)
         if config.erasing:
             images = random_erasing(images, batch.numbers[:, _ERASING], probability=config.erasing)
         return mixup_or_cutmix(images, targets, generator, mixup=config.mixup, cutmix=config.cutmix)
+
+    def _draw_colours(self, numbers: np.ndarray) -> Tensor:
+        """Returns what AlexNet's augmentation adds to the channels of normalized images, float (N, 3, 1, 1)."""
+        normal = torch.special.ndtri(torch.from_numpy(numbers).clamp(1e-6, 1 - 1e-6)).float() * self.config.colour
+        added: Tensor = normal * torch.tensor(_DEVIATIONS) @ torch.tensor(_COMPONENTS).T / self.std
+        return added[:, :, None, None]
 
     def _reuse_memory(self, pixels: Tensor) -> Tensor | None:
         """Returns the memory of the last batch: on a CPU, new memory takes longer than the normalizing itself."""
@@ -107,8 +132,8 @@ def preview_augmentation(
     config: TrainConfig, images: ImageDataset, *, token: str | bool | None = None
 ) -> list[Image.Image]:
     """Returns `images` as a batch of the training of `config`; raises `ImageError` if one cannot be read."""
-    config = config.resolved()
-    transform = BatchTransform(config, read_model_config(config, token=token))
+    resolved = config.resolved()
+    transform = BatchTransform(resolved, read_model_config(config, token=token))
     loaded = (load_image(images.sources[index], name=images.name(index)) for index in range(len(images)))
     batch = Batch(np.arange(len(images)), draw_numbers(config.seed, 0, 0, len(images)), transform.size)
     pixels = transform.crop([resize_whole(transform.model_config, image) for image in loaded], batch)
@@ -172,6 +197,20 @@ def random_resized_crop(
     top, left = int(down * (height - tall + 1)), int(across * (width - wide + 1))
     crop = resize_pixels(image[top : top + tall, left : left + wide], (size, size))
     return crop[:, ::-1] if flip and mirrored < 0.5 else crop
+
+
+def random_scale_crop(image: np.ndarray, numbers: np.ndarray, *, size: int, share: float) -> np.ndarray:
+    """Section 3.4's crops: a window of an image whose short side has a random length, half of them mirrored.
+
+    uint8 (H, W, 3) to (size, size, 3). Without a change of scale the window has the fraction `share` of the short side.
+    `numbers` (5,) are random, from 0 to 1.
+    """
+    mirrored, scale, _, down, across = numbers
+    height, width = image.shape[:2]
+    side = max(1, round(min(height, width) * share / (1 + (_MAX_SCALE - 1) * scale)))
+    top, left = int(down * (height - side + 1)), int(across * (width - side + 1))
+    crop = resize_pixels(image[top : top + side, left : left + side], (size, size))
+    return crop[:, ::-1] if mirrored < 0.5 else crop
 
 
 def random_erasing(images: Tensor, numbers: np.ndarray, *, probability: float) -> Tensor:

@@ -14,10 +14,11 @@ from resnet_hub.errors import TrainingError
 
 Phase = Literal["all", "prepare", "train", "evaluate"]  # parts of a run that `train` does in one call
 
-Recipe = Literal["paper", "modern", "finetune", "head"]
-Optimizer = Literal["sgd", "adamw"]
-Schedule = Literal["cosine", "steps", "constant"]
-Augmentation = Literal["shift", "crop", "none"]
+Recipe = Literal["paper", "paper-imagenet", "modern", "a3", "finetune", "head"]
+Optimizer = Literal["sgd", "adamw", "lamb"]
+Schedule = Literal["cosine", "steps", "plateau", "constant"]
+Augmentation = Literal["shift", "crop", "scale", "none"]
+Loss = Literal["cross-entropy", "binary"]
 Balance = Literal["none", "sampling", "loss"]
 Precision = Literal["no", "bf16", "fp16"]
 Cache = Literal["auto", "memory", "disk", "none"]
@@ -27,15 +28,25 @@ LogTo = Literal["none", "tensorboard", "trackio", "wandb"]
 _PLAIN: dict[str, Any] = {
     **{"optimizer": "sgd", "nesterov": False, "warmup": 0.0, "ema": 0.0, "clip": 0.0},
     **{"frozen_norm": False, "frozen_stages": 0},
+    **{"loss": "cross-entropy", "mixup": 0.0, "cutmix": 0.0, "rand_augment": 0.0, "colour": 0.0},
 }
 RECIPES: dict[str, dict[str, Any]] = {
     # Section 4.2: 64,000 steps, the learning rate divided by 10 after half and after three quarters of them.
     "paper": _PLAIN
     | {"epochs": 164, "batch_size": 128, "learning_rate": 0.1, "schedule": "steps", "weight_decay": 1e-4},
+    # Section 3.4, for ImageNet; 90 epochs are 450,000 steps, of the paper's "up to" 600,000.
+    "paper-imagenet": _PLAIN
+    | {"epochs": 90, "batch_size": 256, "learning_rate": 0.1, "schedule": "plateau", "weight_decay": 1e-4}
+    | {"augmentation": "scale", "colour": 0.1},
     # One cycle (https://arxiv.org/abs/1708.07120), with an average of the weights.
     "modern": _PLAIN
     | {"epochs": 50, "batch_size": 128, "learning_rate": 0.2, "schedule": "cosine", "warmup": 0.2}
     | {"weight_decay": 5e-4, "nesterov": True, "ema": 0.999},
+    # ResNet strikes back (https://arxiv.org/abs/2110.00476), A3: on crops of 160 pixels, evaluated at 224.
+    "a3": _PLAIN
+    | {"epochs": 100, "batch_size": 2048, "optimizer": "lamb", "learning_rate": 8e-3, "schedule": "cosine"}
+    | {"warmup": 0.05, "weight_decay": 0.02, "loss": "binary", "mixup": 0.1, "cutmix": 1.0, "rand_augment": 6.0}
+    | {"crop_size": 160, "crop_pct": 0.95, "augmentation": "crop"},
     # A new head is fitted to the base's features, then the whole network is trained for `choose_epochs` epochs.
     # SGD, frozen stages and, with few images, new BatchNorm statistics each gave a lower accuracy (docs/log.md).
     "finetune": _PLAIN
@@ -102,11 +113,14 @@ class TrainConfig:
     momentum: float = option(0.9, "momentum of sgd, or beta1 of adamw", (0, 0.9999))
     nesterov: bool | None = option(None, "use Nesterov momentum; only with sgd")
     weight_decay: float | None = option(None, "applied to all weights, as in the paper", (0, 1))
+    loss: Loss | None = option(None, "binary: each class on its own, and both of a mixed image count as present")
     label_smoothing: float = option(0.0, "fraction of each target that is spread over all classes", (0, 0.9))
     balance: Balance = option("none", "sample rare classes more often, or weight them higher in the loss")
     augmentation: Augmentation | None = option(None, "default: shift for images up to 64 pixels, else crop")
-    mixup: float = option(0.0, "alpha of mixup; 0: off", (0, 10))
-    cutmix: float = option(0.0, "alpha of CutMix; 0: off", (0, 10))
+    mixup: float | None = option(None, "alpha of mixup; 0: off", (0, 10))
+    cutmix: float | None = option(None, "alpha of CutMix; 0: off", (0, 10))
+    rand_augment: float | None = option(None, "strength of RandAugment's two changes of an image; 0: off", (0, 10))
+    colour: float | None = option(None, "strength of AlexNet's random change of an image's colours; 0: off", (0, 1))
     erasing: float = option(0.0, "fraction of images that lose a random rectangle", (0, 1))
     stochastic_depth: float = option(
         0.0, "fraction of images that skip the last block in a step; earlier blocks less; 0: off", (0, 0.9)
@@ -204,6 +218,11 @@ class ResolvedTrainConfig(TrainConfig):
     clip: float
     frozen_norm: bool
     frozen_stages: int
+    loss: Loss
+    mixup: float
+    cutmix: float
+    rand_augment: float
+    colour: float
 
     def choose_epochs(self, num_images: int) -> int:
         """Returns `epochs`; for a fine-tuning without them 3 to 10, fewer the more training images there are."""
@@ -220,7 +239,7 @@ def _check_combination(config: ResolvedTrainConfig) -> None:
         message = "frozen_stages are stages of a base; name one as base, or leave it out."
     elif config.base and config.architecture != TrainConfig.architecture:
         message = f"The base {config.base} sets the architecture; leave out the architecture or the base."
-    elif config.nesterov and config.optimizer == "adamw":
+    elif config.nesterov and config.optimizer != "sgd":
         message = "nesterov is an option of sgd; leave it out, or choose sgd as optimizer."
     elif config.recipe == "head" and config.epochs:
         message = "The recipe 'head' has no epochs; choose finetune, or leave out epochs."

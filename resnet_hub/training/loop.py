@@ -42,6 +42,7 @@ from resnet_hub.training.validation import ValidationSet, multiplies_in_bf16
 T = TypeVar("T")
 
 _FITTED = 20_000  # images that the head is fitted to before a fine-tuning
+_PLATEAU = 5  # evaluations without improvement, after which the schedule "plateau" divides the learning rate by 10
 _AGREE_STEPS = 10  # between two exchanges among several processes on whether to stop
 
 
@@ -350,8 +351,7 @@ class Trainer:
         reported_at, images_since = time.monotonic(), 0
         while position.step < self.steps:
             batch, pixels = next(loading)
-            progress = (position.epoch * self.steps + position.step) / (self.epochs * self.steps)
-            rate = schedule.learning_rate(config, progress)
+            rate = self._learning_rate(self._steps_done / (self.epochs * self.steps))
             self.loss_sum += yield from self.train_step.run(batch, pixels, rate, self._steps_done)
             position.step += 1
             images_since += self.batch_size
@@ -406,6 +406,8 @@ class Trainer:
             self._check_loss(loss, position.epoch)  # the last step may have made the weights infinite
             is_best = self._is_best(loss, accuracy)
             position.evaluations_since_best = 0 if is_best else position.evaluations_since_best + 1
+            if config.schedule == "plateau" and not is_best and position.evaluations_since_best % _PLATEAU == 0:
+                position.rate_drops += 1
             position.best = Best(position.epoch, accuracy, loss) if is_best else position.best
             if self.is_main:
                 self.run.lock.check()
@@ -415,7 +417,7 @@ class Trainer:
                 samples = [sample._asdict() for sample in self.validation.predict_samples(model)]
                 write_atomic(self.run.samples, json.dumps(samples))
         position.seconds += time.monotonic() - start
-        rate = schedule.learning_rate(config, position.epoch / max(1, self.epochs))
+        rate = self._learning_rate(position.epoch / max(1, self.epochs))
         event = events.Epoch(position.epoch, train_loss, loss, accuracy, is_best, rate, round(position.seconds, 1))
         if self.is_main:
             self.run.append(event)
@@ -423,6 +425,9 @@ class Trainer:
             position.step, position.loss_sum = 0, 0.0
             self.loss_sum.zero_()
         return event
+
+    def _learning_rate(self, progress: float) -> float:
+        return float(schedule.learning_rate(self.config, progress) * 0.1**self.position.rate_drops)
 
     def _check_loss(self, loss: float, epoch: int) -> None:
         if not math.isfinite(loss):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from resnet_hub.errors import TrainingError
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import ResolvedTrainConfig
 
@@ -18,9 +19,27 @@ def create_optimizer(model: ResNet, config: ResolvedTrainConfig) -> torch.optim.
     body_rate = config.body_rate if config.base else 1.0
     groups = [{"params": backbone, "factor": body_rate}, {"params": head, "factor": 1.0}]
     common: dict[str, Any] = {"params": groups, "lr": 0.0, "weight_decay": config.weight_decay}
+    if config.optimizer == "lamb":
+        return _create_lamb(groups, config)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(**common, betas=(config.momentum, 0.999), fused=True)
     return torch.optim.SGD(**common, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+
+
+def _create_lamb(groups: list[dict[str, Any]], config: ResolvedTrainConfig) -> torch.optim.Optimizer:
+    """Returns timm's LAMB, as arXiv 2110.00476 uses it: biases and BatchNorm do not decay."""
+    try:
+        from timm.optim.lamb import Lamb
+    except ImportError:
+        raise TrainingError("lamb needs timm: pip install timm.") from None
+    split = []
+    for group in groups:
+        for is_vector in (False, True):
+            chosen = [parameter for parameter in group["params"] if (parameter.ndim == 1) == is_vector]
+            decay = 0.0 if is_vector else config.weight_decay
+            split.append(group | {"params": chosen, "weight_decay": decay})
+    optimizer: torch.optim.Optimizer = Lamb(split, lr=0.0, betas=(config.momentum, 0.999))
+    return optimizer
 
 
 @torch.no_grad()

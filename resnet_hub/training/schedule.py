@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from resnet_hub.training.config import ResolvedTrainConfig
 
-NUMBERS = 10  # random numbers of an image in an epoch
+NUMBERS = 19  # random numbers of an image in an epoch
 _SIZE_STEP = 16  # pixels
 
 
@@ -22,7 +22,7 @@ def learning_rate(config: ResolvedTrainConfig, progress: float) -> float:
         return config.learning_rate * progress / config.warmup
     if config.schedule == "steps":
         return config.learning_rate * 0.1 ** ((progress >= 0.5) + (progress >= 0.75))
-    if config.schedule == "constant":
+    if config.schedule in ("constant", "plateau"):
         return config.learning_rate
     angle = math.pi * (progress - config.warmup) / (1 - config.warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(angle))

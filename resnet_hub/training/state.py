@@ -36,6 +36,8 @@ class Position:
     seconds: float = 0.0  # of training, in all processes that have resumed the run
     hardware: str = ""  # of the last process
     scaler: dict[str, Any] | None = None  # state of the gradient scaler of fp16
+    rate_drops: int = 0  # divisions of the learning rate on plateaus
+    optimizer_steps: int = 0  # of an optimizer that counts them for a whole group, as timm's LAMB does
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Position":
@@ -67,6 +69,7 @@ class TrainingState:
             tensors |= {f"average.module.{key}": value for key, value in self.average.state_dict().items()}
         for index, buffers in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in buffers.items() if value is not None}
+        self.position.optimizer_steps = int(self.optimizer.param_groups[0].get("step", 0))
         self.position.scaler = self.scaler.state_dict() if self.scaler else None
         tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         write_atomic(path, save(tensors, metadata={"position": json.dumps(asdict(self.position))}))
@@ -90,6 +93,8 @@ class TrainingState:
             target = torch.empty_like(weights[int(index)]) if value.ndim else torch.empty_like(value)
             buffers[int(index)][key] = target.copy_(value)
         groups = self.optimizer.state_dict()["param_groups"]
+        if self.position.optimizer_steps:
+            groups = [group | {"step": torch.tensor(float(self.position.optimizer_steps))} for group in groups]
         self.optimizer.load_state_dict({"state": dict(buffers), "param_groups": groups})
         if self.scaler and self.position.scaler:
             self.scaler.load_state_dict(self.position.scaler)

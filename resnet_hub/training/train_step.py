@@ -19,6 +19,8 @@ from resnet_hub.training.loader import Batch
 from resnet_hub.training.optimizer import update_average
 from resnet_hub.training.state import TrainingState
 
+_PRESENT = 0.2  # share of a mixed image from which on its class counts as present (arXiv 2110.00476, section 3.1)
+
 
 class TrainStep:
     """Trains on one batch after the other.
@@ -97,7 +99,7 @@ class TrainStep:
             with self.accelerator.no_sync(self.prepared) if number < len(chunks) else nullcontext():
                 with self.accelerator.autocast():
                     logits = self.forward(chunk).float()
-                loss = F.cross_entropy(logits, chunk_targets, class_weights, label_smoothing=config.label_smoothing)
+                loss = compute_loss(logits, chunk_targets, class_weights, config)
                 loss = loss * (len(chunk) / len(images))
                 self.accelerator.backward(loss)
             total += loss.detach()
@@ -110,3 +112,12 @@ class TrainStep:
         if state.average:
             update_average(state.average, state.model, config.ema, count)
         return total
+
+
+def compute_loss(logits: Tensor, targets: Tensor, class_weights: Tensor | None, config: ResolvedTrainConfig) -> Tensor:
+    """Returns the mean loss of logits and targets, both (N, num_classes)."""
+    if config.loss == "cross-entropy":
+        return F.cross_entropy(logits, targets, class_weights, label_smoothing=config.label_smoothing)
+    targets = (targets > _PRESENT).float()
+    targets = targets + config.label_smoothing * (1 / logits.shape[1] - targets)
+    return F.binary_cross_entropy_with_logits(logits, targets, class_weights)

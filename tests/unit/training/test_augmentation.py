@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_hub.training.augmentation import mixup_or_cutmix, random_erasing, random_resized_crop, shift_and_flip
+from resnet_hub.config import ResNetConfig
+from resnet_hub.training.augmentation import (
+    BatchTransform,
+    mixup_or_cutmix,
+    random_erasing,
+    random_resized_crop,
+    random_scale_crop,
+    shift_and_flip,
+)
+from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.loader import Batch
+from resnet_hub.training.rand_augment import rand_augment
 from resnet_hub.training.schedule import NUMBERS, draw_numbers
 
 
@@ -138,3 +149,41 @@ def test_a_share_of_a_batch_is_mixed_as_in_the_whole_batch(mixup: float, cutmix:
     odd, _ = mixup_or_cutmix(images[:5], targets[:5], random(5), mixup=mixup, cutmix=cutmix)
     assert torch.allclose(odd[4], images[4])  # the last of an odd batch has no neighbour
     assert not torch.equal(whole, mixup_or_cutmix(images, targets, random(6), mixup=mixup, cutmix=cutmix)[0])
+
+
+def test_scale_crops_are_those_of_the_paper() -> None:
+    image = np.zeros((256, 320, 3), np.uint8)
+    image[..., 0] = np.linspace(0, 255, 320).round()
+    crops = [random_scale_crop(image, row, size=64, share=224 / 256) for row in numbers(300)]
+    assert all(crop.shape == (64, 64, 3) for crop in crops)
+    widths = np.array([np.ptp(crop[..., 0].astype(int)) for crop in crops]) * 320 / 255
+    assert widths.min() == pytest.approx(224 * 256 / 480, abs=6) and widths.max() == pytest.approx(224, abs=6)
+    lefts = np.array([crop[..., 0].min() for crop in crops])
+    assert lefts.min() < 5 and lefts.max() > 120
+    mirrored = np.mean([crop[0, 0, 0] > crop[0, -1, 0] for crop in crops])
+    assert mirrored == pytest.approx(0.5, abs=0.1)
+
+
+def test_colours_change_along_the_components_of_imagenet() -> None:
+    config = TrainConfig(data="d", run="r", colour=0.1, augmentation="none").resolved()
+    transform = BatchTransform(config, ResNetConfig.from_name("resnet18", num_classes=2, image_size=8))
+    batch = Batch(np.arange(2000), np.random.default_rng(0).random((2000, NUMBERS)), 8)
+    grey = torch.full((2000, 8, 8, 3), 100, dtype=torch.uint8)
+    images, _ = transform(grey, torch.zeros(2000, 2), batch, random())
+    assert torch.equal(images[:, :, 0, 0], images[:, :, 5, 3])
+    changes = (images[:, :, 0, 0] * transform.std + transform.mean - 100 / 255).double()
+    values, vectors = torch.linalg.eigh(changes.T @ changes / len(changes))
+    assert values.flip(0).sqrt().tolist() == pytest.approx([0.02175, 0.00188, 0.00045], rel=0.1)
+    assert abs(vectors[:, 2]).tolist() == pytest.approx([0.5675, 0.5808, 0.5836], abs=0.01)
+
+
+def test_rand_augment_depends_on_its_numbers_only() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    rows = np.random.default_rng(1).random((60, 6))
+    first = [rand_augment(image, row, 6.0) for row in rows]
+    torch.rand(7)
+    assert all(np.array_equal(rand_augment(image, row, 6.0), one) for row, one in zip(rows, first, strict=True))
+    assert all(one.shape == image.shape and one.dtype == np.uint8 for one in first)
+    assert len({one.tobytes() for one in first}) > 40
+    extremes = [rand_augment(image, np.full(6, value), 10.0) for value in (0.0, 1 - 1e-12)]
+    assert all(one.shape == image.shape for one in extremes)

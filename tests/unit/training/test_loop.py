@@ -55,7 +55,7 @@ from resnet_hub.training.optimizer import update_average
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.schedule import image_size
 from resnet_hub.training.stochastic_depth import add_stochastic_depth
-from resnet_hub.training.train_step import TrainStep
+from resnet_hub.training.train_step import TrainStep, compute_loss
 
 KILLS = int(os.environ.get("RESNET_HUB_KILLS", "4"))  # of each optimizer
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
@@ -1047,6 +1047,37 @@ def test_the_saved_model_is_evaluated_in_float32(config: TrainConfig) -> None:
     mean, std = (torch.tensor(values)[:, None, None] for values in (model.config.mean, model.config.std))
     loss = torch.nn.functional.cross_entropy(model((images - mean) / std), torch.from_numpy(held_out.targets))
     assert finished.loss == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_a3_resumes_bit_for_bit(config: TrainConfig, tmp_path: Path) -> None:
+    """LAMB counts its steps outside of what other optimizers save."""
+    whole = replace(config, run=str(tmp_path / "whole"), recipe="a3", crop_size=16, crop_pct=1.0)
+    list(train(whole))
+    for steps in (1, 4, None):
+        list(train(replace(whole, run=config.run), max_steps=steps))
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(config).items())
+    resolved = whole.resolved()
+    assert (resolved.optimizer, resolved.loss, resolved.rand_augment, resolved.cutmix) == ("lamb", "binary", 6, 1)
+
+
+def test_binary_loss_counts_both_classes_of_a_mixed_image(config: TrainConfig) -> None:
+    logits, targets = torch.randn(4, 3), torch.tensor([[0.7, 0.3, 0], [0, 0.9, 0.1], [1, 0, 0], [0, 0.5, 0.5]])
+    present = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 1, 1]])
+    scores = logits.sigmoid()
+    expected = -torch.where(present > 0, scores, 1 - scores).log().mean()
+    found = compute_loss(logits, targets, None, replace(config, loss="binary").resolved())
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_learning_rate_falls_on_plateaus(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_hub.training.loop._PLATEAU", 2)
+    monkeypatch.setattr("resnet_hub.training.validation.ValidationSet.evaluate", lambda *_: (1.0, 0.5))
+    paper = replace(config, recipe="paper-imagenet", epochs=6)
+    list(train(paper, max_steps=13))
+    rates = [event.learning_rate for event in train(paper) if isinstance(event, Progress)]
+    history = [event.learning_rate for event in RunDir(config.run).epochs()]
+    assert history == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert rates[-1] == pytest.approx(0.001)
 
 
 def test_stochastic_depth_skips_blocks_in_training_only_and_resumes(config: TrainConfig, tmp_path: Path) -> None:

@@ -38,7 +38,10 @@ def test_fewer_images_are_trained_for_more_epochs(images: int, epochs: int) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"recipe": "magic"}, "Unknown recipe 'magic'; choose one of paper, modern, finetune, head."),
+        (
+            {"recipe": "magic"},
+            "Unknown recipe 'magic'; choose one of paper, paper-imagenet, modern, a3, finetune, head.",
+        ),
         ({"recipe": "head"}, "The recipe 'head' starts from a trained model; name one as base."),
         ({"epochs": 0}, "epochs is 0; only the head of a base can be fitted without epochs."),
         ({"frozen_norm": True}, "frozen_norm keeps the statistics of a base; name one as base, or leave it out."),
@@ -117,7 +120,7 @@ def test_a_run_directory_returns_its_settings(tmp_path: Path) -> None:
     assert run.exists() and run.config == CONFIG
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"data": "a"}', '{"data": "a", "run": "b", "colour": 1}'])
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"data": "a"}', '{"data": "a", "run": "b", "dye": 1}'])
 def test_damaged_settings_raise(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(TrainingError, match="Cannot read the run in"):

@@ -112,14 +112,7 @@ def convert_state_dict(
         version = "V1 (first 1x1), as requested" if stride_in_1x1 else "V1.5 (3x3) assumed; --stride-in-1x1 is for V1"
         notes.append(("stride", f"{version}: the weights have the same shapes"))
 
-    head = shapes.get("fc.weight", ())
-    classes = head[0] if len(head) == 2 else 0
-    if labels is not None and len(labels) != classes:
-        raise CheckpointError(f"There are {len(labels)} labels, but the head of {source} has {classes} outputs.")
-    notes.append(("head", f"{classes} classes, since fc is {_format_shape(head)}" if head else "none: it has no fc"))
-    if classes:
-        notes.append(("labels", "as requested" if labels else "numbered; to name them: --labels or --labels-from"))
-
+    classes = _count_classes(state_dict, source, labels)
     requested = {"image_size": image_size, "mean": mean, "std": std}
     fields |= _choose_preprocessing(state_dict, fields, requested)
     try:
@@ -130,6 +123,20 @@ def convert_state_dict(
         raise CheckpointError(f"{source} holds {_describe_network(config)}, not {architecture}.")
     notes.append(("network", f"{_describe_network(config)}, {config.num_parameters:,} parameters"))
     return ConvertedCheckpoint(config, _convert_tensors(state_dict, config), notes)
+
+
+def _count_classes(state_dict: StateDict, source: str | Path, labels: list[str] | None) -> int:
+    """The outputs of the head, 0 without one."""
+    head = state_dict.shapes.get("fc.weight", ())
+    classes = head[0] if len(head) == 2 else 0
+    if labels is not None and len(labels) != classes:
+        raise CheckpointError(f"There are {len(labels)} labels, but the head of {source} has {classes} outputs.")
+    found = f"{classes} classes, since fc is {_format_shape(head)}" if head else "none: it has no fc"
+    state_dict.notes.append(("head", found))
+    if classes:
+        named = "as requested" if labels else "numbered; to name them: --labels or --labels-from"
+        state_dict.notes.append(("labels", named))
+    return classes
 
 
 def _infer_depths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:

@@ -77,53 +77,62 @@ def evaluate(
     batch_size = max(1, limit_batch_size(batch_size, config.image_size) // (crops * max(1, len(scales))))
     split, data = _load_split(data, split, names)
     targets = match_labels(classifier.config.labels, data)
-    total = len(targets)
-
-    is_readable = np.zeros(total, bool)
-    predicted, ranks = np.zeros(total, np.int64), np.zeros(total, np.int64)
-    confidences, losses = np.zeros(total), np.zeros(total)
-    done = 0
+    scores = _Scores(len(targets))
     for inputs in load_inputs(data, transform, batch_size):
-        unreadable = [data.name(done + i) for i, item in enumerate(inputs) if isinstance(item, ImageError)]
+        unreadable = [data.name(scores.done + i) for i, item in enumerate(inputs) if isinstance(item, ImageError)]
         if unreadable and not skip_unreadable:
             some = printable(list_some(unreadable))
             raise DataError(f"Some images cannot be read: {some}; remove or skip unreadable ones.")
-        if tensors := [item for item in inputs if isinstance(item, Tensor)]:
-            rows = np.array([done + i for i, item in enumerate(inputs) if isinstance(item, Tensor)])
-            views = torch.stack(tensors, -4).view(-1, len(tensors), *tensors[0].shape[-3:])
-            logs = _compute_log_scores(classifier, views, tta)
-            is_readable[rows], predicted[rows] = True, logs.argmax(1)
-            confidences[rows] = np.exp(logs.max(1).clip(max=0))
-            losses[rows] = -logs[np.arange(len(rows)), targets[rows]]
-            ranks[rows] = compute_target_ranks(logs, targets[rows])
-        done += len(inputs)
+        scores.add(classifier, inputs, targets, tta)
         if progress is not None:
-            progress(done, total)
-    if not is_readable.any():
-        raise DataError(f"None of the {total:,} images can be read.")
+            progress(scores.done, len(targets))
+    if not scores.is_readable.any():
+        raise DataError(f"None of the {len(targets):,} images can be read.")
 
-    is_correct, labels = predicted == targets, classifier.config.labels
-    confusion = compute_confusion(targets[is_readable], predicted[is_readable], len(labels))
+    is_readable, is_correct, labels = scores.is_readable, scores.predicted == targets, config.labels
+    confusion = compute_confusion(targets[is_readable], scores.predicted[is_readable], len(labels))
     classes = compute_class_scores(labels, confusion)
     occurs = confusion.sum(0) + confusion.sum(1) > 0
-    mistakes = np.flatnonzero(is_readable & ~is_correct)
-    mistakes = mistakes[np.argsort(-confidences[mistakes], kind="stable")]
     return Evaluation(
         split=split,
         tta=tta,
         crops=crops,
         scales=tuple(scales),
         num_images=int(is_readable.sum()),
-        skipped=int(total - is_readable.sum()),
+        skipped=int(np.sum(~is_readable)),
         accuracy=float(is_correct[is_readable].mean()),
-        top5=float((ranks[is_readable] < 5).mean()),
+        top5=float((scores.ranks[is_readable] < 5).mean()),
         macro_f1=float(np.mean([row.f1 for row in classes], where=occurs)),
-        loss=float(losses[is_readable].mean()),
-        calibration_error=compute_calibration_error(confidences[is_readable], is_correct[is_readable]),
+        loss=float(scores.losses[is_readable].mean()),
+        calibration_error=compute_calibration_error(scores.confidences[is_readable], is_correct[is_readable]),
         classes=classes,
         confusion=confusion,
-        worst=_list_mistakes(data, labels, mistakes[:worst], targets, predicted, confidences),
+        worst=_list_mistakes(data, labels, np.flatnonzero(is_readable & ~is_correct), targets, scores, worst),
     )
+
+
+class _Scores:
+    """What a model says of each image, from the first on."""
+
+    def __init__(self, count: int):
+        self.done = 0
+        self.is_readable = np.zeros(count, bool)
+        self.predicted, self.ranks = np.zeros(count, np.int64), np.zeros(count, np.int64)  # ranks of the targets
+        self.confidences, self.losses = np.zeros(count), np.zeros(count)
+
+    def add(
+        self, classifier: Classifier, inputs: Sequence[Tensor | ImageError], targets: np.ndarray, tta: bool
+    ) -> None:
+        """Compute the next images, each as one view or several (V, C, H, W); those that are errors are left out."""
+        if tensors := [item for item in inputs if isinstance(item, Tensor)]:
+            rows = np.array([self.done + i for i, item in enumerate(inputs) if isinstance(item, Tensor)])
+            views = torch.stack(tensors, -4).view(-1, len(tensors), *tensors[0].shape[-3:])
+            logs = _compute_log_scores(classifier, views, tta)
+            self.is_readable[rows], self.predicted[rows] = True, logs.argmax(1)
+            self.confidences[rows] = np.exp(logs.max(1).clip(max=0))
+            self.losses[rows] = -logs[np.arange(len(rows)), targets[rows]]
+            self.ranks[rows] = compute_target_ranks(logs, targets[rows])
+        self.done += len(inputs)
 
 
 def compute_logits(model: ResNet, data: ImageDataset, *, batch_size: int = 64) -> tuple[Tensor, Tensor]:
@@ -147,16 +156,14 @@ def compute_logits(model: ResNet, data: ImageDataset, *, batch_size: int = 64) -
 
 
 def _list_mistakes(
-    data: ImageDataset,
-    labels: Sequence[str],
-    indices: np.ndarray,
-    targets: np.ndarray,
-    predicted: np.ndarray,
-    confidences: np.ndarray,
+    data: ImageDataset, labels: Sequence[str], mistakes: np.ndarray, targets: np.ndarray, scores: _Scores, count: int
 ) -> tuple[Mistake, ...]:
+    """List the most confident of the mistakes, which are indices of images."""
+    predicted, confidences = scores.predicted, scores.confidences
+    most_confident = mistakes[np.argsort(-confidences[mistakes], kind="stable")][:count]
     return tuple(
         Mistake(i, data.name(i), labels[targets[i]], labels[predicted[i]], float(confidences[i]), data.sources[i])
-        for i in indices.tolist()
+        for i in most_confident.tolist()
     )
 
 

@@ -181,10 +181,9 @@ class Trainer:
         self.model = model.to(memory_format=torch.channels_last).to(self.device)
         share = self.accelerator.process_index, self.num_processes
         self.transform = BatchTransform(config, model.config)
-        sampler = BatchSampler(config, self.targets, len(self.labels), self.transform.crop_size, *share)
+        self.sampler = sampler = BatchSampler(config, self.targets, len(self.labels), self.transform.crop_size, *share)
         self.steps, self.batch_size, self.class_weights = sampler.steps, sampler.batch_size, sampler.class_weights
         check_batch_norm(config, model.config, self.batch_size // self.num_processes)
-        self.sampler = sampler
         self.saved_at = time.monotonic()
         return True
 

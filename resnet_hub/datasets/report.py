@@ -34,7 +34,7 @@ _LOST = {  # reasons for which a class may be lost -> what to do
     NO_FILE: "Correct the file names, which are relative to the folder of the metadata.",
 }
 _SHOWN = 5  # names in a message
-_SHOWN_LATER = 20  # of images that are in no other list
+_SHOWN_LOST = 20  # of images that are left out
 
 
 class ImageRef(NamedTuple):
@@ -178,7 +178,7 @@ class DatasetReport:
         added = [image for image in images if (image.split, image.name) not in known]
         if not added:
             return self
-        names = list_some([image.name for image in added], _SHOWN_LATER, shorten)
+        names = _list_lost([image.name for image in added])
         message = f"{count_items(added, 'image')} outside the checked sample cannot be read and are left out: {names}."
         finding = Finding("warning", kind, message)
         return replace(self, unreadable=(*self.unreadable, *added), findings=(*self.findings, finding))
@@ -385,7 +385,7 @@ def find_problems(report: DatasetReport, merged: Names) -> Iterator[Finding]:
         yield Finding("warning", kind, message)
     for reason in (reason for reason in _LOST if reason in report.skipped):
         names = report.skipped[reason]
-        message = f"Left out {count_items(names, 'item')} ({reason}): {_list_names(names)}. {_LOST[reason]}"
+        message = f"Left out {count_items(names, 'item')} ({reason}): {_list_lost(names)}. {_LOST[reason]}"
         yield Finding("warning", "skipped", message)
     copies = [group for group in report.duplicates if len(group.splits) == len(group.labels) == 1]
     if copies:
@@ -396,7 +396,7 @@ def find_problems(report: DatasetReport, merged: Names) -> Iterator[Finding]:
         yield Finding("note", "duplicates", message)
     for reason, names in report.skipped.items():
         if reason not in _LOST:
-            message = f"Left out {count_items(names, 'item')} ({reason}): {_list_names(names)}."
+            message = f"Left out {count_items(names, 'item')} ({reason}): {_list_lost(names)}."
             yield Finding("note", "skipped", message)
 
 
@@ -430,7 +430,7 @@ def _find_fatal(report: DatasetReport, counts: Mapping[str, int]) -> Iterator[tu
 
 def _find_warnings(report: DatasetReport, counts: Mapping[str, int], merged: Names) -> Iterator[tuple[str, str]]:
     if report.unreadable:
-        names = _list_names([image.name for image in report.unreadable])
+        names = _list_lost([image.name for image in report.unreadable])
         yield "unreadable", f"{count_items(report.unreadable, 'image')} cannot be read and will be left out: {names}."
     for split in dict.fromkeys(row.split for row in report.classes):
         missing = [row.label for row in report.classes if row.split == split and not row.images]
@@ -485,6 +485,10 @@ def _format_pair(group: DuplicateGroup) -> str:
     elif len(group.labels) > 1:
         second = next(image for image in group.images if image.label != first.label)
     return f"{shorten(first.name)} = {shorten(second.name)}"
+
+
+def _list_lost(names: Sequence[str]) -> str:
+    return list_some(names, _SHOWN_LOST, shorten)
 
 
 def _list_names(names: Sequence[str]) -> str:

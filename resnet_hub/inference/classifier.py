@@ -9,6 +9,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -49,6 +50,27 @@ class Prediction(list[dict[str, Any]]):
     def __init__(self, labels: Iterable[dict[str, Any]], verdict: Verdict):
         super().__init__(labels)
         self.verdict: Verdict = verdict
+
+
+_classifiers: "WeakSet[Classifier]" = WeakSet()
+_engines_of_parent: list[
+    BatchedEngine
+] = []  # never deleted: ONNX Runtime would wait for threads that do not exist here
+
+
+def _reset_after_fork() -> None:
+    """Give a forked process, which has none of its parent's threads, engines of its own, and one thread for PyTorch.
+
+    Else the first prediction of a worker of `multiprocessing` or `datasets.map` waits for ever.
+    """
+    torch.set_num_threads(1)
+    for classifier in [*_classifiers]:
+        _engines_of_parent.append(classifier._engine)
+        classifier._reset_engine()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 class Classifier:
@@ -101,11 +123,15 @@ class Classifier:
         self.model = model
         self.device = model.device
         self._options: dict[str, Any] = {"precision": precision, "exact": exact}
-        self._engine = BatchedEngine(create_plain_engine(model, precision))
-        self._engine_lock, self._is_prepared = threading.Lock(), False
-        self._count_lock, self._num_batches = threading.Lock(), 0
+        self._reset_engine()
+        _classifiers.add(self)
         if precision in ("int8", "bf16"):
             self.prepare_engine()
+
+    def _reset_engine(self) -> None:
+        self._engine = BatchedEngine(create_plain_engine(self.model, self._options["precision"]))
+        self._engine_lock, self._is_prepared = threading.Lock(), False
+        self._count_lock, self._num_batches = threading.Lock(), 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles and copies the model and the options; locks and the engine's session are built anew."""
@@ -225,6 +251,8 @@ class Classifier:
         with self._count_lock:
             self._num_batches += 1
             is_second = self._num_batches == 2  # a single image is classified faster than an engine is built
+        if self._options["precision"] in ("int8", "bf16"):
+            self.prepare_engine()  # again in a forked process
         if is_second and not self._is_prepared:
             threading.Thread(target=self.prepare_engine, name="resnet_hub engine").start()
         with memory_errors("a prediction of this model"):

@@ -2,6 +2,7 @@ import copy
 import io
 import json
 import multiprocessing
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -422,6 +423,32 @@ def test_another_process_classifies(start_method, classify):
     with multiprocessing.get_context(start_method).Pool(1) as pool:
         (answer,) = pool.map_async(classify, [noise(0)]).get(timeout=120)
     assert_answers([answer], [expected])
+
+
+inherited: dict[str, Classifier] = {}  # by the processes that a test forks
+
+
+def classify_inherited(name):
+    return inherited[name](noise(0)), inherited[name](noise(1))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_process_classifies_with_what_it_inherits(monkeypatch):
+    """The threads of PyTorch and of ONNX Runtime do not exist there: predictions waited for them for ever."""
+    model = ResNet(ResNetConfig(depths=(1, 1), width=32, image_size=64, id2label={0: "cat", 1: "dog"})).eval()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        monkeypatch.setitem(inherited, "PyTorch", Classifier(model))
+        monkeypatch.setitem(inherited, "ONNX Runtime", Classifier(model).prepare_engine())
+        expected = {name: classify_inherited(name) for name in inherited}
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            answers = [pool.apply_async(classify_inherited, [name]).get(timeout=60) for name in inherited]
+    finally:
+        torch.set_num_threads(threads)
+    for answer, name in zip(answers, inherited, strict=True):
+        assert_answers([*answer], [*expected[name]])
 
 
 def test_datasets_map_caches_by_the_weights(model, classify):

@@ -1,20 +1,79 @@
-"""Charts of a training and of its result, as HTML: in the visitor's language, in the colours of the theme."""
+"""Charts as SVG and HTML: in the visitor's language, in the colours of the theme, as wide as a phone."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
+from resnet_hub.analysis.plots import Chart
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import translate
 from resnet_hub.training.events import Epoch
 
 MAX_CLASSES = 20  # of a confusion matrix; with more, the cells would be too small
-WIDTH, HEIGHT = 420, 200  # of a chart, in the units of its drawing
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 36  # its margins
+WIDTH, HEIGHT = 300, 200  # of a chart, in the units of its drawing, about the pixels of a phone
+LEFT, RIGHT, TOP, BOTTOM = 48, 12, 20, 38  # its margins
 _TICKS = 5  # labels of an axis, at most about
-_LOSSES, _ACCURACY = {"training": "train_loss", "validation": "validation_loss"}, {"validation": "accuracy"}
+_MAX_POINTS = 40  # with more values a line has no dots
+_STYLES = 7  # colours and dashes in page.css
+
+
+def render_chart(chart: Chart, request: gr.Request, *, y_range: tuple[float, ...] = (), percent: bool = False) -> str:
+    """Render a chart; empty if it has no finite value.
+
+    Args:
+        chart: Its lines. One without values only reserves its style.
+        request: The visitor's request.
+        y_range: Values that the y axis has, whatever the lines have.
+        percent: Whether the y axis shows percentages.
+    """
+    transform = math.log10 if chart.log_y else float
+    lines: list[dict[str, Any]] = []
+    for index, (name, (xs, ys)) in enumerate(chart.lines.items()):
+        pairs = zip(xs, ys, strict=True)
+        values = [(float(x), transform(y), y) for x, y in pairs if math.isfinite(y) and (y > 0 or not chart.log_y)]
+        lines.append({"name": name, "style": index % _STYLES, "values": values})
+    lines = [line for line in lines if line["values"]]
+    if not lines:
+        return ""
+    all_x = [x for line in lines for x, _, _ in line["values"]]
+    all_y = [*y_range, *(y for line in lines for _, y, _ in line["values"])]
+    x_low, x_high, y_ticks = min(all_x), max(all_x), choose_ticks(all_y)
+    y_low, y_high = min(y_ticks[0], *all_y), max(y_ticks[-1], *all_y)
+
+    def place_x(x: float) -> float:
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * (x - x_low) / ((x_high - x_low) or 1), 1)
+
+    def place_y(y: float) -> float:
+        return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - y_low) / ((y_high - y_low) or 1), 1)
+
+    for line in lines:
+        line["points"] = [(place_x(x), place_y(y), f"{x:g}: {shown:.3g}") for x, y, shown in line["values"]]
+        line["has_dots"] = len(line["points"]) <= _MAX_POINTS
+    show_y = "{:.0%}" if percent else "{:g}"
+    is_whole = all(x.is_integer() for x in all_x)  # such as epochs: half of one means nothing
+    x_ticks = [x for x in choose_ticks(all_x) if x_low <= x <= x_high and (x.is_integer() or not is_whole)]
+    return markup.render(
+        "line_chart.html",
+        request,
+        chart=chart,
+        lines=lines,
+        x_ticks=[(place_x(x), f"{x:g}") for x in x_ticks],
+        y_ticks=[(place_y(y), f"{10**y:.3g}" if chart.log_y else show_y.format(y)) for y in y_ticks],
+        box={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "bottom": HEIGHT - BOTTOM},
+    )
+
+
+def choose_ticks(values: Sequence[float]) -> list[float]:
+    """Choose round numbers from the lowest value, or just below it, to the highest, or just above it."""
+    low, high = min(values), max(values)
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / _TICKS))
+    step = next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power * _TICKS >= span)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [float(f"{step * index:.12g}") for index in range(first, last + 1)]
 
 
 def render_curves(history: Sequence[Epoch], request: gr.Request) -> str:
@@ -28,49 +87,20 @@ def render_curves(history: Sequence[Epoch], request: gr.Request) -> str:
         keys = ("epoch_axis", "training_loss", "validation_loss", "accuracy_axis")
         columns, rows = [translate(request, key) for key in keys], [[epoch.epoch, *losses, f"{epoch.accuracy:.0%}"]]
         return markup.render("curves.html", request, columns=columns, rows=rows, charts=[])
-    values = [value for epoch in history for value in (epoch.train_loss, epoch.validation_loss) if value is not None]
-    top = max(filter(math.isfinite, values), default=1)
-    step = _choose_step(top)
-    loss = _draw("loss_chart", history, _LOSSES, [step * tick for tick in range(math.ceil(top / step) + 1)])
-    accuracy = _draw("accuracy_axis", history, _ACCURACY, [0, 0.25, 0.5, 0.75, 1])
-    for tick in accuracy["y_ticks"]:
-        tick["label"] = f"{tick['value']:.0%}"
-    return markup.render("curves.html", request, charts=[loss, accuracy], rows=[])
 
+    def make_chart(title: str, training: str, validation: str) -> Chart:
+        lines = {}
+        for name, attribute in (("training", training), ("validation", validation)):
+            points = [(epoch.epoch, getattr(epoch, attribute)) for epoch in history] if attribute else []
+            known = [(x, y) for x, y in points if y is not None]
+            lines[translate(request, name)] = ([x for x, _ in known], [y for _, y in known])
+        axis = translate(request, "epoch_axis")
+        return Chart(title=translate(request, title), x_label=axis, y_label="", lines=lines)
 
-def _draw(title: str, history: Sequence[Epoch], series: dict[str, str], y_ticks: list[float]) -> dict[str, Any]:
-    """A chart for the template: its lines and ticks in the units of the drawing."""
-    first, last, y_max = history[0].epoch, max(history[-1].epoch, history[0].epoch + 1), y_ticks[-1]
-
-    def x(epoch: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * (epoch - first) / (last - first), 1)
-
-    def y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / y_max, 1)
-
-    lines = []
-    for name, field in series.items():
-        values = [(epoch.epoch, getattr(epoch, field)) for epoch in history if _is_drawn(getattr(epoch, field))]
-        lines.append({"name": name, "points": [(x(epoch), y(value)) for epoch, value in values]})
-    step = max(1, math.ceil((last - first) / _TICKS))
-    return {
-        "title": title,
-        "lines": lines,
-        "x_ticks": [{"at": x(epoch), "label": epoch} for epoch in range(first, last + 1, step)],
-        "y_ticks": [{"at": y(value), "value": value, "label": f"{value:g}"} for value in y_ticks],
-        "box": {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "bottom": HEIGHT - BOTTOM},
-    }
-
-
-def _is_drawn(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _choose_step(top: float) -> float:
-    """The distance of the labels up to `top`: 1, 2 or 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(max(top, 1e-6) / _TICKS))
-    step = next(factor for factor in (1, 2, 5, 10) if factor * power * _TICKS >= top) * power
-    return float(f"{step:.12g}")
+    loss = render_chart(make_chart("loss_chart", "train_loss", "validation_loss"), request, y_range=(0,))
+    accuracy = make_chart("accuracy_axis", "", "accuracy")
+    charts = [loss, render_chart(accuracy, request, y_range=(0, 1), percent=True)]
+    return markup.render("curves.html", request, charts=[Markup(chart) for chart in charts], rows=[])
 
 
 def render_confusion(evaluation: dict[str, Any], request: gr.Request) -> str:

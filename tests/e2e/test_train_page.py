@@ -308,7 +308,7 @@ def record(page: Page, class_index: int, photos: int) -> None:
     ).to_be_visible()
 
 
-def test_two_classes_from_the_camera_become_a_model_on_one_screen(browser: Browser, address: str) -> None:
+def test_two_classes_from_the_camera_become_a_model_on_one_screen(browser: Browser, address: str, folder: Path) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844})
     context.add_init_script(f"({CAMERA})()")
     page = context.new_page()
@@ -327,6 +327,16 @@ def test_two_classes_from_the_camera_become_a_model_on_one_screen(browser: Brows
         record(page, index, 20)
     expect(page.get_by_role("alert")).to_have_count(0)
     page.locator("#train-now").click()
+    preview = page.locator(".preview")  # beside the classes
+    preview.get_by_role("button", name="Camera").click()
+    expect(preview.locator("h2").last).to_have_text("blue")  # what the camera shows
+    page.evaluate("window.hue = 0")
+    expect(preview.locator("h2").last).to_have_text("red")
+    preview.locator("input").set_input_files(folder / "red.png")
+    expect(preview.locator("video")).to_have_count(0)
+    expect(preview.locator("h2").last).to_have_text("red")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.get_by_role("button", name="See the result").click()
     expect(page.locator("#figures dl")).to_be_visible()
     page.get_by_role("button", name="Try it").click()
     expect(page.locator("#model input")).to_have_value("Your model: red, blue")

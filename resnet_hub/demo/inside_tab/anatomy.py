@@ -10,8 +10,8 @@ from resnet_hub.analysis.anatomy import Part, describe_anatomy
 from resnet_hub.analysis.plots import Chart
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import markup
+from resnet_hub.demo.charts import render_chart
 from resnet_hub.demo.i18n import translate
-from resnet_hub.demo.inside_tab.charts import render_chart
 
 if TYPE_CHECKING:
     from resnet_hub.analysis.maps import FeatureMaps

@@ -8,8 +8,8 @@ import gradio as gr
 
 from resnet_hub.analysis.plots import Chart
 from resnet_hub.demo import markup
+from resnet_hub.demo.charts import render_chart
 from resnet_hub.demo.i18n import PageError, message, translate, translate_error
-from resnet_hub.demo.inside_tab.charts import render_chart
 from resnet_hub.demo.inside_tab.live_process import LiveWorker
 from resnet_hub.demo.visitor import get_address
 

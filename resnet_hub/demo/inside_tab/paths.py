@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from resnet_hub.analysis.plots import Chart
+from resnet_hub.demo.charts import render_chart
 from resnet_hub.demo.i18n import translate
-from resnet_hub.demo.inside_tab.charts import render_chart
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,8 +7,8 @@ import gradio as gr
 from resnet_hub.analysis.plots import Chart
 from resnet_hub.analysis.records import TrainingRecord, list_records, summarize
 from resnet_hub.demo import markup
+from resnet_hub.demo.charts import render_chart
 from resnet_hub.demo.i18n import translate
-from resnet_hub.demo.inside_tab.charts import render_chart
 
 _DEGRADATION = ("plain20", "plain56", "resnet20", "resnet56")
 _SHORTCUTS = ("plain20", "resnet20", "resnet20-B", "resnet20-C")

@@ -108,6 +108,16 @@ class DataStep:
         """Show `html`, such as an error, instead of the report."""
         return {self.report: html, self.duplicates: ""} | hide(self.continue_button, self.downloads, self.dataset_file)
 
+    def show_trained(self, run: PageRun | None, progress: str, has_model: bool, request: gr.Request) -> Updates:
+        """Beside the classes: the progress of the run, then its model with a camera to try it."""
+        return {
+            self.trained_panel: gr.update(visible=run is not None),
+            self.trained: markup.render("preview.html", request, run=run) if has_model else progress,
+            self.try_button: gr.update(visible=has_model),
+            self.result_button: gr.update(visible=has_model),
+            self.charts_button: gr.update(visible=not has_model),
+        }
+
     def export(self, run_id: str, request: gr.Request) -> Updates:
         """The dataset as a ZIP file of class folders. The image files are unchanged."""
         try:
@@ -125,16 +135,30 @@ class DataStep:
         shown = [self.report, self.duplicates, self.continue_button, self.downloads, self.report_file]
         return [*shown, self.dataset_file, self.zip_file]
 
+    @property
+    def trained_outputs(self) -> list[Any]:
+        """The components that `show_trained` may change."""
+        return [self.trained_panel, self.trained, self.try_button, self.result_button, self.charts_button]
+
     def render(self) -> None:
         """Add the step to the page that is being built."""
         with gr.Tabs():
             with gr.Tab(message("by_class")):
                 gr.HTML(message("by_class_hint"), elem_classes="hint")
-                names, galleries = self._render_classes()
-                with gr.Row():
-                    check_files = gr.Button(message("check"))
-                    self.train_button = gr.Button(message("train_now"), variant="primary", elem_id="train-now")
-                gr.HTML(message("train_now_hint"), elem_classes="hint")
+                with gr.Row(elem_id="class-columns"):
+                    with gr.Column(scale=3, min_width=280):
+                        names, galleries = self._render_classes()
+                        with gr.Row():
+                            check_files = gr.Button(message("check"))
+                            self.train_button = gr.Button(message("train_now"), variant="primary", elem_id="train-now")
+                        gr.HTML(message("train_now_hint"), elem_classes="hint")
+                    with gr.Column(
+                        scale=2, min_width=280, visible=False, elem_id="trained-panel"
+                    ) as self.trained_panel:
+                        self.trained = gr.HTML(elem_id="trained")
+                        self.try_button = gr.Button(message("try_it"), variant="primary", visible=False)
+                        self.result_button = gr.Button(message("to_result"), visible=False)
+                        self.charts_button = gr.Button(message("charts_and_stop"), visible=False)
             with gr.Tab(message("zip")):
                 gr.HTML(message("zip_hint"), elem_classes="hint")
                 self.zip_file = gr.File(label=message("zip_file"), file_types=[".zip"], height=140, elem_id="zip")
@@ -149,15 +173,24 @@ class DataStep:
             (check_zip, self.check_zip, [self.zip_file]),
             (check_hub, self.check_hub, fields),
         ]
-        self.report = gr.HTML(elem_id="report")
-        self.duplicates = gr.HTML(elem_id="duplicates", elem_classes="film", js_on_load=corrections.SCRIPT)
-        self.continue_button = gr.Button(message("continue"), variant="primary", visible=False)
-        with gr.Row(visible=False) as self.downloads:
-            self._export_button = gr.Button(message("export_data"), size="sm")
-            self.dataset_file = gr.DownloadButton(
-                message("download_data"), size="sm", visible=False, elem_id="data-file"
-            )
-            self.report_file = gr.DownloadButton(message("download_report"), size="sm", elem_id="report-file")
+        with gr.Column(elem_id="report-panel"):
+            self.report = gr.HTML(elem_id="report")
+            self.duplicates = gr.HTML(elem_id="duplicates", elem_classes="film", js_on_load=corrections.SCRIPT)
+            self.continue_button = gr.Button(message("continue"), variant="primary", visible=False)
+            with gr.Row(visible=False) as self.downloads:
+                small: dict[str, Any] = {"size": "sm"}
+                self._export_button = gr.Button(message("export_data"), **small)
+                self.dataset_file = gr.DownloadButton(
+                    message("download_data"), visible=False, elem_id="data-file", **small
+                )
+                self.report_file = gr.DownloadButton(message("download_report"), elem_id="report-file", **small)
+
+    def _render_trained(self) -> None:
+        with gr.Column(scale=2, min_width=280, visible=False, elem_id="trained-panel") as self.trained_panel:
+            self.trained = gr.HTML(elem_id="trained")
+            self.try_button = gr.Button(message("try_it"), variant="primary", visible=False)
+            self.result_button = gr.Button(message("to_result"), visible=False)
+            self.charts_button = gr.Button(message("charts_and_stop"), visible=False)
 
     def connect(self) -> None:
         """Attach the handlers, once all components of the tab exist."""

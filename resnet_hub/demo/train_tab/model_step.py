@@ -176,25 +176,26 @@ class ModelStep:
         # Gradio sorts the inputs of a handler by their creation, and programs that call it pass them in this order.
         self.job.create_inputs()
         self.inputs = create_inputs(base={"choices": self.models.names(), "value": self.defaults.embedded})
-        self._place("recipe", "base", "architecture")
-        with gr.Accordion(message("more_choices"), open=False):
+        with gr.Column(elem_id="choices-panel"):
+            self._place("recipe", "base", "architecture")
+            with gr.Accordion(message("more_choices"), open=False):
+                with gr.Row():
+                    self._place("image_size", "seed", "balance")
+                with gr.Column() as self._options:  # which the recipe "head" does not have
+                    with gr.Row():
+                        self._place("epochs", "learning_rate")
+                    with gr.Row():
+                        self._place("augmentation", "mixup", "label_smoothing")
+                    with gr.Row():
+                        self._place("select", "patience")
+                self._preview_button = gr.Button(message("preview"), size="sm")
+                self.augmented = gr.HTML(elem_id="seen-by-training", elem_classes="film")
+            self.planned = gr.HTML(elem_id="plan")
             with gr.Row():
-                self._place("image_size", "seed", "balance")
-            with gr.Column() as self._options:  # which the recipe "head" does not have
-                with gr.Row():
-                    self._place("epochs", "learning_rate")
-                with gr.Row():
-                    self._place("augmentation", "mixup", "label_smoothing")
-                with gr.Row():
-                    self._place("select", "patience")
-            self._preview_button = gr.Button(message("preview"), size="sm")
-            self.augmented = gr.HTML(elem_id="seen-by-training", elem_classes="film")
-        self.planned = gr.HTML(elem_id="plan")
-        with gr.Row():
-            self.start_button = gr.Button(message("start"), variant="primary")
-            self.state.training_button = gr.Button(message("to_training"), visible=False)
+                self.start_button = gr.Button(message("start"), variant="primary")
+                self.state.training_button = gr.Button(message("to_training"), visible=False)
+            self.state.notice = gr.HTML(elem_id="train-notice")
         self.job.render()
-        self.state.notice = gr.HTML(elem_id="train-notice")
 
     def _place(self, *names: str) -> None:
         for name in names:

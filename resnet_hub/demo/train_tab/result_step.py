@@ -16,6 +16,7 @@ from resnet_hub.demo.i18n import PageError, message, translate, translate_error
 from resnet_hub.demo.predict_tab import PredictTab
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.train_tab.data_step import DataStep
 from resnet_hub.demo.train_tab.tab_state import QUICK, RESULT, SLOW, TabState, Updates, hide
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.images.load import load_image
@@ -27,11 +28,15 @@ if TYPE_CHECKING:
 class ResultStep:
     """Handlers and components of the step."""
 
-    def __init__(self, scheduler: Scheduler, predict: PredictTab, state: TabState):
-        self.scheduler, self.runs, self.predict, self.state = scheduler, scheduler.runs, predict, state
+    def __init__(self, scheduler: Scheduler, predict: PredictTab, data: DataStep, state: TabState):
+        self.scheduler, self.runs, self.predict, self.data = scheduler, scheduler.runs, predict, data
+        self.state = state
 
-    def result(self, run_id: str, result: str, request: gr.Request) -> Updates:
-        """The result of the run, once it has a model and its training has ended. `result` is `TabState.result`."""
+    def result(self, run_id: str, result: str, stays: str, request: gr.Request) -> Updates:
+        """The result of the run, once it has a model and its training has ended.
+
+        `result` and `stays` are those of `TabState`.
+        """
         from resnet_hub.training.finalize import CONFUSION
 
         run = self.runs.find(run_id)
@@ -67,7 +72,7 @@ class ResultStep:
             updates[self.confusion] = table
         else:
             updates[self.plot] = gr.update(value=_read_plot(folder / CONFUSION), visible=True)
-        return updates | self.state.show_step(RESULT)
+        return updates | (self.state.show_step(RESULT) if stays != run_id else {})
 
     def try_it(self, run_id: str, request: gr.Request) -> tuple[Any, ...]:
         """Show the Predict tab with the model of this run."""
@@ -159,30 +164,38 @@ class ResultStep:
 
     def render(self) -> None:
         """Add the step to the page that is being built."""
-        self.metrics = gr.HTML(f"<p>{message('result_none')}</p>", elem_id="figures")
-        self.evaluate_button = gr.Button(message("measure"), visible=False)
-        with gr.Column(visible=False) as self.actions:
-            with gr.Row():
-                self._try_button = gr.Button(message("try_it"), variant="primary")
-                self.download = gr.DownloadButton(message("download"), elem_id="download")
-                self._web_button = gr.Button(message("export_web"), elem_id="web-page")
-                self.web_file = gr.DownloadButton(message("download_web"), visible=False, elem_id="web-file")
-                self._onnx_button = gr.Button(message("export_onnx"), elem_id="onnx")
-                self.onnx_file = gr.DownloadButton(message("download_onnx"), visible=False, elem_id="onnx-file")
-            self.terms = gr.HTML(elem_id="terms")
-            with gr.Accordion(message("push_head"), open=False, elem_id="push"):
+        with gr.Column(elem_id="result-panel"):
+            self.metrics = gr.HTML(f"<p>{message('result_none')}</p>", elem_id="figures")
+            self.evaluate_button = gr.Button(message("measure"), visible=False)
+            with gr.Column(visible=False) as self.actions:
                 with gr.Row():
-                    self._name = account.create_repo_field(max_length=97, elem_id="repo")
-                    self._private = gr.Checkbox(True, label=message("private"))
-                self.push_help = gr.HTML(elem_id="push-help")
-                account.render_login()
-                self._push_button = gr.Button(message("push"))
-                self.outcome = gr.HTML(elem_id="outcome")
-        self.confusion = gr.HTML(elem_id="confusion")
-        plot: dict[str, Any] = {"interactive": False, "buttons": ["fullscreen"], "format": "png", "show_label": False}
-        self.plot = gr.Image(alt_text=message("confusion"), visible=False, elem_id="confusion-plot", **plot)
-        self.charts = gr.HTML(elem_id="result-charts", elem_classes="charts")
-        self.mistakes = gr.HTML(elem_id="mistakes", elem_classes="film", js_on_load=corrections.SCRIPT)
+                    self._try_button = gr.Button(message("try_it"), variant="primary")
+                    self.download = gr.DownloadButton(message("download"), elem_id="download")
+                    self._web_button = gr.Button(message("export_web"), elem_id="web-page")
+                    self.web_file = gr.DownloadButton(message("download_web"), visible=False, elem_id="web-file")
+                    self._onnx_button = gr.Button(message("export_onnx"), elem_id="onnx")
+                    self.onnx_file = gr.DownloadButton(message("download_onnx"), visible=False, elem_id="onnx-file")
+                self.terms = gr.HTML(elem_id="terms")
+                with gr.Accordion(message("push_head"), open=False, elem_id="push"):
+                    with gr.Row():
+                        self._name = account.create_repo_field(max_length=97, elem_id="repo")
+                        self._private = gr.Checkbox(True, label=message("private"))
+                    self.push_help = gr.HTML(elem_id="push-help")
+                    account.render_login()
+                    self._push_button = gr.Button(message("push"))
+                    self.outcome = gr.HTML(elem_id="outcome")
+        with gr.Column(elem_id="evaluation-panel"):
+            self.confusion = gr.HTML(elem_id="confusion")
+            plot: dict[str, Any] = {
+                "interactive": False,
+                "buttons": ["fullscreen"],
+                "format": "png",
+                "show_label": False,
+            }
+            self.plot = gr.Image(alt_text=message("confusion"), visible=False, elem_id="confusion-plot", **plot)
+            self.charts = gr.HTML(elem_id="result-charts", elem_classes="charts")
+        with gr.Column(elem_id="mistakes-panel"):
+            self.mistakes = gr.HTML(elem_id="mistakes", elem_classes="film", js_on_load=corrections.SCRIPT)
 
     def connect(self, page: gr.Blocks) -> None:
         """Attach the handlers, once all components of the tab exist."""
@@ -191,7 +204,9 @@ class ResultStep:
             event(self.show_push_help, None, self.push_help, **QUICK)
         outputs = [self.metrics, self.plot, self.confusion, self.charts, self.mistakes, self.actions, self.download]
         outputs += [self.outcome, self.evaluate_button, self.web_file, self.onnx_file, self.terms, state.steps]
-        state.result.change(self.result, [state.run, state.result], outputs, **QUICK | {"concurrency_id": "result"})
+        state.result.change(
+            self.result, [state.run, state.result, state.stays], outputs, **QUICK | {"concurrency_id": "result"}
+        )
         self._name.input(self.check_name, self._name, self.outcome, trigger_mode="always_last", **QUICK)
         pushing = SLOW | {"concurrency_id": "push", "concurrency_limit": 4, "show_progress_on": [self.outcome]}
         self._push_button.click(self.push, [state.run, self._name, self._private], self.outcome, **pushing)
@@ -200,7 +215,8 @@ class ResultStep:
         self._onnx_button.click(self.export_onnx, state.run, self.onnx_file, **onnx)
         self._web_button.click(self.export_web_page, state.run, self.web_file, **exporting)
         own, picker = self.predict.own_photos, self.predict.model.picker
-        trying = self._try_button.click(self.try_it, state.run, [picker, state.tabs, own], **QUICK)
+        buttons = [self._try_button.click, self.data.try_button.click]
+        trying = gr.on(buttons, self.try_it, state.run, [picker, state.tabs, own], **QUICK)
         picker.change(self.clear_own_photos, picker, own, **QUICK)
         tapping = own.select(self.tap, picker, self.predict.photo, **QUICK)
         tapping.success(**self.predict.answering)

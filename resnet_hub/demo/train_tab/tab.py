@@ -41,8 +41,8 @@ class TrainTab:
         self.data = DataStep(scheduler, state)
         self.model = ModelStep(models, defaults, scheduler.runs, self.job, state)
         self.panel = RunPanel(scheduler, state)
-        self.training = TrainingStep(scheduler, self.job, self.panel, state)
-        self.result = ResultStep(scheduler, predict, state)
+        self.training = TrainingStep(scheduler, self.data, self.job, self.panel, state)
+        self.result = ResultStep(scheduler, predict, self.data, state)
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
@@ -62,10 +62,13 @@ class TrainTab:
         return self._start(start, values[self.state.browser], request)
 
     def begin_checked(self, values: Updates, request: gr.Request) -> Updates:
-        """Start the run whose data was just checked, with the choices of the form; nothing after a refusal."""
+        """Start the run whose data was just checked, and stay on the step; nothing after a refusal."""
         if not values[self.state.checked]:
             return {self.state.checked: ""}
-        return {self.state.checked: ""} | self.begin(values, request)
+        updates = self.begin(values, request) | {self.state.checked: ""}
+        if self.state.steps in updates:  # the run has started
+            updates |= {self.state.steps: gr.skip(), self.state.stays: updates[self.state.run]}
+        return updates
 
     def begin_job(self, values: Updates, request: gr.Request, signed_in: gr.OAuthToken | None) -> Updates:
         """Start the run as a job in the visitor's account. `JobPanel.follow` then reads its log."""
@@ -218,12 +221,15 @@ class TrainTab:
         outputs.append(state.alert)
         all_outputs = [*outputs, *self.data.outputs]
         leads_to = {self.data.continue_button: MODEL, state.training_button: TRAINING, training.result_button: RESULT}
+        leads_to[self.data.result_button] = RESULT
         for button, step in leads_to.items():
             button.click(lambda step=step: gr.Walkthrough(selected=step), None, state.steps, **QUICK)
+        leaving = (lambda: [gr.Walkthrough(selected=TRAINING), ""], None, [state.steps, state.stays])
+        self.data.charts_button.click(*leaving, **QUICK)
         inputs = {state.run, state.browser, *self.model.inputs.values()}
         starting = self.model.start_button.click(self.begin, inputs, outputs, **QUICK)
         training_now = self.data.training_now.success(
-            self.begin_checked, inputs | {state.checked}, [*outputs, state.checked], **QUICK
+            self.begin_checked, inputs | {state.checked}, [*outputs, state.checked, state.stays], **QUICK
         )
         repo = self.job.repo
         repo.input(self.result.check_name, repo, state.notice, trigger_mode="always_last", **QUICK)

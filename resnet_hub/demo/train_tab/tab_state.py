@@ -38,6 +38,7 @@ class TabState:
         self.tabs = tabs
         self.run = gr.State("")
         self.checked = gr.State("")  # id of the run whose data the last check accepted; empty after a refusal
+        self.stays = gr.State("")  # id of the run that was started beside the classes: its end changes no step
         self.shown = gr.State(None)  # run id, state and number of evaluations that the Training step shows
         self.result = gr.State("")  # how the run ended, and after how many evaluations; empty before its end
         self.driven = gr.State("")  # id of the run that this page drives on ZeroGPU

@@ -9,6 +9,7 @@ from resnet_hub import jobs
 from resnet_hub.demo import account, charts, markup
 from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.train_tab.data_step import DataStep
 from resnet_hub.demo.train_tab.job_panel import JobPanel
 from resnet_hub.demo.train_tab.run_panel import RunPanel
 from resnet_hub.demo.train_tab.tab_state import TabState, Updates, hide
@@ -20,8 +21,8 @@ UNFINISHED = ("stopped", "waiting", "failed", "interrupted")
 class TrainingStep:
     """Handlers and components of the step."""
 
-    def __init__(self, scheduler: Scheduler, job: JobPanel, panel: RunPanel, state: TabState):
-        self.scheduler, self.job, self.panel, self.state = scheduler, job, panel, state
+    def __init__(self, scheduler: Scheduler, data: DataStep, job: JobPanel, panel: RunPanel, state: TabState):
+        self.scheduler, self.data, self.job, self.panel, self.state = scheduler, data, job, panel, state
 
     def watch(self, run_id: str, shown: Any, request: gr.Request) -> Updates:
         """The progress of the run; charts and buttons only if they changed since `shown`, a value of its state."""
@@ -29,10 +30,11 @@ class TrainingStep:
         if run is None:
             return self._show_nothing(run_id, request)
         status, history = self.scheduler.get_status(run), run.run_dir.epochs()
-        updates: Updates = {self.progress: markup.render_progress(run, status, history, request)}
+        progress = markup.render_progress(run, status, history, request)
+        updates: Updates = {self.progress: progress}
         now = [run.id, status.state, len(history)]
         if now == shown:
-            return updates
+            return updates | ({self.data.trained: progress} if status.is_active else {})
         has_model = not status.is_active and self.scheduler.find_model(run.id) is not None
         facts = run.read_facts()
         ended_early = status.state == "finished" and bool(facts.get("ending"))
@@ -49,6 +51,7 @@ class TrainingStep:
             self.result_button: gr.update(visible=has_model),
             self.state.result: f"{status.state} {len(history)}" if has_model else "",
             **self.panel.show(run, shown, request),
+            **self.data.show_trained(run if status.state != "new" else None, progress, has_model, request),
         }
 
     def _show_nothing(self, run_id: str, request: gr.Request) -> Updates:
@@ -61,6 +64,7 @@ class TrainingStep:
             self.state.shown: None,
             self.samples: "",
             **self.panel.hide(),
+            **self.data.show_trained(None, "", False, request),
         }
 
     def stop(self, run_id: str, request: gr.Request, signed_in: gr.OAuthToken | None) -> Updates:
@@ -82,16 +86,18 @@ class TrainingStep:
     def outputs(self) -> list[Any]:
         """The components that `watch` may change."""
         states = [self.state.shown, self.state.timer, self.state.result]
-        return [self.progress, self.samples, self.charts, *self._buttons, *states, *self.panel.outputs]
+        outputs = [self.progress, self.samples, self.charts, *self._buttons, *states, *self.panel.outputs]
+        return [*outputs, *self.data.trained_outputs]
 
     def render(self) -> None:
         """Add the step to the page that is being built."""
-        self.progress = gr.HTML(elem_id="progress")
-        self.gpu = gr.HTML(elem_id="gpu")
-        self.charts = gr.HTML(elem_id="charts", elem_classes="charts")
-        with gr.Row():
-            self.result_button = gr.Button(message("to_result"), variant="primary", visible=False)
-            self.stop_button = gr.Button(message("stop"), visible=False)
-            self.resume_button = gr.Button(message("resume"), variant="primary", visible=False)
+        with gr.Column(elem_id="training-panel"):
+            self.progress = gr.HTML(elem_id="progress")
+            self.gpu = gr.HTML(elem_id="gpu")
+            self.charts = gr.HTML(elem_id="charts", elem_classes="charts")
+            with gr.Row():
+                self.result_button = gr.Button(message("to_result"), variant="primary", visible=False)
+                self.stop_button = gr.Button(message("stop"), visible=False)
+                self.resume_button = gr.Button(message("resume"), variant="primary", visible=False)
+            self.samples = gr.HTML(elem_id="samples", elem_classes="film")
         self._buttons = [self.stop_button, self.resume_button, self.result_button, self.state.training_button]
-        self.samples = gr.HTML(elem_id="samples", elem_classes="film")

@@ -1,10 +1,12 @@
-"""The charts of a run: whole epochs, the whole range of the accuracy, and a table where there is one point."""
+"""Charts: ticks, logarithmic axes and values that cannot be drawn; of a run, whole epochs and the whole accuracy."""
 
+import math
 import re
 
 import pytest
 from helpers.page import from_browser
 
+from resnet_hub.analysis.plots import Chart
 from resnet_hub.demo import charts
 from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.training.events import Epoch
@@ -23,10 +25,10 @@ def test_charts_have_whole_epochs_and_all_of_the_accuracy(language: str) -> None
     shown = charts.render_curves(make_history(12), from_browser(language))
     labels = re.findall(r"<text[^>]*>([^<]*)</text>", shown)
     loss, accuracy = (labels[: labels.index(texts["epoch_axis"])], labels[labels.index(texts["epoch_axis"]) + 1 :])
-    assert loss == ["0", "0.5", "1", "1.5", "0", "3", "6", "9"]
-    assert accuracy == ["0%", "25%", "50%", "75%", "100%", "0", "3", "6", "9", texts["epoch_axis"]]
+    assert loss == ["0", "0.5", "1", "1.5", "0", "5", "10"]
+    assert accuracy == ["", "0%", "20%", "40%", "60%", "80%", "100%", "0", "5", "10", texts["epoch_axis"], ""]
     assert texts["training"] in shown and shown.count("<polyline") == 3 and "nan" not in shown
-    validation = re.findall(r'<polyline class="validation" points="([^"]*)"', shown)
+    validation = re.findall(r'<polyline class="line-1" points="([^"]*)"', shown)  # the same colour in both
     assert [len(points.split()) for points in validation] == [11, 12]  # a loss that is no number is left out
 
 
@@ -36,11 +38,6 @@ def test_one_point_is_a_table_and_none_is_nothing() -> None:
     assert charts.render_curves([], from_browser()) == ""
 
 
-@pytest.mark.parametrize(("top", "step"), [(1.3, 0.5), (0.004, 0.001), (7, 2), (100, 20)])
-def test_ticks_are_round_numbers(top: float, step: float) -> None:
-    assert charts._choose_step(top) == step
-
-
 def test_a_confusion_matrix_has_counts_beside_percentages() -> None:
     evaluation = {"confusion": [[33, 7], [0, 0]], "classes": [{"label": "daisy"}, {"label": EVIL}]}
     shown = charts.render_confusion(evaluation, from_browser())
@@ -48,3 +45,46 @@ def test_a_confusion_matrix_has_counts_beside_percentages() -> None:
     assert shown.count(">0</td>") == 2 and EVIL not in shown
     many = [{"label": str(number)} for number in range(charts.MAX_CLASSES + 1)]
     assert charts.render_confusion({"confusion": [[0] * len(many)] * len(many), "classes": many}, from_browser()) == ""
+
+
+def draw(**changes: object) -> str:
+    settings = {"title": "T", "x_label": "depth", "y_label": "loss", "note": "See.", "lines": {"a": ([1, 2], [0, 3])}}
+    return charts.render_chart(Chart(**settings | changes), from_browser())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([0, 1], [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        ([0.53, 2.49], [0.5, 1, 1.5, 2, 2.5]),
+        ([-5, 9.5], [-5, 0, 5, 10]),
+        ([3], [3]),
+        ([0], [0]),
+    ],
+)
+def test_ticks_are_round_numbers_around_the_values(values: list[float], ticks: list[float]) -> None:
+    assert charts.choose_ticks(values) == ticks
+
+
+def test_a_chart_names_its_axes_and_says_what_to_see() -> None:
+    svg = draw()
+    for text in (">depth<", ">loss<", '<p class="hint">See.</p>', 'role="img"', "<title>2: 3</title>"):
+        assert text in svg
+    points = [tuple(map(float, pair.split(","))) for pair in re.findall(r"[\d.]+,[\d.]+", svg)]
+    assert len(points) == 2 and all(0 <= x <= charts.WIDTH and 0 <= y <= charts.HEIGHT for x, y in points)
+    assert points[0][1] > points[1][1]  # larger values lie higher
+
+
+def test_values_that_are_not_finite_are_left_out() -> None:
+    assert draw(lines={"a": ([1, 2], [math.nan, math.inf])}) == ""
+    svg = draw(lines={"a": ([1, 2, 3], [0.5, math.nan, 0.7])})
+    assert "nan" not in svg and svg.count("<circle") == 2
+
+
+def test_a_logarithmic_axis_shows_the_values_and_leaves_out_zero() -> None:
+    svg = draw(lines={"a": ([1, 2, 3], [0, 0.01, 1])}, log_y=True)
+    assert svg.count("<circle") == 2 and ">0.01<" in svg and ">1<" in svg
+
+
+def test_names_of_strangers_stay_text() -> None:
+    assert "<img" not in draw(lines={"<img src=x>": ([1], [1])})

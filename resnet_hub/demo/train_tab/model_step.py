@@ -208,10 +208,12 @@ class ModelStep:
 
         def show_options(recipe: str) -> list[Any]:
             from_scratch = recipe == "modern"
-            return [gr.update(visible=visible) for visible in (not from_scratch, from_scratch, recipe != "head")]
+            shown = (not from_scratch, from_scratch, recipe != "head")
+            return [*(gr.update(visible=visible) for visible in shown), "", ""]  # the preview was of other choices
 
         # Not `change`, which also fires when the step is shown.
-        recipe.input(show_options, recipe, [base, architecture, self._options], **QUICK)
+        changed = [base, architecture, self._options, self.augmented, self.state.notice]
+        recipe.input(show_options, recipe, changed, **QUICK)
         suggesting = QUICK | {"concurrency_id": "suggest", "concurrency_limit": 4, "trigger_mode": "always_last"}
         base.key_up(self._suggest, None, base, **suggesting)
         inputs, outputs = {self.state.run, *self.inputs.values()}, [self.state.notice, self.augmented]

@@ -60,7 +60,7 @@ def run(given: Path, measured: Path, base: str, seed: int, options: dict[str, An
     from resnet_hub import ResNet, TrainConfig, train
     from resnet_hub.datasets.dataset import TRAIN
     from resnet_hub.datasets.load import load_dataset
-    from resnet_hub.evaluation.evaluate import compute_logits
+    from resnet_hub.evaluation.evaluate import compute_outputs
     from resnet_hub.evaluation.metrics import compute_calibration_error
     from resnet_hub.training.events import Failed
     from resnet_hub.training.run_dir import RunDir
@@ -73,7 +73,7 @@ def run(given: Path, measured: Path, base: str, seed: int, options: dict[str, An
     paths = RunDir(folder)
     model = ResNet.from_pretrained(paths.model)
     assert isinstance(model.fc, torch.nn.Linear)
-    logits, targets = compute_logits(model, load_dataset(measured)[TRAIN])
+    logits, targets, _ = compute_outputs(model, load_dataset(measured)[TRAIN])
     before = load_file(paths.head)["weight"] if paths.head.is_file() else model.fc.weight
     temperature = float(before.norm() / model.fc.weight.norm())
 

@@ -101,10 +101,11 @@ class Reliability:
     """How far the scores of a model can be trusted, as `evaluation.reliability` fitted it on held-out images."""
 
     threshold: float = NOT_SURE_BELOW  # a label with a lower score is not sure
-    least_energy: float | None = None  # an image with a lower log-sum-exp of the logits shows none of the labels
+    subspace: str | None = None  # `FeatureSubspace` of the images that the model knows
+    most_distance: float | None = None  # an image whose features are farther from it shows none of the labels
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1 or not math.isfinite(self.least_energy or 0.0):
+        if not 0 <= self.threshold <= 1 or not math.isfinite(self.most_distance or 0.0):
             raise ConfigError(f"The reliability {brief(vars(self))} is invalid; fit it again, or remove it.")
 
 
@@ -316,7 +317,8 @@ class ResNetConfig:
             "resnet_hub": {"schema": self.schema, **{key: _plain(getattr(self, key)) for key in _STRUCTURE}},
         }
         if self.reliability != Reliability():
-            content["resnet_hub"]["reliability"] = vars(self.reliability)  # ignored by older readers
+            values = {key: value for key, value in vars(self.reliability).items() if value is not None}
+            content["resnet_hub"]["reliability"] = values  # ignored by older readers
         if self.id2label:
             content["label_names"] = self.labels
         if self.in_channels != 3:
@@ -397,9 +399,10 @@ def preprocessing_fields(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_reliability(content: Mapping[str, Any]) -> Reliability:
-    values = {key: content[key] for key in ("threshold", "least_energy") if content.get(key) is not None}
+    types: dict[str, type] = {"threshold": float, "subspace": str, "most_distance": float}
+    values = {key: content[key] for key in types if content.get(key) is not None}
     for key, value in values.items():
-        values[key] = _validate_type(f"reliability.{key}", value, float)
+        values[key] = _validate_type(f"reliability.{key}", value, types[key])
     return Reliability(**values)
 
 

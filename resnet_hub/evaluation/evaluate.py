@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -135,11 +135,21 @@ class _Scores:
         self.done += len(inputs)
 
 
-def compute_logits(model: ResNet, data: ImageDataset, *, batch_size: int = 64) -> tuple[Tensor, Tensor]:
-    """Computes a model's logits (N, classes) for labelled images, and their classes (N,); skips unreadable images."""
+class Outputs(NamedTuple):
+    """What a model computes for labelled images."""
+
+    logits: Tensor  # (N, classes)
+    targets: Tensor  # their classes (N,)
+    features: Tensor  # their pooled features (N, C)
+
+
+def compute_outputs(model: ResNet, data: ImageDataset, *, batch_size: int = 64) -> Outputs:
+    """Computes a model's outputs for labelled images; skips unreadable ones."""
     classifier = _load_classifier(model)
     targets = torch.from_numpy(match_labels(classifier.config.labels, data))
-    rows, indices, done = [], [], 0
+    network = classifier.model
+    features: list[Tensor] = []
+    indices, done = [], 0
     with torch.inference_mode():
         for inputs in load_inputs(
             data, classifier.transform, limit_batch_size(batch_size, classifier.config.image_size)
@@ -148,11 +158,12 @@ def compute_logits(model: ResNet, data: ImageDataset, *, batch_size: int = 64) -
             if readable:
                 batch = torch.stack([inputs[row] for row in readable])  # type: ignore[misc]
                 batch = batch.to(classifier.device, memory_format=torch.channels_last)
-                rows.append(classifier.model(batch).float().cpu())
+                features.append(network.avgpool(network.forward_features(batch)).flatten(1))
                 indices += [done + row for row in readable]
             done += len(inputs)
-    logits = torch.cat(rows) if rows else torch.empty(0, classifier.config.num_classes)
-    return logits.clone(), targets[indices]
+        pooled = torch.cat(features) if features else torch.empty(0, network.config.num_features)
+        logits = network.fc(pooled)
+    return Outputs(logits.float().cpu().clone(), targets[indices], pooled.float().cpu().clone())
 
 
 def _list_mistakes(

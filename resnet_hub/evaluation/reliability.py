@@ -2,8 +2,8 @@
 
 Three numbers come of it. A temperature makes the scores honest (https://arxiv.org/abs/1706.04599); it is folded into
 the head's weights, so that every library has it. A threshold says from which score on the label is right nearly
-always. The least energy, the log-sum-exp of the logits (https://arxiv.org/abs/2010.03759, with the sign of that paper
-turned), says which images are unlike all that the model knows. Both are stored in `config.json`; see `Reliability`."""
+always. A distance says from where on an image is unlike all that the model knows; see `inference.novelty`. The last two
+are stored in `config.json`; see `Reliability`."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from resnet_hub.config import NOT_SURE_BELOW, Reliability
 from resnet_hub.errors import CheckpointError
 from resnet_hub.evaluation.metrics import compute_calibration_error
+from resnet_hub.inference.novelty import FeatureSubspace
 from resnet_hub.model import ResNet
 
 PRECISION = 0.9  # of the labels that are given as sure
@@ -33,13 +34,24 @@ class Fit(NamedTuple):
     reliability: Reliability
 
 
-def fit_reliability(model: ResNet, logits: Tensor, targets: Tensor, *, precision: float = PRECISION) -> Fit | None:
-    """Fits temperature, threshold and least energy of a model; changes its head and its config.
+def fit_reliability(
+    model: ResNet,
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    features: Tensor | None = None,
+    known: Tensor | None = None,
+    precision: float = PRECISION,
+) -> Fit | None:
+    """Fits temperature, threshold and novelty of a model; changes its head and its config.
 
     Args:
         model: A model with a head. The temperature is folded into it: its logits are divided by it from now on.
         logits: Its logits (N, classes) on images that it was not trained on.
         targets: Their classes (N,).
+        features: Their pooled features (N, C).
+        known: Pooled features (M, C) of images that it was trained on. Without them, or with more than
+            `MAX_NOVELTY_LABELS` labels, the model does not tell unknown images.
         precision: Fraction of right labels among those that are given as sure.
 
     Returns:
@@ -56,12 +68,11 @@ def fit_reliability(model: ResNet, logits: Tensor, targets: Tensor, *, precision
         head.weight.div_(temperature)
         head.bias.div_(temperature)
     before, after = (_rate(logits / divisor, targets) for divisor in (1.0, temperature))
-    energies = (logits / temperature).logsumexp(1)
-    is_novelty_fitted = model.config.num_classes <= MAX_NOVELTY_LABELS
-    reliability = Reliability(
-        threshold=choose_threshold(*after, precision=precision),
-        least_energy=float(energies.quantile(1 - KEPT)) if is_novelty_fitted else None,
-    )
+    reliability = Reliability(threshold=choose_threshold(*after, precision=precision))
+    if features is not None and known is not None and model.config.num_classes <= MAX_NOVELTY_LABELS:
+        subspace = FeatureSubspace.fit(known)
+        most_distance = float(subspace.measure_distances(features).quantile(KEPT))
+        reliability = replace(reliability, subspace=subspace.encode(), most_distance=most_distance)
     model.config = replace(model.config, reliability=reliability)
     error_before, error_after = (
         compute_calibration_error(scores.numpy(), is_correct.numpy()) for scores, is_correct in (before, after)

@@ -28,6 +28,7 @@ from resnet_hub.inference.engines import (
     select_engine,
 )
 from resnet_hub.inference.inputs import limit_batch_size
+from resnet_hub.inference.novelty import FeatureSubspace
 from resnet_hub.model import ResNet
 
 # A JPEG's decoder may shrink it to this multiple of the resized image, or to this length, and no further. Without the
@@ -121,6 +122,8 @@ class Classifier:
                 reason = str(error).splitlines()[0].rstrip(".")
                 raise ResNetHubError(f"The model cannot run on {target}: {reason}.") from None
         self.model = model
+        subspace = model.config.reliability.subspace
+        self._subspace = FeatureSubspace.decode(subspace, model.config.num_features) if subspace else None
         self.device = model.device
         self._options: dict[str, Any] = {"precision": precision, "exact": exact}
         self._reset_engine()
@@ -229,11 +232,11 @@ class Classifier:
     def predict_with_maps(self, image: Any, top_k: int | None = 5) -> tuple[Prediction, Tensor]:
         """Returns the labels of one image, as a call does, and the last stage's feature maps (K, h, w)."""
         outputs = self.compute_outputs(self.preprocess(image).unsqueeze(0))
-        return self._rank(outputs.logits[0], top_k), outputs.feature_maps[0]
+        return self._rank(outputs.logits[0], outputs.feature_maps[0], top_k), outputs.feature_maps[0]
 
     def predict_scores(self, images: Iterable[Any]) -> Tensor:
         """Returns the scores (N, num_classes), float32 on the CPU, of images that the model computes in one batch."""
-        scores = self._compute_logits([self.preprocess(image) for image in images]).softmax(1)
+        scores = self._compute_batch([self.preprocess(image) for image in images]).logits.softmax(1)
         return scores.clone()  # outside of inference mode, so that the caller may use it with gradients
 
     def preprocess(self, image: Any, *, name: str | None = None, errors: Literal["raise", "return"] = "raise") -> Any:
@@ -261,12 +264,12 @@ class Classifier:
             raise CheckpointError("The model's outputs are not finite numbers: its weights are damaged.")
         return outputs
 
-    def _compute_logits(self, inputs: list[Tensor]) -> Tensor:
+    def _compute_batch(self, inputs: list[Tensor]) -> EngineOutput:
         if not inputs:
-            return torch.empty(0, self.config.num_classes)
+            return EngineOutput(torch.empty(0, self.config.num_classes), torch.empty(0))
         with memory_errors("a prediction of this model"):
             batch = join_tensors(np.stack, inputs)
-        return self.compute_outputs(batch).logits
+        return self.compute_outputs(batch)
 
     def _stream(
         self, images: Iterable[Any], top_k: int | None, batch_size: int, errors: Literal["raise", "return"]
@@ -288,24 +291,33 @@ class Classifier:
             while batch:
                 next_batch = submit_batch()
                 inputs = [future.result() for future in batch]
-                logits = iter(self._compute_logits([item for item in inputs if isinstance(item, Tensor)]))
+                outputs = self._compute_batch([item for item in inputs if isinstance(item, Tensor)])
+                rows = zip(*outputs, strict=True)
                 for item in inputs:
-                    yield item if isinstance(item, ImageError) else self._rank(next(logits), top_k)
+                    yield item if isinstance(item, ImageError) else self._rank(*next(rows), top_k)
                 batch = next_batch
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _rank(self, logits: Tensor, top_k: int | None) -> Prediction:
+    def _rank(self, logits: Tensor, feature_maps: Tensor, top_k: int | None) -> Prediction:
         ranked = logits.softmax(0).sort(descending=True, stable=True)
         pairs = zip(ranked.indices[:top_k].tolist(), ranked.values[:top_k].tolist(), strict=True)
         labels = [{"label": self.config.id2label[index], "score": score} for index, score in pairs]
-        reliability = self.config.reliability
         verdict: Verdict = "sure"
-        if reliability.least_energy is not None and float(logits.logsumexp(0)) < reliability.least_energy:
+        if self._is_unknown(feature_maps):
             verdict = "none"
-        elif labels[0]["score"] < reliability.threshold:
+        elif labels[0]["score"] < self.config.reliability.threshold:
             verdict = "not sure"
         return Prediction(labels, verdict)
+
+    def _is_unknown(self, feature_maps: Tensor) -> bool:
+        """Whether an image with these maps (K, h, w) is unlike all that the model knows."""
+        most = self.config.reliability.most_distance
+        if self._subspace is None or most is None:
+            return False
+        # By NumPy: PyTorch would start its threads for it, see `join_tensors`.
+        features = torch.from_numpy(feature_maps.numpy().mean((1, 2))[None])
+        return bool(self._subspace.measure_distances(features) > most)
 
 
 def _is_folder(path: str | os.PathLike[str]) -> bool:

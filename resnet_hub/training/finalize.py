@@ -20,10 +20,10 @@ from resnet_hub.checkpoints.save import CARD_FILE, WEIGHTS_FILE
 from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.errors import ResNetHubError
-from resnet_hub.evaluation.evaluate import compute_logits, evaluate
+from resnet_hub.evaluation.evaluate import compute_outputs, evaluate
 from resnet_hub.evaluation.metrics import Evaluation
 from resnet_hub.evaluation.plots import plot_confusion_matrix, plot_training_curves
-from resnet_hub.evaluation.reliability import KEPT, PRECISION, Fit, fit_reliability
+from resnet_hub.evaluation.reliability import KEPT, MAX_NOVELTY_LABELS, PRECISION, Fit, fit_reliability
 from resnet_hub.hub_client.listing import sha256_file
 from resnet_hub.inference.engines import has_bf16
 from resnet_hub.model import ResNet
@@ -34,6 +34,7 @@ from resnet_hub.training.split import RunImages
 from resnet_hub.training.state import Best
 
 CONFUSION, CURVES = "confusion.png", "curves.png"
+_KNOWN = 500  # training images whose features say what the model knows
 
 
 def finalize_run(run: RunDir, images: RunImages, hardware: str) -> Evaluation:
@@ -46,7 +47,7 @@ def finalize_run(run: RunDir, images: RunImages, hardware: str) -> Evaluation:
     """
     trained, evaluated = images.train, images.evaluation
     model = ResNet.from_pretrained(run.model)
-    fit = _calibrate(run, model, images.validation)
+    fit = _calibrate(run, model, images)
     evaluation = evaluate(model, evaluated, skip_unreadable=True)  # of a large dataset only a sample was checked
     curves = plot_training_curves([epoch._asdict() for epoch in run.epochs()])
     for name, plot in ((CURVES, curves), (CONFUSION, plot_confusion_matrix(evaluation))):
@@ -65,7 +66,7 @@ def finalize_run(run: RunDir, images: RunImages, hardware: str) -> Evaluation:
     return evaluation
 
 
-def _calibrate(run: RunDir, model: ResNet, held_out: ImageDataset) -> Fit | None:
+def _calibrate(run: RunDir, model: ResNet, images: RunImages) -> Fit | None:
     """Fits how far the scores can be trusted, and saves the model with it.
 
     The head from before is stored first: a run that is resumed and finalized again starts from it.
@@ -74,7 +75,12 @@ def _calibrate(run: RunDir, model: ResNet, held_out: ImageDataset) -> Fit | None
         model.fc.load_state_dict(load_file(run.head))
     else:
         write_atomic(run.head, save(model.fc.state_dict()))
-    fit = fit_reliability(model, *compute_logits(model, held_out))
+    outputs, known = compute_outputs(model, images.validation), None
+    if model.config.num_classes <= MAX_NOVELTY_LABELS:
+        count = len(images.train)
+        chosen = np.random.default_rng(0).choice(count, min(count, _KNOWN), replace=False)
+        known = compute_outputs(model, images.train.subset(chosen)).features
+    fit = fit_reliability(model, outputs.logits, outputs.targets, features=outputs.features, known=known)
     if fit:
         model.save_pretrained(run.model)
     return fit
@@ -88,10 +94,10 @@ def _describe_fit(fit: Fit) -> str:
     )
     if fit.reliability.threshold == 1:
         text = text.rpartition(". ")[0] + f". No score is so high that {PRECISION:.0%} of the labels are right."
-    if fit.reliability.least_energy is not None:
+    if fit.reliability.most_distance is not None:
         text += (
-            f" An image whose logits have a log-sum-exp below {fit.reliability.least_energy:.2f}, as {1 - KEPT:.0%} of "
-            "the validation images have, is most likely none of the labels."
+            f" An image whose features are farther than {fit.reliability.most_distance:.2f} from the plane of those of "
+            f"the training images, as {1 - KEPT:.0%} of the validation images are, is most likely none of the labels."
         )
     return text
 

@@ -25,12 +25,14 @@ from resnet_hub import Classifier, ResNet, ResNetConfig, TrainConfig, cli, train
 from resnet_hub.bundled_models import SHELF
 from resnet_hub.checkpoints.model_card import CardContent, render_card
 from resnet_hub.config import Reliability
+from resnet_hub.inference.novelty import FeatureSubspace
 from resnet_hub.training.events import Started
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.run_lock import RunLock
 from resnet_hub.version import __version__
 
 COMMAND = [sys.executable, "-m", "resnet_hub"]
+NOTHING = FeatureSubspace(torch.zeros(32), torch.zeros(0, 32))  # of the features of the model below
 TITLE = "title: ResNet with 3 labels"  # of the model below, on stderr
 
 
@@ -81,7 +83,7 @@ def test_predict_gives_one_line_per_image(capfd: pytest.CaptureFixture[str], mod
     [
         (Reliability(threshold=0.0), "sure", ""),
         (Reliability(threshold=1.0), "not sure", "Not sure:  "),
-        (Reliability(least_energy=1e6), "none", "None of these, most likely:  "),
+        (Reliability(subspace=NOTHING.encode(), most_distance=-1.0), "none", "None of these, most likely:  "),
     ],
 )
 def test_predict_says_how_sure_it_is(

@@ -16,11 +16,15 @@ from resnet_hub.config import NOT_SURE_BELOW, Reliability, ResNetConfig
 from resnet_hub.errors import ConfigError
 from resnet_hub.evaluation.reliability import choose_threshold, fit_reliability, fit_temperature
 from resnet_hub.inference.classifier import Classifier
+from resnet_hub.inference.novelty import FeatureSubspace
 from resnet_hub.model import ResNet
 
 CONFIG = ResNetConfig(
     depths=(1, 1), width=8, stem="3x3", image_size=16, crop_pct=1.0, id2label={0: "a", 1: "b", 2: "c"}
 )
+
+
+NOTHING = FeatureSubspace(torch.zeros(16), torch.zeros(0, 16)).encode()
 
 
 def draw_logits(count: int = 4000, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,7 +56,8 @@ def test_the_model_has_the_temperature_in_its_head_and_the_rest_in_its_config(tm
     images = torch.randn(2, 3, 16, 16)
     expected = model(images).detach()
     logits, targets = draw_logits()
-    fit = fit_reliability(model, 4 * logits, targets)
+    features, known = torch.rand(len(logits), 32), torch.rand(50, 32)
+    fit = fit_reliability(model, 4 * logits, targets, features=features, known=known)
     assert fit is not None and fit.error_after < 0.03 < fit.error_before
     loaded = ResNet.from_pretrained(model.save_pretrained(tmp_path / "model"))
     torch.testing.assert_close(loaded(images), expected / fit.temperature)
@@ -60,9 +65,9 @@ def test_the_model_has_the_temperature_in_its_head_and_the_rest_in_its_config(tm
     scores, predicted = (4 * logits / fit.temperature).softmax(1).max(1)
     is_sure = scores >= fit.reliability.threshold
     assert float((predicted == targets)[is_sure].double().mean()) == pytest.approx(0.9, abs=0.01)
-    assert fit.reliability.least_energy is not None
-    energies = (4 * logits / fit.temperature).logsumexp(1)
-    assert float((energies >= fit.reliability.least_energy).double().mean()) == pytest.approx(0.95, abs=0.01)
+    assert fit.reliability.subspace is not None and fit.reliability.most_distance is not None
+    distances = FeatureSubspace.decode(fit.reliability.subspace, 32).measure_distances(features)
+    assert float((distances <= fit.reliability.most_distance).double().mean()) == pytest.approx(0.95, abs=0.01)
     loaded.reset_head(["x", "y"])
     assert loaded.config.reliability == Reliability()  # of the old head
 
@@ -76,8 +81,8 @@ def test_few_images_and_many_labels_have_less_to_fit() -> None:
     many = ResNet(
         ResNetConfig(depths=(1,), width=8, stem="3x3", image_size=16, id2label=dict(enumerate(map(str, range(101)))))
     )
-    fit = fit_reliability(many, logits, targets)
-    assert fit is not None and fit.reliability.least_energy is None
+    fit = fit_reliability(many, logits, targets, features=torch.rand(200, 8), known=torch.rand(50, 8))
+    assert fit is not None and fit.reliability.most_distance is None
 
 
 def test_distilled_weights_are_rarely_wrong_and_sure() -> None:
@@ -104,8 +109,8 @@ def test_distilled_weights_are_rarely_wrong_and_sure() -> None:
     [
         (Reliability(), "not sure"),  # three labels with nearly equal scores
         (Reliability(threshold=0.0), "sure"),
-        (Reliability(threshold=0.0, least_energy=1e6), "none"),
-        (Reliability(threshold=1.0, least_energy=-1e6), "not sure"),
+        (Reliability(threshold=0.0, subspace=NOTHING, most_distance=-1.0), "none"),
+        (Reliability(threshold=1.0, subspace=NOTHING, most_distance=2.0), "not sure"),
     ],
 )
 def test_a_prediction_says_how_sure_it_is(reliability: Reliability, verdict: str) -> None:
@@ -124,7 +129,7 @@ def test_a_prediction_says_how_sure_it_is(reliability: Reliability, verdict: str
 def test_configs_without_the_record_and_with_a_damaged_one() -> None:
     content = json.loads(CONFIG.to_json())
     assert "reliability" not in content["resnet_hub"] and ResNetConfig.from_dict(content) == CONFIG
-    for damaged in ({"threshold": "high"}, {"threshold": 2.0}, {"least_energy": [1]}, {"threshold": float("nan")}, []):
+    for damaged in ({"threshold": "high"}, {"threshold": 2.0}, {"most_distance": [1]}, {"threshold": float("nan")}, []):
         content["resnet_hub"]["reliability"] = damaged
         with pytest.raises(ConfigError, match="reliability"):
             ResNetConfig.from_dict(content)

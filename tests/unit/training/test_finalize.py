@@ -21,7 +21,7 @@ def test_the_saved_model_is_calibrated_once(tmp_path: Path) -> None:
     run = RunDir(config.run)
     model, head = ResNet.from_pretrained(run.model), load_file(run.head)
     reliability = model.config.reliability
-    assert reliability != Reliability() and reliability.least_energy is not None
+    assert reliability != Reliability() and reliability.most_distance is not None
     ratio = head["weight"] / model.get_parameter("fc.weight").detach()
     assert not torch.allclose(ratio, torch.ones_like(ratio))
     torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))  # one temperature for all labels

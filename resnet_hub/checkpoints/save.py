@@ -15,7 +15,7 @@ from resnet_hub.convert.state_dict import (
     describe_reparametrization,
     list_expected_shapes,
 )
-from resnet_hub.errors import CheckpointError, disk_is_full, memory_errors
+from resnet_hub.errors import CheckpointError, disk_is_full, list_untrusted, memory_errors
 from resnet_hub.hub_client.errors import first_line
 from resnet_hub.hub_client.listing import sha256_file
 
@@ -131,6 +131,8 @@ def storage_dtype(weights: "Mapping[str, Tensor]") -> str:
 def _check_weights(config: ResNetConfig, weights: "Mapping[str, Tensor]", folder: str | Path) -> None:
     """Raise `CheckpointError` where names, shapes, types or values of weights do not make the network of the config."""
     subject = f"Cannot save the model to {folder}"
+    if others := [key for key, weight in weights.items() if not hasattr(weight, "shape")]:
+        raise CheckpointError(f"{subject}: {list_untrusted(others)} hold no tensors. Save it before you quantize it.")
     if state := describe_reparametrization(weights):
         raise CheckpointError(f"{subject}: it is {state} first.")
     if "fc.weight" in weights:

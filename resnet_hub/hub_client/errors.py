@@ -129,7 +129,8 @@ def _explain_status(error: Any, subject: str, failure: str, writing: bool, actio
             return f"{failure}: the Hub limits the rate of requests. Try again in {delay}."
         case _ if status >= 500:
             return f"{failure}: the Hub has a server error ({status}). Try again in some minutes."
-    return f"The Hub refused {subject} ({status}): {one_line(error.server_message or first_line(error))}."
+    reason = error.server_message or re.split(" for url|: http", first_line(error))[0]  # without the address
+    return f"{failure}: the Hub refuses it ({status}: {one_line(reason, 160)}). Update resnet_hub, or try again later."
 
 
 def _format_delay(seconds: float | None) -> str:

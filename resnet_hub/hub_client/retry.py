@@ -5,6 +5,7 @@ retries other responses without end. Hooks on its HTTP client measure the progre
 module; other requests of the process pass through them unchanged. Transfers by Xet are watched by `xet`.
 """
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -152,6 +153,16 @@ def _call_with_retries(call: Callable[[], T], *, retry: bool, timeout: float | N
                 was_short, delay = True, backoff
             time.sleep(delay)
             backoff *= 2
+
+
+class _QuietDuringCalls(logging.Filter):
+    """Drops the lines that huggingface_hub logs about its retries within a call of this module."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return _current_clock.get() is None
+
+
+logging.getLogger("huggingface_hub.utils._http").addFilter(_QuietDuringCalls())
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Saving checkpoint folders: their files, dtypes and errors."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,9 +149,16 @@ def make_integer(model: ResNet) -> None:
     model.bn1.running_mean = torch.ones(8, dtype=torch.int32)
 
 
+def quantize_head(model: ResNet) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated
+        model.fc = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(model.fc), {torch.nn.Linear})[0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (quantize_head, r"fc._packed_params.dtype.* hold no tensors. Save it before you quantize it"),
         (prune, r"it is pruned \(layer1.0.conv1.weight_orig.*torch.nn.utils.prune.remove"),
         (normalise, r"it is parametrized \(layer1.0.conv1.parametrizations.*remove_parametrizations"),
         (widen, r"1 misshapen: conv1.weight \(5x3x7x7 for 8x3x7x7\)"),

@@ -190,7 +190,7 @@ def test_from_200_photos_to_a_model_on_the_hub(browser: Browser, address: str, h
     expect(figures).to_contain_text("Evaluated on 40 images that were not used for training (20% set aside).")
     expect(figures.locator("tbody tr")).to_have_count(4)
     expect(page.locator("#confusion tbody tr")).to_have_count(4)
-    expect(page.locator("#result-charts svg")).to_have_count(2)
+    expect(page.locator("#result-charts figure")).to_have_count(2)
     said = dict(zip(figures.locator("dt").all_inner_texts(), figures.locator("dd").all_inner_texts(), strict=True))
     assert float(said["Accuracy"].rstrip("%")) > 50  # of four classes: it has learnt something
 

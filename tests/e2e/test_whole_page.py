@@ -146,3 +146,21 @@ def test_a_card_of_a_stranger_runs_nothing_and_loads_nothing(browser: Browser, a
     assert card.locator("script, iframe, img, svg, style").count() == 0
     assert [url for url in requests if "evil.example" in url] == []
     page.close()
+
+
+def test_fingers_hit_every_button(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(address)
+    expect(page.locator("#summary h2")).to_be_visible()
+    page.locator("#examples button").first.tap()
+    expect(page.locator("#classes h2")).to_be_in_viewport()  # below the photo
+    for tab in ("Predict", "Train"):
+        page.get_by_role("tab", name=tab).tap()
+        expect(page.locator("#photo" if tab == "Predict" else "#own-classes")).to_be_visible()
+        small = page.evaluate("""[...document.querySelectorAll("button, [role=tab], summary")]
+            .filter((element) => element.checkVisibility({ visibilityProperty: true }))
+            .map((element) => [element.getBoundingClientRect(), element.outerHTML.slice(0, 200)])
+            .filter(([{ width, height }]) => Math.min(width, height) < 44)""")
+        assert small == []
+    context.close()

@@ -47,6 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_train_page",
         "test_loop",
         "test_predict_page",
+        "test_whole_page",
         "test_hostile",
         "test_strangers",
         "test_zero_gpu",

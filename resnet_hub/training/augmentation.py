@@ -135,7 +135,7 @@ def preview_augmentation(
     resolved = config.resolved()
     transform = BatchTransform(resolved, read_model_config(config, token=token))
     loaded = (load_image(images.sources[index], name=images.name(index)) for index in range(len(images)))
-    batch = Batch(np.arange(len(images)), draw_numbers(config.seed, 0, 0, len(images)), transform.size)
+    batch = Batch(np.arange(len(images)), draw_numbers(config.seed, 0, 0, len(images)), transform.crop_size)
     pixels = transform.crop([resize_whole(transform.model_config, image) for image in loaded], batch)
     targets = F.one_hot(torch.from_numpy(images.targets), len(images.labels)).float()
     augmented, _ = transform(torch.from_numpy(pixels), targets, batch, create_generator(config.seed, 0, 0))

@@ -67,6 +67,7 @@ AUTO, NONE = "auto", "none"  # bases: the default model of `choose_base`, and ra
 # The fields that do not change the result: a resumed run may have other values.
 _RESOURCES = ("cache", "workers", "log_to")
 _SHELF = "weights"  # name of the folder of checkpoints that ship with the project
+_ENLARGED = range(96, 161)  # sizes of a base that is fine-tuned for more pixels
 _FINETUNE_IMAGES = 8_000  # that a fine-tuning sees in all its epochs: two or three minutes on a CPU at 64 pixels
 
 
@@ -227,6 +228,18 @@ class ResolvedTrainConfig(TrainConfig):
     def choose_epochs(self, num_images: int) -> int:
         """Returns `epochs`; for a fine-tuning without them 3 to 10, fewer the more training images there are."""
         return self.epochs if self.epochs is not None else min(max(math.ceil(_FINETUNE_IMAGES / num_images), 3), 10)
+
+    def choose_sizes(self, base_size: int) -> "ResolvedTrainConfig":
+        """Returns the settings with the sizes of a fine-tuning that names none, from a base for `base_size` pixels.
+
+        The crops keep the size of the base, and so the time of a step. A whole photo shows things smaller than a crop
+        does, so the model is evaluated at one and a half times that size (https://arxiv.org/abs/1906.06423). Smaller
+        bases do not gain by it (docs/log.md), and larger ones see enough.
+        """
+        is_open = self.recipe == "finetune" and self.image_size is None and self.crop_size is None
+        if not is_open or self.augmentation not in (None, "crop") or base_size not in _ENLARGED:
+            return self
+        return replace(self, image_size=3 * base_size // 2, crop_size=base_size)
 
 
 def _check_combination(config: ResolvedTrainConfig) -> None:

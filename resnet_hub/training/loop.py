@@ -156,7 +156,9 @@ class Trainer:
             self.base_note = choice.reason
             self.config = config = replace(config, base=str(choice.source))
         if config.base:
-            read_model_config(config, run)  # fails before the dataset is read
+            base = read_model_config(config, run)  # fails before the dataset is read
+            if not run.exists():
+                self.config = config.choose_sizes(base.image_size)
 
     def set_up(self, max_download: int | None = None) -> Generator[events.Preparing, None, bool]:
         """Reads the dataset and creates the model; returns False if a stop was requested meanwhile."""

@@ -21,7 +21,7 @@ from resnet_hub.images.transforms import resize_whole
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import AUTO, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.image_cache import FREE_DISK, MEMORY_SHARE, measure_free_memory
-from resnet_hub.training.initial_model import choose_base, create_model
+from resnet_hub.training.initial_model import choose_base, create_model, read_model_config
 from resnet_hub.training.loader import count_cores
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import MAX_CHECKED
@@ -58,6 +58,8 @@ def plan_run(config: TrainConfig) -> Plan:
     if config.base == AUTO:
         config = replace(config, base=str(choose_base().source))
     resolved = config.resolved()
+    if config.base:
+        resolved = resolved.choose_sizes(read_model_config(config).image_size)
     splits = load_dataset(config.data, **config.data_names)
     labels, count = splits[TRAIN].labels, len(splits[TRAIN])
     held_out = 0 if VALIDATION in splits else min(round(count * config.validation), MAX_CHECKED)

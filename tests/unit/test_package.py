@@ -129,7 +129,8 @@ def test_a_wheel_predicts_outside_a_clone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "resnet_hub", "predict", photo, "--top-k", "1"]
     environment = os.environ | {"PYTHONPATH": str(installed), "RESNET_HUB_MODEL": ""}
     done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, f"model: {shelf / DEFAULT_MODEL}\n")
+    lines = [f"model: {shelf / DEFAULT_MODEL}", "title: ResNet-18 for 1,000 everyday things and animals"]
+    assert (done.returncode, done.stderr.splitlines()) == (0, lines)
     assert "school bus" in done.stdout
     listing = [sys.executable, "-m", "resnet_hub", "deploy", "user/page", "--dry-run"]
     deployed = subprocess.check_output(listing, cwd=elsewhere, env=environment, text=True).splitlines()[:-1]

@@ -251,9 +251,9 @@ def estimate_run(run: PageRun, base: str | Path | None, options: dict[str, Any],
     seconds = None
     if can_measure and is_local and not is_zero_gpu():
         seconds = _measure_seconds(config)
-    if not size:
-        # Only of a base at hand: the config of another one is on the Hub.
-        size = read_config(base, token=get_token(), local_files_only=True).image_size if base and can_measure else None
+    if not size and base and can_measure:  # only of a base at hand: the config of another one is on the Hub
+        base_size = read_config(base, token=get_token(), local_files_only=True).image_size
+        size = resolved.choose_sizes(base_size).image_size or base_size
     return Estimate(images, resolved.choose_epochs(max(1, images)), resolved.learning_rate, size or 0, seconds)
 
 
@@ -270,6 +270,8 @@ def check_memory(run: PageRun, base: str | Path | None, options: dict[str, Any])
     if report is None:
         raise PageError("no_check")
     config = read_config(base, token=get_token()) if base else ResNetConfig.from_name(options["architecture"])
-    side = round(options.get("image_size", config.image_size) / config.crop_pct)
+    resolved = TrainConfig(data="", run="", base=str(base) if base else None, **options).resolved()
+    size = resolved.image_size or resolved.choose_sizes(config.image_size).image_size or config.image_size
+    side = round(size / config.crop_pct)
     if report.images * side**2 > MAX_PIXELS:
         raise PageError("too_many_pixels", images=f"{report.images:,}", size=side)

@@ -253,6 +253,17 @@ def test_images_grow_over_the_epochs_up_to_the_size_of_the_network(config: Train
     assert (kept.image_size, kept.crop_pct) == (48, 1.0)
 
 
+def test_a_fine_tuned_model_sees_more_pixels_than_its_crops_had(config: TrainConfig, tmp_path: Path) -> None:
+    labels = {0: "a", 1: "b"}
+    ResNet(ResNetConfig(depths=(1, 1), width=8, image_size=96, id2label=labels)).save_pretrained(tmp_path / "larger")
+    config = TrainConfig(data=config.data, base=str(tmp_path / "larger"), run=config.run, epochs=1)
+    assert isinstance(list(train(config))[-1], Finished)
+    recorded = RunDir(config.run).config
+    assert (recorded.image_size, recorded.crop_size) == (144, 96)
+    assert ResNet.from_pretrained(RunDir(config.run).model).config.image_size == 144
+    assert isinstance(list(train(replace(config, data="", base=None)))[-1], Finished)  # finished already
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of the compiler
 def test_compiled_steps_give_the_same_weights_and_a_missing_compiler_a_message(
     config: TrainConfig, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -36,6 +36,18 @@ def test_fewer_images_are_trained_for_more_epochs(images: int, epochs: int) -> N
 
 
 @pytest.mark.parametrize(
+    ("base_size", "sizes"), [(32, (None, None)), (96, (144, 96)), (128, (192, 128)), (224, (None, None))]
+)
+def test_a_fine_tuning_sees_more_pixels_than_its_base(base_size: int, sizes: tuple[int | None, int | None]) -> None:
+    config = TrainConfig(data="a", run="b", base="c").resolved()
+    chosen = config.choose_sizes(base_size)
+    assert (chosen.image_size, chosen.crop_size) == sizes
+    for change in ({"image_size": 64}, {"crop_size": 64}, {"augmentation": "none"}, {"recipe": "head"}):
+        changed = replace(config, **change)
+        assert changed.choose_sizes(base_size) == changed
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (

@@ -49,9 +49,10 @@ Input are the folders that contain images, as tuples of names: `("train", "cat")
        images/1.png  masks/1.png                               no classes
        images_001/1.png  images_002/1.png                      no classes
 
-8. A folder that is named after its lack of labels is left out::
+8. A folder that is named after its lack of labels is left out, and so are masks beside a folder of images::
 
        cat/1.png  dog/1.png  unlabeled/1.png                   classes cat, dog
+       images/cat/1.png  images/dog/1.png  masks/cat/1.png     classes cat, dog
 
 9. A validation or test split whose only folders are named after files or splits is left out::
 
@@ -79,10 +80,11 @@ Folder = tuple[str, ...]
 
 _Assignment = dict[Folder, tuple[str, Folder]]  # the split of each folder, and its path below the split
 _IMAGES = {"images", "image", "img", "imgs"}
-_NO_CLASSES = _IMAGES | {  # folders that are named after the files in them
+_MASKS = {
     *("label", "labels", "mask", "masks", "annotation", "annotations", "segmentation", "segmentations", "trimaps"),
-    *("jpegimages", "segmentationclass", "segmentationobject", "groundtruth", "ground_truth", "gt"),
+    *("segmentationclass", "segmentationobject", "groundtruth", "ground_truth", "gt"),
 }
+_NO_CLASSES = _IMAGES | _MASKS | {"jpegimages"}  # folders that are named after the files in them
 
 
 def infer_classes(folders: set[Folder]) -> tuple[dict[Folder, tuple[str, str]], dict[str, list[str]]]:
@@ -94,7 +96,7 @@ def infer_classes(folders: set[Folder]) -> tuple[dict[Folder, tuple[str, str]], 
     Returns:
         The (split, label) of each folder that belongs to a class, and the paths of merged class folders by label.
     """
-    inside = _assign_splits(folders)
+    inside = _assign_splits(_leave_out_masks(folders))
     class_folders = _find_class_folders({path for _, path in inside.values()})
     names = {class_folder[-1] for class_folder in class_folders.values()}
     has_split_names = bool(names) and are_all_splits(names)
@@ -121,6 +123,17 @@ def infer_classes(folders: set[Folder]) -> tuple[dict[Folder, tuple[str, str]], 
     for folder, (_, label) in classes.items():
         paths_of[label].add(class_paths[folder])
     return classes, {label: sorted(paths) for label, paths in paths_of.items() if len(paths) > 1}
+
+
+def _leave_out_masks(folders: set[Folder]) -> set[Folder]:
+    with_images = {
+        folder[:depth] for folder in folders for depth, name in enumerate(folder) if name.casefold() in _IMAGES
+    }
+    return {
+        folder
+        for folder in folders
+        if not any(name.casefold() in _MASKS and folder[:depth] in with_images for depth, name in enumerate(folder))
+    }
 
 
 def _assign_splits(folders: set[Folder]) -> _Assignment:

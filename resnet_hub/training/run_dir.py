@@ -68,8 +68,8 @@ class RunDir:
         evaluation: `evaluation.json`, the evaluation of the finished model.
         stop: If this file appears, the run stops.
         end: If this file appears, the training ends as at its time limit.
-            lock: `lock`, held by the process that trains.
-                images: `images`, decoded images, while the run is not finished.
+        lock: `lock`, held by the process that trains.
+        images: `images`, decoded images, while the run is not finished.
         features: Features of some images, between the phases of a run.
     """
 

@@ -121,6 +121,10 @@ LAYOUTS: dict[str, tuple[str, str]] = {
     "only wrapped splits": ("seg_train/seg_train/1.png seg_test/seg_test/2.png", "only those of splits"),
     "YOLO": ("images/train/1.png images/val/2.png labels/train/1.txt", "no class folders"),
     "masks": ("images/train/1.png images/val/2.png masks/train/1.png masks/val/2.png", "no class folders"),
+    "masks of each class": (
+        "d/images/cat/1.png d/images/dog/2.png d/segmentations/cat/1.png d/segmentations/dog/2.png",
+        "train cat dog",
+    ),
     "images and masks": ("train/images/1.png train/masks/1.png val/images/2.png val/masks/2.png", "no class folders"),
     "Pascal VOC": ("JPEGImages/1.png SegmentationClass/1.png SegmentationObject/1.png", "no class folders"),
     "YOLO of each split": ("train/images/1.png train/labels/1.txt valid/images/2.png", "no class folders"),
@@ -234,6 +238,9 @@ def test_a_layout_means_the_same_in_a_folder_a_zip_and_a_tar(layout: str, expect
 LEFT_OUT = {
     "words inside, wrapped twice": {"image outside the class folders": ["seg_pred/seg_pred/4.png"]},
     "another depth": {"image outside the class folders": ["preview/1.png"]},
+    "masks of each class": {
+        "image outside the class folders": ["d/segmentations/cat/1.png", "d/segmentations/dog/2.png"]
+    },
     "unlabelled beside the classes": {"image outside the class folders": ["unlabeled/3.png"]},
     "exact before inside": {"image outside the class folders": ["test-many_fruits/4.png"]},
     "a run inside": {"run or checkpoint folder": ["run"]},

@@ -114,6 +114,7 @@ def _get_hub_builder(
         The builder, and the commit that it reads, if known.
     """
     import datasets
+    from datasets.packaged_modules.cache.cache import Cache
     from huggingface_hub import HfApi, errors
 
     api = HfApi(token=token)
@@ -130,6 +131,8 @@ def _get_hub_builder(
             cache = _find_repo_cache(name) / "snapshots" / commit
         else:
             builder = datasets.load_dataset_builder(name, subset, revision=commit, token=token)
+            if isinstance(builder, Cache):  # after a failed request `datasets` takes a copy of any commit
+                raise HubError(f"The dataset {name!r} cannot be fetched: the Hub does not respond. Try again later.")
             paths, cache = _list_data_files(builder, name, commit, sizes), Path(builder.cache_dir)
         size = sum(sizes[path] for path in paths)
         if max_bytes is not None and size > max_bytes:

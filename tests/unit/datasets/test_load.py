@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -25,7 +27,7 @@ from resnet_hub.datasets.export import export_dataset
 from resnet_hub.datasets.labels import natural_key
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.remote import HUB_PREFIX
-from resnet_hub.errors import DataError, ImageError, TooLargeError
+from resnet_hub.errors import DataError, HubError, ImageError, TooLargeError
 from resnet_hub.training.split import split_indices
 
 
@@ -273,6 +275,12 @@ def test_a_commit_on_the_hub_is_read_again(
     assert latest.commit != first.commit and len(latest["train"]) == 5
     again = load_dataset("user/colours", revision=first.commit)
     assert again.commit == first.commit and content_of(again["train"]) == EXPECTED
+    slow = first.commit[:7]  # as if the Hub went silent after its first answer: `datasets` then takes any copy
+    hub.fail(f"/api/datasets/user/colours/(tree|paths-info)/{slow}|/resolve/{slow}", 500)
+    shutil.rmtree(next(Path(datasets.config.HF_DATASETS_CACHE).rglob(f"*{first.commit}")))
+    with pytest.raises(HubError, match="cannot be fetched: the Hub"):
+        load_dataset("user/colours", revision=first.commit)
+    hub.faults.clear()
     latest = load_dataset("user/colours")
     hub.fail("", 503)  # then the cached copy is read, but not one of another commit
     assert (

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 1000  # of a table
 FEW_TO_CALIBRATE = 50  # images; with fewer, scores and accuracy differ by chance alone
 _LABELS_SHOWN = 5  # of a model
+_LABELS_SEARCHED = 5_000  # most that the page lists for its search
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
     autoescape=True,
@@ -67,7 +68,8 @@ def shorten_label(label: str) -> str:
 def render_model(config: "ResNetConfig", url: str | None, request: gr.Request) -> str:
     """The facts of a model, with a link to its page on the Hub if it has a `url`."""
     labels = ", ".join(map(shorten_label, config.labels[:_LABELS_SHOWN]))
-    return render("model.html", request, config=config, url=url, labels=labels, labels_shown=_LABELS_SHOWN)
+    limits = {"labels_shown": _LABELS_SHOWN, "labels_searched": _LABELS_SEARCHED}
+    return render("model.html", request, config=config, url=url, labels=labels, **limits)
 
 
 def render_report(report: DatasetReport, request: gr.Request) -> str:

@@ -84,6 +84,14 @@ def test_the_facts_of_a_model_tell_a_crop_from_a_resize_of_both_sides() -> None:
     assert "224 × 224 pixels, both sides resized" in html and "centre crop" not in html
 
 
+def test_all_labels_of_a_model_can_be_searched() -> None:
+    few, many, most = (ResNetConfig(id2label=dict(enumerate([EVIL, *map(str, range(n))]))) for n in (3, 999, 5000))
+    html = markup.render_model(many, None, from_browser())
+    assert html.count("<option") == 1000 and '<option value="998">' in html and EVIL not in html
+    assert MESSAGES["en"]["search_labels"] in html
+    assert all("<option" not in markup.render_model(config, None, from_browser()) for config in (few, most))
+
+
 @pytest.mark.parametrize(
     ("correct", "total", "words"),
     [

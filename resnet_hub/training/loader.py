@@ -5,6 +5,7 @@ where a platform forbids other processes, as ZeroGPU does.
 """
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -117,7 +118,7 @@ class Loader:
             return np.array(indices), crop(decoded, batch)
 
         pending: deque[tuple[Batch, list[Future[Part]]]] = deque()
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+        pool = _start_threads(self.threads)
         try:
             for batch in batches:
                 pending.append((batch, [pool.submit(load_part, part) for part in _split(batch)]))
@@ -137,6 +138,28 @@ class Loader:
         pixels = first.new_empty((len(batch.indices), *first.shape[1:]), pin_memory=self.pin_memory)
         np.concatenate(arrays, out=pixels.numpy())
         return batch, pixels
+
+
+def _start_threads(count: int) -> ThreadPoolExecutor:
+    """Starts threads in which PyTorch's operations stay in their thread; else each would have threads of its own.
+
+    With OpenMP the number belongs to the thread that sets it, and is the first one of threads that start later.
+    """
+    pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
+    if not torch.backends.openmp.is_available():
+        return pool
+    before, have_set = torch.get_num_threads(), threading.Barrier(count + 1)
+
+    def set_one() -> None:
+        torch.get_num_threads()  # sets the number of a new thread when it is first asked for
+        torch.set_num_threads(1)
+        have_set.wait()
+
+    for _ in range(count):  # each waits, so that each has a thread
+        pool.submit(set_one)
+    have_set.wait()
+    torch.set_num_threads(before)
+    return pool
 
 
 def _split(batch: Batch) -> Iterator[Batch]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from resnet_hub.config import ResNetConfig
@@ -132,3 +133,24 @@ def test_loading_fails_where_no_image_can_be_read(encoded: ImageDataset, tmp_pat
         with pytest.raises(ImageError, match=f"Cannot read image {last}"):
             next(loading)
         assert not any(thread.name.startswith("decode") for thread in threading.enumerate())
+
+
+@pytest.mark.skipif(not torch.backends.openmp.is_available(), reason="the number belongs to a thread with OpenMP only")
+def test_the_operations_of_a_thread_stay_in_it() -> None:
+    images = DecodedImages(
+        ImageDataset(["a"], [np.zeros((4, 4, 3), np.uint8)] * 70, np.zeros(70, np.int64)),
+        np.asarray,
+        ImageCache(Path("unused"), count=70, slot=48, memory=0, disk=False),
+    )
+    before, found = torch.get_num_threads(), set()
+
+    def crop(decoded: Sequence[np.ndarray], _: Batch) -> np.ndarray:
+        found.add(torch.get_num_threads())
+        return np.stack(decoded)
+
+    torch.set_num_threads(2)
+    try:
+        assert sum(len(pixels) for _, pixels in Loader(3).load(images, split_batches(np.arange(70), 70), crop)) == 70
+        assert found == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

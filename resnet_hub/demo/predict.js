@@ -5,7 +5,7 @@
   const PHOTO_INPUT = "#photo input[type=file]";
   const SEVERAL_INPUT = "#photo-buttons input[type=file]";
   const FRAME_SIDE = 256; // pixels of the shorter side of a frame
-  const FRAME_INTERVAL = 100; // milliseconds from one frame to the next, or until its answer
+  const FRAME_INTERVAL = 125; // milliseconds from one frame to the next, or until its answer
   const RETRY_INTERVAL = 1000; // milliseconds after a frame that was not answered
   const ANNOUNCE_INTERVAL = 3000; // milliseconds between two labels that a screen reader hears
 

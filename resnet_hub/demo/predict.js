@@ -247,7 +247,7 @@
   // Called after changes of the page.
   function notePhotos() {
     query(PHOTO_INPUT)?.toggleAttribute("multiple", true);
-    if (query("#several-summary p")) delete query("#several-panel").dataset.state;
+    if (query("#several-summary p, .toast-body.error")) delete query("#several-panel").dataset.state;
     if (stream && (!query("#live video")?.checkVisibility() || query("#photo img"))) stopLive();
   }
 

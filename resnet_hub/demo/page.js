@@ -53,13 +53,7 @@
     announce(`${[...new Set([heading.textContent, name])].join(" ")}, ${score}`);
     if (isNarrow()) scrollTo(answer);
     clearTimeout(settling);
-    settling = setTimeout(settle, 300);
-  }
-
-  // Gradio changes the photo after the answer.
-  function settle() {
-    if (!query("#photo img")) query("#clear-photo").click(); // it was cleared before the answer came
-    else if (query("#other-model input")?.value) query("#compare-button").click(); // a comparison follows the photo
+    settling = setTimeout(resnetHub.settle, 300); // Gradio changes the photo after the answer
   }
 
   // -- the page ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@
   // -- photos --------------------------------------------------------------------------------------------------------
 
   let isOwn = false; // whether the event comes from `setFiles`
+  let wasCleared = false; // whether the last deed on the page was to clear the photo
   const isImage = (file) => file.type.startsWith("image/");
 
   // Gradio refuses files that the browser gives no image type, such as HEIC. The server decides, and gives a reason.
@@ -57,6 +58,7 @@
   // Files as the browser gives them pass Gradio's own handlers only where these take them as they are.
   function choose(event) {
     const { target } = event;
+    wasCleared = false;
     const isPhoto = target.matches?.(PHOTO_INPUT);
     if ((!isPhoto && !target.matches?.(SEVERAL_INPUT)) || isOwn || !target.files.length) return;
     if (isPhoto && target.files.length === 1 && isImage(target.files[0])) return;
@@ -244,6 +246,16 @@
 
   // -- the page ------------------------------------------------------------------------------------------------------
 
+  function noteClick({ target }) {
+    wasCleared = Boolean(target.closest?.("#photo button") && query("#photo img"));
+  }
+
+  // Called some time after each answer.
+  function settle() {
+    if (wasCleared && !query("#photo img")) query("#clear-photo").click(); // the answer is of the photo before
+    else if (query("#other-model input")?.value) query("#compare-button").click(); // a comparison follows the photo
+  }
+
   // Called after changes of the page.
   function notePhotos() {
     query(PHOTO_INPUT)?.toggleAttribute("multiple", true);
@@ -253,8 +265,9 @@
 
   document.addEventListener("change", choose, true);
   document.addEventListener("drop", drop, true);
+  document.addEventListener("click", noteClick, true);
   document.addEventListener("dragover", allowDrop);
   document.addEventListener("paste", paste, true);
   document.addEventListener("visibilitychange", () => document.hidden && stopLive());
-  Object.assign(resnetHub, { takePhoto, notePhotos, startLive: () => startLive(), stopLive, turnCamera, keepFrame, savePicture });
+  Object.assign(resnetHub, { takePhoto, notePhotos, settle, startLive: () => startLive(), stopLive, turnCamera, keepFrame, savePicture });
 })();

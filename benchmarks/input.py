@@ -29,9 +29,8 @@ from resnet_hub import ResNetConfig, TrainConfig
 from resnet_hub.datasets.dataset import TRAIN
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.training.augmentation import BatchTransform
-from resnet_hub.training.inputs import open_inputs
-from resnet_hub.training.sampler import BatchSampler
-from resnet_hub.training.schedule import create_generator
+from resnet_hub.training.loader import BatchSampler, open_inputs
+from resnet_hub.training.optimizer import create_generator
 from resnet_hub.training.split import RunImages
 
 BATCH, CLASSES, SIZE, WORKERS = 50, 10, 224, 2

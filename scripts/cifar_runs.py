@@ -21,8 +21,7 @@ from pathlib import Path
 import torch
 
 from resnet_hub import ResNet, evaluate
-from resnet_hub.analysis.cifar import EPOCHS, RUNS, NetworkRun, train_network
-from resnet_hub.analysis.records import TrainingRecord, list_records
+from resnet_hub.analysis.cifar import EPOCHS, RUNS, NetworkRun, TrainingRecord, list_records, train_network
 from resnet_hub.checkpoints.model_card import CardContent
 from resnet_hub.training import events
 

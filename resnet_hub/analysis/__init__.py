@@ -10,10 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnet_hub.analysis.anatomy import describe_anatomy
-    from resnet_hub.analysis.autocorrelation import gradient_autocorrelation, noise_autocorrelation
-    from resnet_hub.analysis.gradients import expected_correlation, gradient_correlation
-    from resnet_hub.analysis.identity import learn_identity
+    from resnet_hub.analysis.anatomy import describe_anatomy, feature_maps, residual_ratios
+    from resnet_hub.analysis.gradients import (
+        expected_correlation,
+        gradient_autocorrelation,
+        gradient_correlation,
+        noise_autocorrelation,
+    )
     from resnet_hub.analysis.labelled_images import compute_accuracy, load_labelled_images
     from resnet_hub.analysis.lesions import (
         lesion,
@@ -23,9 +26,8 @@ if TYPE_CHECKING:
         reorder_blocks,
         reorder_curve,
     )
-    from resnet_hub.analysis.maps import feature_maps, residual_ratios
     from resnet_hub.analysis.paths import path_gradients, path_lengths
-    from resnet_hub.analysis.racing import race
+    from resnet_hub.analysis.races import learn_identity, race
 
 __all__ = [
     "compute_accuracy",

@@ -9,18 +9,23 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from resnet_hub.analysis.autocorrelation import Autocorrelation, gradient_autocorrelation, noise_autocorrelation
-from resnet_hub.analysis.cifar import EPOCHS, NetworkRun, train_network
-from resnet_hub.analysis.gradients import GradientCorrelation, Law, expected_correlation, gradient_correlation
-from resnet_hub.analysis.identity import Target, learn_identity
+from resnet_hub.analysis.cifar import EPOCHS, NetworkRun, Spread, TrainingRecord, summarize, train_network
+from resnet_hub.analysis.gradients import (
+    Autocorrelation,
+    Gates,
+    GradientCorrelation,
+    Kind,
+    Law,
+    Normalization,
+    expected_correlation,
+    gradient_autocorrelation,
+    gradient_correlation,
+    noise_autocorrelation,
+)
 from resnet_hub.analysis.labelled_images import LabelledImages, load_labelled_images
 from resnet_hub.analysis.lesions import LesionStudy, removal_curve, remove_each_block, reorder_curve
-from resnet_hub.analysis.plots import Chart
-from resnet_hub.analysis.racing import RaceStep, create_cifar_config, race
-from resnet_hub.analysis.random_networks import Gates, Kind, Normalization
-from resnet_hub.analysis.records import Spread, TrainingRecord, summarize
-from resnet_hub.analysis.report import Finding, Report
-from resnet_hub.analysis.toy_data import CLASSES
+from resnet_hub.analysis.races import CLASSES, RaceStep, Target, create_cifar_config, learn_identity, race
+from resnet_hub.analysis.report import Chart, Finding, Report
 from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet
 from resnet_hub.training.finalize import describe_hardware

@@ -20,18 +20,104 @@ With rectifiers instead of coins (`gates="rectifier"`), what holds for wide laye
   assumption holds, (1/2)^L for plain networks and (3/4)^L for residual ones.
 - BatchNorm measures the variance around that mean. The rectifier's output has a mean, so that a layer adds only
   1 - 1/pi to it: R falls like L^(-pi / (2 (pi - 1))), about L^(-0.73), faster than in the theorem.
+
+The networks have width N and weights drawn with variance 2/N (He et al. 2015, https://arxiv.org/abs/1502.01852). With
+z = norm(x):
+
+    plain:     x' = W relu(z)
+    residual:  x' = x + beta W relu(z)
+
+The gradient along a line is that of section 1, figures 1 and 2: at initialisation the derivative of a shallow network
+from a number to a number looks like brown noise (a random walk), that of a deep plain network like white noise; that of
+a residual network with BatchNorm lies between them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from torch import Generator, Tensor
 
-from resnet_hub.analysis.random_networks import Gates, Kind, Normalization, RandomNetwork, propagate
 from resnet_hub.errors import AnalysisError
+
+Kind = Literal["plain", "residual"]
+Normalization = Literal["none", "center", "batch"]
+Gates = Literal["rectifier", "independent"]
+
+_MAX_WIDTH, _MAX_DEPTH = 4096, 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomNetwork:
+    """A kind of random network.
+
+    Raises:
+        AnalysisError: A value is out of its range.
+    """
+
+    kind: Kind = "residual"
+    depth: int = 50  # layers
+    width: int = 128  # units of a layer
+    normalization: Normalization = "batch"  # center subtracts each unit's mean over the inputs, batch also divides
+    gates: Gates = "rectifier"  # independent: a fair coin for each unit and input, the assumption of the theorems
+    beta: float = 1.0  # factor of the residual
+
+    def __post_init__(self) -> None:
+        for name, choices in (("kind", Kind), ("normalization", Normalization), ("gates", Gates)):
+            if getattr(self, name) not in get_args(choices):
+                options = ", ".join(get_args(choices))
+                raise AnalysisError(f"{name} is {getattr(self, name)!r}; choose one of {options}.")
+        limits = {"depth": (1, _MAX_DEPTH), "width": (2, _MAX_WIDTH), "beta": (0, 100)}
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                raise AnalysisError(f"{name} is {getattr(self, name)}; expected {low} to {high}.")
+
+
+def propagate(
+    network: RandomNetwork, x: Tensor, tangents: Tensor, generator: Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield activations and derivatives after each layer of a newly drawn network.
+
+    The statistics of a normalization are constants, as in evaluation mode: each output is a function of its own input.
+    A positive factor common to all inputs is divided out after each layer where the network is homogeneous, since
+    activations or derivatives would overflow in deep networks; so compare derivatives within a layer only.
+
+    Args:
+        network: The kind of network.
+        x: Activations (n, width) that the first layer takes.
+        tangents: Their derivatives (n, m, width) with respect to m coordinates of the input.
+        generator: Of weights and gates.
+    """
+    n, width = x.shape
+    for _ in range(network.depth):
+        weights = torch.randn(width, width, generator=generator) * math.sqrt(2 / width)
+        z, factor = x, torch.ones(width)
+        if network.normalization != "none":
+            z = z - z.mean(0)
+        if network.normalization == "batch":
+            factor = 1 / z.std(0, unbiased=False).clamp_min(1e-12)
+            z = z * factor
+        is_on = z > 0
+        if network.gates == "independent":
+            is_on = torch.rand(n, width, generator=generator) < 0.5
+        branch = (z * is_on) @ weights.T
+        branch_tangents = ((is_on * factor).unsqueeze(1) * tangents) @ weights.T
+        if network.kind == "plain":
+            x, tangents = branch, branch_tangents
+        else:
+            x, tangents = x + network.beta * branch, tangents + network.beta * branch_tangents
+        tangents = tangents / _rms(tangents)
+        if network.normalization != "batch":
+            x = x / _rms(x)
+        yield x, tangents
+
+
+def _rms(values: Tensor) -> Tensor:
+    return values.square().mean().sqrt().clamp_min(1e-30)
+
 
 Law = Literal["exponential", "power"]
 
@@ -190,3 +276,114 @@ def _correlate(jacobians: torch.Tensor) -> float:
     products = flat @ flat.T
     n, diagonal = len(flat), float(products.diagonal().sum())
     return (float(products.sum()) - diagonal) / (n - 1) / diagonal
+
+
+Noise = Literal["white", "brown"]
+
+_RANGE = 2.0  # the inputs are -2 to 2
+
+
+@dataclass(frozen=True)
+class Autocorrelation:
+    """A series along a line, and its autocorrelation: 1 at lag 0, averaged over draws."""
+
+    positions: np.ndarray  # (points,): the inputs
+    series: np.ndarray  # (points,): the values of the first draw, with mean 0 and standard deviation 1
+    lags: np.ndarray  # (points // 2,): distances between two points, in points
+    values: np.ndarray  # (points // 2,): the autocorrelation at these lags
+    standard_errors: np.ndarray  # (points // 2,), over the draws
+
+    @property
+    def half_lag(self) -> int:
+        """The first lag at which the autocorrelation is below 1/2: 1 for white noise."""
+        is_low = self.values < 0.5
+        return int(is_low.argmax()) if is_low.any() else len(self.values)
+
+    def distance_to(self, other: "Autocorrelation") -> float:
+        """Compute the mean absolute difference of two autocorrelations over their lags."""
+        count = min(len(self.values), len(other.values))
+        return float(np.abs(self.values[:count] - other.values[:count]).mean())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: value.tolist() for key, value in vars(self).items()} | {"half_lag": self.half_lag}
+
+
+def gradient_autocorrelation(
+    kind: Kind = "plain",
+    depth: int = 24,
+    *,
+    normalization: Normalization = "batch",
+    beta: float = 1.0,
+    width: int = 200,
+    points: int = 256,
+    draws: int = 20,
+    seed: int = 0,
+) -> Autocorrelation:
+    """Compute the derivative of random networks from a number to a number at equal steps from -2 to 2.
+
+    The first layer has weights and biases drawn from the normal distribution, so that its units switch all along the
+    line; the other layers have no biases.
+
+    Args:
+        kind: Plain or residual.
+        depth: Hidden layers.
+        normalization: Before each rectifier, over all points: "none", "center" or "batch" (BatchNorm). Its statistics
+            are constants of the derivative.
+        beta: Factor of the residual; the paper shows 1 and 0.1.
+        width: Units of a layer; the paper has 200.
+        points: Inputs.
+        draws: Random networks.
+        seed: Of the weights.
+
+    Raises:
+        AnalysisError: A value is out of its range.
+    """
+    network = RandomNetwork(kind=kind, depth=depth, width=width, normalization=normalization, beta=beta)
+    _check_counts(points, draws)
+    return _autocorrelate(np.stack([_differentiate(network, points, draw, seed) for draw in range(draws)]))
+
+
+def noise_autocorrelation(noise: Noise, *, points: int = 256, draws: int = 20, seed: int = 0) -> Autocorrelation:
+    """Compute the same for white noise (independent normal values) or brown noise (their running sum).
+
+    Raises:
+        AnalysisError: A value is out of its range.
+    """
+    if noise not in get_args(Noise):
+        raise AnalysisError(f"noise is {noise!r}; choose one of {', '.join(get_args(Noise))}.")
+    _check_counts(points, draws)
+    white = np.random.default_rng(seed).standard_normal((draws, points))
+    return _autocorrelate(white.cumsum(1) if noise == "brown" else white)
+
+
+def _check_counts(points: int, draws: int) -> None:
+    if not (8 <= points <= 100_000 and 2 <= draws <= 100_000):
+        raise AnalysisError(f"points is {points} and draws is {draws}; expected at least 8 and 2, at most 100,000.")
+
+
+def _differentiate(network: RandomNetwork, points: int, draw: int, seed: int) -> np.ndarray:
+    """Compute the derivative (points,) of one random network."""
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, draw]).generate_state(1)[0]))
+    with torch.inference_mode():
+        line = torch.linspace(-_RANGE, _RANGE, points)
+        weights, biases, head = torch.randn(3, network.width, generator=generator)
+        layers = propagate(network, line[:, None] * weights + biases, weights.expand(points, 1, -1), generator)
+        *_, (_, tangents) = layers
+        derivative: np.ndarray = (tangents[:, 0] @ head).double().numpy()
+        return derivative
+
+
+def _autocorrelate(series: np.ndarray) -> Autocorrelation:
+    """Correlate each of the series (draws, points) with itself, after its mean is subtracted."""
+    draws, points = series.shape
+    centred = series - series.mean(1, keepdims=True)
+    centred /= np.sqrt(np.square(centred).mean(1, keepdims=True)).clip(1e-12)
+    spectrum = np.abs(np.fft.rfft(centred, 2 * points)) ** 2  # padded with zeros, so that the ends do not meet
+    rows = np.fft.irfft(spectrum)[:, : points // 2] / points
+    return Autocorrelation(
+        np.linspace(-_RANGE, _RANGE, points),
+        centred[0],
+        np.arange(points // 2),
+        rows.mean(0),
+        rows.std(0, ddof=1) / np.sqrt(draws),
+    )

@@ -15,7 +15,7 @@ from resnet_hub.datasets.labels import match_labels
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import AnalysisError
 from resnet_hub.images.transforms import eval_transform
-from resnet_hub.inference.inputs import limit_batch_size, load_inputs
+from resnet_hub.inference.classifier import limit_batch_size, load_inputs
 from resnet_hub.model import ResNet
 
 _BATCH = 250

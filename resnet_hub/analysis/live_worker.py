@@ -27,7 +27,7 @@ Values = dict[str, Any]
 
 def gradients(depth: int, *, normalization: Literal["none", "batch"] = "batch", seed: int = 0) -> Iterator[Values]:
     """The gradient along a line of a plain and of a residual network, and their autocorrelations beside noise."""
-    from resnet_hub.analysis.autocorrelation import gradient_autocorrelation, noise_autocorrelation
+    from resnet_hub.analysis.gradients import gradient_autocorrelation, noise_autocorrelation
 
     sizes: dict[str, Any] = {"points": 192, "draws": 10, "seed": seed}
     series = {noise: noise_autocorrelation(noise, **sizes) for noise in ("white", "brown")}
@@ -46,7 +46,7 @@ def gradients(depth: int, *, normalization: Literal["none", "batch"] = "batch", 
 
 def identity(blocks: int, *, target: Literal["identity", "near"] = "identity", seed: int = 0) -> Iterator[Values]:
     """The losses of a plain and of a residual stack that learn the identity, or a function near it."""
-    from resnet_hub.analysis.identity import learn_identity
+    from resnet_hub.analysis.races import learn_identity
 
     steps, losses = [], {"plain": list[float](), "residual": list[float]()}
     for state in _thin_out(learn_identity(blocks, target=target, steps=400, seed=seed)):
@@ -58,7 +58,7 @@ def identity(blocks: int, *, target: Literal["identity", "near"] = "identity", s
 
 def race(depth: int, *, seconds: float = 20.0, seed: int = 0) -> Iterator[Values]:
     """The losses and accuracies of a plain and of a residual network of one depth that train side by side."""
-    from resnet_hub.analysis.racing import race as run_race
+    from resnet_hub.analysis.races import race as run_race
 
     values: Values = {"steps": [], "seconds": 0.0, "losses": {"plain": [], "residual": []}}
     values |= {"evaluated": [], "accuracies": {"plain": [], "residual": []}}

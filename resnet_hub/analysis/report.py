@@ -1,11 +1,66 @@
 """The results of an experiment, for the terminal, for programs and as plots. Imports no torch."""
 
 import json
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from resnet_hub.analysis.plots import Chart
+from PIL import Image
+
+from resnet_hub.evaluation.plots import DPI, FAINT, GREY, INK, LARGE, SMALL, drawing_lock, make_style, render
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; line styles repeat the distinction.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#1f2937", "#56b4e9", "#e69f00")
+_NOTE_LETTERS = 84  # of a line of the note
+_STYLES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """Lines over one axis: what a plot shows, as numbers."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> x and y values
+    note: str = ""  # a sentence under the plot: what to see in it
+    log_x: bool = False
+    log_y: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        lines = {name: [list(map(float, values)) for values in line] for name, line in self.lines.items()}
+        return vars(self) | {"lines": lines}
+
+
+def plot_chart(chart: Chart) -> Image.Image:
+    """Plot the lines of a chart, with a legend under it."""
+    from matplotlib.figure import Figure
+
+    with drawing_lock:
+        figure = Figure(figsize=(4.8, 3.4), dpi=DPI)
+        axes = figure.add_subplot()
+        axes.set_title(chart.title, loc="left", **make_style(LARGE, INK))
+        for index, (name, (x, y)) in enumerate(chart.lines.items()):
+            colour, style = _COLOURS[index % len(_COLOURS)], _STYLES[index % len(_STYLES)]
+            marker = "o" if len(x) <= 30 else None
+            axes.plot(x, y, label=name, color=colour, linestyle=style, marker=marker, markersize=3, linewidth=1.3)
+        axes.set_xscale("log" if chart.log_x else "linear")
+        axes.set_yscale("log" if chart.log_y else "linear")
+        axes.set_xlabel(chart.x_label, **make_style(SMALL, GREY))
+        axes.set_ylabel(chart.y_label, **make_style(SMALL, GREY))
+        axes.tick_params(which="both", labelsize=SMALL, labelcolor=GREY, length=0)
+        axes.grid(axis="y", color=FAINT)
+        axes.spines[:].set_color(FAINT)
+        axes.spines[["top", "left", "right"]].set_visible(False)
+        legend: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.2), "frameon": False, "ncols": 2}
+        axes.legend(fontsize=SMALL, labelcolor=INK, **legend)
+        if chart.note:
+            top = -0.1 - 0.06 * math.ceil(len(chart.lines) / 2)  # under the legend, of two columns
+            note = textwrap.fill(chart.note, _NOTE_LETTERS)
+            figure.text(0.06, top, note, va="top", **make_style(SMALL, GREY))
+        return render(figure, bbox_inches="tight", pad_inches=0.12)
 
 
 class Finding(NamedTuple):

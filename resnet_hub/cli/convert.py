@@ -3,9 +3,9 @@
 from contextlib import suppress
 from pathlib import Path
 
-from resnet_hub.cli import options, output
+from resnet_hub.cli import options
 from resnet_hub.config import VARIANTS, parse_json_object
-from resnet_hub.convert.label_sets import LABEL_SETS, read_label_file, read_label_set
+from resnet_hub.convert.config_json import LABEL_SETS, read_label_file, read_label_set
 from resnet_hub.errors import ConfigError
 
 
@@ -43,8 +43,7 @@ def run(arguments: options.Arguments) -> int:
     from resnet_hub.checkpoints.model_card import is_generated
     from resnet_hub.checkpoints.save import CONFIG_FILE, save_checkpoint
     from resnet_hub.convert.state_dict import convert_state_dict
-    from resnet_hub.convert.unwrap import check_settings
-    from resnet_hub.convert.weights_file import read_state_dict
+    from resnet_hub.convert.weights_file import check_settings, read_state_dict
     from resnet_hub.model import ResNet
 
     labels = read_label_file(arguments.labels) if arguments.labels is not None else None
@@ -56,11 +55,11 @@ def run(arguments: options.Arguments) -> int:
     with suppress(OSError, ConfigError):  # not of timm or transformers, which tell what the weights do not
         check_settings(parse_json_object(settings_file.read_bytes(), str(settings_file)), settings_file)
     config, weights, notes = convert_state_dict(read_state_dict(arguments.file), arguments.file, **settings)
-    output.print_table(notes)
+    options.print_table(notes)
     folder = arguments.folder.expanduser()
     old_card = read_card(folder) if folder.is_dir() else None
     if old_card and is_generated(old_card):  # it describes the old weights; a card that a person edited is kept
         old_card = None
     ResNet.from_pretrained(save_checkpoint(folder, config, weights, old_card=old_card))
-    output.print_table([("saved", f"{folder} (and loaded again as a check)")])
+    options.print_table([("saved", f"{folder} (and loaded again as a check)")])
     return 0

@@ -4,12 +4,12 @@ An error names the feature that is not supported, before any weights are downloa
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
 
 from resnet_hub.config import VARIANTS, ResNetConfig, label_table, parse_json_object, preprocessing_fields, section
-from resnet_hub.convert.label_sets import read_label_set
-from resnet_hub.errors import ConfigError
+from resnet_hub.errors import CheckpointError, ConfigError
 
 # Pattern of a timm architecture -> the unsupported feature in it; the first match is reported.
 _UNSUPPORTED = {
@@ -305,3 +305,26 @@ def _compute_crop_pct(side: int, short: int) -> float:
         raise ConfigError(f"preprocessor_config.json crops {side} pixels of {short}; expected a tenth of them or more.")
     fraction = side / short
     return fraction if int(side / fraction) == short else side / (short + 1e-6)
+
+
+LABEL_SETS = ("cifar10", "cifar100", "imagenet")
+
+
+def read_label_set(name: str) -> list[str]:
+    """Read the labels of one of `LABEL_SETS`, in the order of the dataset; those of ImageNet-1k as in timm."""
+    return Path(__file__).with_name(f"{name}.txt").read_text("utf-8").splitlines()
+
+
+def read_label_file(text: str) -> list[str]:
+    """Read labels from a file with one label per line, or from a comma-separated list; raises `CheckpointError`."""
+    path = Path(text).expanduser()
+    try:
+        if "," not in text or path.is_file():
+            return [line.strip() for line in path.read_text("utf-8-sig").strip().splitlines()]
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise CheckpointError(
+            f"Cannot read labels from {text[:80]} ({reason}). Name a text file with one label per line, or list the "
+            "labels: a,b,c."
+        ) from None
+    return [label.strip() for label in text.split(",")]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from resnet_hub.config import CUSTOM, ResNetConfig, label_table
-from resnet_hub.convert.unwrap import MAX_NAMES, StateDict, unwrap_state_dict
+from resnet_hub.convert.weights_file import MAX_NAMES, StateDict, unwrap_state_dict
 from resnet_hub.errors import CheckpointError, ConfigError, list_untrusted
 
 if TYPE_CHECKING:

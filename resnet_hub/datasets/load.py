@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from resnet_hub.datasets.archive import UNSUPPORTED_COMPRESSION, Archive
 from resnet_hub.datasets.dataset import SPLITS, TRAIN, ImageDataset, LazySequence, Names, Splits
 from resnet_hub.datasets.labels import ASSETS, natural_key
 from resnet_hub.datasets.layout import OWN_OUTPUT, Files, Sample, decide_layout, sort_files
 from resnet_hub.datasets.listing import FolderListing, Listing
-from resnet_hub.datasets.metadata import explain_no_labels
 from resnet_hub.datasets.remote import HUB_PREFIX, load_parquet_or_hub
 from resnet_hub.datasets.split_names import are_all_splits, find_split
-from resnet_hub.datasets.tables import count_image_rows
+from resnet_hub.datasets.tables import count_image_rows, explain_no_labels
 from resnet_hub.datasets.tar import TarArchive, is_tar
+from resnet_hub.datasets.zip import UNSUPPORTED_COMPRESSION, Archive
 from resnet_hub.errors import DataError, list_untrusted
 from resnet_hub.images.load import SUFFIXES
 

@@ -16,9 +16,8 @@ from typing import Any
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import SPLIT_NAMES, SPLITS, TRAIN, Splits
-from resnet_hub.datasets.metadata import METADATA_NAMES
 from resnet_hub.datasets.split_names import UNLABELLED, find_split
-from resnet_hub.datasets.tables import load_tables
+from resnet_hub.datasets.tables import METADATA_NAMES, load_tables
 from resnet_hub.errors import DataError, HubError, ResNetHubError, TooLargeError, one_line
 from resnet_hub.hub_client.errors import error_message
 from resnet_hub.hub_client.listing import read_listing

@@ -18,7 +18,7 @@ from resnet_hub.datasets.dataset import SPLIT_NAMES, TRAIN, ImageDataset, Names,
 from resnet_hub.datasets.duplicates import Fingerprint, compute_fingerprint, find_duplicates
 from resnet_hub.datasets.labels import ASSETS
 from resnet_hub.datasets.layout import DOT_FOLDER, NO_IMAGES, NO_ROW
-from resnet_hub.datasets.metadata import NO_FILE
+from resnet_hub.datasets.tables import NO_FILE
 from resnet_hub.errors import DataError, ImageError, list_some, printable
 from resnet_hub.images.load import has_image_header
 

@@ -1,17 +1,194 @@
-"""Loads datasets of tables (parquet files): finds the columns of images and labels."""
+"""Labels in tables: `metadata.csv`, `.jsonl` or `.parquet` beside images, and parquet files that hold the images.
 
+https://huggingface.co/docs/datasets/image_dataset describes the files beside images: `metadata.csv`, `metadata.jsonl`
+or `metadata.parquet` has a column `file_name`, relative to the folder of the file, and further columns.
+"""
+
+import csv
+import io
+import json
+import posixpath
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from resnet_hub.datasets.dataset import TRAIN, ImageDataset, LazySequence, Splits
 from resnet_hub.datasets.labels import encode_label, natural_key
-from resnet_hub.datasets.split_names import are_all_splits
-from resnet_hub.errors import DataError, ImageError
+from resnet_hub.datasets.listing import Listing
+from resnet_hub.datasets.split_names import are_all_splits, find_split
+from resnet_hub.errors import DataError, ImageError, list_some, list_untrusted
+from resnet_hub.images.limits import MAX_IMAGE_BYTES
+
+METADATA_NAMES = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
+FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path")
+LABEL_COLUMNS = ("label", "labels", "cls", "class", "target", "category", "class_name", "label_name", "fine_label")
+_SPLIT_COLUMN = "split"
+_CAPTION_COLUMNS = {"text", "caption", "captions", "prompt", "description"}
+NO_FILE = "row of the metadata without an image"
+_MAX_ROWS = 5_000_000
+_MAX_FIELD = 2**20  # characters of a field in a CSV file
+
+
+class Metadata(NamedTuple):
+    """The labels in the metadata files of a source."""
+
+    labels: dict[str, str]  # by the path of the image
+    splits: dict[str, str]  # the same; empty unless a column `split` names the split of each image
+    skipped: dict[str, list[str]]
+
+
+def read_metadata(
+    listing: Listing,
+    paths: list[str],
+    images: set[str],
+    image_column: str | None,
+    label_column: str | None,
+    *,
+    has_classes: bool,
+) -> Metadata:
+    """Read the metadata files of a source.
+
+    Args:
+        listing: The files of the source.
+        paths: The metadata files.
+        images: The images.
+        image_column: The column of the file names. By default one of `FILE_COLUMNS`.
+        label_column: The column of the labels. By default one of `LABEL_COLUMNS`, or the only other column,
+            unless it holds captions or there are class folders.
+        has_classes: Whether the folders of the images are classes.
+
+    Raises:
+        DataError: A file cannot be read, has no such column, or its labels are no classes.
+    """
+    labels: dict[str, str] = {}
+    splits: dict[str, str | None] = {}
+    skipped = defaultdict(list)
+    for path in sorted(paths, key=lambda path: -path.count("/")):  # the nearest file counts
+        rows = _read_rows(listing, path) if images else []
+        columns = list(dict.fromkeys(column for row in rows[:100] for column in row))
+        file_column = image_column or find_column(columns, FILE_COLUMNS)
+        column = label_column or _find_label_column(columns, file_column, has_classes=has_classes)
+        if not rows or file_column is None or column is None:
+            skipped["metadata without file names and labels"].append(path)
+            continue
+        for name in (file_column, column):
+            if name not in columns:
+                raise DataError(f"{path} has no column {name!r}. Choose one of {list_untrusted(columns, 10)}.")
+        label_of = {}
+        found = _find_images(path, [str(row.get(file_column)) for row in rows], images)
+        for row, image in zip(rows, found, strict=True):
+            if image is None:
+                skipped[NO_FILE].append(f"{path}: {row.get(file_column)}")
+            elif (label := encode_label(column, row.get(column))) is not None:
+                label_of[image] = label
+                splits.setdefault(image, find_split(str(row.get(_SPLIT_COLUMN))))
+        labels = _drop_zeros(label_of) | labels
+    stated = {image: split for image, split in splits.items() if split}
+    return Metadata(labels, stated if len(stated) == len(splits) and TRAIN in stated.values() else {}, skipped)
+
+
+def _find_images(metadata: str, names: list[str], images: set[str]) -> list[str | None]:
+    """Return the images that a metadata file names, with forward slashes or those of Windows.
+
+    Where no name is right, but that of a file in some folder below, that file is meant.
+    """
+    folder = posixpath.dirname(metadata)
+    found = []
+    for name in names:
+        variants = (posixpath.normpath(posixpath.join(folder, variant)) for variant in (name, name.replace("\\", "/")))
+        found.append(next((image for image in variants if image in images), None))
+    if any(found):
+        return found
+    paths_of = defaultdict(list)
+    for image in images:
+        if image.startswith(f"{folder}/" if folder else ""):
+            paths_of[posixpath.basename(image)].append(image)
+    return [paths_of[name][0] if len(paths_of[name]) == 1 else None for name in names]
+
+
+def explain_no_labels(listing: Listing, paths: list[str], skipped: Mapping[str, list[str]]) -> str:
+    """Return the message for metadata files in which labels cannot be found."""
+    columns = list(dict.fromkeys(column for row in _read_rows(listing, paths[0])[:100] for column in row))
+    if missing := skipped.get(NO_FILE):
+        return (
+            f"{missing[0].replace(': ', ' names the image ', 1)}, which does not exist. Give its path relative to the "
+            "metadata file."
+        )
+    return (
+        f"{paths[0]} has no columns of file names and labels, only {list_some(columns, 10) or 'none'}. "
+        "Name them file_name and label, or set image_column and label_column."
+    )
+
+
+def _find_label_column(columns: list[str], file_column: str | None, *, has_classes: bool) -> str | None:
+    others = [column for column in columns if column not in (file_column, _SPLIT_COLUMN, "id", "")]
+    if (usual := find_column(others, LABEL_COLUMNS)) or has_classes:
+        return usual
+    return others[0] if len(others) == 1 and others[0] not in _CAPTION_COLUMNS else None
+
+
+def find_column(columns: list[str], usual_names: tuple[str, ...]) -> str | None:
+    """Return the column with a usual name, or else the only one that has it inside another, such as `meta.label`."""
+    inner = [column for column in columns if column.rpartition(".")[2] in usual_names]
+    return next((name for name in usual_names if name in columns), inner[0] if len(inner) == 1 else None)
+
+
+def _drop_zeros(labels: dict[str, str]) -> dict[str, str]:
+    """Read `1.0` as `1` if all labels are whole numbers, as pandas writes them beside a missing one."""
+    if all(label.removesuffix(".0").isdecimal() for label in labels.values()):
+        return {path: label.removesuffix(".0") for path, label in labels.items()}
+    return labels
+
+
+def _read_rows(listing: Listing, path: str) -> list[dict[str, Any]]:
+    suffix = PurePosixPath(path).suffix.lower()
+    try:
+        content = listing.read(path)
+        if len(content) > MAX_IMAGE_BYTES:
+            raise DataError(f"{path} has over {MAX_IMAGE_BYTES // 2**20} MB. Split it, one file per split.")
+        if suffix == ".parquet":
+            return _read_parquet(content)
+        text = content.decode("utf-8-sig")
+        if suffix == ".jsonl":
+            rows = [flatten(json.loads(line)) for line in text.splitlines() if line.strip()]
+        else:
+            csv.field_size_limit(_MAX_FIELD)
+            delimiter = max(",;\t", key=text.partition("\n")[0].count)  # as Excel writes in some countries
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+        if len(rows) > _MAX_ROWS:
+            raise ValueError
+    except (ValueError, RecursionError, csv.Error):
+        raise DataError(f"{path} is damaged or not UTF-8. Save it again as a {suffix[1:]} file in UTF-8.") from None
+    except ImageError as error:
+        raise DataError(str(error)) from None
+    return rows
+
+
+def flatten(row: Any) -> dict[str, Any]:
+    """Give the values of a dictionary inside a row columns of their own: `image.path`. Raises `ValueError`."""
+    if not isinstance(row, dict):
+        raise ValueError
+    inner = [(column, value) for column, value in row.items() if isinstance(value, dict)]
+    return {column: value for column, value in row.items() if not isinstance(value, dict)} | {
+        f"{column}.{name}": item for column, value in inner for name, item in value.items()
+    }
+
+
+def _read_parquet(content: bytes) -> list[dict[str, Any]]:
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise DataError("Parquet files need another package. Run pip install 'resnet_hub[train]'.") from None
+    try:
+        rows = [flatten(row) for row in pq.read_table(io.BytesIO(content)).to_pylist()]
+    except Exception as error:  # damaged files raise nearly any exception
+        raise ValueError(str(error)) from None
+    return rows
+
 
 MAX_LABELS = 10_000  # a column with more values holds numbers or captions
 _SET_COLUMN = "Set label_column to the one that does."
@@ -79,7 +256,7 @@ def load_tables(tables: dict[str, Any], image_column: str | None, label_column: 
 def count_image_rows(path: Path) -> int:
     """Count the rows of a parquet file that has a column of images; 0 for any other file."""
     try:
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+        import pyarrow.parquet as pq
         from pyarrow import types
 
         with pq.ParquetFile(path) as file:

@@ -5,9 +5,8 @@ from typing import Any
 import gradio as gr
 
 from resnet_hub.demo import markup, predict_markup
-from resnet_hub.demo.default_models import DefaultModels
 from resnet_hub.demo.i18n import message, translate, translate_error
-from resnet_hub.demo.models import Models
+from resnet_hub.demo.models import DefaultModels, Models
 from resnet_hub.errors import ResNetHubError
 
 

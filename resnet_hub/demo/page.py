@@ -1,7 +1,14 @@
-"""The page as Gradio serves it: its theme and limits, its errors as messages, and its tabs."""
+"""The page as Gradio serves it: its theme and limits, its errors as messages, and its tabs.
 
+`PageHead` replaces Gradio's own head, which names Gradio, shows its image and is always English; it can be changed in
+the browser only, which is too late.
+"""
+
+import html
 import os
+import re
 import threading
+from base64 import b64encode
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -10,24 +17,69 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from resnet_hub.demo.default_models import DefaultModels
 from resnet_hub.demo.gradio_compat import GuardedBlocks
-from resnet_hub.demo.guard import LIVE, Guard
+from resnet_hub.demo.guard import LIVE, App, Guard, Message, Receive, Send
 from resnet_hub.demo.housekeeping import keep_tidy, start_log
-from resnet_hub.demo.i18n import I18N, message, translate
+from resnet_hub.demo.i18n import I18N, MESSAGES, choose_language, message, translate
 from resnet_hub.demo.inside_tab.tab import InsideTab
 from resnet_hub.demo.live_camera import LiveCamera
-from resnet_hub.demo.models import Models
-from resnet_hub.demo.page_head import ICON, PageHead
+from resnet_hub.demo.models import DefaultModels, Models
 from resnet_hub.demo.predict_tab import EXAMPLES, PredictTab
 from resnet_hub.demo.runs.run import MAX_BYTES
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.runs.store import RunStore, ServedFiles
 from resnet_hub.demo.train_tab.tab import TrainTab
 from resnet_hub.demo.usage_limits import MAX_WAITING, OpenCalls
-from resnet_hub.demo.visitor import get_address
+from resnet_hub.demo.visitor import Scope, get_address, get_header
 from resnet_hub.errors import memory_is_full
 from resnet_hub.version import __version__
+
+_FOLDER = Path(__file__).parent
+ICON = _FOLDER / "icon.svg"
+_SCRIPT = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "predict.js"))
+_PREVIEW_TAGS = re.compile(r'<meta\s+(?:property="og:|name="twitter:)[^>]*/>\s*')
+
+
+class PageHead:
+    """The middleware. It changes `GET /` only."""
+
+    def __init__(self, app: App):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != "/" or scope["method"] != "GET":
+            return await self.app(scope, receive, send)
+        start: Message = {}
+        body = bytearray()
+
+        async def collect(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                start.update(message)
+                return
+            body.extend(message.get("body", b""))
+            if message.get("more_body"):
+                return
+            page = _replace_head(body.decode("utf-8"), get_header(scope, "accept-language")).encode()
+            others = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
+            start["headers"] = [*others, (b"content-length", str(len(page)).encode())]
+            await send(start)
+            await send({"type": "http.response.body", "body": page})
+
+        await self.app(scope, receive, collect)
+
+
+def _replace_head(page: str, accept_language: str) -> str:
+    """Gradio's page with our language, preview and script."""
+    language = choose_language(accept_language)
+    title, description = MESSAGES[language]["preview_title"], MESSAGES[language]["preview_text"]
+    tags = {"og:type": "website", "og:title": title, "og:description": description, "og:site_name": "resnet_hub"}
+    lines = [f'<meta property="{key}" content="{html.escape(text)}" />' for key, text in tags.items()]
+    lines += ['<meta name="twitter:card" content="summary" />', f'<meta name="description" content="{description}" />']
+    icon = b64encode(ICON.read_bytes()).decode()
+    lines += [f'<link rel="icon" href="data:image/svg+xml;base64,{icon}" />', f"<script>{_SCRIPT}</script>"]
+    page = _PREVIEW_TAGS.sub("", page).replace('lang="en"', f'lang="{language}"', 1)
+    return page.replace("</head>", "\n".join([*lines, "</head>"]), 1)
+
 
 MAX_THREADS = 147  # more than the 144 calls that the page runs at once; a thread starts when it is needed
 SESSIONS = 600  # of 15 to 100 KB; then Gradio forgets the one that was not used for longest

@@ -10,11 +10,10 @@ import gradio as gr
 
 from resnet_hub.demo import markup, predict_markup
 from resnet_hub.demo.compare_models import ModelComparison
-from resnet_hub.demo.default_models import DefaultModels
 from resnet_hub.demo.i18n import message, translate
 from resnet_hub.demo.live_camera import LiveCamera
 from resnet_hub.demo.model_picker import ModelPicker
-from resnet_hub.demo.models import Models
+from resnet_hub.demo.models import DefaultModels, Models
 from resnet_hub.demo.several_photos import SeveralPhotos
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.images.load import load_image

@@ -24,8 +24,7 @@ from resnet_hub.evaluation.metrics import (
     compute_target_ranks,
 )
 from resnet_hub.images.transforms import crops_transform
-from resnet_hub.inference.classifier import Classifier
-from resnet_hub.inference.inputs import limit_batch_size, load_inputs
+from resnet_hub.inference.classifier import Classifier, limit_batch_size, load_inputs
 from resnet_hub.model import ResNet
 
 

@@ -3,7 +3,8 @@
 import copy
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -13,9 +14,11 @@ from weakref import WeakSet
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from resnet_hub.config import ResNetConfig
+from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.errors import CheckpointError, ImageError, ResNetHubError, memory_errors
 from resnet_hub.images.load import list_images, load_image
 from resnet_hub.images.transforms import eval_transform
@@ -27,9 +30,45 @@ from resnet_hub.inference.engines import (
     join_tensors,
     select_engine,
 )
-from resnet_hub.inference.inputs import limit_batch_size
 from resnet_hub.inference.novelty import FeatureSubspace
 from resnet_hub.model import ResNet
+
+MAX_BATCH_PIXELS = 2**22  # of the network's input: 83 images of 224 x 224, one of 2048 x 2048
+
+
+def limit_batch_size(batch_size: int, image_size: int) -> int:
+    """Reduces a batch size so that the inputs, squares of `image_size` pixels, fit into `MAX_BATCH_PIXELS`."""
+    return min(batch_size, max(1, MAX_BATCH_PIXELS // image_size**2))
+
+
+def load_inputs(
+    data: ImageDataset, transform: Callable[[Image.Image], Tensor], batch_size: int
+) -> Iterator[list[Tensor | ImageError]]:
+    """Loads the images of a dataset in batches, in order. Threads decode one batch ahead, so that memory is bounded.
+
+    Args:
+        data: The images.
+        transform: Maps an RGB image to an input (C, side, side).
+        batch_size: Images in each batch; the last may have fewer.
+
+    Yields:
+        For each batch a list with an input for each image, or the `ImageError` of one that cannot be read.
+    """
+
+    def load(index: int) -> Tensor | ImageError:
+        try:
+            return transform(load_image(data.sources[index], name=data.name(index)))
+        except ImageError as error:
+            return error
+
+    pending: deque[list[Future[Tensor | ImageError]]] = deque()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(data), batch_size):
+            pending.append([pool.submit(load, index) for index in range(start, min(start + batch_size, len(data)))])
+            if len(pending) == 2:
+                yield [future.result() for future in pending.popleft()]
+        yield [future.result() for future in pending.popleft()]
+
 
 # A JPEG's decoder may shrink it to this multiple of the resized image, or to this length, and no further. Without the
 # latter, the scores of a network for 32 pixels change by up to 0.08.

@@ -16,9 +16,8 @@ from resnet_hub.datasets.dataset import TRAIN, ImageDataset, choose_split
 from resnet_hub.datasets.labels import match_labels
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import CheckpointError, DataError, ResNetHubError
-from resnet_hub.inference.classifier import Classifier
+from resnet_hub.inference.classifier import Classifier, load_inputs
 from resnet_hub.inference.engines import create_session
-from resnet_hub.inference.inputs import load_inputs
 from resnet_hub.inference.onnx_export import require_checkpoint_folder, require_onnx, write_onnx_files
 from resnet_hub.inference.onnx_graph import INPUT, build_onnx, digest_weights, fold_batchnorm
 from resnet_hub.model import ResNet

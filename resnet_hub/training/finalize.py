@@ -21,17 +21,15 @@ from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.evaluation.evaluate import compute_outputs, evaluate
-from resnet_hub.evaluation.metrics import Evaluation
+from resnet_hub.evaluation.metrics import KEPT, MAX_NOVELTY_LABELS, PRECISION, Evaluation, Fit, fit_reliability
 from resnet_hub.evaluation.plots import plot_confusion_matrix, plot_training_curves
-from resnet_hub.evaluation.reliability import KEPT, MAX_NOVELTY_LABELS, PRECISION, Fit, fit_reliability
 from resnet_hub.hub_client.listing import sha256_file
 from resnet_hub.inference.engines import has_bf16
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import TrainConfig, command_line_options, is_gone, is_hub_id
 from resnet_hub.training.events import Finished
-from resnet_hub.training.run_dir import RunDir
+from resnet_hub.training.run_dir import Best, RunDir
 from resnet_hub.training.split import RunImages
-from resnet_hub.training.state import Best
 
 CONFUSION, CURVES = "confusion.png", "curves.png"
 _KNOWN = 500  # training images whose features say what the model knows

@@ -1,5 +1,6 @@
 """The model that a run starts from. The run directory keeps a copy of the base, which may be moved or deleted."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from resnet_hub.checkpoints.save import CONFIG_FILE
 from resnet_hub.config import Reliability, ResNetConfig
 from resnet_hub.errors import TrainingError
 from resnet_hub.model import ResNet
-from resnet_hub.training.config import TrainConfig
+from resnet_hub.training import optimizer
+from resnet_hub.training.config import ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.run_dir import RunDir
 
 
@@ -69,3 +71,28 @@ def _find_base(base: str, run: RunDir) -> str | Path:
 def _set_preprocessing(model_config: ResNetConfig, config: TrainConfig) -> ResNetConfig:
     changes: dict[str, Any] = {"image_size": config.image_size, "crop_pct": config.crop_pct}
     return replace(model_config, **{key: value for key, value in changes.items() if value is not None})
+
+
+def check_batch_norm(config: ResolvedTrainConfig, model: ResNetConfig, batch_size: int) -> None:
+    """Checks that no forward pass computes the statistics of a single value.
+
+    Args:
+        config: The settings of the run.
+        model: The network.
+        batch_size: Images of a step in one process. `config.accumulate` splits them into parts.
+
+    Raises:
+        TrainingError: If a part has one image, and the last feature map of the network one pixel.
+    """
+    if config.frozen_norm or config.epochs == 0:
+        return
+    part = math.ceil(batch_size / config.accumulate)
+    smallest = batch_size % part or part  # as `Tensor.chunk` splits
+    size = optimizer.image_size(config.first_size, config.crop_size or model.image_size, 0, config.epochs or 1)
+    if smallest > 1 or min(layer.size for layer in replace(model, image_size=size).convolutions()) > 1:
+        return
+    cause = "the batch has" if batch_size == 1 else f"of the batch of {batch_size}, a part has"
+    raise TrainingError(
+        f"BatchNorm cannot be trained on one value a channel: {cause} one image, and at {size} pixels the last feature "
+        "map has one pixel. Choose a batch_size that leaves at least two images, a larger image_size, or frozen_norm."
+    )

@@ -1,26 +1,139 @@
-"""Loads the images of a run: decodes and crops them in threads, ahead of their use.
+"""From a dataset to batches: the order of the images, the cache of decoded ones, and threads that read ahead.
 
 Threads, because decoders and resizing release the interpreter's lock: they share one cache, start at once, and work
 where a platform forbids other processes, as ZeroGPU does.
 """
 
 import os
+import re
+import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.dataset import ImageDataset
-from resnet_hub.errors import ImageError
+from resnet_hub.errors import ImageError, TrainingError, disk_is_full
 from resnet_hub.images.load import load_image
-from resnet_hub.training.image_cache import ImageCache
+from resnet_hub.images.transforms import MAX_ASPECT, resize_and_crop, resize_whole
+from resnet_hub.training import optimizer
+from resnet_hub.training.config import ResolvedTrainConfig, TrainConfig
+from resnet_hub.training.events import Preparing
+from resnet_hub.training.split import RunImages
+
+MEMORY_SHARE = 0.5  # of the free memory that decoded images may take
+FREE_DISK = 2 * 2**30  # bytes that stay free
+_CHANNELS = 3
+
+
+class ImageCache:
+    """Keeps decoded images, uint8 (H, W, 3), by their key, for all threads of a process.
+
+    On disk, each image has a slot of the file `pixels`, of which it fills only a part; the file is sparse, so the rest
+    takes no space. The sizes are in the file `sizes`, (0, 0) for an image that is not there. Several processes can
+    share the folder: they write the same.
+
+    Args:
+        folder: The folder on disk.
+        count: Keys are from 0 to `count - 1`.
+        slot: Bytes of the largest image.
+        memory: Bytes that may be kept in memory.
+        disk: Whether images that do not fit are kept on disk, while `FREE_DISK` bytes stay free.
+    """
+
+    def __init__(self, folder: Path, *, count: int, slot: int, memory: int, disk: bool):
+        self.folder, self.count, self.slot, self.memory_left = folder, count, slot, memory
+        self._lock = threading.Lock()
+        self._images: dict[int, np.ndarray] = {}
+        self._writes_to_disk = disk
+        self._pixels = self._sizes = np.empty((0, 2), np.uint8)  # until the files are opened
+        if disk and folder.is_dir():
+            self._open_files()
+
+    def get(self, key: int) -> np.ndarray | None:
+        """Returns an image, or None if it is not kept."""
+        image = self._images.get(key)
+        if image is not None or not len(self._sizes):
+            return image
+        height, width = map(int, self._sizes[key])
+        return self._pixels[key, : height * width * _CHANNELS].reshape(height, width, _CHANNELS) if height else None
+
+    def put(self, key: int, image: np.ndarray) -> None:
+        """Keeps an image if it fits."""
+        with self._lock:
+            if image.nbytes <= self.memory_left:
+                self.memory_left -= image.nbytes
+                self._images[key] = image
+            elif self._writes_to_disk:
+                self._write(key, image)
+
+    def _write(self, key: int, image: np.ndarray) -> None:
+        """Writes an image with a file's `write`: writing to the map of a full disk would end the process."""
+        try:
+            if not len(self._sizes):
+                self._open_files()
+            if shutil.disk_usage(self.folder).free < FREE_DISK + image.nbytes:
+                self._writes_to_disk = False
+                return
+            with (self.folder / "pixels").open("r+b", buffering=0) as file:
+                file.seek(key * self.slot)
+                file.write(image.tobytes())
+            with (self.folder / "sizes").open("r+b", buffering=0) as file:
+                file.seek(key * self._sizes.strides[0])
+                file.write(np.array(image.shape[:2], np.uint16).tobytes())
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+            self._writes_to_disk = False
+
+    def _open_files(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        shapes = {"pixels": (np.uint8, (self.count, self.slot)), "sizes": (np.uint16, (self.count, 2))}
+        maps = []
+        for name, (dtype, shape) in shapes.items():
+            path, size = self.folder / name, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+            with path.open("ab") as file:
+                file.truncate(size)
+            maps.append(np.memmap(path, dtype, "r+", shape=shape).view(np.ndarray))
+        self._pixels, self._sizes = maps
+
+    def delete(self) -> None:
+        """Deletes the files. Images in memory stay."""
+        self._writes_to_disk = False
+        self._pixels = self._sizes = np.empty((0, 2), np.uint8)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def measure_free_memory() -> int:
+    """Returns the bytes of memory that this process may still use: free on the machine, in its container, allowed."""
+    free = [int(psutil.virtual_memory().available)]
+    with suppress(OSError, ValueError):  # of a container: of the memory in use, the cached files can be dropped
+        root = Path("/sys/fs/cgroup")
+        used, limit = (int((root / name).read_text()) for name in ("memory.current", "memory.max"))
+        cached = re.search(r"^inactive_file (\d+)$", (root / "memory.stat").read_text(), re.MULTILINE)
+        free.append(limit - used + (int(cached[1]) if cached else 0))
+    with suppress(ImportError, OSError, TypeError):
+        import resource
+
+        allowed = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        data = re.search(r"^VmData:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+        if allowed != resource.RLIM_INFINITY and data:
+            free.append(allowed - 1024 * int(data[1]))
+    return max(0, min(free))
+
 
 _PART = 32  # images that a thread loads at a time
 _TRIES = 10  # images in a row that cannot be read, before the loading fails
@@ -178,3 +291,119 @@ def split_batches(indices: np.ndarray, batch_size: int) -> Iterator[Batch]:
 def count_cores() -> int:
     """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass
+class BatchSampler:
+    """Yields the batches of a run, from any position on.
+
+    Attributes:
+        config: The settings of the run, with its epochs.
+        targets: int64 (N,).
+        num_classes: Number of classes.
+        crop_size: Height and width of the training crops.
+        process: The index of this process among `num_processes`.
+        batch_size: Images of a step, over all processes.
+        steps: Steps of an epoch; the remaining images of a shuffled epoch are not used.
+    """
+
+    config: ResolvedTrainConfig
+    targets: Tensor
+    num_classes: int
+    crop_size: int
+    process: int = 0
+    num_processes: int = 1
+
+    def __post_init__(self) -> None:
+        count, processes = len(self.targets), self.num_processes
+        is_mixed = processes > 1 and (self.config.mixup or self.config.cutmix)  # images are mixed in pairs
+        multiple = 2 * processes if is_mixed else processes
+        self.batch_size = min(self.config.batch_size, count) // multiple * multiple
+        if not self.batch_size:
+            raise TrainingError(f"{count} images cannot be shared by {processes} processes.")
+        self.steps = count // self.batch_size
+        self.class_weights = optimizer.compute_class_weights(self.targets, self.num_classes)
+
+    def iterate(self, epoch: int, step: int) -> Iterator[Batch]:
+        """Yields the share of this process of each batch from `step` of `epoch` on."""
+        config, length = self.config, self.batch_size // self.num_processes
+        assert config.epochs is not None
+        for number in range(epoch, config.epochs):
+            order = self.shuffle(number).numpy()
+            size = optimizer.image_size(config.first_size, self.crop_size, number, config.epochs)
+            for current in range(step if number == epoch else 0, self.steps):
+                start = current * self.batch_size + self.process * length
+                numbers = optimizer.draw_numbers(config.seed, number, start, length)
+                yield Batch(order[start : start + length], numbers, size)
+
+    def shuffle(self, epoch: int) -> Tensor:
+        """Returns the indices (N,) of an epoch: shuffled, or drawn so that all classes are as frequent."""
+        generator = optimizer.create_generator(self.config.seed, epoch)
+        if self.config.balance == "sampling":
+            chances = self.class_weights[self.targets].double()
+            return torch.multinomial(chances, len(chances), replacement=True, generator=generator)
+        return torch.randperm(len(self.targets), generator=generator)
+
+
+_BATCH = 256  # images between two events
+
+
+class Inputs(NamedTuple):
+    """The decoded images of a run, and what loads them."""
+
+    train: DecodedImages  # whole images, from which crops are cut
+    validation: DecodedImages  # at the size of the network, pixel by pixel as a prediction sees them
+    loader: Loader
+
+
+def open_inputs(
+    images: RunImages,
+    config: TrainConfig,
+    model_config: ResNetConfig,
+    folder: Path,
+    *,
+    keeps_on_disk: bool,
+    is_on_gpu: bool,
+) -> Inputs:
+    """Opens the images of a run.
+
+    Args:
+        images: The encoded images.
+        config: Its `cache` and `workers` are used.
+        model_config: Its preprocessing.
+        folder: The folder of the cache on disk.
+        keeps_on_disk: Whether another process will read the images again, so that none is kept in memory.
+        is_on_gpu: Whether the batches go to a GPU.
+    """
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of the run on this machine
+    threads = max(1, (count_cores() - is_on_gpu) // neighbours)  # the main thread takes a core to feed a GPU
+    in_memory = config.cache in ("auto", "memory") and not keeps_on_disk
+    cache = ImageCache(
+        folder,
+        count=len(images.train) + len(images.validation),
+        slot=MAX_ASPECT * 3 * model_config.resize_size**2,
+        memory=int(MEMORY_SHARE * measure_free_memory() / neighbours) if in_memory else 0,
+        disk=config.cache in ("auto", "disk") or (config.cache == "memory" and keeps_on_disk),
+    )
+
+    def decode_exactly(image: Image.Image) -> np.ndarray:
+        return np.array(resize_and_crop(model_config, image))
+
+    decode, near = partial(resize_whole, model_config), model_config.resize_size
+    return Inputs(
+        DecodedImages(images.train, decode, cache, near=near),
+        DecodedImages(images.validation, decode_exactly, cache, first_key=len(images.train)),
+        Loader(config.workers or threads, pin_memory=is_on_gpu),
+    )
+
+
+def fill_cache(inputs: Inputs) -> Generator[Preparing, None, None]:
+    """Decodes all images, so that the cache keeps those that fit."""
+    done, total = 0, len(inputs.train) + len(inputs.validation)
+    for images in (inputs.train, inputs.validation):
+        batches = split_batches(np.arange(len(images)), _BATCH)
+        loading = inputs.loader.load(images, batches, lambda decoded, _: np.empty(len(decoded), np.uint8))
+        with closing(loading):
+            for batch, _ in loading:
+                yield Preparing("images", done, total)
+                done += len(batch.indices)

@@ -20,20 +20,16 @@ from resnet_hub.checkpoints.default_model import DefaultModel
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.inference.engines import has_bf16
-from resnet_hub.training import events, schedule
+from resnet_hub.training import events, optimizer
 from resnet_hub.training.augmentation import BatchTransform
-from resnet_hub.training.batch_norm import check_batch_norm
 from resnet_hub.training.config import AUTO, Phase, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.finalize import describe_hardware, describe_result, finalize_run, is_finalized
-from resnet_hub.training.initial_model import choose_base, create_model, read_model_config
-from resnet_hub.training.inputs import fill_cache, open_inputs
+from resnet_hub.training.initial_model import check_batch_norm, choose_base, create_model, read_model_config
 from resnet_hub.training.linear_probe import fit_linear_probe
-from resnet_hub.training.loader import Batch
+from resnet_hub.training.loader import Batch, BatchSampler, fill_cache, open_inputs
 from resnet_hub.training.optimizer import create_optimizer, frozen_modules, set_train_mode
-from resnet_hub.training.run_dir import RunDir
-from resnet_hub.training.sampler import BatchSampler
+from resnet_hub.training.run_dir import Best, Position, RunDir, SavedState, TrainingState
 from resnet_hub.training.split import create_split, describe_report, record_unreadable, select_images
-from resnet_hub.training.state import Best, Position, SavedState, TrainingState
 from resnet_hub.training.stochastic_depth import add_stochastic_depth
 from resnet_hub.training.tracking import check_tracker, start_tracker
 from resnet_hub.training.train_step import TrainStep
@@ -428,7 +424,7 @@ class Trainer:
         return event
 
     def _learning_rate(self, progress: float) -> float:
-        return float(schedule.learning_rate(self.config, progress) * 0.1**self.position.rate_drops)
+        return float(optimizer.learning_rate(self.config, progress) * 0.1**self.position.rate_drops)
 
     def _check_loss(self, loss: float, epoch: int) -> None:
         if not math.isfinite(loss):

@@ -20,9 +20,8 @@ from resnet_hub.images.load import load_image
 from resnet_hub.images.transforms import resize_whole
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import AUTO, ResolvedTrainConfig, TrainConfig
-from resnet_hub.training.image_cache import FREE_DISK, MEMORY_SHARE, measure_free_memory
 from resnet_hub.training.initial_model import choose_base, create_model, read_model_config
-from resnet_hub.training.loader import count_cores
+from resnet_hub.training.loader import FREE_DISK, MEMORY_SHARE, count_cores, measure_free_memory
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import MAX_CHECKED
 

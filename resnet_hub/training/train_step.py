@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnet_hub.errors import TrainingError
-from resnet_hub.training import schedule
+from resnet_hub.training import optimizer
 from resnet_hub.training.augmentation import BatchTransform
-from resnet_hub.training.batch_norm import check_batch_norm
 from resnet_hub.training.config import ResolvedTrainConfig
 from resnet_hub.training.events import OutOfMemory
+from resnet_hub.training.initial_model import check_batch_norm
 from resnet_hub.training.loader import Batch
 from resnet_hub.training.optimizer import update_average
-from resnet_hub.training.state import TrainingState
+from resnet_hub.training.run_dir import TrainingState
 
 _PRESENT = 0.2  # share of a mixed image from which on its class counts as present (arXiv 2110.00476, section 3.1)
 
@@ -85,11 +85,11 @@ class TrainStep:
         config, state = self.config, self.state
         if config.stochastic_depth:
             position = state.position.epoch, state.position.step, self.accelerator.process_index
-            torch.manual_seed(schedule.create_generator(config.seed, *position).initial_seed())
+            torch.manual_seed(optimizer.create_generator(config.seed, *position).initial_seed())
         pixels = pixels.to(self.device, non_blocking=True)  # as bytes
         indices = self.targets[batch.indices].to(self.device, non_blocking=True)[:, None]
         targets = torch.zeros(len(pixels), len(self.class_weights), device=self.device).scatter_(1, indices, 1.0)
-        generator = schedule.create_generator(config.seed, state.position.epoch, state.position.step)
+        generator = optimizer.create_generator(config.seed, state.position.epoch, state.position.step)
         images, targets = self.transform(pixels, targets, batch, generator)
         class_weights = self.class_weights.to(self.device, non_blocking=True) if config.balance == "loss" else None
         chunks = list(zip(images.chunk(self.parts), targets.chunk(self.parts), strict=True))

@@ -15,8 +15,7 @@ from resnet_hub.inference.onnx_graph import fold_batchnorm
 from resnet_hub.model import ResNet
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.events import Sample
-from resnet_hub.training.inputs import Inputs
-from resnet_hub.training.loader import split_batches
+from resnet_hub.training.loader import Inputs, split_batches
 
 _BATCH, _SAMPLES = 256, 6
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from resnet_hub.analysis.plots import Chart
+from resnet_hub.analysis.report import Chart
 from resnet_hub.demo import markup
 from resnet_hub.demo.charts import render_chart
 from resnet_hub.demo.i18n import PageError, message, translate, translate_error

@@ -8,7 +8,7 @@ import gradio as gr
 from resnet_hub.analysis.anatomy import describe_anatomy
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import message, translate
-from resnet_hub.demo.inside_tab import anatomy, lesions, paths, recorded
+from resnet_hub.demo.inside_tab import panels
 from resnet_hub.demo.inside_tab.live_parts import LiveParts
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.predict_tab import EXAMPLES
@@ -58,7 +58,7 @@ class InsideTab:
         except ResNetHubError as error:
             return markup.render_error(error, request), *[""] * (len(self._cleared) + 2)
         source = translate(request, "inside_your_photo" if photo else "inside_example_photo")
-        drawn = anatomy.render_drawing(config, request), lesions.render_switches(config, request)
+        drawn = panels.render_drawing(config, request), panels.render_switches(config, request)
         return markup.render_text(source), *drawn, *[""] * len(self._cleared)
 
     def show_block(
@@ -71,7 +71,7 @@ class InsideTab:
             part = next((part for part in describe_anatomy(classifier.config) if part.name in names), None)
             if part is None:  # the model was changed meanwhile; opening the tab draws it again
                 return
-            facts = anatomy.render_part(part, request)
+            facts = panels.render_part(part, request)
             yield facts, "", ""
             if not part.shortcut:
                 return
@@ -85,14 +85,14 @@ class InsideTab:
     def _measure_block(
         self, facts: str, block: str, classifier: "Classifier", photo: dict[str, Any] | None, request: gr.Request
     ) -> Iterator[tuple[str, str, str]]:
-        from resnet_hub.analysis.maps import feature_maps, residual_ratios
+        from resnet_hub.analysis.anatomy import feature_maps, residual_ratios
 
         images = preprocess(classifier, photo)
-        maps_of = feature_maps(classifier.model, images, block, strongest=anatomy.STRONGEST)
-        maps = anatomy.render_maps(maps_of[block], request)
+        maps_of = feature_maps(classifier.model, images, block, strongest=panels.STRONGEST)
+        maps = panels.render_maps(maps_of[block], request)
         yield facts, maps, ""
         ratios = residual_ratios(classifier.model, images)
-        yield facts, maps, anatomy.render_ratios(ratios, block, classifier.config.shortcut == "none", request)
+        yield facts, maps, panels.render_ratios(ratios, block, classifier.config.shortcut == "none", request)
 
     def switch_blocks(
         self, photo: dict[str, Any] | None, model: str, request: gr.Request, chosen: gr.SelectData
@@ -104,7 +104,7 @@ class InsideTab:
                 return markup.render_text(translate(request, "inside_too_slow"), "status")
             blocks = {part.name for part in describe_anatomy(classifier.config) if part.shortcut}
             off = [name for name in read_names(chosen) if name in blocks]
-            return lesions.render_lesion(classifier.model, preprocess(classifier, photo), off, request)
+            return panels.render_lesion(classifier.model, preprocess(classifier, photo), off, request)
         except ResNetHubError as error:
             return markup.render_error(error, request)
 
@@ -114,13 +114,13 @@ class InsideTab:
             classifier = self.models.get(model)
             if classifier.config.multiply_adds > MAX_WORK:
                 return markup.render_text(translate(request, "inside_too_slow"), "status")
-            return paths.render_paths(classifier.model, preprocess(classifier, photo), request)
+            return panels.render_paths(classifier.model, preprocess(classifier, photo), request)
         except ResNetHubError as error:
             return markup.render_error(error, request)
 
     def show_recorded(self, request: gr.Request) -> tuple[str, str]:
         """The recorded trainings, or how to make them."""
-        return recorded.render_degradation(request), recorded.render_shortcuts(request)
+        return panels.render_degradation(request), panels.render_shortcuts(request)
 
     # -- the page ------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from resnet_hub import jobs
-from resnet_hub.demo import account
+from resnet_hub.demo import visitor
 from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Scheduler
@@ -52,7 +52,7 @@ class JobPanel:
         if run is None or job is None:
             return
         try:
-            token = account.token(request, signed_in)
+            token = visitor.token(request, signed_in)
             supervise = self.scheduler.supervise(run, take_over=True)
             with supervise as supervision, suppress(FileNotFoundError):  # the run was deleted meanwhile
                 yield {self.state.timer: gr.Timer(active=True)}  # `watch` shows the events
@@ -80,7 +80,7 @@ class JobPanel:
 
     def create_inputs(self) -> None:
         """Create the fields; `render` places them."""
-        self.repo = account.create_repo_field(max_length=90, elem_id="job-repo", render=False)
+        self.repo = visitor.create_repo_field(max_length=90, elem_id="job-repo", render=False)
         self.inputs: list[Any] = [self.repo]  # Any: Gradio does not type `render`
         for name, choices, value in (("flavor", jobs.FLAVORS, "t4-small"), ("limit", jobs.LIMITS, "2h")):
             texts = {"label": message(name), "info": message(f"{name}_info"), "elem_id": f"job-{name}"}
@@ -97,7 +97,7 @@ class JobPanel:
             with gr.Row():
                 for component in self.inputs:
                     component.render()
-            account.render_login()
+            visitor.render_login()
             self.start_button = gr.Button(message("start_job"))
 
     def connect(self) -> None:

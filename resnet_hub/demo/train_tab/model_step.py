@@ -12,9 +12,8 @@ from resnet_hub.checkpoints.load import read_config
 from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.demo import markup
-from resnet_hub.demo.default_models import DefaultModels
 from resnet_hub.demo.i18n import PageError, message, translate
-from resnet_hub.demo.models import Models
+from resnet_hub.demo.models import DefaultModels, Models
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.store import RunStore
 from resnet_hub.demo.space import get_token, is_zero_gpu

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from resnet_hub.checkpoints.push import push_folder
-from resnet_hub.demo import account, charts, corrections, markup
+from resnet_hub.demo import charts, corrections, markup, visitor
 from resnet_hub.demo.i18n import PageError, message, translate, translate_error
 from resnet_hub.demo.predict_tab import PredictTab
 from resnet_hub.demo.runs.run import PageRun
@@ -136,12 +136,12 @@ class ResultStep:
 
     def show_push_help(self, request: gr.Request, signed_in: gr.OAuthToken | None) -> str:
         """What a visitor without a token needs, with the way to it."""
-        key = account.describe_way_in(request, signed_in)
+        key = visitor.describe_way_in(request, signed_in)
         return markup.render("push_help.html", request, key=key) if key else ""
 
     def check_name(self, name: str, request: gr.Request) -> str:
         try:
-            account.check_repo(name)
+            visitor.check_repo(name)
         except PageError as error:
             return markup.render_error(error, request) if name else ""
         return ""
@@ -149,11 +149,11 @@ class ResultStep:
     def push(self, run_id: str, name: str, private: bool, request: gr.Request, signed_in: gr.OAuthToken | None) -> str:
         """Push the model in one commit, with the token of the visitor or, on their own machine, of the local user."""
         try:
-            account.check_repo(name)
+            visitor.check_repo(name)
             folder = self.scheduler.find_model(run_id)
             if folder is None:
                 raise PageError("no_model" if self.runs.find(run_id) else "no_run")
-            token = account.token(request, signed_in, account.describe_way_in(request, signed_in) or "no_sign_in")
+            token = visitor.token(request, signed_in, visitor.describe_way_in(request, signed_in) or "no_sign_in")
             url = push_folder(folder, str(name).strip(), private=bool(private), token=token)
         except ResNetHubError as error:
             return markup.render_error(error, request)
@@ -178,10 +178,10 @@ class ResultStep:
                 self.terms = gr.HTML(elem_id="terms")
                 with gr.Accordion(message("push_head"), open=False, elem_id="push"):
                     with gr.Row():
-                        self._name = account.create_repo_field(max_length=97, elem_id="repo")
+                        self._name = visitor.create_repo_field(max_length=97, elem_id="repo")
                         self._private = gr.Checkbox(True, label=message("private"))
                     self.push_help = gr.HTML(elem_id="push-help")
-                    account.render_login()
+                    visitor.render_login()
                     self._push_button = gr.Button(message("push"))
                     self.outcome = gr.HTML(elem_id="outcome")
         with gr.Column(elem_id="evaluation-panel"):

@@ -12,10 +12,9 @@ from typing import Any
 import gradio as gr
 
 from resnet_hub import jobs
-from resnet_hub.demo import account, markup, zero_gpu
-from resnet_hub.demo.default_models import DefaultModels
+from resnet_hub.demo import markup, visitor, zero_gpu
 from resnet_hub.demo.i18n import PageError, message, translate
-from resnet_hub.demo.models import Models
+from resnet_hub.demo.models import DefaultModels, Models
 from resnet_hub.demo.predict_tab import PredictTab
 from resnet_hub.demo.runs.run import PageRun, configure
 from resnet_hub.demo.runs.scheduler import Scheduler
@@ -74,8 +73,8 @@ class TrainTab:
         """Start the run as a job in the visitor's account. `JobPanel.follow` then reads its log."""
 
         def start(owners: set[str]) -> Updates:
-            account.check_repo(values[self.job.repo])
-            token = account.token(request, signed_in)
+            visitor.check_repo(values[self.job.repo])
+            token = visitor.token(request, signed_in)
             run = self.runs.require(values[self.state.run])
             base, options = self.model.read_options(values)
             if self.scheduler.get_status(run).is_active:
@@ -150,7 +149,7 @@ class TrainTab:
         if run := self.runs.find(run_id):
             with suppress(ResNetHubError):  # its owner can still cancel it on the Hub
                 if job := self.job.find_job(run_id):
-                    jobs.cancel(job, token=account.token(request, signed_in))
+                    jobs.cancel(job, token=visitor.token(request, signed_in))
             self.models.forget(run_id)
             self.scheduler.delete(run)
         return self.start_over(stored, request)

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from resnet_hub import jobs
-from resnet_hub.demo import account, charts, markup
+from resnet_hub.demo import charts, markup, visitor
 from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.train_tab.data_step import DataStep
@@ -72,7 +72,7 @@ class TrainingStep:
         try:
             run, job = self.scheduler.runs.find(run_id), self.job.find_job(run_id)
             if run and job:
-                jobs.end(job, token=account.token(request, signed_in))
+                jobs.end(job, token=visitor.token(request, signed_in))
                 run.update_facts(ending=True)
             elif run:
                 self.scheduler.stop(run)

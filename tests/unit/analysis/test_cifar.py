@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 from helpers.data import encode_image
 
-from resnet_hub.analysis.cifar import RUNS, NetworkRun, train_network
-from resnet_hub.analysis.records import EpochRecord, TrainingRecord, list_records, read_record, summarize, write_record
+from resnet_hub.analysis.cifar import (
+    RUNS,
+    EpochRecord,
+    NetworkRun,
+    TrainingRecord,
+    list_records,
+    read_record,
+    summarize,
+    train_network,
+    write_record,
+)
 from resnet_hub.errors import AnalysisError, TrainingError
 from resnet_hub.model import ResNet
 from resnet_hub.training import events

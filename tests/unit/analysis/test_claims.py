@@ -14,8 +14,7 @@ from resnet_hub.analysis.claims import (
     reproduce_shattered_gradients,
     reproduce_shortcuts,
 )
-from resnet_hub.analysis.plots import Chart, plot_chart
-from resnet_hub.analysis.report import Finding, Report
+from resnet_hub.analysis.report import Chart, Finding, Report, plot_chart
 from resnet_hub.errors import AnalysisError
 
 BLUE = (0, 114, 178)

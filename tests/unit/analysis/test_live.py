@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from resnet_hub.analysis import learn_identity, race
-from resnet_hub.analysis.racing import create_cifar_config
-from resnet_hub.analysis.toy_data import CLASSES, create_gratings
+from resnet_hub.analysis.races import CLASSES, create_cifar_config, create_gratings
 from resnet_hub.errors import AnalysisError
 
 

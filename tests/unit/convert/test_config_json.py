@@ -16,8 +16,7 @@ from torch import nn
 
 from resnet_hub.checkpoints.load import check_weights, read_config
 from resnet_hub.config import VARIANTS, ResNetConfig
-from resnet_hub.convert.config_json import parse_config
-from resnet_hub.convert.label_sets import read_label_set
+from resnet_hub.convert.config_json import parse_config, read_label_set
 from resnet_hub.convert.state_dict import convert_state_dict
 from resnet_hub.errors import ConfigError
 from resnet_hub.images.transforms import eval_transform

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from resnet_hub import ResNet, ResNetConfig, ResNetHubError
 from resnet_hub.checkpoints.load import load_checkpoint
 from resnet_hub.config import VARIANTS
-from resnet_hub.convert.label_sets import read_label_file, read_label_set
+from resnet_hub.convert.config_json import read_label_file, read_label_set
 from resnet_hub.convert.state_dict import convert_state_dict, list_expected_shapes
 from resnet_hub.convert.weights_file import read_state_dict
 

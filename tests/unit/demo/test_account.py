@@ -7,7 +7,7 @@ import fastapi
 import gradio as gr
 import pytest
 
-from resnet_hub.demo import account
+from resnet_hub.demo import visitor
 from resnet_hub.demo.i18n import PageError
 
 
@@ -31,29 +31,29 @@ def test_nobody_acts_with_the_token_of_the_machine_but_its_user(
     request_: gr.Request, on_space: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_saved")
-    assert account.token(from_("127.0.0.1"), None) == "hf_saved"
+    assert visitor.token(from_("127.0.0.1"), None) == "hf_saved"
     if on_space:
         monkeypatch.setenv("SPACE_ID", "owner/space")
     with pytest.raises(PageError) as refusal:
-        account.token(request_, None)
+        visitor.token(request_, None)
     assert refusal.value.key == "sign_in_job"
-    assert account.token(request_, Mock(token="hf_visitor")) == "hf_visitor"
+    assert visitor.token(request_, Mock(token="hf_visitor")) == "hf_visitor"
 
 
 def test_who_has_no_token_learns_how_to_get_one_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     local, remote = from_("127.0.0.1"), from_("192.0.2.1")
-    assert account.describe_way_in(local, None) == "log_in_locally"
-    assert account.describe_way_in(remote, None) == "no_sign_in"
+    assert visitor.describe_way_in(local, None) == "log_in_locally"
+    assert visitor.describe_way_in(remote, None) == "no_sign_in"
     monkeypatch.setenv("OAUTH_CLIENT_ID", "x")
-    assert account.describe_way_in(remote, None) == "sign_in_here"
-    assert account.describe_way_in(remote, Mock(token="hf_visitor")) == ""
+    assert visitor.describe_way_in(remote, None) == "sign_in_here"
+    assert visitor.describe_way_in(remote, Mock(token="hf_visitor")) == ""
     monkeypatch.setenv("HF_TOKEN", "hf_saved")
-    assert account.describe_way_in(local, None) == ""
+    assert visitor.describe_way_in(local, None) == ""
 
 
 @pytest.mark.parametrize("name", ["", "flowers", "a/b/c", "user/", "user/flo wers", "../x", "u/" + "n" * 200])
 def test_what_is_no_name_of_a_repository(name: str) -> None:
     with pytest.raises(PageError) as refusal:
-        account.check_repo(name)
+        visitor.check_repo(name)
     assert refusal.value.key == "bad_repo" and len(str(refusal.value)) < 250
-    account.check_repo(" user/flowers ")
+    visitor.check_repo(" user/flowers ")

@@ -6,7 +6,7 @@ import re
 import pytest
 from helpers.page import from_browser
 
-from resnet_hub.analysis.plots import Chart
+from resnet_hub.analysis.report import Chart
 from resnet_hub.demo import charts
 from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.training.events import Epoch

@@ -1,15 +1,24 @@
 """The models of the page: suggestions from the Hub, and networks that are too large for it."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from helpers.data import save_base, wait
+from helpers.hub_server import Hub, Repo
+from helpers.page import Caller, serving
+from huggingface_hub import constants
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import models as module
 from resnet_hub.demo.i18n import PageError
-from resnet_hub.demo.models import Models
+from resnet_hub.demo.models import DefaultModels, Models
+from resnet_hub.errors import ResNetHubError
+from resnet_hub.model import ResNet
 
 
 def test_a_long_text_is_no_search_and_stops_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +48,128 @@ def test_a_network_too_large_for_the_page_is_refused_by_its_config(network: dict
         Models(tmp_path).get("slow")
     usual = ResNetConfig.from_name("resnext101_64x4d")
     assert usual.peak_numbers < module._PEAK and usual.multiply_adds < module._WORK
+
+
+BETTER, BASE = "user/better", "user/base"
+
+
+@pytest.fixture(autouse=True)
+def _settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RESNET_HUB_MODEL", BETTER)
+    monkeypatch.setenv("RESNET_HUB_BASE", BASE)
+    monkeypatch.setenv("RESNET_HUB_ASK_SECONDS", "0.05")
+
+
+@pytest.fixture
+def defaults(tmp_path: Path) -> DefaultModels:
+    save_base(tmp_path / "shelf" / "embedded")
+    return DefaultModels(Models(tmp_path / "shelf"), "embedded")
+
+
+@pytest.fixture
+def watched(defaults: DefaultModels) -> Iterator[DefaultModels]:
+    """The models, while a thread asks the Hub for them."""
+    stopped = threading.Event()
+
+    def sleep(seconds: float) -> None:
+        if stopped.wait(seconds) and threading.current_thread().name == "watch":  # others sleep too
+            raise SystemExit
+
+    def watch() -> None:
+        with suppress(SystemExit):
+            defaults.watch(lambda: True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("resnet_hub.demo.models.time.sleep", sleep)
+        thread = threading.Thread(target=watch, name="watch")
+        thread.start()
+        yield defaults
+        stopped.set()
+        thread.join(60)
+
+
+def publish(hub: Hub, folder: Path, *names: str) -> None:
+    for name in names:
+        hub.repos[name] = repo = Repo()
+        repo.commit("main", {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}, "A model")
+
+
+def test_it_serves_as_soon_as_the_hub_has_it(hub: Hub, watched: DefaultModels, tmp_path: Path) -> None:
+    wait(lambda: sum("/api/models/" in request for request in hub.requests) > 3)  # it is asked again and again
+    assert (watched.get("predict"), watched.get("base")) == ("embedded", "embedded")
+    publish(hub, tmp_path / "shelf" / "embedded", BETTER)
+    wait(lambda: watched.get("predict") == BETTER, 20)
+    assert watched.get("base") == "embedded" and watched.models.names() == [BETTER, "embedded"]
+    publish(hub, tmp_path / "shelf" / "embedded", BASE)
+    wait(lambda: watched.get("base") == BASE, 20)
+    hub.requests.clear()
+    assert watched.models.get(BETTER).config.labels == ["a", "b"]
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("fault", [{"status": 403}, {"status": 500}, {"seconds": 0.3}, {"page": b"<html>"}])
+def test_a_broken_hub_leaves_the_embedded_model(hub: Hub, watched: DefaultModels, fault: dict, tmp_path: Path) -> None:
+    hub.fail("GET /api/models/.*", **({"status": 200} if "page" in fault else {}), **fault)
+    publish(hub, tmp_path / "shelf" / "embedded", BETTER, BASE)
+    if "seconds" not in fault:
+        wait(lambda: len(hub.requests) > 1)
+        assert watched.get("predict") == "embedded"
+        hub.faults.clear()
+    wait(lambda: watched.get("predict") == BETTER, 60)
+
+
+def test_a_repo_that_is_no_resnet_never_serves(hub: Hub, watched: DefaultModels) -> None:
+    hub.repos[BETTER] = repo = Repo()
+    repo.commit("main", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b""}, "Another model")
+    wait(lambda: sum(f"/api/models/{BETTER}" in request for request in hub.requests) > 2)
+    assert watched.get("predict") == "embedded" and watched.models.names() == ["embedded"]
+
+
+def test_offline_the_hub_is_never_asked(
+    hub: Hub, defaults: DefaultModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(hub, tmp_path / "shelf" / "embedded", BETTER, BASE)
+    ResNet.from_pretrained(BETTER)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    defaults.watch(lambda: True)  # returns
+    assert (defaults.get("predict"), defaults.get("base"), hub.requests) == (BETTER, "embedded", [])
+
+
+def test_the_environment_names_a_folder_or_the_embedded_model(
+    hub: Hub, defaults: DefaultModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNET_HUB_MODEL", str(save_base(tmp_path / "mine")))
+    monkeypatch.setenv("RESNET_HUB_BASE", "")
+    defaults.watch(lambda: True)
+    assert (defaults.get("predict"), defaults.get("base"), hub.requests) == ("mine", "embedded", [])
+    assert defaults.models.source("mine") == tmp_path / "mine"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("RESNET_HUB_MODEL", "./nowhere"), ("RESNET_HUB_BASE", "./nowhere"), ("RESNET_HUB_ASK_SECONDS", "soon")],
+)
+def test_a_wrong_setting_stops_the_page_at_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ResNetHubError, match=f"^{variable} is .*{value}"):
+        DefaultModels(Models(tmp_path), "embedded")
+
+
+def test_new_visitors_get_the_better_model_and_nobodys_choice_changes(hub: Hub, tmp_path: Path) -> None:
+    folder = save_base(tmp_path / "shelf" / "embedded")
+    cache = {"HF_HUB_CACHE": str(tmp_path / "cache"), "RESNET_HUB_ASK_SECONDS": "0.2"}
+    with serving(tmp_path, **cache) as address:
+        early = Caller(address)
+        assert early.call("open", "embedded")[1]["value"] == "embedded"
+        publish(hub, folder, BETTER, BASE)
+
+        def get_default() -> str:
+            return Caller(address).call("open", "embedded")[1]["value"]
+
+        wait(lambda: get_default() == BETTER, 60)
+        assert early.call("choose", "embedded")[1] == "embedded"
+        wait(lambda: Caller(address).call("open_1", "embedded")[0]["value"] == BASE, 20)

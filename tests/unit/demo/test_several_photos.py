@@ -8,9 +8,8 @@ import pytest
 from helpers.page import from_browser
 
 from resnet_hub.demo import several_photos
-from resnet_hub.demo.default_models import DefaultModels
 from resnet_hub.demo.model_picker import ModelPicker
-from resnet_hub.demo.models import Models
+from resnet_hub.demo.models import DefaultModels, Models
 from resnet_hub.demo.several_photos import SeveralPhotos
 
 

@@ -142,7 +142,7 @@ def test_the_batch_changes_nothing(classify):
 
 def test_large_inputs_make_small_batches(model, monkeypatch):
     sizes = []
-    monkeypatch.setattr("resnet_hub.inference.inputs.MAX_BATCH_PIXELS", 2 * 32 * 32)
+    monkeypatch.setattr("resnet_hub.inference.classifier.MAX_BATCH_PIXELS", 2 * 32 * 32)
     classify = Classifier(model)
     compute_outputs = classify.compute_outputs
     monkeypatch.setattr(

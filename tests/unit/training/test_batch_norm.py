@@ -7,8 +7,8 @@ from helpers.data import write_zip
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import TrainingError
-from resnet_hub.training.batch_norm import check_batch_norm
 from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.initial_model import check_batch_norm
 from resnet_hub.training.loop import train
 
 CASES = {  # settings, images of a batch -> whether one value a channel is left

@@ -1,6 +1,7 @@
 """Batches that threads load ahead: their order and content, what they decode, and how they end."""
 
 import io
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +14,22 @@ from PIL import Image
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.dataset import ImageDataset
-from resnet_hub.errors import ImageError
+from resnet_hub.errors import ImageError, TrainingError
 from resnet_hub.images.transforms import resize_whole
+from resnet_hub.training import loader
 from resnet_hub.training.augmentation import BatchTransform
-from resnet_hub.training.config import TrainConfig
-from resnet_hub.training.image_cache import ImageCache
-from resnet_hub.training.loader import Batch, DecodedImages, Loader, split_batches
-from resnet_hub.training.schedule import draw_numbers
+from resnet_hub.training.config import ResolvedTrainConfig, TrainConfig
+from resnet_hub.training.loader import (
+    Batch,
+    BatchSampler,
+    DecodedImages,
+    ImageCache,
+    Loader,
+    measure_free_memory,
+    split_batches,
+)
+from resnet_hub.training.optimizer import draw_numbers
+from resnet_hub.training.split import split_many_indices
 
 COUNT = 90
 
@@ -154,3 +164,124 @@ def test_the_operations_of_a_thread_stay_in_it() -> None:
         assert found == {1} and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def image(value: int, height: int = 3, width: int = 4) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def open_cache(folder: Path, *, memory: int = 0, disk: bool = True) -> ImageCache:
+    return ImageCache(folder, count=5, slot=100, memory=memory, disk=disk)
+
+
+def kept(cache: ImageCache) -> list[int]:
+    return [key for key in range(5) if cache.get(key) is not None]
+
+
+def test_images_fill_the_memory_first_and_then_the_disk(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path / "images", memory=2 * 36)
+    assert kept(cache) == []
+    for key in (4, 0, 2):
+        cache.put(key, image(key))
+    assert kept(cache) == [0, 2, 4]
+    for key in (0, 2, 4):
+        np.testing.assert_array_equal(cache.get(key), image(key))
+    assert kept(open_cache(tmp_path / "images")) == [2]  # another process sees what is on disk
+
+
+def test_nothing_is_kept_without_memory_and_disk(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path / "images", disk=False)
+    cache.put(1, image(1))
+    assert kept(cache) == [] and not (tmp_path / "images").exists()
+
+
+def test_images_of_any_shape_are_read_again_from_the_disk(tmp_path: Path) -> None:
+    shapes = [(1, 1), (5, 6), (3, 11), (11, 3)]
+    pixels = [np.random.default_rng(key).integers(0, 256, (*shape, 3), np.uint8) for key, shape in enumerate(shapes)]
+    cache = open_cache(tmp_path / "images")
+    for key, array in enumerate(pixels):
+        cache.put(key, array)
+    for reader in (cache, open_cache(tmp_path / "images")):
+        for key, array in enumerate(pixels):
+            np.testing.assert_array_equal(reader.get(key), array)
+
+
+def test_the_file_takes_only_the_space_of_its_images(tmp_path: Path) -> None:
+    cache = ImageCache(tmp_path / "images", count=100_000, slot=200_000, memory=0, disk=True)
+    cache.put(99_999, image(7))
+    pixels = (tmp_path / "images" / "pixels").stat()
+    assert pixels.st_size == 20_000_000_000 and pixels.st_blocks * 512 < 100_000
+    np.testing.assert_array_equal(cache.get(99_999), image(7))
+
+
+def test_a_full_disk_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = open_cache(tmp_path / "images")
+    cache.put(0, image(0))
+    monkeypatch.setattr(loader, "FREE_DISK", 2**60)
+    cache.put(1, image(1))
+    monkeypatch.undo()
+    cache.put(2, image(2))
+    assert kept(cache) == [0]
+
+
+def test_free_memory_is_that_of_this_process() -> None:
+    resource = pytest.importorskip("resource")
+    assert 2**20 < measure_free_memory() < 2**50
+    old = resource.getrlimit(resource.RLIMIT_DATA)
+    used = re.search(r"^VmData:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert used
+    try:
+        resource.setrlimit(resource.RLIMIT_DATA, (1024 * int(used[1]) + 2**28, old[1]))
+        assert 2**27 < measure_free_memory() <= 2**28
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, old)
+
+
+def resolve(**settings: object) -> ResolvedTrainConfig:
+    return TrainConfig(data="", run="", epochs=3, batch_size=12, **settings).resolved()  # type: ignore[arg-type]
+
+
+def create_sampler(config: ResolvedTrainConfig, count: int = 50, process: int = 0, processes: int = 1) -> BatchSampler:
+    return BatchSampler(config, torch.arange(count) % 5, 5, 32, process=process, num_processes=processes)
+
+
+@pytest.mark.parametrize("balance", ["none", "sampling"])
+def test_processes_share_the_batches_of_one(balance: str) -> None:
+    config = resolve(balance=balance, mixup=0.2)
+    alone = list(create_sampler(config).iterate(0, 0))
+    assert len(alone) == 3 * 4
+    for count in (2, 3, 6):
+        shares = [
+            list(create_sampler(config, process=process, processes=count).iterate(0, 0)) for process in range(count)
+        ]
+        for whole, parts in zip(alone, zip(*shares, strict=True), strict=True):
+            assert np.array_equal(whole.indices, np.concatenate([part.indices for part in parts]))
+            assert np.array_equal(whole.numbers, np.concatenate([part.numbers for part in parts]))
+
+
+def test_batches_from_any_step_on_are_those_of_the_whole_run() -> None:
+    sampler = create_sampler(resolve())
+    batches = list(sampler.iterate(0, 0))
+    for epoch, step in ((0, 3), (1, 0), (2, 2)):
+        rest = list(sampler.iterate(epoch, step))
+        for batch, resumed in zip(batches[epoch * sampler.steps + step :], rest, strict=True):
+            assert np.array_equal(batch.indices, resumed.indices) and np.array_equal(batch.numbers, resumed.numbers)
+    first, second = (np.concatenate([batch.indices for batch in batches[start : start + 4]]) for start in (0, 4))
+    assert len(set(first)) == len(set(second)) == 48 and not np.array_equal(first, second)
+
+
+def test_batches_are_shared_in_whole_images_and_pairs() -> None:
+    assert create_sampler(resolve(), processes=5).batch_size == 10
+    assert create_sampler(resolve(mixup=0.1), processes=4).batch_size == 8  # images are mixed in pairs
+    assert create_sampler(resolve(mixup=0.1), count=7).batch_size == 7
+    with pytest.raises(TrainingError, match="3 images cannot be shared by 4 processes"):
+        create_sampler(resolve(), count=3, processes=4)
+
+
+def test_many_images_are_held_out_of_each_class() -> None:
+    targets = np.repeat([0, 1, 3], [1000, 10, 1])[np.random.default_rng(0).permutation(1011)]
+    kept, held_out = split_many_indices(targets, 0.2, 0)
+    assert np.array_equal(np.sort(np.concatenate([kept, held_out])), np.arange(1011))
+    assert np.bincount(targets[held_out], minlength=4).tolist() == [200, 2, 0, 0]  # the only image of a class is kept
+    assert np.array_equal(held_out, split_many_indices(targets, 0.2, 0)[1])
+    assert not np.array_equal(held_out, split_many_indices(targets, 0.2, 1)[1])

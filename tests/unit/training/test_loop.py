@@ -51,9 +51,8 @@ from resnet_hub.training.events import (
 )
 from resnet_hub.training.finalize import is_finalized
 from resnet_hub.training.loop import Trainer, train
-from resnet_hub.training.optimizer import update_average
+from resnet_hub.training.optimizer import image_size, update_average
 from resnet_hub.training.run_dir import RunDir
-from resnet_hub.training.schedule import image_size
 from resnet_hub.training.stochastic_depth import add_stochastic_depth
 from resnet_hub.training.train_step import TrainStep, compute_loss
 
@@ -647,7 +646,7 @@ def test_workers_and_the_cache_do_not_change_the_weights(
         if isinstance(event, Progress) and (event.epoch, event.step) == (1, 2):
             RunDir(config.run).stop.touch()
     assert isinstance(event, Stopped) and (RunDir(config.run).images / "pixels").exists()
-    monkeypatch.setattr("resnet_hub.training.image_cache.FREE_DISK", 2**60)
+    monkeypatch.setattr("resnet_hub.training.loader.FREE_DISK", 2**60)
     assert isinstance(list(train(replace(mixed, workers=4)))[-1], Finished)
     assert RunDir(config.run).config.workers == 4 and RunDir(config.run).config.cache == "disk"
     assert equal(weights(config), weights(run))

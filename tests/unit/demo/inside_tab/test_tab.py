@@ -8,10 +8,10 @@ import pytest
 import torch
 from helpers.page import from_browser
 
-from resnet_hub.analysis.records import EpochRecord, TrainingRecord
+from resnet_hub.analysis.cifar import EpochRecord, TrainingRecord
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.i18n import MESSAGES
-from resnet_hub.demo.inside_tab import paths, recorded
+from resnet_hub.demo.inside_tab import panels
 from resnet_hub.demo.inside_tab import tab as tab_module
 from resnet_hub.demo.inside_tab.tab import InsideTab
 from resnet_hub.demo.models import Models
@@ -79,7 +79,7 @@ def test_paths_of_residual_and_plain_networks(inside: InsideTab, monkeypatch: py
     assert "gradient for the photo" in residual and "paths pass 2 on average" in residual
     plain = inside.show_paths(None, "plain", from_browser())
     assert MESSAGES["en"]["inside_paths_plain_note"] in plain and "gradient for the photo" not in plain
-    monkeypatch.setattr(paths, "MAX_WORK", 1e3)
+    monkeypatch.setattr(panels, "MAX_WORK", 1e3)
     slow = inside.show_paths(None, "tiny", from_browser())
     assert MESSAGES["en"]["inside_paths_slow_note"] in slow and "gradient for the photo" not in slow
 
@@ -90,14 +90,14 @@ def test_a_photo_that_is_gone_is_an_error_to_read(inside: InsideTab, tmp_path: P
 
 
 def test_the_number_of_paths_follows_the_work() -> None:
-    assert paths.choose_samples(10**6, 8) == 4
-    assert paths.choose_samples(4 * 10**9, 16) == 0
+    assert panels.choose_samples(10**6, 8) == 4
+    assert panels.choose_samples(4 * 10**9, 16) == 0
 
 
 def test_records_are_charts_and_without_them_there_is_the_command(
     inside: InsideTab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorded, "list_records", list)
+    monkeypatch.setattr(panels, "list_records", list)
     degradation, shortcuts = inside.show_recorded(from_browser())
     assert "resnet-hub reproduce degradation" in degradation and "resnet-hub reproduce shortcuts" in shortcuts
     records = [
@@ -105,7 +105,7 @@ def test_records_are_charts_and_without_them_there_is_the_command(
         create_record("resnet20", 0, 0.75),
         create_record("resnet20", 1, 0.875),
     ]
-    monkeypatch.setattr(recorded, "list_records", lambda: records)
+    monkeypatch.setattr(panels, "list_records", lambda: records)
     degradation, shortcuts = inside.show_recorded(from_browser())
     for html in (degradation, shortcuts):
         assert html.count("<figure") == 2 and "plain20 50.0%, resnet20 18.8% ± 6.2%" in html

@@ -14,7 +14,7 @@ from PIL import Image
 
 from resnet_hub.config import NOT_SURE_BELOW, Reliability, ResNetConfig
 from resnet_hub.errors import ConfigError
-from resnet_hub.evaluation.reliability import choose_threshold, fit_reliability, fit_temperature
+from resnet_hub.evaluation.metrics import choose_threshold, fit_reliability, fit_temperature
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.inference.novelty import FeatureSubspace
 from resnet_hub.model import ResNet

@@ -17,9 +17,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from resnet_hub.datasets.archive import Archive
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.report import create_report
+from resnet_hub.datasets.zip import Archive
 from resnet_hub.errors import DataError, ImageError, ResNetHubError
 
 
@@ -232,7 +232,7 @@ def test_an_oversized_central_directory_is_not_read(tmp_path: Path) -> None:
 
 
 def test_too_many_files_raise_data_error(written: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_hub.datasets.archive.MAX_ENTRIES", 5)
+    monkeypatch.setattr("resnet_hub.datasets.zip.MAX_ENTRIES", 5)
     with pytest.raises(DataError, match=r"photos\.zip contains 6 files, which are too many\. Unpack it"):
         load_dataset(written(packed(GOOD)))
 
@@ -248,7 +248,7 @@ def test_names_that_would_fill_the_memory_raise_data_error(length: int, written:
 def test_an_image_over_the_size_limit_is_named_and_not_unpacked(
     written: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_hub.datasets.archive.MAX_IMAGE_BYTES", 10_000)
+    monkeypatch.setattr("resnet_hub.datasets.zip.MAX_IMAGE_BYTES", 10_000)
     report = create_report(load_dataset(written(packed(GOOD | {"cat/large.png": bytes(20_000)}))))
     assert [(bad.name, bad.reason) for bad in report.unreadable] == [
         ("cat/large.png", "Cannot read large.png: the file is larger than 0 MB. Save it smaller.")
@@ -293,7 +293,7 @@ def test_empty_class_folders_are_skipped_with_a_reason(written: Callable[[bytes]
 FORKED = """
 import os, sys
 from pathlib import Path
-from resnet_hub.datasets.archive import Archive
+from resnet_hub.datasets.zip import Archive
 archive = Archive(Path(sys.argv[1]))
 expected = {name: archive.read(name) for name in archive.files}
 child = os.fork()

@@ -1,0 +1,246 @@
+"""The parts of the Inside tab as HTML: the drawing of a model, switches and lesions, paths, and recorded trainings."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from resnet_hub.analysis.anatomy import Part, describe_anatomy
+from resnet_hub.analysis.cifar import TrainingRecord, list_records, summarize
+from resnet_hub.analysis.report import Chart
+from resnet_hub.config import ResNetConfig
+from resnet_hub.demo import markup
+from resnet_hub.demo.charts import render_chart
+from resnet_hub.demo.i18n import translate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from resnet_hub.analysis.anatomy import FeatureMaps
+    from resnet_hub.model import ResNet
+
+
+STRONGEST = 8  # feature maps of a block
+_WIDTH, _PADDING, _TITLE = 284, 10, 24  # of the drawing, inside a room, and of a room's title
+_BOX_WIDTH, _BOX_HEIGHT, _GAP, _PER_ROW = 48, 44, 6, 5  # a box is as large as a finger
+_MAP_SIDE = 112  # pixels
+
+
+def render_drawing(config: ResNetConfig, request: gr.Request) -> str:
+    """Render the model as SVG: stages as rooms, blocks as boxes that one can press."""
+    rooms: list[dict[str, Any]] = []
+    top = 0
+    for _, group in groupby(describe_anatomy(config), key=lambda part: part.stage):
+        parts = list(group)
+        rows = -(-len(parts) // _PER_ROW)
+        height = _TITLE + rows * (_BOX_HEIGHT + _GAP) - _GAP + _PADDING
+        boxes = [_place_box(part, index, top, request) for index, part in enumerate(parts)]
+        rooms.append({"top": top, "height": height, "title": _name_room(parts, request), "boxes": boxes})
+        top += height + _GAP
+    sizes = {"width": _WIDTH, "height": top - _GAP, "box_width": _BOX_WIDTH, "box_height": _BOX_HEIGHT}
+    sizes |= {"padding": _PADDING}
+    return markup.render("anatomy.html", request, rooms=rooms, config=config, **sizes)
+
+
+def _place_box(part: Part, index: int, top: int, request: gr.Request) -> dict[str, Any]:
+    row, column = divmod(index, _PER_ROW)
+    return {
+        "name": part.name,
+        "label": part.name.removeprefix("layer") if part.shortcut else _format_count(part.num_parameters),
+        "amount": _format_count(part.num_parameters) if part.shortcut else "",
+        "x": _PADDING + column * (_BOX_WIDTH + _GAP),
+        "y": top + _TITLE + row * (_BOX_HEIGHT + _GAP),
+        "keeps_shape": part.input_shape == part.output_shape,
+        "description": f"{_name_part(part, request)}, {format_shape(part.output_shape)}",
+    }
+
+
+def _name_room(parts: list[Part], request: gr.Request) -> str:
+    shape = format_shape(parts[-1].output_shape)
+    if not parts[0].shortcut:
+        return f"{_name_part(parts[0], request)} → {shape}"
+    return translate(request, "inside_stage", stage=parts[0].stage, blocks=len(parts), shape=shape)
+
+
+def _name_part(part: Part, request: gr.Request) -> str:
+    names = {"stem": "inside_stem", "head": "inside_head"}
+    return translate(request, names[part.kind]) if part.kind in names else part.name
+
+
+def format_shape(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def _format_count(count: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
+
+
+def render_part(part: Part, request: gr.Request) -> str:
+    """Render the facts of a block, of the stem or of the head."""
+    multiply_adds = _format_count(part.multiply_adds)
+    shapes = f"{format_shape(part.input_shape)} → {format_shape(part.output_shape)}"
+    title = _name_part(part, request)
+    return markup.render("block.html", request, part=part, shapes=shapes, multiply_adds=multiply_adds, title=title)
+
+
+def render_maps(maps: "FeatureMaps", request: gr.Request) -> str:
+    """Render the strongest feature maps of one image, each from black (0) to white (its highest value)."""
+    from PIL import Image
+
+    images = []
+    for channel, strength, values in zip(maps.channels[0], maps.strengths[0], maps.maps[0], strict=True):
+        pixels = (values / values.max().clamp_min(1e-12) * 255).byte().numpy()
+        image = Image.fromarray(pixels).resize((_MAP_SIDE, _MAP_SIDE), Image.Resampling.NEAREST)
+        caption = translate(request, "inside_channel", channel=int(channel), strength=f"{float(strength):.2f}")
+        images.append((image, caption))
+    note = markup.render_text(translate(request, "inside_maps_note"))
+    return f"{markup.render_images(images, request, 'inside_maps')}{note}"
+
+
+def render_ratios(ratios: Mapping[str, float], block: str, is_plain: bool, request: gr.Request) -> str:
+    """Render how much each block changes its input, as a chart with one block marked."""
+    values, index = list(ratios.values()), list(ratios).index(block)
+    every, chosen = translate(request, "inside_all_blocks"), f"{block}: {ratios[block]:.2f}"
+    chart = Chart(
+        title=translate(request, "inside_ratios"),
+        x_label=translate(request, "inside_block_axis"),
+        y_label=translate(request, "inside_ratio_plain_axis" if is_plain else "inside_ratio_axis"),
+        lines={every: (list(range(1, len(values) + 1)), values), chosen: ([index + 1], [values[index]])},
+        note=translate(request, "inside_ratios_plain_note" if is_plain else "inside_ratios_note"),
+    )
+    return render_chart(chart, request)
+
+
+TOP = 5  # labels
+
+
+def render_switches(config: ResNetConfig, request: gr.Request) -> str:
+    """Render a switch for each block, by stage."""
+    blocks = [part for part in describe_anatomy(config) if part.shortcut]
+    stages = [
+        (stage, [(part.name, part.input_shape == part.output_shape) for part in group])
+        for stage, group in groupby(blocks, key=lambda part: part.stage)
+    ]
+    note = "inside_lesion_plain_note" if config.shortcut == "none" else "inside_lesion_note"
+    return markup.render("switches.html", request, stages=stages, note=note)
+
+
+def render_lesion(model: "ResNet", images: "Tensor", off: list[str], request: gr.Request) -> str:
+    """Render the top labels without the blocks `off`, with their scores in the whole network and without."""
+    import torch
+
+    from resnet_hub.analysis.blocks import to_inputs
+    from resnet_hub.analysis.lesions import remove_blocks
+
+    with torch.inference_mode():
+        images = to_inputs(model, images)
+        whole, without = (
+            network(images)[0].float().softmax(0) for network in (model, remove_blocks(model, off) if off else model)
+        )
+    labels = model.config.labels
+    rows = [
+        [markup.shorten_label(labels[index]), f"{whole[index]:.1%}", f"{without[index]:.1%}"]
+        for index in without.topk(min(TOP, len(labels))).indices.tolist()
+    ]
+    best, still = (labels[int(scores.argmax())] for scores in (whole, without))
+    key = "inside_lesion_same" if best == still else "inside_lesion_other"
+    count = {"off": len(off), "blocks": sum(model.config.depths)}
+    sentence = translate(request, key, **count, label=markup.shorten_label(best), other=markup.shorten_label(still))
+    columns = [translate(request, name) for name in ("inside_label", "inside_whole", "inside_without")]
+    return markup.render("lesion.html", request, columns=columns, rows=rows, sentence=sentence)
+
+
+MAX_WORK = 40e9  # multiply-adds: some seconds on two cores
+_MAX_SAMPLES = 4  # paths of each length
+
+
+def choose_samples(multiply_adds: int, blocks: int) -> int:
+    """How many paths of each length can be computed, forward and backward; 0 if not even one."""
+    return min(_MAX_SAMPLES, int(MAX_WORK / (3 * multiply_adds * (blocks + 1))))
+
+
+def render_paths(model: "ResNet", images: "Tensor", request: gr.Request) -> str:
+    """Render the distribution of path lengths and, for the photo's top label, the gradient by length."""
+    import torch
+
+    from resnet_hub.analysis.blocks import to_inputs
+    from resnet_hub.analysis.paths import path_gradients, path_lengths
+
+    shares, blocks = path_lengths(model).tolist(), sum(model.config.depths)
+    lengths, lines = list(range(blocks + 1)), {}
+    lines[translate(request, "inside_share_of_paths")] = (lengths, shares)
+    note = translate(request, "inside_paths_plain_note")
+    if model.config.shortcut != "none":
+        note = translate(request, "inside_paths_slow_note")
+        if samples := choose_samples(model.config.multiply_adds, blocks):
+            images = to_inputs(model, images)
+            with torch.inference_mode():
+                target = model(images).argmax(1)
+            gradients = path_gradients(model, images, target.clone(), samples=samples)
+            lines[translate(request, "inside_share_of_gradient")] = (lengths, gradients.gradient_shares.tolist())
+            mean = {"gradient": f"{gradients.mean_length:.1f}", "paths": f"{blocks / 2:g}", "blocks": blocks}
+            note = translate(request, "inside_paths_note", **mean)
+    chart = Chart(
+        title=translate(request, "inside_paths_chart"),
+        x_label=translate(request, "inside_path_length"),
+        y_label=translate(request, "inside_share"),
+        lines=lines,
+        note=note,
+    )
+    return f'<div class="chart-row">{render_chart(chart, request)}</div>'
+
+
+_DEGRADATION = ("plain20", "plain56", "resnet20", "resnet56")
+_SHORTCUTS = ("plain20", "resnet20", "resnet20-B", "resnet20-C")
+
+
+def render_degradation(request: gr.Request) -> str:
+    """Render figure 6 of the paper, recorded; without records, the command that makes them."""
+    return _render(_DEGRADATION, "inside_no_degradation", request)
+
+
+def render_shortcuts(request: gr.Request) -> str:
+    """Render the networks of 20 layers by their shortcuts; without records, the command that makes them."""
+    return _render(_SHORTCUTS, "inside_no_shortcuts", request)
+
+
+def _render(networks: Sequence[str], missing: str, request: gr.Request) -> str:
+    records = {record.network: record for record in reversed(list_records()) if record.is_finished}
+    chosen = [records[network] for network in networks if network in records]
+    if len(chosen) < 2:
+        return markup.render_text(translate(request, missing))
+    note = _describe(chosen, request)
+    charts = "".join(render_chart(_draw(chosen, split, note, request), request) for split in ("train", "test"))
+    return f'<div class="chart-row">{charts}</div>'
+
+
+def _draw(records: Sequence[TrainingRecord], split: str, note: str, request: gr.Request) -> Chart:
+    lines = {}
+    for record in records:
+        errors = [1 - (epoch.train_accuracy if split == "train" else epoch.test_accuracy) for epoch in record.epochs]
+        lines[record.network] = ([epoch.epoch for epoch in record.epochs], errors)
+    return Chart(
+        title=translate(request, "inside_train_error" if split == "train" else "inside_test_error"),
+        x_label=translate(request, "epochs"),
+        y_label=translate(request, "inside_error_axis"),
+        lines=lines,
+        note=note,
+    )
+
+
+def _describe(records: Sequence[TrainingRecord], request: gr.Request) -> str:
+    """The mean error of each network over its seeds with their spread, and how the trainings were made."""
+    spreads = summarize(list_records())
+    errors = []
+    for record in records:
+        tests = spreads[record.network].test_errors
+        mean, half = sum(tests) / len(tests), (max(tests) - min(tests)) / 2
+        spread = f" ± {half:.1%}" if len(tests) > 1 else ""
+        errors.append(f"{record.network} {mean:.1%}{spread}")
+    first = records[0]
+    facts = {"data": first.data, "hardware": first.hardware, "command": first.command}
+    return translate(request, "inside_recorded_note", errors=", ".join(errors), **facts)

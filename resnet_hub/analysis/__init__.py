@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnet_hub.analysis.anatomy import describe_anatomy, feature_maps, residual_ratios
+    from resnet_hub.analysis.anatomy import describe_anatomy
     from resnet_hub.analysis.gradients import (
         expected_correlation,
         gradient_autocorrelation,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         reorder_blocks,
         reorder_curve,
     )
+    from resnet_hub.analysis.maps import feature_maps, residual_ratios
     from resnet_hub.analysis.paths import path_gradients, path_lengths
     from resnet_hub.analysis.races import learn_identity, race
 
@@ -55,7 +56,7 @@ _MODULES = {  # no module has the name of its function, which would hide the fun
     "compute_accuracy": "labelled_images",
     "describe_anatomy": "anatomy",
     "expected_correlation": "gradients",
-    "feature_maps": "anatomy",
+    "feature_maps": "maps",
     "gradient_autocorrelation": "gradients",
     "gradient_correlation": "gradients",
     "learn_identity": "races",
@@ -70,7 +71,7 @@ _MODULES = {  # no module has the name of its function, which would hide the fun
     "remove_each_block": "lesions",
     "reorder_blocks": "lesions",
     "reorder_curve": "lesions",
-    "residual_ratios": "anatomy",
+    "residual_ratios": "maps",
 }
 
 

@@ -28,8 +28,9 @@ from resnet_hub.inference.engines import has_bf16
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import TrainConfig, command_line_options, is_gone, is_hub_id
 from resnet_hub.training.events import Finished
-from resnet_hub.training.run_dir import Best, RunDir
+from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import RunImages
+from resnet_hub.training.state import Best
 
 CONFUSION, CURVES = "confusion.png", "curves.png"
 _KNOWN = 500  # training images whose features say what the model knows

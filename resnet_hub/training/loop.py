@@ -28,8 +28,9 @@ from resnet_hub.training.initial_model import check_batch_norm, choose_base, cre
 from resnet_hub.training.linear_probe import fit_linear_probe
 from resnet_hub.training.loader import Batch, BatchSampler, fill_cache, open_inputs
 from resnet_hub.training.optimizer import create_optimizer, frozen_modules, set_train_mode
-from resnet_hub.training.run_dir import Best, Position, RunDir, SavedState, TrainingState
+from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import create_split, describe_report, record_unreadable, select_images
+from resnet_hub.training.state import Best, Position, SavedState, TrainingState
 from resnet_hub.training.stochastic_depth import add_stochastic_depth
 from resnet_hub.training.tracking import check_tracker, start_tracker
 from resnet_hub.training.train_step import TrainStep

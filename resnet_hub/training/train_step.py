@@ -17,7 +17,7 @@ from resnet_hub.training.events import OutOfMemory
 from resnet_hub.training.initial_model import check_batch_norm
 from resnet_hub.training.loader import Batch
 from resnet_hub.training.optimizer import update_average
-from resnet_hub.training.run_dir import TrainingState
+from resnet_hub.training.state import TrainingState
 
 _PRESENT = 0.2  # share of a mixed image from which on its class counts as present (arXiv 2110.00476, section 3.1)
 

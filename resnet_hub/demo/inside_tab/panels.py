@@ -17,7 +17,7 @@ from resnet_hub.demo.i18n import translate
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from resnet_hub.analysis.anatomy import FeatureMaps
+    from resnet_hub.analysis.maps import FeatureMaps
     from resnet_hub.model import ResNet
 
 

@@ -85,7 +85,7 @@ class InsideTab:
     def _measure_block(
         self, facts: str, block: str, classifier: "Classifier", photo: dict[str, Any] | None, request: gr.Request
     ) -> Iterator[tuple[str, str, str]]:
-        from resnet_hub.analysis.anatomy import feature_maps, residual_ratios
+        from resnet_hub.analysis.maps import feature_maps, residual_ratios
 
         images = preprocess(classifier, photo)
         maps_of = feature_maps(classifier.model, images, block, strongest=panels.STRONGEST)

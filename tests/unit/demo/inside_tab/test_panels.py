@@ -6,7 +6,8 @@ import pytest
 import torch
 from helpers.page import from_browser
 
-from resnet_hub.analysis.anatomy import describe_anatomy, feature_maps, residual_ratios
+from resnet_hub.analysis.anatomy import describe_anatomy
+from resnet_hub.analysis.maps import feature_maps, residual_ratios
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.inside_tab import panels
 from resnet_hub.model import ResNet

@@ -640,7 +640,7 @@ shows none of them."""
         summary="Labels photos with one of ImageNet's 1,000 labels, offline and quickly: a standard ResNet-18 "
         "([He et al. 2015](https://arxiv.org/abs/1512.03385)) at 128 pixels, distilled from EfficientNet-Lite2. It is "
         "the model that resnet_hub brings along, and a base to train from. For research, not for commercial use.",
-        license="other",
+        license="cc-by-nc-4.0",
         datasets=("zh-plus/tiny-imagenet",),
         dataset_name="Tiny ImageNet, whose 200 classes are among the 1,000 labels",
         metrics={"accuracy": figures["top1"], "top-5 accuracy": figures["top5"]} if "top1" in figures else {},

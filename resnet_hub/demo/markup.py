@@ -294,6 +294,14 @@ _TERMS = {  # licence -> what a person needs to know of it
 }
 
 
+def name_license(license: str | None, request: gr.Request) -> str | None:
+    """The identifier of a licence, with what a person must know before they use the model."""
+    key = _TERMS.get((license or "").lower())
+    if key == "terms_own":
+        return translate(request, "own_terms")
+    return translate(request, "noncommercial", license=license) if key == "terms_noncommercial" else license
+
+
 def render_terms(run: PageRun, request: gr.Request) -> str:
     """Whose work the model builds on, and what its licence allows; nothing if it was trained from scratch."""
     base = run.read_facts().get("config", {}).get("base")

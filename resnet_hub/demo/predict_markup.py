@@ -13,7 +13,7 @@ import gradio as gr
 
 from resnet_hub.checkpoints.model_card import read_license
 from resnet_hub.demo.i18n import translate, translate_label, translate_text
-from resnet_hub.demo.markup import render, shorten_label
+from resnet_hub.demo.markup import name_license, render, shorten_label
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -53,7 +53,7 @@ def render_summary(config: "ResNetConfig", model: str, title: str, card: str, qu
         model=model,
         title=translate_text(request, _find_title(card)) if query and _find_title(card) else title,
         purpose=translate(request, key, count=f"{config.num_classes:,}", some=some),
-        license=license if license != "other" else translate(request, "own_terms"),
+        license=name_license(license, request),
         parameters=f"{config.num_parameters / 1e6:,.1f}",
         query=query,
     )

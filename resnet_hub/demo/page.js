@@ -121,7 +121,13 @@
     });
   }
 
+  // Gradio takes both clicks of a double click before it notices that the first has started something.
+  function ignoreSecondClick(event) {
+    if (event.detail > 1 && event.target.closest("button.primary")) event.stopImmediatePropagation();
+  }
+
   silenceGradio();
+  document.addEventListener("click", ignoreSecondClick, true);
   document.addEventListener("input", setStrength);
   document.addEventListener("click", copyLink);
   document.addEventListener("keydown", moveBetweenTabs);

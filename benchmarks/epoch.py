@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from side_by_side import write_images
 from torch.nn import functional as F
 
 from resnet_hub import ResNet, ResNetConfig, TrainConfig, train
@@ -23,15 +22,6 @@ from resnet_hub.training.events import Epoch
 from resnet_hub.training.finalize import describe_hardware
 
 BATCH, CLASSES, SIDE = 128, 10, 32
-
-
-def write_pictures(folder: Path, count: int) -> None:
-    noise = np.random.default_rng(0)
-    for number in range(count):
-        path = folder / str(number % CLASSES) / f"{number}.jpg"
-        path.parent.mkdir(exist_ok=True, parents=True)
-        small = Image.fromarray(noise.integers(0, 256, (4, 4, 3), np.uint8))
-        small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(path)
 
 
 def bare_step(compiled: bool) -> Callable[[], None]:
@@ -64,8 +54,8 @@ def main() -> None:
     bare = {name: bare_step(name == names[1]) for name in names[:2]}
     with tempfile.TemporaryDirectory() as scratch:
         pictures = Path(scratch, "pictures")
-        write_pictures(pictures / "train", arguments.steps * BATCH)
-        write_pictures(pictures / "val", CLASSES)
+        write_images(pictures / "train", arguments.steps * BATCH, CLASSES, coarse=(4, 4), size=(SIDE, SIDE))
+        write_images(pictures / "val", CLASSES, CLASSES, coarse=(4, 4), size=(SIDE, SIDE))
         config = TrainConfig(
             data=str(pictures),
             run=str(Path(scratch, "run")),

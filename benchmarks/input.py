@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from PIL import Image
-from side_by_side import machine
+from side_by_side import machine, write_images
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -30,7 +29,7 @@ from resnet_hub.datasets.dataset import TRAIN
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.loader import BatchSampler, open_inputs
-from resnet_hub.training.optimizer import create_generator
+from resnet_hub.training.schedule import create_generator
 from resnet_hub.training.split import RunImages
 
 BATCH, CLASSES, SIZE, WORKERS = 50, 10, 224, 2
@@ -49,7 +48,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "images")
-        write_images(folder, arguments.images)
+        write_images(folder, arguments.images, CLASSES, coarse=(75, 100), size=(500, 375))
         epochs = {"torchvision": torchvision_epochs(folder)}
         for name, cache in (("ours, decoding again", "none"), ("ours, cached", "memory")):
             epochs[name] = our_epochs(folder, cache)
@@ -128,16 +127,6 @@ def our_epochs(folder: Path, cache: str) -> Callable[[Step], None]:
                 return
 
     return epoch
-
-
-def write_images(folder: Path, count: int) -> None:
-    """Writes smooth noise, which compresses as photos do."""
-    noise = np.random.default_rng(0)
-    for number in range(count):
-        path = folder / str(number % CLASSES) / f"{number}.jpg"
-        path.parent.mkdir(exist_ok=True, parents=True)
-        coarse = Image.fromarray(noise.integers(0, 256, (75, 100, 3), np.uint8))
-        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
 
 
 if __name__ == "__main__":

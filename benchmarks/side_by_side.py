@@ -9,6 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 
 def machine(*packages: str) -> str:
     """Processor, cores and versions, on one line."""
@@ -16,7 +19,9 @@ def machine(*packages: str) -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    found = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8") if flag in flags]
+    found = [
+        flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8") if flag in flags
+    ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = []
     for package in ("torch", *packages):
@@ -25,6 +30,16 @@ def machine(*packages: str) -> str:
         except PackageNotFoundError:
             versions.append(f"no {package}")
     return f"{cores} x {names[0] if names else platform.processor()} ({', '.join(found)}); {', '.join(versions)}"
+
+
+def write_images(folder: Path, count: int, classes: int, *, coarse: tuple[int, int], size: tuple[int, int]) -> None:
+    """Write class folders of JPEGs, at quality 90, of noise of (rows, columns) enlarged to (width, height) pixels."""
+    noise = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / str(number % classes) / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        pixels = Image.fromarray(noise.integers(0, 256, (*coarse, 3), np.uint8))
+        pixels.resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
 
 
 _PAUSE = 0.3  # seconds before a turn: the threads of the one before stop waiting for more, which takes a core

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from resnet_hub.analysis.labelled_images import LabelledImages, compute_accuracy
 from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet
 
+T = TypeVar("T")
 Progress = Callable[[int, int], object]  # called with the work done and its total
 
 
@@ -204,16 +205,12 @@ def removal_curve(
     names = [name for name, block in list_blocks(model).items() if not changes_shape(block)]
     if wrong := [count for count in counts if not 0 <= count <= len(names)]:
         raise AnalysisError(f"{wrong[0]} blocks cannot be removed: {len(names)} blocks of the model keep the shape.")
-    points: list[RemovalPoint] = []
-    for index, count in enumerate(counts):
-        accuracies = []
-        for draw in range(draws):
-            chosen = np.random.default_rng([seed, count, draw]).permutation(names)[:count].tolist()
-            accuracies.append(compute_accuracy(remove_blocks(model, chosen), labelled))
-            if progress is not None:
-                progress(index * draws + draw + 1, len(counts) * draws)
-        points.append(RemovalPoint(count, tuple(accuracies)))
-    return points
+
+    def remove_random(count: int, generator: np.random.Generator) -> float:
+        return compute_accuracy(remove_blocks(model, generator.permutation(names)[:count].tolist()), labelled)
+
+    drawn = _draw(remove_random, counts, draws, seed, progress)
+    return [RemovalPoint(count, tuple(accuracies)) for count, accuracies in zip(counts, drawn, strict=True)]
 
 
 def reorder_curve(
@@ -243,21 +240,35 @@ def reorder_curve(
     pairs = [(a, b) for i, a in enumerate(movable) for b in movable[i + 1 :] if a.split(".")[0] == b.split(".")[0]]
     if not pairs:
         raise AnalysisError("No stage of the model has two blocks that keep the shape; there is nothing to swap.")
-    points: list[ReorderPoint] = []
-    for index, count in enumerate(swaps):
-        correlations, accuracies = [], []
+    positions = {name: position for position, name in enumerate(blocks)}
+
+    def swap_random(count: int, generator: np.random.Generator) -> tuple[float, float]:
+        order = {name: name for name in movable}
+        for a, b in (pairs[i] for i in generator.integers(len(pairs), size=count)):
+            order[a], order[b] = order[b], order[a]
+        tau = kendall_tau([positions[order.get(name, name)] for name in blocks])
+        return tau, compute_accuracy(reorder_blocks(model, order), labelled)
+
+    drawn = _draw(swap_random, swaps, draws, seed, progress)
+    return [ReorderPoint(count, *zip(*results, strict=True)) for count, results in zip(swaps, drawn, strict=True)]
+
+
+def _draw(
+    compute: Callable[[int, np.random.Generator], T],
+    counts: Sequence[int],
+    draws: int,
+    seed: int,
+    progress: Progress | None,
+) -> list[list[T]]:
+    """Compute each point of a curve several times, with random numbers that depend on the point and the draw only."""
+    results: list[list[T]] = []
+    for index, count in enumerate(counts):
+        results.append([])
         for draw in range(draws):
-            generator = np.random.default_rng([seed, count, draw])
-            order = {name: name for name in movable}
-            for a, b in (pairs[i] for i in generator.integers(len(pairs), size=count)):
-                order[a], order[b] = order[b], order[a]
-            positions = {name: position for position, name in enumerate(blocks)}
-            correlations.append(kendall_tau([positions[order.get(name, name)] for name in blocks]))
-            accuracies.append(compute_accuracy(reorder_blocks(model, order), labelled))
+            results[-1].append(compute(count, np.random.default_rng([seed, count, draw])))
             if progress is not None:
-                progress(index * draws + draw + 1, len(swaps) * draws)
-        points.append(ReorderPoint(count, tuple(correlations), tuple(accuracies)))
-    return points
+                progress(index * draws + draw + 1, len(counts) * draws)
+    return results
 
 
 def kendall_tau(ranks: Sequence[int]) -> float:

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
-from resnet_hub.cli import options
+from resnet_hub.cli import options, output
 from resnet_hub.config import VARIANTS, parse_json_object
 from resnet_hub.convert.config_json import LABEL_SETS, read_label_file, read_label_set
 from resnet_hub.errors import ConfigError
@@ -52,14 +52,14 @@ def run(arguments: options.Arguments) -> int:
     settings |= options.select(arguments, "choice", "ignore")
     settings |= {"library": None if arguments.library == "auto" else arguments.library, "labels": labels}
     settings_file = arguments.file.expanduser().with_name(CONFIG_FILE)
-    with suppress(OSError, ConfigError):  # not of timm or transformers, which tell what the weights do not
+    with suppress(OSError, ConfigError):  # not of timm or transformers, whose configs say what the weights cannot
         check_settings(parse_json_object(settings_file.read_bytes(), str(settings_file)), settings_file)
     config, weights, notes = convert_state_dict(read_state_dict(arguments.file), arguments.file, **settings)
-    options.print_table(notes)
+    output.print_table(notes)
     folder = arguments.folder.expanduser()
     old_card = read_card(folder) if folder.is_dir() else None
     if old_card and is_generated(old_card):  # it describes the old weights; a card that a person edited is kept
         old_card = None
     ResNet.from_pretrained(save_checkpoint(folder, config, weights, old_card=old_card))
-    options.print_table([("saved", f"{folder} (and loaded again as a check)")])
+    output.print_table([("saved", f"{folder} (and loaded again as a check)")])
     return 0

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_hub.cli import options
+from resnet_hub.cli import options, output
 
 if TYPE_CHECKING:
     from resnet_hub.datasets.dataset import Splits
@@ -28,7 +28,7 @@ def run_report(arguments: options.Arguments) -> int:
     from resnet_hub.datasets.report import create_report
 
     splits = _load_splits(arguments)
-    with options.show_progress() as progress:
+    with output.show_progress() as progress:
         report = create_report(splits, progress)
     print(report.to_json() + "\n" if arguments.json else report.to_text(), end="")
     report.check()
@@ -43,7 +43,7 @@ def run_export(arguments: options.Arguments) -> int:
     target = export_dataset(splits, arguments.target)
     images = {split: len(dataset) for split, dataset in splits.items()}
     facts = {"file": str(target), "bytes": target.stat().st_size, "images": images}
-    print(json.dumps(facts) if arguments.json else options.escape(target))
+    print(json.dumps(facts) if arguments.json else output.escape(target))
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from resnet_hub.cli import options
+from resnet_hub.cli import options, output
 
 
 def add_parsers(commands: options.Commands) -> None:
@@ -28,7 +28,7 @@ def run_deploy(arguments: options.Arguments) -> int:
         name: content.stat().st_size if isinstance(content, Path) else len(content)
         for name, content in deploy.build_space(arguments.hardware or deploy.HARDWARE[0]).items()
     }
-    options.print_table((f"{size / 1e3:,.1f} kB", name) for name, size in sizes.items())
+    output.print_table((f"{size / 1e3:,.1f} kB", name) for name, size in sizes.items())
     print(f"{len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB")
     if not arguments.dry_run:
         print(deploy.deploy(arguments.space, **options.select(arguments, "hardware", "private")))

@@ -2,7 +2,7 @@
 
 import argparse
 
-from resnet_hub.cli import options
+from resnet_hub.cli import options, output
 
 
 def add_parsers(commands: options.Commands) -> None:
@@ -38,7 +38,7 @@ def run(arguments: options.Arguments) -> int:
     classify = Classifier.from_pretrained(arguments.model, **options.select(arguments, "revision", "device"))
     settings = options.select(arguments, "split", "tta", "crops", "scales", "skip_unreadable")
     names = options.get_dataset_options(arguments)
-    with options.show_progress() as progress:
+    with output.show_progress() as progress:
         evaluation = evaluate(classify, arguments.data, names=names, progress=progress, **settings)
     print(evaluation.to_json() if arguments.json else evaluation.to_text(), end="")
     return 1 if evaluation.skipped else 0

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_hub.cli import options
+from resnet_hub.cli import options, output
 from resnet_hub.errors import CheckpointError, HubError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def run(arguments: options.Arguments) -> int:
     rows += _describe_config(config)
     rows += [(metric.name, f"{metric.value:g} on {', '.join(filter(None, metric[2:]))}") for metric in metrics]
     described = [(key, text) for key, text in heading._asdict().items() if text]
-    options.print_table([("model", str(model)), *described, *rows])
+    output.print_table([("model", str(model)), *described, *rows])
     if anatomy:
         _print_anatomy(anatomy)
     return 0

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from resnet_hub.cli import options
+from resnet_hub.cli import options, output
 from resnet_hub.errors import ResNetHubError
 
 
@@ -39,12 +39,12 @@ def run_export(arguments: options.Arguments) -> int:
     if arguments.web is not None:
         from resnet_hub.inference.web_export import export_web
 
-        print(options.escape(export_web(folder, None if web == Path() else web, runtime=arguments.runtime)))
+        print(output.escape(export_web(folder, None if web == Path() else web, runtime=arguments.runtime)))
         return 0
     from resnet_hub.inference.onnx_export import export_onnx
 
     for path in export_onnx(folder):
-        print(f"{options.escape(path)}  {path.stat().st_size / 1e6:.1f} MB")
+        print(f"{output.escape(path)}  {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
@@ -57,8 +57,8 @@ def run_quantize(arguments: options.Arguments) -> int:
     from resnet_hub.inference.quantize import quantize
 
     settings = {"split": arguments.split, "names": options.get_dataset_options(arguments), "force": arguments.force}
-    with options.show_progress() as progress:
+    with output.show_progress() as progress:
         record = quantize(arguments.folder, arguments.calibrate, progress=progress, **settings)
     accuracies = f"{record.accuracy:.2%} in float32, {record.accuracy_int8:.2%} in int8, on the {record.data}"
-    options.print_table([("accuracy", accuracies), ("saved", arguments.folder / QUANTIZED_FILE)])
+    output.print_table([("accuracy", accuracies), ("saved", arguments.folder / QUANTIZED_FILE)])
     return 0

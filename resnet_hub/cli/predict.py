@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from resnet_hub.atomic import open_atomic
 from resnet_hub.bundled_models import DEFAULT_MODEL
 from resnet_hub.checkpoints.default_model import PREDICT_MODEL, choose_default_model
-from resnet_hub.cli import options
+from resnet_hub.cli import options, output
 from resnet_hub.errors import CheckpointError, ImageError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def run(arguments: options.Arguments) -> int:
     else:
         classify = Classifier.from_pretrained(_choose_default_model(arguments), local_files_only=True, **settings)
     if title := read_heading(classify.model.card or "").title:
-        print(f"title: {options.escape(title)}", file=sys.stderr)
+        print(f"title: {output.escape(title)}", file=sys.stderr)
     paths = [path for item in arguments.images for path in _list_images(item)]
     unreadable: list[Path] = []
     results = _classify(classify, paths, arguments.top_k, unreadable)
@@ -73,7 +73,7 @@ def _classify(
     for path, result in tqdm(results, total=len(paths), unit=" images", leave=False, disable=None):
         if isinstance(result, ImageError):
             unreadable.append(path)
-            tqdm.write(f"skipped {options.escape(path)}: {result}", file=sys.stderr)
+            tqdm.write(f"skipped {output.escape(path)}: {result}", file=sys.stderr)
         yield path, result
 
 
@@ -87,7 +87,7 @@ def _print_lines(results: "Iterator[tuple[Path, Prediction | ImageError]]", as_j
             tqdm.write(json.dumps({"file": str(path), "verdict": result.verdict, "labels": result}))
         else:
             labels = [f"{row['label']} {row['score']:.1%}" for row in result]
-            tqdm.write("  ".join([options.escape(path), *_VERDICTS[result.verdict], *labels]))
+            tqdm.write("  ".join([output.escape(path), *_VERDICTS[result.verdict], *labels]))
 
 
 def _write_csv(path: Path, results: "Iterator[tuple[Path, Prediction | ImageError]]", top_k: int) -> None:

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from resnet_hub.cli import options
+from resnet_hub.cli import options, output
 
 
 def add_parsers(commands: options.Commands) -> None:
@@ -34,9 +34,9 @@ def run(arguments: options.Arguments) -> int:
     check_folder(folder)
     selection = select_upload_files(folder, arguments.include)
     if selection.skipped:
-        print(f"not uploaded: {', '.join(map(options.escape, selection.skipped))}", file=sys.stderr)
+        print(f"not uploaded: {', '.join(map(output.escape, selection.skipped))}", file=sys.stderr)
     if arguments.dry_run:
-        print(*map(options.escape, selection.files), sep="\n")
+        print(*map(output.escape, selection.files), sep="\n")
         return 0
     if sys.stderr.isatty():  # the client's progress bars follow, for large files
         size = sum(path.stat().st_size for path in selection.files.values())

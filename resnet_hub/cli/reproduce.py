@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_hub.cli import options
+from resnet_hub.cli import options, output
 from resnet_hub.errors import AnalysisError, DataError, HubError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run_lesion(arguments: options.Arguments) -> int:
 
     models = {Path(source).name: ResNet.from_pretrained(source) for source in arguments.model or _find_models()}
     sizes = {"images": 200, "curves": False} if arguments.fast else {"images": arguments.images}
-    with options.show_progress("networks") as progress:
+    with output.show_progress("networks") as progress:
         try:
             report = reproduce_lesion(
                 models, arguments.data, split=arguments.split, seed=arguments.seed, progress=progress, **sizes
@@ -93,7 +93,7 @@ def run_gradients(arguments: options.Arguments) -> int:
     from resnet_hub.analysis.claims import reproduce_shattered_gradients
 
     sizes = _FAST_GRADIENTS if arguments.fast else {}
-    with options.show_progress("networks") as progress:
+    with output.show_progress("networks") as progress:
         report = reproduce_shattered_gradients(seed=arguments.seed, progress=progress, **sizes)
     return _print_report(report, arguments)
 
@@ -103,7 +103,7 @@ def run_identity(arguments: options.Arguments) -> int:
     from resnet_hub.analysis.claims import reproduce_identity
 
     sizes = _FAST_IDENTITY if arguments.fast else {}
-    with options.show_progress("steps") as progress:
+    with output.show_progress("steps") as progress:
         report = reproduce_identity(seed=arguments.seed, progress=progress, **sizes)
     return _print_report(report, arguments)
 
@@ -113,7 +113,7 @@ def _reproduce_training(
 ) -> int:
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     sizes = fast_sizes | _FAST_TRAINING if arguments.fast else options.select(arguments, "data", "work")
-    with options.show_progress("steps" if arguments.fast else "networks") as progress:
+    with output.show_progress("steps" if arguments.fast else "networks") as progress:
         report = reproduce(seeds=seeds, progress=progress, **sizes)
     return _print_report(report, arguments)
 

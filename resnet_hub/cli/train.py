@@ -13,7 +13,7 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from resnet_hub.cli import options
+from resnet_hub.cli import options, output
 from resnet_hub.errors import TrainingError
 from resnet_hub.training import events
 from resnet_hub.training.config import AUTO, Phase, TrainConfig, parse_duration
@@ -145,7 +145,7 @@ def _claim_run_dir(data: str) -> Iterator[Path]:
             raise TrainingError(
                 f"Cannot create the run directory {folder}: {error.strerror}. Name one with --run."
             ) from None
-    print(f"run: {options.escape(folder)}", file=sys.stderr)
+    print(f"run: {output.escape(folder)}", file=sys.stderr)
     try:
         yield folder
     finally:
@@ -231,7 +231,7 @@ def _train_as_job(arguments: options.Arguments, config: TrainConfig) -> int:
     def print_log() -> Iterator[events.Event]:
         for event in jobs.follow(job):
             if isinstance(event, str):
-                print(options.escape(event), file=sys.stderr)
+                print(output.escape(event), file=sys.stderr)
             else:
                 yield event
 
@@ -266,8 +266,8 @@ def _print_events(run_events: Iterator[events.Event], *, as_json: bool) -> int:
                 case events.Started():
                     run = event.run
                     if event.base_note and is_main:
-                        name = options.escape(Path(event.base or "").name)
-                        note = options.escape(event.base_note)
+                        name = output.escape(Path(event.base or "").name)
+                        note = output.escape(event.base_note)
                         tqdm.write(f"using the included base {name}: {note}", file=sys.stderr)
                 case events.Preparing():
                     bar.total, bar.n = event.total, event.done
@@ -302,7 +302,7 @@ def _format_event(event: events.Event, run: str) -> str:
             line = f"{event.train_images:,} images of {len(event.labels)} classes, "
             line += f"{event.validation_images:,} to evaluate on ({event.split}); "
             line += f"{event.parameters:,} parameters on {event.device}, "
-            line += f"from {options.escape(event.base) if event.base else 'random weights'}"
+            line += f"from {output.escape(event.base) if event.base else 'random weights'}"
             return line + (f", resumed from epoch {event.epoch}" if event.epoch else "")
         case events.Epoch():
             line = f"epoch {event.epoch:3}"
@@ -313,9 +313,9 @@ def _format_event(event: events.Event, run: str) -> str:
             return line
         case events.Finished():
             split = f" on {event.split}" if event.split else ""
-            return f"accuracy {event.accuracy:.2%}{split} after {event.seconds:.0f} s: {options.escape(event.model)}"
+            return f"accuracy {event.accuracy:.2%}{split} after {event.seconds:.0f} s: {output.escape(event.model)}"
         case events.Stopped():
-            return f"stopped in epoch {event.epoch + 1}; `resnet-hub train --run {options.escape(run)}` resumes it"
+            return f"stopped in epoch {event.epoch + 1}; `resnet-hub train --run {output.escape(run)}` resumes it"
         case events.TimeUp():
             return f"training ends in epoch {event.epoch + 1}; the best model so far is evaluated and saved"
         case events.Pushed():

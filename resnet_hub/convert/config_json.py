@@ -146,7 +146,7 @@ def _find_feature(name: str) -> str | None:
 def find_unsupported_feature(key: Any, value: Any) -> str | None:
     """Return the unsupported feature of the network that a stored setting switches on, or None.
 
-    Only such settings are read as weights of supported networks cannot be told from.
+    Only settings that the shapes of the weights do not show are read.
     """
     if key in _ARCHITECTURE_KEYS and isinstance(value, str):
         return _find_feature(value.rpartition("/")[2].partition(".")[0].lower())

@@ -131,8 +131,8 @@ def _count_classes(state_dict: StateDict, source: str | Path, labels: list[str] 
     classes = head[0] if len(head) == 2 else 0
     if labels is not None and len(labels) != classes:
         raise CheckpointError(f"There are {len(labels)} labels, but the head of {source} has {classes} outputs.")
-    found = f"{classes} classes, since fc is {_format_shape(head)}" if head else "none: it has no fc"
-    state_dict.notes.append(("head", found))
+    description = f"{classes} classes, since fc is {_format_shape(head)}" if head else "none: it has no fc"
+    state_dict.notes.append(("head", description))
     if classes:
         named = "as requested" if labels else "numbered; to name them: --labels or --labels-from"
         state_dict.notes.append(("labels", named))

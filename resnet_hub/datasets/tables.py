@@ -79,8 +79,8 @@ def read_metadata(
             if name not in columns:
                 raise DataError(f"{path} has no column {name!r}. Choose one of {list_untrusted(columns, 10)}.")
         label_of = {}
-        found = _find_images(path, [str(row.get(file_column)) for row in rows], images)
-        for row, image in zip(rows, found, strict=True):
+        matches = _find_images(path, [str(row.get(file_column)) for row in rows], images)
+        for row, image in zip(rows, matches, strict=True):
             if image is None:
                 skipped[NO_FILE].append(f"{path}: {row.get(file_column)}")
             elif (label := encode_label(column, row.get(column))) is not None:
@@ -97,12 +97,12 @@ def _find_images(metadata: str, names: list[str], images: set[str]) -> list[str 
     Where no name is right, but that of a file in some folder below, that file is meant.
     """
     folder = posixpath.dirname(metadata)
-    found = []
+    matches: list[str | None] = []
     for name in names:
         variants = (posixpath.normpath(posixpath.join(folder, variant)) for variant in (name, name.replace("\\", "/")))
-        found.append(next((image for image in variants if image in images), None))
-    if any(found):
-        return found
+        matches.append(next((image for image in variants if image in images), None))
+    if any(matches):
+        return matches
     paths_of = defaultdict(list)
     for image in images:
         if image.startswith(f"{folder}/" if folder else ""):

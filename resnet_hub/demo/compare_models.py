@@ -14,6 +14,8 @@ from resnet_hub.images.load import load_image
 if TYPE_CHECKING:
     from PIL import Image
 
+    from resnet_hub.inference.classifier import Classifier
+
 TOP = 5
 _SIDE = 512  # pixels of the shorter side at which the photo is decoded, or more if a model needs them
 
@@ -33,15 +35,19 @@ class ModelComparison:
             classifiers = [self.picker.models.get(name).prepare_engine() for name in names]
             side = max(_SIDE, *(classifier.decode_size or 0 for classifier in classifiers))
             image = load_image(photo["path"], name=photo["orig_name"], near=side)
-            columns = [self._describe(name, image, request) for name in names]
+            columns = [
+                self._describe(name, classifier, image, request)
+                for name, classifier in zip(names, classifiers, strict=True)
+            ]
         except ResNetHubError as error:
             return markup.render_error(error, request)
         return markup.render("two_models.html", request, columns=columns)
 
-    def _describe(self, name: str, image: "Image.Image", request: gr.Request) -> dict[str, Any]:
+    def _describe(
+        self, name: str, classifier: "Classifier", image: "Image.Image", request: gr.Request
+    ) -> dict[str, Any]:
         from resnet_hub.inference.gradcam import overlay_heat_map
 
-        classifier = self.picker.models.get(name)
         start = time.perf_counter()
         top, maps = classifier.predict_with_maps(image, TOP)
         seconds = time.perf_counter() - start

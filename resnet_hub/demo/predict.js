@@ -194,7 +194,7 @@
     setPhoto(new File([frame], "camera.jpg", { type: "image/jpeg" }));
   }
 
-  // -- the answer as a picture ---------------------------------------------------------------------------------------
+  // -- the answer as an image ----------------------------------------------------------------------------------------
 
   const PICTURE_WIDTH = 800;
   const ROW_HEIGHT = 64;

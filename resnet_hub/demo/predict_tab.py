@@ -173,7 +173,7 @@ class PredictTab:
                 self._classes = gr.HTML(
                     elem_id="classes", elem_classes="labels", js_on_load="resnetHub.rows(element, trigger)"
                 )
-                self._save_button = gr.Button(message("save_picture"), elem_id="save-picture", elem_classes="as-link")
+                self._save_button = gr.Button(message("save_image"), elem_id="save-image", elem_classes="as-link")
                 gr.HTML('<div class="labels" id="live-labels"></div>', elem_id="live-answer")
             with gr.Column(min_width=280, elem_id="why-panel"):
                 gr.HTML(message("why_head"), elem_classes="panel-head")

@@ -251,7 +251,7 @@ def fit_reliability(
         targets: Their classes (N,).
         features: Their pooled features (N, C).
         known: Pooled features (M, C) of images that it was trained on. Without them, or with more than
-            `MAX_NOVELTY_LABELS` labels, the model does not tell unknown images.
+            `MAX_NOVELTY_LABELS` labels, the model does not detect unknown images.
         precision: Fraction of right labels among those that are given as sure.
 
     Returns:

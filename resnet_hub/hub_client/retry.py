@@ -186,7 +186,7 @@ def request_timeout(timeout: float | None = None) -> Iterator[_Clock]:
 
 
 def is_short_body(error: OSError) -> bool:
-    """Whether huggingface_hub found a file shorter or longer than the Hub lists it."""
+    """Whether huggingface_hub received a file shorter or longer than the Hub lists it."""
     return str(error).startswith("Consistency check failed")
 
 

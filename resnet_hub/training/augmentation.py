@@ -21,7 +21,7 @@ from resnet_hub.images.transforms import resize_pixels, resize_whole
 from resnet_hub.training.config import ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.initial_model import read_model_config
 from resnet_hub.training.loader import Batch
-from resnet_hub.training.optimizer import NUMBERS, create_generator, draw_numbers
+from resnet_hub.training.schedule import NUMBERS, create_generator, draw_numbers
 
 # The random numbers of an image that each of them uses.
 _CROP, _ERASING, _COLOUR, _RAND_AUGMENT = slice(0, 5), slice(5, 10), slice(10, 13), slice(13, NUMBERS)

@@ -13,7 +13,7 @@ from resnet_hub.checkpoints.save import CONFIG_FILE
 from resnet_hub.config import Reliability, ResNetConfig
 from resnet_hub.errors import TrainingError
 from resnet_hub.model import ResNet
-from resnet_hub.training import optimizer
+from resnet_hub.training import schedule
 from resnet_hub.training.config import ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.run_dir import RunDir
 
@@ -88,7 +88,7 @@ def check_batch_norm(config: ResolvedTrainConfig, model: ResNetConfig, batch_siz
         return
     part = math.ceil(batch_size / config.accumulate)
     smallest = batch_size % part or part  # as `Tensor.chunk` splits
-    size = optimizer.image_size(config.first_size, config.crop_size or model.image_size, 0, config.epochs or 1)
+    size = schedule.image_size(config.first_size, config.crop_size or model.image_size, 0, config.epochs or 1)
     if smallest > 1 or min(layer.size for layer in replace(model, image_size=size).convolutions()) > 1:
         return
     cause = "the batch has" if batch_size == 1 else f"of the batch of {batch_size}, a part has"

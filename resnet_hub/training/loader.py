@@ -29,7 +29,7 @@ from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.errors import ImageError, TrainingError, disk_is_full
 from resnet_hub.images.load import load_image
 from resnet_hub.images.transforms import MAX_ASPECT, resize_and_crop, resize_whole
-from resnet_hub.training import optimizer
+from resnet_hub.training import schedule
 from resnet_hub.training.config import ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.events import Preparing
 from resnet_hub.training.split import RunImages
@@ -264,7 +264,7 @@ def _start_threads(count: int) -> ThreadPoolExecutor:
     before, have_set = torch.get_num_threads(), threading.Barrier(count + 1)
 
     def set_one() -> None:
-        torch.get_num_threads()  # sets the number of a new thread when it is first asked for
+        torch.get_num_threads()  # sets the number of a new thread when it is first read
         torch.set_num_threads(1)
         have_set.wait()
 
@@ -322,7 +322,7 @@ class BatchSampler:
         if not self.batch_size:
             raise TrainingError(f"{count} images cannot be shared by {processes} processes.")
         self.steps = count // self.batch_size
-        self.class_weights = optimizer.compute_class_weights(self.targets, self.num_classes)
+        self.class_weights = schedule.compute_class_weights(self.targets, self.num_classes)
 
     def iterate(self, epoch: int, step: int) -> Iterator[Batch]:
         """Yields the share of this process of each batch from `step` of `epoch` on."""
@@ -330,15 +330,15 @@ class BatchSampler:
         assert config.epochs is not None
         for number in range(epoch, config.epochs):
             order = self.shuffle(number).numpy()
-            size = optimizer.image_size(config.first_size, self.crop_size, number, config.epochs)
+            size = schedule.image_size(config.first_size, self.crop_size, number, config.epochs)
             for current in range(step if number == epoch else 0, self.steps):
                 start = current * self.batch_size + self.process * length
-                numbers = optimizer.draw_numbers(config.seed, number, start, length)
+                numbers = schedule.draw_numbers(config.seed, number, start, length)
                 yield Batch(order[start : start + length], numbers, size)
 
     def shuffle(self, epoch: int) -> Tensor:
         """Returns the indices (N,) of an epoch: shuffled, or drawn so that all classes are as frequent."""
-        generator = optimizer.create_generator(self.config.seed, epoch)
+        generator = schedule.create_generator(self.config.seed, epoch)
         if self.config.balance == "sampling":
             chances = self.class_weights[self.targets].double()
             return torch.multinomial(chances, len(chances), replacement=True, generator=generator)

@@ -20,7 +20,7 @@ from resnet_hub.checkpoints.default_model import DefaultModel
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.inference.engines import has_bf16
-from resnet_hub.training import events, optimizer
+from resnet_hub.training import events, schedule
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.config import AUTO, Phase, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.finalize import describe_hardware, describe_result, finalize_run, is_finalized
@@ -425,7 +425,7 @@ class Trainer:
         return event
 
     def _learning_rate(self, progress: float) -> float:
-        return float(optimizer.learning_rate(self.config, progress) * 0.1**self.position.rate_drops)
+        return float(schedule.learning_rate(self.config, progress) * 0.1**self.position.rate_drops)
 
     def _check_loss(self, loss: float, epoch: int) -> None:
         if not math.isfinite(loss):

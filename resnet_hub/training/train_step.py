@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnet_hub.errors import TrainingError
-from resnet_hub.training import optimizer
+from resnet_hub.training import schedule
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.config import ResolvedTrainConfig
 from resnet_hub.training.events import OutOfMemory
@@ -85,11 +85,11 @@ class TrainStep:
         config, state = self.config, self.state
         if config.stochastic_depth:
             position = state.position.epoch, state.position.step, self.accelerator.process_index
-            torch.manual_seed(optimizer.create_generator(config.seed, *position).initial_seed())
+            torch.manual_seed(schedule.create_generator(config.seed, *position).initial_seed())
         pixels = pixels.to(self.device, non_blocking=True)  # as bytes
         indices = self.targets[batch.indices].to(self.device, non_blocking=True)[:, None]
         targets = torch.zeros(len(pixels), len(self.class_weights), device=self.device).scatter_(1, indices, 1.0)
-        generator = optimizer.create_generator(config.seed, state.position.epoch, state.position.step)
+        generator = schedule.create_generator(config.seed, state.position.epoch, state.position.step)
         images, targets = self.transform(pixels, targets, batch, generator)
         class_weights = self.class_weights.to(self.device, non_blocking=True) if config.balance == "loss" else None
         chunks = list(zip(images.chunk(self.parts), targets.chunk(self.parts), strict=True))

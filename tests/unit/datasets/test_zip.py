@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.fuzz import cases
+from helpers.hostile import zipped
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,17 +34,9 @@ def image(shade: int) -> bytes:
 GOOD = {f"{label}/{n}.png": image(n + 3 * k) for k, label in enumerate(("cat", "dog")) for n in range(3)}
 
 
-def packed(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", method) as out:
-        for name, content in files.items():
-            out.writestr(name, content)
-    return file.getvalue()
-
-
 def packed_as(info: zipfile.ZipInfo, content: bytes = b"") -> bytes:
     """The good files and one more with a hand-written header."""
-    file = io.BytesIO(packed(GOOD))
+    file = io.BytesIO(zipped(GOOD))
     with zipfile.ZipFile(file, "a") as out:
         out.writestr(info, content or image(9))
     return file.getvalue()
@@ -64,7 +57,7 @@ def device() -> bytes:
 def renamed(old: bytes, new: bytes) -> bytes:
     """A name that zipfile would not write, of the same length."""
     assert len(old) == len(new)
-    return packed(GOOD | {old.decode(): image(9)}).replace(old, new)
+    return zipped(GOOD | {old.decode(): image(9)}).replace(old, new)
 
 
 def latin() -> bytes:
@@ -82,20 +75,20 @@ def written(tmp_path: Path) -> Callable[[bytes], Path]:
 
 
 SKIPPED = {
-    "traversal": (packed(GOOD | {"../../cat/evil.png": image(9)}), "path outside the ZIP"),
-    "traversal inside": (packed(GOOD | {"cat/../../../evil.png": image(9)}), "path outside the ZIP"),
-    "backslash traversal": (packed(GOOD | {"..\\..\\evil.png": image(9)}), "path outside the ZIP"),
-    "absolute": (packed(GOOD | {"/etc/cron.d/evil.png": image(9)}), "path outside the ZIP"),
-    "drive": (packed(GOOD | {"C:\\windows\\evil.png": image(9)}), "path outside the ZIP"),
-    "network share": (packed(GOOD | {"\\\\server\\share\\evil.png": image(9)}), "path outside the ZIP"),
+    "traversal": (zipped(GOOD | {"../../cat/evil.png": image(9)}), "path outside the ZIP"),
+    "traversal inside": (zipped(GOOD | {"cat/../../../evil.png": image(9)}), "path outside the ZIP"),
+    "backslash traversal": (zipped(GOOD | {"..\\..\\evil.png": image(9)}), "path outside the ZIP"),
+    "absolute": (zipped(GOOD | {"/etc/cron.d/evil.png": image(9)}), "path outside the ZIP"),
+    "drive": (zipped(GOOD | {"C:\\windows\\evil.png": image(9)}), "path outside the ZIP"),
+    "network share": (zipped(GOOD | {"\\\\server\\share\\evil.png": image(9)}), "path outside the ZIP"),
     "link": (link(), "link or device"),
     "device": (device(), "link or device"),
     "no suffix": (packed_as(zipfile.ZipInfo("cat/photo"), b"text"), "not an image"),
-    "nested ZIP": (packed(GOOD | {"cat/more.zip": packed(GOOD)}), "archive inside"),
-    "no images": (packed(GOOD | {"cat/run.sh": b"rm -rf /", "cat/page.html": b"<script>"}), "not an image"),
-    "macOS": (packed(GOOD | {"__MACOSX/cat/._1.png": b"x", "cat/.DS_Store": b"x"}), "system file"),
-    "Windows": (packed(GOOD | {"cat/Thumbs.db": b"x", "dog/desktop.ini": b"x"}), "system file"),
-    "notebook": (packed(GOOD | {"cat/.ipynb_checkpoints/1.png": image(9)}), "system file"),
+    "nested ZIP": (zipped(GOOD | {"cat/more.zip": zipped(GOOD)}), "archive inside"),
+    "no images": (zipped(GOOD | {"cat/run.sh": b"rm -rf /", "cat/page.html": b"<script>"}), "not an image"),
+    "macOS": (zipped(GOOD | {"__MACOSX/cat/._1.png": b"x", "cat/.DS_Store": b"x"}), "system file"),
+    "Windows": (zipped(GOOD | {"cat/Thumbs.db": b"x", "dog/desktop.ini": b"x"}), "system file"),
+    "notebook": (zipped(GOOD | {"cat/.ipynb_checkpoints/1.png": image(9)}), "system file"),
 }
 
 
@@ -122,7 +115,7 @@ def test_compression_methods_without_a_memory_limit_are_skipped(method: int, wri
     assert splits.skipped == {"unsupported compression method": ["cat/odd.png"]}
     assert len(splits["train"]) == 6
     with pytest.raises(DataError, match=r"unsupported compression method\. Pack it again as a plain ZIP"):
-        load_dataset(written(packed(GOOD, method)))
+        load_dataset(written(zipped(GOOD, method)))
 
 
 def test_repeated_names_are_skipped(written: Callable[[bytes], Path]) -> None:
@@ -135,7 +128,7 @@ def test_repeated_names_are_skipped(written: Callable[[bytes], Path]) -> None:
 
 def test_names_that_differ_in_case_are_two_images(written: Callable[[bytes], Path]) -> None:
     splits = load_dataset(
-        written(packed(GOOD | {"cat/A.png": image(8), "cat/a.png": image(9), "cat/a.PNG": image(10)}))
+        written(zipped(GOOD | {"cat/A.png": image(8), "cat/a.png": image(9), "cat/a.PNG": image(10)}))
     )
     assert len(splits["train"]) == 9
 
@@ -143,13 +136,13 @@ def test_names_that_differ_in_case_are_two_images(written: Callable[[bytes], Pat
 @pytest.mark.parametrize(
     ("content", "label"),
     [
-        (packed(GOOD | {"猫/1.png": image(9)}), "猫"),
+        (zipped(GOOD | {"猫/1.png": image(9)}), "猫"),
         (renamed(b"tiger__/1.png", "虎_".encode().ljust(7, b"_") + b"/1.png"), "虎____"),  # UTF-8 without the flag
         (renamed(b"caf_/1.png", b"caf\x82/1.png"), "café"),  # code page 437
-        (packed(GOOD | {"x" * 10_240 + "/1.png": image(9)}), "x" * 10_240),
-        (packed(GOOD | {"bird\\1.png": image(9)}), "bird"),
-        (packed(GOOD | {"./bird//1.png": image(9)}), "bird"),
-        (packed(GOOD | {"cafe\u0301/1.png": image(9)}), "café"),
+        (zipped(GOOD | {"x" * 10_240 + "/1.png": image(9)}), "x" * 10_240),
+        (zipped(GOOD | {"bird\\1.png": image(9)}), "bird"),
+        (zipped(GOOD | {"./bird//1.png": image(9)}), "bird"),
+        (zipped(GOOD | {"cafe\u0301/1.png": image(9)}), "café"),
     ],
 )
 def test_names_in_any_encoding_and_length(content: bytes, label: str, written: Callable[[bytes], Path]) -> None:
@@ -166,7 +159,7 @@ def test_names_that_are_not_valid_text_are_read(written: Callable[[bytes], Path]
 
 
 def protected() -> bytes:
-    content = bytearray(packed(GOOD))
+    content = bytearray(zipped(GOOD))
     for signature, flags_at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         offset = content.find(signature)
         while offset >= 0:
@@ -177,7 +170,7 @@ def protected() -> bytes:
 
 def bomb() -> bytes:
     """One kilobyte for each megabyte that it claims, 3 GB in all, all of it the same bytes."""
-    content = bytearray(packed({f"cat/{n}.png": bytes(2**20) for n in range(8)}))
+    content = bytearray(zipped({f"cat/{n}.png": bytes(2**20) for n in range(8)}))
     offset = content.find(b"PK\x01\x02")
     while offset >= 0:
         content[offset + 24 : offset + 28] = struct.pack("<L", 400 * 2**20)
@@ -194,16 +187,16 @@ def large_directory() -> bytes:
 REFUSED = {
     "not a ZIP": (b"not a zip", "not a ZIP"),
     "empty file": (b"", "not a ZIP"),
-    "truncated": (packed(GOOD)[:-40], "incomplete"),
-    "half": (packed(GOOD)[: len(packed(GOOD)) // 2], "incomplete"),
-    "empty ZIP": (packed({}), "contains no images"),
-    "text only": (packed({"cat/a.txt": b"a", "dog/b.txt": b"b"}), "contains no images"),
-    "archives only": (packed({"cat.zip": packed(GOOD), "dog.zip": packed(GOOD)}), "archives such as cat.zip. Unpack"),
-    "no classes": (packed({"1.png": image(1), "2.png": image(2)}), "no class folders"),
+    "truncated": (zipped(GOOD)[:-40], "incomplete"),
+    "half": (zipped(GOOD)[: len(zipped(GOOD)) // 2], "incomplete"),
+    "empty ZIP": (zipped({}), "contains no images"),
+    "text only": (zipped({"cat/a.txt": b"a", "dog/b.txt": b"b"}), "contains no images"),
+    "archives only": (zipped({"cat.zip": zipped(GOOD), "dog.zip": zipped(GOOD)}), "archives such as cat.zip. Unpack"),
+    "no classes": (zipped({"1.png": image(1), "2.png": image(2)}), "no class folders"),
     "password": (protected(), "password"),
     "bomb": (bomb(), "ZIP bomb"),
     "invalid UTF-8": (
-        packed({"猫/1.png": image(1)}).replace("猫".encode(), b"\xff\xff\xff"),
+        zipped({"猫/1.png": image(1)}).replace("猫".encode(), b"\xff\xff\xff"),
         "damaged",
     ),
 }
@@ -234,7 +227,7 @@ def test_an_oversized_central_directory_is_not_read(tmp_path: Path) -> None:
 def test_too_many_files_raise_data_error(written: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_hub.datasets.zip.MAX_ENTRIES", 5)
     with pytest.raises(DataError, match=r"photos\.zip contains 6 files, which are too many\. Unpack it"):
-        load_dataset(written(packed(GOOD)))
+        load_dataset(written(zipped(GOOD)))
 
 
 @pytest.mark.parametrize("length", [100, 1000, 20_000])
@@ -242,14 +235,14 @@ def test_names_that_would_fill_the_memory_raise_data_error(length: int, written:
     """One emoji makes Python store each character of the name in four bytes."""
     files = {f"{n}\U0001f408{'c' * length}/1.png": b"" for n in range(2**23 // length)}
     with pytest.raises(DataError, match=r"^photos\.zip has file names that are too long\. Shorten them"):
-        load_dataset(written(packed(files, zipfile.ZIP_STORED)))
+        load_dataset(written(zipped(files, zipfile.ZIP_STORED)))
 
 
 def test_an_image_over_the_size_limit_is_named_and_not_unpacked(
     written: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnet_hub.datasets.zip.MAX_IMAGE_BYTES", 10_000)
-    report = create_report(load_dataset(written(packed(GOOD | {"cat/large.png": bytes(20_000)}))))
+    report = create_report(load_dataset(written(zipped(GOOD | {"cat/large.png": bytes(20_000)}))))
     assert [(bad.name, bad.reason) for bad in report.unreadable] == [
         ("cat/large.png", "Cannot read large.png: the file is larger than 0 MB. Save it smaller.")
     ]
@@ -257,7 +250,7 @@ def test_an_image_over_the_size_limit_is_named_and_not_unpacked(
 
 
 def test_damaged_images_are_reported_and_the_others_are_kept(written: Callable[[bytes], Path]) -> None:
-    content = bytearray(packed(GOOD, zipfile.ZIP_STORED))
+    content = bytearray(zipped(GOOD, zipfile.ZIP_STORED))
     content[content.find(GOOD["cat/1.png"]) + 60] ^= 255  # the checksum is wrong now
     splits = load_dataset(written(bytes(content)))
     report = create_report(splits)
@@ -267,7 +260,7 @@ def test_damaged_images_are_reported_and_the_others_are_kept(written: Callable[[
 
 
 def test_a_wrong_size_in_the_directory_limits_what_is_unpacked(written: Callable[[bytes], Path]) -> None:
-    content = bytearray(packed(GOOD | {"cat/0000.png": bytes(2**24)}))
+    content = bytearray(zipped(GOOD | {"cat/0000.png": bytes(2**24)}))
     offset = content.rfind(b"cat/0000.png") - 46
     content[offset + 24 : offset + 28] = struct.pack("<L", 1000)
     opened = Archive(written(bytes(content)))
@@ -277,14 +270,14 @@ def test_a_wrong_size_in_the_directory_limits_what_is_unpacked(written: Callable
 
 def test_the_report_of_a_single_class_raises_data_error(written: Callable[[bytes], Path]) -> None:
     report = create_report(
-        load_dataset(written(packed({name: content for name, content in GOOD.items() if "cat" in name})))
+        load_dataset(written(zipped({name: content for name, content in GOOD.items() if "cat" in name})))
     )
     with pytest.raises(DataError, match="'cat' is the only class with images"):
         report.check()
 
 
 def test_empty_class_folders_are_skipped_with_a_reason(written: Callable[[bytes], Path]) -> None:
-    splits = load_dataset(written(packed(GOOD | {"bird/": b"", "fish/notes.txt": b"none yet", "fish/": b""})))
+    splits = load_dataset(written(zipped(GOOD | {"bird/": b"", "fish/notes.txt": b"none yet", "fish/": b""})))
     assert splits.skipped["folder without images"] == ["bird"]
     assert splits.skipped["folder of files that are not images"] == ["fish"]
     assert splits["train"].labels == ("cat", "dog")
@@ -308,7 +301,7 @@ print(same, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_an_archive_is_read_from_forked_processes(written: Callable[[bytes], Path]) -> None:
     """The workers of a DataLoader inherit the open file in this way."""
     files = {f"{n}.bin": bytes([n]) * 2**17 for n in range(50)}  # too much for a buffer
-    path = written(packed(files, zipfile.ZIP_STORED))
+    path = written(zipped(files, zipfile.ZIP_STORED))
     process = subprocess.run([sys.executable, "-c", FORKED, path], capture_output=True, text=True, timeout=60)
     assert process.stdout == "True 0\n", process.stderr
 
@@ -316,7 +309,7 @@ def test_an_archive_is_read_from_forked_processes(written: Callable[[bytes], Pat
 def test_an_archive_is_read_from_many_threads(written: Callable[[bytes], Path]) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    opened = Archive(written(packed(GOOD)))
+    opened = Archive(written(zipped(GOOD)))
     names = list(GOOD) * 50
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(opened.read, names)) == [GOOD[name] for name in names]
@@ -337,7 +330,7 @@ def outcome(path: Path) -> str:
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=8), st.integers(0, 5000))
 @example([], 0)
 def test_any_damage_raises_data_error(tmp_path: Path, changes: list[tuple[int, int]], cut: int) -> None:
-    content = bytearray(packed(GOOD))
+    content = bytearray(zipped(GOOD))
     for offset, value in changes:
         content[-1 - offset % len(content)] = value
     path = tmp_path / "photos.zip"
@@ -351,7 +344,7 @@ def test_any_damage_raises_data_error(tmp_path: Path, changes: list[tuple[int, i
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30), max_size=5))
 def test_no_name_refers_to_a_file_outside(tmp_path: Path, names: list[str]) -> None:
     path = tmp_path / "photos.zip"
-    path.write_bytes(packed(GOOD | {f"{name}/1.png": image(9) for name in names}))
+    path.write_bytes(zipped(GOOD | {f"{name}/1.png": image(9) for name in names}))
     complaint = outcome(path)
     assert complaint in ("", "A class has no name. Give each class a name.") or "is unprintable" in complaint
     assert list(tmp_path.iterdir()) == [path]

@@ -15,8 +15,8 @@ from resnet_hub.training.augmentation import (
 )
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.loader import Batch
-from resnet_hub.training.optimizer import NUMBERS, draw_numbers
 from resnet_hub.training.rand_augment import rand_augment
+from resnet_hub.training.schedule import NUMBERS, draw_numbers
 
 
 def random(seed: int = 0) -> torch.Generator:

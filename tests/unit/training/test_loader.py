@@ -28,7 +28,7 @@ from resnet_hub.training.loader import (
     measure_free_memory,
     split_batches,
 )
-from resnet_hub.training.optimizer import draw_numbers
+from resnet_hub.training.schedule import draw_numbers
 from resnet_hub.training.split import split_many_indices
 
 COUNT = 90

@@ -51,8 +51,9 @@ from resnet_hub.training.events import (
 )
 from resnet_hub.training.finalize import is_finalized
 from resnet_hub.training.loop import Trainer, train
-from resnet_hub.training.optimizer import image_size, update_average
+from resnet_hub.training.optimizer import update_average
 from resnet_hub.training.run_dir import RunDir
+from resnet_hub.training.schedule import image_size
 from resnet_hub.training.stochastic_depth import add_stochastic_depth
 from resnet_hub.training.train_step import TrainStep, compute_loss
 

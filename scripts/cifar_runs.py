@@ -10,7 +10,8 @@ epochs of one cycle in bfloat16 where the hardware has it, on one thread. The sc
 a kill; started again it goes on where it was. In `--work`:
 
     histories/NAME.json   errors on training and test images after each epoch; belongs into resnet_hub/analysis/records
-    weights/NAME          the trained network as a checkpoint folder in half precision
+    histories/lesions     accuracies without blocks; belongs there too
+    weights/NAME          the trained network as a checkpoint folder, in half precision if its values allow it
     runs/NAME             the training state; initial/NAME: the weights that it started from
 """
 
@@ -22,7 +23,10 @@ import torch
 
 from resnet_hub import ResNet, evaluate
 from resnet_hub.analysis.cifar import EPOCHS, RUNS, NetworkRun, TrainingRecord, list_records, train_network
+from resnet_hub.analysis.labelled_images import load_labelled_images
+from resnet_hub.analysis.lesion_records import LESIONS, measure_lesions, write_lesions
 from resnet_hub.checkpoints.model_card import CardContent
+from resnet_hub.errors import CheckpointError
 from resnet_hub.training import events
 
 
@@ -34,6 +38,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names such as plain20-seed0 (default: all)")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--width", type=int, default=16, help="channels of the first stage; less for a trial")
+    parser.add_argument("--images", type=int, default=2000, help="test images of the lesions")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--list", action="store_true", help="print what is finished, and end")
     arguments = parser.parse_args()
@@ -67,6 +72,9 @@ def run_network(run: NetworkRun, arguments: argparse.Namespace) -> None:
     folder = arguments.work / "weights" / run.name
     if not (folder / "README.md").is_file():
         save_checkpoint(record, folder, arguments)
+    path = arguments.work / "histories" / LESIONS / f"{run.name}.json"
+    if not path.is_file():
+        measure_network(record, folder, path, arguments)
 
 
 def print_event(event: events.Event) -> None:
@@ -80,10 +88,15 @@ def print_event(event: events.Event) -> None:
 
 
 def save_checkpoint(record: TrainingRecord, folder: Path, arguments: argparse.Namespace) -> None:
-    """Save the network in half precision, and evaluate what was saved."""
+    """Save the network, in half precision if its values allow it, and evaluate what was saved."""
     model = ResNet.from_pretrained(arguments.work / "runs" / record.name / "model")
     model.card = None
-    model.save_pretrained(folder, dtype="float16")
+    dtype: str | None = "float16"
+    try:
+        model.save_pretrained(folder, dtype=dtype)
+    except CheckpointError:  # the first layers of a deep plain network can grow beyond it, as their gradients explode
+        dtype = None
+        model.save_pretrained(folder)
     evaluation = evaluate(ResNet.from_pretrained(folder), arguments.data, split="test", worst=0)
     kind = "plain network" if record.shortcut == "none" else f"residual network with shortcuts {record.shortcut}"
     card = CardContent(
@@ -96,13 +109,31 @@ def save_checkpoint(record: TrainingRecord, folder: Path, arguments: argparse.Na
         metrics={"accuracy": evaluation.accuracy},
         split="test",
         num_images=evaluation.num_images,
-        measured_by="PyTorch in float32, from the weights in half precision",
+        measured_by="PyTorch in float32" + (", from the weights in half precision" if dtype else ""),
         command=record.command,
         training=f"{record.last.epoch} epochs of one cycle in {record.last.seconds / 60:.0f} minutes on "
         f"{record.hardware}, started on {record.date}, seed {record.seed}, torch {record.torch}. The weights are those "
         f"of the last epoch. Training error {record.train_error:.2%}, without augmentation.",
     )
     ResNet.from_pretrained(folder, dtype="auto").save_pretrained(folder, card=card)  # the card last: it marks the end
+
+
+def measure_network(record: TrainingRecord, folder: Path, path: Path, arguments: argparse.Namespace) -> None:
+    """Record the accuracies of the saved network without each of its blocks, without several, and in other orders."""
+    model = ResNet.from_pretrained(folder)
+    labelled = load_labelled_images(model.config, arguments.data, count=arguments.images, split="test")
+    lesions = measure_lesions(
+        record.name,
+        model,
+        labelled,
+        command=f"resnet-hub reproduce lesion --model runs/cifar/weights/{record.name} --split test "
+        f"--images {arguments.images}",
+        data=record.data,
+        split="test",
+    )
+    path.parent.mkdir(exist_ok=True)
+    write_lesions(path, lesions)
+    print(f"{time.strftime('%H:%M:%S')}   a block costs {lesions.study.mean_drop:.2%} on average", flush=True)
 
 
 def print_histories(work: Path) -> None:

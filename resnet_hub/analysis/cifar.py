@@ -99,13 +99,13 @@ def write_record(path: str | Path, record: TrainingRecord) -> None:
     write_atomic(path, json.dumps(record.to_dict(), indent=1) + "\n")
 
 
-def list_records(folder: str | Path = RECORDS) -> list[TrainingRecord]:
+def list_records(folder: str | Path | None = None) -> list[TrainingRecord]:
     """Read all records of a folder, by name. By default those that ship with the package.
 
     Raises:
         AnalysisError: A file cannot be read or is no record.
     """
-    return [read_record(path) for path in sorted(Path(folder).glob("*.json"))]
+    return [read_record(path) for path in sorted(Path(folder or RECORDS).glob("*.json"))]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -25,13 +25,17 @@ class Chart:
     x_label: str
     y_label: str
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> x and y values
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)  # name -> low, high
     note: str = ""  # a sentence under the plot: what to see in it
     log_x: bool = False
     log_y: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        lines = {name: [list(map(float, values)) for values in line] for name, line in self.lines.items()}
-        return vars(self) | {"lines": lines}
+        lines, bands = (
+            {name: [list(map(float, values)) for values in pair] for name, pair in pairs.items()}
+            for pairs in (self.lines, self.bands)
+        )
+        return vars(self) | {"lines": lines, "bands": bands}
 
 
 def plot_chart(chart: Chart) -> Image.Image:
@@ -46,6 +50,8 @@ def plot_chart(chart: Chart) -> Image.Image:
             colour, style = _COLOURS[index % len(_COLOURS)], _STYLES[index % len(_STYLES)]
             marker = "o" if len(x) <= 30 else None
             axes.plot(x, y, label=name, color=colour, linestyle=style, marker=marker, markersize=3, linewidth=1.3)
+            if name in chart.bands:
+                axes.fill_between(x, *chart.bands[name], color=colour, alpha=0.15, linewidth=0)
         axes.set_xscale("log" if chart.log_x else "linear")
         axes.set_yscale("log" if chart.log_y else "linear")
         axes.set_xlabel(chart.x_label, **make_style(SMALL, GREY))
@@ -70,6 +76,7 @@ class Finding(NamedTuple):
     expected: str
     measured: str
     holds: bool | None  # None: for information, nothing is claimed
+    remark: str = ""  # beside the verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +105,11 @@ class Report:
         rows = [("", "expected", "measured", "")]
         for finding in self.findings:
             verdict = {True: "holds", False: "does not hold", None: ""}[finding.holds]
+            verdict = ", ".join(filter(None, (verdict, finding.remark)))
             rows.append((finding.statement, finding.expected, finding.measured, verdict))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = ["  ".join([*(f"{row[i]:<{widths[i]}}" for i in range(3)), row[3]]).rstrip() for row in rows]
-        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        shown = {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in self.settings.items()}
+        settings = ", ".join(f"{name} {value}" for name, value in shown.items() if value not in ("", None))
         lines += ["", f"{settings}; {self.seconds:.0f} seconds on {self.hardware}, {self.date}", self.source]
         return "\n".join(lines) + "\n"

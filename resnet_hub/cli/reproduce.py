@@ -1,9 +1,10 @@
 """`resnet-hub reproduce`: run the experiments of the papers again."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_hub.cli import options, output
 from resnet_hub.errors import AnalysisError, DataError, HubError
@@ -29,6 +30,7 @@ def add_parsers(commands: options.Commands) -> None:
     lesion = options.add_command(claims, "lesion", run_lesion, "networks without some of their blocks")
     gradients = options.add_command(claims, "shattered-gradients", run_gradients, "gradients at initialisation")
     identity = options.add_command(claims, "identity", run_identity, "learning the identity")
+    tables = options.add_command(claims, "tables", run_tables, "tables 1 and 6 of the paper beside ours")
     for training in (degradation, shortcuts):
         training.add_argument("--data", default=_DATA, help=f"{options.DATA_HELP} (default: {_DATA}); not with --fast")
         help_text = "folder of the trainings, which resumes them (default: runs/cifar)"
@@ -41,6 +43,13 @@ def add_parsers(commands: options.Commands) -> None:
     help_text = f"checkpoint folders, Hub models or included models (default: {' '.join(_MODELS)})"
     lesion.add_argument("--model", type=options.parse_model, nargs="+", metavar="MODEL", help=help_text)
     options.add_count(lesion, "--images", 1000, "images to measure on")
+    for recorded in (degradation, shortcuts, lesion, tables):
+        help_text = (
+            "compute nothing: print what is recorded, in this package or in a folder such as runs/cifar/histories"
+        )
+        settings: dict[str, Any] = {"type": Path, "nargs": "?", "const": True, "metavar": "FOLDER"}
+        recorded.add_argument("--recorded", default=True if recorded is tables else None, help=help_text, **settings)
+    options.add_json(tables)
     for parser in (degradation, shortcuts, lesion, gradients, identity):
         parser.add_argument("--fast", action="store_true", help="a smaller version")
         parser.add_argument("--seed", type=_parse_seed, default=0, help="random seed (default: 0)")
@@ -51,9 +60,9 @@ def add_parsers(commands: options.Commands) -> None:
 def run_degradation(arguments: options.Arguments) -> int:
     """Train plain and residual networks of 20 and 56 layers on CIFAR-10 and compare their errors: hours of one thread.
 
-    With --fast: networks of 8 and 32 layers on made-up images, in minutes.
+    With --fast: networks of 8 and 32 layers on made-up images, in minutes. With --recorded: what was trained before.
     """
-    from resnet_hub.analysis.claims import reproduce_degradation
+    from resnet_hub.analysis.cifar_claims import reproduce_degradation
 
     return _reproduce_training(reproduce_degradation, arguments, {"layers": (8, 32)})
 
@@ -61,9 +70,9 @@ def run_degradation(arguments: options.Arguments) -> int:
 def run_shortcuts(arguments: options.Arguments) -> int:
     """Train networks of 20 layers with shortcuts A, B, C and none on CIFAR-10: hours of one thread.
 
-    With --fast: networks of 14 layers on made-up images, in minutes.
+    With --fast: networks of 14 layers on made-up images, in minutes. With --recorded: what was trained before.
     """
-    from resnet_hub.analysis.claims import reproduce_shortcuts
+    from resnet_hub.analysis.cifar_claims import reproduce_shortcuts
 
     return _reproduce_training(reproduce_shortcuts, arguments, {"layers": 14})
 
@@ -71,11 +80,14 @@ def run_shortcuts(arguments: options.Arguments) -> int:
 def run_lesion(arguments: options.Arguments) -> int:
     """Measure the accuracy of networks without each one of their blocks, without several, and with blocks swapped.
 
-    With --fast: 200 images, and no curves.
+    With --fast: 200 images, and no curves. With --recorded: what was measured before, of all networks over their seeds.
     """
-    from resnet_hub.analysis.claims import reproduce_lesion
+    from resnet_hub.analysis.cifar_claims import report_lesions, reproduce_lesion
+    from resnet_hub.analysis.lesion_records import list_lesions
     from resnet_hub.model import ResNet
 
+    if arguments.recorded:
+        return _print_report(report_lesions(list_lesions(_get_folder(arguments))), arguments)
     models = {Path(source).name: ResNet.from_pretrained(source) for source in arguments.model or _find_models()}
     sizes = {"images": 200, "curves": False} if arguments.fast else {"images": arguments.images}
     with output.show_progress("networks") as progress:
@@ -108,9 +120,21 @@ def run_identity(arguments: options.Arguments) -> int:
     return _print_report(report, arguments)
 
 
+def run_tables(arguments: options.Arguments) -> int:
+    """Put tables 1 and 6 of the paper beside our networks and recorded trainings. Nothing is computed."""
+    from resnet_hub.analysis.cifar import list_records
+    from resnet_hub.analysis.cifar_claims import reproduce_tables
+
+    return _print_report(reproduce_tables(list_records(_get_folder(arguments))), arguments)
+
+
 def _reproduce_training(
     reproduce: "Callable[..., Report]", arguments: options.Arguments, fast_sizes: dict[str, Any]
 ) -> int:
+    from resnet_hub.analysis.cifar import list_records
+
+    if arguments.recorded:
+        return _print_report(reproduce(records=list_records(_get_folder(arguments))), arguments)
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     sizes = fast_sizes | _FAST_TRAINING if arguments.fast else options.select(arguments, "data", "work")
     with output.show_progress("steps" if arguments.fast else "networks") as progress:
@@ -118,22 +142,35 @@ def _reproduce_training(
     return _print_report(report, arguments)
 
 
+def _get_folder(arguments: options.Arguments) -> Path | None:
+    """The folder of --recorded; None: the records that ship with the package."""
+    folder: Path | Literal[True] = arguments.recorded
+    if folder is True:
+        return None
+    if not folder.is_dir():
+        raise AnalysisError(f"There is no folder {folder}. Name the folder histories of a training's work folder.")
+    return folder
+
+
 def _find_models() -> list[Path]:
     from resnet_hub.bundled_models import SHELF
 
     folders = [SHELF / name for name in _MODELS]
-    if missing := [folder.name for folder in folders if not folder.is_dir()]:
+    missing = [folder.name for folder in folders if not folder.is_dir()]
+    if len(missing) == len(folders):
         raise AnalysisError(f"This installation has no {' and no '.join(missing)}. Name models with --model.")
-    return folders
+    if missing:
+        print(f"This installation has no {missing[0]}. Name another network with --model.", file=sys.stderr)
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def _print_report(report: "Report", arguments: options.Arguments) -> int:
-    if arguments.plots:
+    if plots := getattr(arguments, "plots", None):
         from resnet_hub.analysis.report import plot_chart
 
-        arguments.plots.mkdir(parents=True, exist_ok=True)
+        plots.mkdir(parents=True, exist_ok=True)
         for name, chart in report.charts.items():
-            plot_chart(chart).save(arguments.plots / f"{report.claim}-{name}.png")
+            plot_chart(chart).save(plots / f"{report.claim}-{name}.png")
     print(report.to_json() if arguments.json else report.to_text(), end="")
     return 0
 

@@ -16,11 +16,19 @@ MAX_CLASSES = 20  # of a confusion matrix; with more, the cells would be too sma
 WIDTH, HEIGHT = 300, 200  # of a chart, in the units of its drawing, about the pixels of a phone
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 20, 38  # its margins
 _TICKS = 5  # labels of an axis, at most about
+_FEW_POWERS = 2.0  # of ten, on a logarithmic axis
 _MAX_POINTS = 40  # with more values a line has no dots
 _STYLES = 7  # colours and dashes in page.css
 
 
-def render_chart(chart: Chart, request: gr.Request, *, y_range: tuple[float, ...] = (), percent: bool = False) -> str:
+def render_chart(
+    chart: Chart,
+    request: gr.Request,
+    *,
+    y_range: tuple[float, ...] = (),
+    percent: bool = False,
+    is_played: bool = False,
+) -> str:
     """Render a chart; empty if it has no finite value.
 
     Args:
@@ -28,6 +36,7 @@ def render_chart(chart: Chart, request: gr.Request, *, y_range: tuple[float, ...
         request: The visitor's request.
         y_range: Values that the y axis has, whatever the lines have.
         percent: Whether the y axis shows percentages.
+        is_played: Whether a script draws it up to a value of x; see `inside.js`.
     """
     transform = math.log10 if chart.log_y else float
     lines: list[dict[str, Any]] = []
@@ -39,8 +48,9 @@ def render_chart(chart: Chart, request: gr.Request, *, y_range: tuple[float, ...
     if not lines:
         return ""
     all_x = [x for line in lines for x, _, _ in line["values"]]
-    all_y = [*y_range, *(y for line in lines for _, y, _ in line["values"])]
-    x_low, x_high, y_ticks = min(all_x), max(all_x), choose_ticks(all_y)
+    bands = [transform(y) for band in chart.bands.values() for edge in band for y in edge if y > 0 or not chart.log_y]
+    all_y = [*y_range, *(y for line in lines for _, y, _ in line["values"]), *bands]
+    x_low, x_high, y_ticks = min(all_x), max(all_x), (choose_log_ticks if chart.log_y else choose_ticks)(all_y)
     y_low, y_high = min(y_ticks[0], *all_y), max(y_ticks[-1], *all_y)
 
     def place_x(x: float) -> float:
@@ -49,10 +59,25 @@ def render_chart(chart: Chart, request: gr.Request, *, y_range: tuple[float, ...
     def place_y(y: float) -> float:
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - y_low) / ((y_high - y_low) or 1), 1)
 
+    show = "{:.1%}" if percent else "{:.3g}"
     for line in lines:
-        line["points"] = [(place_x(x), place_y(y), f"{x:g}: {shown:.3g}") for x, y, shown in line["values"]]
+        line["x"] = [f"{x:g}" for x, _, _ in line["values"]]
+        line["y"] = [show.format(shown) for _, _, shown in line["values"]]
+        titles = [f"{x}: {y}" for x, y in zip(line["x"], line["y"], strict=True)]
+        line["points"] = [
+            (place_x(x), place_y(y), title) for (x, y, _), title in zip(line["values"], titles, strict=True)
+        ]
         line["has_dots"] = len(line["points"]) <= _MAX_POINTS
-    show_y = "{:.0%}" if percent else "{:g}"
+        xs, edges = chart.lines[line["name"]][0], chart.bands.get(line["name"], ())
+        line["band"] = [
+            [
+                (place_x(x), place_y(transform(y) if y > 0 or not chart.log_y else y_low))
+                for x, y in zip(xs, edge, strict=True)
+            ]
+            for edge in edges
+        ]
+    box = {"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM}
+    show_y = "{:.0%}" if percent else "{:.3g}" if chart.log_y else "{:g}"
     is_whole = all(x.is_integer() for x in all_x)  # such as epochs: half of one means nothing
     x_ticks = [x for x in choose_ticks(all_x) if x_low <= x <= x_high and (x.is_integer() or not is_whole)]
     return markup.render(
@@ -60,9 +85,10 @@ def render_chart(chart: Chart, request: gr.Request, *, y_range: tuple[float, ...
         request,
         chart=chart,
         lines=lines,
+        is_played=is_played,
         x_ticks=[(place_x(x), f"{x:g}") for x in x_ticks],
-        y_ticks=[(place_y(y), f"{10**y:.3g}" if chart.log_y else show_y.format(y)) for y in y_ticks],
-        box={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "bottom": HEIGHT - BOTTOM},
+        y_ticks=[(place_y(y), show_y.format(10**y if chart.log_y else y)) for y in y_ticks],
+        box=box | {"width": WIDTH, "height": HEIGHT},
     )
 
 
@@ -74,6 +100,17 @@ def choose_ticks(values: Sequence[float]) -> list[float]:
     step = next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power * _TICKS >= span)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [float(f"{step * index:.12g}") for index in range(first, last + 1)]
+
+
+def choose_log_ticks(logarithms: Sequence[float]) -> list[float]:
+    """Choose logarithms of round numbers: of 1, 2 and 5 in each power of ten if there are few powers."""
+    low, high = min(logarithms), max(logarithms)
+    if high - low > _FEW_POWERS:
+        return choose_ticks(logarithms)
+    rounds = [power + math.log10(digit) for power in range(math.floor(low), math.ceil(high) + 1) for digit in (1, 2, 5)]
+    first = max((index for index, tick in enumerate(rounds) if tick <= low + 1e-9), default=0)
+    last = min((index for index, tick in enumerate(rounds) if tick >= high - 1e-9), default=len(rounds) - 1)
+    return rounds[first : last + 1]
 
 
 def render_curves(history: Sequence[Epoch], request: gr.Request) -> str:

@@ -36,7 +36,7 @@ from resnet_hub.version import __version__
 
 _FOLDER = Path(__file__).parent
 ICON = _FOLDER / "icon.svg"
-_SCRIPT = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "predict.js"))
+_SCRIPT = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "predict.js", "inside.js"))
 _PREVIEW_TAGS = re.compile(r'<meta\s+(?:property="og:|name="twitter:)[^>]*/>\s*')
 
 

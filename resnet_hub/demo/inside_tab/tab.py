@@ -8,7 +8,7 @@ import gradio as gr
 from resnet_hub.analysis.anatomy import describe_anatomy
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import message, translate
-from resnet_hub.demo.inside_tab import panels
+from resnet_hub.demo.inside_tab import panels, recorded
 from resnet_hub.demo.inside_tab.live_parts import LiveParts
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.predict_tab import EXAMPLES
@@ -20,29 +20,8 @@ if TYPE_CHECKING:
     from resnet_hub.inference.classifier import Classifier
 
 MAX_WORK = 12e9  # multiply-adds of a model whose blocks are computed here: about a second a pass on two cores
-# Elements with data-value are buttons, also in SVG. In a group with data-many several can be pressed, else one.
-_BUTTONS = """
-const press = button => {
-  const pressed = () => [...element.querySelectorAll('[data-value][aria-pressed=true]')];
-  if ('reset' in button.dataset) {
-    pressed().forEach(other => other.setAttribute('aria-pressed', 'false'));
-  } else {
-    const isOn = button.getAttribute('aria-pressed') === 'true', canBeMany = element.querySelector('[data-many]');
-    if (!canBeMany) pressed().forEach(other => other.setAttribute('aria-pressed', 'false'));
-    button.setAttribute('aria-pressed', String(!canBeMany || !isOn));
-  }
-  trigger('select', {index: 0, value: pressed().map(other => other.dataset.value)});
-};
-element.addEventListener('click', event => {
-  const button = event.target.closest('[data-value], [data-reset]');
-  if (button) press(button);
-});
-element.addEventListener('keydown', event => {
-  if (!['Enter', ' '].includes(event.key) || !event.target.matches('g[data-value]')) return;
-  event.preventDefault();
-  press(event.target);
-});
-"""
+_BUTTONS = "resnetHub.pressButtons(element, trigger)"  # in inside.js
+_PLAYER = "resnetHub.playCurves(element)"
 
 
 class InsideTab:
@@ -118,9 +97,21 @@ class InsideTab:
         except ResNetHubError as error:
             return markup.render_error(error, request)
 
-    def show_recorded(self, request: gr.Request) -> tuple[str, str]:
-        """The recorded trainings, or how to make them."""
-        return panels.render_degradation(request), panels.render_shortcuts(request)
+    def show_lesions(self, request: gr.Request) -> str:
+        """The recorded lesions, or how to measure them."""
+        return recorded.render_lesions(request)
+
+    def show_degradation(self, request: gr.Request) -> str:
+        """The recorded trainings of plain and residual networks, or how to make them."""
+        return recorded.render_degradation(request)
+
+    def show_shortcuts(self, request: gr.Request) -> str:
+        """The recorded trainings with shortcuts A, B, C and none, or how to make them."""
+        return recorded.render_shortcuts(request)
+
+    def show_tables(self, request: gr.Request) -> str:
+        """The tables of the paper beside ours."""
+        return recorded.render_tables(request)
 
     # -- the page ------------------------------------------------------------------------------------------------------
 
@@ -161,13 +152,17 @@ class InsideTab:
         return drawing, details
 
     def _render_lesion(self) -> tuple[gr.HTML, gr.HTML]:
-        with gr.Accordion(message("inside_lesion"), elem_id="inside-lesion", open=False), gr.Row():
-            with gr.Column(min_width=300):
-                switches = gr.HTML(elem_id="inside-switches", js_on_load=_BUTTONS)
-            with gr.Column(min_width=300):
-                labels = gr.HTML(elem_id="inside-labels")
+        with gr.Accordion(message("inside_lesion"), elem_id="inside-lesion", open=False) as part:
+            with gr.Row():
+                with gr.Column(min_width=300):
+                    switches = gr.HTML(elem_id="inside-switches", js_on_load=_BUTTONS)
+                with gr.Column(min_width=300):
+                    labels = gr.HTML(elem_id="inside-labels")
+            gr.Markdown(message("inside_lesions_head"))
+            lesions = gr.HTML(elem_id="inside-lesions")
         choosing: dict[str, Any] = self._choosing | {"concurrency_id": "inside_lesion"}
         switches.select(self.switch_blocks, self._visit, labels, **choosing)
+        part.expand(self.show_lesions, None, lesions, **self._options)
         return switches, labels
 
     def _render_paths(self) -> gr.HTML:
@@ -179,9 +174,17 @@ class InsideTab:
         return chart
 
     def _render_recorded(self) -> None:
-        with gr.Accordion(message("inside_recorded"), elem_id="inside-recorded", open=False) as part:
-            charts = [gr.HTML(elem_id="inside-degradation"), gr.HTML(elem_id="inside-shortcuts")]
-        part.expand(self.show_recorded, None, charts, **self._options)
+        parts = (
+            ("inside_recorded", self.show_degradation),
+            ("inside_shortcuts", self.show_shortcuts),
+            ("inside_tables", self.show_tables),
+        )
+        for name, show in parts:
+            element = name.replace("_", "-")
+            with gr.Accordion(message(name), elem_id=element, open=False) as part:
+                gr.HTML(message(f"{name}_hint"), elem_classes="hint")
+                shown = gr.HTML(elem_id=f"{element}-shown", js_on_load=_PLAYER)
+            part.expand(show, None, shown, **self._options)
 
 
 def read_names(chosen: gr.SelectData) -> list[str]:

@@ -19,9 +19,12 @@ from typing import Any
 import pytest
 import torch
 from helpers.hub_server import WRITER, Hub, Repo
+from helpers.records import create_lesions, create_record
 from PIL import Image
 
 from resnet_hub import Classifier, ResNet, ResNetConfig, TrainConfig, cli, train
+from resnet_hub.analysis.cifar import write_record
+from resnet_hub.analysis.lesion_records import LESIONS, write_lesions
 from resnet_hub.bundled_models import SHELF
 from resnet_hub.checkpoints.model_card import CardContent, render_card
 from resnet_hub.config import Reliability
@@ -724,6 +727,21 @@ def test_reproduce_lesion_of_named_models(capfd: pytest.CaptureFixture[str], mod
     assert len(json.loads("\n".join(lines))["numbers"]["tiny"]["lesions"]) == 3
     code, _, errors = run(capfd, "reproduce", "lesion", "--model", model, "--data", tmp_path / "nowhere")
     assert code == 2 and len(errors) == 1
+
+
+def test_recorded_experiments_are_printed(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_record(tmp_path / "a.json", create_record("plain20", 0, 0.5))
+    (tmp_path / LESIONS).mkdir()
+    write_lesions(tmp_path / LESIONS / "a.json", create_lesions("plain20-seed0", [0.2, 0.1], accuracy=0.9))
+    code, lines, errors = run(capfd, "reproduce", "lesion", "--recorded", tmp_path)
+    assert (code, errors) == (0, []) and lines[1].startswith("plain20: a block's removal costs")
+    _, lines, _ = run(capfd, "reproduce", "degradation", "--recorded", tmp_path)
+    assert "no record of plain56" in lines[1] and "recorded plain20-seed0" in lines[-2]
+    _, lines, _ = run(capfd, "reproduce", "tables", "--recorded", tmp_path, "--json")
+    assert json.loads("\n".join(lines))["numbers"]["commands"] == {"plain20-seed0": "resnet-hub reproduce"}
+    code, _, errors = run(capfd, "reproduce", "shortcuts", "--recorded", tmp_path / "nowhere")
+    assert code == 2 and "There is no folder" in errors[0]
+    assert run(capfd, "reproduce", "tables")[0] == 0
 
 
 def test_reproduce_identity_repeats_with_its_seed(

@@ -86,5 +86,24 @@ def test_a_logarithmic_axis_shows_the_values_and_leaves_out_zero() -> None:
     assert svg.count("<circle") == 2 and ">0.01<" in svg and ">1<" in svg
 
 
+def test_few_powers_of_ten_have_ticks_between_them() -> None:
+    svg = charts.render_chart(
+        Chart(title="T", x_label="x", y_label="y", lines={"a": ([1, 2], [0.03, 0.9])}, log_y=True),
+        from_browser(),
+        percent=True,
+    )
+    assert re.findall(r">(\d+%)<", svg) == ["2%", "5%", "10%", "20%", "50%", "100%"]
+
+
+@pytest.mark.parametrize("is_log", [False, True])
+def test_a_band_lies_around_its_line(is_log: bool) -> None:
+    svg = draw(lines={"a": ([1, 2], [1, 3])}, bands={"a": ([0.5, 2], [2, 4])}, log_y=is_log)
+    edges = re.findall(r"([\d.]+),([\d.]+)", svg[svg.index("<polygon") : svg.index("<polyline")])
+    line = re.findall(r"([\d.]+),([\d.]+)", svg[svg.index("<polyline") :])
+    assert [x for x, _ in edges] == [line[0][0], line[1][0], line[1][0], line[0][0]]
+    assert float(edges[3][1]) < float(line[0][1]) < float(edges[0][1])
+    assert "data-x" not in svg
+
+
 def test_names_of_strangers_stay_text() -> None:
     assert "<img" not in draw(lines={"<img src=x>": ([1], [1])})

@@ -8,7 +8,6 @@ import pytest
 import torch
 from helpers.page import from_browser
 
-from resnet_hub.analysis.cifar import EpochRecord, TrainingRecord
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.demo.inside_tab import panels
@@ -92,46 +91,3 @@ def test_a_photo_that_is_gone_is_an_error_to_read(inside: InsideTab, tmp_path: P
 def test_the_number_of_paths_follows_the_work() -> None:
     assert panels.choose_samples(10**6, 8) == 4
     assert panels.choose_samples(4 * 10**9, 16) == 0
-
-
-def test_records_are_charts_and_without_them_there_is_the_command(
-    inside: InsideTab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(panels, "list_records", list)
-    degradation, shortcuts = inside.show_recorded(from_browser())
-    assert "resnet-hub reproduce degradation" in degradation and "resnet-hub reproduce shortcuts" in shortcuts
-    records = [
-        create_record("plain20", 0, 0.5),
-        create_record("resnet20", 0, 0.75),
-        create_record("resnet20", 1, 0.875),
-    ]
-    monkeypatch.setattr(panels, "list_records", lambda: records)
-    degradation, shortcuts = inside.show_recorded(from_browser())
-    for html in (degradation, shortcuts):
-        assert html.count("<figure") == 2 and "plain20 50.0%, resnet20 18.8% ± 6.2%" in html
-        assert "Data: gratings" in html and "Command: resnet-hub reproduce" in html
-
-
-def create_record(network: str, seed: int, accuracy: float) -> TrainingRecord:
-    values: dict[str, Any] = {"train_loss": 1.0, "test_loss": 1.0, "learning_rate": 0.1, "seconds": 1.0}
-    epochs = tuple(
-        EpochRecord(epoch=epoch, train_accuracy=accuracy, test_accuracy=accuracy, **values) for epoch in range(3)
-    )
-    facts = {
-        "command": "resnet-hub reproduce",
-        "data": "gratings",
-        "hardware": "CPU",
-        "torch": "2",
-        "date": "2026-01-31",
-    }
-    return TrainingRecord(
-        name=f"{network}-seed{seed}",
-        network=network,
-        layers=20,
-        shortcut="A",
-        seed=seed,
-        num_parameters=10,
-        epochs=epochs,
-        is_finished=True,
-        **facts,
-    )

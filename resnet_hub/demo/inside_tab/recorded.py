@@ -1,0 +1,203 @@
+"""What was recorded, as HTML: trainings and lesions of the CIFAR networks, and the paper's tables beside ours.
+
+Without records a sentence has the command that makes them.
+"""
+
+from collections.abc import Callable, Sequence
+from statistics import mean
+
+import gradio as gr
+from markupsafe import Markup
+
+from resnet_hub.analysis.cifar import TrainingRecord, list_records
+from resnet_hub.analysis.lesion_records import (
+    Curve,
+    LesionRecord,
+    average_lesions,
+    average_removal,
+    average_reorder,
+    group_by_network,
+    list_lesions,
+)
+from resnet_hub.analysis.paper_tables import ErrorRow, compare_errors, compare_sizes
+from resnet_hub.analysis.races import create_cifar_config
+from resnet_hub.analysis.report import Chart
+from resnet_hub.demo import markup
+from resnet_hub.demo.charts import render_chart
+from resnet_hub.demo.i18n import translate
+
+_DEGRADATION = ("plain20", "plain56", "resnet20", "resnet56")
+_SHORTCUTS = {"plain20": "none", "resnet20": "A", "resnet20-B": "B", "resnet20-C": "C"}
+
+Groups = dict[str, list[TrainingRecord]]  # finished trainings of a network, one for each seed
+
+
+def render_degradation(request: gr.Request) -> str:
+    """Render figure 6 of the paper, recorded: errors over the epochs, to be played."""
+    groups = _group(_DEGRADATION)
+    return _render_player(groups, "inside_no_degradation", "inside_degradation_note", request)
+
+
+def render_shortcuts(request: gr.Request) -> str:
+    """Render the networks of 20 layers by their shortcuts: their sizes, and errors before and after the training."""
+    groups = _group(tuple(_SHORTCUTS))
+    rows = []
+    for network, shortcut in _SHORTCUTS.items():
+        config, group = create_cifar_config(20, shortcut=shortcut), groups.get(network, [])
+        first = _format_errors([1 - record.epochs[0].test_accuracy for record in group], request)
+        last = [_format_errors(errors, request) for errors in _list_last_errors(group)]
+        name = translate(request, "inside_without_shortcuts") if shortcut == "none" else shortcut
+        rows.append([f"{network} ({name})", f"{config.num_parameters:,}", first, *last])
+    keys = ("inside_network", "parameters", "inside_error_before", "inside_train_error", "inside_test_error")
+    table = _render_table(keys, rows, request)
+    return f"{table}{_render_player(groups, 'inside_no_shortcuts', 'inside_shortcuts_note', request)}"
+
+
+def render_lesions(request: gr.Request) -> str:
+    """Render the accuracy of the recorded networks without one block, without several, and in other orders."""
+    groups = {name: group for name, group in group_by_network(list_lesions()).items() if name in _DEGRADATION}
+    if not groups:
+        return markup.render_text(translate(request, "inside_no_lesions"))
+    order = [name for name in _DEGRADATION if name in groups]
+    averages: tuple[tuple[str, Callable[[Sequence[LesionRecord]], Curve]], ...] = (
+        ("inside_one_block", average_lesions),
+        ("inside_removal", average_removal),
+        ("inside_reorder", average_reorder),
+    )
+    charts = []
+    for key, average in averages:
+        curves = {name: average(groups[name]) for name in order}
+        chart = Chart(
+            title=translate(request, f"{key}_chart"),
+            x_label=translate(request, f"{key}_axis"),
+            y_label=translate(request, "accuracy_figure"),
+            lines={name: (curve.x, curve.y) for name, curve in curves.items()},
+            bands={name: (curve.low, curve.high) for name, curve in curves.items()},
+            note=translate(request, f"{key}_note"),
+        )
+        charts.append(render_chart(chart, request, y_range=(0, 1), percent=True))
+    rows = []
+    for name in order:
+        studies = [record.study for record in groups[name]]
+        accuracy = _format_errors([study.accuracy for study in studies], request)
+        drop = _format_errors([study.mean_drop for study in studies], request)
+        rows.append([name, accuracy, drop, f"{max(max(study.drops) for study in studies):.1%}"])
+    keys = ("inside_network", "accuracy_figure", "inside_mean_cost", "inside_highest_cost")
+    first = groups[order[0]][0]
+    facts = {"data": first.data, "images": f"{first.study.num_images:,}", "split": first.split}
+    note = translate(request, "inside_lesions_note", **facts, hardware=first.hardware, command=first.command)
+    row = f'<div class="chart-row">{"".join(charts)}</div>'
+    return f"{_render_table(keys, rows, request)}{row}{_render_hint(note)}"
+
+
+def render_tables(request: gr.Request) -> str:
+    """Render tables 6 and 1 of the paper beside ours."""
+    rows = []
+    for row in compare_errors(list_records()):
+        paper = "–" if row.paper_error is None else f"{row.paper_error:.2%}"
+        parameters = "–" if row.paper_parameters is None else f"{row.paper_parameters}M"
+        ours = _format_errors(row.test_errors, request, digits=2)
+        rows.append([row.network, parameters, f"{row.num_parameters:,}", paper, ours, *_describe_run(row, request)])
+    names = ("network", "paper_parameters", "our_parameters", "paper_error", "our_error", "data", "time", "command")
+    errors = _render_table([f"inside_{name}" for name in names], rows, request)
+    sizes = [
+        [
+            row.network,
+            f"{row.paper_multiply_adds / 1e9:.1f} × 10⁹",
+            f"{row.multiply_adds / 1e9:.2f} × 10⁹",
+            f"{row.num_parameters:,}",
+        ]
+        for row in compare_sizes()
+    ]
+    keys = ("inside_network", "inside_paper_multiply_adds", "inside_our_multiply_adds", "inside_our_parameters")
+    parts = [
+        *(_render_heading("inside_table_6", request), errors),
+        _render_hint(translate(request, "inside_table_6_note")),
+        *(_render_heading("inside_table_1", request), _render_table(keys, sizes, request)),
+        _render_hint(translate(request, "inside_table_1_note")),
+    ]
+    return "".join(parts)
+
+
+def _describe_run(row: ErrorRow, request: gr.Request) -> list[str]:
+    """The data, the time on which hardware, and the command of the trainings of a network."""
+    if not row.records:
+        return [translate(request, "inside_not_run"), "–", "–"]
+    first = row.records[0]
+    time = translate(request, "inside_minutes_on", minutes=f"{row.minutes:.0f}", hardware=first.hardware)
+    return [first.data, time, first.command]
+
+
+def _group(networks: Sequence[str]) -> Groups:
+    groups: Groups = {network: [] for network in networks}
+    for record in list_records():
+        if record.is_finished and record.network in groups:
+            groups[record.network].append(record)
+    return {network: group for network, group in groups.items() if group}
+
+
+def _list_last_errors(group: Sequence[TrainingRecord]) -> tuple[list[float], list[float]]:
+    return [record.train_error for record in group], [record.test_error for record in group]
+
+
+def _format_errors(values: Sequence[float], request: gr.Request, *, digits: int = 1) -> str:
+    """A mean, and from where to where the seeds lie."""
+    if not values:
+        return translate(request, "inside_not_run")
+    average, low, high = (f"{100 * value:.{digits}f}" for value in (mean(values), min(values), max(values)))
+    if len(values) == 1:
+        return f"{average}%"
+    return translate(request, "inside_over_seeds", mean=average, low=low, high=high, seeds=len(values))
+
+
+def _render_player(groups: Groups, missing: str, note: str, request: gr.Request) -> str:
+    """Charts of the errors by epoch, mean and range over the seeds, with a slider that `inside.js` moves."""
+    if len(groups) < 2:
+        return markup.render_text(translate(request, missing))
+    charts = [_draw(groups, split, request) for split in ("train", "test")]
+    last = max(group[0].last.epoch for group in groups.values())
+    rows = [[name, *(f"{mean(errors):.1%}" for errors in _list_last_errors(group))] for name, group in groups.items()]
+    first = next(iter(groups.values()))[0]
+    facts = {"data": first.data, "hardware": first.hardware, "command": first.command}
+    text = f"{translate(request, note)} {translate(request, 'inside_recorded_note', **facts)}"
+    return markup.render(
+        "player.html",
+        request,
+        charts=[Markup(render_chart(chart, request, percent=True, is_played=True)) for chart in charts],
+        last=last,
+        rows=rows,
+        note=text,
+    )
+
+
+def _draw(groups: Groups, split: str, request: gr.Request) -> Chart:
+    lines, bands = {}, {}
+    for name, group in groups.items():
+        errors: dict[float, list[float]] = {}
+        for epoch in (epoch for record in group for epoch in record.epochs):
+            accuracy = epoch.train_accuracy if split == "train" else epoch.test_accuracy
+            errors.setdefault(epoch.epoch, []).append(1 - accuracy)
+        at = sorted(errors)
+        lines[name] = (at, [mean(errors[x]) for x in at])
+        if len(group) > 1:
+            bands[name] = ([min(errors[x]) for x in at], [max(errors[x]) for x in at])
+    return Chart(
+        title=translate(request, "inside_train_error" if split == "train" else "inside_test_error"),
+        x_label=translate(request, "epoch_axis"),
+        y_label=translate(request, "inside_error_axis"),
+        lines=lines,
+        bands=bands,
+        log_y=True,  # the last epochs are a few percent, the first ninety
+    )
+
+
+def _render_table(keys: Sequence[str], rows: Sequence[Sequence[str]], request: gr.Request) -> str:
+    return markup.render("recorded_table.html", request, keys=keys, rows=rows)
+
+
+def _render_heading(key: str, request: gr.Request) -> str:
+    return Markup("<h3>{}</h3>").format(translate(request, key))
+
+
+def _render_hint(text: str) -> str:
+    return Markup('<p class="hint">{}</p>').format(text)

@@ -9,10 +9,10 @@ import glob
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import SPLIT_NAMES, SPLITS, TRAIN, Splits
@@ -25,6 +25,8 @@ from resnet_hub.hub_client.retry import is_short_body, request_timeout, retry_ca
 from resnet_hub.hub_client.xet import XetTransferError
 from resnet_hub.images.load import SUFFIXES
 
+T = TypeVar("T")
+
 HUB_PREFIX = "hf://datasets/"  # before an id: the dataset on the Hub, even if a folder has the same name
 _CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # the files that configure `datasets`
 _MAX_CARD = 2**20  # bytes
@@ -36,6 +38,7 @@ _MISSING_CHOICES = {  # patterns of errors of `datasets`, whose second group lis
     r"(?s)Config name is missing()(.*?)(?:`load_dataset|$)": "has subsets",
     r"BuilderConfig '(.*)' not found. Available: (.*)": "has no subset {!r}",
     r'Unknown split "(.*)". Should be one of (.*)': "has no split {!r}",
+    r"Bad split: (.*). Available splits: (.*)": "has no split {!r} that can be read as a stream",
 }
 
 
@@ -56,40 +59,58 @@ def load_parquet_or_hub(
     files of the folder, which are read unless its card names others. `load_images` reads the copy of a dataset on the
     Hub that is a folder of images.
     """
-    with _wrap_errors(str(source), hub.get("revision")), request_timeout():
+    with wrap_errors(str(source), hub.get("revision")), request_timeout():
         import datasets
 
-        if isinstance(source, Path):
-            has_configs = _check_cards(str(source), [source / name for name in _CARDS if (source / name).is_file()])
-            if tables and not subset and not has_configs:
-                builder = datasets.load_dataset_builder("parquet", data_files=_group_by_split(source, tables))
-            else:
-                builder = datasets.load_dataset_builder(str(source), subset)
-            commit, root = None, source
-        else:
-            builder, commit = _get_hub_builder(source, subset, takes_images=not split, **hub)
-            if isinstance(builder, Path):
-                assert load_images is not None
-                splits = load_images(builder)
-                splits.commit = commit
-                return splits
-            root = _find_repo_cache(source)
+        builder, commit = open_builder(source, subset, tables, takes_images=not split, **hub)
+        if isinstance(builder, Path):
+            assert load_images is not None
+            splits = load_images(builder)
+            splits.commit = commit
+            return splits
+        root = source if isinstance(source, Path) else _find_repo_cache(source)
         builder.download_and_prepare()
         loaded = builder.as_dataset(split=split)
         by_name = loaded if isinstance(loaded, datasets.DatasetDict) else {TRAIN: loaded}
-        if len(by_name) == 1:
-            by_name = {TRAIN: next(iter(by_name.values()))}
-        by_split: dict[str, Any] = {}
-        for name in sorted(map(str, by_name), key=lambda name: name.lower() not in SPLIT_NAMES):  # exact names first
-            by_split.setdefault(find_split(name) or UNLABELLED, by_name[name])
-        by_split.pop(UNLABELLED, None)
-        if TRAIN not in by_split:
-            names = ", ".join(map(str, by_name))
-            raise DataError(f"The dataset {str(source)!r} has no split train. Set split to one of {names}.")
-        by_split = {split: by_split[split] for split in SPLITS if split in by_split}
-        splits = load_tables(by_split, image_column, label_column, root.resolve())
+        splits = load_tables(name_splits(by_name, str(source)), image_column, label_column, root.resolve())
         splits.commit = commit
         return splits
+
+
+def open_builder(
+    source: str | Path, subset: str | None, tables: Sequence[Path] = (), *, takes_images: bool, **hub: Any
+) -> tuple[Any, str | None]:
+    """Check a dataset and get the builder of `datasets` that reads it; the arguments are those of the callers.
+
+    Returns:
+        The builder, or the folder of a dataset that is a folder of images; and the commit that is read, if known.
+    """
+    import datasets
+
+    if not isinstance(source, Path):
+        return _get_hub_builder(source, subset, takes_images=takes_images, **hub)
+    has_configs = _check_cards(str(source), [source / name for name in _CARDS if (source / name).is_file()])
+    if tables and not subset and not has_configs:
+        groups = group_by_split(source, tables)
+        files = {split: [glob.escape(str(path)) for path in paths] for split, paths in groups.items()}
+        return datasets.load_dataset_builder("parquet", data_files=files), None
+    return datasets.load_dataset_builder(str(source), subset), None
+
+
+def name_splits(by_name: Mapping[Any, T], source: str) -> dict[str, T]:
+    """Return the tables of a dataset by the splits that their names mean. Raises `DataError` without one to train on.
+
+    A table that is alone is for training.
+    """
+    if len(by_name) == 1:
+        return {TRAIN: next(iter(by_name.values()))}
+    by_split: dict[str, T] = {}
+    for name in sorted(map(str, by_name), key=lambda name: name.lower() not in SPLIT_NAMES):  # exact names first
+        by_split.setdefault(find_split(name) or UNLABELLED, by_name[name])
+    if TRAIN not in by_split:
+        names = ", ".join(map(str, by_name))
+        raise DataError(f"The dataset {source!r} has no split train. Set split to one of {names}.")
+    return {split: by_split[split] for split in SPLITS if split in by_split}
 
 
 def _get_hub_builder(
@@ -98,10 +119,11 @@ def _get_hub_builder(
     *,
     takes_images: bool,
     revision: str | None,
-    token: str | bool | None,
-    max_bytes: int | None,
+    token: str | bool | None = None,
+    max_bytes: int | None = None,
+    streams: bool = False,
 ) -> tuple[Any, str | None]:
-    """Check a dataset on the Hub, and get the builder that downloads it.
+    """Check a dataset on the Hub, and get the builder that reads it. Its files are downloaded, unless it `streams`.
 
     The layout of a folder of images is not for `datasets` to decide: with `takes_images`, and without subsets, it is
     downloaded here, and its folder is returned in place of a builder.
@@ -133,6 +155,8 @@ def _get_hub_builder(
             if isinstance(builder, Cache):  # after a failed request `datasets` takes a copy of any commit
                 raise HubError(f"The dataset {name!r} cannot be fetched: the Hub does not respond. Try again later.")
             paths, cache = _list_data_files(builder, name, commit, sizes), Path(builder.cache_dir)
+        if streams:
+            return builder or cache, commit
         size = sum(sizes[path] for path in paths)
         if max_bytes is not None and size > max_bytes:
             raise TooLargeError(name, size, max_bytes)
@@ -145,6 +169,8 @@ def _get_hub_builder(
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
     except (errors.HTTPError, OSError, RuntimeError, HubError):
+        if streams:
+            raise
         if takes_images and not subset and (folder := _find_cached_folder(name, revision)):
             return folder
         if copy := _find_cached_copy(name, subset, revision):
@@ -207,14 +233,14 @@ def _find_cached_copy(name: str, subset: str | None, revision: str | None) -> tu
     return None
 
 
-def _group_by_split(root: Path, tables: Sequence[Path]) -> dict[str, list[str]]:
-    """Group parquet files by the split that the name of the file, or else of a folder, means."""
-    groups: dict[str, list[str]] = {}
+def group_by_split(root: Path, tables: Sequence[Path]) -> dict[str, list[Path]]:
+    """Group files by the split that the name of the file, or else of a folder, means."""
+    groups: dict[str, list[Path]] = {}
     for path in tables:
         parts = [path.stem, *reversed(path.relative_to(root).parts[:-1])]
         other = _SHARD.match(path.stem)
         split = next(filter(None, map(find_split, parts)), other[1] if other else TRAIN)
-        groups.setdefault(split, []).append(glob.escape(str(path)))
+        groups.setdefault(split, []).append(path)
     return groups
 
 
@@ -273,7 +299,7 @@ def _explain_long_card(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _wrap_errors(source: str, revision: str | None) -> Iterator[None]:
+def wrap_errors(source: str, revision: str | None) -> Iterator[None]:
     """Turn all errors into `DataError`, and silence the progress bars and log messages of `datasets`."""
     try:
         import datasets
@@ -291,7 +317,7 @@ def _wrap_errors(source: str, revision: str | None) -> Iterator[None]:
     except ResNetHubError:
         raise
     except Exception as error:
-        raise DataError(_explain_error(source, revision, error)) from None
+        raise DataError(explain_error(source, revision, error)) from None
     finally:
         for module, (was_disabled, verbosity) in zip(modules, old_states, strict=True):
             module.logging.set_verbosity(verbosity)
@@ -299,7 +325,7 @@ def _wrap_errors(source: str, revision: str | None) -> Iterator[None]:
                 module.enable_progress_bars()
 
 
-def _explain_error(source: str, revision: str | None, error: Exception) -> str:
+def explain_error(source: str, revision: str | None, error: Exception) -> str:
     """Return the message for an error of `datasets` or the Hub: subject, cause, what to do."""
     from huggingface_hub import errors
 

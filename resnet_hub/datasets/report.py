@@ -33,6 +33,8 @@ _LOST = {  # reasons for which a class may be lost -> what to do
     NO_ROW: "Add them to the metadata.",
     NO_FILE: "Correct the file names, which are relative to the folder of the metadata.",
 }
+SAMPLE = "sample"  # the kind of the finding that describes the sample of which a report is
+_NOT_OF_A_SAMPLE = {"one class", "single", "few", "missing", "imbalance"}
 _SHOWN = 5  # names in a message
 _SHOWN_LOST = 20  # of images that are left out
 
@@ -154,6 +156,7 @@ class DatasetReport:
             sentences.append(f"Images that several splits share, which inflates the metrics: {len(self.leaks):,}.")
         if self.conflicts:
             sentences.append(f"Images that several classes share: {len(self.conflicts):,}.")
+        sentences += [finding.message for finding in self.findings if finding.kind == SAMPLE]
         return " ".join(sentences)
 
     def rename_images(self, names: Mapping[tuple[str, str], str]) -> "DatasetReport":
@@ -182,6 +185,24 @@ class DatasetReport:
         message = f"{count_items(added, 'image')} outside the checked sample cannot be read and are left out: {names}."
         finding = Finding("warning", kind, message)
         return replace(self, unreadable=(*self.unreadable, *added), findings=(*self.findings, finding))
+
+    def describe_as_sample(self, description: str) -> "DatasetReport":
+        """Replace the findings that hold for a sample only by its description, and by one about its classes."""
+        findings = [finding for finding in self.findings if finding.kind not in _NOT_OF_A_SAMPLE]
+        found, labels = sum(count > 0 for count in self.count_training_images().values()), len(self.labels)
+        if found == 1:
+            message = (
+                "All training images of the sample have one label: the files of the dataset are sorted by class, and "
+                "so would be the steps. Shuffle the images when you write the files."
+            )
+            findings.insert(0, Finding("fatal", "sorted", message))
+        elif 2 * found < labels and self.images > 4 * labels:
+            message = (
+                f"The sample has images of {found} of the {labels} classes only: the files seem to be sorted by class. "
+                "Shuffle the images when you write the files, else neighbouring steps train on the same few classes."
+            )
+            findings.append(Finding("warning", "sorted", message))
+        return replace(self, findings=(*findings, Finding("note", SAMPLE, description)))
 
     def drop_unreadable(self, splits: Mapping[str, ImageDataset]) -> Splits:
         """Return the splits without the images that cannot be read."""

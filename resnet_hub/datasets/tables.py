@@ -211,11 +211,8 @@ def load_tables(tables: dict[str, Any], image_column: str | None, label_column: 
     import datasets
 
     features = tables[TRAIN].features
-    image_column = _choose_column(features, image_column, "image", _IMAGE_COLUMNS, datasets.Image)
-    label_column = _choose_column(features, label_column, "label", _LABEL_COLUMNS, datasets.ClassLabel)
+    image_column, label_column = choose_columns(features, image_column, label_column)
     feature = features[label_column]
-    if isinstance(feature, datasets.Image | datasets.Audio | dict):  # reading them could fetch files
-        raise DataError(_explain_no_labels(label_column))
     values = {split: table.with_format(None)[label_column][:] for split, table in tables.items()}
     if isinstance(feature, datasets.ClassLabel):
         labels = tuple(feature.names)
@@ -227,10 +224,10 @@ def load_tables(tables: dict[str, Any], image_column: str | None, label_column: 
     else:
         if not isinstance(feature, datasets.Value):
             encode_label(label_column, next((value for column in values.values() for value in column if value), None))
-            raise DataError(_explain_no_labels(label_column))
+            raise DataError(explain_no_label_column(label_column))
         distinct = {value for column in values.values() for value in column}
         if len(distinct) > MAX_LABELS:
-            raise DataError(_explain_no_labels(label_column))
+            raise DataError(explain_no_label_column(label_column))
         label_of = {value: label for value in distinct if (label := encode_label(label_column, value)) is not None}
         labels = tuple(sorted(set(label_of.values()), key=natural_key))
         index_of_label = {label: index for index, label in enumerate(labels)}
@@ -253,6 +250,23 @@ def load_tables(tables: dict[str, Any], image_column: str | None, label_column: 
     return Splits(splits, skipped=skipped)
 
 
+def choose_columns(features: Mapping[str, Any], image_column: str | None, label_column: str | None) -> tuple[str, str]:
+    """Choose the columns of the images and of the labels. Raises `DataError` if there are none.
+
+    Args:
+        features: The columns of a table of the `datasets` library.
+        image_column: The named column of the images, if one is named.
+        label_column: That of the labels.
+    """
+    import datasets
+
+    image_column = _choose_column(features, image_column, "image", _IMAGE_COLUMNS, datasets.Image)
+    label_column = _choose_column(features, label_column, "label", _LABEL_COLUMNS, datasets.ClassLabel)
+    if isinstance(features[label_column], datasets.Image | datasets.Audio | dict):  # reading them could fetch files
+        raise DataError(explain_no_label_column(label_column))
+    return image_column, label_column
+
+
 def count_image_rows(path: Path) -> int:
     """Count the rows of a parquet file that has a column of images; 0 for any other file."""
     try:
@@ -273,7 +287,8 @@ def count_image_rows(path: Path) -> int:
         return 0
 
 
-def _explain_no_labels(column: str) -> str:
+def explain_no_label_column(column: str) -> str:
+    """Return the message for a column that holds no labels."""
     return f"The column {column!r} contains no labels. {_SET_COLUMN}"
 
 

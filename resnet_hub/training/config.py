@@ -90,6 +90,11 @@ class TrainConfig:
     image_column: str | None = option(None, "column with the images; default: detected")
     label_column: str | None = option(None, "column with the classes; default: detected")
     data_revision: str | None = option(None, "branch, tag or commit of a Hub dataset; a resumed run keeps its commit")
+    stream: bool = option(
+        False,
+        "read a Hub dataset, parquet files or WebDataset tars in order through a shuffled buffer, and store nothing",
+    )
+    epoch_images: int | None = option(None, "images of an epoch of a stream; default: all", (1, 10**12))
     base: str | None = option(
         None,
         "checkpoint folder or Hub id of the base model; none: random weights; auto: ImageNet weights of the Hub if it "
@@ -256,6 +261,10 @@ def _check_combination(config: ResolvedTrainConfig) -> None:
         message = "nesterov is an option of sgd; leave it out, or choose sgd as optimizer."
     elif config.recipe == "head" and config.epochs:
         message = "The recipe 'head' has no epochs; choose finetune, or leave out epochs."
+    elif config.epoch_images is not None and not config.stream:
+        message = "epoch_images is an option of a stream; leave it out, or set stream."
+    elif config.stream and config.balance != "none":
+        message = "balance needs the number of images of each class, which a stream does not know; leave it out."
     elif config.patience is not None and config.select == "last":
         message = "patience needs a metric to compare epochs; set select to accuracy or loss, or leave it out."
     if message:

@@ -147,6 +147,9 @@ class DecodedImages(Dataset[np.ndarray]):
         decode: Maps an RGB image to pixels.
         cache: Keeps them under the keys from `first_key` on.
         near: The argument of `load_image`: a size to which images may be reduced while they are decoded.
+
+    Attributes:
+        unreadable: The label of each image that could not be read, and the reason, by its name.
     """
 
     def __init__(
@@ -159,7 +162,7 @@ class DecodedImages(Dataset[np.ndarray]):
         near: int | None = None,
     ):
         self.images, self.decode, self.cache, self.first_key, self.near = images, decode, cache, first_key, near
-        self.unreadable: dict[int, str] = {}  # the reasons by index
+        self.unreadable: dict[str, tuple[str, str]] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -177,10 +180,18 @@ class DecodedImages(Dataset[np.ndarray]):
                 candidate = (index + number) % len(self)
                 return candidate, self[candidate]
             except ImageError as error:
-                self.unreadable[candidate] = str(error)
+                label = self.images.labels[self.images.targets[candidate]]
+                self.unreadable[self.images.name(candidate)] = label, str(error)
                 if number + 1 == min(_TRIES, len(self)):
                     raise
         raise AssertionError
+
+    def open_streamed(self, images: ImageDataset) -> "DecodedImages":
+        """Returns images of a stream, decoded as these are, of which none is kept."""
+        cache = ImageCache(self.cache.folder, count=0, slot=0, memory=0, disk=False)
+        streamed = DecodedImages(images, self.decode, cache, near=self.near)
+        streamed.unreadable = self.unreadable
+        return streamed
 
     def __getitem__(self, index: int) -> np.ndarray:
         key = self.first_key + index
@@ -198,6 +209,8 @@ class Batch(NamedTuple):
     indices: np.ndarray  # in the dataset, int64 (N,)
     numbers: np.ndarray  # from `draw_numbers`, a row for each image; empty without augmentation
     size: int  # height and width of the images of the step
+    targets: np.ndarray = np.empty(0, np.int64)  # (N,), which the loader fills in
+    images: ImageDataset | None = None  # what a stream has read; `indices` are those in it
 
 
 Part = tuple[np.ndarray, np.ndarray]  # indices and pixels
@@ -227,7 +240,8 @@ class Loader:
         """
 
         def load_part(batch: Batch) -> Part:
-            indices, decoded = zip(*map(images.read, batch.indices.tolist()), strict=True)
+            source = images if batch.images is None else images.open_streamed(batch.images)
+            indices, decoded = zip(*map(source.read, batch.indices.tolist()), strict=True)
             return np.array(indices), crop(decoded, batch)
 
         pending: deque[tuple[Batch, list[Future[Part]]]] = deque()
@@ -236,15 +250,17 @@ class Loader:
             for batch in batches:
                 pending.append((batch, [pool.submit(load_part, part) for part in _split(batch)]))
                 if sum(len(parts) for _, parts in pending) > 2 * self.threads and len(pending) > 2:
-                    yield self._collect(*pending.popleft())
+                    yield self._collect(images, *pending.popleft())
             while pending:
-                yield self._collect(*pending.popleft())
+                yield self._collect(images, *pending.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _collect(self, batch: Batch, parts: list[Future[Part]]) -> tuple[Batch, Tensor]:
-        indices, arrays = zip(*(part.result() for part in parts), strict=True)
-        batch = batch._replace(indices=np.concatenate(indices))
+    def _collect(self, images: DecodedImages, batch: Batch, parts: list[Future[Part]]) -> tuple[Batch, Tensor]:
+        loaded, arrays = zip(*(part.result() for part in parts), strict=True)
+        indices = np.concatenate(loaded)
+        targets = (images.images if batch.images is None else batch.images).targets[indices]
+        batch = batch._replace(indices=indices, targets=targets, images=None)
         first = torch.from_numpy(arrays[0])
         if len(arrays) == 1 and not self.pin_memory:
             return batch, first
@@ -315,16 +331,12 @@ class BatchSampler:
     num_processes: int = 1
 
     def __post_init__(self) -> None:
-        count, processes = len(self.targets), self.num_processes
-        is_mixed = processes > 1 and (self.config.mixup or self.config.cutmix)  # images are mixed in pairs
-        multiple = 2 * processes if is_mixed else processes
-        self.batch_size = min(self.config.batch_size, count) // multiple * multiple
-        if not self.batch_size:
-            raise TrainingError(f"{count} images cannot be shared by {processes} processes.")
+        count = len(self.targets)
+        self.batch_size = share_batch(self.config, count, self.num_processes)
         self.steps = count // self.batch_size
         self.class_weights = schedule.compute_class_weights(self.targets, self.num_classes)
 
-    def iterate(self, epoch: int, step: int) -> Iterator[Batch]:
+    def iterate(self, epoch: int, step: int) -> Generator[Batch]:
         """Yields the share of this process of each batch from `step` of `epoch` on."""
         config, length = self.config, self.batch_size // self.num_processes
         assert config.epochs is not None
@@ -343,6 +355,16 @@ class BatchSampler:
             chances = self.class_weights[self.targets].double()
             return torch.multinomial(chances, len(chances), replacement=True, generator=generator)
         return torch.randperm(len(self.targets), generator=generator)
+
+
+def share_batch(config: ResolvedTrainConfig, count: int, processes: int) -> int:
+    """Returns the images of a step that `processes` can share; raises `TrainingError` if `count` are too few."""
+    is_mixed = processes > 1 and (config.mixup or config.cutmix)  # images are mixed in pairs
+    multiple = 2 * processes if is_mixed else processes
+    batch_size = min(config.batch_size, count) // multiple * multiple
+    if not batch_size:
+        raise TrainingError(f"{count} images cannot be shared by {processes} processes.")
+    return batch_size
 
 
 _BATCH = 256  # images between two events

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from resnet_hub.atomic import write_atomic
 from resnet_hub.checkpoints.default_model import DefaultModel
 from resnet_hub.datasets.load import load_dataset
+from resnet_hub.datasets.stream import open_stream
 from resnet_hub.errors import ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.inference.engines import has_bf16
 from resnet_hub.training import events, schedule
@@ -32,6 +33,7 @@ from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import create_split, describe_report, record_unreadable, select_images
 from resnet_hub.training.state import Best, Position, SavedState, TrainingState
 from resnet_hub.training.stochastic_depth import add_stochastic_depth
+from resnet_hub.training.stream import StreamSampler, count_epoch_images, find_skipped
 from resnet_hub.training.tracking import check_tracker, start_tracker
 from resnet_hub.training.train_step import TrainStep
 from resnet_hub.training.validation import ValidationSet, multiplies_in_bf16
@@ -162,17 +164,21 @@ class Trainer:
         config, run = self.config, self.run
         is_new = self.is_main and not run.exists()
         with self.accelerator.main_process_first():
-            splits = load_dataset(config.data, **config.data_names, max_bytes=max_download)
+            stream = open_stream(config.data, **config.data_names) if config.stream else None
+            splits = stream.sample if stream else load_dataset(config.data, **config.data_names, max_bytes=max_download)
             if splits.commit:
                 config = replace(config, data_revision=splits.commit)  # a resumed run reads the same
+            sample_of = stream.describe() if stream else ""
             if is_new or not run.split.is_file():  # a new run may find the split of a start that failed
-                record = yield from self._until_stopped(create_split(splits, config, run))
+                record = yield from self._until_stopped(create_split(splits, config, run, sample_of=sample_of))
                 if record is None:
                     return False
                 self.is_checked = True
             self.images = select_images(splits, config, run)
         self.labels, self.targets = self.images.train.labels, torch.from_numpy(self.images.train.targets)
-        self.epochs = config.choose_epochs(len(self.targets))
+        skipped = find_skipped(stream, run.read_split()) if stream else []
+        self.num_images = count_epoch_images(config, stream, len(skipped)) if stream else len(self.targets)
+        self.epochs = config.choose_epochs(self.num_images)
         self.config = config = replace(config, epochs=self.epochs)
 
         torch.manual_seed(config.seed)  # here, since the caller may draw random numbers between two events
@@ -180,7 +186,13 @@ class Trainer:
         self.model = model.to(memory_format=torch.channels_last).to(self.device)
         share = self.accelerator.process_index, self.num_processes
         self.transform = BatchTransform(config, model.config)
-        self.sampler = sampler = BatchSampler(config, self.targets, len(self.labels), self.transform.crop_size, *share)
+        sampler: BatchSampler | StreamSampler
+        if stream:
+            log = run.stream / f"{share[0]}.jsonl"
+            sampler = StreamSampler(config, stream, skipped, log, self.transform.crop_size, *share)
+        else:
+            sampler = BatchSampler(config, self.targets, len(self.labels), self.transform.crop_size, *share)
+        self.sampler = sampler
         self.steps, self.batch_size, self.class_weights = sampler.steps, sampler.batch_size, sampler.class_weights
         check_batch_norm(config, model.config, self.batch_size // self.num_processes)
         self.saved_at = time.monotonic()
@@ -198,7 +210,7 @@ class Trainer:
         yield events.Started(
             run=str(run.folder),
             labels=list(self.labels),
-            train_images=len(images.train),
+            train_images=self.num_images,
             validation_images=len(images.validation),
             split=images.validation_name,
             parameters=self.model.config.num_parameters,
@@ -221,7 +233,8 @@ class Trainer:
         if self.is_main:
             if not is_finalized(run):
                 finalize_run(run, images, hardware=position.hardware)
-            shutil.rmtree(run.images, ignore_errors=True)
+            for folder in (run.images, run.stream):
+                shutil.rmtree(folder, ignore_errors=True)
             run.end.unlink(missing_ok=True)
         assert position.best is not None  # of a trained run
         yield describe_result(run, position.best, round(position.seconds, 1))
@@ -274,7 +287,7 @@ class Trainer:
             dict(gather_object(list(images.unreadable.items())))
             for images in (self.inputs.train, self.inputs.validation)
         )
-        return record_unreadable(self.run, self.images, train, validation) if self.is_main else None
+        return record_unreadable(self.run, train, validation) if self.is_main else None
 
     def _fit_head(self) -> Generator[events.Preparing, None, nn.Linear]:
         indices = np.arange(len(self.targets))
@@ -313,7 +326,7 @@ class Trainer:
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         self.loss_sum = torch.tensor(self.position.loss_sum, dtype=dtype, device=self.device)
         self.train_step = TrainStep(
-            config, self.accelerator, self.prepared, self.state, self.transform, self.targets, self.class_weights
+            config, self.accelerator, self.prepared, self.state, self.transform, self.class_weights
         )
 
     # -- epochs and steps ----------------------------------------------------------------------------------------------
@@ -329,7 +342,7 @@ class Trainer:
             return
         batches = self.sampler.iterate(position.epoch, position.step)
         loading = self.inputs.loader.load(self.inputs.train, batches, self.transform.crop)
-        with closing(loading):
+        with closing(batches), closing(loading):
             while not self.is_trained:
                 is_stopped = yield from self._train_epoch(loading)
                 if is_stopped:

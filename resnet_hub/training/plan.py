@@ -15,6 +15,7 @@ import torch
 from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.dataset import TRAIN, VALIDATION, ImageDataset
 from resnet_hub.datasets.load import load_dataset
+from resnet_hub.datasets.stream import open_stream
 from resnet_hub.errors import ImageError
 from resnet_hub.images.load import load_image
 from resnet_hub.images.transforms import resize_whole
@@ -24,6 +25,7 @@ from resnet_hub.training.initial_model import choose_base, create_model, read_mo
 from resnet_hub.training.loader import FREE_DISK, MEMORY_SHARE, count_cores, measure_free_memory
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import MAX_CHECKED
+from resnet_hub.training.stream import count_epoch_images
 
 _SAMPLE = 64  # images that are decoded
 _STEP_IMAGES = 8  # in the step that is timed
@@ -49,7 +51,9 @@ class Plan(NamedTuple):
 
 
 def plan_run(config: TrainConfig) -> Plan:
-    """Estimates a run in one process. A dataset on the Hub is downloaded; nothing is written to the run directory.
+    """Estimates a run in one process. A dataset on the Hub is downloaded, of a stream only a sample.
+
+    Nothing is written to the run directory.
 
     Raises:
         ResNetHubError: If the run could not start.
@@ -59,18 +63,20 @@ def plan_run(config: TrainConfig) -> Plan:
     resolved = config.resolved()
     if config.base:
         resolved = resolved.choose_sizes(read_model_config(config).image_size)
-    splits = load_dataset(config.data, **config.data_names)
+    stream = open_stream(config.data, **config.data_names) if config.stream else None
+    splits = stream.sample if stream else load_dataset(config.data, **config.data_names)
     labels, count = splits[TRAIN].labels, len(splits[TRAIN])
     held_out = 0 if VALIDATION in splits else min(round(count * config.validation), MAX_CHECKED)
-    validation_images, train_images = len(splits.get(VALIDATION, ())) or held_out, count - held_out
+    validation_images = len(splits.get(VALIDATION, ())) or held_out
+    train_images = count_epoch_images(resolved, stream, held_out) if stream else count - held_out
     epochs = resolved.choose_epochs(train_images)
     steps = max(1, train_images // resolved.batch_size)
 
     model, _ = create_model(resolved, RunDir(config.run), labels, copies_base=False)
     sizes, loaded_per_second = _measure_loading(splits[TRAIN], model.config, config.workers or count_cores())
     trained_per_second = _measure_step(model, config.crop_size or model.config.image_size)
-    total = int(count * np.mean(sizes))
-    in_memory, on_disk = _place_images(total, resolved)
+    total = int(count * np.mean(sizes))  # of a stream: those of the sample
+    in_memory, on_disk = (0, 0) if stream else _place_images(total, resolved)
     decoded_again = 1 - (in_memory + on_disk) / total
 
     training, loading = train_images / trained_per_second, train_images / loaded_per_second

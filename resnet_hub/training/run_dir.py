@@ -71,6 +71,7 @@ class RunDir:
         lock: `lock`, held by the process that trains.
         images: `images`, decoded images, while the run is not finished.
         features: Features of some images, between the phases of a run.
+        stream: `stream`, the positions of each process in a stream.
     """
 
     def __init__(self, folder: str | Path):
@@ -82,6 +83,7 @@ class RunDir:
         self.lock = RunLock(self.folder)
         self.base, self.model = self.folder / "base", self.folder / "model"
         self.head = self.folder / "head.safetensors"
+        self.stream = self.folder / "stream"
         self.images, self.features = self.folder / "images", self.folder / "features.safetensors"
 
     def check_place(self, data: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import TEST, TRAIN, VALIDATION, ImageDataset, Splits
+from resnet_hub.datasets.labels import natural_key
 from resnet_hub.datasets.report import DatasetReport, UnreadableImage, iterate_headers, iterate_report
 from resnet_hub.errors import DataError, ResNetHubError
 from resnet_hub.training import events
@@ -77,8 +78,16 @@ class RunImages(NamedTuple):
     validation_name: str  # such as "validation" or "20% held out"
 
 
-def create_split(splits: Splits, config: TrainConfig, run: RunDir) -> Generator[events.Preparing, None, SplitRecord]:
+def create_split(
+    splits: Splits, config: TrainConfig, run: RunDir, *, sample_of: str = ""
+) -> Generator[events.Preparing, None, SplitRecord]:
     """Checks all images, of a large dataset a sample and all headers, and writes `report.json` and `split.json`.
+
+    Args:
+        splits: The splits of the dataset.
+        config: The settings of the run.
+        run: The run.
+        sample_of: Describes the dataset of which `splits` are only a sample.
 
     Raises:
         DataError: If the report finds a reason not to train on the dataset.
@@ -90,6 +99,8 @@ def create_split(splits: Splits, config: TrainConfig, run: RunDir) -> Generator[
         report = yield from _report_progress(iterate_report(sample))
         if sample is not splits:
             report = report.add_unreadable((yield from _report_progress(iterate_headers(splits))))
+    if sample_of:
+        report = report.describe_as_sample(sample_of)
     report.check()
     record = _choose_images(splits, report, config)
     write_atomic(run.report, report.to_json())
@@ -105,29 +116,26 @@ def describe_report(run: RunDir) -> events.Checked:
 
 
 def record_unreadable(
-    run: RunDir, images: RunImages, train: Mapping[int, str], validation: Mapping[int, str]
+    run: RunDir, train: Mapping[str, tuple[str, str]], validation: Mapping[str, tuple[str, str]]
 ) -> events.Checked | None:
     """Adds images that could not be read while training to `report.json`.
 
     Args:
         run: The run.
-        images: Its images.
-        train: The reasons by the index in `images.train`.
-        validation: The same for `images.validation`.
+        train: The label and the reason of each training image, by its name.
+        validation: The same of the validation images.
 
     Returns:
         The event about them, also those of an earlier part of the run, if there are any.
     """
-    report, unreadable = run.read_report(), []
-    for split, dataset, reasons in (
-        (TRAIN, images.train, train),
-        (run.read_split().validation_split, images.validation, validation),
-    ):
-        for index, reason in sorted(reasons.items()):
-            label = dataset.labels[dataset.targets[index]]
-            unreadable.append(UnreadableImage(split, label, dataset.name(index), reason))
+    report = run.read_report()
     if report is None:
         return None
+    unreadable = [
+        UnreadableImage(split, label, name, reason)
+        for split, images in ((TRAIN, train), (run.read_split().validation_split, validation))
+        for name, (label, reason) in sorted(images.items(), key=lambda item: natural_key(item[0]))
+    ]
     extended = report.add_unreadable(unreadable, _LATER)
     if extended is not report:
         write_atomic(run.report, extended.to_json())
@@ -256,6 +264,8 @@ def _choose_images(splits: Splits, report: DatasetReport, config: TrainConfig) -
             groups = report.group_duplicates(images)
             remaining, held_out = split_indices(images.targets, fraction, config.seed, groups)
         train, validation, name = train[remaining], train[held_out], f"{fraction:.0%} held out"
+        if config.stream:
+            name = f"{len(held_out):,} images held out"
     if not len(validation):
         raise DataError(f"The dataset {config.data} has too few images to hold some out; add more.")
     return SplitRecord(

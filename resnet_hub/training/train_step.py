@@ -31,7 +31,6 @@ class TrainStep:
         prepared: The model as the accelerator has prepared it.
         state: What the step changes, except its position.
         transform: Augments the batch.
-        targets: int64 (images,), the classes of all training images.
         class_weights: float (num_classes,).
     """
 
@@ -42,11 +41,10 @@ class TrainStep:
         prepared: nn.Module,
         state: TrainingState,
         transform: BatchTransform,
-        targets: Tensor,
         class_weights: Tensor,
     ):
         self.config, self.accelerator, self.prepared, self.state = config, accelerator, prepared, state
-        self.transform, self.targets, self.class_weights = transform, targets, class_weights
+        self.transform, self.class_weights = transform, class_weights
         self.device, self.parts = accelerator.device, config.accumulate  # parts of a batch
         self.forward = torch.compile(prepared, dynamic=False) if config.compile else prepared
 
@@ -87,7 +85,7 @@ class TrainStep:
             position = state.position.epoch, state.position.step, self.accelerator.process_index
             torch.manual_seed(schedule.create_generator(config.seed, *position).initial_seed())
         pixels = pixels.to(self.device, non_blocking=True)  # as bytes
-        indices = self.targets[batch.indices].to(self.device, non_blocking=True)[:, None]
+        indices = torch.from_numpy(batch.targets).to(self.device, non_blocking=True)[:, None]
         targets = torch.zeros(len(pixels), len(self.class_weights), device=self.device).scatter_(1, indices, 1.0)
         generator = schedule.create_generator(config.seed, state.position.epoch, state.position.step)
         images, targets = self.transform(pixels, targets, batch, generator)

@@ -129,8 +129,9 @@ def test_an_image_that_cannot_be_read_is_replaced_by_the_next(encoded: ImageData
     batches = Loader(2).load(images, split_batches(np.arange(COUNT), 10), mean_colours)
     indices = np.concatenate([batch.indices for batch, _ in batches])
     assert indices.tolist() == [*range(50), 52, 52, *range(52, 89), 0]
-    assert sorted(images.unreadable) == [50, 51, 89]
-    assert images.unreadable[50].startswith("Cannot read 50.jpg")
+    assert sorted(images.unreadable) == ["50.jpg", "51.jpg", "89.jpg"]
+    label, reason = images.unreadable["50.jpg"]
+    assert label == "a" and reason.startswith("Cannot read 50.jpg")
 
 
 def test_loading_fails_where_no_image_can_be_read(encoded: ImageDataset, tmp_path: Path) -> None:

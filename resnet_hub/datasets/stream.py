@@ -1,0 +1,379 @@
+"""Reads a dataset as a stream, file after file and without storing it: parquet files, WebDataset tars, or the Hub.
+
+The files of a split are read in any order, the images of a file in its own. A sample, the first images of files all
+over the dataset, is read at once: it stands for the dataset where a part of it must do.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from resnet_hub.datasets.dataset import TRAIN, ImageDataset, Splits
+from resnet_hub.datasets.labels import encode_label, natural_key
+from resnet_hub.datasets.layout import sort_files
+from resnet_hub.datasets.listing import FolderListing
+from resnet_hub.datasets.remote import HUB_PREFIX, explain_error, group_by_split, name_splits, open_builder, wrap_errors
+from resnet_hub.datasets.split_names import are_all_splits
+from resnet_hub.datasets.tables import MAX_LABELS, choose_columns, explain_no_label_column
+from resnet_hub.datasets.tar import TarArchive, is_tar, read_label_files
+from resnet_hub.errors import DataError, ImageError, ResNetHubError
+from resnet_hub.hub_client.retry import request_timeout
+
+MAX_SAMPLED = 5_000  # images of a split
+_SAMPLE_BYTES = 2**28  # encoded images of a split, which stay in memory
+_SAMPLED_FILES = 16
+_SCANS = 8  # files whose labels are read at a time
+_NO_INDEX = -1  # the label of a row that has none, in a column of class indices
+
+
+class ShardFile(Protocol):
+    """A file of a stream: yields the encoded image and the label of each row, from a state on that it once had."""
+
+    def __iter__(self) -> Iterator[tuple[bytes, Any]]: ...
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+class _Table:
+    """A file that `datasets` streams. Only images inside the file are read; its rows could name any other file."""
+
+    def __init__(self, table: Any, image_column: str, label_column: str):
+        self._table, self._columns = table, (image_column, label_column)
+        self.state_dict, self.load_state_dict = table.state_dict, table.load_state_dict
+
+    def __iter__(self) -> Iterator[tuple[bytes, Any]]:
+        image_column, label_column = self._columns
+        for row in self._table:
+            image = row[image_column]
+            yield bytes((image and image["bytes"]) or b""), row[label_column]
+
+
+class _Tar:
+    """A tar of images, each with a label file beside it. The state is a number of images."""
+
+    def __init__(self, path: Path):
+        self._archive, self._done = TarArchive(path), 0
+        files = sort_files(self._archive)
+        self.labels = read_label_files(self._archive, files.images, files.skipped["not an image"])
+        if not self.labels:
+            raise DataError(
+                f"{path.name} has no files with labels (1.cls or 1.json beside 1.jpg), as the tars of a stream need. "
+                "Leave out stream, or write WebDataset tars."
+            )
+
+    def __iter__(self) -> Iterator[tuple[bytes, Any]]:
+        names = [name for name in self._archive.files if name in self.labels]  # in the order of the file
+        while self._done < len(names):
+            name, content = names[self._done], b""
+            self._done += 1
+            with suppress(ImageError):
+                content = self._archive.read(name)
+            yield content, self.labels[name]
+
+    def state_dict(self) -> int:
+        return self._done
+
+    def load_state_dict(self, state: int) -> None:
+        self._done = state
+
+
+class StreamedImage(NamedTuple):
+    """An encoded image of a stream."""
+
+    content: bytes
+    target: int
+    name: str
+
+
+class Part(NamedTuple):
+    """The rows of a file whose number, divided by `of`, leaves `remainder`."""
+
+    file: int
+    remainder: int = 0
+    of: int = 1
+
+
+Place = tuple[int, int]  # of an image: its file and its row in it
+
+
+@dataclass
+class ImageStream:
+    """The training images of a dataset, and a sample of each of its splits.
+
+    Attributes:
+        title: The name of the dataset in messages.
+        labels: The labels.
+        count: The number of training images, if it is known.
+        files: Opens each file of the training images.
+        sample: Images of each split, in memory.
+        places: Where the training images of `sample` are.
+    """
+
+    title: str
+    labels: tuple[str, ...]
+    count: int | None
+    files: Sequence[Callable[[], ShardFile]]
+    sample: Splits
+    places: list[Place]
+    encode: Callable[[Any, str], int | None]
+
+    def read(self, parts: Sequence[Part], skipped: Collection[Place] = (), state: Any = None) -> "Reader":
+        """Read `parts` one after the other, without the images at `skipped`, from the `state` of an earlier reader."""
+        return Reader(self, parts, frozenset(skipped), state)
+
+    def describe(self) -> str:
+        """Describe the sample in a sentence for the report and the model card."""
+        of_all = "" if self.count is None else f" of {self.count:,}"
+        parts = [f"{len(self.sample[TRAIN]):,}{of_all} training images"]
+        parts += [f"{len(images):,} images of {split}" for split, images in self.sample.items() if split != TRAIN]
+        files = f"{min(len(self.files), _SAMPLED_FILES):,} of {len(self.files):,} files"
+        return (
+            "The dataset is read as a stream. Its report, with all numbers of images, is on a sample: the first images "
+            f"of {files}, {', '.join(parts)}."
+        )
+
+
+class Reader:
+    """Iterates over the images of parts of a stream; `state` is its position, which JSON can hold."""
+
+    def __init__(self, stream: ImageStream, parts: Sequence[Part], skipped: frozenset[Place], state: Any):
+        self._stream, self._parts, self._skipped = stream, parts, skipped
+        self._number: int
+        self._row: int
+        self._inner: Any
+        self._number, self._row, self._inner = state or (0, 0, None)
+        self._file: ShardFile | None = None
+        self._images = self._iterate()
+
+    def __iter__(self) -> Iterator[StreamedImage]:
+        return self
+
+    def __next__(self) -> StreamedImage:
+        return next(self._images)
+
+    def state(self) -> Any:
+        return [self._number, self._row, self._file.state_dict() if self._file else self._inner]
+
+    def _iterate(self) -> Iterator[StreamedImage]:
+        stream = self._stream
+        while self._number < len(self._parts):
+            part = self._parts[self._number]
+            try:
+                self._file = stream.files[part.file]()
+                if self._inner is not None:
+                    self._file.load_state_dict(self._inner)
+                for content, label in self._file:
+                    place, name = (part.file, self._row), f"{TRAIN}[{part.file}:{self._row}]"
+                    self._row += 1
+                    target = stream.encode(label, name)
+                    if place[1] % part.of == part.remainder and place not in self._skipped and target is not None:
+                        yield StreamedImage(content, target, name)
+            except ResNetHubError:
+                raise
+            except Exception as error:  # `datasets` raises nearly any exception
+                raise DataError(explain_error(stream.title, None, error)) from None
+            self._number, self._row, self._inner, self._file = self._number + 1, 0, None, None
+
+
+def open_stream(
+    source: str | Path,
+    *,
+    subset: str | None = None,
+    split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> ImageStream:
+    """Open a dataset as a stream and read its sample; the arguments are those of `load_dataset`.
+
+    Args:
+        source: A folder of parquet files, a tar or a folder of tars in the form of WebDataset, or the id of a dataset
+            on the Hub whose files are tables or tars.
+
+    Raises:
+        DataError: The source has another form, has no training images, or its labels cannot be found.
+    """
+    path = None if str(source).startswith(HUB_PREFIX) else Path(source)
+    if path and path.exists():
+        tables, tars = _list_shards(path)
+        if tars:
+            if named := [name for name in (subset, split, image_column, label_column) if name]:
+                raise DataError(f"{path.name} holds tars, which have no {named[0]!r}. Leave it out.")
+            return _open_tars(path.resolve().name, name_splits(group_by_split(path, tars), path.name))
+    else:
+        tables = []
+    origin = path if path and path.exists() else str(source).removeprefix(HUB_PREFIX)
+    title = path.resolve().name if isinstance(origin, Path) and path else str(origin)
+    with wrap_errors(title, revision), request_timeout():
+        import datasets
+
+        hub = {} if isinstance(origin, Path) else {"revision": revision, "token": token, "streams": True}
+        builder, commit = open_builder(origin, subset, tables, takes_images=not split, **hub)
+        if isinstance(builder, Path):
+            raise DataError(_explain_form(title))
+        loaded = builder.as_streaming_dataset(split=split)
+        by_name = loaded if isinstance(loaded, dict) else {split: loaded}
+        by_split = name_splits(by_name, title)
+        names = {id(table): str(name) for name, table in by_name.items()}  # as the builder has them
+        train_name = names[id(by_split[TRAIN])]
+        features = by_split[TRAIN].features or by_split[TRAIN]._resolve_features().features
+        image_column, label_column = choose_columns(features, image_column, label_column)
+        feature, columns = features[label_column], [image_column, label_column]
+        as_bytes = datasets.Image(decode=False)
+        by_split = {
+            name: table.select_columns(columns).cast_column(image_column, as_bytes) for name, table in by_split.items()
+        }
+        files = {name: _split_table(table, image_column, label_column) for name, table in by_split.items()}
+        info = (builder.info.splits or {}).get(train_name)
+        count = (info.num_examples if info else None) or None
+        has_indices = isinstance(feature, datasets.ClassLabel)
+        if not has_indices and not isinstance(feature, datasets.Value):
+            raise DataError(explain_no_label_column(label_column))
+        labels = tuple(feature.names) if has_indices else None
+        if (labels is None or count is None) and hasattr(builder.config, "columns"):  # parquet: only labels are read
+            counts = _count_labels(builder.config.data_files[train_name], label_column, token)
+            if labels is None:
+                label_of = {value: encode_label(label_column, value) for value in counts}
+                counts = Counter({value: number for value, number in counts.items() if label_of[value] is not None})
+                labels = _sort_labels({label for label in label_of.values() if label is not None}, label_column)
+            count = counts.total() - (counts[_NO_INDEX] + counts[None] if has_indices else 0)
+        stream = _create_stream(title, labels, count, files, label_column, has_indices=has_indices)
+        stream.sample.commit = commit
+        return stream
+
+
+def _list_shards(path: Path) -> tuple[list[Path], list[Path]]:
+    """Return the parquet files and the tars of a folder, in natural order; one of them is empty."""
+    if not path.is_dir():
+        if not is_tar(path):
+            raise DataError(_explain_form(path.name))
+        return [], [path]
+    listing = FolderListing(path)
+    files = sort_files(listing)
+    tars = [listing.files[name] for name in files.archives if is_tar(listing.files[name])]
+    tables = [] if tars else [listing.files[name] for name in files.tables]
+    if not tars and not tables:
+        raise DataError(_explain_form(path.resolve().name))
+    return tables, tars
+
+
+def _explain_form(title: str) -> str:
+    return (
+        f"{title} cannot be read as a stream: it holds neither parquet files nor WebDataset tars. Leave out stream, or "
+        "write such files."
+    )
+
+
+def _open_tars(title: str, paths: Mapping[str, Sequence[Path]]) -> ImageStream:
+    labels, count = set[str](), 0
+    for path in paths[TRAIN]:
+        found = _Tar(path).labels
+        labels, count = labels | set(found.values()), count + len(found)
+    files = {split: [partial(_Tar, path) for path in group] for split, group in paths.items()}
+    return _create_stream(title, _sort_labels(labels, "cls"), count, files, "cls", has_indices=False)
+
+
+def _split_table(table: Any, image_column: str, label_column: str) -> list[Callable[[], ShardFile]]:
+    def open_file(number: int) -> ShardFile:
+        return _Table(table.shard(table.num_shards, number), image_column, label_column)
+
+    return [partial(open_file, number) for number in range(table.num_shards)]
+
+
+def _count_labels(files: Sequence[str], column: str, token: str | bool | None) -> Counter[Any]:
+    """Count the values of a column of parquet files; of files on the Hub, only its bytes are fetched."""
+    import fsspec  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq
+
+    def count(file: str) -> Counter[Any]:
+        options = {"token": token} if "://" in file else {}
+        with fsspec.open(file, "rb", **options) as content:
+            counts = pq.read_table(content, columns=[column])[column].value_counts()
+            return Counter({row["values"]: row["counts"] for row in counts.to_pylist()})
+
+    with ThreadPoolExecutor(_SCANS) as pool:
+        return sum(pool.map(count, map(str, files)), Counter())
+
+
+def _sort_labels(labels: Collection[str], column: str) -> tuple[str, ...]:
+    if len(labels) > MAX_LABELS:
+        raise DataError(explain_no_label_column(column))
+    ordered = tuple(sorted(labels, key=natural_key))
+    if are_all_splits(ordered):
+        raise DataError(f"The labels in {column!r} are the names of splits: {', '.join(ordered)}. Name another column.")
+    return ordered
+
+
+def _create_stream(
+    title: str,
+    labels: tuple[str, ...] | None,
+    count: int | None,
+    files: Mapping[str, Sequence[Callable[[], ShardFile]]],
+    column: str,
+    *,
+    has_indices: bool,
+) -> ImageStream:
+    """Read the sample, and create the stream. Without `labels` they are those of the sample.
+
+    Args:
+        title: The name of the dataset.
+        labels: The labels, if they are known.
+        count: The number of training images, if it is known.
+        files: The files of each split.
+        column: The column of the labels.
+        has_indices: Whether that column holds indices in `labels`.
+    """
+    rows = {split: _read_sample(group) for split, group in files.items()}
+    if labels is None:
+        values = [encode_label(column, value) for group in rows.values() for *_, value in group]
+        labels = _sort_labels({value for value in values if value is not None}, column)
+    index_of = {label: index for index, label in enumerate(labels)}
+
+    def encode(value: Any, name: str) -> int | None:
+        if has_indices:
+            return None if value is None or value < 0 else int(value)
+        label = encode_label(column, value)
+        if label is not None and label not in index_of:
+            raise DataError(
+                f"The image {name} of {title} has the label {label!r}, which none of the images has that were read "
+                "to learn the labels. Store the labels as a ClassLabel, or write parquet files."
+            )
+        return None if label is None else index_of[label]
+
+    sample, places = {}, list[Place]()
+    for split, group in rows.items():
+        names = [f"{split}[{file}:{row}]" for (file, row), *_ in group]
+        targets = [encode(value, name) for (*_, value), name in zip(group, names, strict=True)]
+        kept = [index for index, target in enumerate(targets) if target is not None]
+        if split == TRAIN:
+            places = [group[index][0] for index in kept]
+        contents, of_kept = [group[index][1] for index in kept], np.array([targets[i] for i in kept], np.int64)
+        if kept:
+            sample[split] = ImageDataset(labels, contents, of_kept, [names[index] for index in kept])
+    if TRAIN not in sample:
+        raise DataError(f"{title} has no training images with labels. Choose another split or dataset.")
+    return ImageStream(title, labels, count, files[TRAIN], Splits(sample), places, encode)
+
+
+def _read_sample(files: Sequence[Callable[[], ShardFile]]) -> list[tuple[Place, bytes, Any]]:
+    """Read the first rows of files all over a split."""
+    chosen = np.unique(np.linspace(0, len(files) - 1, min(len(files), _SAMPLED_FILES)).astype(np.int64)).tolist()
+    rows = []
+    for file in chosen:
+        size = 0
+        for row, (content, value) in enumerate(files[file]()):
+            rows.append(((file, row), content, value))
+            size += len(content)
+            if (row + 1) * len(chosen) >= MAX_SAMPLED or size * len(chosen) >= _SAMPLE_BYTES:
+                break
+    return rows

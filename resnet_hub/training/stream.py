@@ -1,0 +1,204 @@
+"""The batches of a run that reads its dataset as a stream.
+
+Each epoch reads the files in another order, and its images through a buffer: the images that fill it are shuffled, and
+while they are used the next ones are read. A run resumes at the beginning of a buffer, whose position in the stream is
+recorded; so no image has to be stored.
+"""
+
+import json
+from collections import deque
+from collections.abc import Collection, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from resnet_hub.atomic import write_atomic
+from resnet_hub.datasets.dataset import ImageDataset
+from resnet_hub.datasets.stream import ImageStream, Part, Place, Reader, StreamedImage
+from resnet_hub.errors import DataError, TrainingError
+from resnet_hub.training import schedule
+from resnet_hub.training.config import ResolvedTrainConfig
+from resnet_hub.training.loader import Batch, share_batch
+from resnet_hub.training.run_dir import SplitRecord
+
+T = TypeVar("T")
+
+BUFFER = 4_096  # images
+_BUFFER_BYTES = 2**28  # of encoded images, at which a buffer is full too
+_READ_AHEAD = 4  # batches
+_FILES, _BUFFERS = 1, 2  # streams of random numbers, beside those of the images
+
+
+def count_epoch_images(config: ResolvedTrainConfig, stream: ImageStream, skipped: int) -> int:
+    """Return the number of images of an epoch. Raises `DataError` if it is neither known nor named."""
+    if config.epoch_images:
+        return config.epoch_images
+    if stream.count is None:
+        raise DataError(
+            f"The number of training images of {stream.title} is not known before all are read. Name the images of an "
+            "epoch with epoch_images."
+        )
+    return stream.count - skipped
+
+
+def find_skipped(stream: ImageStream, record: SplitRecord) -> list[Place]:
+    """Return the images of the sample that are held out or unreadable, and so not trained on."""
+    trained = set(record.train)
+    return [place for index, place in enumerate(stream.places) if index not in trained]
+
+
+@dataclass
+class StreamSampler:
+    """Yields the batches of a run from a stream, from any position on; as `BatchSampler` from a dataset.
+
+    Attributes:
+        config: The settings of the run, with its epochs.
+        stream: The stream.
+        skipped: Images that are not trained on.
+        log: The file for the positions of this process in the stream.
+        crop_size: Height and width of the training crops.
+        process: The index of this process among `num_processes`.
+        batch_size: Images of a step, over all processes.
+        steps: Steps of an epoch.
+    """
+
+    config: ResolvedTrainConfig
+    stream: ImageStream
+    skipped: Collection[Place]
+    log: Path
+    crop_size: int
+    process: int = 0
+    num_processes: int = 1
+
+    def __post_init__(self) -> None:
+        count = count_epoch_images(self.config, self.stream, len(self.skipped))
+        self.batch_size = share_batch(self.config, count, self.num_processes)
+        self.steps = count // self.batch_size
+        self.class_weights = torch.ones(len(self.stream.labels))
+
+    def iterate(self, epoch: int, step: int) -> Generator[Batch]:
+        """Yields the share of this process of each batch from `step` of `epoch` on."""
+        return _read_ahead(self._iterate(epoch, step), _READ_AHEAD)
+
+    def _iterate(self, epoch: int, step: int) -> Iterator[Batch]:
+        config, length = self.config, self.batch_size // self.num_processes
+        assert config.epochs is not None
+        for number in range(epoch, config.epochs):
+            first = step if number == epoch else 0
+            images = self._shuffle(number, first * length)
+            size = schedule.image_size(config.first_size, self.crop_size, number, config.epochs)
+            for current in range(first, self.steps):
+                contents, targets, names = zip(*(next(images) for _ in range(length)), strict=True)
+                numbers = schedule.draw_numbers(
+                    config.seed, number, current * self.batch_size + self.process * length, length
+                )
+                encoded = ImageDataset(self.stream.labels, contents, np.array(targets, np.int64), names)
+                yield Batch(np.arange(length), numbers, size, images=encoded)
+
+    def _shuffle(self, epoch: int, position: int) -> Iterator[StreamedImage]:
+        """Yields the images of this process in an epoch from a position on, without end."""
+        start = self._find_start(epoch, position)
+        reader = self._open(start)
+        upcoming = _Buffer()
+        upcoming.fill(reader)
+        while True:
+            if not upcoming.images:  # all images of the epoch were read
+                start = start._replace(round=start.round + 1, state=None)
+                reader = self._open(start)
+                upcoming.fill(reader)
+            if not upcoming.images:
+                raise DataError(f"{self.stream.title} has no images left to train on. Hold out fewer of them.")
+            self._record(start)
+            current, upcoming, state = upcoming.images, _Buffer(), reader.state()
+            order = self._draw(epoch, _BUFFERS, self.process, start.number).permutation(len(current))
+            for count, index in enumerate(order.tolist(), start.position):
+                image, current[index] = current[index], None
+                if count >= position:
+                    yield image
+                upcoming.fill(reader, 1)
+            upcoming.fill(reader)
+            start = start._replace(number=start.number + 1, position=start.position + len(order), state=state)
+
+    def _open(self, start: "_Start") -> Reader:
+        """Opens this process's share of the files; those that remain after whole ones were shared, row by row."""
+        order = self._draw(start.epoch, _FILES, start.round).permutation(len(self.stream.files)).tolist()
+        whole = len(order) - len(order) % self.num_processes
+        parts = [Part(file) for file in order[self.process : whole : self.num_processes]]
+        parts += [Part(file, self.process, self.num_processes) for file in order[whole:]]
+        return self.stream.read(parts, self.skipped, start.state)
+
+    def _draw(self, *position: int) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, *position])
+
+    def _find_start(self, epoch: int, position: int) -> "_Start":
+        starts = [start for start in _read_starts(self.log) if start.epoch == epoch and start.position <= position]
+        own = [start for start in starts if start.processes == self.num_processes]
+        if position and starts and not own:
+            raise TrainingError(
+                f"The run stopped within an epoch of {starts[-1].processes} processes, which share the stream. Resume "
+                f"it with as many, not with {self.num_processes}."
+            )
+        first = _Start(epoch, 0, 0, 0, None, self.num_processes)
+        return max(own, key=lambda start: start.position, default=first) if position else first
+
+    def _record(self, start: "_Start") -> None:
+        """Adds the start of a buffer to the log, which keeps those of this epoch and of the one before."""
+        if not start.number:
+            self.log.parent.mkdir(exist_ok=True)
+            kept = [other for other in _read_starts(self.log) if other.epoch == start.epoch - 1]
+            write_atomic(self.log, "".join(f"{json.dumps(other)}\n" for other in kept))
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(f"\n{json.dumps(start)}\n")  # a line that a killed process left unfinished ends here
+
+
+class _Start(NamedTuple):
+    """Where the reading of a buffer begins."""
+
+    epoch: int
+    number: int  # of the buffer in the epoch
+    position: int  # of its first image in the epoch, among those of the process
+    round: int  # how often all images have been read in the epoch
+    state: Any  # of the reader
+    processes: int
+
+
+def _read_starts(log: Path) -> list[_Start]:
+    starts = []
+    with suppress(OSError):
+        for line in log.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, TypeError):  # an empty line, or one that is unfinished
+                starts.append(_Start(*json.loads(line)))
+    return starts
+
+
+class _Buffer:
+    """Encoded images, in the order in which they were read."""
+
+    def __init__(self) -> None:
+        self.images: list[Any] = []
+        self.size = 0
+
+    def fill(self, reader: Reader, most: int = BUFFER) -> None:
+        """Reads `most` images, or fewer if that fills the buffer or no more are left."""
+        for _ in range(min(most, BUFFER - len(self.images))):
+            if self.size >= _BUFFER_BYTES or (image := next(reader, None)) is None:
+                return
+            self.images.append(image)
+            self.size += len(image.content)
+
+
+def _read_ahead(items: Iterator[T], count: int) -> Generator[T]:
+    """Yields the items, of which a thread reads `count` ahead."""
+    with ThreadPoolExecutor(1, thread_name_prefix="stream") as pool:
+        pending = deque(pool.submit(next, items, None) for _ in range(count))
+        try:
+            while (item := pending.popleft().result()) is not None:
+                pending.append(pool.submit(next, items, None))
+                yield item
+        finally:
+            pool.shutdown(cancel_futures=True)

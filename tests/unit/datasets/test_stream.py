@@ -1,0 +1,145 @@
+"""Datasets that are read as streams: which images come, from which position on, from where, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.data import encode_image, write_files, write_tables
+from helpers.hub_server import Hub, Repo
+from helpers.shards import LABELS, write_parquet, write_tars
+from huggingface_hub import constants
+
+from resnet_hub.datasets import stream as streams
+from resnet_hub.datasets.load import load_dataset
+from resnet_hub.datasets.stream import ImageStream, Part, open_stream
+from resnet_hub.errors import DataError
+
+FILES, ROWS = 4, 15
+
+
+def read_all(stream: ImageStream, **options: Any) -> list[streams.StreamedImage]:
+    return list(stream.read([Part(file) for file in range(len(stream.files))], **options))
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_tars])
+def test_a_stream_has_the_images_of_its_files_in_order(write: Any, tmp_path: Path) -> None:
+    stream = open_stream(write(tmp_path / "data", FILES, ROWS))
+    assert stream.labels == ("blue", "green", "red") and stream.count == FILES * ROWS
+    images = read_all(stream)
+    assert [image.content for image in images] == [encode_image(number % 3, number) for number in range(FILES * ROWS)]
+    assert [stream.labels[image.target] for image in images] == [LABELS[n % 3] for n in range(FILES * ROWS)]
+    assert images[ROWS].name == "train[1:0]"
+    assert len(stream.sample["train"]) == FILES * ROWS  # of so few, the sample has all
+    assert [image.content for image in read_all(stream, skipped=stream.places[2:])] == [
+        encode_image(0, 0),
+        encode_image(1, 1),
+    ]
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_tars])
+def test_a_stream_goes_on_from_any_state(write: Any, tmp_path: Path) -> None:
+    stream = open_stream(write(tmp_path / "data", 2, 9))
+    parts, skipped = [Part(1), Part(0, 1, 2)], {(1, 4)}  # of the second file, every other row
+    expected, reader = list(stream.read(parts, skipped)), stream.read(parts, skipped)
+    assert len(expected) == 8 + 4
+    for done in range(1, len(expected) + 1):
+        state = json.loads(json.dumps(reader.state()))
+        assert list(stream.read(parts, skipped, state)) == expected[done - 1 :]
+        next(reader)
+    assert list(stream.read(parts, skipped, reader.state())) == []
+
+
+def test_the_sample_is_bounded_and_from_all_over_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_SAMPLED_FILES", 3)
+    monkeypatch.setattr(streams, "MAX_SAMPLED", 12)
+    folder = write_parquet(tmp_path / "data", 5, 9)
+    write_parquet(folder, 1, 30, split="validation", first=100)
+    stream = open_stream(folder)
+    assert stream.places == [(file, row) for file in (0, 2, 4) for row in range(4)]
+    assert stream.sample["train"].read(4) == encode_image(18 % 3, 18)
+    assert stream.sample["train"].names[4] == "train[2:0]" and len(stream.sample["validation"]) == 12
+    assert stream.describe().endswith(
+        "a sample: the first images of 3 of 5 files, 12 of 45 training images, 12 images of validation."
+    )
+    monkeypatch.setattr(streams, "_SAMPLE_BYTES", 6 * len(encode_image(0, 0)))
+    assert len(open_stream(folder).sample["train"]) in (6, 9)
+
+
+def test_rows_without_a_label_or_an_image_in_them(tmp_path: Path) -> None:
+    images = [{"bytes": encode_image(n % 3, n), "path": None} for n in range(4)] + [{"bytes": None, "path": __file__}]
+    table = pa.table({"image": images, "label": ["a", None, "b", "", "b"]})
+    (tmp_path / "data").mkdir()
+    pq.write_table(table, tmp_path / "data" / "train.parquet")
+    stream = open_stream(tmp_path / "data")
+    assert stream.count == 3 and stream.labels == ("a", "b")
+    read = read_all(stream)
+    assert [image.name for image in read] == ["train[0:0]", "train[0:2]", "train[0:4]"]
+    assert read[2].content == b""  # no file of this machine is read
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tables: Repo) -> Path:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    return tmp_path / "cache"
+
+
+def test_a_dataset_of_the_hub_is_read_and_not_stored(cache: Path, tables: Repo, hub: Hub) -> None:
+    columns = {"subset": "three", "image_column": "photo", "label_column": "kind"}
+    stream = open_stream("user/tables", **columns)
+    assert stream.sample.commit == tables.refs["main"] and stream.title == "user/tables"
+    assert stream.labels == ("red", "green", "blue") and stream.count == 36
+    images = read_all(stream)
+    stored = [path.name for folder in (cache, cache.parent / "datasets") for path in folder.rglob("*")]
+    assert not [name for name in stored if name.endswith((".parquet", ".arrow"))]
+    loaded = load_dataset("user/tables", **columns)["train"]
+    assert [image.content for image in images] == [loaded.read(index) for index in range(36)]
+    assert [image.target for image in images] == loaded.targets.tolist()
+
+    card = json.loads(tables.files()["README.md"].decode().replace("---\n", ""))
+    card["dataset_info"] = [{"config_name": "three", "splits": [{"name": "train", "num_examples": 999}]}]
+    hub.edit("datasets/user/tables", "README.md", f"---\n{json.dumps(card)}\n---\n")
+    assert open_stream("user/tables", **columns).count == 999
+    with pytest.raises(
+        DataError, match=r"has no split 'train\[:10%\]' that can be read as a stream. Choose one of train"
+    ):
+        open_stream("user/tables", split="train[:10%]", **columns)
+
+
+def test_tars_of_the_hub_have_the_labels_of_their_sample(
+    cache: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_tars(tmp_path / "tars", 2, 6, labels=("7", "8", "10"))  # `datasets` reads numbers only
+    repo = hub.repos["datasets/user/tars"] = Repo()
+    repo.commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "Tars")
+    stream = open_stream("user/tars", label_column="cls")
+    assert stream.labels == ("7", "8", "10") and stream.count is None
+    assert [image.content for image in read_all(stream)] == [encode_image(number % 3, number) for number in range(12)]
+    monkeypatch.setattr(streams, "MAX_SAMPLED", 4)
+    with pytest.raises(DataError, match=r"^The image train\[0:2\] of user/tars has the label '10', which none of"):
+        read_all(open_stream("user/tars", label_column="cls"))
+
+
+def test_what_is_no_stream_is_refused(cache: Path, hub: Hub, tmp_path: Path) -> None:
+    photos = write_files(
+        tmp_path / "photos", {f"{label}/{n}.png": encode_image(0, n) for label in "ab" for n in (1, 2)}
+    )
+    refused = "cannot be read as a stream: it holds neither parquet files nor WebDataset tars. Leave out stream"
+    for source in (photos, photos / "a" / "1.png"):
+        with pytest.raises(DataError, match=f"^{source.name} {refused}"):
+            open_stream(source)
+    repo = hub.repos["datasets/user/photos"] = Repo()
+    repo.commit("main", {path.relative_to(photos).as_posix(): path.read_bytes() for path in photos.rglob("*.png")}, "")
+    with pytest.raises(DataError, match=f"^user/photos {refused}"):
+        open_stream("user/photos")
+    tars = write_tars(tmp_path / "tars", 1, 4)
+    with pytest.raises(DataError, match="tars holds tars, which have no 'kind'"):
+        open_stream(tars, label_column="kind")
+    write_tables(tmp_path / "tables")
+    with pytest.raises(DataError, match="The column 'mask' contains no labels"):
+        open_stream(tmp_path / "tables", subset="two", image_column="photo", label_column="mask")
+    with pytest.raises(DataError, match="no dataset on the Hub named nobody/nothing"):
+        open_stream("nobody/nothing")

@@ -1,30 +1,39 @@
 """Predictions while a run trains or a live camera is on beside them: how much later they come.
 
     python benchmarks/beside.py [--requests 150] [--only-camera]
+    python benchmarks/beside.py --inside [--rounds 5]
 
 The real app, started as a newcomer starts it. One visitor asks for photo after photo, a moment apart, in turns alone,
 while another's camera sends frames as the page does, and while a run trains all layers of the shelf's ResNet-18 on 402
 images.
+
+With --inside: eight visitors ask so, alone and while a ninth opens the parts of the Inside tab one after the other. Of
+each part the seconds until it shows something are measured: of the race, the first curve.
 """
 
 import argparse
 import io
+import json
+import os
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 from PIL import Image
 from side_by_side import machine
-from soak import Pool, Tab, Tally, serving
+from soak import API, Pool, Tab, Tally, UnexpectedError, serving
 
 from resnet_hub.bundled_models import DEFAULT_MODEL
 
 SHORT_TURN = 10  # requests without and with a camera: whatever else the machine does slows both down
+VISITORS = 8  # who predict beside the Inside tab
+ALONE = 20.0  # seconds of a turn of theirs alone
 PAUSE = 0.2  # seconds between an answer and the next question
 FRAME_INTERVAL = 0.125  # seconds from one frame to the next, or until its answer, as in the page's script
 
@@ -73,12 +82,114 @@ def camera(address: str, photos: list[Path]) -> Iterator[list[float]]:
         thread.join()
 
 
+def first_answer(tab: Tab, name: str, *values: Any, event: Any = None, sign: str = "<figure") -> float:
+    """Seconds until an answer has the sign; then the call is left to end by itself."""
+    start = time.perf_counter()
+    asked, seconds = tab.ask(name, *values, event=event), None
+    with tab.http.stream("GET", f"{API}/queue/data", params={"session_hash": tab.session}) as stream:
+        for line in stream.iter_lines():
+            message = json.loads(line[5:]) if line.startswith("data:") else {}
+            if message.get("event_id") != asked:
+                continue
+            if seconds is None and sign in line:
+                seconds = time.perf_counter() - start
+            if message.get("msg") == "process_completed":
+                break
+    if seconds is None:
+        raise UnexpectedError(f"{name} never showed {sign}: {line[:300]}")
+    return seconds
+
+
+def chosen(*names: str) -> dict[str, Any]:
+    """The event of blocks that are pressed."""
+    return {"index": 0, "value": list(names)}
+
+
+@contextmanager
+def predicting(address: str, photos: list[Path], visitors: int) -> Iterator[list[float]]:
+    """Visitors who ask for photo after photo; yields the seconds of their answers."""
+    times: list[float] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        tab = Tab(address, None, Tally())
+        while not is_over.is_set():
+            times.extend(asked(tab, photos, 1))
+        tab.leave()
+
+    threads = [threading.Thread(target=ask) for _ in range(visitors)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield times
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
+def measure_inside(address: str, photos: list[Path], rounds: int) -> None:
+    """Print the seconds of each part, and of the predictions alone and beside."""
+    visitor = Tab(address, None, Tally())
+    opening = [name for name in visitor.calls if name.startswith("open")][-1]  # Gradio numbers equal names
+    block, blocks = chosen("layer3.1"), chosen("layer2.1", "layer4.1")
+    parts: dict[str, Callable[[], float]] = {
+        "anatomy: drawing": lambda: first_answer(visitor, opening, None, sign="<svg"),
+        "anatomy: feature maps": lambda: first_answer(visitor, "show_block", None, event=block, sign="<img"),
+        "lesion: labels": lambda: first_answer(visitor, "switch_blocks", None, event=blocks, sign="<table"),
+        "paths": lambda: first_answer(visitor, "show_paths", None),
+        "shattered gradients, 24 layers": lambda: first_answer(visitor, "show_gradients", 24, True),
+        "shattered gradients, 100 layers": lambda: first_answer(visitor, "show_gradients", 100, True),
+        "identity, 12 blocks": lambda: first_answer(visitor, "show_identity", 12, False),
+        "race, 32 layers": lambda: first_answer(visitor, "show_race", 32),
+        "race, 56 layers": lambda: first_answer(visitor, "show_race", 56),
+    }
+    for ask in list(parts.values())[4:5]:
+        ask()  # the process of the live parts starts, as when a visitor opens their panel
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    alone: list[float] = []
+    beside: list[float] = []
+    for _ in range(rounds):
+        with predicting(address, photos, VISITORS) as times:
+            time.sleep(ALONE)
+        alone += times
+        with predicting(address, photos, VISITORS) as times:
+            for name, ask in parts.items():
+                seconds[name].append(ask())
+        beside += times
+    visitor.leave()
+    print(f"\n| part, beside {VISITORS} visitors | median | worst |\n|---|---:|---:|")
+    for name, values in seconds.items():
+        print(f"| {name} | {statistics.median(values):.1f} s | {max(values):.1f} s |")
+    print(f"\n| predictions of {VISITORS} visitors | median | 95th percentile |\n|---|---:|---:|")
+    for name, times in (("alone", alone), ("beside the Inside tab", beside)):
+        print(f"| {name} | {statistics.median(times) * 1000:.0f} ms | {percentile(times) * 1000:.0f} ms |")
+    ratio = percentile(beside) / percentile(alone)
+    print(
+        f"\nbeside over alone: {statistics.median(beside) / statistics.median(alone):.2f} (median), {ratio:.2f} (95th)"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--requests", type=int, default=150, help="of each of six turns")
     parser.add_argument("--only-camera", action="store_true", help="train no runs")
+    parser.add_argument("--inside", action="store_true", help="measure the parts of the Inside tab")
+    parser.add_argument("--rounds", type=int, default=5, help="with --inside: how often each part is opened")
     arguments = parser.parse_args()
     print(machine("gradio", "onnxruntime"))
+    if hasattr(os, "getloadavg"):
+        print(f"load before: {os.getloadavg()[0]:.1f}")
+    if arguments.inside:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            (folder / "pool").mkdir()
+            pool = Pool(folder / "pool", sets=[])
+            with serving(folder) as (_, address):
+                asked(visitor := Tab(address, None, Tally()), pool.photos, 10)  # the engine comes up
+                visitor.leave()
+                measure_inside(address, pool.photos, arguments.rounds)
+        return
     found: dict[str, list[float]] = {"alone": [], "beside a live camera": []}
     found |= {} if arguments.only_camera else {"beside a run": []}
     answers, seconds = [], 0.0  # of the camera

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any, Literal, TextIO
 
 from resnet_hub.errors import ResNetHubError
@@ -143,6 +144,8 @@ def main() -> None:
     import torch  # after the priority: importing it takes seconds
 
     torch.set_num_threads(1)
+    for name in ("gradients", "races"):  # before the first task, which would wait for it
+        import_module(f"resnet_hub.analysis.{name}")
     try:
         serve(sys.stdin, sys.stdout)
     except BrokenPipeError:  # the page has ended

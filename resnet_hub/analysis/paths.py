@@ -7,6 +7,7 @@ is passed through its residual or its shortcut (section 3). Path lengths follow 
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -78,31 +79,53 @@ def path_gradients(model: ResNet, images: Tensor, targets: Tensor, *, samples: i
         raise AnalysisError(f"There are {len(images)} images and {len(targets)} targets. Give each image one target.")
     count, generator = len(list_blocks(model)), np.random.default_rng(seed)
     norms = np.zeros(count + 1)
-    with evaluation_mode(model):
-        with torch.no_grad():
-            x = model.forward_stem(to_inputs(model, images))
-        targets = targets.to(model.device)
+    with evaluation_mode(model), torch.enable_grad():
+        steps, gradient = _run_forward(model, images, targets)
         for length in range(count + 1):
             number = 1 if length in (0, count) else samples  # there is one path without, and one with all blocks
             for _ in range(number):
                 chosen = set(generator.permutation(count)[:length].tolist())
-                norms[length] += _compute_path_norm(model, x, targets, chosen) / number
+                norms[length] += _compute_path_norm(steps, gradient, chosen) / number
     shares = path_lengths(model)
     weighted = shares * norms
     return PathGradients(shares, norms, weighted / max(weighted.sum(), np.finfo(float).tiny))
 
 
-def _compute_path_norm(model: ResNet, x: Tensor, targets: Tensor, residuals: set[int]) -> float:
-    """Compute the norm of the loss's gradient at `x` through one path."""
-    start = x.detach().clone().requires_grad_()
-    y = start
-    for index, block in enumerate(list_blocks(model).values()):
-        residual, shortcut = block.forward_residual(y), block.downsample(y)
-        if index in residuals:
-            shortcut = shortcut.detach()
-        else:
-            residual = residual.detach()
-        y = (residual + shortcut).relu()
-    loss = F.cross_entropy(forward_head(model, y).float(), targets)
-    (gradient,) = torch.autograd.grad(loss, start)
+class _Step(NamedTuple):
+    """A block's residual and shortcut, each with the input that it was computed from, and where the sum is above 0."""
+
+    residual: Tensor
+    residual_input: Tensor
+    shortcut: Tensor
+    shortcut_input: Tensor
+    is_on: Tensor
+
+
+def _run_forward(model: ResNet, images: Tensor, targets: Tensor) -> tuple[list[_Step], Tensor]:
+    """Run the model once, block by block, so that each path only has to go backward through its own blocks.
+
+    Returns:
+        The blocks, and the gradient of the loss at the last one's output.
+    """
+    with torch.no_grad():
+        x = model.forward_stem(to_inputs(model, images))
+    steps = []
+    for block in list_blocks(model).values():
+        inputs = [x.detach().clone().requires_grad_() for _ in range(2)]
+        residual, shortcut = block.forward_residual(inputs[0]), block.downsample(inputs[1])
+        x = (residual + shortcut).detach().relu()
+        steps.append(_Step(residual, inputs[0], shortcut, inputs[1], x > 0))
+    last = x.requires_grad_()
+    loss = F.cross_entropy(forward_head(model, last).float(), targets.to(model.device))
+    (gradient,) = torch.autograd.grad(loss, last)
+    return steps, gradient
+
+
+def _compute_path_norm(steps: list[_Step], gradient: Tensor, residuals: set[int]) -> float:
+    """Compute the norm of the loss's gradient at the first block's input through one path."""
+    for index, step in reversed([*enumerate(steps)]):
+        output, start = (
+            (step.residual, step.residual_input) if index in residuals else (step.shortcut, step.shortcut_input)
+        )
+        (gradient,) = torch.autograd.grad(output, start, gradient * step.is_on, retain_graph=True)
     return float(gradient.float().norm())

@@ -245,7 +245,7 @@ class Loader:
             return np.array(indices), crop(decoded, batch)
 
         pending: deque[tuple[Batch, list[Future[Part]]]] = deque()
-        pool = _start_threads(self.threads)
+        pool = start_threads(self.threads)
         try:
             for batch in batches:
                 pending.append((batch, [pool.submit(load_part, part) for part in _split(batch)]))
@@ -269,7 +269,7 @@ class Loader:
         return batch, pixels
 
 
-def _start_threads(count: int) -> ThreadPoolExecutor:
+def start_threads(count: int) -> ThreadPoolExecutor:
     """Starts threads in which PyTorch's operations stay in their thread; else each would have threads of its own.
 
     With OpenMP the number belongs to the thread that sets it, and is the first one of threads that start later.

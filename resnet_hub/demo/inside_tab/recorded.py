@@ -122,7 +122,7 @@ def render_tables(request: gr.Request) -> str:
 def _describe_run(row: ErrorRow, request: gr.Request) -> list[str]:
     """The data, the time on which hardware, and the command of the trainings of a network."""
     if not row.records:
-        return [translate(request, "inside_not_run"), "–", "–"]
+        return ["–", "–", "–"]
     first = row.records[0]
     time = translate(request, "inside_minutes_on", minutes=f"{row.minutes:.0f}", hardware=first.hardware)
     return [first.data, time, first.command]

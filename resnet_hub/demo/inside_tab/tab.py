@@ -9,6 +9,7 @@ from resnet_hub.analysis.anatomy import describe_anatomy
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import message, translate
 from resnet_hub.demo.inside_tab import panels, recorded
+from resnet_hub.demo.inside_tab.accuracy import AccuracyMeter
 from resnet_hub.demo.inside_tab.live_parts import LiveParts
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.predict_tab import EXAMPLES
@@ -17,6 +18,7 @@ from resnet_hub.errors import ResNetHubError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from resnet_hub.config import ResNetConfig
     from resnet_hub.inference.classifier import Classifier
 
 MAX_WORK = 12e9  # multiply-adds of a model whose blocks are computed here: about a second a pass on two cores
@@ -28,7 +30,7 @@ class InsideTab:
     """Handlers and components of the tab, over the models that all visitors share."""
 
     def __init__(self, models: Models):
-        self.models, self.live = models, LiveParts()
+        self.models, self.live, self.meter = models, LiveParts(), AccuracyMeter(models)
 
     def open(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
         """The model as a drawing, and which photo goes through it; blocks that were chosen before are forgotten."""
@@ -81,9 +83,16 @@ class InsideTab:
             classifier = self.models.get(model)
             if classifier.config.multiply_adds > MAX_WORK:
                 return markup.render_text(translate(request, "inside_too_slow"), "status")
-            blocks = {part.name for part in describe_anatomy(classifier.config) if part.shortcut}
-            off = [name for name in read_names(chosen) if name in blocks]
+            off = read_blocks(chosen, classifier.config)
             return panels.render_lesion(classifier.model, preprocess(classifier, photo), off, request)
+        except ResNetHubError as error:
+            return markup.render_error(error, request)
+
+    def measure_accuracy(self, model: str, request: gr.Request, chosen: gr.SelectData) -> str:
+        """The accuracy without the blocks that are switched off, or why there is none."""
+        try:
+            off = read_blocks(chosen, self.models.get(model).config)
+            return self.meter.render(model, off, request)
         except ResNetHubError as error:
             return markup.render_error(error, request)
 
@@ -133,8 +142,8 @@ class InsideTab:
         self._choosing = self._options | {"concurrency_limit": 1, "trigger_mode": "multiple"}
         self._visit = [photo, current]
         drawing, details = self._render_anatomy()
-        switches, labels = self._render_lesion()
-        self._cleared = [*details, labels, self._render_paths()]
+        switches, *labels = self._render_lesion()
+        self._cleared = [*details, *labels, self._render_paths()]
         self.live.render()
         self._render_recorded()
         tab.select(self.open, self._visit, [self._source, drawing, switches, *self._cleared], **self._options)
@@ -151,19 +160,23 @@ class InsideTab:
         drawing.select(self.show_block, self._visit, details, show_progress_on=details[:1], **choosing)
         return drawing, details
 
-    def _render_lesion(self) -> tuple[gr.HTML, gr.HTML]:
+    def _render_lesion(self) -> tuple[gr.HTML, gr.HTML, gr.HTML]:
         with gr.Accordion(message("inside_lesion"), elem_id="inside-lesion", open=False) as part:
             with gr.Row():
                 with gr.Column(min_width=300):
                     switches = gr.HTML(elem_id="inside-switches", js_on_load=_BUTTONS)
                 with gr.Column(min_width=300):
                     labels = gr.HTML(elem_id="inside-labels")
+                    accuracy = gr.HTML(elem_id="inside-accuracy")
             gr.Markdown(message("inside_lesions_head"))
             lesions = gr.HTML(elem_id="inside-lesions")
         choosing: dict[str, Any] = self._choosing | {"concurrency_id": "inside_lesion"}
         switches.select(self.switch_blocks, self._visit, labels, **choosing)
+        # In a queue of its own: the labels come at once, and the accuracy when it is there.
+        measuring: dict[str, Any] = choosing | {"concurrency_id": "inside_accuracy", "show_progress": "hidden"}
+        switches.select(self.measure_accuracy, self._visit[1], accuracy, **measuring)
         part.expand(self.show_lesions, None, lesions, **self._options)
-        return switches, labels
+        return switches, labels, accuracy
 
     def _render_paths(self) -> gr.HTML:
         with gr.Accordion(message("inside_paths"), elem_id="inside-paths", open=False):
@@ -191,6 +204,12 @@ def read_names(chosen: gr.SelectData) -> list[str]:
     """The names of the blocks that are pressed; what else a program may send is left out."""
     values = chosen.value if isinstance(chosen.value, list) else []
     return [name for name in values if isinstance(name, str)]
+
+
+def read_blocks(chosen: gr.SelectData, config: "ResNetConfig") -> list[str]:
+    """The blocks of a model that are pressed."""
+    blocks = {part.name for part in describe_anatomy(config) if part.shortcut}
+    return [name for name in read_names(chosen) if name in blocks]
 
 
 def preprocess(classifier: "Classifier", photo: dict[str, Any] | None) -> "Tensor":

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
+import transformers
 from helpers.data import encode_image
 from helpers.networks import network
 from torch.nn import functional as F
@@ -23,10 +25,12 @@ from resnet_hub.analysis import (
     reorder_curve,
     residual_ratios,
 )
-from resnet_hub.analysis.blocks import forward_head, list_blocks
+from resnet_hub.analysis.blocks import evaluation_mode, forward_head, list_blocks
 from resnet_hub.analysis.labelled_images import LabelledImages
 from resnet_hub.analysis.lesions import kendall_tau
 from resnet_hub.config import VARIANTS
+from resnet_hub.convert.state_dict import convert_state_dict
+from resnet_hub.convert.weights_file import read_state_dict
 from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.errors import AnalysisError, DataError, ImageError
 from resnet_hub.model import ResNet
@@ -73,30 +77,54 @@ def _with_lesion(model: ResNet, blocks: list[int], batch: torch.Tensor) -> torch
         return model(batch)
 
 
-@pytest.mark.parametrize("form", ["timm", "half precision", "grey"])
+@pytest.mark.parametrize("form", ["timm", "transformers", "torchvision", "CIFAR", "half precision", "grey"])
 def test_models_in_other_forms_are_left_as_they_were(form: str, tmp_path: Path) -> None:
-    if form == "timm":
-        model = network(**VARIANTS["resnet10t"])
-    else:
-        channels = 1 if form == "grey" else 3
-        normalization = {"mean": (0.5,) * channels, "std": (0.2,) * channels}
-        model = network(depths=(1, 1, 1, 1), width=16, in_channels=channels, **normalization)
-    model.save_pretrained(tmp_path, dtype="float16" if form == "half precision" else None)
-    if form == "timm":
-        config = json.loads((tmp_path / "config.json").read_text())
-        del config["resnet_hub"]
-        (tmp_path / "config.json").write_text(json.dumps(config))
-    loaded = ResNet.from_pretrained(tmp_path, dtype="auto")
-    if form == "grey":
-        loaded.reset_head()
-        loaded.layer2.train()
+    loaded = _open(form, tmp_path)
     weights, modes = copy.deepcopy(loaded.state_dict()), [module.training for module in loaded.modules()]
+    logits = compute_logits(loaded)
     assert len(feature_maps(loaded, images(loaded))) == len(residual_ratios(loaded, images(loaded))) == 4
     with lesion(loaded, "layer2.0"):
         assert feature_maps(loaded, images(loaded), "layer2.0")
     assert [module.training for module in loaded.modules()] == modes
     assert all(torch.equal(value, weights[name]) for name, value in loaded.state_dict().items())
     assert loaded.dtype == (torch.float16 if form == "half precision" else torch.float32)
+    assert torch.equal(compute_logits(loaded), logits)
+
+
+def _open(form: str, folder: Path) -> ResNet:
+    """Save a small network in a form, and open it as a checkpoint or convert it."""
+    if form == "transformers":
+        sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "layer_type": "basic"}
+        transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes)).save_pretrained(folder)
+    elif form in ("torchvision", "CIFAR"):
+        theirs = torchvision.models.resnet.ResNet(torchvision.models.resnet.BasicBlock, [1] * 4, num_classes=3)
+        state = theirs.state_dict() if form == "torchvision" else network(**CIFAR | {"depths": (1, 2, 1)}).state_dict()
+        torch.save(state, folder / "weights.pt")
+        converted = convert_state_dict(read_state_dict(folder / "weights.pt"), "weights.pt")
+        model = ResNet(converted.config)
+        model.load_state_dict(converted.weights)
+        model.save_pretrained(folder)
+    elif form == "timm":
+        network(**VARIANTS["resnet10t"]).save_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text())
+        del config["resnet_hub"]
+        (folder / "config.json").write_text(json.dumps(config))
+    else:
+        channels = 1 if form == "grey" else 3
+        normalization = {"mean": (0.5,) * channels, "std": (0.2,) * channels}
+        model = network(depths=(1, 1, 1, 1), width=16, in_channels=channels, **normalization)
+        model.save_pretrained(folder, dtype="float16" if form == "half precision" else None)
+    loaded = ResNet.from_pretrained(folder, dtype="auto")
+    if form == "grey":
+        loaded.reset_head()
+        loaded.layer2.train()
+    return loaded
+
+
+def compute_logits(model: ResNet) -> torch.Tensor:
+    """The logits, or the features of a model without a head, in evaluation mode."""
+    with torch.inference_mode(), evaluation_mode(model):
+        return model(images(model).to(model.dtype))
 
 
 def test_a_removed_block_is_its_shortcut() -> None:

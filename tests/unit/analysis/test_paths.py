@@ -7,6 +7,8 @@ from helpers.networks import network
 from torch.nn import functional as F
 
 from resnet_hub.analysis import path_gradients, path_lengths
+from resnet_hub.analysis.blocks import forward_head, list_blocks
+from resnet_hub.analysis.paths import _compute_path_norm, _run_forward
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import AnalysisError
 
@@ -46,8 +48,6 @@ def test_the_extreme_paths_are_all_shortcuts_and_all_residuals() -> None:
 
 def test_all_paths_together_are_the_gradient() -> None:
     """With one block the gradients through both of its paths add up to the gradient of the loss."""
-    from resnet_hub.analysis.paths import _compute_path_norm  # the norm of one path
-
     model = network(**CIFAR | {"depths": (1,)}, shortcut="B")
     batch, targets = torch.randn(1, 3, 16, 16), torch.tensor([2])
     x = model.forward_stem(batch).detach()
@@ -56,7 +56,7 @@ def test_all_paths_together_are_the_gradient() -> None:
     start = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(model.fc(model.layer1[0](start).mean((2, 3))), targets), start)
     assert result.norms[1] == 0 and result.mean_length == 0
-    assert _compute_path_norm(model, x, targets, set()) == pytest.approx(float(gradient.norm()), rel=1e-5)
+    assert result.norms[0] == pytest.approx(float(gradient.norm()), rel=1e-5)
 
 
 def test_plain_and_headless_networks_are_refused() -> None:
@@ -77,3 +77,16 @@ def test_the_model_does_not_change() -> None:
     path_gradients(model, torch.randn(2, 3, 16, 16), torch.tensor([0, 1]), samples=1)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert model.training and all(weight.grad is None for weight in model.parameters())
+
+
+def test_a_path_has_the_gradient_of_a_network_whose_other_branches_are_constant() -> None:
+    model = network(**CIFAR | {"depths": (2, 2)}, shortcut="B")
+    batch, targets, chosen = torch.randn(2, 3, 16, 16), torch.tensor([2, 0]), {0, 3}
+    start = model.forward_stem(batch).detach().requires_grad_()
+    y = start
+    for index, block in enumerate(list_blocks(model).values()):
+        residual, shortcut = block.forward_residual(y), block.downsample(y)
+        y = (residual + shortcut.detach() if index in chosen else residual.detach() + shortcut).relu()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(forward_head(model, y), targets), start)
+    steps, last = _run_forward(model, batch, targets)
+    assert _compute_path_norm(steps, last, chosen) == pytest.approx(float(gradient.norm()), rel=1e-5)

@@ -90,4 +90,5 @@ def test_a_photo_that_is_gone_is_an_error_to_read(inside: InsideTab, tmp_path: P
 
 def test_the_number_of_paths_follows_the_work() -> None:
     assert panels.choose_samples(10**6, 8) == 4
-    assert panels.choose_samples(4 * 10**9, 16) == 0
+    assert panels.choose_samples(18 * 10**8, 8) == 4  # ResNet-18
+    assert panels.choose_samples(12 * 10**9, 50) == 0

@@ -144,8 +144,9 @@ def main() -> None:
     import torch  # after the priority: importing it takes seconds
 
     torch.set_num_threads(1)
-    for name in ("gradients", "races"):  # before the first task, which would wait for it
-        import_module(f"resnet_hub.analysis.{name}")
+    # Before the first task, which would wait for them; an optimizer imports torch._dynamo, which takes seconds.
+    for name in ("resnet_hub.analysis.gradients", "resnet_hub.analysis.races", "torch._dynamo"):
+        import_module(name)
     try:
         serve(sys.stdin, sys.stdout)
     except BrokenPipeError:  # the page has ended

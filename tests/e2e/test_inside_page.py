@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.page import open_page, serving
+from helpers.records import create_lesions, create_record
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from resnet_hub.analysis.cifar import write_record
+from resnet_hub.analysis.lesion_records import LESIONS, write_lesions
 from resnet_hub.config import ResNetConfig
 from resnet_hub.model import ResNet
 
@@ -21,7 +24,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     config = ResNetConfig(depths=(2, 2), width=8, stem="3x3", image_size=32, crop_pct=1.0, id2label=labels)
     ResNet(config).save_pretrained(folder / "shelf" / "tiny")
     Image.radial_gradient("L").convert("RGB").save(folder / "photo.png")
-    with serving(folder) as address:
+    records = folder / "records"
+    (records / LESIONS).mkdir(parents=True)
+    for name, seed, accuracy in (("plain20", 0, 0.7), ("resnet20", 0, 0.75), ("resnet20", 1, 0.875)):
+        write_record(records / f"{name}-{seed}.json", create_record(name, seed, accuracy))
+        lesions = create_lesions(f"{name}-seed{seed}", [0.1, 0.7], accuracy=accuracy)
+        write_lesions(records / LESIONS / f"{name}-{seed}.json", lesions)
+    program = f"from pathlib import Path; from resnet_hub.analysis import cifar; cifar.RECORDS = Path({str(records)!r})"
+    with serving(folder, program) as address:
         yield address
 
 
@@ -94,13 +104,52 @@ def test_blocks_are_switched_off_one_by_one_and_on_again(page: Page) -> None:
     assert page.locator("#inside-switches [aria-pressed=true]").count() == 0
 
 
-def test_paths_and_records_come_when_they_are_asked_for(page: Page) -> None:
+def test_paths_come_when_they_are_asked_for(page: Page) -> None:
     open_part(page, "inside-paths")
     assert page.locator("#inside-path-chart figure").count() == 0
     page.locator("#inside-run-paths").click()
     expect(page.locator("#inside-path-chart")).to_contain_text("Of 4 blocks, paths pass 2 on average")
+
+
+def test_recorded_curves_are_played_hovered_and_moved_by_keys(page: Page) -> None:
     open_part(page, "inside-recorded")
-    expect(page.locator("#inside-degradation :is(p, figure)").first).to_be_visible()
+    player = page.locator("#inside-recorded .player")
+    row, slider = player.locator("tr[data-name=resnet20]"), player.locator("input[type=range]")
+    expect(row).to_contain_text("18.8%")  # at the end, mean of two seeds
+    slider.press("ArrowLeft")
+    expect(row).to_contain_text("34.4%")
+    line, band = (player.locator(f"figure >> nth=0 >> {kind}[data-name=resnet20]") for kind in ("polyline", "polygon"))
+    assert len((line.get_attribute("points") or "").split()) == 2
+    assert len((band.get_attribute("points") or "").split()) == 4
+    box = player.locator("svg[role=img]").first.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.17, box["y"] + box["height"] / 2)
+    expect(player.locator("output")).to_have_text("0")
+    expect(row).to_contain_text("50.0%")
+    page.mouse.move(0, 0)
+    expect(row).to_contain_text("18.8%")  # the pointer has left
+    player.get_by_role("button", name="Play").press("Enter")
+    expect(player.get_by_role("button", name="Pause")).to_be_visible()
+    expect(player.get_by_role("button", name="Play")).to_be_visible()  # it has ended
+    expect(player.locator("output")).to_have_text("2")
+
+
+def test_recorded_lesions_shortcuts_and_tables_are_shown_and_fit_a_phone(browser: Browser, address: str) -> None:
+    page = visit(browser, address, width=390)
+    open_part(page, "inside-lesion")
+    expect(page.locator("#inside-lesions figure")).to_have_count(3)
+    expect(page.locator("#inside-lesions tbody tr")).to_have_count(2)
+    page.locator("#inside-switches [data-value='layer1.1']").click()
+    expect(page.locator("#inside-accuracy")).to_contain_text("No labelled images of this model are at hand")
+    open_part(page, "inside-shortcuts")
+    expect(page.locator("#inside-shortcuts .player")).to_be_visible()
+    open_part(page, "inside-tables")
+    expect(page.locator("#inside-tables table")).to_have_count(2)
+    open_part(page, "inside-gradients")
+    box = page.locator("#inside-gradients label", has_text="BatchNorm").bounding_box()
+    assert box is not None and box["x"] + box["width"] <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
 
 
 def test_live_parts_draw_while_one_watches_and_stop(page: Page) -> None:

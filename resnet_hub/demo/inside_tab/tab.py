@@ -1,6 +1,6 @@
 """The components of the Inside tab. They are empty until a visitor opens the tab: start-up computes nothing here."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -108,19 +108,19 @@ class InsideTab:
 
     def show_lesions(self, request: gr.Request) -> str:
         """The recorded lesions, or how to measure them."""
-        return recorded.render_lesions(request)
+        return _render(recorded.render_lesions, request)
 
     def show_degradation(self, request: gr.Request) -> str:
         """The recorded trainings of plain and residual networks, or how to make them."""
-        return recorded.render_degradation(request)
+        return _render(recorded.render_degradation, request)
 
     def show_shortcuts(self, request: gr.Request) -> str:
         """The recorded trainings with shortcuts A, B, C and none, or how to make them."""
-        return recorded.render_shortcuts(request)
+        return _render(recorded.render_shortcuts, request)
 
     def show_tables(self, request: gr.Request) -> str:
         """The tables of the paper beside ours."""
-        return recorded.render_tables(request)
+        return _render(recorded.render_tables, request)
 
     # -- the page ------------------------------------------------------------------------------------------------------
 
@@ -198,6 +198,14 @@ class InsideTab:
                 gr.HTML(message(f"{name}_hint"), elem_classes="hint")
                 shown = gr.HTML(elem_id=f"{element}-shown", js_on_load=_PLAYER)
             part.expand(show, None, shown, **self._options)
+
+
+def _render(render: Callable[[gr.Request], str], request: gr.Request) -> str:
+    """What was recorded, or which record cannot be read."""
+    try:
+        return render(request)
+    except ResNetHubError as error:
+        return markup.render_error(error, request)
 
 
 def read_names(chosen: gr.SelectData) -> list[str]:

@@ -1,6 +1,6 @@
 """Peak memory of a training on very many images against one on few.
 
-    python benchmarks/memory.py [--images 10000 1000000]
+    python benchmarks/memory.py [--images 10000 1000000] [--stream]
 
 Writes distinct PNGs of 8 x 8 pixels into parquet files and trains a small network for 50 steps without an evaluation,
 in a process of its own. Anonymous memory leaves out the pages of mapped files, which the system may take back.
@@ -31,10 +31,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 1_000_000])
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--cache", choices=("auto", "memory", "disk", "none"), default="auto")
+    parser.add_argument("--stream", action="store_true")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
-        train_once(Path(arguments.run), arguments.steps, arguments.cache)
+        train_once(Path(arguments.run), arguments.steps, arguments.cache, arguments.stream)
         return
     print("| images | peak of anonymous memory, MB | of the first | peak of resident memory, MB | seconds |")
     print("|---:|---:|---:|---:|---:|")
@@ -43,7 +44,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             write_images(Path(scratch, "data"), count)
             command = [sys.executable, __file__, "--run", scratch, "--steps", str(arguments.steps)]
-            output = subprocess.run([*command, "--cache", arguments.cache], check=True, capture_output=True, text=True)
+            command += ["--cache", arguments.cache, *(["--stream"] if arguments.stream else [])]
+            output = subprocess.run(command, check=True, capture_output=True, text=True)
         found = json.loads(output.stdout.splitlines()[-1])
         first = first or found["anonymous"]
         cells = [f"{found['anonymous']:.0f}", f"{found['anonymous'] / first:.2f}", f"{found['resident']:.0f}"]
@@ -71,7 +73,7 @@ def encode_png(image: np.ndarray) -> bytes:
     return _HEADER + b"".join(parts)
 
 
-def train_once(scratch: Path, steps: int, cache: str) -> None:
+def train_once(scratch: Path, steps: int, cache: str, stream: bool) -> None:
     start = time.monotonic()
     config = TrainConfig(
         data=str(scratch / "data"),
@@ -81,6 +83,7 @@ def train_once(scratch: Path, steps: int, cache: str) -> None:
         batch_size=64,
         epochs=1,
         cache=cache,  # type: ignore[arg-type]
+        stream=stream,
     )
     anonymous = resident = 0
     for _ in train(config, max_steps=steps):

@@ -2,14 +2,14 @@
 
 import json
 import os
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -22,10 +22,13 @@ from resnet_hub.datasets.tables import NO_FILE
 from resnet_hub.errors import DataError, ImageError, list_some, printable
 from resnet_hub.images.load import has_image_header
 
+T = TypeVar("T")
+
 MAX_SHOWN = 60  # characters of a label or file name that a message or table shows
 FEW_IMAGES = 20  # of a class; with fewer, the accuracy on a fifth of them is hardly meaningful
 IMBALANCE = 5  # ratio of the largest to the smallest class from which small classes are recognized worse
 THREADS = min(8, os.cpu_count() or 1)  # each holds one decoded image
+_AHEAD = 64  # images that are submitted to the threads before they are needed
 _SIZES = ("width", "height", "bytes")  # of which the report has the minimum, median and maximum
 _LOST = {  # reasons for which a class may be lost -> what to do
     DOT_FOLDER: "Rename it if it is a class.",
@@ -317,15 +320,12 @@ def create_report(
 def iterate_report(splits: Mapping[str, ImageDataset]) -> Generator[tuple[int, int], None, DatasetReport]:
     """Create a report step by step: yields (inspected images, total) after each image and returns the report."""
     labels = next(iter(splits.values())).labels
-    members = [(split, index) for split, images in splits.items() for index in range(len(images))]
-    fingerprints: list[Fingerprint] = []
+    total, fingerprints = sum(map(len, splits.values())), list[Fingerprint]()
     readable: list[ImageRef] = []
     unreadable: list[UnreadableImage] = []
     counts, sizes = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-    pool = ThreadPoolExecutor(THREADS)
-    try:
-        results = pool.map(lambda member: _inspect(splits[member[0]], member[1]), members)
-        for number, ((split, index), result) in enumerate(zip(members, results, strict=True), 1):
+    with closing(_map_images(splits, _inspect)) as results:
+        for number, (split, index, result) in enumerate(results, 1):
             image = ImageRef(split, labels[splits[split].targets[index]], splits[split].name(index))
             if isinstance(result, ImageError):
                 unreadable.append(UnreadableImage(*image, reason=str(result)))
@@ -334,9 +334,7 @@ def iterate_report(splits: Mapping[str, ImageDataset]) -> Generator[tuple[int, i
                 fingerprints.append(result)
                 counts[split, image.label] += 1
                 sizes[split, image.label] += result.bytes
-            yield number, len(members)
-    finally:
-        pool.shutdown(cancel_futures=True)  # if it ends early, wait only for the images in the threads
+            yield number, total
     report = DatasetReport(
         labels=labels,
         classes=tuple(ClassCount(*key, counts[key], sizes[key]) for key in product(splits, labels)),
@@ -357,28 +355,50 @@ def iterate_headers(
 
     This takes seconds for 100,000 files. Images in archives and tables are not read.
     """
-    members = [(split, index) for split, images in splits.items() for index in range(len(images))]
-    unreadable: list[UnreadableImage] = []
+    files = {split: images for split, images in splits.items() if _has_files(images)}
+    total, unreadable = sum(map(len, files.values())), list[UnreadableImage]()
 
-    def check(member: tuple[str, int]) -> ImageError | None:
-        images, index = splits[member[0]], member[1]
+    def check(images: ImageDataset, index: int) -> Fingerprint | ImageError | None:
         source = images.sources[index]
-        if not isinstance(source, Path) or has_image_header(source):
-            return None
-        result = _inspect(images, index)
-        return result if isinstance(result, ImageError) else None
+        return None if not isinstance(source, Path) or has_image_header(source) else _inspect(images, index)
 
+    with closing(_map_images(files, check)) as results:
+        for number, (split, index, result) in enumerate(results, 1):
+            if isinstance(result, ImageError):
+                images = files[split]
+                label = images.labels[images.targets[index]]
+                unreadable.append(UnreadableImage(split, label, images.name(index), str(result)))
+            yield number, total
+    return unreadable
+
+
+def _map_images(
+    splits: Mapping[str, ImageDataset], function: Callable[[ImageDataset, int], T]
+) -> Generator[tuple[str, int, T], None, None]:
+    """Call a function with each image in threads, and yield split, index and result in order.
+
+    Few are submitted ahead: the futures of a million images would take more than a gigabyte.
+    """
+    pending: deque[tuple[str, int, Future[T]]] = deque()
     pool = ThreadPoolExecutor(THREADS)
     try:
-        for number, ((split, index), error) in enumerate(zip(members, pool.map(check, members), strict=True), 1):
-            if error:
-                images = splits[split]
-                label = images.labels[images.targets[index]]
-                unreadable.append(UnreadableImage(split, label, images.name(index), str(error)))
-            yield number, len(members)
+        for split, images in splits.items():
+            for index in range(len(images)):
+                pending.append((split, index, pool.submit(function, images, index)))
+                if len(pending) > _AHEAD:
+                    first, number, future = pending.popleft()
+                    yield first, number, future.result()
+        for split, index, future in pending:
+            yield split, index, future.result()
     finally:
-        pool.shutdown(cancel_futures=True)
-    return unreadable
+        pool.shutdown(cancel_futures=True)  # if it ends early, wait only for the images in the threads
+
+
+def _has_files(images: ImageDataset) -> bool:
+    """Whether images are files of their own, by the first one: reading all of a table only to see that takes long."""
+    with suppress(ImageError):
+        return len(images) > 0 and isinstance(images.sources[0], Path)
+    return False
 
 
 def _inspect(images: ImageDataset, index: int) -> Fingerprint | ImageError:

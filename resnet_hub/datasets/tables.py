@@ -191,6 +191,7 @@ def _read_parquet(content: bytes) -> list[dict[str, Any]]:
 
 
 MAX_LABELS = 10_000  # a column with more values holds numbers or captions
+_ENCODED_ROWS = 10_000  # whose labels are in memory at a time
 _SET_COLUMN = "Set label_column to the one that does."
 _IMAGE_COLUMNS = ("image", "img", "picture", "photo")
 _LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
@@ -213,7 +214,11 @@ def load_tables(tables: dict[str, Any], image_column: str | None, label_column: 
     features = tables[TRAIN].features
     image_column, label_column = choose_columns(features, image_column, label_column)
     feature = features[label_column]
-    values = {split: table.with_format(None)[label_column][:] for split, table in tables.items()}
+    if not isinstance(feature, datasets.ClassLabel | datasets.Value):
+        rows = (value for table in tables.values() for value in table.with_format(None)[label_column] if value)
+        encode_label(label_column, next(rows, None))
+        raise DataError(explain_no_label_column(label_column))
+    encoded = {split: _encode_values(table, label_column) for split, table in tables.items()}
     if isinstance(feature, datasets.ClassLabel):
         labels = tuple(feature.names)
         others = [split for split, table in tables.items() if table.features[label_column].names != feature.names]
@@ -222,10 +227,7 @@ def load_tables(tables: dict[str, Any], image_column: str | None, label_column: 
             raise DataError(f"{problem}. Use the same.")
         index_of: dict[Any, int] = {index: index for index in range(len(labels))}
     else:
-        if not isinstance(feature, datasets.Value):
-            encode_label(label_column, next((value for column in values.values() for value in column if value), None))
-            raise DataError(explain_no_label_column(label_column))
-        distinct = {value for column in values.values() for value in column}
+        distinct = {value for values, _ in encoded.values() for value in values}
         if len(distinct) > MAX_LABELS:
             raise DataError(explain_no_label_column(label_column))
         label_of = {value: label for value in distinct if (label := encode_label(label_column, value)) is not None}
@@ -237,7 +239,8 @@ def load_tables(tables: dict[str, Any], image_column: str | None, label_column: 
     splits: dict[str, ImageDataset] = {}
     skipped: dict[str, list[str]] = defaultdict(list)
     for split, table in tables.items():
-        targets = np.array([index_of.get(value, -1) for value in values[split]], np.int64)
+        values, codes = encoded[split]
+        targets = np.array([index_of.get(value, -1) for value in (*values, None)], np.int64)[codes]
         column = table.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
         sources = LazySequence(range(len(table)), partial(_read_image, column, image_column, root))
         names = LazySequence(range(len(table)), (split + "[{}]").format)  # train[0], train[1], ...
@@ -248,6 +251,20 @@ def load_tables(tables: dict[str, Any], image_column: str | None, label_column: 
         if len(images):
             splits[split] = images
     return Splits(splits, skipped=skipped)
+
+
+def _encode_values(table: Any, column: str) -> tuple[list[Any], np.ndarray]:
+    """Return the distinct values of a column, and for each row the index of its value, or -1 if it has none.
+
+    A list of all values would take a hundred bytes a row.
+    """
+    code_of: dict[Any, int] = {}
+    codes = [np.empty(0, np.int64)]
+    for batch in table.select_columns(column).with_format("arrow").iter(_ENCODED_ROWS):
+        encoded = batch[column].combine_chunks().dictionary_encode()
+        of_batch = [code_of.setdefault(value, len(code_of)) for value in encoded.dictionary.to_pylist()]
+        codes.append(np.array([*of_batch, -1])[encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)])
+    return list(code_of), np.concatenate(codes)
 
 
 def choose_columns(features: Mapping[str, Any], image_column: str | None, label_column: str | None) -> tuple[str, str]:

@@ -23,6 +23,7 @@ import torch
 from helpers import ROOT
 from helpers.data import NAMED, write_tables
 from helpers.hub_server import Repo
+from helpers.shards import write_parquet
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -1222,6 +1223,48 @@ def test_a_step_of_one_image_that_does_not_fit_fails(config: TrainConfig, monkey
     assert isinstance(events[-1], Failed) and "does not fit into memory" in events[-1].reason
 
 
+def launch_two(arguments: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Runs a program in two processes that compute together on CPUs, as `accelerate launch` does."""
+    # `--cpu` would silently start one process; with `--multi_gpu` and no GPU there are two, on gloo.
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
+    launch += ["--log_dir", str(folder / "logs"), "--tee", "3", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(
+        [sys.executable, *launch], env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+
+
+_COUNTING = """
+import json, os, sys
+from pathlib import Path
+from resnet_hub.training import loader
+from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.loop import train
+config, folder, load_image, decoded = json.loads(sys.argv[1]), Path(sys.argv[2]), loader.load_image, []
+loader.load_image = lambda *arguments, **named: (decoded.append(named["name"]), load_image(*arguments, **named))[1]
+for event in train(TrainConfig(**config)):
+    pass
+(folder / f"decoded-{os.environ['RANK']}.json").write_text(json.dumps([type(event).__name__, *decoded]))
+"""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_two_processes_decode_each_image_once(config: TrainConfig, tmp_path: Path, stream: bool) -> None:
+    config = replace(config, epochs=1, batch_size=8, validation=1 / 3, select="last")
+    if stream:
+        config = replace(config, data=str(write_parquet(tmp_path / "shards", 3, 24)), stream=True)
+    (tmp_path / "counting.py").write_text(_COUNTING)
+    done = launch_two([str(tmp_path / "counting.py"), json.dumps(vars(config)), str(tmp_path)], tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    shares = [json.loads((tmp_path / f"decoded-{rank}.json").read_text()) for rank in (0, 1)]
+    assert [last for last, *_ in shares] == ["Finished", "Finished"]
+    first, second = (names for _, *names in shares)
+    # Six steps of eight images, and a third of 72 to validate on; the samples of the first process are kept by then.
+    assert len(set(first) | set(second)) >= (72 if not stream else 68)
+    assert len(first) + len(second) - 72 <= 6
+
+
 def test_two_processes_give_the_metrics_of_one(config: TrainConfig, base: Path, tmp_path: Path) -> None:
     """The global batch is the same, and BatchNorm keeps the statistics of the base, as equal weights need."""
     one = replace(
@@ -1237,13 +1280,7 @@ def test_two_processes_give_the_metrics_of_one(config: TrainConfig, base: Path, 
     two = replace(one, run=str(tmp_path / "two"))
     words = ["train", "--data", two.data, "--base", str(base), "--run", two.run, "--epochs", "2", "--seed", "3"]
     words += ["--batch-size", "16", "--precision", "no", "--select", "last"]
-    # `--cpu` would silently start one process; with `--multi_gpu` and no GPU there are two, on gloo.
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
-    launch += ["--log_dir", str(tmp_path / "logs"), "--tee", "3", "-m", "resnet_hub", *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    environment |= {"ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run([sys.executable, *launch], env=environment, capture_output=True, text=True, timeout=500)
+    done = launch_two(["-m", "resnet_hub", *words], tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert sorted(path.parent.name for path in tmp_path.glob("logs/*/*/*/stdout.log")) == ["0", "1"]
     alone, together = weights(one), weights(two)

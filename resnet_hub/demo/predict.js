@@ -189,7 +189,11 @@
   }
 
   async function keepFrame() {
-    const frame = await grabFrame(query("#live video"), 1080, 0.92);
+    const video = query("#live video");
+    const current = stream;
+    if (video.readyState < 2) await new Promise((done) => video.addEventListener("loadeddata", done, { once: true }));
+    if (stream !== current) return; // switched off before its first frame
+    const frame = await grabFrame(video, 1080, 0.92);
     stopLive();
     setPhoto(new File([frame], "camera.jpg", { type: "image/jpeg" }));
   }

@@ -158,7 +158,7 @@ def make_style(size: int, colour: str) -> dict[str, Any]:
 
 def render(figure: "Figure", **options: Any) -> Image.Image:
     file = io.BytesIO()
-    figure.savefig(file, format="png", **options)
+    figure.savefig(file, format="png", pil_kwargs={"compress_level": 0}, **options)  # it is read at once
     return Image.open(file).convert("RGB")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.page import open_page, serving
+from helpers.page import clear_tab, open_page, serving
 from helpers.records import create_lesions, create_record
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
@@ -37,16 +37,29 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def visit(browser: Browser, address: str, *, width: int = 1280, locale: str = "en-US") -> Page:
     page = open_page(browser, address, width=width, locale=locale)
-    page.get_by_role("tab").nth(2).click()
-    expect(page.locator("#inside-drawing svg")).to_be_visible()
+    show_inside(page)
     return page
 
 
+def show_inside(page: Page) -> None:
+    page.get_by_role("tab").nth(2).click()
+    expect(page.locator("#inside-drawing svg")).to_be_visible()
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Browser) -> Iterator[Page]:
+    tab = open_page(browser, "about:blank")
+    yield tab
+    tab.close()
+
+
 @pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    page = visit(browser, address)
-    yield page
-    page.close()
+def page(tab: Page, address: str) -> Iterator[Page]:
+    """The page as a newcomer opens it."""
+    tab.goto(address)
+    show_inside(tab)
+    yield tab
+    clear_tab(tab)
 
 
 def test_a_block_shows_its_facts_maps_and_ratio(page: Page) -> None:

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,8 @@ import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from helpers import ROOT
-from helpers.page import find_free_port, open_page, wait_for_server
+from helpers.page import clear_tab, find_free_port, open_page, wait_for_server
+from helpers.program import Program
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -101,22 +100,15 @@ def address(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     for path in EXAMPLES:
         os.utime(path, (0, 0))  # as in a clone of long ago: what is that old among the uploads is deleted
     program = "import sys; from resnet_hub.demo import build, launch; launch(build(sys.argv[1]))"
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-c", program, str(shelf)],
-            env={**os.environ, **settings},
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            wait_for_server(server, port, folder / "log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait(10)
-            hub.shutdown()
-            hub.server_close()
+    server = Program(program, str(shelf), cwd=folder, env=os.environ | settings, output=folder / "log")
+    try:
+        wait_for_server(server, port, folder / "log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(10)
+        hub.shutdown()
+        hub.server_close()
     assert "Traceback" not in (folder / "log").read_text()
 
 
@@ -126,11 +118,20 @@ def visit(browser: Browser, address: str, *, width: int = 1280, locale: str = "e
     return page
 
 
+@pytest.fixture(scope="module")
+def tab(browser: Browser) -> Iterator[Page]:
+    tab = open_page(browser, "about:blank")
+    yield tab
+    tab.close()
+
+
 @pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    page = visit(browser, address)
-    yield page
-    page.close()
+def page(tab: Page, address: str) -> Iterator[Page]:
+    """The page as a newcomer opens it."""
+    tab.goto(address)
+    expect(tab.locator("#summary h2")).to_be_visible()
+    yield tab
+    clear_tab(tab)
 
 
 def drop(page: Page, path: Path) -> None:

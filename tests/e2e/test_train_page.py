@@ -6,15 +6,17 @@ import re
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
+import psutil
 import pytest
 from helpers.data import NAMED, encode_image, save_base, write_zip
 from helpers.hub_server import WRITER, Hub, Repo
-from helpers.page import serving
+from helpers.page import clear_tab, serving
 from helpers.zero_server import STUBS, Devices
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -69,6 +71,26 @@ def visit(browser: Browser, address: str, **options: Any) -> Page:
     page.goto(address)
     expect(page.locator("#summary h2")).to_be_attached()
     return page
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Browser) -> Iterator[Page]:
+    tab = browser.new_page()
+    tab.set_default_timeout(240_000)
+    tab.on("pageerror", lambda error: ERRORS.append(str(error)))
+    tab.on("dialog", lambda dialog: ERRORS.append(f"A label was run as a script: {dialog.message}"))
+    yield tab
+    tab.close()
+
+
+@pytest.fixture
+def page(tab: Page, address: str) -> Iterator[Page]:
+    """The page as a newcomer opens it."""
+    tab.set_viewport_size({"width": 1280, "height": 900})
+    tab.goto(address)
+    expect(tab.locator("#summary h2")).to_be_attached()
+    yield tab
+    clear_tab(tab)
 
 
 def uploaded(page: Page, data: Path) -> None:
@@ -236,11 +258,25 @@ def test_from_200_photos_to_a_model_on_the_hub(browser: Browser, address: str, h
     page.context.close()
 
 
+def find_worker(data: str) -> psutil.Process:
+    """The process that trains on this file."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            command = " ".join(process.cmdline())
+            if "resnet_hub.training.worker" in command and data in command:
+                return process
+    raise AssertionError(f"no process trains on {data}")
+
+
 def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, address: str, folder: Path) -> None:
     ann, bob = visit(browser, address), visit(browser, address, width=390)
-    train(ann, write_zip(folder / "many.zip", count=300), epochs=100)  # takes longer than what follows
+    bring(bob, folder / "colours.zip")
+    choose(bob, epochs=2)
+    train(ann, write_zip(folder / "many.zip", count=300), epochs=100)
     expect(ann.locator("#progress")).to_contain_text("Epoch")
-    train(bob, folder / "colours.zip", epochs=2)
+    worker = find_worker("many.zip")
+    worker.suspend()  # for the time of what follows
+    bob.get_by_role("button", name="Start training").click()
     expect(bob.locator("#progress")).to_contain_text("position 1 in the queue")
     assert bob.evaluate("document.documentElement.scrollWidth") == 390
 
@@ -252,6 +288,7 @@ def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, 
     assert httpx2.get(f"{address}/gradio_api/file={root / 'page.json'}").status_code == 403
 
     ann.get_by_role("button", name="Stop").click()
+    worker.resume()
     expect(ann.locator("#progress")).to_contain_text("Stopped.")
     expect(ann.get_by_role("button", name="Resume")).to_be_visible()
     expect(bob.locator("#figures dl")).to_be_visible()
@@ -351,12 +388,12 @@ def test_two_classes_from_the_camera_become_a_model_on_one_screen(browser: Brows
     page.context.close()
 
 
-def test_what_the_report_shows_is_corrected_with_one_click(browser: Browser, address: str, tmp_path: Path) -> None:
+def test_what_the_report_shows_is_corrected_with_one_click(page: Page, tmp_path: Path) -> None:
     data = write_zip(tmp_path / "twice.zip")
     with zipfile.ZipFile(data, "a") as out:
         out.writestr("green/also.png", encode_image(0, 0))
         out.writestr("red/first.png", encode_image(0, 0))
-    page = visit(browser, address, width=390)
+    page.set_viewport_size({"width": 390, "height": 900})
     check(page, data)
     figures = page.locator("#duplicates figure")
     expect(figures.first.locator("img")).to_be_visible()
@@ -369,7 +406,6 @@ def test_what_the_report_shows_is_corrected_with_one_click(browser: Browser, add
     expect(page.locator("#plan")).to_contain_text(
         re.compile("Auto: .* epochs over .* images, about .* on this machine")
     )
-    page.context.close()
 
 
 def get_top(locator: Locator) -> float:
@@ -528,8 +564,7 @@ def test_photos_from_the_camera_and_the_clipboard(browser: Browser, address: str
     page.context.close()
 
 
-def test_a_base_that_cannot_be_used_is_refused(browser: Browser, address: str, folder: Path, hub: Hub) -> None:
-    page = visit(browser, address)
+def test_a_base_that_cannot_be_used_is_refused(page: Page, folder: Path, hub: Hub) -> None:
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("tab", name="From the Hub").click()
     page.get_by_label("Dataset on the Hugging Face Hub").fill("../../etc")
@@ -545,11 +580,9 @@ def test_a_base_that_cannot_be_used_is_refused(browser: Browser, address: str, f
         page.locator("#base input").press("Enter")
         page.get_by_role("button", name="Start training").click()
         expect(page.locator("#train-notice [role=alert]")).to_contain_text(name)
-    page.context.close()
 
 
-def test_every_choice_reaches_the_run(browser: Browser, address: str, folder: Path) -> None:
-    page = visit(browser, address)
+def test_every_choice_reaches_the_run(page: Page, folder: Path) -> None:
     bring(page, folder / "colours.zip")
     page.get_by_role("button", name="More options").click()
     page.get_by_label("From scratch").check()  # by its answer the choices that just came stand
@@ -585,7 +618,6 @@ def test_every_choice_reaches_the_run(browser: Browser, address: str, folder: Pa
     asked |= {"augmentation": "crop", "select": "loss", "balance": "loss"}
     assert {key: getattr(run.config, key) for key in asked} == asked
     assert ResNet.from_pretrained(run.model).config.architecture == "resnet20"
-    page.context.close()
 
 
 def test_a_run_for_a_larger_machine_goes_to_a_job(browser: Browser, address: str, folder: Path, hub: Hub) -> None:
@@ -626,8 +658,7 @@ def test_a_run_for_a_larger_machine_goes_to_a_job(browser: Browser, address: str
     page.context.close()
 
 
-def test_a_data_set_on_the_hub_is_read_as_its_visitor_names_it(browser: Browser, address: str, tables: Repo) -> None:
-    page = visit(browser, address)
+def test_a_data_set_on_the_hub_is_read_as_its_visitor_names_it(page: Page, tables: Repo) -> None:
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("tab", name="From the Hub").click()
     page.get_by_label("Dataset on the Hugging Face Hub").fill("user/tables")
@@ -641,7 +672,6 @@ def test_a_data_set_on_the_hub_is_read_as_its_visitor_names_it(browser: Browser,
         type_into(folded.locator("label", has_text=re.compile(f"^\\s*{label}")).locator("input, textarea"), name)
     page.locator("#check-hub").click()
     expect(page.locator("#report")).to_contain_text("35 images in 3 classes")
-    page.context.close()
 
 
 def test_on_zero_gpu_a_run_waits_for_time_and_goes_on(browser: Browser, folder: Path, tmp_path: Path) -> None:

@@ -818,8 +818,8 @@ def tell(row: dict[str, object]) -> None:
 
 
 def main(wanted: list[str]) -> None:
-    importlib.import_module("resnet_hub.inference.classifier")  # the idle process has them loaded
-    importlib.import_module("resnet_hub.datasets.report")
+    for module in ("checkpoints.load", "checkpoints.save", "datasets.load", "datasets.report", "inference.classifier"):
+        importlib.import_module(f"resnet_hub.{module}")  # the idle process has them loaded
 
     for kind, (cases, _) in KINDS.items():
         for name in cases:

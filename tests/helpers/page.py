@@ -5,13 +5,11 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import fastapi
 import gradio as gr
@@ -22,6 +20,7 @@ from playwright.sync_api import Browser, Page
 from helpers import ROOT
 from helpers.data import wait
 from helpers.hub_server import WRITER
+from helpers.program import Program
 from resnet_hub.demo.runs.run import PageRun, configure
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.runs.store import RunStore
@@ -42,7 +41,24 @@ def open_page(browser: Browser, address: str, *, width: int = 1280, locale: str 
     return page
 
 
-def wait_for_server(server: subprocess.Popen, port: int, log: Path) -> None:
+def clear_tab(page: Page) -> None:
+    """Leave the page and forget all that it stored: for the next test the tab is that of a newcomer.
+
+    A new tab compiles the page's scripts anew, which takes the processor 2 s.
+    """
+    page.evaluate("sessionStorage.clear()")
+    origin = page.evaluate("location.origin")
+    page.goto("about:blank")
+    session = page.context.new_cdp_session(page)
+    session.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
+    session.detach()
+
+
+class Server(Protocol):
+    def poll(self) -> int | None: ...
+
+
+def wait_for_server(server: Server, port: int, log: Path) -> None:
     """Wait until the server listens; fail with its log if it ends."""
     for _ in range(3000):
         assert server.poll() is None, log.read_text()
@@ -63,25 +79,17 @@ def serving(folder: Path, program: str = "", **settings: str) -> Iterator[str]:
         "PYTHONPATH": str(ROOT),
     }
     program += "\nfrom resnet_hub.demo import build, launch; launch(build('shelf'))"
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-c", program],
-            env=os.environ | settings,
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-        )
-        try:
-            wait_for_server(server, port, folder / "log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                server.wait(10)
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)  # whatever it forked
-            server.wait()
+    server = Program(program, cwd=folder, env=os.environ | settings, output=folder / "log")
+    try:
+        wait_for_server(server, port, folder / "log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        with suppress(TimeoutError):
+            server.wait(10)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)  # whatever it forked
+        server.wait()
     said = (folder / "log").read_text()
     # Gradio prints a traceback of its own, without a line of ours, where a browser goes in the midst of an answer.
     assert "resnet_hub/" not in said, said[said.index("Traceback") :]

@@ -8,8 +8,6 @@ import logging
 import os
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ import httpx2
 import pytest
 from helpers import ROOT
 from helpers.data import encode_image, save_base, write_zip
+from helpers.program import Program
 from PIL import Image
 
 from resnet_hub.demo import guard, usage_limits, visitor
@@ -60,10 +59,7 @@ def site(folder: Path) -> Iterator[httpx2.Client]:
         "PYTHONPATH": str(ROOT),
     }
     program = "from resnet_hub.demo import build, launch; launch(build('shelf'))"
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-c", program], env=os.environ | settings, cwd=folder, stdout=log, stderr=subprocess.STDOUT
-        )
+    server = Program(program, cwd=folder, env=os.environ | settings, output=folder / "log")
     try:
         limits = httpx2.Limits(max_keepalive_connections=0)  # the server ends idle ones, also while this process waits
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as client:

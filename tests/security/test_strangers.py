@@ -8,8 +8,6 @@ import os
 import re
 import secrets
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +20,7 @@ import pytest
 from helpers import ROOT
 from helpers.data import save_base, wait, write_zip
 from helpers.page import API, Caller, made, serving
+from helpers.program import Program
 
 from resnet_hub.demo.runs.run import configure
 from resnet_hub.demo.runs.scheduler import Scheduler
@@ -177,8 +176,7 @@ def test_whoever_ends_the_app_ends_its_workers(end: signal.Signals, folder: Path
     }
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # unlike background jobs
     program += "from resnet_hub.demo import build, launch; launch(build('shelf'))"
-    with (tmp_path / "log").open("w") as log:
-        app = subprocess.Popen([sys.executable, "-c", program], env=env, cwd=folder, stdout=log, stderr=log)
+    app = Program(program, cwd=folder, env=env, output=tmp_path / "log")
     try:
 
         def up() -> bool:

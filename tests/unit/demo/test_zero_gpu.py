@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 from helpers import ROOT
 from helpers.data import save_base, write_zip
+from helpers.program import Program
 from helpers.zero_server import STUBS, Devices
 from safetensors.torch import load_file
 
@@ -69,19 +68,13 @@ def do(devices: Devices, folder: Path, program: str) -> list[list[str]]:
     code = (
         STUBS + PROGRAM + program + "\nsys.stdout.flush(); scheduler.close(); zero_gpu.os._exit(0)"
     )  # waits for no fork
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-    )
-    process.wait(400)
+    output, errors = (folder / f"{name}-{len(list(folder.iterdir()))}" for name in ("output", "errors"))
+    process = Program(code, str(folder), cwd=Path.cwd(), env=env, output=output, errors=errors)
+    status = process.wait(400)
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # the processes of its calls, which hold the pipes
-    out, err = process.communicate()
-    assert process.returncode == 0, err[-3000:]
+        os.killpg(process.pid, signal.SIGKILL)  # the processes of its calls
+    out, err = output.read_text(), errors.read_text()
+    assert status == 0, err[-3000:]
     assert "Traceback" not in err, err[-3000:]
     return [line.split() for line in out.splitlines() if not line.startswith("SPACES_ZERO_GPU_DEBUG")]
 

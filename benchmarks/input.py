@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     print(machine("torchvision", "pillow"))
-    network = nn.Sequential(nn.Conv2d(3, CLASSES, 16, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, CLASSES))
 
     def step(batch: torch.Tensor, targets: torch.Tensor) -> None:
         F.cross_entropy(network(batch), targets).backward()

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.images.load import load_image
-from resnet_hub.images.transforms import resize_pixels, resize_whole
+from resnet_hub.images.transforms import mirror_pixels, resize_pixels, resize_whole
 from resnet_hub.training.config import ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.initial_model import read_model_config
 from resnet_hub.training.loader import Batch
@@ -196,7 +196,7 @@ def random_resized_crop(
     wide, tall = max(1, round(fit * wide)), max(1, round(fit * tall))
     top, left = int(down * (height - tall + 1)), int(across * (width - wide + 1))
     crop = resize_pixels(image[top : top + tall, left : left + wide], (size, size))
-    return crop[:, ::-1] if flip and mirrored < 0.5 else crop
+    return mirror_pixels(crop) if flip and mirrored < 0.5 else crop
 
 
 def random_scale_crop(image: np.ndarray, numbers: np.ndarray, *, size: int, share: float) -> np.ndarray:
@@ -210,7 +210,7 @@ def random_scale_crop(image: np.ndarray, numbers: np.ndarray, *, size: int, shar
     side = max(1, round(min(height, width) * share / (1 + (_MAX_SCALE - 1) * scale)))
     top, left = int(down * (height - side + 1)), int(across * (width - side + 1))
     crop = resize_pixels(image[top : top + side, left : left + side], (size, size))
-    return crop[:, ::-1] if mirrored < 0.5 else crop
+    return mirror_pixels(crop) if mirrored < 0.5 else crop
 
 
 def random_erasing(images: Tensor, numbers: np.ndarray, *, probability: float) -> Tensor:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from resnet_hub.config import ResNetConfig
+from resnet_hub.images.transforms import mirror_pixels, resize_pixels
 from resnet_hub.training.augmentation import (
     BatchTransform,
     mixup_or_cutmix,
@@ -187,3 +189,16 @@ def test_rand_augment_depends_on_its_numbers_only() -> None:
     assert len({one.tobytes() for one in first}) > 40
     extremes = [rand_augment(image, np.full(6, value), 10.0) for value in (0.0, 1 - 1e-12)]
     assert all(one.shape == image.shape for one in extremes)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+def test_pixels_are_resized_and_mirrored_as_planes_are(interpolation: str) -> None:
+    generator = np.random.default_rng(0)
+    for height, width, *size in generator.integers(1, 90, (40, 4)).tolist():
+        pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
+        planes = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()[None]
+        mode = "nearest-exact" if interpolation == "nearest" else interpolation
+        expected = F.interpolate(planes, size, mode=mode, antialias=interpolation != "nearest")[0].permute(1, 2, 0)
+        resized = resize_pixels(pixels, (size[0], size[1]), interpolation)
+        assert np.array_equal(resized, expected) and resized.flags.c_contiguous
+        assert np.array_equal(mirror_pixels(resized), resized[:, ::-1])

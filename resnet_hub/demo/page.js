@@ -26,7 +26,9 @@
   function tap(element, trigger) {
     element.addEventListener("click", ({ target }) => {
       const button = target.closest("button[data-index]");
-      if (button) trigger("select", { index: Number(button.dataset.index), value: "" });
+      if (!button) return;
+      trigger("select", { index: Number(button.dataset.index), value: "" });
+      if (button.matches(".frame")) scrollTo(query("#photo-panel")); // where the photo and its answer come
     });
   }
 
@@ -54,6 +56,15 @@
     if (isNarrow()) scrollTo(answer);
     clearTimeout(settling);
     settling = setTimeout(resnetHub.settle, 300); // Gradio changes the photo after the answer
+  }
+
+  let refused = "";
+  function noteRefusal() {
+    const notice = query("#photo-notice [role=alert]");
+    const text = notice?.textContent ?? "";
+    if (text === refused) return;
+    refused = text;
+    if (notice && isNarrow()) scrollTo(notice); // it is below the photo
   }
 
   // -- the page ------------------------------------------------------------------------------------------------------
@@ -126,7 +137,13 @@
     if (event.detail > 1 && event.target.closest("button.primary")) event.stopImmediatePropagation();
   }
 
+  // A file that is no image leaves an empty box, not the browser's sign of a broken one.
+  function hideBroken({ type, target }) {
+    if (target.matches?.("#photo img")) target.style.visibility = type === "error" ? "hidden" : "";
+  }
+
   silenceGradio();
+  for (const type of ["error", "load"]) document.addEventListener(type, hideBroken, true);
   document.addEventListener("click", ignoreSecondClick, true);
   document.addEventListener("input", setStrength);
   document.addEventListener("click", copyLink);
@@ -136,6 +153,7 @@
     const update = () => {
       scheduled = false;
       noteAnswer();
+      noteRefusal();
       resnetHub.notePhotos();
       setTitle();
       openApi();

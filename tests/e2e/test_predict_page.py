@@ -293,6 +293,7 @@ def test_several_photos_become_a_gallery_and_a_table(page: Page, photo: Path, tm
     assert rows[0]["label"] in LABELS and rows[1]["error"].startswith("Cannot read")
     page.locator("button.frame").last.click()
     expect(page.locator("#classes .name").first).to_have_text(rows[2]["label"])
+    expect(page.locator("#classes .name").first).to_be_in_viewport()
     choose_model(page, "tiny-b")
     expect(page.locator("#several-summary")).to_contain_text("tiny-b")
     page.get_by_role("button", name="Clear these photos").click()
@@ -368,10 +369,15 @@ def test_a_drop_on_a_photo_replaces_it(page: Page, photo: Path) -> None:
     page.wait_for_function("document.querySelector('#why img')?.naturalWidth === 90")
 
 
-def test_fits_a_phone(browser: Browser, address: str, photo: Path) -> None:
+def test_fits_a_phone(browser: Browser, address: str, photo: Path, tmp_path: Path) -> None:
     page = visit(browser, address, width=390)
     drop(page, photo)
     expect(page.locator("#why img.heat")).to_be_visible()
+    (tmp_path / "notes.jpg").write_text("No picture at all.")
+    clear(page)
+    drop(page, tmp_path / "notes.jpg")
+    expect(page.locator("#photo-notice [role=alert]")).to_be_in_viewport()  # the page has scrolled to it
+    expect(page.locator("#photo img")).to_be_hidden()  # and shows no broken image
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.close()
 

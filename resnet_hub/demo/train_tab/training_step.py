@@ -35,6 +35,8 @@ class TrainingStep:
         now = [run.id, status.state, len(history)]
         if now == shown:
             return updates | ({self.data.trained: progress} if status.is_active else {})
+        if not shown or shown[:2] != now[:2]:  # each update of an active timer makes it tick once more a second
+            updates[self.state.timer] = gr.Timer(active=status.is_active)
         has_model = not status.is_active and self.scheduler.find_model(run.id) is not None
         facts = run.read_facts()
         ended_early = status.state == "finished" and bool(facts.get("ending"))
@@ -42,7 +44,6 @@ class TrainingStep:
         can_stop = status.state != "stopping" and not ("job" in facts and facts.get("ending"))
         return updates | {
             self.state.shown: now,
-            self.state.timer: gr.Timer(active=status.is_active),
             self.samples: markup.render_samples(run, request),
             self.charts: charts.render_curves(history, request),
             self.stop_button: gr.update(visible=status.is_active, interactive=can_stop),

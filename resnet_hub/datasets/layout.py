@@ -375,8 +375,8 @@ def decide_layout(listing: Listing, files: Files, image_column: str | None, labe
     skipped[OUTSIDE] += [path for path, folder in folder_of.items() if folder not in classes]
     reported = {*skipped[OWN_OUTPUT], *skipped[DOT_FOLDER]}
     with_files = {path.rpartition("/")[0] for path in skipped["not an image"]}
-    known = sorted({*listing.folders, *with_files})
-    unknown = [folder for folder in known if not _find_parent(folder.split("/"), reported)]
+    folders = sorted({*listing.folders, *with_files})
+    unknown = [folder for folder in folders if not _find_parent(folder.split("/"), reported)]
     for folder in find_empty_folders(unknown, used):
         is_empty = not any(f"{path}/".startswith(f"{folder}/") for path in with_files)
         skipped[EMPTY if is_empty else NO_IMAGES].append(folder)

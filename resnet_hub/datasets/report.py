@@ -180,8 +180,8 @@ class DatasetReport:
 
     def add_unreadable(self, images: Sequence[UnreadableImage], kind: str = "unreadable") -> "DatasetReport":
         """Add images outside the checked sample that cannot be read, and a finding that counts them and names 20."""
-        known = {(image.split, image.name) for image in self.unreadable}
-        added = [image for image in images if (image.split, image.name) not in known]
+        unreadable = {(image.split, image.name) for image in self.unreadable}
+        added = [image for image in images if (image.split, image.name) not in unreadable]
         if not added:
             return self
         names = _list_lost([image.name for image in added])

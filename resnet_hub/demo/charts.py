@@ -129,8 +129,8 @@ def render_curves(history: Sequence[Epoch], request: gr.Request) -> str:
         lines = {}
         for name, attribute in (("training", training), ("validation", validation)):
             points = [(epoch.epoch, getattr(epoch, attribute)) for epoch in history] if attribute else []
-            known = [(x, y) for x, y in points if y is not None]
-            lines[translate(request, name)] = ([x for x, _ in known], [y for _, y in known])
+            measured = [(x, y) for x, y in points if y is not None]
+            lines[translate(request, name)] = ([x for x, _ in measured], [y for _, y in measured])
         axis = translate(request, "epoch_axis")
         return Chart(title=translate(request, title), x_label=axis, y_label="", lines=lines)
 

@@ -53,8 +53,8 @@ def render_duplicates(run: PageRun, request: gr.Request) -> str:
         figures = [_show(image, sources, request) for image in group.images[:MAX_IMAGES]]
         keep = translate(request, "keep_first")
         shown.append({"figures": figures, "fixes": [(keep, write_fix(group.images[1:]))]})
-    rest = len(report.duplicates) - len(groups)
-    return markup.render("corrections.html", request, title="duplicates", groups=shown, rest=rest)
+    hidden = len(report.duplicates) - len(groups)
+    return markup.render("corrections.html", request, title="duplicates", groups=shown, hidden=hidden)
 
 
 def _show(image: ImageRef, sources: Mapping[tuple[str, str], Any], request: gr.Request) -> dict[str, Any]:
@@ -79,4 +79,4 @@ def render_mistakes(run: PageRun, evaluation: dict[str, Any], request: gr.Reques
         source = markup.encode_thumbnail(images, row["index"], 320)
         figures.append({"source": source, "caption": caption, "fixes": fixes})
     groups = [{"figures": figures, "fixes": []}] if figures else []
-    return markup.render("corrections.html", request, title="mistakes", groups=groups, rest=0)
+    return markup.render("corrections.html", request, title="mistakes", groups=groups, hidden=0)

@@ -240,7 +240,7 @@ def fit_reliability(
     targets: Tensor,
     *,
     features: Tensor | None = None,
-    known: Tensor | None = None,
+    train_features: Tensor | None = None,
     precision: float = PRECISION,
 ) -> Fit | None:
     """Fits temperature, threshold and novelty of a model; changes its head and its config.
@@ -250,7 +250,7 @@ def fit_reliability(
         logits: Its logits (N, classes) on images that it was not trained on.
         targets: Their classes (N,).
         features: Their pooled features (N, C).
-        known: Pooled features (M, C) of images that it was trained on. Without them, or with more than
+        train_features: Pooled features (M, C) of training images. Without them, or with more than
             `MAX_NOVELTY_LABELS` labels, the model does not detect unknown images.
         precision: Fraction of right labels among those that are given as sure.
 
@@ -269,8 +269,8 @@ def fit_reliability(
         head.bias.div_(temperature)
     before, after = (_rate(logits / divisor, targets) for divisor in (1.0, temperature))
     reliability = Reliability(threshold=choose_threshold(*after, precision=precision))
-    if features is not None and known is not None and model.config.num_classes <= MAX_NOVELTY_LABELS:
-        subspace = FeatureSubspace.fit(known)
+    if features is not None and train_features is not None and model.config.num_classes <= MAX_NOVELTY_LABELS:
+        subspace = FeatureSubspace.fit(train_features)
         most_distance = float(subspace.measure_distances(features).quantile(KEPT))
         reliability = replace(reliability, subspace=subspace.encode(), most_distance=most_distance)
     model.config = replace(model.config, reliability=reliability)

@@ -37,8 +37,8 @@ class FeatureSubspace(NamedTuple):
     def measure_distances(self, features: Tensor) -> Tensor:
         """Returns the distance (N,) of pooled features (N, C) from the plane."""
         offsets = _normalize(features) - self.mean
-        rest: Tensor = offsets - offsets @ self.directions.T @ self.directions
-        distances: Tensor = torch.linalg.vector_norm(rest, dim=1)
+        residuals: Tensor = offsets - offsets @ self.directions.T @ self.directions
+        distances: Tensor = torch.linalg.vector_norm(residuals, dim=1)
         return distances
 
     def encode(self) -> str:

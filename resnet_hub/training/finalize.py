@@ -74,12 +74,12 @@ def _calibrate(run: RunDir, model: ResNet, images: RunImages) -> Fit | None:
         model.fc.load_state_dict(load_file(run.head))
     else:
         write_atomic(run.head, save(model.fc.state_dict()))
-    outputs, known = compute_outputs(model, images.validation), None
+    outputs, train_features = compute_outputs(model, images.validation), None
     if model.config.num_classes <= MAX_NOVELTY_LABELS:
         count = len(images.train)
         chosen = np.random.default_rng(0).choice(count, min(count, _KNOWN), replace=False)
-        known = compute_outputs(model, images.train.subset(chosen)).features
-    fit = fit_reliability(model, outputs.logits, outputs.targets, features=outputs.features, known=known)
+        train_features = compute_outputs(model, images.train.subset(chosen)).features
+    fit = fit_reliability(model, outputs.logits, outputs.targets, features=outputs.features, train_features=train_features)
     if fit:
         model.save_pretrained(run.model)
     return fit

@@ -22,8 +22,8 @@ from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Failed
 
 MAX_WAITING = 20  # runs in the queue; one visitor address has at most half of them
-MAX_WORK = 7200.0  # seconds that a run may train on a Space, all its turns together
-TURN = 600.0  # seconds of training after which a run goes to the end of the queue, if others wait
+MAX_WORK = 7200.0  # seconds that a run may train on a Space, in all
+TIME_SLICE = 600.0  # seconds of training after which a run goes to the end of the queue, if others wait
 KEPT = 86_400.0  # seconds after its last change when a run is deleted
 _STOP_TIMEOUT = 20.0  # seconds that a worker has to save its state and stop, before it is killed
 _EVALUATION_TIMEOUT = 600.0  # seconds past the training limit that a worker has to evaluate
@@ -92,7 +92,7 @@ class WorkerProcess:
         return not self._facts.get("ending") and b'"event": "TimeUp"' in self.run.log.read_bytes()
 
     def request_stop(self, *, requeue: bool) -> None:
-        """Ask the worker to save and stop; with `requeue`, until its next turn."""
+        """Ask the worker to save and stop; with `requeue`, until the queue reaches it again."""
         self.stop_requested_at, self.requeue = self.stop_requested_at or time.monotonic(), requeue
         write_stop_file(self.run)
 
@@ -169,7 +169,7 @@ class Scheduler:
     Args:
         runs: The folders of the runs.
         at_once: How many workers run at the same time.
-        turn: Seconds that a run trains while others wait.
+        time_slice: Seconds that a run trains while others wait.
         kept: Seconds after its last change when a run is deleted.
         training_limit: Seconds that a run may train; by default `MAX_WORK` on a Space, and no limit elsewhere.
     """
@@ -179,12 +179,12 @@ class Scheduler:
         runs: RunStore,
         *,
         at_once: int = 1,
-        turn: float = TURN,
+        time_slice: float = TIME_SLICE,
         kept: float = KEPT,
         training_limit: float | None = None,
     ):
         self.runs = runs
-        self.at_once, self.turn, self.kept = at_once, turn, kept
+        self.at_once, self.time_slice, self.kept = at_once, time_slice, kept
         self.training_limit = training_limit or (MAX_WORK if is_space() else math.inf)
         self._lock = threading.RLock()
         # All by run id.
@@ -349,7 +349,7 @@ class Scheduler:
     def _start_worker(self, run: PageRun) -> None:
         try:
             self._workers[run.id] = WorkerProcess(run, self.training_limit)
-        except OSError as error:  # a full disk, or no more processes: the other runs still get their turn
+        except OSError as error:  # a full disk, or no more processes: the other runs still start
             with suppress(OSError):
                 run.log_event(Failed(f"The run could not be started ({error.strerror}); try again in a while."))
             self._release_owners(run.id)
@@ -365,7 +365,7 @@ class Scheduler:
             and now - worker.started_at > _EVALUATION_TIMEOUT
         ):
             worker.request_stop(requeue=False)
-        elif self._queue and now - worker.started_at > self.turn:
+        elif self._queue and now - worker.started_at > self.time_slice:
             worker.request_stop(requeue=True)
 
     def _end_worker(self, run_id: str, worker: WorkerProcess) -> None:

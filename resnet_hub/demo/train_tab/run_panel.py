@@ -63,8 +63,8 @@ class RunPanel:
 
     def list_runs(self, run_id: str, stored: Any, request: gr.Request) -> Updates:
         """The runs of this browser that still exist, the latest first, with the boxes to choose some of them."""
-        known = stored.get("runs") if isinstance(stored, dict) else None
-        ids = [run_id, *(known if isinstance(known, list) else [])]
+        stored_ids = stored.get("runs") if isinstance(stored, dict) else None
+        ids = [run_id, *(stored_ids if isinstance(stored_ids, list) else [])]
         runs = [run for run in map(self.runs.find, dict.fromkeys(map(str, ids))) if run]
         runs = [run for run in runs if self.scheduler.get_status(run).state != "new"]
         rows = [self._describe(run, request) | {"is_current": run.id == run_id} for run in runs]

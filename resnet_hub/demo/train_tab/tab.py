@@ -115,8 +115,8 @@ class TrainTab:
         except (ResNetHubError, OSError) as error:
             return updates | self.state.show_error(error, request)
         run_id = updates[self.state.run]
-        known = (stored if isinstance(stored, dict) else {}) | {"visitor": visitor}
-        updates |= self.state.remember(known, run_id) | self.state.show_step(TRAINING)
+        settings = (stored if isinstance(stored, dict) else {}) | {"visitor": visitor}
+        updates |= self.state.remember(settings, run_id) | self.state.show_step(TRAINING)
         return updates | self.training.watch(run_id, None, request)
 
     @contextmanager

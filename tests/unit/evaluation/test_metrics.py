@@ -57,7 +57,7 @@ def test_the_model_has_the_temperature_in_its_head_and_the_rest_in_its_config(tm
     expected = model(images).detach()
     logits, targets = draw_logits()
     features, known = torch.rand(len(logits), 32), torch.rand(50, 32)
-    fit = fit_reliability(model, 4 * logits, targets, features=features, known=known)
+    fit = fit_reliability(model, 4 * logits, targets, features=features, train_features=known)
     assert fit is not None and fit.error_after < 0.03 < fit.error_before
     loaded = ResNet.from_pretrained(model.save_pretrained(tmp_path / "model"))
     torch.testing.assert_close(loaded(images), expected / fit.temperature)
@@ -81,7 +81,7 @@ def test_few_images_and_many_labels_have_less_to_fit() -> None:
     many = ResNet(
         ResNetConfig(depths=(1,), width=8, stem="3x3", image_size=16, id2label=dict(enumerate(map(str, range(101)))))
     )
-    fit = fit_reliability(many, logits, targets, features=torch.rand(200, 8), known=torch.rand(50, 8))
+    fit = fit_reliability(many, logits, targets, features=torch.rand(200, 8), train_features=torch.rand(50, 8))
     assert fit is not None and fit.reliability.most_distance is None
 
 

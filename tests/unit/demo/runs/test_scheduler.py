@@ -129,7 +129,7 @@ def test_a_run_that_cannot_be_started_holds_up_nobody(
 
 
 def test_long_runs_take_turns(data: Path, base: Path, tmp_path: Path) -> None:
-    scheduler = Scheduler(RunStore(tmp_path / "runs"), turn=0.5)
+    scheduler = Scheduler(RunStore(tmp_path / "runs"), time_slice=0.5)
     long = started(scheduler, data, base, "ann")
     wait(at_work(scheduler, long))
     short = started(scheduler, data, base, "bob", recipe="head", epochs=None)

@@ -5,7 +5,7 @@
     python scripts/cifar_runs.py --data uoft-cs/cifar10 --work runs/cifar --only plain20-seed0 resnet20-seed0
     python scripts/cifar_runs.py --work runs/cifar --list
 
-One after the other: plain and residual networks of 20 and 56 layers, shortcuts A, B and C, several seeds. Each is 15
+One after the other: plain and residual networks of 20 and 56 layers, shortcuts A, B and C, several seeds. Each is 10
 epochs of one cycle in bfloat16 where the hardware has it, on one thread. The script may be stopped at any time, also by
 a kill; started again it goes on where it was. In `--work`:
 

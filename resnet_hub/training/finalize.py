@@ -79,7 +79,9 @@ def _calibrate(run: RunDir, model: ResNet, images: RunImages) -> Fit | None:
         count = len(images.train)
         chosen = np.random.default_rng(0).choice(count, min(count, _KNOWN), replace=False)
         train_features = compute_outputs(model, images.train.subset(chosen)).features
-    fit = fit_reliability(model, outputs.logits, outputs.targets, features=outputs.features, train_features=train_features)
+    fit = fit_reliability(
+        model, outputs.logits, outputs.targets, features=outputs.features, train_features=train_features
+    )
     if fit:
         model.save_pretrained(run.model)
     return fit

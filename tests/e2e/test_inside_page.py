@@ -90,7 +90,7 @@ def test_the_photo_of_the_predict_tab_goes_through_the_model(page: Page, address
     expect(page.locator("#inside-maps img")).to_have_count(8)
 
 
-def test_it_is_as_wide_as_a_phone_and_speaks_chinese(browser: Browser, address: str) -> None:
+def test_it_fits_a_phone_in_chinese(browser: Browser, address: str) -> None:
     page = visit(browser, address, width=360, locale="zh-CN")
     expect(page.locator("#inside-source")).to_contain_text("示例照片")
     page.locator("#inside-drawing [data-value='layer2.1']").click()

@@ -252,7 +252,7 @@ def test_typing_suggests_models_of_the_hub(page: Page) -> None:
     expect(page.locator("#model input")).to_have_value("resnet18")
 
 
-def test_what_is_no_picture_gets_a_sentence(page: Page, tmp_path: Path, photo: Path) -> None:
+def test_a_file_that_is_no_image_gets_a_sentence(page: Page, tmp_path: Path, photo: Path) -> None:
     (tmp_path / "notes.jpg").write_text("No picture at all.")
     drop(page, tmp_path / "notes.jpg")
     expect(page.get_by_role("alert")).to_contain_text("notes.jpg")
@@ -382,7 +382,7 @@ def test_fits_a_phone(browser: Browser, address: str, photo: Path, tmp_path: Pat
     page.close()
 
 
-def test_speaks_the_language_of_the_browser(browser: Browser, address: str, photo: Path) -> None:
+def test_uses_the_language_of_the_browser(browser: Browser, address: str, photo: Path) -> None:
     page = visit(browser, address, locale="zh-CN")
     body = page.locator("body")
     for key in ("photo_hint", "classify", "model", "model_info", "example_cat", "about_model"):
@@ -404,7 +404,7 @@ def test_every_control_has_a_name(page: Page) -> None:
     assert nameless == []
 
 
-def test_asks_nobody_else(browser: Browser, address: str) -> None:
+def test_the_page_sends_no_request_elsewhere(browser: Browser, address: str) -> None:
     page = browser.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -491,7 +491,7 @@ def test_a_hub_id_is_never_a_folder(shelf: Path, monkeypatch: pytest.MonkeyPatch
         models.source(f"{shelf.name}/tiny-a")
 
 
-def test_one_model_for_all_who_ask(shelf: Path) -> None:
+def test_all_visitors_share_one_model(shelf: Path) -> None:
     models = Models(shelf)
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(models.get, ["tiny-a"] * 16))

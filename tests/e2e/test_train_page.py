@@ -388,7 +388,7 @@ def test_two_classes_from_the_camera_become_a_model_on_one_screen(browser: Brows
     page.context.close()
 
 
-def test_what_the_report_shows_is_corrected_with_one_click(page: Page, tmp_path: Path) -> None:
+def test_findings_of_the_report_are_corrected_with_one_click(page: Page, tmp_path: Path) -> None:
     data = write_zip(tmp_path / "twice.zip")
     with zipfile.ZipFile(data, "a") as out:
         out.writestr("green/also.png", encode_image(0, 0))
@@ -658,7 +658,7 @@ def test_a_run_for_a_larger_machine_goes_to_a_job(browser: Browser, address: str
     page.context.close()
 
 
-def test_a_data_set_on_the_hub_is_read_as_its_visitor_names_it(page: Page, tables: Repo) -> None:
+def test_a_hub_dataset_is_read_with_the_chosen_subset_and_columns(page: Page, tables: Repo) -> None:
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("tab", name="From the Hub").click()
     page.get_by_label("Dataset on the Hugging Face Hub").fill("user/tables")
@@ -674,7 +674,7 @@ def test_a_data_set_on_the_hub_is_read_as_its_visitor_names_it(page: Page, table
     expect(page.locator("#report")).to_contain_text("35 images in 3 classes")
 
 
-def test_on_zero_gpu_a_run_waits_for_time_and_goes_on(browser: Browser, folder: Path, tmp_path: Path) -> None:
+def test_on_zero_gpu_a_run_waits_for_quota_and_resumes(browser: Browser, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "shelf").symlink_to(folder / "shelf")
     with Devices() as devices, serving(tmp_path, STUBS, **devices.env) as address:
         devices.left = [3]

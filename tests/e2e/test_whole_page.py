@@ -64,7 +64,7 @@ def find_violations(page: Page, axe: str, stop: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("language", LOCALES)
-def test_everybody_can_use_every_step(browser: Browser, address: str, folder: Path, axe: str, language: str) -> None:
+def test_every_step_is_accessible(browser: Browser, address: str, folder: Path, axe: str, language: str) -> None:
     text = MESSAGES[language]
     page = open_page(browser, address, locale=LOCALES[language])
     expect(page.locator("#summary h2")).to_be_visible()

@@ -203,7 +203,7 @@ def test_no_file_of_the_machine_and_no_address_is_served(
 # -- calls -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_is_classified(site: httpx2.Client, folder: Path) -> None:
+def test_an_image_is_classified(site: httpx2.Client, folder: Path) -> None:
     path = upload(site, (folder / "red.png").read_bytes())
     assert '"score"' in call(site, [{"path": path, **META}, "tiny", 2])
     assert '"score"' in call(
@@ -211,9 +211,7 @@ def test_a_picture_is_classified(site: httpx2.Client, folder: Path) -> None:
     )  # as agents do
 
 
-def test_an_agent_sends_a_picture_and_reaches_nothing_else(
-    site: httpx2.Client, folder: Path, bait: tuple[str, list[str]]
-) -> None:
+def test_an_agent_can_only_send_an_image(site: httpx2.Client, folder: Path, bait: tuple[str, list[str]]) -> None:
     from mcp import ClientSession
     from mcp.client.streamable_http import streamable_http_client
 
@@ -361,7 +359,7 @@ def test_bodies_have_bounds(site: httpx2.Client) -> None:
     assert reply.status_code == 413 and "over 20 MB" in reply.text
 
 
-def test_the_log_has_a_line_an_event_and_nobody_in_it(site: httpx2.Client, folder: Path) -> None:
+def test_the_log_has_a_line_per_event_and_no_personal_data(site: httpx2.Client, folder: Path) -> None:
     upload(site, b"x", "diary-of-anna.png")
     said = (folder / "log").read_text()
     lines = [line for line in said.splitlines() if " INFO POST " in line]
@@ -413,7 +411,7 @@ async def inside(scope: Any, receive: Any, send: Any) -> None:
 JOIN, SIGNED_IN = f"/{API}/queue/join", {"oauth_info": {"access_token": "hf_x"}}
 
 
-def test_another_site_does_not_act_for_whoever_is_signed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_site_cannot_act_for_a_signed_in_visitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     door = Guard(inside, tmp_path)
 
     def status(session: dict[str, Any] | None = SIGNED_IN, **headers: str) -> int:
@@ -446,7 +444,7 @@ def test_another_site_does_not_act_for_the_local_user(tmp_path: Path) -> None:
     assert asked(door, "POST", JOIN, b"{}", **proxied, origin="https://out")[0] == 200
 
 
-def test_uploads_and_calls_have_budgets_that_say_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_of_uploads_and_calls_name_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     door = Guard(inside, tmp_path)
     door.sent = Budget(100, 150, 60)
     assert asked(door, "POST", f"/{API}/upload", bytes(90))[0] == 200
@@ -529,7 +527,7 @@ def test_a_call_that_starts_at_once_or_is_cancelled_does_not_wait(tmp_path: Path
     assert not calls._calls
 
 
-def test_what_breaks_behind_the_door_is_a_line_of_the_log(
+def test_an_internal_error_is_one_line_of_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("resnet_hub"), "propagate", True)
@@ -562,7 +560,7 @@ def test_a_budget_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(budget._used) == 2 and len(budget._uses) == 2  # a body may come in many small parts
 
 
-def test_what_arrives_at_once_has_bounds_and_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_bodies_have_a_size_and_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage_limits, "MAX_HELD_EACH", 100)
     monkeypatch.setattr(usage_limits, "MAX_HELD", 150)
     monkeypatch.setattr(guard, "CALL_TIME", 0.2)

@@ -53,7 +53,7 @@ def test_about_two_hundred_files_are_tried() -> None:
 # -- through the page --------------------------------------------------------------------------------------------------
 
 
-def test_the_page_says_the_same_to_whoever_sends_them(hub: Hub, tmp_path: Path) -> None:
+def test_the_page_gives_every_sender_the_same_error(hub: Hub, tmp_path: Path) -> None:
     """Every eighth of them; all with RESNET_HUB_HOSTILE=all."""
     (tmp_path / "temporary").mkdir()
     save_base(tmp_path / "shelf" / "tiny")

@@ -166,7 +166,7 @@ def test_runs_started_and_stopped_leave_nothing_behind(folder: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_whoever_ends_the_app_ends_its_workers(end: signal.Signals, folder: Path, tmp_path: Path) -> None:
+def test_workers_end_with_the_app(end: signal.Signals, folder: Path, tmp_path: Path) -> None:
     port = 20_000 + secrets.randbelow(20_000)
     env = os.environ | {
         "GRADIO_SERVER_PORT": str(port),

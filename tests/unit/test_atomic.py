@@ -100,7 +100,7 @@ def test_kept_entries_of_the_old_folder_are_moved(call: str, tmp_path: Path, mon
         assert (folder / "log").read_text() == "on"
 
 
-def test_new_entries_replace_kept_ones(tmp_path: Path) -> None:
+def test_new_entries_replace_old_ones(tmp_path: Path) -> None:
     replace(tmp_path / "m", "old")
     (tmp_path / "m" / "notes").write_text("old")
     with replace_folder(tmp_path / "m", keep=lambda name: True) as new:
@@ -187,7 +187,7 @@ def test_a_kill_leaves_the_old_or_the_new_content(tmp_path: Path) -> None:
     assert [name for name in names(tmp_path) if not name.startswith(".state.")] == ["m", "state"]
 
 
-def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     left = [".m.0a1b2c3d.part", ".m.00000000.part"]
     kept = [".m.notes.part", ".m.2.0a1b2c3d.part", ".n.0a1b2c3d.part", "m.0a1b2c3d.part", ".m.0a1b2c3d.old"]
     for name in (*left, *kept):
@@ -209,7 +209,7 @@ with replace_folder(sys.argv[1], keep=lambda name: name != "model") as new:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no flock")
-def test_what_another_process_still_writes_is_kept(tmp_path: Path) -> None:
+def test_files_of_a_live_process_are_kept(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     for first in ("new", "replaced"):
         with replace_folder(folder, keep=lambda name: True) as slow:

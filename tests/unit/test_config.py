@@ -114,7 +114,7 @@ def test_other_structures_are_custom() -> None:
     assert ResNetConfig.from_name("resnet50", stride_in_1x1=True).architecture == CUSTOM
 
 
-def test_what_follows_from_the_width_is_the_same_config_said_or_not() -> None:
+def test_fields_that_follow_from_the_width_change_nothing() -> None:
     deep = ResNetConfig(stem="deep", stem_channels=(32, 32, 64), stage_widths=(64, 128, 256, 512))
     assert deep == ResNetConfig(stem="deep")
     assert replace(deep, width=32).stage_planes == (32, 64, 128, 256)
@@ -126,7 +126,7 @@ def test_a_network_that_got_its_name_since_still_opens() -> None:
     assert ResNetConfig.from_dict(content).architecture == "resnet26d"
 
 
-def test_what_older_readers_understand_is_written_for_them() -> None:
+def test_fields_of_older_readers_are_written() -> None:
     for name in ("resnet18", "resnet50", "wide_resnet50_2", "resnet20"):
         assert ResNetConfig.from_name(name).to_dict()["resnet_hub"]["schema"] == 1
     for changes in ({"depths": (1, 1), "width": 8}, {"shortcut": "C"}, {"stride_in_1x1": True, "block": "bottleneck"}):

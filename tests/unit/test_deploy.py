@@ -125,7 +125,7 @@ def test_no_hidden_or_linked_file_and_no_cache_is_uploaded(monkeypatch: pytest.M
 # Updates
 
 
-def test_an_update_replaces_what_is_ours_and_keeps_what_is_the_owners(hub: Hub) -> None:
+def test_an_update_replaces_our_files_and_keeps_those_of_the_owner(hub: Hub) -> None:
     deploy("user/page")
     space = hub.repos["spaces/user/page"]
     card = space.files()["README.md"].decode().replace("title: resnet_hub", "title: My flowers")
@@ -188,7 +188,7 @@ def test_a_space_that_the_hub_has_just_created_is_filled(hub: Hub) -> None:
         ({"files": {"app.py": b"", "cats.py": b""}}, {}, r"files of another app: app\.py, cats\.py"),
     ],
 )
-def test_what_cannot_be_deployed_is_said_in_a_sentence(
+def test_invalid_deployments_are_refused_in_a_sentence(
     hub: Hub, space: dict[str, Any] | None, arguments: dict[str, Any], message: str
 ) -> None:
     if space is not None:
@@ -208,7 +208,7 @@ def test_a_commit_at_the_same_time_is_not_overwritten(hub: Hub) -> None:
     assert space.files()["app.py"] == b"other"
 
 
-def test_without_a_token_the_command_says_how_to_log_in(
+def test_without_a_token_the_command_explains_how_to_log_in(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")

@@ -37,7 +37,7 @@ def config(folder: Path) -> TrainConfig:
     return TrainConfig(data="colours.zip", base="tiny", run="run", epochs=2, precision="no")
 
 
-def test_a_job_trains_on_what_it_is_brought_and_pushes_the_model(config: TrainConfig, hub: Hub) -> None:
+def test_a_job_trains_on_uploaded_data_and_pushes_the_model(config: TrainConfig, hub: Hub) -> None:
     job = jobs.submit(config, "user/colours", upload=True, flavor="l4x1", timeout="90m")
     assert job.url == f"{hub.url}/jobs/user/{job.id}"
     run = RunDir("here")
@@ -61,7 +61,7 @@ def test_a_job_trains_on_what_it_is_brought_and_pushes_the_model(config: TrainCo
     assert WRITER not in json.dumps(public) and WRITER not in str(said) and WRITER not in str(brought.files())
 
 
-def test_what_a_job_needs_is_what_the_package_needs() -> None:
+def test_the_requirements_of_a_job_are_those_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     assert sorted(jobs.DEPENDENCIES) == sorted(project["dependencies"] + extras["train"] + extras["heic"])
@@ -79,7 +79,7 @@ def test_what_a_job_needs_is_what_the_package_needs() -> None:
         ({"repo": "no/such/name"}, "neither a folder nor the name"),
     ],
 )
-def test_what_cannot_be_a_job_is_refused_in_a_sentence(
+def test_invalid_jobs_are_refused_in_a_sentence(
     config: TrainConfig, hub: Hub, change: dict[str, Any], sentence: str
 ) -> None:
     settings = {key: change.pop(key) for key in ("data", "epochs") if key in change}
@@ -281,7 +281,7 @@ def test_a_job_at_its_time_limit_pushes_its_best_model(
     assert ResNet.from_pretrained("user/colours").config.labels == ["blue", "green", "red"]
 
 
-def test_a_job_that_is_asked_to_end_pushes_its_best_model(config: TrainConfig, hub: Hub) -> None:
+def test_a_stopped_job_pushes_its_best_model(config: TrainConfig, hub: Hub) -> None:
     job = jobs.submit(replace(config, epochs=10_000), "user/colours", upload=True)
     assert job.ending.startswith("user/colours-input/end-")
     with pytest.raises(HubError, match="cannot write to user/colours-input"):

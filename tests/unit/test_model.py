@@ -96,7 +96,7 @@ def test_stage_maps_have_the_configs_channels_and_halve(name: str, size: int) ->
     assert model(images).shape == (2, 5)
 
 
-def test_the_last_stage_is_what_the_head_sees() -> None:
+def test_the_last_stage_is_the_input_of_the_head() -> None:
     model = tiny()
     features = model.forward_features(IMAGES)
     assert torch.equal(features, model.forward_stages(IMAGES)[-1])

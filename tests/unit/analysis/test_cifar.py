@@ -61,7 +61,7 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(data: Path, tmp_path: Pa
     assert seen == []  # it is finished
 
 
-def test_a_failed_training_says_why(data: Path, tmp_path: Path) -> None:
+def test_a_failed_training_has_a_reason(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="it needs one to train, one to test on"):
         train_network(NetworkRun(8, "A"), data / "test", tmp_path)
 

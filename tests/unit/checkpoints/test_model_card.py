@@ -61,7 +61,7 @@ def html_of(card: str) -> str:
     return MarkdownIt("commonmark", {"html": True}).enable("table").render(ModelCard(card).text)
 
 
-def test_the_metadata_says_what_the_hub_looks_for() -> None:
+def test_the_metadata_has_the_fields_of_the_hub() -> None:
     data = ModelCard(render()).data
     assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", "cc-by-4.0")
     assert (data.datasets, data.base_model) == (["user/flowers"], "timm/resnet18.a1_in1k")
@@ -70,7 +70,7 @@ def test_the_metadata_says_what_the_hub_looks_for() -> None:
     assert metrics == {"accuracy": (0.91234, "test"), "f1": (0.9, "test")}
 
 
-def test_the_text_says_everything_that_is_known() -> None:
+def test_the_text_has_every_fact() -> None:
     html = html_of(render())
     for part in (
         "<h1>Flowers</h1>", "Tells a daisy from a rose.", "91.23 %", "80.00 %",
@@ -309,5 +309,5 @@ def test_aliases_and_lists_without_end_cost_no_time() -> None:
         ("# " + "x" * 500 + "\n\n" + "y" * 500, ("x" * 100, "y" * 300)),
     ],
 )
-def test_a_card_says_first_what_the_model_is_for(card: str, heading: tuple[str, str]) -> None:
+def test_a_card_begins_with_the_purpose_of_the_model(card: str, heading: tuple[str, str]) -> None:
     assert read_heading(card) == heading

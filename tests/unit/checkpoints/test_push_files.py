@@ -96,7 +96,7 @@ def test_links_into_the_folder_and_the_hubs_cache_are_followed(
         assert select_upload_files(folder).files.keys() == OWN | {"LICENSE"}
 
 
-def test_what_belongs_to_a_checkpoint_is_uploaded(folder: Path) -> None:
+def test_the_files_of_a_checkpoint_are_uploaded(folder: Path) -> None:
     own = [
         "onnx/model.onnx",
         "onnx/model_quantized.onnx",

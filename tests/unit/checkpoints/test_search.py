@@ -38,7 +38,7 @@ def test_a_search_finds_resnets_of_all_libraries(model: ResNet, hub: Hub) -> Non
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_search_is_repeated_as_a_busy_hub_asks(status: int, hub: Hub) -> None:
+def test_a_search_is_retried_after_the_delay_of_a_busy_hub(status: int, hub: Hub) -> None:
     hub.fail("/api/models$", status, headers={"Retry-After": "1"}, times=2)
     assert search_models("flowers") == []
     assert sum(request == "GET /api/models" for request in hub.requests) == 3  # two tags, the first of them twice

@@ -89,7 +89,7 @@ def test_predict_gives_one_line_per_image(capfd: pytest.CaptureFixture[str], mod
         (Reliability(subspace=NOTHING.encode(), most_distance=-1.0), "none", "None of these, most likely:  "),
     ],
 )
-def test_predict_says_how_sure_it_is(
+def test_predict_prints_the_verdict(
     capfd: pytest.CaptureFixture[str],
     model: Path,
     images: Path,

@@ -389,7 +389,7 @@ def test_a_processor_of_old_is_read() -> None:
     assert read({"model_type": "resnet"}, old | {"size": 384}).crop_mode == "squash"
 
 
-def test_what_transformers_saves_of_a_timm_network_opens(tmp_path: Path) -> None:
+def test_timm_networks_saved_by_transformers_open(tmp_path: Path) -> None:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     with torch.device("meta"):

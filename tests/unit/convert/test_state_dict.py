@@ -204,14 +204,14 @@ def test_projections_called_shortcut_in_any_wrapping(option: str, wrapper: str) 
     assert_equal_logits(rebuilt(converted), theirs, 32)
 
 
-def test_a_plain_network_is_one_when_asked() -> None:
+def test_plain_networks_open_if_the_shortcut_is_named() -> None:
     theirs = trained(CifarNet("none"))
     converted = convert_state_dict(theirs.state_dict(), "x", shortcut="none")
     assert converted.config.shortcut == "none"
     assert_equal_logits(rebuilt(converted), theirs, 32)
 
 
-def test_v1_is_one_when_asked_and_v15_is_assumed_aloud() -> None:
+def test_v1_opens_if_named_and_v15_is_assumed_with_a_note() -> None:
     weights = ResNet(ResNetConfig(block="bottleneck", depths=(1, 1), width=8)).state_dict()
     assert "--stride-in-1x1" in note(convert_state_dict(weights, "x"), "stride")
     assert convert_state_dict(weights, "x", stride_in_1x1=True).config.stride_in_1x1
@@ -219,7 +219,7 @@ def test_v1_is_one_when_asked_and_v15_is_assumed_aloud() -> None:
         convert_state_dict(CifarNet("A").state_dict(), "x", stride_in_1x1=True)
 
 
-def test_half_precision_becomes_float32_and_says_so() -> None:
+def test_half_precision_becomes_float32_with_a_note() -> None:
     model = CifarNet("A").half()
     converted = convert_state_dict(model.state_dict(), "x")
     assert {tensor.dtype for tensor in converted.weights.values()} == {torch.float32, torch.int64}

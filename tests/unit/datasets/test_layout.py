@@ -264,7 +264,7 @@ LEFT_OUT = {
 
 
 @pytest.mark.parametrize("name", LEFT_OUT)
-def test_what_is_left_out_is_named_with_the_reason(name: str, tmp_path: Path) -> None:
+def test_skipped_files_are_named_with_the_reason(name: str, tmp_path: Path) -> None:
     splits = load_dataset(write_files(tmp_path / "folder", files_of(LAYOUTS[name][0])))
     named = {reason: names for reason, names in splits.skipped.items() if reason != "folder without images"}
     assert named == LEFT_OUT[name]

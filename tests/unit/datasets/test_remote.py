@@ -35,7 +35,7 @@ def load() -> Any:
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_hub_is_asked_again(route: str, status: int, hub: Hub) -> None:
+def test_requests_to_a_busy_hub_are_retried(route: str, status: int, hub: Hub) -> None:
     hub.fail(ROUTES[route], status, headers={"Retry-After": "1"}, times=1)
     assert len(load()["train"]) > 0
 

@@ -27,7 +27,7 @@ def from_(client: str, host: str = "localhost:7860", **headers: str) -> gr.Reque
         (gr.Request(), False),
     ],
 )
-def test_nobody_acts_with_the_token_of_the_machine_but_its_user(
+def test_only_a_local_user_acts_with_the_token_of_the_machine(
     request_: gr.Request, on_space: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_saved")
@@ -52,7 +52,7 @@ def test_who_has_no_token_learns_how_to_get_one_where_they_are(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("name", ["", "flowers", "a/b/c", "user/", "user/flo wers", "../x", "u/" + "n" * 200])
-def test_what_is_no_name_of_a_repository(name: str) -> None:
+def test_invalid_repository_names_are_refused(name: str) -> None:
     with pytest.raises(PageError) as refusal:
         visitor.check_repo(name)
     assert refusal.value.key == "bad_repo" and len(str(refusal.value)) < 250

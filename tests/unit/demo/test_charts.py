@@ -66,7 +66,7 @@ def test_ticks_are_round_numbers_around_the_values(values: list[float], ticks: l
     assert charts.choose_ticks(values) == ticks
 
 
-def test_a_chart_names_its_axes_and_says_what_to_see() -> None:
+def test_a_chart_has_axis_titles_and_a_note() -> None:
     svg = draw()
     for text in (">depth<", ">loss<", '<p class="hint">See.</p>', 'role="img"', "<title>2: 3</title>"):
         assert text in svg

@@ -43,7 +43,7 @@ def test_models_unused_for_longest_leave_the_disk_first(home: Path, tmp_path: Pa
     assert models.get("user/old")  # it is in memory
 
 
-def test_a_prepared_data_set_goes_after_a_day(home: Path) -> None:
+def test_a_prepared_dataset_is_deleted_after_a_day(home: Path) -> None:
     for name, age in (("fresh", 0), ("stale", 2 * 24 * 3600)):
         file = home / "datasets" / name / "default" / "data.arrow"
         file.parent.mkdir(parents=True)
@@ -54,7 +54,7 @@ def test_a_prepared_data_set_goes_after_a_day(home: Path) -> None:
     assert [path.name for path in (home / "datasets").iterdir()] == ["fresh"]
 
 
-def test_tidying_goes_on_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_housekeeping_continues_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(housekeeping, "return_freed_memory", free := Mock(side_effect=[KeyError("anna"), None]))
     monkeypatch.setattr(housekeeping.time, "sleep", Mock(side_effect=[None, StopIteration]))
     with pytest.raises(StopIteration):

@@ -70,7 +70,7 @@ def test_a_frame_is_answered_in_the_language_of_the_visitor(camera: LiveCamera) 
     ],
     ids=["empty", "text", "path", "nothing"],
 )
-def test_what_cannot_be_answered_is_a_sentence(camera: LiveCamera, frame: bytes, model: str, message: str) -> None:
+def test_failures_are_one_sentence(camera: LiveCamera, frame: bytes, model: str, message: str) -> None:
     status, text = send(camera, frame, model)
     assert status == 400 and message in text and text.startswith('<p role="alert">')
 

@@ -42,7 +42,7 @@ def make_report(labels: list[str]) -> DatasetReport:
     )
 
 
-def test_a_report_shows_what_was_found_and_runs_none_of_it() -> None:
+def test_a_report_escapes_names_of_files_and_classes() -> None:
     shown = markup.render_report(make_report([EVIL, "dog"]), from_browser())
     assert EVIL not in shown and shown.count("&lt;img src=x onerror=alert(1)&gt;") == 6
     assert "<td>dog</td><td>3</td><td>2.0 KB</td>" in shown
@@ -51,7 +51,7 @@ def test_a_report_shows_what_was_found_and_runs_none_of_it() -> None:
 
 
 @pytest.mark.parametrize("language", MESSAGES)
-def test_where_a_run_stands_is_said_in_the_words_of_its_visitor(language: str, run: PageRun) -> None:
+def test_the_status_of_a_run_is_in_the_language_of_its_visitor(language: str, run: PageRun) -> None:
     text, request = MESSAGES[language], from_browser(language)
     history = [Epoch(0, None, 1.0, 0.5, True, 0.1, 1.0), Epoch(1, 0.9, 1.1, 0.4, False, 0.1, 2.0)]
     shown = markup.render_progress(run, Status("queued", position=3), history, request)
@@ -66,7 +66,7 @@ def test_where_a_run_stands_is_said_in_the_words_of_its_visitor(language: str, r
     assert EVIL not in failed and "&lt;img" in failed
 
 
-def test_pictures_and_addresses_are_escaped_too(run: PageRun) -> None:
+def test_images_and_addresses_are_escaped_too(run: PageRun) -> None:
     shown = markup.render_images([(Image.new("RGBA", (4, 4)), EVIL)], from_browser(), "samples")
     assert EVIL not in shown and len(re.findall('<img src="data:image/jpeg;base64,', shown)) == 1
     assert shown.count("&lt;img") == 2 and MESSAGES["en"]["samples"] in shown
@@ -76,7 +76,7 @@ def test_pictures_and_addresses_are_escaped_too(run: PageRun) -> None:
     assert f'href="?run={run.id}"' in markup.render_run_link(run, from_browser())
 
 
-def test_the_facts_of_a_model_tell_a_crop_from_a_resize_of_both_sides() -> None:
+def test_the_facts_of_a_model_distinguish_a_crop_from_a_resize_of_both_sides() -> None:
     request = from_browser()
     cropped, squashed = (ResNetConfig.from_name("resnet18", num_classes=2, crop_mode=m) for m in ("center", "squash"))
     assert "224 × 224 pixels, 87.5% centre crop" in markup.render_model(cropped, None, request)
@@ -101,7 +101,7 @@ def test_all_labels_of_a_model_can_be_searched() -> None:
         (0, 0, "–"),
     ],
 )
-def test_a_share_says_how_much_so_few_images_can_tell(correct: int, total: int, words: str) -> None:
+def test_an_accuracy_of_few_images_has_its_uncertainty(correct: int, total: int, words: str) -> None:
     assert markup.format_share(correct, total, from_browser()) == words
 
 
@@ -109,7 +109,7 @@ def test_a_share_says_how_much_so_few_images_can_tell(correct: int, total: int, 
     ("error", "images", "key"),
     [(0.2, 32, "calibration_few"), (0.02, 200, "calibration_good"), (0.2, 200, "calibration_off")],
 )
-def test_calibration_is_said_in_words(error: float, images: int, key: str) -> None:
+def test_calibration_is_described_in_a_sentence(error: float, images: int, key: str) -> None:
     for language, texts in MESSAGES.items():
         evaluation = {"calibration_error": error, "num_images": images}
         shown = markup.describe_calibration(evaluation, from_browser(language))
@@ -125,7 +125,7 @@ def test_calibration_is_said_in_words(error: float, images: int, key: str) -> No
         ("", "terms_unknown"),
     ],
 )
-def test_the_licence_of_the_base_is_said_in_words(license: str, key: str, run: PageRun) -> None:
+def test_the_licence_of_the_base_is_described_in_a_sentence(license: str, key: str, run: PageRun) -> None:
     assert markup.render_terms(run, from_browser()) == ""  # from scratch
     run.update_facts(config={"base": "weights/tiny"})
     run.run_dir.model.mkdir(parents=True)

@@ -126,7 +126,7 @@ def test_a_repo_that_is_no_resnet_never_serves(hub: Hub, watched: DefaultModels)
     assert watched.get("predict") == "embedded" and watched.models.names() == ["embedded"]
 
 
-def test_offline_the_hub_is_never_asked(
+def test_offline_no_request_reaches_the_hub(
     hub: Hub, defaults: DefaultModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(hub, tmp_path / "shelf" / "embedded", BETTER, BASE)
@@ -159,7 +159,7 @@ def test_a_wrong_setting_stops_the_page_at_its_start(
         DefaultModels(Models(tmp_path), "embedded")
 
 
-def test_new_visitors_get_the_better_model_and_nobodys_choice_changes(hub: Hub, tmp_path: Path) -> None:
+def test_new_visitors_get_the_better_model_and_choices_stay(hub: Hub, tmp_path: Path) -> None:
     folder = save_base(tmp_path / "shelf" / "embedded")
     cache = {"HF_HUB_CACHE": str(tmp_path / "cache"), "RESNET_HUB_ASK_SECONDS": "0.2"}
     with serving(tmp_path, **cache) as address:

@@ -48,17 +48,17 @@ def test_an_error_is_a_sentence_to_the_visitor_and_a_line_without_them_in_the_lo
 
     async def calls() -> None:
         page = made()
-        with pytest.raises(gr.Error) as told:
+        with pytest.raises(gr.Error) as caught:
             await page.process_api(page.fns[0], ["diary-of-anna"])
-        assert told.value.message == MESSAGES["en"]["no_answer"] and not told.value.print_exception
+        assert caught.value.message == MESSAGES["en"]["no_answer"] and not caught.value.print_exception
         (line,) = caplog.messages
         assert line.startswith("broken: KeyError in test_page.py:") and "anna" not in line
-        with pytest.raises(gr.Error, match="Not this one") as told:
+        with pytest.raises(gr.Error, match="Not this one") as caught:
             await page.process_api(page.fns[1], ["anna"])
-        assert not told.value.print_exception and len(caplog.messages) == 1
-        with pytest.raises(gr.Error) as told:
+        assert not caught.value.print_exception and len(caplog.messages) == 1
+        with pytest.raises(gr.Error) as caught:
             await page.process_api(page.fns[4], ["anna"])
-        assert told.value.message == MESSAGES["en"]["no_memory"]
+        assert caught.value.message == MESSAGES["en"]["no_memory"]
 
     asyncio.run(calls())
 

@@ -104,7 +104,7 @@ show()
     assert json.loads(Path(run, "run", "evaluation.json").read_text())["num_images"] == 6
 
 
-def test_a_quota_that_ends_leaves_a_run_that_goes_on(devices: Devices, folder: Path) -> None:
+def test_a_run_whose_quota_ends_can_be_resumed(devices: Devices, folder: Path) -> None:
     devices.left = [35, 3]
     program = """
 list(start(config))
@@ -120,7 +120,7 @@ show()
     assert {call["token"] for call in devices.asked} == {"a.e30.b"}  # of the visitor, who pays with their time
 
 
-def test_a_tab_that_closes_and_a_stop_keep_what_was_reached(devices: Devices, folder: Path) -> None:
+def test_closing_the_tab_and_stop_keep_the_training_state(devices: Devices, folder: Path) -> None:
     program = """
 from resnet_hub.training import events
 from resnet_hub.demo.i18n import PageError

@@ -249,7 +249,7 @@ def test_a_label_that_names_two_classes_must_stand_in_the_same_place():
     assert evaluate(model, pictures(9, labels=("owl",))).classes[1].support == 9  # which is plain
 
 
-def test_worst_mistakes_are_the_surest_and_show_their_pictures(model, data):
+def test_worst_mistakes_are_the_surest_and_show_their_images(model, data):
     found = evaluate(model, data, worst=5)
     scores = Classifier(model).predict_scores(data.sources)
     sure, predicted = (values.numpy() for values in scores.max(1))
@@ -297,7 +297,7 @@ def test_a_folder_without_training_images_is_evaluated(model, folder):
     assert evaluate(model, folder, split="test").num_images == 21
 
 
-def test_unreadable_pictures_are_named_or_skipped(model, folder):
+def test_unreadable_images_are_named_or_skipped(model, folder):
     for path in sorted((folder / "test").rglob("*.png"))[:4]:
         path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(DataError, match=r"cannot be read: test/ant/0.png, test/ant/7.png, test/ant/14.png and 1 more"):
@@ -319,7 +319,7 @@ def test_names_of_files_send_no_codes_to_the_terminal(model, data):
         evaluate(network(("ant",)), ImageDataset(("ant",), [b"x"], np.zeros(1, np.int64), names[:1]))
 
 
-def test_what_cannot_be_evaluated_is_said(model, data):
+def test_evaluate_refuses_unusable_models_and_data(model, data):
     with pytest.raises(DataError, match="no images"):
         evaluate(model, data.subset(np.array([], np.int64)))
     unlabelled = data.targets.copy()
@@ -350,7 +350,7 @@ def test_the_model_is_left_as_it_was_and_scored_in_float32_and_evaluation_mode(d
     assert found.to_json() == evaluate(network().half().float(), data).to_json()
 
 
-def test_memory_stays_bounded_and_progress_is_told(model, data):
+def test_memory_stays_bounded_and_progress_is_reported(model, data):
     """No more pictures are read ahead than two batches hold."""
 
     class Watched(list):
@@ -396,7 +396,7 @@ def test_many_or_long_or_wide_labels_stay_a_table():
     assert "\n猫" + " " * 32 in few  # two columns wide
 
 
-def test_the_terminal_says_what_the_library_says(model, folder, tmp_path, capsys):
+def test_the_terminal_prints_the_metrics_of_the_library(model, folder, tmp_path, capsys):
     model.save_pretrained(tmp_path / "model")
     command = ["evaluate", str(tmp_path / "model"), "--data", str(folder)]
     assert cli.main(command) == 0

@@ -113,7 +113,7 @@ def test_distilled_weights_are_rarely_wrong_and_sure() -> None:
         (Reliability(threshold=1.0, subspace=NOTHING, most_distance=2.0), "not sure"),
     ],
 )
-def test_a_prediction_says_how_sure_it_is(reliability: Reliability, verdict: str) -> None:
+def test_a_prediction_has_a_verdict(reliability: Reliability, verdict: str) -> None:
     model = ResNet(CONFIG).eval()
     with torch.no_grad():
         model.fc.weight.mul_(1e-3)

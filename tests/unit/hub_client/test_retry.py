@@ -264,7 +264,9 @@ def test_who_waits_is_not_hurried_elsewhere(hub: Hub, folders: dict[str, Path]) 
     assert get_session().get(f"{hub.url}/api/models/user/tiny").status_code == 200
 
 
-def test_what_keeps_coming_may_take_long(hub: Hub, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_transfers_that_move_are_not_ended(
+    hub: Hub, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(hub, "user/tiny", folders["create"])
     monkeypatch.setattr("resnet_hub.hub_client.timeouts.MIN_PROGRESS", 1000)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # the client goes on after what it has written

@@ -193,7 +193,7 @@ def smooth(width, height):
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_a_large_picture_is_read_in_fewer_steps_and_looks_the_same(model, format):
+def test_a_large_image_is_decoded_at_a_reduced_size_and_looks_the_same(model, format):
     fast, exact = Classifier(model), Classifier(model, exact=True)
     file = io.BytesIO()
     smooth(1200, 900).save(file, format)
@@ -204,7 +204,7 @@ def test_a_large_picture_is_read_in_fewer_steps_and_looks_the_same(model, format
     assert fast(file)[0]["label"] == exact(file)[0]["label"]
 
 
-def test_a_picture_of_less_than_twice_the_size_is_read_to_the_bit(model):
+def test_an_image_of_less_than_twice_the_size_is_decoded_exactly(model):
     file = io.BytesIO()
     noise(0, 79, 90).save(file, "JPEG")
     assert torch.equal(Classifier(model).preprocess(file), Classifier(model).transform(load_image(file)))
@@ -223,7 +223,7 @@ def test_the_engine_comes_up_beside_the_first_answers(model):
     assert_answers([*answers, classify(noise(0))], [first] * 4)
 
 
-def test_precision_is_what_was_asked_for(model):
+def test_precision_is_the_requested_one(model):
     assert Classifier(model, precision="fp32").prepare_engine().precision == "fp32"
     with pytest.raises(ResNetHubError, match=r"^precision is 'int4'; choose one of auto, fp32, bf16, int8\.$"):
         Classifier(model, precision="int4")
@@ -234,7 +234,7 @@ def test_precision_is_what_was_asked_for(model):
 # Pictures that cannot be read
 
 
-def test_a_bad_picture_is_named(classify, folder):
+def test_an_unreadable_image_is_named(classify, folder):
     bad = folder / "bad.jpg"
     bad.write_text("no picture")
     for images in (bad, [folder / "b.png", bad], folder, iter([bad])):
@@ -255,7 +255,7 @@ def test_a_bad_picture_is_named(classify, folder):
             classify(source)
 
 
-def test_a_bad_picture_stands_in_its_place(classify):
+def test_an_unreadable_image_keeps_its_index(classify):
     pictures = [noise(0), b"no picture", noise(1), noise(2), b""]
     for images in (pictures, iter(pictures)):
         answers = list(classify(images, batch_size=2, errors="return"))
@@ -305,7 +305,7 @@ def test_grey_input():
     assert_answers([classify(noise(0))], [classify(noise(0).convert("L"))])
 
 
-def test_what_cannot_classify(model):
+def test_models_and_devices_that_cannot_classify_are_refused(model):
     with pytest.raises(ResNetHubError, match="has no head"):
         Classifier(ResNet(ResNetConfig(depths=(1,), width=8)))
     with pytest.raises(ResNetHubError, match="no device 'quantum'"):
@@ -372,9 +372,9 @@ def test_memory_that_is_full_is_one_sentence_in_code_and_on_the_page(error, mode
     classify = Classifier(model).prepare_engine()  # or the second batch would bring another engine up
     monkeypatch.setattr(classify._engine, "engine", Mock(side_effect=error))
     for images in (noise(0), [noise(0), noise(1)]):
-        with pytest.raises(MemoryFullError) as told:
+        with pytest.raises(MemoryFullError) as caught:
             classify(images)
-        assert str(told.value) == (
+        assert str(caught.value) == (
             "There is too little memory for a prediction of this model. Free some, or use a smaller model."
         )
     noise(0).save(tmp_path / "a.png")
@@ -434,7 +434,7 @@ def classify_inherited(name):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_forked_process_classifies_with_what_it_inherits(monkeypatch):
+def test_a_forked_process_classifies_with_an_inherited_classifier(monkeypatch):
     """The threads of PyTorch and of ONNX Runtime do not exist there: predictions waited for them for ever."""
     model = ResNet(ResNetConfig(depths=(1, 1), width=32, image_size=64, id2label={0: "cat", 1: "dog"})).eval()
     threads = torch.get_num_threads()

@@ -123,7 +123,7 @@ def test_int8_by_itself_where_it_is_faster(model, batch, monkeypatch, seconds, p
     assert_near(fast(batch), PyTorchEngine(model, exact=True)(batch), 0.1)
 
 
-def test_float32_stays_where_it_is_asked_for_or_int8_lost_too_much(model, batch, monkeypatch):
+def test_float32_stays_if_requested_or_if_int8_loses_too_much(model, batch, monkeypatch):
     monkeypatch.setattr(
         "resnet_hub.inference.engines._measure_seconds", lambda one, batch: {"fp32": 2, "int8": 1}[one.precision]
     )
@@ -191,7 +191,7 @@ def test_float32_stays_where_bf16_changes_labels_or_gains_nothing(model, monkeyp
     assert select_engine(undecided, "auto").precision == "fp32"
 
 
-def test_bf16_where_it_is_asked_for(model, batch):
+def test_bf16_if_requested(model, batch):
     forced = select_engine(model, "bf16")
     assert (forced.name, forced.precision) == ("PyTorch", "bf16")
     assert forced.model.conv1.weight.dtype == torch.bfloat16 and forced.model.fc.weight.dtype == torch.float32
@@ -246,7 +246,7 @@ def test_batches_that_wait_run_together_and_each_gets_its_own():
     assert sum(slow.batches) == sum(map(len, batches)) and len(slow.batches) < len(batches)
 
 
-def test_a_failure_reaches_whoever_was_in_the_run_and_the_next_run_works():
+def test_a_failure_reaches_its_batch_and_the_next_batch_works():
     run = BatchedEngine(Slow())
     with pytest.raises(ValueError, match="negative"):
         run(torch.full((1, 1, 1, 1), -1.0))

@@ -47,7 +47,7 @@ def test_equals_grad_cam_by_autograd(changes: dict[str, Any]) -> None:
         torch.testing.assert_close(heat, grad_cam(model, images, index))
 
 
-def test_without_evidence_the_map_is_cold_and_the_picture_as_it_was() -> None:
+def test_without_evidence_the_map_is_empty_and_the_image_unchanged() -> None:
     classify = Classifier(model_of(crop_pct=1.0))
     with torch.no_grad():
         classify.model.get_parameter("fc.weight")[1] = -1.0  # the features behind a ReLU are never negative
@@ -77,7 +77,7 @@ def test_colour_lies_where_the_map_is_hot() -> None:
     assert np.corrcoef(cells.ravel(), heat.ravel())[0, 1] > 0.9
 
 
-def test_shrinks_large_pictures_and_leaves_small_ones() -> None:
+def test_shrinks_large_images_and_leaves_small_ones() -> None:
     classify = Classifier(model_of())
     assert overlay_heat_map(classify, photo(2000, 1000), 0).size == (768, 384)
     assert overlay_heat_map(classify, photo(40, 24), 0, max_side=100).size == (40, 24)

@@ -149,7 +149,7 @@ def test_int8_goes_with_the_model_to_the_hub(hub, folder, data):
     assert there(path) == here(path)
 
 
-def test_int8_of_what_cannot_be_calibrated(folder, data, tmp_path):
+def test_int8_refuses_models_that_cannot_be_calibrated(folder, data, tmp_path):
     with pytest.raises(CheckpointError, match="There is no folder"):
         quantize(tmp_path / "nothing", data)
     for path in (data / "train").rglob("*.png"):

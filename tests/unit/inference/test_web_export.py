@@ -200,7 +200,7 @@ def test_the_command(folder: Path, runtime: Path, tmp_path: Path, capsys: pytest
         (["export", "absent", "--runtime", "x"], "add --web"),
     ],
 )
-def test_the_command_without_what_it_needs(
+def test_the_command_names_missing_packages_and_arguments(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2

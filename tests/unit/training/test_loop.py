@@ -691,7 +691,7 @@ def test_a_run_inside_its_dataset_is_left_out_and_resumes(config: TrainConfig, c
         assert (first.labels, first.epoch) == (["blue", "green", "red"], 0)
 
 
-def test_of_a_large_dataset_a_sample_is_checked_and_what_cannot_be_read_later_is_replaced(
+def test_a_sample_of_a_large_dataset_is_checked_and_unreadable_images_are_replaced_later(
     config: TrainConfig, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = shutil.copytree(colours, tmp_path / "data")

@@ -58,7 +58,7 @@ def test_a_lesion_shows_both_scores_and_leaves_the_model_as_it_was(inside: Insid
     assert [entry["score"] for entry in classifier(EXAMPLES[0])] == pytest.approx(before, abs=1e-6)
 
 
-def test_a_model_that_is_too_slow_or_missing_says_so(inside: InsideTab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_or_missing_model_gets_a_sentence(inside: InsideTab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tab_module, "MAX_WORK", 1e3)
     too_slow = MESSAGES["en"]["inside_too_slow"]
     answers = list(inside.show_block(None, "tiny", from_browser(), chosen("layer1.0")))

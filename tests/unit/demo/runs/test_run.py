@@ -23,7 +23,7 @@ from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.model import ResNet
 
 
-def test_files_by_class_are_kept_as_a_data_set(runs: RunStore, tmp_path: Path) -> None:
+def test_files_by_class_are_kept_as_a_dataset(runs: RunStore, tmp_path: Path) -> None:
     files: dict[str, list[str | Path]] = {"a/b <i>": [], "../../evil": []}
     for channel, label in enumerate(files):
         for number in range(3):
@@ -63,14 +63,14 @@ def test_photos_by_class_are_trained_on_as_their_report_says(
     assert len(split.train) + len(split.validation) == 21
 
 
-def test_a_data_set_leaves_as_it_came(runs: RunStore, data: Path) -> None:
+def test_a_dataset_is_downloaded_as_it_was_uploaded(runs: RunStore, data: Path) -> None:
     exported = made(runs, data).export_dataset()
     assert exported.name == "colours-data.zip"
     there, back = load_dataset(data)["train"], load_dataset(exported)["train"]
     assert back.labels == there.labels and [back.read(i) for i in range(36)] == [there.read(i) for i in range(36)]
 
 
-def test_a_data_set_leaves_without_what_cannot_be_read(runs: RunStore, data: Path, tmp_path: Path) -> None:
+def test_a_downloaded_dataset_lacks_unreadable_files(runs: RunStore, data: Path, tmp_path: Path) -> None:
     path = write_zip(tmp_path / "colours.zip")
     with zipfile.ZipFile(path, "a") as out:
         out.writestr("red/broken.png", b"no picture")
@@ -97,7 +97,7 @@ def test_a_model_leaves_as_onnx(runs: RunStore, data: Path) -> None:
     assert path.name == "colours.onnx" and np.abs(logits - expected).max() < 1e-4
 
 
-def test_what_a_visitor_names_of_a_data_set_is_read_wherever_it_is_read(
+def test_the_chosen_subset_and_columns_reach_every_reader(
     runs: RunStore, scheduler: Scheduler, tables: Repo, base: Path, tmp_path: Path
 ) -> None:
     commit = tables.refs["main"]

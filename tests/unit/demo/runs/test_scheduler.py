@@ -50,7 +50,7 @@ def test_a_run_from_a_zip_to_a_model(runs: RunStore, scheduler: Scheduler, data:
     assert (again.folder / "colours.zip").read_bytes() == data.read_bytes()
 
 
-def test_a_data_set_that_grew_on_the_hub_is_not_downloaded(
+def test_a_dataset_that_grew_on_the_hub_is_not_downloaded(
     runs: RunStore, scheduler: Scheduler, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.repos["datasets/user/colours"] = Repo()
@@ -98,7 +98,7 @@ def test_a_fair_queue_of_one_run_a_visitor(runs: RunStore, scheduler: Scheduler,
     assert runs.find(first.id) is None and not first.folder.exists()
 
 
-def test_a_run_is_led_by_one_and_may_be_taken_over(runs: RunStore, scheduler: Scheduler, data: Path) -> None:
+def test_a_run_has_one_controlling_tab_and_can_be_taken_over(runs: RunStore, scheduler: Scheduler, data: Path) -> None:
     run, other = made(runs, data), made(runs, data)
     with scheduler.supervise(run, {"ann"}) as first:
         assert scheduler.get_status(run).state == "running"
@@ -112,7 +112,7 @@ def test_a_run_is_led_by_one_and_may_be_taken_over(runs: RunStore, scheduler: Sc
         pass
 
 
-def test_a_run_that_cannot_be_started_holds_up_nobody(
+def test_a_run_that_cannot_be_started_does_not_block_the_queue(
     scheduler: Scheduler, data: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -128,7 +128,7 @@ def test_a_run_that_cannot_be_started_holds_up_nobody(
     wait(lambda: scheduler.get_status(first).state == "finished")
 
 
-def test_long_runs_take_turns(data: Path, base: Path, tmp_path: Path) -> None:
+def test_a_long_run_goes_back_to_the_queue(data: Path, base: Path, tmp_path: Path) -> None:
     scheduler = Scheduler(RunStore(tmp_path / "runs"), time_slice=0.5)
     long = started(scheduler, data, base, "ann")
     wait(at_work(scheduler, long))
@@ -138,7 +138,7 @@ def test_long_runs_take_turns(data: Path, base: Path, tmp_path: Path) -> None:
     scheduler.close()
 
 
-def test_an_address_has_half_of_the_places(
+def test_an_address_has_half_of_the_queue(
     runs: RunStore, scheduler: Scheduler, data: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "MAX_KEPT", 8)
@@ -163,7 +163,7 @@ def test_an_address_has_half_of_the_places(
     assert runs.create("1.2.3.4")
 
 
-def test_a_run_trains_for_so_many_minutes_and_is_measured_then(data: Path, base: Path, tmp_path: Path) -> None:
+def test_a_run_at_its_time_limit_is_evaluated(data: Path, base: Path, tmp_path: Path) -> None:
     scheduler = Scheduler(RunStore(tmp_path / "runs"), training_limit=1)
     run = started(scheduler, data, base, "ann")
     wait(lambda: scheduler.get_status(run).state in ("finished", "failed"))
@@ -174,7 +174,7 @@ def test_a_run_trains_for_so_many_minutes_and_is_measured_then(data: Path, base:
     scheduler.close()
 
 
-def test_a_run_that_will_not_end_is_ended(data: Path, base: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_run_that_does_not_stop_is_killed(data: Path, base: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(scheduler_module, "_EVALUATION_TIMEOUT", 0.0)
     scheduler = Scheduler(RunStore(tmp_path / "runs"))
     run = started(scheduler, data, base, "ann")
@@ -185,7 +185,7 @@ def test_a_run_that_will_not_end_is_ended(data: Path, base: Path, tmp_path: Path
     scheduler.close()
 
 
-def test_a_stopped_run_can_end_where_it_is_and_go_on_all_the_same(scheduler: Scheduler, data: Path, base: Path) -> None:
+def test_a_stopped_run_can_be_finished_or_resumed(scheduler: Scheduler, data: Path, base: Path) -> None:
     run = started(scheduler, data, base, "ann")
     wait(at_work(scheduler, run))
     scheduler.stop(run)
@@ -224,7 +224,7 @@ def test_runs_are_deleted_after_a_day(tmp_path: Path) -> None:
     scheduler.close()
 
 
-def test_who_still_writes_brings_no_deleted_run_back(tmp_path: Path) -> None:
+def test_a_late_write_does_not_restore_a_deleted_run(tmp_path: Path) -> None:
     # A call on ZeroGPU is a process of its own, which saves until it is told that nobody listens any more.
     program = """
 from pathlib import Path

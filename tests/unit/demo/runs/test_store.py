@@ -14,7 +14,7 @@ from resnet_hub.errors import TrainingError
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "/", "../x", "a" * 31, "a" * 33, "a" * 31 + "/", "a" * 32 + "\n", None, 7]
 )
-def test_what_is_no_id_finds_nothing(runs: RunStore, scheduler: Scheduler, name: object) -> None:
+def test_an_invalid_id_finds_nothing(runs: RunStore, scheduler: Scheduler, name: object) -> None:
     (runs.root / "run.txt").touch()
     assert runs.find(name) is None and scheduler.find_model(name) is None
 
@@ -35,7 +35,7 @@ def test_a_folder_that_others_write_to_is_refused(tmp_path: Path) -> None:
             RunStore(tmp_path / name)
 
 
-def test_what_is_served_of_a_run_goes_with_it(data: Path, tmp_path: Path) -> None:
+def test_served_files_of_a_run_are_deleted_with_it(data: Path, tmp_path: Path) -> None:
     runs = RunStore(tmp_path / "runs", ServedFiles(tmp_path / "served"))
     scheduler = Scheduler(runs)
     one, two = made(runs, data), made(runs, data)

@@ -59,7 +59,7 @@ def fill(tab: Any, run_id: str, **job: str) -> dict[Any, Any]:
     return values | {tab.state.run: run_id, tab.state.browser: None}
 
 
-def test_what_is_refused_leaves_no_run_behind(tab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_settings_leave_no_run_directory(tab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def kept() -> int:
         return len(list(tab.runs.root.iterdir()))
 
@@ -87,7 +87,7 @@ def test_what_is_refused_leaves_no_run_behind(tab: Any, folder: Path, monkeypatc
     tab.scheduler.delete(run)
 
 
-def test_names_of_a_data_set_on_the_hub_reach_its_run(tab: Any, tables: Repo) -> None:
+def test_names_of_a_hub_dataset_reach_its_run(tab: Any, tables: Repo) -> None:
     refused = tab.data.check_hub("", "user/tables", from_browser(), "", "", "photo", "kind")
     assert "has subsets. Choose one of two, three" in refused[tab.data.report]
     checked = tab.data.check_hub("", "user/tables", from_browser(), *NAMED.values())
@@ -103,7 +103,7 @@ def test_names_of_a_data_set_on_the_hub_reach_its_run(tab: Any, tables: Repo) ->
     tab.scheduler.delete(run)
 
 
-def test_what_does_not_fit_into_memory_is_told_with_what_the_page_has(tab: Any) -> None:
+def test_a_model_too_large_for_memory_is_refused_with_the_sizes(tab: Any) -> None:
     run = tab.runs.create()
     run.log_event(Failed(error_reason(MemoryError(), TrainConfig(data="", run="run"))))
     for language in ("en", "zh"):
@@ -117,26 +117,26 @@ def test_what_does_not_fit_into_memory_is_told_with_what_the_page_has(tab: Any) 
 def test_a_run_without_a_model_has_no_web_page(tab: Any) -> None:
     run = tab.runs.create()
     for run_id, key in ((run.id, "no_model"), ("absent", "no_run")):
-        with pytest.raises(gr.Error) as told:
+        with pytest.raises(gr.Error) as caught:
             (tab.result.export_web_page if key == "no_run" else tab.result.export_onnx)(run_id, from_browser())
-        assert told.value.message == MESSAGES["en"][key]
+        assert caught.value.message == MESSAGES["en"][key]
     tab.scheduler.delete(run)
 
 
-def test_a_toast_shows_what_was_written(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_toast_escapes_the_error(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     evil = "<img src=x> & co"  # Gradio shows what it is told as markup
     monkeypatch.setattr(tab.runs, "find", Mock(side_effect=DataError(evil)))
-    with pytest.raises(gr.Error) as told:
+    with pytest.raises(gr.Error) as caught:
         tab.data.export("x", from_browser())
-    assert told.value.message == "&lt;img src=x&gt; &amp; co"
+    assert caught.value.message == "&lt;img src=x&gt; &amp; co"
 
 
-def test_a_job_asks_for_the_sign_in_in_its_own_words(tab: Any) -> None:
+def test_a_job_asks_the_visitor_to_sign_in(tab: Any) -> None:
     told = tab.begin_job(fill(tab, "x", repo="user/name", flavor="t4-small", limit="2h"), from_browser(), None)
     assert MESSAGES["en"]["sign_in_job"] in told[tab.state.notice]
 
 
-def test_a_job_whose_time_is_up_is_a_success_that_says_so(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_ran_out_of_time_is_a_success_with_a_note(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tab.runs.create("")
     job = jobs.Job("job0", "ann", "https://huggingface.co/jobs/ann/job0", "ann/x-input/end-1")
     run.update_facts(data="hf://datasets/ann/x", job=job._asdict(), config=vars(TrainConfig(data="x", run="run")))
@@ -190,7 +190,7 @@ def test_a_job_that_this_page_does_not_follow_names_who_can(tab: Any) -> None:
     tab.scheduler.delete(run)
 
 
-def test_a_plan_says_what_is_chosen_and_how_long_it_takes(tab: Any, folder: Path) -> None:
+def test_a_plan_shows_the_chosen_settings_and_the_time(tab: Any, folder: Path) -> None:
     checked = tab.data.check_zip("", str(folder / "colours.zip"), from_browser())
     run = tab.runs.find(checked[tab.state.run])
     values = fill(tab, run.id)

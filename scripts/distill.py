@@ -51,7 +51,7 @@ HELD_OUT = 3000  # images that nothing is learned from
 TEMPERATURE = 3.0  # of the second half of the loss
 CHUNK = 64  # images that the teacher sees at a time
 SURE_TEACHER = 0.7  # score from which on its first choice is taken for the true class
-HIGH, MOST_WRONG = 0.6, 0.0025  # share of the photos that may have a wrong label above that score
+HIGH, MOST_WRONG = 0.6, 0.003  # share of the photos that may have a wrong label above that score
 
 
 # -- images ------------------------------------------------------------------------------------------------------------
@@ -673,7 +673,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save-every", type=float, default=300.0, help="seconds")
     parser.add_argument("--measure-every", type=int, default=1000, help="steps")
-    parser.add_argument("--precision", type=float, default=0.78, help="share of right labels among those called sure")
+    parser.add_argument("--precision", type=float, default=0.75, help="share of right labels among those called sure")
     parser.add_argument("--folder", type=Path, help="checkpoint folder to write")
     args = parser.parse_args()
     if args.command == "images":

@@ -102,7 +102,7 @@ class Part(NamedTuple):
     of: int = 1
 
 
-Place = tuple[int, int]  # of an image: its file and its row in it
+Location = tuple[int, int]  # of an image: its file and its row in it
 
 
 @dataclass
@@ -115,7 +115,7 @@ class ImageStream:
         count: The number of training images, if it is known.
         files: Opens each file of the training images.
         sample: Images of each split, in memory.
-        places: Where the training images of `sample` are.
+        locations: Where the training images of `sample` are.
     """
 
     title: str
@@ -123,10 +123,10 @@ class ImageStream:
     count: int | None
     files: Sequence[Callable[[], ShardFile]]
     sample: Splits
-    places: list[Place]
+    locations: list[Location]
     encode: Callable[[Any, str], int | None]
 
-    def read(self, parts: Sequence[Part], skipped: Collection[Place] = (), state: Any = None) -> "Reader":
+    def read(self, parts: Sequence[Part], skipped: Collection[Location] = (), state: Any = None) -> "Reader":
         """Read `parts` one after the other, without the images at `skipped`, from the `state` of an earlier reader."""
         return Reader(self, parts, frozenset(skipped), state)
 
@@ -145,7 +145,7 @@ class ImageStream:
 class Reader:
     """Iterates over the images of parts of a stream; `state` is its position, which JSON can hold."""
 
-    def __init__(self, stream: ImageStream, parts: Sequence[Part], skipped: frozenset[Place], state: Any):
+    def __init__(self, stream: ImageStream, parts: Sequence[Part], skipped: frozenset[Location], state: Any):
         self._stream, self._parts, self._skipped = stream, parts, skipped
         self._number: int
         self._row: int
@@ -172,10 +172,10 @@ class Reader:
                 if self._inner is not None:
                     self._file.load_state_dict(self._inner)
                 for content, label in self._file:
-                    place, name = (part.file, self._row), f"{TRAIN}[{part.file}:{self._row}]"
+                    location, name = (part.file, self._row), f"{TRAIN}[{part.file}:{self._row}]"
                     self._row += 1
                     target = stream.encode(label, name)
-                    if place[1] % part.of == part.remainder and place not in self._skipped and target is not None:
+                    if location[1] % part.of == part.remainder and location not in self._skipped and target is not None:
                         yield StreamedImage(content, target, name)
             except ResNetHubError:
                 raise
@@ -277,8 +277,8 @@ def _explain_form(title: str) -> str:
 def _open_tars(title: str, paths: Mapping[str, Sequence[Path]]) -> ImageStream:
     labels, count = set[str](), 0
     for path in paths[TRAIN]:
-        found = _Tar(path).labels
-        labels, count = labels | set(found.values()), count + len(found)
+        tar_labels = _Tar(path).labels
+        labels, count = labels | set(tar_labels.values()), count + len(tar_labels)
     files = {split: [partial(_Tar, path) for path in group] for split, group in paths.items()}
     return _create_stream(title, _sort_labels(labels, "cls"), count, files, "cls", has_indices=False)
 
@@ -350,22 +350,22 @@ def _create_stream(
             )
         return None if label is None else index_of[label]
 
-    sample, places = {}, list[Place]()
+    sample, locations = {}, list[Location]()
     for split, group in rows.items():
         names = [f"{split}[{file}:{row}]" for (file, row), *_ in group]
         targets = [encode(value, name) for (*_, value), name in zip(group, names, strict=True)]
         kept = [index for index, target in enumerate(targets) if target is not None]
         if split == TRAIN:
-            places = [group[index][0] for index in kept]
+            locations = [group[index][0] for index in kept]
         contents, of_kept = [group[index][1] for index in kept], np.array([targets[i] for i in kept], np.int64)
         if kept:
             sample[split] = ImageDataset(labels, contents, of_kept, [names[index] for index in kept])
     if TRAIN not in sample:
         raise DataError(f"{title} has no training images with labels. Choose another split or dataset.")
-    return ImageStream(title, labels, count, files[TRAIN], Splits(sample), places, encode)
+    return ImageStream(title, labels, count, files[TRAIN], Splits(sample), locations, encode)
 
 
-def _read_sample(files: Sequence[Callable[[], ShardFile]]) -> list[tuple[Place, bytes, Any]]:
+def _read_sample(files: Sequence[Callable[[], ShardFile]]) -> list[tuple[Location, bytes, Any]]:
     """Read the first rows of files all over a split."""
     chosen = np.unique(np.linspace(0, len(files) - 1, min(len(files), _SAMPLED_FILES)).astype(np.int64)).tolist()
     rows = []

@@ -19,7 +19,7 @@ import torch
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import ImageDataset
-from resnet_hub.datasets.stream import ImageStream, Part, Place, Reader, StreamedImage
+from resnet_hub.datasets.stream import ImageStream, Location, Part, Reader, StreamedImage
 from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.training import schedule
 from resnet_hub.training.config import ResolvedTrainConfig
@@ -46,10 +46,10 @@ def count_epoch_images(config: ResolvedTrainConfig, stream: ImageStream, skipped
     return stream.count - skipped
 
 
-def find_skipped(stream: ImageStream, record: SplitRecord) -> list[Place]:
+def find_skipped(stream: ImageStream, record: SplitRecord) -> list[Location]:
     """Return the images of the sample that are held out or unreadable, and so not trained on."""
     trained = set(record.train)
-    return [place for index, place in enumerate(stream.places) if index not in trained]
+    return [location for index, location in enumerate(stream.locations) if index not in trained]
 
 
 @dataclass
@@ -69,7 +69,7 @@ class StreamSampler:
 
     config: ResolvedTrainConfig
     stream: ImageStream
-    skipped: Collection[Place]
+    skipped: Collection[Location]
     log: Path
     crop_size: int
     process: int = 0

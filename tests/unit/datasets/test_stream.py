@@ -33,7 +33,7 @@ def test_a_stream_has_the_images_of_its_files_in_order(write: Any, tmp_path: Pat
     assert [stream.labels[image.target] for image in images] == [LABELS[n % 3] for n in range(FILES * ROWS)]
     assert images[ROWS].name == "train[1:0]"
     assert len(stream.sample["train"]) == FILES * ROWS  # of so few, the sample has all
-    assert [image.content for image in read_all(stream, skipped=stream.places[2:])] == [
+    assert [image.content for image in read_all(stream, skipped=stream.locations[2:])] == [
         encode_image(0, 0),
         encode_image(1, 1),
     ]
@@ -58,7 +58,7 @@ def test_the_sample_is_bounded_and_from_all_over_the_files(tmp_path: Path, monke
     folder = write_parquet(tmp_path / "data", 5, 9)
     write_parquet(folder, 1, 30, split="validation", first=100)
     stream = open_stream(folder)
-    assert stream.places == [(file, row) for file in (0, 2, 4) for row in range(4)]
+    assert stream.locations == [(file, row) for file in (0, 2, 4) for row in range(4)]
     assert stream.sample["train"].read(4) == encode_image(18 % 3, 18)
     assert stream.sample["train"].names[4] == "train[2:0]" and len(stream.sample["validation"]) == 12
     assert stream.describe().endswith(

@@ -158,8 +158,17 @@ def test_a_slow_upload_by_plain_http_is_finished(hub: Hub, monkeypatch: pytest.M
     assert sum(request.startswith("PUT /lfs/") for request in hub.requests) == 1
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell starts programs in the background with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("fault", ["silence instead of a token", "a silent store", "silence at the end"])
 @pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_a_transfer_at_once(way: str, fault: str, hub: Hub, content: bytes, monkeypatch: Any) -> None:
     monkeypatch.setattr(timeouts, "XET_SILENCE", 30.0)
     monkeypatch.setattr(timeouts, "SILENCE", 30.0)
@@ -180,6 +189,7 @@ def test_ctrl_c_ends_a_transfer_at_once(way: str, fault: str, hub: Hub, content:
     assert time.monotonic() - interrupted_at[0] < 2
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_process(hub: Hub, tmp_path: Path) -> None:
     reached = threading.Event()
     hub.fail("xet-write-token", seconds=60, first=None)

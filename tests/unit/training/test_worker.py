@@ -16,7 +16,8 @@ def run_worker(folder: Path, *arguments: str, **config: object) -> list[Event | 
     fields = json.dumps({"data": "colours.zip", "run": "run", "base": "tiny", "recipe": "head"} | config)
     command = [sys.executable, "-m", "resnet_hub.training.worker", fields, *arguments]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RESNET_HUB_CACHE": str(folder / "cache")}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return [event_from_json(line) for line in done.stdout.splitlines()]
 
 

@@ -83,7 +83,7 @@ def _find_similar(fingerprints: Sequence[Fingerprint], indices: list[int]) -> It
     if len(indices) < 2:
         return
     hashes = np.array([fingerprints[index].hash for index in indices], np.uint64)
-    thumbnails = np.stack([fingerprints[index].thumbnail for index in indices]).astype(np.int16)
+    thumbnails = np.stack([fingerprints[index].thumbnail for index in indices])
     for shift in range(0, 64, 16):
         band = (hashes >> np.uint64(shift)) & np.uint64(0xFFFF)
         order = np.lexsort((hashes, band))
@@ -95,5 +95,6 @@ def _find_similar(fingerprints: Sequence[Fingerprint], indices: list[int]) -> It
             is_candidate &= np.bitwise_count(hashes[one] ^ hashes[other]) <= _HASH_BITS
             pairs = np.stack([one[is_candidate], other[is_candidate]], 1)
             for chunk in np.split(pairs, range(_CHUNK, len(pairs), _CHUNK)):
-                difference = np.abs(thumbnails[chunk[:, 0]] - thumbnails[chunk[:, 1]]).mean((1, 2, 3))
+                pixels, others = (thumbnails[chunk[:, side]].astype(np.int16) for side in (0, 1))
+                difference = np.abs(pixels - others).mean((1, 2, 3))
                 yield from ((indices[a], indices[b]) for a, b in chunk[difference <= _MEAN_DIFFERENCE])

@@ -66,7 +66,8 @@ def split_indices(
 
 _LATER = "unreadable later"  # the kind of a finding of the training
 _MAX_DIGESTED = 2000  # images of a split whose contents are compared when a run resumes
-MAX_CHECKED = 50_000  # images that are checked before a training, and that are held out
+MAX_CHECKED = 50_000  # images that are all checked before a training, and that are held out at most
+_SAMPLE = 20_000  # images that are checked of a larger dataset
 
 
 class RunImages(NamedTuple):
@@ -210,13 +211,13 @@ def _report_progress(checking: Generator[tuple[int, int], None, T]) -> Generator
 
 
 def _select_sample(splits: Splits) -> Splits:
-    """Returns the splits, or random `MAX_CHECKED` images of them if they have more."""
+    """Returns the splits, or random images of them if they have more than `MAX_CHECKED`."""
     total = sum(_count_images(splits).values())
     if total <= MAX_CHECKED:
         return splits
     generator, sample = np.random.default_rng(0), {}
     for name, images in splits.items():
-        count = max(1, len(images) * MAX_CHECKED // total)
+        count = max(1, len(images) * min(_SAMPLE, MAX_CHECKED) // total)
         sample[name] = images.subset(np.sort(generator.choice(len(images), count, replace=False)))
     return Splits(sample, skipped=splits.skipped, merged=splits.merged)
 

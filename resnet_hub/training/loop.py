@@ -383,7 +383,8 @@ class Trainer:
                 yield events.Stopped(position.epoch, position.step, is_at_limit=True)
                 return True
             if is_stopping:
-                was_asked = self._mean_over_processes(float(self.run.stop.exists())) > 0  # all processes decide alike
+                # All processes decide alike.
+                was_asked = _average(float(self.run.stop.exists()), self.accelerator) > 0
                 self.time_is_up = not (was_asked or self.is_in_phases)
                 yield (events.TimeUp if self.time_is_up else events.Stopped)(position.epoch, position.step)
                 return not self.time_is_up
@@ -407,7 +408,7 @@ class Trainer:
         """Evaluates the epoch, saves the model if it is the best so far, and adds a line to the history."""
         start, config, position = time.monotonic(), self.config, self.position
         is_partial = position.step < self.steps  # only the head is fitted, or the time is up
-        train_loss = self._mean_over_processes(position.loss_sum / position.step) if position.step else None
+        train_loss = _average(position.loss_sum / position.step, self.accelerator) if position.step else None
         if not is_partial:
             position.epoch += 1
         loss, accuracy, is_best = None, None, False
@@ -488,8 +489,10 @@ class Trainer:
             self.position.hardware, self.position.loss_sum = describe_hardware(), float(self.loss_sum)
             self.state.save(self.run.state)
 
-    def _mean_over_processes(self, value: float) -> float:
-        return float(self.accelerator.reduce(torch.tensor(value, device=self.device), "mean"))
+
+def _average(value: float, accelerator: Any) -> float:
+    """Returns the mean of a value over the processes of a run."""
+    return float(accelerator.reduce(torch.tensor(value, device=accelerator.device), "mean"))
 
 
 def _choose_base(is_main: bool) -> DefaultModel:

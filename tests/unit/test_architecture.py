@@ -70,3 +70,17 @@ def test_no_module_is_in_a_circle() -> None:
         for name in free:
             del waiting[name]
     assert waiting == {}
+
+
+def test_no_module_class_or_function_is_too_long() -> None:
+    most = {ast.Module: 600, ast.ClassDef: 350, ast.FunctionDef: 80, ast.AsyncFunctionDef: 80}
+    too_long = []
+    for name, path in MODULES.items():
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if type(node) not in most:
+                continue
+            lines = len(text.splitlines()) if isinstance(node, ast.Module) else node.end_lineno - node.lineno + 1
+            if lines > most[type(node)]:
+                too_long.append(f"{name} {getattr(node, 'name', '')} has {lines} lines")
+    assert too_long == []

@@ -65,6 +65,7 @@ def memory_is_full(error: BaseException) -> bool:
     texts = (
         *("can't allocate memory", "Cannot allocate memory", "Failed to allocate memory", "bad_alloc", "new thread"),
         "failed to map segment",  # of a library that is imported
+        "NULL without setting an exception",  # of the interpreter
     )
     is_memory_error = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return is_memory_error or any(text in str(error) for text in texts)

@@ -1,12 +1,18 @@
-"""The accuracy of a visitor's model without some blocks, on photos that it was not trained on."""
+"""The accuracy of a model without some blocks, on labelled images that it was not trained on.
+
+A visitor's own model has those that its training held out; a model with the labels of CIFAR-10 has test images from the
+Hub, where the Hub can be reached.
+"""
 
 import os
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import gradio as gr
 
@@ -17,22 +23,26 @@ from resnet_hub.errors import ResNetHubError
 
 if TYPE_CHECKING:
     from resnet_hub.analysis.labelled_images import LabelledImages
+    from resnet_hub.datasets.dataset import ImageDataset
     from resnet_hub.demo.runs.run import PageRun
     from resnet_hub.model import ResNet
 
+CIFAR10 = "uoft-cs/cifar10"  # on the Hub
 MAX_IMAGES = 256
 MAX_WORK = 40e9  # multiply-adds of one network over all images: some seconds of one thread
 _FEWEST = 5  # images; of fewer an accuracy says nothing
-_KEPT = 100  # accuracies
+_RETRY_SECONDS = 600.0  # before the Hub is asked again
 _NICENESS = 10
 
 
 class AccuracyMeter:
-    """Measures in one thread of low priority, so that predictions do not wait. It keeps no photos."""
+    """Measures in one thread of low priority, so that predictions do not wait. It keeps no visitor's photos."""
 
     def __init__(self, models: Models):
         self.models = models
-        self._whole: dict[tuple[str, int], float] = {}  # accuracies of whole models, by run id and time of saving
+        self._whole: WeakKeyDictionary[ResNet, float] = WeakKeyDictionary()  # accuracies with all blocks
+        self._cifar10: ImageDataset | None = None
+        self._retry_at = 0.0  # on the monotonic clock
 
     def render(self, name: str, off: list[str], request: gr.Request) -> str:
         """Render the accuracy of the model with and without its blocks `off`, or why there is none.
@@ -40,30 +50,43 @@ class AccuracyMeter:
         Raises:
             ResNetHubError: The model or its dataset cannot be read.
         """
-        scheduler = self.models.scheduler
-        run = scheduler.runs.find(name) if scheduler else None
-        if run is None:
-            return markup.render_text(translate(request, "inside_no_labelled"))
-        return self._pool.submit(self._render, run, name, off, request).result()
+        return self._pool.submit(self._render, name, off, request).result()
 
-    def _render(self, run: "PageRun", name: str, off: list[str], request: gr.Request) -> str:
+    def _render(self, name: str, off: list[str], request: gr.Request) -> str:
         from resnet_hub.analysis.labelled_images import compute_accuracy
         from resnet_hub.analysis.lesions import remove_blocks
 
         model: ResNet = self.models.get(name).model
-        labelled = load_held_out(run, model)
+        scheduler = self.models.scheduler
+        run = scheduler.runs.find(name) if scheduler else None
+        labelled = load_held_out(run, model) if run else self._load_test_images(model)
         if labelled is None:
-            return markup.render_text(translate(request, "inside_few_labelled"))
-        saved = (run.run_dir.model / "config.json").stat().st_mtime_ns  # a resumed run saves another model
-        if (name, saved) not in self._whole:
-            if len(self._whole) >= _KEPT:
-                self._whole.clear()
-            self._whole[name, saved] = compute_accuracy(model, labelled)
-        whole = self._whole[name, saved]
+            return markup.render_text(translate(request, "inside_few_labelled" if run else "inside_no_labelled"))
+        if model not in self._whole:
+            self._whole[model] = compute_accuracy(model, labelled)
+        whole = self._whole[model]
         without = compute_accuracy(remove_blocks(model, off), labelled) if off else whole
         values = {"images": len(labelled.targets), "whole": f"{whole:.0%}", "without": f"{without:.0%}"}
-        key = "inside_accuracy_without" if off else "inside_accuracy_whole"
+        key = f"inside_{'accuracy' if run else 'cifar10'}_{'without' if off else 'whole'}"
         return markup.render_text(translate(request, key, **values), "status")
+
+    def _load_test_images(self, model: "ResNet") -> "LabelledImages | None":
+        """Test images of CIFAR-10 for a model with its labels; None for other models and where the Hub has none."""
+        from resnet_hub.analysis.labelled_images import load_labelled_images
+        from resnet_hub.convert.config_json import read_label_set
+        from resnet_hub.datasets.stream import open_stream
+
+        if set(model.config.labels) != set(read_label_set("cifar10")):
+            return None
+        if self._cifar10 is None and time.monotonic() >= self._retry_at:
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            with suppress(ResNetHubError):  # offline, for example
+                sample = next(iter(open_stream(CIFAR10, split="test").sample.values()))
+                self._cifar10 = sample.subset(range(min(MAX_IMAGES, len(sample))))
+        count = _count_images(model)
+        if self._cifar10 is None or count < _FEWEST:
+            return None
+        return load_labelled_images(model.config, self._cifar10, count=count)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -78,13 +101,17 @@ def load_held_out(run: "PageRun", model: "ResNet") -> "LabelledImages | None":
     """The photos that a run's model is evaluated on, as many as can be computed; None if they are gone or few."""
     from resnet_hub.analysis.labelled_images import load_labelled_images
 
-    count = min(MAX_IMAGES, int(MAX_WORK / model.config.multiply_adds))
     images = None
     with suppress(ResNetHubError, OSError, ValueError):  # such as a dataset that was deleted from the Hub
         images = run.load_evaluation_images()
+    count = _count_images(model)
     if images is None or min(count, len(images)) < _FEWEST:
         return None
     return load_labelled_images(model.config, images, count=count)
+
+
+def _count_images(model: "ResNet") -> int:
+    return min(MAX_IMAGES, int(MAX_WORK / model.config.multiply_adds))
 
 
 def _lower_priority() -> None:

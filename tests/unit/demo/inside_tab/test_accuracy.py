@@ -1,15 +1,19 @@
-"""The accuracy of a visitor's own model without blocks, on photos that it was not trained on."""
+"""The accuracy of a model without blocks, on images that it was not trained on."""
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers.data import save_base, write_zip
+from datasets import ClassLabel, Dataset, Features, Image
+from helpers.data import encode_image, save_base, write_zip
+from helpers.hub_server import Hub, Repo
 from helpers.page import from_browser, made
 
-from resnet_hub import TrainConfig, train
+from resnet_hub import ResNet, ResNetConfig, TrainConfig, train
+from resnet_hub.convert.config_json import read_label_set
 from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.demo.inside_tab import accuracy
 from resnet_hub.demo.inside_tab.tab import InsideTab
@@ -42,3 +46,32 @@ def test_photos_that_were_held_out_measure_it(tmp_path: Path, monkeypatch: pytes
     scheduler.delete(run)
     assert 'role="alert"' in inside.measure_accuracy(run.id, from_browser(), choose())
     scheduler.close()
+
+
+def test_models_of_cifar10_are_measured_on_images_of_the_hub(
+    tables: Repo, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = read_label_set("cifar10")
+    model = ResNet(ResNetConfig(depths=(3, 3, 3), width=4, stem="3x3", image_size=32, id2label=dict(enumerate(labels))))
+    model.save_pretrained(tmp_path / "shelf" / "cifar")
+    inside = InsideTab(Models(tmp_path / "shelf"))
+    missing = MESSAGES["en"]["inside_no_labelled"]
+    assert missing in inside.measure_accuracy("cifar", from_browser(), choose())
+    features = Features({"img": Image(), "label": ClassLabel(names=labels)})
+    rows = {"img": [{"bytes": encode_image(n % 3, n)} for n in range(30)], "label": [n % 10 for n in range(30)]}
+    repo = hub.repos[f"datasets/{accuracy.CIFAR10}"] = Repo()
+    splits = [{"split": split, "path": f"{split}-*"} for split in ("train", "test")]
+    configs = [{"config_name": "plain_text", "data_files": splits, "default": True}]
+    files = {"README.md": f"---\n{json.dumps({'configs': configs})}\n---\n".encode()}
+    for split in ("train", "test"):
+        Dataset.from_dict(rows, features).to_parquet(tmp_path / f"{split}.parquet")
+        files[f"{split}-00000-of-00001.parquet"] = (tmp_path / f"{split}.parquet").read_bytes()
+    repo.commit("main", files, "CIFAR-10")
+    assert missing in inside.measure_accuracy("cifar", from_browser(), choose())  # the Hub is not asked again at once
+    monkeypatch.setattr(inside.meter, "_retry_at", 0.0)
+    hub.requests.clear()
+    whole = inside.measure_accuracy("cifar", from_browser(), choose())
+    assert "Of 30 test images of CIFAR-10" in whole
+    asked = len(hub.requests)
+    without = inside.measure_accuracy("cifar", from_browser(), choose("layer2.1"))
+    assert re.search(r"recognises \d+% with all blocks and \d+% without", without) and len(hub.requests) == asked

@@ -67,7 +67,7 @@ class AccuracyMeter:
         whole = self._whole[model]
         without = compute_accuracy(remove_blocks(model, off), labelled) if off else whole
         values = {"images": len(labelled.targets), "whole": f"{whole:.0%}", "without": f"{without:.0%}"}
-        key = f"inside_{'accuracy' if run else 'cifar10'}_{'without' if off else 'whole'}"
+        key = f"{'inside_accuracy' if run else 'inside_cifar10'}_{'without' if off else 'whole'}"
         return markup.render_text(translate(request, key, **values), "status")
 
     def _load_test_images(self, model: "ResNet") -> "LabelledImages | None":

@@ -304,6 +304,7 @@ def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, 
     assert root.exists()
     ann.get_by_role("button", name="Delete this run").click()
     ann.locator("#delete-run-yes").click()
+    expect(ann.locator("#train-alert")).to_contain_text("The run was deleted")
     expect(ann.locator("#own-classes")).to_be_visible()
     assert not root.exists()
 

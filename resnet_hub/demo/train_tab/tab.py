@@ -152,7 +152,8 @@ class TrainTab:
                     jobs.cancel(job, token=visitor.token(request, signed_in))
             self.models.forget(run_id)
             self.scheduler.delete(run)
-        return self.start_over(stored, request)
+        deleted = markup.render_text(translate(request, "run_deleted"), "status")
+        return self.start_over(stored, request) | {self.state.alert: deleted}
 
     def start_over(self, stored: Any, request: gr.Request) -> Updates:
         """Show the page without a run. The link of the previous run still works."""

@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +45,7 @@ class Point(NamedTuple):
     images: int  # trained on so far
 
 
-def classic(name: str, base: str | None, data: str, split: dict[str, Any]) -> Iterator[tuple[float, int]]:
+def classic(name: str, base: str | None, data: str, split: Any) -> Iterator[tuple[float, int]]:
     """Accuracy after each epoch, and the number of images trained on until then."""
     import torch
     from safetensors.torch import load_file
@@ -56,8 +56,8 @@ def classic(name: str, base: str | None, data: str, split: dict[str, Any]) -> It
     normalize = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     crop = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
     centre = [transforms.Resize(size * 256 // 224), transforms.CenterCrop(size)]
-    learn = ImagesOnDisk(data, split["train"], transforms.Compose([*crop, transforms.ToTensor(), normalize]))
-    held_out = ImagesOnDisk(data, split["validation"], transforms.Compose([*centre, transforms.ToTensor(), normalize]))
+    learn = ImagesOnDisk(data, split.train, transforms.Compose([*crop, transforms.ToTensor(), normalize]))
+    held_out = ImagesOnDisk(data, split.validation, transforms.Compose([*centre, transforms.ToTensor(), normalize]))
     workers = min(os.cpu_count() or 1, 8)
     batches = DataLoader(learn, CLASSIC["batch"], shuffle=True, num_workers=workers)
     checks = DataLoader(held_out, CLASSIC["batch"], num_workers=workers)
@@ -68,7 +68,7 @@ def classic(name: str, base: str | None, data: str, split: dict[str, Any]) -> It
         body = {key: value for key, value in load_file(Path(base, "model.safetensors")).items() if key[:3] != "fc."}
         missing, unexpected = model.load_state_dict(body, strict=False)
         assert sorted(missing) == ["fc.bias", "fc.weight"] and not unexpected, (missing, unexpected)
-    model.fc = torch.nn.Linear(model.fc.in_features, len(split["labels"]))
+    model.fc = torch.nn.Linear(model.fc.in_features, len(split.labels))
     optimizer = torch.optim.Adam(model.parameters(), CLASSIC["rate"])
     for epoch in range(1, CLASSIC["epochs"] + 1):
         model.train()
@@ -85,7 +85,7 @@ def classic(name: str, base: str | None, data: str, split: dict[str, Any]) -> It
 class ImagesOnDisk:
     """As torchvision's `ImageFolder`, it decodes an image each time that it is read."""
 
-    def __init__(self, data: str, indices: list[int], transform: Any):
+    def __init__(self, data: str, indices: Sequence[int], transform: Any):
         from resnet_hub.datasets.dataset import TRAIN
         from resnet_hub.datasets.load import load_dataset
 
@@ -130,7 +130,9 @@ def row(arguments: argparse.Namespace) -> None:
     """One row's process: a JSON line whenever an accuracy is known."""
     what, folder = ROWS[arguments.row], Path(arguments.folder)
     if "classic" in what:
-        split = json.loads((folder / "split.json").read_text())
+        from resnet_hub.training.run_dir import RunDir
+
+        split = RunDir(folder).read_split()
         base = arguments.base if what.get("base") else None
         points = classic(what["classic"], base, arguments.data, split)
     else:

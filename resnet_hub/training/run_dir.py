@@ -5,9 +5,12 @@ It holds everything of the run: a process that can open it can watch, stop, resu
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.remote import HUB_PREFIX
@@ -36,11 +39,14 @@ _FIELD_OF_OLD_KEY = {
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRecord:
-    """The content of `split.json`: which images a run trains, validates and evaluates on."""
+    """The content of `split.json`: which images a run trains, validates and evaluates on.
+
+    The images to train on, which may be a million, are stored as those of the split that are left out.
+    """
 
     images: dict[str, int]  # number in each split of the dataset
     labels: list[str]
-    train: list[int]  # indices in the split "train"
+    excluded: list[int]  # indices in the split "train" that are not trained on
     validation: list[int]  # indices in `validation_split`
     validation_split: str
     validation_name: str
@@ -49,7 +55,19 @@ class SplitRecord:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "SplitRecord":
-        return cls(**{_FIELD_OF_OLD_KEY.get(key, key): value for key, value in content.items()})
+        fields = {_FIELD_OF_OLD_KEY.get(key, key): value for key, value in content.items()}
+        if "train" in fields:  # older runs
+            fields["excluded"] = _complement(fields.pop("train"), fields["images"]["train"]).tolist()
+        return cls(**fields)
+
+    @property
+    def train(self) -> np.ndarray:
+        """The indices in the split "train" to train on, int64 (N,)."""
+        return _complement(self.excluded, self.images["train"])
+
+
+def _complement(indices: Sequence[int], length: int) -> np.ndarray:
+    return np.delete(np.arange(length), np.asarray(indices, np.int64))
 
 
 class RunDir:

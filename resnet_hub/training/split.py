@@ -272,7 +272,7 @@ def _choose_images(splits: Splits, report: DatasetReport, config: TrainConfig) -
     return SplitRecord(
         images=_count_images(splits),
         labels=list(splits[TRAIN].labels),
-        train=train.tolist(),
+        excluded=np.delete(np.arange(len(splits[TRAIN])), train).tolist(),
         validation=validation.tolist(),
         validation_split=split or TRAIN,
         validation_name=name,

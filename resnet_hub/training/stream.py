@@ -48,8 +48,7 @@ def count_epoch_images(config: ResolvedTrainConfig, stream: ImageStream, skipped
 
 def find_skipped(stream: ImageStream, record: SplitRecord) -> list[Location]:
     """Return the images of the sample that are held out or unreadable, and so not trained on."""
-    trained = set(record.train)
-    return [location for index, location in enumerate(stream.locations) if index not in trained]
+    return [stream.locations[index] for index in record.excluded]
 
 
 @dataclass

@@ -43,7 +43,7 @@ class TabState:
         self.result = gr.State("")  # how the run ended, and after how many evaluations; empty before its end
         self.driven = gr.State("")  # id of the run that this page drives on ZeroGPU
         self.followed = gr.State("")  # id of the run whose job this page follows
-        self.alert = gr.HTML(elem_id="train-alert")  # above everything: why a link shows no run, or that one was deleted
+        self.alert = gr.HTML(elem_id="train-alert")  # above all: why a link shows no run, or that one was deleted
         self.timer = gr.Timer(1.0, active=False)
 
     def show_step(self, step: int) -> Updates:

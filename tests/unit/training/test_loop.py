@@ -710,7 +710,7 @@ def test_a_sample_of_a_large_dataset_is_checked_and_unreadable_images_are_replac
     assert f"sample cannot be read and are left out: {images.name(without_header)}." in str(checked_first.findings)
     split = run.read_split()
     assert len(split.validation) == 30
-    assert sorted(split.train + split.validation) == [index for index in range(72) if index != without_header]
+    assert sorted([*split.train, *split.validation]) == [index for index in range(72) if index != without_header]
     *_, checked_last, finished = train(config)
     assert isinstance(finished, Finished) and isinstance(checked_last, Checked)
     assert (finished.unreadable, checked_last.unreadable) == (2, 2)

@@ -163,7 +163,7 @@ def test_the_split_file_of_version_0_1_is_read(tmp_path: Path) -> None:
     content |= {"train": [0, 1, 2], "held_out": [3], "test": None}
     (tmp_path / "split.json").write_text(json.dumps(content))
     record = RunDir(tmp_path).read_split()
-    assert (record.images, record.train, record.validation) == ({"train": 4}, [0, 1, 2], [3])
+    assert (record.images, record.train.tolist(), record.validation) == ({"train": 4}, [0, 1, 2], [3])
     assert (record.validation_split, record.validation_name) == ("train", "25% held out")
     RunDir(tmp_path).write_split(record)
     assert RunDir(tmp_path).read_split() == record

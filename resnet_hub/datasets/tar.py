@@ -90,6 +90,10 @@ class TarArchive(Listing):
             is_regular = member.isreg() and not member.issparse()
             members.append((member.name, _Member(member.offset_data, member.size), member.isdir(), is_regular))
             tar.members = []  # type: ignore[attr-defined]  # tarfile keeps all
+        self._file.seek(tar.offset)
+        end = self._file.read(tarfile.BLOCKSIZE)
+        if end.strip(b"\0") or len(end) % tarfile.BLOCKSIZE:  # tarfile ends at a damaged header without a word
+            raise tarfile.ReadError
         names = decode_surrogates([name for name, *_ in members])
         for name, (_, entry, is_folder, is_regular) in zip(names, members, strict=True):
             self.add_member(name, entry, is_folder=is_folder, is_regular=is_regular)

@@ -95,11 +95,19 @@ class Splits(dict[str, ImageDataset]):
     Attributes:
         skipped: The names of files and folders that were left out, by reason.
         merged: The folders of each class that was merged from several, by label.
+        sample_of: If the splits are a sample, the number of training images and files that it stands for.
         commit: The commit of a dataset on the Hub.
     """
 
-    def __init__(self, splits: Mapping[str, ImageDataset], skipped: Names | None = None, merged: Names | None = None):
+    def __init__(
+        self,
+        splits: Mapping[str, ImageDataset],
+        skipped: Names | None = None,
+        merged: Names | None = None,
+        sample_of: str = "",
+    ):
         super().__init__(splits)
+        self.sample_of = sample_of
         self.skipped, self.merged = dict(skipped or {}), dict(merged or {})
         self.commit: str | None = None
 

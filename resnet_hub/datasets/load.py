@@ -13,7 +13,7 @@ from resnet_hub.datasets.dataset import SPLITS, TRAIN, ImageDataset, LazySequenc
 from resnet_hub.datasets.labels import ASSETS, natural_key
 from resnet_hub.datasets.layout import OWN_OUTPUT, Files, Sample, decide_layout, sort_files
 from resnet_hub.datasets.listing import FolderListing, Listing
-from resnet_hub.datasets.remote import HUB_PREFIX, load_parquet_or_hub
+from resnet_hub.datasets.remote import HUB_PREFIX, load_parquet_or_hub, parse_repo_id
 from resnet_hub.datasets.split_names import are_all_splits, find_split
 from resnet_hub.datasets.tables import count_image_rows, explain_no_labels
 from resnet_hub.datasets.tar import TarArchive, is_tar
@@ -81,7 +81,7 @@ def load_dataset(
             splits, takes_columns = loaded
             supported = {*columns} if takes_columns else set()
     else:
-        repo_id = _parse_repo_id(str(source))
+        repo_id = parse_repo_id(str(source))
         hub: dict[str, Any] = {"revision": revision, "token": token, "max_bytes": max_bytes}
         load_images = partial(_load_snapshot, title=repo_id, columns=columns)
         splits = load_parquet_or_hub(repo_id, **selection, load_images=load_images, **hub)
@@ -97,20 +97,11 @@ def load_dataset(
     return splits
 
 
-def _parse_repo_id(source: str) -> str:
-    """Return the id of a dataset on the Hub. Raises `DataError` if `datasets` would take it for a folder or format."""
-    name = source.removeprefix(HUB_PREFIX)
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        problem = f"There is no folder or file {source!r}, and it is not the id of a dataset on the Hub (user/name)."
-        raise DataError(f"{problem} Check the path or id.")
-    if Path(name).exists():
-        raise DataError(f"{name!r} is both a folder here and a dataset on the Hub. Start from another folder.")
-    return name
-
-
 def open_listing(path: Path) -> Listing:
     """List the files of a folder, ZIP or tar; in a folder of tars, with no images but previews, those in the tars."""
     if not path.is_dir():
+        if path.suffix.lower() == ".parquet":
+            raise DataError(f"{path.name} is a file. Give the folder that it is in.")
         if path.suffix.lower() in _UNREAD_ARCHIVES:
             raise DataError(f"{path.name} is an archive that is not read. Pack it again as ZIP, tar or tar.gz.")
         return TarArchive(path) if is_tar(path) else Archive(path)

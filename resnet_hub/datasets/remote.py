@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import SPLIT_NAMES, SPLITS, TRAIN, Splits
@@ -32,6 +32,7 @@ _CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # the files t
 _MAX_CARD = 2**20  # bytes
 _TABLES = {".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".tgz"}
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
+_READ_ROWS = 100  # of a parquet file at a time
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OUTSIDE = re.compile(r"^[/\\~]|:|(^|[/\\])\.\.([/\\]|$)")  # an absolute path, a URL, a drive, the parent folder
 _MISSING_CHOICES = {  # patterns of errors of `datasets`, whose second group lists the choices -> our text
@@ -40,6 +41,17 @@ _MISSING_CHOICES = {  # patterns of errors of `datasets`, whose second group lis
     r'Unknown split "(.*)". Should be one of (.*)': "has no split {!r}",
     r"Bad split: (.*). Available splits: (.*)": "has no split {!r} that can be read as a stream",
 }
+
+
+def parse_repo_id(source: str) -> str:
+    """Return the id of a dataset on the Hub. Raises `DataError` if `datasets` would take it for a folder or format."""
+    name = source.removeprefix(HUB_PREFIX)
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        problem = f"There is no folder or file {source!r}, and it is not the id of a dataset on the Hub (user/name)."
+        raise DataError(f"{problem} Check the path or id.")
+    if Path(name).exists():
+        raise DataError(f"{name!r} is both a folder here and a dataset on the Hub. Start from another folder.")
+    return name
 
 
 def load_parquet_or_hub(
@@ -69,12 +81,19 @@ def load_parquet_or_hub(
             splits.commit = commit
             return splits
         root = source if isinstance(source, Path) else _find_repo_cache(source)
+        limit_batches(builder)
         builder.download_and_prepare()
         loaded = builder.as_dataset(split=split)
         by_name = loaded if isinstance(loaded, datasets.DatasetDict) else {TRAIN: loaded}
         splits = load_tables(name_splits(by_name, str(source)), image_column, label_column, root.resolve())
         splits.commit = commit
         return splits
+
+
+def limit_batches(builder: Any) -> None:
+    """Let the builder of parquet files read few rows at a time; by default as many as the first group has, also 0."""
+    if getattr(builder.config, "batch_size", 0) is None:
+        builder.config.batch_size = _READ_ROWS
 
 
 def open_builder(
@@ -325,12 +344,14 @@ def wrap_errors(source: str, revision: str | None) -> Iterator[None]:
                 module.enable_progress_bars()
 
 
-def explain_error(source: str, revision: str | None, error: Exception) -> str:
-    """Return the message for an error of `datasets` or the Hub: subject, cause, what to do."""
+def explain_error(source: str, revision: str | None, error: Exception, file: str = "") -> str:
+    """Return the message for an error of `datasets` or the Hub, in one file if it is known: subject, cause, advice."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError | errors.DisabledRepoError):
         return error_message(error, source, revision, writing=False, kind="dataset")
+    if error.__cause__ and str(error) == "An error occurred while generating the dataset":
+        error = cast(Exception, error.__cause__)
     reason = str(error).strip().split("\n")[0] or type(error).__name__
     if isinstance(error, ValueError):
         for pattern, problem in _MISSING_CHOICES.items():
@@ -348,4 +369,5 @@ def explain_error(source: str, revision: str | None, error: Exception) -> str:
         return error_message(error, f"The dataset {source!r}", None, writing=False)
     if isinstance(error, ConnectionError | TimeoutError):
         return f"The dataset {source!r} cannot be fetched. Check the connection, or use a folder or ZIP."
-    return f"Cannot read the dataset {source!r}: {one_line(reason)}. Check its files."
+    where = f"{file} of the dataset {source!r}" if file else f"the dataset {source!r}"
+    return f"Cannot read {where}: {one_line(reason).rstrip('.')}. Check {'it' if file else 'its files'}."

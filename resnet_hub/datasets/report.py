@@ -38,6 +38,7 @@ _LOST = {  # reasons for which a class may be lost -> what to do
 }
 SAMPLE = "sample"  # the kind of the finding that describes the sample of which a report is
 _NOT_OF_A_SAMPLE = {"one class", "single", "few", "missing", "imbalance"}
+_ABOUT_A_SAMPLE = {"sorted", SAMPLE}  # of a report that is read again
 _SHOWN = 5  # names in a message
 _SHOWN_LOST = 20  # of images that are left out
 
@@ -191,7 +192,7 @@ class DatasetReport:
 
     def describe_as_sample(self, description: str) -> "DatasetReport":
         """Replace the findings that hold for a sample only by its description, and by one about its classes."""
-        findings = [finding for finding in self.findings if finding.kind not in _NOT_OF_A_SAMPLE]
+        findings = [finding for finding in self.findings if finding.kind not in _NOT_OF_A_SAMPLE | _ABOUT_A_SAMPLE]
         found, labels = sum(count > 0 for count in self.count_training_images().values()), len(self.labels)
         if found == 1:
             message = (

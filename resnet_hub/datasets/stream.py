@@ -19,7 +19,16 @@ from resnet_hub.datasets.dataset import TRAIN, ImageDataset, Splits
 from resnet_hub.datasets.labels import encode_label, natural_key
 from resnet_hub.datasets.layout import sort_files
 from resnet_hub.datasets.listing import FolderListing
-from resnet_hub.datasets.remote import HUB_PREFIX, explain_error, group_by_split, name_splits, open_builder, wrap_errors
+from resnet_hub.datasets.remote import (
+    HUB_PREFIX,
+    explain_error,
+    group_by_split,
+    limit_batches,
+    name_splits,
+    open_builder,
+    parse_repo_id,
+    wrap_errors,
+)
 from resnet_hub.datasets.split_names import are_all_splits
 from resnet_hub.datasets.tables import MAX_LABELS, choose_columns, explain_no_label_column
 from resnet_hub.datasets.tar import TarArchive, is_tar, read_label_files
@@ -30,11 +39,12 @@ MAX_SAMPLED = 5_000  # images of a split
 _SAMPLE_BYTES = 2**28  # encoded images of a split, which stay in memory
 _SAMPLED_FILES = 16
 _SCANS = 8  # files whose labels are read at a time
-_NO_INDEX = -1  # the label of a row that has none, in a column of class indices
 
 
 class ShardFile(Protocol):
     """A file of a stream: yields the encoded image and the label of each row, from a state on that it once had."""
+
+    name: str
 
     def __iter__(self) -> Iterator[tuple[bytes, Any]]: ...
 
@@ -46,8 +56,8 @@ class ShardFile(Protocol):
 class _Table:
     """A file that `datasets` streams. Only images inside the file are read; its rows could name any other file."""
 
-    def __init__(self, table: Any, image_column: str, label_column: str):
-        self._table, self._columns = table, (image_column, label_column)
+    def __init__(self, name: str, table: Any, image_column: str, label_column: str):
+        self.name, self._table, self._columns = name, table, (image_column, label_column)
         self.state_dict, self.load_state_dict = table.state_dict, table.load_state_dict
 
     def __iter__(self) -> Iterator[tuple[bytes, Any]]:
@@ -58,26 +68,22 @@ class _Table:
 
 
 class _Tar:
-    """A tar of images, each with a label file beside it. The state is a number of images."""
+    """A tar of images, with label files beside them. The state is a number of images."""
 
     def __init__(self, path: Path):
-        self._archive, self._done = TarArchive(path), 0
+        self.name, self._archive, self._done = path.name, TarArchive(path), 0
         files = sort_files(self._archive)
+        images = set(files.images)
+        self.images = [name for name in self._archive.files if name in images]  # in the order of the file
         self.labels = read_label_files(self._archive, files.images, files.skipped["not an image"])
-        if not self.labels:
-            raise DataError(
-                f"{path.name} has no files with labels (1.cls or 1.json beside 1.jpg), as the tars of a stream need. "
-                "Leave out stream, or write WebDataset tars."
-            )
 
     def __iter__(self) -> Iterator[tuple[bytes, Any]]:
-        names = [name for name in self._archive.files if name in self.labels]  # in the order of the file
-        while self._done < len(names):
-            name, content = names[self._done], b""
+        while self._done < len(self.images):
+            name, content = self.images[self._done], b""
             self._done += 1
             with suppress(ImageError):
                 content = self._archive.read(name)
-            yield content, self.labels[name]
+            yield content, self.labels.get(name)
 
     def state_dict(self) -> int:
         return self._done
@@ -167,21 +173,26 @@ class Reader:
         stream = self._stream
         while self._number < len(self._parts):
             part = self._parts[self._number]
-            try:
-                self._file = stream.files[part.file]()
-                if self._inner is not None:
-                    self._file.load_state_dict(self._inner)
-                for content, label in self._file:
-                    location, name = (part.file, self._row), f"{TRAIN}[{part.file}:{self._row}]"
-                    self._row += 1
-                    target = stream.encode(label, name)
-                    if location[1] % part.of == part.remainder and location not in self._skipped and target is not None:
-                        yield StreamedImage(content, target, name)
-            except ResNetHubError:
-                raise
-            except Exception as error:  # `datasets` raises nearly any exception
-                raise DataError(explain_error(stream.title, None, error)) from None
+            self._file = stream.files[part.file]()
+            if self._inner is not None:
+                self._file.load_state_dict(self._inner)
+            for content, label in _read_rows(stream.title, self._file):
+                location, name = (part.file, self._row), f"{TRAIN}[{part.file}:{self._row}]"
+                self._row += 1
+                target = stream.encode(label, name)
+                if location[1] % part.of == part.remainder and location not in self._skipped and target is not None:
+                    yield StreamedImage(content, target, name)
             self._number, self._row, self._inner, self._file = self._number + 1, 0, None, None
+
+
+def _read_rows(title: str, file: ShardFile) -> Iterator[tuple[bytes, Any]]:
+    """Yield the rows of a file; raise `DataError` with its name if it cannot be read."""
+    try:
+        yield from file
+    except ResNetHubError:
+        raise
+    except Exception as error:  # `datasets` raises nearly any exception
+        raise DataError(explain_error(title, None, error, file.name)) from None
 
 
 def open_stream(
@@ -207,12 +218,14 @@ def open_stream(
     if path and path.exists():
         tables, tars = _list_shards(path)
         if tars:
-            if named := [name for name in (subset, split, image_column, label_column) if name]:
-                raise DataError(f"{path.name} holds tars, which have no {named[0]!r}. Leave it out.")
+            selection = {"subset": subset, "split": split, "image_column": image_column, "label_column": label_column}
+            for argument, value in selection.items():
+                if value is not None:
+                    raise DataError(f"{path.name} has no {argument} {value!r}: it holds tars. Leave it out.")
             return _open_tars(path.resolve().name, name_splits(group_by_split(path, tars), path.name))
     else:
         tables = []
-    origin = path if path and path.exists() else str(source).removeprefix(HUB_PREFIX)
+    origin = path if path and path.exists() else parse_repo_id(str(source))
     title = path.resolve().name if isinstance(origin, Path) and path else str(origin)
     with wrap_errors(title, revision), request_timeout():
         import datasets
@@ -221,11 +234,12 @@ def open_stream(
         builder, commit = open_builder(origin, subset, tables, takes_images=not split, **hub)
         if isinstance(builder, Path):
             raise DataError(_explain_form(title))
+        limit_batches(builder)
         loaded = builder.as_streaming_dataset(split=split)
         by_name = loaded if isinstance(loaded, dict) else {split: loaded}
         by_split = name_splits(by_name, title)
         names = {id(table): str(name) for name, table in by_name.items()}  # as the builder has them
-        train_name = names[id(by_split[TRAIN])]
+        names_of = {name: names[id(table)] for name, table in by_split.items()}  # of the builder's splits
         features = by_split[TRAIN].features or by_split[TRAIN]._resolve_features().features
         image_column, label_column = choose_columns(features, image_column, label_column)
         feature, columns = features[label_column], [image_column, label_column]
@@ -233,20 +247,23 @@ def open_stream(
         by_split = {
             name: table.select_columns(columns).cast_column(image_column, as_bytes) for name, table in by_split.items()
         }
-        files = {name: _split_table(table, image_column, label_column) for name, table in by_split.items()}
-        info = (builder.info.splits or {}).get(train_name)
+        paths = {name: [*(builder.config.data_files or {}).get(of, ())] for name, of in names_of.items()}
+        files = {name: _split_table(table, paths[name], *columns) for name, table in by_split.items()}
+        info = (builder.info.splits or {}).get(names_of[TRAIN])
         count = (info.num_examples if info else None) or None
         has_indices = isinstance(feature, datasets.ClassLabel)
         if not has_indices and not isinstance(feature, datasets.Value):
             raise DataError(explain_no_label_column(label_column))
         labels = tuple(feature.names) if has_indices else None
-        if (labels is None or count is None) and hasattr(builder.config, "columns"):  # parquet: only labels are read
-            counts = _count_labels(builder.config.data_files[train_name], label_column, token)
+        if hasattr(builder.config, "columns"):  # parquet: the labels can be read alone
             if labels is None:
-                label_of = {value: encode_label(label_column, value) for value in counts}
-                counts = Counter({value: number for value, number in counts.items() if label_of[value] is not None})
+                counts = {name: _count_labels(title, group, label_column, token) for name, group in paths.items()}
+                label_of = {value: encode_label(label_column, value) for group in counts.values() for value in group}
                 labels = _sort_labels({label for label in label_of.values() if label is not None}, label_column)
-            count = counts.total() - (counts[_NO_INDEX] + counts[None] if has_indices else 0)
+                count = sum(number for value, number in counts[TRAIN].items() if label_of[value] is not None)
+            elif count is None:
+                of_train = _count_labels(title, paths[TRAIN], label_column, token)
+                count = sum(number for value, number in of_train.items() if value in range(len(labels)))
         stream = _create_stream(title, labels, count, files, label_column, has_indices=has_indices)
         stream.sample.commit = commit
         return stream
@@ -255,51 +272,71 @@ def open_stream(
 def _list_shards(path: Path) -> tuple[list[Path], list[Path]]:
     """Return the parquet files and the tars of a folder, in natural order; one of them is empty."""
     if not path.is_dir():
+        if path.suffix.lower() == ".parquet":
+            raise DataError(f"{path.name} is a file. Give the folder that it is in.")
         if not is_tar(path):
             raise DataError(_explain_form(path.name))
         return [], [path]
     listing = FolderListing(path)
     files = sort_files(listing)
     tars = [listing.files[name] for name in files.archives if is_tar(listing.files[name])]
-    tables = [] if tars else [listing.files[name] for name in files.tables]
+    tables, title = [listing.files[name] for name in files.tables], path.resolve().name
     if not tars and not tables:
-        raise DataError(_explain_form(path.resolve().name))
+        raise DataError(_explain_form(title))
+    if tars and tables:
+        raise DataError(f"{title} holds tars, such as {tars[0].name}, and parquet files. Keep one kind.")
     return tables, tars
 
 
 def _explain_form(title: str) -> str:
     return (
-        f"{title} cannot be read as a stream: it holds neither parquet files nor WebDataset tars. Leave out stream, or "
-        "write such files."
+        f"{title} cannot be read as a stream: it holds neither parquet files of images nor WebDataset tars. Leave out "
+        "stream, or write such files."
     )
 
 
 def _open_tars(title: str, paths: Mapping[str, Sequence[Path]]) -> ImageStream:
     labels, count = set[str](), 0
-    for path in paths[TRAIN]:
-        tar_labels = _Tar(path).labels
-        labels, count = labels | set(tar_labels.values()), count + len(tar_labels)
+    for split, group in paths.items():
+        for path in group:
+            tar = _Tar(path)
+            if split == TRAIN and tar.images and not tar.labels:
+                raise DataError(
+                    f"{tar.name} has no files with labels (1.cls or 1.json beside 1.jpg), as the tars of a stream "
+                    "need. Leave out stream, or write WebDataset tars."
+                )
+            labels, count = labels | set(tar.labels.values()), count + len(tar.labels) * (split == TRAIN)
     files = {split: [partial(_Tar, path) for path in group] for split, group in paths.items()}
     return _create_stream(title, _sort_labels(labels, "cls"), count, files, "cls", has_indices=False)
 
 
-def _split_table(table: Any, image_column: str, label_column: str) -> list[Callable[[], ShardFile]]:
+def _split_table(table: Any, paths: Sequence[str], *columns: str) -> list[Callable[[], ShardFile]]:
+    count = table.num_shards
+    names = [_get_name(path) for path in paths] if len(paths) == count else [f"file {n}" for n in range(count)]
+
     def open_file(number: int) -> ShardFile:
-        return _Table(table.shard(table.num_shards, number), image_column, label_column)
+        return _Table(names[number], table.shard(count, number), *columns)
 
-    return [partial(open_file, number) for number in range(table.num_shards)]
+    return [partial(open_file, number) for number in range(count)]
 
 
-def _count_labels(files: Sequence[str], column: str, token: str | bool | None) -> Counter[Any]:
+def _get_name(file: str) -> str:
+    return str(file).replace("\\", "/").rpartition("/")[2]
+
+
+def _count_labels(title: str, files: Sequence[str], column: str, token: str | bool | None) -> Counter[Any]:
     """Count the values of a column of parquet files; of files on the Hub, only its bytes are fetched."""
     import fsspec  # type: ignore[import-untyped]
     import pyarrow.parquet as pq
 
     def count(file: str) -> Counter[Any]:
         options = {"token": token} if "://" in file else {}
-        with fsspec.open(file, "rb", **options) as content:
-            counts = pq.read_table(content, columns=[column])[column].value_counts()
-            return Counter({row["values"]: row["counts"] for row in counts.to_pylist()})
+        try:
+            with fsspec.open(file, "rb", **options) as content:
+                counts = pq.read_table(content, columns=[column])[column].value_counts()
+        except Exception as error:
+            raise DataError(explain_error(title, None, error, _get_name(file))) from None
+        return Counter({row["values"]: row["counts"] for row in counts.to_pylist()})
 
     with ThreadPoolExecutor(_SCANS) as pool:
         return sum(pool.map(count, map(str, files)), Counter())
@@ -333,7 +370,7 @@ def _create_stream(
         column: The column of the labels.
         has_indices: Whether that column holds indices in `labels`.
     """
-    rows = {split: _read_sample(group) for split, group in files.items()}
+    rows = {split: _read_sample(title, group) for split, group in files.items()}
     if labels is None:
         values = [encode_label(column, value) for group in rows.values() for *_, value in group]
         labels = _sort_labels({value for value in values if value is not None}, column)
@@ -341,7 +378,7 @@ def _create_stream(
 
     def encode(value: Any, name: str) -> int | None:
         if has_indices:
-            return None if value is None or value < 0 else int(value)
+            return int(value) if value in range(len(index_of)) else None
         label = encode_label(column, value)
         if label is not None and label not in index_of:
             raise DataError(
@@ -350,11 +387,12 @@ def _create_stream(
             )
         return None if label is None else index_of[label]
 
-    sample, locations = {}, list[Location]()
+    sample, locations, unlabelled = {}, list[Location](), list[str]()
     for split, group in rows.items():
         names = [f"{split}[{file}:{row}]" for (file, row), *_ in group]
         targets = [encode(value, name) for (*_, value), name in zip(group, names, strict=True)]
         kept = [index for index, target in enumerate(targets) if target is not None]
+        unlabelled += [name for name, target in zip(names, targets, strict=True) if target is None]
         if split == TRAIN:
             locations = [group[index][0] for index in kept]
         contents, of_kept = [group[index][1] for index in kept], np.array([targets[i] for i in kept], np.int64)
@@ -362,16 +400,18 @@ def _create_stream(
             sample[split] = ImageDataset(labels, contents, of_kept, [names[index] for index in kept])
     if TRAIN not in sample:
         raise DataError(f"{title} has no training images with labels. Choose another split or dataset.")
-    return ImageStream(title, labels, count, files[TRAIN], Splits(sample), locations, encode)
+    skipped = {"image without a label": unlabelled} if unlabelled else None
+    splits = Splits(sample, skipped, sample_of=f"{count} images in {len(files[TRAIN])} files")
+    return ImageStream(title, labels, count, files[TRAIN], splits, locations, encode)
 
 
-def _read_sample(files: Sequence[Callable[[], ShardFile]]) -> list[tuple[Location, bytes, Any]]:
+def _read_sample(title: str, files: Sequence[Callable[[], ShardFile]]) -> list[tuple[Location, bytes, Any]]:
     """Read the first rows of files all over a split."""
     chosen = np.unique(np.linspace(0, len(files) - 1, min(len(files), _SAMPLED_FILES)).astype(np.int64)).tolist()
     rows = []
     for file in chosen:
         size = 0
-        for row, (content, value) in enumerate(files[file]()):
+        for row, (content, value) in enumerate(_read_rows(title, files[file]())):
             rows.append(((file, row), content, value))
             size += len(content)
             if (row + 1) * len(chosen) >= MAX_SAMPLED or size * len(chosen) >= _SAMPLE_BYTES:

@@ -175,8 +175,8 @@ def digest_images(splits: Splits) -> dict[str, str]:
     """Digests by which a resumed run recognizes its images, in whatever folder or archive they are now.
 
     Returns:
-        By split, the digest of the contents of at most 2,000 images, evenly spread; and as "NAME sizes" that of the
-        sizes of all files, if the images are files.
+        By split, the digest of the contents of at most 2,000 images, evenly spread; as "NAME sizes" that of the sizes
+        of all files, if the images are files; as "train files" what a sample stands for.
     """
     digests = {}
     for name, images in splits.items():
@@ -193,6 +193,8 @@ def digest_images(splits: Splits) -> dict[str, str]:
                 path = Path(images.sources[index])
                 sizes.update(b"%d," % (path.stat().st_size if path.is_file() else -1))
             digests[f"{name} sizes"] = sizes.hexdigest()
+    if splits.sample_of:
+        digests[f"{TRAIN} files"] = splits.sample_of
     return digests
 
 

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,11 +28,18 @@ def write_tars(folder: Path, files: int = 4, rows: int = 15, labels: tuple[str, 
     """Write the images of `write_parquet` as WebDataset."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in range(files):
-        with tarfile.open(folder / f"train-{file:05d}.tar", "w") as tar:
-            for number in range(first + file * rows, first + (file + 1) * rows):
-                label = labels[number % 3].encode()
-                for suffix, content in (("png", encode_image(number % 3, number)), ("cls", label)):
-                    info = tarfile.TarInfo(f"{number:05}.{suffix}")
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
+        content = {}
+        for number in range(first + file * rows, first + (file + 1) * rows):
+            content[f"{number:05}.png"] = encode_image(number % 3, number)
+            content[f"{number:05}.cls"] = labels[number % 3].encode()
+        write_tar(folder / f"train-{file:05d}.tar", content)
     return folder
+
+
+def write_tar(path: Path, files: Mapping[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path

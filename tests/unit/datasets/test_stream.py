@@ -1,6 +1,7 @@
 """Datasets that are read as streams: which images come, from which position on, from where, and what is refused."""
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.data import encode_image, write_files, write_tables
 from helpers.hub_server import Hub, Repo
-from helpers.shards import LABELS, write_parquet, write_tars
+from helpers.shards import LABELS, write_parquet, write_tar, write_tars
 from huggingface_hub import constants
 
 from resnet_hub.datasets import stream as streams
@@ -80,6 +81,79 @@ def test_rows_without_a_label_or_an_image_in_them(tmp_path: Path) -> None:
     assert read[2].content == b""  # no file of this machine is read
 
 
+def write_table(path: Path, labels: Any, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = [{"bytes": encode_image(0, number), "path": None} for number in range(len(labels))]
+    image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array(images, image_type), "label": labels}), path, **options)
+    return path.parent
+
+
+def test_all_splits_give_the_labels(tmp_path: Path) -> None:
+    write_table(tmp_path / "tables" / "train.parquet", ["a", "c"] * 2)
+    write_table(tmp_path / "tables" / "test.parquet", ["b", "a"])
+    write_tars(tmp_path / "tars", 1, 4, labels=("a", "c", "a"))
+    other = write_tars(tmp_path / "other", 1, 2, labels=("b", "a", "a"), first=9)
+    (other / "train-00000.tar").rename(tmp_path / "tars" / "test-00000.tar")
+    for name in ("tables", "tars"):
+        stream = open_stream(tmp_path / name)
+        assert stream.labels == load_dataset(tmp_path / name)["train"].labels == ("a", "b", "c")
+        assert stream.count == 4 and len(stream.sample["test"]) == 2
+
+
+def test_indices_that_no_label_has_are_left_out(tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    schema = features.arrow_schema
+    for split, values in (("train", [0, 1, 5, -1, None, 1]), ("test", [-1, -1])):
+        images = [{"bytes": encode_image(0, number), "path": None} for number in range(len(values))]
+        (tmp_path / "data").mkdir(exist_ok=True)
+        pq.write_table(
+            pa.table([pa.array(images, schema.field(0).type), pa.array(values)], schema=schema),
+            tmp_path / "data" / f"{split}.parquet",
+        )
+    stream = open_stream(tmp_path / "data")
+    assert stream.count == 3 and [image.target for image in read_all(stream)] == [0, 1, 1]
+    assert [*stream.sample] == ["train"]
+    unlabelled = ["train[0:2]", "train[0:3]", "train[0:4]", "test[0:0]", "test[0:1]"]
+    assert stream.sample.skipped == {"image without a label": unlabelled}
+
+
+def test_files_without_rows_and_tars_without_labels(tmp_path: Path) -> None:
+    write_table(tmp_path / "tables" / "train-0.parquet", pa.array([], pa.string()))
+    write_table(tmp_path / "tables" / "train-1.parquet", ["a", "b"])
+    write_tars(tmp_path / "tars", 1, 4)
+    with tarfile.open(tmp_path / "tars" / "train-00009.tar", "w"):
+        pass
+    pack = {f"{number}.png": encode_image(0, number) for number in range(3)}
+    unlabelled = write_tar(tmp_path / "tars" / "test-00000.tar", pack)
+    for name, count in (("tables", 2), ("tars", 4)):
+        stream = open_stream(tmp_path / name)
+        assert stream.count == len(read_all(stream)) == count == len(load_dataset(tmp_path / name)["train"])
+        assert [*stream.sample] == ["train"]
+    assert len(stream.sample.skipped["image without a label"]) == 3
+    unlabelled.rename(tmp_path / "tars" / "train-00001.tar")
+    with pytest.raises(DataError, match=r"train-00001.tar has no files with labels \(1.cls or 1.json beside 1.jpg\)"):
+        open_stream(tmp_path / "tars")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_parquet(tmp_path / "data", 3, 12)
+    path = folder / "train-00001.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[:-50])
+    with pytest.raises(DataError, match=r"Cannot read train-00001.parquet of the dataset 'data': .*magic bytes"):
+        open_stream(folder)
+    path.write_bytes(content[:1000] + bytes(9000) + content[10_000:])
+    with pytest.raises(DataError, match=r"^Cannot read train-00001.parquet of the dataset 'data': .*\w. Check it\.$"):
+        open_stream(folder)
+    monkeypatch.setattr(streams, "_SAMPLED_FILES", 1)  # not the damaged one
+    stream = open_stream(folder)
+    with pytest.raises(DataError, match=r"^Cannot read train-00001.parquet of the dataset 'data'"):
+        read_all(stream)
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tables: Repo) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -127,7 +201,7 @@ def test_what_is_no_stream_is_refused(cache: Path, hub: Hub, tmp_path: Path) -> 
     photos = write_files(
         tmp_path / "photos", {f"{label}/{n}.png": encode_image(0, n) for label in "ab" for n in (1, 2)}
     )
-    refused = "cannot be read as a stream: it holds neither parquet files nor WebDataset tars. Leave out stream"
+    refused = "cannot be read as a stream: it holds neither parquet files of images nor WebDataset tars. Leave out"
     for source in (photos, photos / "a" / "1.png"):
         with pytest.raises(DataError, match=f"^{source.name} {refused}"):
             open_stream(source)
@@ -136,8 +210,16 @@ def test_what_is_no_stream_is_refused(cache: Path, hub: Hub, tmp_path: Path) -> 
     with pytest.raises(DataError, match=f"^user/photos {refused}"):
         open_stream("user/photos")
     tars = write_tars(tmp_path / "tars", 1, 4)
-    with pytest.raises(DataError, match="tars holds tars, which have no 'kind'"):
+    with pytest.raises(DataError, match="tars has no label_column 'kind': it holds tars"):
         open_stream(tars, label_column="kind")
+    write_parquet(tmp_path / "both")
+    with pytest.raises(DataError, match=r"both holds tars, such as train-00000.tar, and parquet files. Keep one kind"):
+        open_stream(write_tars(tmp_path / "both", 1, 4))
+    for read in (open_stream, load_dataset):
+        with pytest.raises(DataError, match=r"train-00000.parquet is a file. Give the folder"):
+            read(tmp_path / "both" / "train-00000.parquet")
+    with pytest.raises(DataError, match="There is no folder or file '/no/such'"):
+        open_stream("/no/such")
     write_tables(tmp_path / "tables")
     with pytest.raises(DataError, match="The column 'mask' contains no labels"):
         open_stream(tmp_path / "tables", subset="two", image_column="photo", label_column="mask")

@@ -28,6 +28,7 @@ from resnet_hub.training.run_dir import SplitRecord
 
 T = TypeVar("T")
 
+FIRST_LOG = "0.jsonl"  # of the first process
 BUFFER = 4_096  # images
 _BUFFER_BYTES = 2**28  # of encoded images, at which a buffer is full too
 _READ_AHEAD = 4  # batches
@@ -81,7 +82,17 @@ class StreamSampler:
         self.class_weights = torch.ones(len(self.stream.labels))
 
     def iterate(self, epoch: int, step: int) -> Generator[Batch]:
-        """Yields the share of this process of each batch from `step` of `epoch` on."""
+        """Yields the share of this process of each batch from `step` of `epoch` on.
+
+        Raises:
+            TrainingError: Another number of processes began the epoch.
+        """
+        starts = [start for start in _read_starts(self.log.with_name(FIRST_LOG)) if start.epoch == epoch]
+        if step and starts and all(start.processes != self.num_processes for start in starts):
+            raise TrainingError(
+                f"The run stopped within epoch {epoch + 1}, whose images {_count(starts[-1].processes)} shared. Resume "
+                f"it with {_count(starts[-1].processes)}, not with {self.num_processes}."
+            )
         return _read_ahead(self._iterate(epoch, step), _READ_AHEAD)
 
     def _iterate(self, epoch: int, step: int) -> Iterator[Batch]:
@@ -135,15 +146,13 @@ class StreamSampler:
         return np.random.default_rng([self.config.seed, *position])
 
     def _find_start(self, epoch: int, position: int) -> "_Start":
-        starts = [start for start in _read_starts(self.log) if start.epoch == epoch and start.position <= position]
-        own = [start for start in starts if start.processes == self.num_processes]
-        if position and starts and not own:
-            raise TrainingError(
-                f"The run stopped within an epoch of {starts[-1].processes} processes, which share the stream. Resume "
-                f"it with as many, not with {self.num_processes}."
-            )
         first = _Start(epoch, 0, 0, 0, None, self.num_processes)
-        return max(own, key=lambda start: start.position, default=first) if position else first
+        usable = [
+            start
+            for start in _read_starts(self.log)
+            if (start.epoch, start.processes) == (epoch, self.num_processes) and start.position <= position
+        ]
+        return max(usable, key=lambda start: start.position, default=first) if position else first
 
     def _record(self, start: "_Start") -> None:
         """Adds the start of a buffer to the log, which keeps those of this epoch and of the one before."""
@@ -164,6 +173,10 @@ class _Start(NamedTuple):
     round: int  # how often all images have been read in the epoch
     state: Any  # of the reader
     processes: int
+
+
+def _count(processes: int) -> str:
+    return "1 process" if processes == 1 else f"{processes} processes"
 
 
 def _read_starts(log: Path) -> list[_Start]:

@@ -115,10 +115,12 @@ def test_processes_share_the_files(config: TrainConfig, tmp_path: Path) -> None:
     shares = [set(flatten(names[:7])) for names in (first, second)]
     assert not shares[0] & shares[1] and len(shares[0] | shares[1]) >= 52  # of 56, since the shares differ a little
     numbers = [next(sampler.iterate(0, 2)).numbers for sampler in samplers]
-    alone = next(create_sampler(config, tmp_path / "log" / "2.jsonl").iterate(0, 2)).numbers
+    alone = next(create_sampler(config, tmp_path / "alone" / "0.jsonl").iterate(0, 2)).numbers
     assert np.array_equal(np.concatenate(numbers), alone)
-    with pytest.raises(TrainingError, match=r"within an epoch of 2 processes, which share the stream. Resume it with"):
-        next(create_sampler(config, tmp_path / "log" / "0.jsonl").iterate(0, 3))
+    with pytest.raises(TrainingError, match=r"whose images 2 processes shared. Resume it with 2 processes, not with 1"):
+        create_sampler(config, tmp_path / "log" / "0.jsonl").iterate(0, 3)
+    with pytest.raises(TrainingError, match=r"within epoch 1, .* not with 3"):  # the third has no log
+        create_sampler(config, tmp_path / "log" / "2.jsonl", 2, 3).iterate(0, 3)
     assert len(read_names(create_sampler(config, tmp_path / "log" / "0.jsonl"), 1, 0)) == 7  # between two epochs
 
 
@@ -181,6 +183,19 @@ def test_a_run_in_pieces_ends_with_the_weights_of_an_unbroken_one(
     assert equal(weights(config), weights(unbroken)) and not RunDir(config.run).stream.exists()
 
 
+def test_a_run_does_not_go_on_with_other_files(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_hub.datasets.stream._SAMPLED_FILES", 2)
+    data = write_parquet(tmp_path / "data", 3, 12)
+    config = replace(config, data=str(data), batch_size=4)
+    assert isinstance(list(train(config, max_steps=2))[-1], Stopped)
+    longer = write_parquet(tmp_path / "longer", 1, 13) / "train-00000.parquet"
+    longer.replace(data / "train-00001.parquet")  # the only one that is not in the sample
+    with pytest.raises(DataError, match=r"changed since the run began: other images are in train. Restore them"):
+        list(train(config))
+
+
 _KILLED = """
 import json, sys
 from resnet_hub.training import events, stream
@@ -240,6 +255,8 @@ def test_the_report_and_the_card_are_on_a_sample(
     out, run = capsys.readouterr().out, RunDir(config.run)
     assert f"Note: {sentence}" in out and "20 to evaluate on (validation)" in out
     assert "Fewer than" not in out
+    report = run.read_report()
+    assert report and report.describe_as_sample(sentence).findings == report.findings  # if it is read again
     assert sentence in (run.model / "README.md").read_text(encoding="utf-8")
     assert run.config.stream and json.loads(run.evaluation.read_text())["num_images"] == 15
     head = [*words[:3], "--run", str(tmp_path / "head"), "--base", str(base), "--recipe", "head", "--stream"]

@@ -31,6 +31,9 @@ class ValidationSet:
     def evaluate(self, model: ResNet) -> tuple[float, float]:
         """Returns the mean cross-entropy and the accuracy (0 to 1)."""
         images, processes = self.inputs.validation, self.accelerator.num_processes
+        if processes > 1:  # on CPUs each has statistics of its own; those of the first are saved
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
         totals, all_targets = torch.zeros(2, dtype=torch.float64), torch.from_numpy(images.images.targets)
         share = np.arange(self.accelerator.process_index, len(images), processes)
         loading = self.inputs.loader.load(images, split_batches(share, _BATCH), lambda decoded, _: np.stack(decoded))

@@ -1246,14 +1246,21 @@ def launch_two(arguments: list[str], folder: Path) -> "subprocess.CompletedProce
 _COUNTING = """
 import json, os, sys
 from pathlib import Path
-from resnet_hub.training import loader
+from resnet_hub.training import loader, validation
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.loop import train
 config, folder, load_image, decoded = json.loads(sys.argv[1]), Path(sys.argv[2]), loader.load_image, []
+evaluate, buffers = validation.ValidationSet.evaluate, []
+def evaluate_and_note(self, model):
+    result = evaluate(self, model)
+    buffers[:] = [float(buffer.double().sum()) for buffer in model.buffers()]
+    return result
+validation.ValidationSet.evaluate = evaluate_and_note
 loader.load_image = lambda *arguments, **named: (decoded.append(named["name"]), load_image(*arguments, **named))[1]
 for event in train(TrainConfig(**config)):
     pass
 (folder / f"decoded-{os.environ['RANK']}.json").write_text(json.dumps([type(event).__name__, *decoded]))
+(folder / f"buffers-{os.environ['RANK']}.json").write_text(json.dumps(buffers))
 """
 
 
@@ -1268,6 +1275,8 @@ def test_two_processes_decode_each_image_once(config: TrainConfig, tmp_path: Pat
     shares = [json.loads((tmp_path / f"decoded-{rank}.json").read_text()) for rank in (0, 1)]
     assert [last for last, *_ in shares] == ["Finished", "Finished"]
     first, second = (names for _, *names in shares)
+    # Each process has its own statistics of BatchNorm, but both evaluate the model that is saved.
+    assert (tmp_path / "buffers-0.json").read_text() == (tmp_path / "buffers-1.json").read_text() != "[]"
     # Six steps of eight images, and a third of 72 to validate on; the samples of the first process are kept by then.
     assert len(set(first) | set(second)) >= (72 if not stream else 68)
     assert len(first) + len(second) - 72 <= 6

@@ -5,6 +5,7 @@ dataset, which the job mounts as `/input`. The job pushes the model to its repo.
 is not among its arguments and is never printed.
 """
 
+import re
 import secrets
 import tempfile
 import threading
@@ -125,7 +126,7 @@ def submit(
         job = call_once(
             api.run_uv_job,
             "python",
-            script_args=["-m", "resnet_hub", "train", *arguments],
+            script_args=[*_launch(flavor), "-m", "resnet_hub", "train", *arguments],
             dependencies=list(DEPENDENCIES),
             env={"PYTHONPATH": _INPUT, "PYTHONUNBUFFERED": "1"},
             secrets={"HF_TOKEN": token},
@@ -207,6 +208,15 @@ def record(run: RunDir, events: Iterator[Event | str]) -> Iterator[Event | str]:
         if isinstance(event, Epoch):
             run.append(event)
         yield event
+
+
+def _launch(flavor: str) -> list[str]:
+    """Returns the arguments of Python that start a process for each GPU of a flavor such as l40sx4; none for one."""
+    number = re.search(r"x(\d+)$", flavor)
+    if number is None or number[1] == "1":
+        return []
+    words = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", number[1], "--num_machines", "1"]
+    return [*words, "--mixed_precision", "no", "--dynamo_backend", "no"]  # as the run sets them itself
 
 
 def _training_time(timeout: str) -> int:

@@ -164,6 +164,12 @@ def test_a_job_starts_from_the_preferred_base_of_its_hardware(
         jobs.submit(config, "user/colours", flavor=flavor, upload=True)
         command = hub.jobs[f"job{len(hub.jobs) - 1}"].spec["command"]
         assert command[command.index("--base") + 1] == base
+        assert command[command.index("python") + 1 :][:3] == ["-m", "resnet_hub", "train"]
+    jobs.submit(config, "user/colours", flavor="l40sx4", upload=True)  # a process for each GPU
+    command = hub.jobs[f"job{len(hub.jobs) - 1}"].spec["command"]
+    launch = command[command.index("python") + 1 : command.index("resnet_hub")]
+    assert launch[:5] == ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "4"]
+    assert launch[-1] == "-m" and command[command.index("resnet_hub") + 1] == "train"
     monkeypatch.setenv("RESNET_HUB_BASE", "tinier")
     with pytest.raises(CheckpointError, match="RESNET_HUB_BASE is tinier, which is neither a folder"):
         jobs.submit(config, "user/colours", upload=True)

@@ -44,7 +44,7 @@ def count_epoch_images(config: ResolvedTrainConfig, stream: ImageStream, skipped
             f"The number of training images of {stream.title} is not known before all are read. Name the images of an "
             "epoch with epoch_images."
         )
-    return stream.count - skipped
+    return max(stream.count, len(stream.locations)) - skipped  # a card may have fewer than the sample
 
 
 def find_skipped(stream: ImageStream, record: SplitRecord) -> list[Location]:

@@ -309,3 +309,5 @@ def test_the_length_of_an_epoch_must_be_known(config: TrainConfig, tmp_path: Pat
         StreamSampler(config.resolved(), stream, [], tmp_path / "log", 16)
     sampler = StreamSampler(replace(config, epoch_images=16).resolved(), stream, [], tmp_path / "log", 16)
     assert sampler.steps == 2
+    stream.count = 3  # of an old card
+    assert StreamSampler(config.resolved(), stream, SKIPPED, tmp_path / "log", 16).steps == (FILES * ROWS - 4) // 8

@@ -227,7 +227,7 @@ class ResNetConfig:
         return math.prod(self.stage_strides) * (1 if self.stem == "3x3" else 4)
 
     @property
-    def map_size(self) -> int:
+    def feature_map_size(self) -> int:
         """Side of the last feature map, in cells."""
         return math.ceil(self.image_size / self.stride)
 
@@ -310,7 +310,7 @@ class ResNetConfig:
             "pretrained_cfg": {
                 "input_size": [self.in_channels, self.image_size, self.image_size],
                 **{key: _plain(getattr(self, key)) for key in _PREPROCESSING},
-                "pool_size": [self.map_size, self.map_size],
+                "pool_size": [self.feature_map_size, self.feature_map_size],
                 "first_conv": "conv1.0" if self.stem == "deep" else "conv1",
                 "classifier": "fc",
             },

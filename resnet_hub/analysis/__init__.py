@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resnet_hub.analysis.activations import feature_maps, residual_ratios
     from resnet_hub.analysis.anatomy import describe_anatomy
     from resnet_hub.analysis.gradients import (
         expected_correlation,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
         reorder_blocks,
         reorder_curve,
     )
-    from resnet_hub.analysis.maps import feature_maps, residual_ratios
     from resnet_hub.analysis.paths import path_gradients, path_lengths
     from resnet_hub.analysis.races import learn_identity, race
 
@@ -56,7 +56,7 @@ _MODULES = {  # no module has the name of its function, which would hide the fun
     "compute_accuracy": "labelled_images",
     "describe_anatomy": "anatomy",
     "expected_correlation": "gradients",
-    "feature_maps": "maps",
+    "feature_maps": "activations",
     "gradient_autocorrelation": "gradients",
     "gradient_correlation": "gradients",
     "learn_identity": "races",
@@ -71,7 +71,7 @@ _MODULES = {  # no module has the name of its function, which would hide the fun
     "remove_each_block": "lesions",
     "reorder_blocks": "lesions",
     "reorder_curve": "lesions",
-    "residual_ratios": "maps",
+    "residual_ratios": "activations",
 }
 
 

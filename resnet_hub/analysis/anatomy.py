@@ -1,4 +1,4 @@
-"""The parts of a network: shapes, parameters, multiply-adds, and where the paper describes them. Imports no torch.
+"""The modules of a network: shapes, parameters, multiply-adds, and where the paper describes them. Imports no torch.
 
 Sections, equations and tables are those of He et al. 2015 (https://arxiv.org/abs/1512.03385).
 """
@@ -25,7 +25,7 @@ _RESIDUALS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ModuleSummary:
     """The stem, a block, or the head of a network. Shapes are (channels, height, width) for one image."""
 
     name: str  # in the state dict: layer1.0; "stem" and "head" for the others
@@ -45,22 +45,22 @@ class Part:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
 
 
-def describe_anatomy(config: ResNetConfig) -> tuple[Part, ...]:
+def describe_anatomy(config: ResNetConfig) -> tuple[ModuleSummary, ...]:
     """Describe stem, blocks and head of a network, in order.
 
-    The sums of `num_parameters` and `multiply_adds` over the parts are those of the config.
+    The sums of `num_parameters` and `multiply_adds` over the modules are those of the config.
     """
     groups: dict[str, list[Convolution]] = {}
     for convolution in config.convolutions():
         name = ".".join(convolution.name.split(".")[:2]) if convolution.name.startswith("layer") else "stem"
         groups.setdefault(name, []).append(convolution)
-    parts = [_describe_stem(config, groups.pop("stem"))]
+    modules = [_describe_stem(config, groups.pop("stem"))]
     for name, convolutions in groups.items():
-        channels, size, _ = parts[-1].output_shape
-        parts.append(_describe_block(config, name, convolutions, (channels, size, size)))
-    channels, size, _ = parts[-1].output_shape
+        channels, size, _ = modules[-1].output_shape
+        modules.append(_describe_block(config, name, convolutions, (channels, size, size)))
+    channels, size, _ = modules[-1].output_shape
     weights = config.num_features * config.num_classes
-    head = Part(
+    head = ModuleSummary(
         name="head",
         kind="head",
         stage=len(config.depths) + 1,
@@ -74,13 +74,13 @@ def describe_anatomy(config: ResNetConfig) -> tuple[Part, ...]:
         equation="y = W mean(x) + b" if config.num_classes else "y = mean(x)",
         source="table 1, last row" if config.stem != "3x3" else "section 4.2",
     )
-    return (*parts, head)
+    return (*modules, head)
 
 
-def _describe_stem(config: ResNetConfig, convolutions: list[Convolution]) -> Part:
+def _describe_stem(config: ResNetConfig, convolutions: list[Convolution]) -> ModuleSummary:
     size, has_pool = convolutions[-1].size, config.stem != "3x3"
     deep = config.stem == "deep"
-    return Part(
+    return ModuleSummary(
         name="stem",
         kind="stem",
         stage=0,
@@ -98,7 +98,7 @@ def _describe_stem(config: ResNetConfig, convolutions: list[Convolution]) -> Par
 
 def _describe_block(
     config: ResNetConfig, name: str, convolutions: list[Convolution], input_shape: tuple[int, int, int]
-) -> Part:
+) -> ModuleSummary:
     body = [convolution for convolution in convolutions if ".downsample." not in convolution.name]
     outputs, size = body[-1].outputs, body[-1].size
     stage, index = int(name[len("layer") : name.index(".")]), int(name.split(".")[1])
@@ -107,7 +107,7 @@ def _describe_block(
     kind = "identity" if keeps_shape and config.shortcut not in ("C", "none") else config.shortcut
     shortcut, equation, source = _SHORTCUTS[kind]
     figure = "figure 5, left" if config.block == "basic" else "figure 5, right"
-    return Part(
+    return ModuleSummary(
         name=name,
         kind=config.block,
         stage=stage,

@@ -133,19 +133,19 @@ def reorder_blocks(model: ResNet, order: Mapping[str, str]) -> ResNet:
 
     Args:
         model: The model, which does not change.
-        order: From the name of a place to the name of the block that stands there; other blocks keep their places.
+        order: From the name of a block to the name of the block that takes its place; other blocks stay where they are.
 
     Raises:
         AnalysisError: The model has no such block, a block is used twice or not at all, or shapes differ.
     """
     targets, blocks = select_blocks(model, order), select_blocks(model, order.values())
     if targets.keys() != blocks.keys():
-        raise AnalysisError("The order names a block twice or not at all. Give each place one of the blocks.")
-    for place, name in order.items():
-        keeps_shape = not changes_shape(targets[place]) and not changes_shape(blocks[name])
-        if place != name and not (keeps_shape and place.split(".")[0] == name.split(".")[0]):
-            raise AnalysisError(f"{name} cannot stand in place of {place}: both must keep the shape, in one stage.")
-    return _replace_blocks(model, {place: blocks[name] for place, name in order.items()})
+        raise AnalysisError("The order names a block twice or not at all. Name each block once.")
+    for position, name in order.items():
+        keeps_shape = not changes_shape(targets[position]) and not changes_shape(blocks[name])
+        if position != name and not (keeps_shape and position.split(".")[0] == name.split(".")[0]):
+            raise AnalysisError(f"{name} cannot stand in place of {position}: both must keep the shape, in one stage.")
+    return _replace_blocks(model, {position: blocks[name] for position, name in order.items()})
 
 
 def remove_each_block(model: ResNet, labelled: LabelledImages, *, progress: Progress | None = None) -> LesionStudy:
@@ -209,8 +209,8 @@ def removal_curve(
     def remove_random(count: int, generator: np.random.Generator) -> float:
         return compute_accuracy(remove_blocks(model, generator.permutation(names)[:count].tolist()), labelled)
 
-    drawn = _draw(remove_random, counts, draws, seed, progress)
-    return [RemovalPoint(count, tuple(accuracies)) for count, accuracies in zip(counts, drawn, strict=True)]
+    points = _compute_points(remove_random, counts, draws, seed, progress)
+    return [RemovalPoint(count, tuple(accuracies)) for count, accuracies in zip(counts, points, strict=True)]
 
 
 def reorder_curve(
@@ -249,11 +249,11 @@ def reorder_curve(
         tau = kendall_tau([positions[order.get(name, name)] for name in blocks])
         return tau, compute_accuracy(reorder_blocks(model, order), labelled)
 
-    drawn = _draw(swap_random, swaps, draws, seed, progress)
-    return [ReorderPoint(count, *zip(*results, strict=True)) for count, results in zip(swaps, drawn, strict=True)]
+    points = _compute_points(swap_random, swaps, draws, seed, progress)
+    return [ReorderPoint(count, *zip(*results, strict=True)) for count, results in zip(swaps, points, strict=True)]
 
 
-def _draw(
+def _compute_points(
     compute: Callable[[int, np.random.Generator], T],
     counts: Sequence[int],
     draws: int,

@@ -1,4 +1,4 @@
-"""A process that computes the page's live parts: `python -m resnet_hub.analysis.live_worker`, JSON lines in and out.
+"""The process of the page's live experiments: `python -m resnet_hub.analysis.live_worker`, JSON lines in and out.
 
 A process of low priority with one thread, so that a prediction never waits for it. It takes a line such as
 `{"task": "race", "depth": 20}`, answers with lines of values and then with `{"done": true}`. The line

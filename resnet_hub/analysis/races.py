@@ -123,9 +123,9 @@ def race(
         held_out = held_out or LabelledImages(images[:_HELD_OUT], targets[:_HELD_OUT])
     held_out = held_out or LabelledImages(train.images[:_HELD_OUT], train.targets[:_HELD_OUT])
     if isinstance(networks, int):
-        kind = {"num_classes": int(train.targets.max()) + 1, "width": width, "image_size": train.images.shape[-1]}
+        size = {"num_classes": int(train.targets.max()) + 1, "width": width, "image_size": train.images.shape[-1]}
         networks = {
-            name: create_cifar_config(networks, shortcut=shortcut, **kind)
+            name: create_cifar_config(networks, shortcut=shortcut, **size)
             for name, shortcut in ((PLAIN, "none"), (RESIDUAL, "A"))
         }
     models = {name: _create_racer(config, seed) for name, config in networks.items()}

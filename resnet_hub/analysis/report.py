@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from resnet_hub.evaluation.plots import DPI, FAINT, GREY, INK, LARGE, SMALL, drawing_lock, make_style, render
+from resnet_hub.evaluation.plots import DPI, FAINT, GREY, INK, LARGE, SMALL, make_style, matplotlib_lock, render
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; line styles repeat the distinction.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#1f2937", "#56b4e9", "#e69f00")
@@ -42,7 +42,7 @@ def plot_chart(chart: Chart) -> Image.Image:
     """Plot the lines of a chart, with a legend under it."""
     from matplotlib.figure import Figure
 
-    with drawing_lock:
+    with matplotlib_lock:
         figure = Figure(figsize=(4.8, 3.4), dpi=DPI)
         axes = figure.add_subplot()
         axes.set_title(chart.title, loc="left", **make_style(LARGE, INK))

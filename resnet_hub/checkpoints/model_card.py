@@ -186,8 +186,8 @@ def read_heading(card: str) -> Heading:
     paragraph = next((block for block in text.split("\n\n") if block.strip()), "")
     if paragraph.lstrip().startswith(("#", "|", "!", "<", "`", "-", "*")):  # no sentence
         paragraph = ""
-    sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z])", _strip_markdown(paragraph), maxsplit=1)[0]
-    return Heading(_strip_markdown(title[2:])[:_MAX_TITLE], sentence[:_MAX_PURPOSE])
+    purpose = re.split(r"(?<=[.!?])\s+(?=[A-Z])", _strip_markdown(paragraph), maxsplit=1)[0]
+    return Heading(_strip_markdown(title[2:])[:_MAX_TITLE], purpose[:_MAX_PURPOSE])
 
 
 class Metric(NamedTuple):

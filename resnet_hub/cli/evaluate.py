@@ -25,7 +25,7 @@ def add_parsers(commands: options.Commands) -> None:
 
 def _parse_scales(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(int(size) for size in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of lengths such as 224,256") from None
 

@@ -8,7 +8,7 @@ from resnet_hub.cli import options, output
 from resnet_hub.errors import CheckpointError, HubError
 
 if TYPE_CHECKING:
-    from resnet_hub.analysis.anatomy import Part
+    from resnet_hub.analysis.anatomy import ModuleSummary
     from resnet_hub.config import ResNetConfig
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}  # by safetensors' names
@@ -57,7 +57,7 @@ def run(arguments: options.Arguments) -> int:
             "config": config.to_dict(),
         }
         if anatomy:
-            facts["anatomy"] = [part.to_dict() | {"residual_ratio": ratio} for part, ratio in anatomy]
+            facts["anatomy"] = [module.to_dict() | {"residual_ratio": ratio} for module, ratio in anatomy]
         print(json.dumps(facts, indent=2))
         return 0
     rows = [("weights", f"{size / 1e6:.1f} MB of {dtypes or 'other types'}")] if counts else []
@@ -70,8 +70,10 @@ def run(arguments: options.Arguments) -> int:
     return 0
 
 
-def _analyse_image(model: str | Path, image: Path, source: dict[str, Any]) -> "list[tuple[Part, float | None]]":
-    """Return the parts of a model, each block with the norm of its residual over that of its shortcut."""
+def _analyse_image(
+    model: str | Path, image: Path, source: dict[str, Any]
+) -> "list[tuple[ModuleSummary, float | None]]":
+    """Return the modules of a model, each block with the norm of its residual over that of its shortcut."""
     from resnet_hub.analysis import describe_anatomy, residual_ratios
     from resnet_hub.images.load import load_image
     from resnet_hub.images.transforms import eval_transform
@@ -80,15 +82,15 @@ def _analyse_image(model: str | Path, image: Path, source: dict[str, Any]) -> "l
     network = ResNet.from_pretrained(model, **source)
     inputs = eval_transform(network.config)(load_image(image)).unsqueeze(0)
     ratios = residual_ratios(network, inputs)
-    return [(part, ratios.get(part.name)) for part in describe_anatomy(network.config)]
+    return [(module, ratios.get(module.name)) for module in describe_anatomy(network.config)]
 
 
-def _print_anatomy(anatomy: "list[tuple[Part, float | None]]") -> None:
-    rows = [("part", "output", "parameters", "multiply-adds", "shortcut", "residual / shortcut")]
-    for part, ratio in anatomy:
-        shape = " x ".join(map(str, part.output_shape))
-        numbers = (f"{part.num_parameters:,}", f"{part.multiply_adds:,}")
-        rows.append((part.name, shape, *numbers, part.shortcut, "" if ratio is None else f"{ratio:.2f}"))
+def _print_anatomy(anatomy: "list[tuple[ModuleSummary, float | None]]") -> None:
+    rows = [("module", "output", "parameters", "multiply-adds", "shortcut", "residual / shortcut")]
+    for module, ratio in anatomy:
+        shape = " x ".join(map(str, module.output_shape))
+        numbers = (f"{module.num_parameters:,}", f"{module.multiply_adds:,}")
+        rows.append((module.name, shape, *numbers, module.shortcut, "" if ratio is None else f"{ratio:.2f}"))
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     print()
     for row in rows:

@@ -50,16 +50,16 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     """Add an option for each field of `TrainConfig`, with the help text of its metadata."""
     hints = get_type_hints(TrainConfig)
     for field in fields(TrainConfig):
-        hint = hints[field.name]
-        kinds = [hint] if get_origin(hint) is Literal else [*get_args(hint), hint]
-        kind = next(kind for kind in kinds if isinstance(kind, type) or get_origin(kind) is Literal)
-        settings: dict[str, Any] = {"type": kind, "metavar": field.name.upper()}
+        union = hints[field.name]
+        types = [union] if get_origin(union) is Literal else [*get_args(union), union]
+        hint = next(hint for hint in types if isinstance(hint, type) or get_origin(hint) is Literal)
+        settings: dict[str, Any] = {"type": hint, "metavar": field.name.upper()}
         if field.name == "base":
             settings["type"] = options.parse_model
-        elif kind is bool:
+        elif hint is bool:
             settings = {"action": argparse.BooleanOptionalAction}
-        elif get_origin(kind) is Literal:
-            settings = {"choices": get_args(kind)}
+        elif get_origin(hint) is Literal:
+            settings = {"choices": get_args(hint)}
         help_text = field.metadata["help"].replace("%", "%%")
         if field.default not in (None, MISSING):
             help_text += f" (default: {field.default})".lstrip("" if help_text else " ")
@@ -190,7 +190,7 @@ def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if not is_main:  # the first process stops all
             return
-        if not run_dir.lock.is_held_here():  # this run has not begun; the file would stop that of another command
+        if not run_dir.lock.is_locked_here():  # this run has not begun; the file would stop that of another command
             raise KeyboardInterrupt
         run_dir.stop.touch()
         print("stopping after this step; press Ctrl-C again to exit at once", file=sys.stderr)
@@ -296,7 +296,7 @@ def _format_event(event: events.Event, run: str) -> str:
         case events.Checked():
             return "\n".join(format_finding(Finding(**finding)) for finding in event.findings)  # type: ignore[arg-type]
         case events.OutOfMemory():
-            line = f"a step did not fit into memory: each batch is now computed in {event.parts} parts, "
+            line = f"a step did not fit into memory: each batch is now computed in {event.parts} chunks, "
             return line + ("with the same result" if event.keeps_numbers else "with other BatchNorm statistics")
         case events.Started():
             line = f"{event.train_images:,} images of {len(event.labels)} classes, "

@@ -316,8 +316,8 @@ def _convert_tensors(state_dict: StateDict, config: ResNetConfig) -> "dict[str, 
 
 def describe_reparametrization(keys: Iterable[str]) -> str:
     """That weights are computed from other tensors and what undoes it, as text for a message; empty if they are not."""
-    for parts, state, remedy in _REPARAMETRIZED:
-        if computed := [key for key in keys if any(part in key for part in parts)]:
+    for fragments, state, remedy in _REPARAMETRIZED:
+        if computed := [key for key in keys if any(fragment in key for fragment in fragments)]:
             return f"{state} ({list_untrusted(computed, MAX_NAMES)}). Call {remedy}"
     return ""
 

@@ -279,17 +279,17 @@ def unwrap_state_dict(content: Any, source: object, *, choice: str | None = None
     networks = [network for path, mapping in mappings.items() for network in _find_networks(path, mapping)]
     networks = _mark_averaged(networks, mappings)
     network = _choose(networks, choice, source, notes)
-    is_found = network is not None
+    has_network = network is not None
     network = network or _Network(max(mappings, key=lambda path: len(_select_tensors(mappings[path]))))
     if network.path:
         notes.append(("wrapper", f"the weights are under {one_line('.'.join(network.path), 80)!r}"))
 
-    separate = _list_separate_weights(mappings, network.path, networks) if is_found else {}
+    separate = _list_separate_weights(mappings, network.path, networks) if has_network else {}
     outer_names = {name for name, _ in separate}
     ignored = [key for key in _list_ignored(mappings, network, networks) if key not in outer_names]
     prefixes = {other.prefix for other in networks if other.path == network.path}
     own: dict[str, Tensor] = {}
-    foreign = {f"{name}.{key}".rstrip("."): tensor for (name, key), tensor in separate.items()}
+    unused = {f"{name}.{key}".rstrip("."): tensor for (name, key), tensor in separate.items()}
     renamed: set[str] = set()
     for key, tensor in _select_tensors(mappings[network.path]).items():
         plain_key = _WRAPPED.sub("", key)
@@ -298,19 +298,19 @@ def unwrap_state_dict(content: Any, source: object, *, choice: str | None = None
         is_other = owner != network.prefix and (_OWN.match(our_key) or not network.prefix.startswith(owner))
         if _is_counter(plain_key) or is_other:
             continue  # of an average, or of another network
-        if is_found and not (plain_key.startswith(network.prefix) and _OWN.match(our_key)):
+        if has_network and not (plain_key.startswith(network.prefix) and _OWN.match(our_key)):
             if _is_other_counter(plain_key, tensor):
                 ignored.append(plain_key)
             else:
-                foreign[plain_key] = tensor
+                unused[plain_key] = tensor
             continue
         if our_key in own:
             raise CheckpointError(f"{source} has {one_line(our_key, 80)} twice, once under another name.")
         own[our_key] = tensor
         renamed |= _describe_renaming(key, plain_key.removeprefix(network.prefix))
-    if is_found and "fc.weight" not in own:
-        _take_head(own, foreign, network.prefix, notes)
-    _check_foreign(foreign, source, notes, ignore)
+    if has_network and "fc.weight" not in own:
+        _take_head(own, unused, network.prefix, notes)
+    _check_unused(unused, source, notes, ignore)
     if renamed:
         notes.append(("renamed", list_untrusted(sorted(renamed), MAX_NAMES)))
     if ignored:
@@ -461,12 +461,12 @@ def _has_matrix(tensors: "Mapping[str, Tensor]") -> bool:
 
 
 def _take_head(
-    own: "dict[str, Tensor]", foreign: "dict[str, Tensor]", prefix: str, notes: list[tuple[str, str]]
+    own: "dict[str, Tensor]", unused: "dict[str, Tensor]", prefix: str, notes: list[tuple[str, str]]
 ) -> None:
     """Move the weight and bias of the head to `own`, if there is a single one of one linear layer, under any name."""
     groups: dict[str, dict[str, Tensor]] = {}
     parents = [prefix[: match.end()] for match in re.finditer(r"\.", prefix)][::-1]
-    for key, tensor in foreign.items():
+    for key, tensor in unused.items():
         parent = next((parent for parent in parents if key.startswith(parent)), "")
         name = key.removeprefix(parent).partition(".")[0]
         if name in _HEADS:
@@ -479,17 +479,17 @@ def _take_head(
             linear.append((weight, bias))
     if len(linear) == 1:
         [(weight, bias)] = linear
-        own["fc.weight"], own["fc.bias"] = foreign.pop(weight), foreign.pop(bias)
+        own["fc.weight"], own["fc.bias"] = unused.pop(weight), unused.pop(bias)
         notes.append(("head", f"taken from {one_line(weight.removesuffix('.weight'), 80)}, its linear layer"))
 
 
-def _check_foreign(foreign: Mapping[str, Any], source: object, notes: list[tuple[str, str]], ignore: bool) -> None:
+def _check_unused(unused: Mapping[str, Any], source: object, notes: list[tuple[str, str]], ignore: bool) -> None:
     """Raise `CheckpointError` for tensors beside the network, or note that they are left out."""
-    if not foreign:
+    if not unused:
         return
-    names = f"{len(foreign)} {'tensors' if len(foreign) > 1 else 'tensor'} ({list_untrusted(list(foreign), MAX_NAMES)})"
+    names = f"{len(unused)} {'tensors' if len(unused) > 1 else 'tensor'} ({list_untrusted(list(unused), MAX_NAMES)})"
     if not ignore:
-        has_head = any({"fc", "linear"} & {*key.split(".")} for key in foreign)
+        has_head = any({"fc", "linear"} & {*key.split(".")} for key in unused)
         reason = " Of heads, one linear layer is supported." if has_head else ""
         raise CheckpointError(
             f"{source} has {names} beside the network, which would be lost.{reason} To leave them out: --ignore."

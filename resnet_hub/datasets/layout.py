@@ -174,8 +174,8 @@ def _assign_splits(folders: set[Folder]) -> _Assignment:
         inner_wrapper, paths = _split_off_wrapper(members[split, name])
         is_wrapper = [part not in top_names for part in inner_wrapper]
         length = min([*is_wrapper, False].index(False), min(map(len, paths)) - 1)
-        is_known = any(path[length] in top_names for path in paths)
-        if len(paths) == 1 and not is_known and not are_all_splits([name, *inner_wrapper[:length]]):
+        is_train_class = any(path[length] in top_names for path in paths)
+        if len(paths) == 1 and not is_train_class and not are_all_splits([name, *inner_wrapper[:length]]):
             length = 0  # a lone folder: the only class of the split
         top_names |= {path[length] for path in paths} if split == TRAIN else set()
         assignment |= {(*wrapper, name, *path): (split, path[length:]) for path in paths}
@@ -229,8 +229,8 @@ def _find_unlabelled_splits(classes: set[tuple[str, str]]) -> set[str]:
 def _name_files(names: set[str]) -> bool:
     """Whether all folders are named after the files in them: `images` and `masks`, or `images_001` and `images_002`."""
     words = {tuple(re.findall(r"[^\W\d_]+", name.casefold())) for name in names}
-    are_parts = len(words) == 1 and not _IMAGES.isdisjoint(*words) and "class" not in min(words)
-    return bool(names) and (are_parts or {name.casefold() for name in names} <= _NO_CLASSES)
+    are_numbered = len(words) == 1 and not _IMAGES.isdisjoint(*words) and "class" not in min(words)
+    return bool(names) and (are_numbered or {name.casefold() for name in names} <= _NO_CLASSES)
 
 
 def find_empty_folders(folders: list[str], used: set[Folder]) -> list[str]:
@@ -368,9 +368,9 @@ def decide_layout(listing: Listing, files: Files, image_column: str | None, labe
     if labels:
         splits = metadata.splits or _choose_splits_of(labels)
         samples = [Sample(splits[path], label, path) for path, label in labels.items() if splits.get(path) in SPLITS]
-        taken = {sample.path for sample in samples}
+        labelled = {sample.path for sample in samples}
         reason = NO_ROW if is_metadata else "image without a label file"
-        skipped[reason] += [path for path in files.images if path not in taken]
+        skipped[reason] += [path for path in files.images if path not in labelled]
         return Layout(samples, skipped, {}, is_metadata)
     skipped[OUTSIDE] += [path for path, folder in folder_of.items() if folder not in classes]
     reported = {*skipped[OWN_OUTPUT], *skipped[DOT_FOLDER]}

@@ -89,9 +89,9 @@ def load_dataset(
     title = "The dataset" if path is None else path.resolve().name
     for argument, value in {**selection, "revision": revision}.items():
         if value is not None and argument not in supported:
-            kinds = "datasets on the Hub" if argument == "revision" else "parquet files and datasets on the Hub"
-            kinds = kinds if argument in ("revision", "subset", "split") else f"metadata files, {kinds}"
-            raise DataError(f"{title} has no {argument} {value!r}: only {kinds} have one. Leave it out.")
+            sources = "datasets on the Hub" if argument == "revision" else "parquet files and datasets on the Hub"
+            sources = sources if argument in ("revision", "subset", "split") else f"metadata files, {sources}"
+            raise DataError(f"{title} has no {argument} {value!r}: only {sources} have one. Leave it out.")
     if needs_train and TRAIN not in splits:
         raise DataError(f"{title} has no training images, only {' and '.join(splits)}. Add images to the split train.")
     return splits

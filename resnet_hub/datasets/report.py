@@ -155,13 +155,13 @@ class DatasetReport:
         left_out = [f"{count_items(names, 'item')} ({reason})" for reason, names in self.skipped.items()]
         if self.unreadable:
             left_out.insert(0, f"{count_items(self.unreadable, 'image')} (unreadable)")
-        sentences = [f"The check of the dataset left out {', '.join(left_out)}."] if left_out else []
+        notes = [f"The check of the dataset left out {', '.join(left_out)}."] if left_out else []
         if self.leaks:
-            sentences.append(f"Images that several splits share, which inflates the metrics: {len(self.leaks):,}.")
+            notes.append(f"Images that several splits share, which inflates the metrics: {len(self.leaks):,}.")
         if self.conflicts:
-            sentences.append(f"Images that several classes share: {len(self.conflicts):,}.")
-        sentences += [finding.message for finding in self.findings if finding.kind == SAMPLE]
-        return " ".join(sentences)
+            notes.append(f"Images that several classes share: {len(self.conflicts):,}.")
+        notes += [finding.message for finding in self.findings if finding.kind == SAMPLE]
+        return " ".join(notes)
 
     def rename_images(self, names: Mapping[tuple[str, str], str]) -> "DatasetReport":
         """Replace the names of the images; the messages of the findings stay.
@@ -193,17 +193,18 @@ class DatasetReport:
     def describe_as_sample(self, description: str) -> "DatasetReport":
         """Replace the findings that hold for a sample only by its description, and by one about its classes."""
         findings = [finding for finding in self.findings if finding.kind not in _NOT_OF_A_SAMPLE | _ABOUT_A_SAMPLE]
-        found, labels = sum(count > 0 for count in self.count_training_images().values()), len(self.labels)
-        if found == 1:
+        present, labels = sum(count > 0 for count in self.count_training_images().values()), len(self.labels)
+        if present == 1:
             message = (
                 "All training images of the sample have one label: the files of the dataset are sorted by class, and "
                 "so would be the steps. Shuffle the images when you write the files."
             )
             findings.insert(0, Finding("fatal", "sorted", message))
-        elif 2 * found < labels and self.images > 4 * labels:
+        elif 2 * present < labels and self.images > 4 * labels:
             message = (
-                f"The sample has images of {found} of the {labels} classes only: the files seem to be sorted by class. "
-                "Shuffle the images when you write the files, else neighbouring steps train on the same few classes."
+                f"The sample has images of {present} of the {labels} classes only: the files seem to be sorted by "
+                "class. Shuffle the images when you write the files, else neighbouring steps train on the same few "
+                "classes."
             )
             findings.append(Finding("warning", "sorted", message))
         return replace(self, findings=(*findings, Finding("note", SAMPLE, description)))
@@ -325,7 +326,7 @@ def iterate_report(splits: Mapping[str, ImageDataset]) -> Generator[tuple[int, i
     readable: list[ImageRef] = []
     unreadable: list[UnreadableImage] = []
     counts, sizes = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-    with closing(_map_images(splits, _inspect)) as results:
+    with closing(_process_images(splits, _inspect)) as results:
         for number, (split, index, result) in enumerate(results, 1):
             image = ImageRef(split, labels[splits[split].targets[index]], splits[split].name(index))
             if isinstance(result, ImageError):
@@ -363,7 +364,7 @@ def iterate_headers(
         source = images.sources[index]
         return None if not isinstance(source, Path) or has_image_header(source) else _inspect(images, index)
 
-    with closing(_map_images(files, check)) as results:
+    with closing(_process_images(files, check)) as results:
         for number, (split, index, result) in enumerate(results, 1):
             if isinstance(result, ImageError):
                 images = files[split]
@@ -373,7 +374,7 @@ def iterate_headers(
     return unreadable
 
 
-def _map_images(
+def _process_images(
     splits: Mapping[str, ImageDataset], function: Callable[[ImageDataset, int], T]
 ) -> Generator[tuple[str, int, T], None, None]:
     """Call a function with each image in threads, and yield split, index and result in order.

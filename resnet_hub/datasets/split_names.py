@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from resnet_hub.datasets.dataset import SPLIT_NAMES, TEST, TRAIN, VALIDATION
 
 UNLABELLED = "unlabelled"  # the split of images without labels; never read
-_NO_LABEL_WORDS = {"unlabeled", "unlabelled", "unsup", "unsupervised"}
-_UNLABELLED_WORDS = _NO_LABEL_WORDS | {"pred", "predict", "prediction"}
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+_WITHOUT_LABELS = {"unlabeled", "unlabelled", "unsup", "unsupervised"}
+_UNLABELLED = _WITHOUT_LABELS | {"pred", "predict", "prediction"}
+_TOKEN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _ENDINGS = ("set", "data", "images")  # `trainset`
 _MEANINGLESS = {"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder", "v"}
 
@@ -20,10 +20,10 @@ def find_split(name: str) -> str | None:
     """Return the split that a name means, `UNLABELLED`, or None. Words of two splits (`train_val`) mean none."""
     if name.lower() in SPLIT_NAMES:
         return SPLIT_NAMES[name.lower()]
-    words = [_strip_ending(word.lower()) for word in _WORD.findall(name)]
-    if not _UNLABELLED_WORDS.isdisjoint(words):
+    tokens = [_strip_ending(token.lower()) for token in _TOKEN.findall(name)]
+    if not _UNLABELLED.isdisjoint(tokens):
         return UNLABELLED
-    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    splits = {SPLIT_NAMES[token] for token in tokens if token in SPLIT_NAMES}
     return splits.pop() if len(splits) == 1 else None
 
 
@@ -47,8 +47,8 @@ def are_complete(splits: Iterable[str]) -> bool:
 
 def is_unlabelled(name: str) -> bool:
     """Whether a folder is named only after its lack of labels: `unlabeled`, `UnlabelledImages`; not `predictions`."""
-    words = {word.lower() for word in _WORD.findall(name)}
-    return bool(words & _NO_LABEL_WORDS) and words <= _NO_LABEL_WORDS | _MEANINGLESS
+    tokens = {token.lower() for token in _TOKEN.findall(name)}
+    return bool(tokens & _WITHOUT_LABELS) and tokens <= _WITHOUT_LABELS | _MEANINGLESS
 
 
 def are_all_splits(names: Iterable[str]) -> bool:
@@ -60,11 +60,11 @@ def are_all_splits(names: Iterable[str]) -> bool:
     for name in names:
         if not find_split(name):
             return False
-        words = {_strip_ending(word.lower()) for word in _WORD.findall(name)}
-        others.add(frozenset(words - SPLIT_NAMES.keys() - _UNLABELLED_WORDS - _MEANINGLESS))
+        tokens = {_strip_ending(token.lower()) for token in _TOKEN.findall(name)}
+        others.add(frozenset(tokens - SPLIT_NAMES.keys() - _UNLABELLED - _MEANINGLESS))
     return len(others) == 1
 
 
-def _strip_ending(word: str) -> str:
-    shorter = next((word.removesuffix(ending) for ending in _ENDINGS if word.endswith(ending)), word)
-    return shorter if shorter in SPLIT_NAMES else word
+def _strip_ending(token: str) -> str:
+    shorter = next((token.removesuffix(ending) for ending in _ENDINGS if token.endswith(ending)), token)
+    return shorter if shorter in SPLIT_NAMES else token

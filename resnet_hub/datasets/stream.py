@@ -100,12 +100,12 @@ class StreamedImage(NamedTuple):
     name: str
 
 
-class Part(NamedTuple):
-    """The rows of a file whose number, divided by `of`, leaves `remainder`."""
+class FileSlice(NamedTuple):
+    """The rows of a file from `start` on, every `step`-th: `rows[start::step]`."""
 
     file: int
-    remainder: int = 0
-    of: int = 1
+    start: int = 0
+    step: int = 1
 
 
 Location = tuple[int, int]  # of an image: its file and its row in it
@@ -132,27 +132,27 @@ class ImageStream:
     locations: list[Location]
     encode: Callable[[Any, str], int | None]
 
-    def read(self, parts: Sequence[Part], skipped: Collection[Location] = (), state: Any = None) -> "Reader":
-        """Read `parts` one after the other, without the images at `skipped`, from the `state` of an earlier reader."""
-        return Reader(self, parts, frozenset(skipped), state)
+    def read(self, slices: Sequence[FileSlice], skipped: Collection[Location] = (), state: Any = None) -> "Reader":
+        """Read `slices` one after the other, without the images at `skipped`, from the `state` of an earlier reader."""
+        return Reader(self, slices, frozenset(skipped), state)
 
     def describe(self) -> str:
         """Describe the sample in a sentence for the report and the model card."""
         of_all = "" if self.count is None else f" of {self.count:,}"
-        parts = [f"{len(self.sample[TRAIN]):,}{of_all} training images"]
-        parts += [f"{len(images):,} images of {split}" for split, images in self.sample.items() if split != TRAIN]
+        counts = [f"{len(self.sample[TRAIN]):,}{of_all} training images"]
+        counts += [f"{len(images):,} images of {split}" for split, images in self.sample.items() if split != TRAIN]
         files = f"{min(len(self.files), _SAMPLED_FILES):,} of {len(self.files):,} files"
         return (
             "The dataset is read as a stream. Its report, with all numbers of images, is on a sample: the first images "
-            f"of {files}, {', '.join(parts)}."
+            f"of {files}, {', '.join(counts)}."
         )
 
 
 class Reader:
-    """Iterates over the images of parts of a stream; `state` is its position, which JSON can hold."""
+    """Iterates over the images of slices of files; `state` is its position, which JSON can hold."""
 
-    def __init__(self, stream: ImageStream, parts: Sequence[Part], skipped: frozenset[Location], state: Any):
-        self._stream, self._parts, self._skipped = stream, parts, skipped
+    def __init__(self, stream: ImageStream, slices: Sequence[FileSlice], skipped: frozenset[Location], state: Any):
+        self._stream, self._slices, self._skipped = stream, slices, skipped
         self._number: int
         self._row: int
         self._inner: Any
@@ -171,16 +171,16 @@ class Reader:
 
     def _iterate(self) -> Iterator[StreamedImage]:
         stream = self._stream
-        while self._number < len(self._parts):
-            part = self._parts[self._number]
-            self._file = stream.files[part.file]()
+        while self._number < len(self._slices):
+            rows = self._slices[self._number]
+            self._file = stream.files[rows.file]()
             if self._inner is not None:
                 self._file.load_state_dict(self._inner)
             for content, label in _read_rows(stream.title, self._file):
-                location, name = (part.file, self._row), f"{TRAIN}[{part.file}:{self._row}]"
+                location, name = (rows.file, self._row), f"{TRAIN}[{rows.file}:{self._row}]"
                 self._row += 1
                 target = stream.encode(label, name)
-                if location[1] % part.of == part.remainder and location not in self._skipped and target is not None:
+                if location[1] % rows.step == rows.start and location not in self._skipped and target is not None:
                     yield StreamedImage(content, target, name)
             self._number, self._row, self._inner, self._file = self._number + 1, 0, None, None
 
@@ -391,13 +391,13 @@ def _create_stream(
     for split, group in rows.items():
         names = [f"{split}[{file}:{row}]" for (file, row), *_ in group]
         targets = [encode(value, name) for (*_, value), name in zip(group, names, strict=True)]
-        kept = [index for index, target in enumerate(targets) if target is not None]
+        labelled = [index for index, target in enumerate(targets) if target is not None]
         unlabelled += [name for name, target in zip(names, targets, strict=True) if target is None]
         if split == TRAIN:
-            locations = [group[index][0] for index in kept]
-        contents, of_kept = [group[index][1] for index in kept], np.array([targets[i] for i in kept], np.int64)
-        if kept:
-            sample[split] = ImageDataset(labels, contents, of_kept, [names[index] for index in kept])
+            locations = [group[index][0] for index in labelled]
+        contents, classes = [group[index][1] for index in labelled], np.array([targets[i] for i in labelled], np.int64)
+        if labelled:
+            sample[split] = ImageDataset(labels, contents, classes, [names[index] for index in labelled])
     if TRAIN not in sample:
         raise DataError(f"{title} has no training images with labels. Choose another split or dataset.")
     skipped = {"image without a label": unlabelled} if unlabelled else None

@@ -53,10 +53,10 @@ def render_chart(
     x_low, x_high, y_ticks = min(all_x), max(all_x), (choose_log_ticks if chart.log_y else choose_ticks)(all_y)
     y_low, y_high = min(y_ticks[0], *all_y), max(y_ticks[-1], *all_y)
 
-    def place_x(x: float) -> float:
+    def scale_x(x: float) -> float:
         return round(LEFT + (WIDTH - LEFT - RIGHT) * (x - x_low) / ((x_high - x_low) or 1), 1)
 
-    def place_y(y: float) -> float:
+    def scale_y(y: float) -> float:
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - y_low) / ((y_high - y_low) or 1), 1)
 
     show = "{:.1%}" if percent else "{:.3g}"
@@ -65,13 +65,13 @@ def render_chart(
         line["y"] = [show.format(shown) for _, _, shown in line["values"]]
         titles = [f"{x}: {y}" for x, y in zip(line["x"], line["y"], strict=True)]
         line["points"] = [
-            (place_x(x), place_y(y), title) for (x, y, _), title in zip(line["values"], titles, strict=True)
+            (scale_x(x), scale_y(y), title) for (x, y, _), title in zip(line["values"], titles, strict=True)
         ]
         line["has_dots"] = len(line["points"]) <= _MAX_POINTS
         xs, edges = chart.lines[line["name"]][0], chart.bands.get(line["name"], ())
         line["band"] = [
             [
-                (place_x(x), place_y(transform(y) if y > 0 or not chart.log_y else y_low))
+                (scale_x(x), scale_y(transform(y) if y > 0 or not chart.log_y else y_low))
                 for x, y in zip(xs, edge, strict=True)
             ]
             for edge in edges
@@ -86,8 +86,8 @@ def render_chart(
         chart=chart,
         lines=lines,
         is_played=is_played,
-        x_ticks=[(place_x(x), f"{x:g}") for x in x_ticks],
-        y_ticks=[(place_y(y), show_y.format(10**y if chart.log_y else y)) for y in y_ticks],
+        x_ticks=[(scale_x(x), f"{x:g}") for x in x_ticks],
+        y_ticks=[(scale_y(y), show_y.format(10**y if chart.log_y else y)) for y in y_ticks],
         box=box | {"width": WIDTH, "height": HEIGHT},
     )
 

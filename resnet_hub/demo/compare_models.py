@@ -21,7 +21,7 @@ _SIDE = 512  # pixels of the shorter side at which the photo is decoded, or more
 
 
 class ModelComparison:
-    """Handlers and components of the panel below the answer."""
+    """Handlers and components of the panel below the labels."""
 
     def __init__(self, picker: ModelPicker):
         self.picker = picker
@@ -49,15 +49,15 @@ class ModelComparison:
         from resnet_hub.inference.gradcam import overlay_heat_map
 
         start = time.perf_counter()
-        top, maps = classifier.predict_with_maps(image, TOP)
+        top, feature_maps = classifier.predict_with_feature_maps(image, TOP)
         seconds = time.perf_counter() - start
         config = classifier.config
         index = config.labels.index(top[0]["label"])
-        heat_map = overlay_heat_map(classifier, image, index, feature_maps=maps, max_side=_SIDE)
+        heat_map = overlay_heat_map(classifier, image, index, feature_maps=feature_maps, max_side=_SIDE)
         return {
             "title": self.picker.get_title(name, request),
             "best": predict_markup.name_label(top[0]["label"], request),
-            "answer": predict_markup.render_answer(top, "", request, is_live=True),
+            "prediction": predict_markup.render_prediction(top, "", request, is_live=True),
             "heat": predict_markup.encode_jpeg(heat_map),
             "photo": predict_markup.encode_jpeg(image.resize(heat_map.size)),
             "time": f"{seconds * 1000:.0f} ms",

@@ -40,7 +40,7 @@ MAX_FRAME = 2**18  # bytes
 MAX_CALL = 2**20  # bytes of a call; images are uploaded before it
 MAX_AGENT_CALL = 20 * 2**20  # bytes of an agent's call, which may hold an image
 CALL_TIME = 120.0  # seconds for a call to arrive
-UPLOADS_KEPT = 3600.0  # seconds after which an uploaded file is deleted
+UPLOAD_LIFETIME = 3600.0  # seconds after which an uploaded file is deleted
 
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -58,17 +58,17 @@ ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 MAX_SESSION_NAME = 100  # characters; Gradio keeps the name after the call
 
 API = "/gradio_api"
-HEALTH, UPLOAD, CALL, AGENT, LIVE, FILE, ANSWERS = (
+HEALTH, UPLOAD, CALL, AGENT, LIVE, FILE, EVENTS = (
     "/health",
     f"{API}/upload",
     "a call",
     f"{API}/mcp",
     f"{API}/live",
     f"{API}/file=",
-    "/answers",
+    "/events",
 )
 
-_ROUTES = [  # methods, pattern of the path, kind
+_ROUTES = [  # methods, pattern of the path, name
     ("GET|HEAD", "/health", HEALTH),
     ("GET|HEAD", r"/", "/"),
     ("GET|HEAD", r"/(config|favicon\.ico|robots\.txt|manifest\.json|theme\.css|pwa_icon(/\d+)?)", "/"),
@@ -78,7 +78,7 @@ _ROUTES = [  # methods, pattern of the path, kind
     ("GET", rf"{API}/heartbeat/[\w-]+", "/heartbeat"),
     ("GET", rf"{API}/upload_progress", "/upload_progress"),
     ("GET|HEAD", rf"{API}/file=.*", FILE),
-    ("GET", rf"{API}/(queue/data|call/(v2/)?[\w-]+/[\w-]+)", ANSWERS),
+    ("GET", rf"{API}/(queue/data|call/(v2/)?[\w-]+/[\w-]+)", EVENTS),
     ("POST", rf"{API}/(queue/join|call/(v2/)?[\w-]+/?|cancel|reset/?)", CALL),
     ("POST", rf"{API}/upload", UPLOAD),
     ("POST", rf"{API}/live", LIVE),
@@ -91,10 +91,10 @@ log = logging.getLogger("resnet_hub")
 
 
 class RefusedError(Exception):
-    """A request that is answered with a status and a message instead of being passed on."""
+    """A request that gets a status and a message instead of being passed on."""
 
-    def __init__(self, status: int, message: str, answer: dict[str, Any] | None = None):
-        self.status, self.answer = status, answer or {"detail": message}
+    def __init__(self, status: int, message: str, content: dict[str, Any] | None = None):
+        self.status, self.content = status, content or {"detail": message}
 
 
 class Guard:
@@ -108,7 +108,7 @@ class Guard:
 
     def __init__(self, app: App, uploads: str | Path, calls: OpenCalls | None = None):
         self.app, self.uploads, self.open_calls = app, Path(uploads), calls or OpenCalls()
-        self.sent = Budget(MAX_UPLOAD, MAX_UPLOADS, UPLOADS_KEPT)
+        self.sent = Budget(MAX_UPLOAD, MAX_UPLOADS, UPLOAD_LIFETIME)
         self.calls, self.frames = Budget(MAX_CALLS, float("inf"), 60), Budget(MAX_FRAMES, float("inf"), 60)
         self.memory = MemoryBudget()
 
@@ -117,76 +117,76 @@ class Guard:
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
             return None  # no web sockets here
-        start, kind, status = time.monotonic(), find_route(scope), 0
+        start, route, status = time.monotonic(), find_route(scope), 0
 
-        async def answer(message: Message) -> None:
+        async def respond(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = _HEADERS | {"content-security-policy": _FILE_POLICY if kind == FILE else _PAGE_POLICY}
+                headers = _HEADERS | {"content-security-policy": _FILE_POLICY if route == FILE else _PAGE_POLICY}
                 others = [pair for pair in message["headers"] if pair[0].decode("latin-1").lower() not in headers]
                 message["headers"] = [*others, *((key.encode(), text.encode()) for key, text in headers.items())]
-            elif kind == ANSWERS and b"process_completed" in message.get("body", b""):
+            elif route == EVENTS and b"process_completed" in message.get("body", b""):
                 for event in _EVENT_ID.findall(message["body"]):
                     self.open_calls.remove(event.decode())
             await send(message)
 
         try:
-            if kind == HEALTH:
-                return await _send_json(answer, 200, {"status": "ok", "version": __version__})
-            self._check(scope, kind)
-            if kind in (CALL, AGENT, LIVE) and scope["method"] == "POST":
-                await self._pass_call(scope, kind, receive, answer)
+            if route == HEALTH:
+                return await _send_json(respond, 200, {"status": "ok", "version": __version__})
+            self._check(scope, route)
+            if route in (CALL, AGENT, LIVE) and scope["method"] == "POST":
+                await self._pass_call(scope, route, receive, respond)
             else:
-                metered = self._meter(get_address(scope), receive) if kind == UPLOAD else receive
-                await self.app(scope, metered, answer)
+                metered = self._meter(get_address(scope), receive) if route == UPLOAD else receive
+                await self.app(scope, metered, respond)
         except RefusedError as refusal:
             if not status:
-                await _send_json(answer, refusal.status, refusal.answer)
+                await _send_json(respond, refusal.status, refusal.content)
         except Exception as error:  # no traceback: invalid requests would fill the log with them
-            # After the start of an answer, mostly an unknown session, or a client that left.
-            log.log(logging.INFO if status else logging.ERROR, "%s in %s", type(error).__name__, kind)
-            log.debug("%s", kind, exc_info=error)
+            # After the start of a response, mostly an unknown session, or a client that left.
+            log.log(logging.INFO if status else logging.ERROR, "%s in %s", type(error).__name__, route)
+            log.debug("%s", route, exc_info=error)
             if not status:
-                await _send_json(answer, 500, {"detail": "This could not be answered."})
+                await _send_json(respond, 500, {"detail": "This could not be answered."})
             else:
                 with suppress(Exception):
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            if kind == ANSWERS:
-                self._end_answers(scope)
+            if route == EVENTS:
+                self._end_events(scope)
             # Neither the visitor nor the path is logged: paths and queries hold the names of files and runs.
-            level = logging.INFO if kind in (CALL, UPLOAD, AGENT) or status >= 400 else logging.DEBUG
-            log.log(level, "%s %s %d %.0f ms", scope["method"], kind or "?", status, (time.monotonic() - start) * 1000)
+            level = logging.INFO if route in (CALL, UPLOAD, AGENT) or status >= 400 else logging.DEBUG
+            log.log(level, "%s %s %d %.0f ms", scope["method"], route or "?", status, (time.monotonic() - start) * 1000)
 
-    def _check(self, scope: Scope, kind: str) -> None:
+    def _check(self, scope: Scope, route: str) -> None:
         """Raise `RefusedError` for what can be refused before the body is read."""
-        if not kind:
+        if not route:
             raise RefusedError(404, "There is nothing here.")
-        if kind == FILE and ADDRESS.match(get_path(scope).removeprefix(FILE)):
+        if route == FILE and ADDRESS.match(get_path(scope).removeprefix(FILE)):
             raise RefusedError(403, "Addresses are not fetched here.")
         may_act = scope.get("session") or is_local_user(scope)
-        if kind in (CALL, UPLOAD, AGENT, LIVE) and may_act and is_from_other_site(scope):
+        if route in (CALL, UPLOAD, AGENT, LIVE) and may_act and is_from_other_site(scope):
             raise RefusedError(403, "Only this page may act for a signed-in visitor.")
-        if kind in (CALL, AGENT) and self.calls.use(get_address(scope), 1):
+        if route in (CALL, AGENT) and self.calls.use(get_address(scope), 1):
             raise RefusedError(429, f"At most {MAX_CALLS:,} calls a minute are answered; wait a minute.")
-        if kind == LIVE and self.frames.use(get_address(scope), 1):
+        if route == LIVE and self.frames.use(get_address(scope), 1):
             raise RefusedError(429, f"At most {MAX_FRAMES:,} frames a minute are answered; wait a minute.")
-        if kind in (UPLOAD, AGENT) and shutil.disk_usage(_find_existing(self.uploads)).free < FREE_BYTES:
+        if route in (UPLOAD, AGENT) and shutil.disk_usage(_find_existing(self.uploads)).free < FREE_BYTES:
             raise RefusedError(507, "The disk of this page is nearly full; try again in an hour.")
 
-    async def _pass_call(self, scope: Scope, kind: str, receive: Receive, send: Send) -> None:
+    async def _pass_call(self, scope: Scope, route: str, receive: Receive, send: Send) -> None:
         """Read the body of a call within its limits, check it, and pass it on."""
         address = get_address(scope)
         with self.memory.hold(address) as reserve:
-            if kind == AGENT:
+            if route == AGENT:
                 receive = self._meter(address, receive)  # an image in it becomes a file
-            body = await self._read_body(receive, _MAX_BYTES[kind], reserve)
+            body = await self._read_body(receive, _MAX_BYTES[route], reserve)
             if not isinstance(body, bytes):  # the client has left
                 return await self.app(scope, _replay([body], receive), send)
-            if kind == AGENT:
+            if route == AGENT:
                 check_agent_call(body, scope)
-            elif kind == CALL:
+            elif route == CALL:
                 call = complete_call(parse_call(body), get_path(scope))
                 send = self._count_call(scope, address, call, send)
                 body = check_files(call, scope)
@@ -234,8 +234,8 @@ class Guard:
 
         return count
 
-    def _end_answers(self, scope: Scope) -> None:
-        """Forget the calls of a stream of answers that has ended."""
+    def _end_events(self, scope: Scope) -> None:
+        """Forget the calls of a stream of events that has ended."""
         sessions = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("session_hash", [])
         for session in sessions:
             self.open_calls.remove_session(session)
@@ -262,11 +262,11 @@ def get_path(scope: Scope) -> str:
 
 
 def find_route(scope: Scope) -> str:
-    """The kind of route of a request; "" if the page does not serve it."""
+    """The name of the route of a request; "" if the page does not serve it."""
     path = get_path(scope)
-    for methods, pattern, kind in _ROUTES:
+    for methods, pattern, route in _ROUTES:
         if scope["method"] in methods.split("|") and re.fullmatch(pattern, path, re.DOTALL):
-            return kind
+            return route
     return ""
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
-from resnet_hub.demo.guard import UPLOADS_KEPT
+from resnet_hub.demo.guard import UPLOAD_LIFETIME
 from resnet_hub.demo.predict_tab import EXAMPLES
 from resnet_hub.demo.runs.store import RunStore
 from resnet_hub.demo.space import is_space
 from resnet_hub.errors import ResNetHubError
 
 DOWNLOADS = 10 * 2**30  # bytes from the Hub that a Space keeps on its disk
-_PREPARED = 24 * 3600  # seconds that a dataset prepared by `datasets` is kept, as long as a run
+_PREPARED_LIFETIME = 24 * 3600  # seconds until a dataset prepared by `datasets` is deleted, as for a run
 
 log = logging.getLogger("resnet_hub")
 
@@ -39,7 +39,7 @@ def start_log() -> None:
         log.propagate = False
 
 
-def keep_tidy(runs: RunStore, uploads: Path) -> None:
+def clean_up(runs: RunStore, uploads: Path) -> None:
     """Return memory every minute and delete old files every ten minutes, for as long as the app runs."""
     for minute in count():
         try:
@@ -54,7 +54,7 @@ def keep_tidy(runs: RunStore, uploads: Path) -> None:
         time.sleep(60)
 
 
-def delete_old_uploads(folder: Path, max_age: float = UPLOADS_KEPT, keep: Collection[Path] = ()) -> None:
+def delete_old_uploads(folder: Path, max_age: float = UPLOAD_LIFETIME, keep: Collection[Path] = ()) -> None:
     """Delete files that were uploaded more than `max_age` seconds ago; Gradio forgets them when the app is killed.
 
     Files and folders in `keep` stay: the page's copies of its examples, and served files of runs, which are deleted
@@ -63,12 +63,12 @@ def delete_old_uploads(folder: Path, max_age: float = UPLOADS_KEPT, keep: Collec
     for parent, folders, files in os.walk(folder.resolve(), topdown=False):
         for path in (Path(parent, name) for name in (*files, *folders)):
             with suppress(OSError):  # still in use, or already deleted
-                is_kept = not {path, *path.parents}.isdisjoint(keep)
-                if time.time() - path.lstat().st_mtime > max_age and not is_kept:
+                is_protected = not {path, *path.parents}.isdisjoint(keep)
+                if time.time() - path.lstat().st_mtime > max_age and not is_protected:
                     path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def sweep_downloads(limit: int = DOWNLOADS, kept: float = _PREPARED) -> None:
+def sweep_downloads(limit: int = DOWNLOADS, lifetime: float = _PREPARED_LIFETIME) -> None:
     """Delete downloads from the Hub, the least recently used repositories first, until `limit` bytes are left.
 
     Call it on a Space only: on other machines, other programs use that folder too. Models in memory are not affected.
@@ -82,7 +82,7 @@ def sweep_downloads(limit: int = DOWNLOADS, kept: float = _PREPARED) -> None:
                 excess -= repo.size_on_disk
     for folder in Path(constants.HF_HOME, "datasets").glob("*/"):
         with suppress(OSError, ValueError):  # another sweep, or an empty folder
-            if time.time() - max(path.stat().st_mtime for path in folder.rglob("*")) > kept:
+            if time.time() - max(path.stat().st_mtime for path in folder.rglob("*")) > lifetime:
                 shutil.rmtree(folder)
 
 

@@ -26,12 +26,12 @@ I18N = gr.I18n(**MESSAGES, **{"zh-CN": MESSAGES["zh"], "zh-TW": MESSAGES["zh"]})
 def _compile(phrase: str) -> re.Pattern[str]:
     """A phrase as a pattern: `{name}` is any text, `(s)` an optional ending and `(y|ies)` one of two."""
 
-    def convert(part: str) -> str:
-        if part.startswith("{"):
-            return f"(?P<{part[1:-1]}>.*?)"
-        if re.fullmatch(r"\([a-z|]+\)", part):
-            return f"(?:{part[1:-1]})" + ("" if "|" in part else "?")
-        return re.escape(part)
+    def convert(fragment: str) -> str:
+        if fragment.startswith("{"):
+            return f"(?P<{fragment[1:-1]}>.*?)"
+        if re.fullmatch(r"\([a-z|]+\)", fragment):
+            return f"(?:{fragment[1:-1]})" + ("" if "|" in fragment else "?")
+        return re.escape(fragment)
 
     return re.compile("".join(map(convert, re.split(r"({\w+}|\([a-z|]+\))", phrase))), re.DOTALL)
 
@@ -77,7 +77,7 @@ def _translate_text(text: str) -> str:
         return PHRASES.get(text, text)
     for pattern, chinese in _PATTERNS:
         if match := pattern.fullmatch(text):
-            return chinese.format(**{name: _translate_text(part) for name, part in match.groupdict().items()})
+            return chinese.format(**{name: _translate_text(fragment) for name, fragment in match.groupdict().items()})
     return text
 
 

@@ -1,6 +1,6 @@
-"""Answers to the frames of a visitor's camera: a route of its own, since Gradio's queue takes three requests a call.
+"""Labels for the frames of a visitor's camera: a route of its own, since Gradio's queue takes three requests a call.
 
-The page sends a frame once the one before is answered. Frames are not stored.
+The page sends a frame once it has the labels of the one before. Frames are not stored.
 """
 
 import time
@@ -31,7 +31,7 @@ class LiveCamera:
         # A model that has to be loaded first keeps no other camera waiting.
         self._frames, self._loads = CapacityLimiter(_AT_ONCE), CapacityLimiter(_AT_ONCE)
 
-    async def answer(self, request: Request) -> Response:
+    async def classify(self, request: Request) -> Response:
         """The labels of the frame in the body, as HTML; an error has the status 400, too many frames 503."""
         if self._frames.statistics().tasks_waiting >= _MAX_WAITING:
             return PlainTextResponse("There are too many cameras; send the frame again.", 503)
@@ -49,8 +49,8 @@ class LiveCamera:
 
     def _classify(self, classifier: "Classifier", frame: bytes, name: str, request: gr.Request) -> str:
         start = time.perf_counter()
-        top, _ = classifier.predict_with_maps(frame, TOP)
+        top, _ = classifier.predict_with_feature_maps(frame, TOP)
         took = predict_markup.describe_time(
             time.perf_counter() - start, classifier, self.picker.get_title(name, request), request
         )
-        return predict_markup.render_answer(top, took, request, is_live=True)
+        return predict_markup.render_prediction(top, took, request, is_live=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _BYTES_PER_PARAMETER = 12  # float32: in PyTorch, in ONNX Runtime, and there again while it packs them
 _PEAK, _WORK = 2**26, 200e9  # numbers in memory and multiplications for one image; ResNeXt-101: 14e6 and 87e9
-_HELD = 8  # models in memory: each takes some megabytes besides its parameters
+_MAX_LOADED = 8  # models in memory: each takes some megabytes besides its parameters
 _SEARCH_PAUSE = 60.0  # seconds without suggestions after the Hub did not answer
 
 
@@ -41,7 +41,7 @@ class Models:
     def __init__(self, shelf: Path, scheduler: Scheduler | None = None, *, max_bytes: int = 2**31):
         self.shelf, self.scheduler, self.max_bytes = shelf, scheduler, max_bytes
         self._lock = threading.Lock()
-        self._held: OrderedDict[str, Future[Classifier]] = OrderedDict()  # the least recently used first
+        self._loaded: OrderedDict[str, Future[Classifier]] = OrderedDict()  # the least recently used first
         self._bytes: dict[str, int] = {}
         self._search_again = 0.0
         self._added: dict[str, str | Path] = {}
@@ -92,31 +92,31 @@ class Models:
     def forget(self, name: str) -> None:
         """Drop a loaded model, so that its next use loads it again: a resumed run changes its model."""
         with self._lock:
-            if (future := self._held.get(name)) and future.done():
-                del self._held[name], self._bytes[name]
+            if (future := self._loaded.get(name)) and future.done():
+                del self._loaded[name], self._bytes[name]
 
     def find_loaded(self, name: str) -> "Classifier | None":
         """The classifier of that name if it need not be loaded or waited for."""
         self.source(name)  # raises if the name is not valid, or not any more
         with self._lock:
-            future = self._held.get(name)
+            future = self._loaded.get(name)
             return future.result() if future and future.done() and not future.exception() else None
 
     def get(self, name: str) -> "Classifier":
         """The classifier of that name. The first call loads it, and calls meanwhile wait for that."""
         source = self.source(name)
         with self._lock:
-            future = self._held.get(name)
+            future = self._loaded.get(name)
             is_first = future is None
             if future is None:
-                future = self._held[name] = Future()
-            self._held.move_to_end(name)
+                future = self._loaded[name] = Future()
+            self._loaded.move_to_end(name)
         if is_first:
             try:
                 future.set_result(self._load(name, source))
             except BaseException as error:
                 with self._lock:
-                    del self._held[name]
+                    del self._loaded[name]
                     self._bytes.pop(name, None)
                 future.set_exception(error)
         return future.result()
@@ -139,9 +139,9 @@ class Models:
         if config.peak_numbers > _PEAK or config.multiply_adds > _WORK:
             raise PageError("too_slow", name=name)
         with self._lock:
-            for other in [key for key, future in self._held.items() if future.done()]:
-                if sum(self._bytes.values()) + needed > self.max_bytes or len(self._held) > _HELD:
-                    del self._held[other], self._bytes[other]
+            for other in [key for key, future in self._loaded.items() if future.done()]:
+                if sum(self._bytes.values()) + needed > self.max_bytes or len(self._loaded) > _MAX_LOADED:
+                    del self._loaded[other], self._bytes[other]
             if sum(self._bytes.values()) + needed > self.max_bytes:
                 raise PageError("busy")
             self._bytes[name] = needed

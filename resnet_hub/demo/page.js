@@ -9,7 +9,7 @@
     element.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
   }
 
-  // -- the answer ----------------------------------------------------------------------------------------------------
+  // -- the labels ----------------------------------------------------------------------------------------------------
 
   function rows(element, trigger) {
     element.addEventListener("click", ({ target }) => {
@@ -28,7 +28,7 @@
       const button = target.closest("button[data-index]");
       if (!button) return;
       trigger("select", { index: Number(button.dataset.index), value: "" });
-      if (button.matches(".frame")) scrollTo(query("#photo-panel")); // where the photo and its answer come
+      if (button.matches(".frame")) scrollTo(query("#photo-panel")); // where the photo and its labels come
     });
   }
 
@@ -45,17 +45,17 @@
 
   let noted = "";
   let settling = 0;
-  function noteAnswer() {
-    const answer = query("#classes"); // Gradio changes its elements and keeps them
-    if (!answer || answer.textContent === noted) return;
-    noted = answer.textContent;
-    const heading = answer.querySelector("h2");
+  function noteLabels() {
+    const labels = query("#classes"); // Gradio changes its elements and keeps them
+    if (!labels || labels.textContent === noted) return;
+    noted = labels.textContent;
+    const heading = labels.querySelector("h2");
     if (!heading) return;
-    const [name, score] = [".name", ".score"].map((part) => answer.querySelector(part).textContent.trim());
+    const [name, score] = [".name", ".score"].map((selector) => labels.querySelector(selector).textContent.trim());
     announce(`${[...new Set([heading.textContent, name])].join(" ")}, ${score}`);
-    if (isNarrow()) scrollTo(answer);
+    if (isNarrow()) scrollTo(labels);
     clearTimeout(settling);
-    settling = setTimeout(resnetHub.settle, 300); // Gradio changes the photo after the answer
+    settling = setTimeout(resnetHub.settle, 300); // Gradio changes the photo after the labels
   }
 
   let refused = "";
@@ -152,7 +152,7 @@
     let scheduled = false;
     const update = () => {
       scheduled = false;
-      noteAnswer();
+      noteLabels();
       noteRefusal();
       resnetHub.notePhotos();
       setTitle();

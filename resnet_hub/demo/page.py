@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from resnet_hub.demo.gradio_compat import GuardedBlocks
 from resnet_hub.demo.guard import LIVE, App, Guard, Message, Receive, Send
-from resnet_hub.demo.housekeeping import keep_tidy, start_log
+from resnet_hub.demo.housekeeping import clean_up, start_log
 from resnet_hub.demo.i18n import I18N, MESSAGES, choose_language, message, translate
 from resnet_hub.demo.inside_tab.tab import InsideTab
 from resnet_hub.demo.live_camera import LiveCamera
@@ -83,7 +83,7 @@ def _replace_head(page: str, accept_language: str) -> str:
 
 MAX_THREADS = 147  # more than the 144 calls that the page runs at once; a thread starts when it is needed
 SESSIONS = 600  # of 15 to 100 KB; then Gradio forgets the one that was not used for longest
-_AT_END = (86_400, 30 * 86_400)  # Gradio deletes files only when the app ends; until then `keep_tidy` does
+_AT_END = (86_400, 30 * 86_400)  # Gradio deletes files only when the app ends; until then `clean_up` does
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=_FONT, font_mono=["ui-monospace", "monospace"])
 # Panels have edges, empty checkboxes and fields are visible, hints are legible, and labels are text, not chips.
@@ -177,7 +177,7 @@ def build(shelf: str | Path, default: str | None = None) -> Page:
             with gr.Tab(message("train_tab"), id="train"):
                 train.render(demo, tabs)
             with gr.Tab(message("inside_tab"), id="inside") as inside:
-                InsideTab(models).render(inside, *predict.answering["inputs"])
+                InsideTab(models).render(inside, *predict.classifying["inputs"])
         gr.HTML(message("photos_kept"), elem_classes="hint small")
         gr.HTML(f"<p>resnet_hub {__version__}</p>", elem_id="version")
     if default:  # so that the first visitor does not wait for torch
@@ -195,7 +195,7 @@ def launch(demo: Page, **options: Any) -> None:
     start_log()
     uploads = get_upload_folder()
     uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
-    threading.Thread(target=keep_tidy, args=[demo.runs, uploads], daemon=True).start()
+    threading.Thread(target=clean_up, args=[demo.runs, uploads], daemon=True).start()
     threading.Thread(target=demo.defaults.watch, args=[lambda: demo.is_running], daemon=True).start()
     demo.launch(
         theme=THEME,
@@ -213,7 +213,7 @@ def launch(demo: Page, **options: Any) -> None:
         state_session_capacity=SESSIONS,
         app_kwargs={
             "middleware": [Middleware(PageHead), Middleware(Guard, uploads=uploads, calls=demo.open_calls)],
-            "routes": [Route(LIVE, demo.live.answer, methods=["POST"])],
+            "routes": [Route(LIVE, demo.live.classify, methods=["POST"])],
         },
         **options,
     )

@@ -5,8 +5,8 @@
   const PHOTO_INPUT = "#photo input[type=file]";
   const SEVERAL_INPUT = "#photo-buttons input[type=file]";
   const FRAME_SIDE = 256; // pixels of the shorter side of a frame
-  const FRAME_INTERVAL = 125; // milliseconds from one frame to the next, or until its answer
-  const RETRY_INTERVAL = 1000; // milliseconds after a frame that was not answered
+  const FRAME_INTERVAL = 125; // milliseconds from one frame to the next, or until its labels
+  const RETRY_INTERVAL = 1000; // milliseconds after a frame without labels
   const ANNOUNCE_INTERVAL = 3000; // milliseconds between two labels that a screen reader hears
 
   // -- photos --------------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@
     query("#live-labels").replaceChildren();
   }
 
-  async function turnCamera() {
+  async function switchCamera() {
     const current = stream?.getVideoTracks()[0].getSettings().deviceId;
     const devices = await navigator.mediaDevices.enumerateDevices();
     const cameras = devices.filter(({ kind }) => kind === "videoinput").map((device) => device.deviceId);
@@ -160,8 +160,8 @@
     await video.play().catch(() => {});
     while (stream === current) {
       const start = performance.now();
-      const isAnswered = !video.videoWidth || (await sendFrame(video, current));
-      await pause(isAnswered ? start + FRAME_INTERVAL - performance.now() : RETRY_INTERVAL);
+      const isDone = !video.videoWidth || (await sendFrame(video, current));
+      await pause(isDone ? start + FRAME_INTERVAL - performance.now() : RETRY_INTERVAL);
     }
   }
 
@@ -169,10 +169,10 @@
     try {
       const body = await grabFrame(video, FRAME_SIDE, 0.8);
       const model = encodeURIComponent(query("#summary [data-model]")?.dataset.model ?? "");
-      const answer = await fetch(`gradio_api/live?model=${model}`, { method: "POST", body });
-      const labels = await answer.text();
-      if (stream === current && (answer.ok || answer.status === 400)) showLabels(labels);
-      return answer.ok;
+      const response = await fetch(`gradio_api/live?model=${model}`, { method: "POST", body });
+      const labels = await response.text();
+      if (stream === current && (response.ok || response.status === 400)) showLabels(labels);
+      return response.ok;
     } catch {
       return false;
     }
@@ -182,7 +182,7 @@
   function showLabels(labels) {
     const box = query("#live-labels");
     box.innerHTML = labels; // of our server, which escapes them
-    box.dataset.answers = Number(box.dataset.answers ?? 0) + 1;
+    box.dataset.frames = Number(box.dataset.frames ?? 0) + 1;
     if (performance.now() - announcedAt < ANNOUNCE_INTERVAL) return;
     announcedAt = performance.now();
     resnetHub.announce(box.querySelector("h2, p").textContent);
@@ -198,21 +198,21 @@
     setPhoto(new File([frame], "camera.jpg", { type: "image/jpeg" }));
   }
 
-  // -- the answer as an image ----------------------------------------------------------------------------------------
+  // -- photo and labels as an image ----------------------------------------------------------------------------------------
 
-  const PICTURE_WIDTH = 800;
+  const IMAGE_WIDTH = 800;
   const ROW_HEIGHT = 64;
   const MARGIN = 40;
 
-  async function savePicture() {
+  async function saveImage() {
     const photo = query("#why .layers img");
     const rows = [...document.querySelectorAll("#classes .row")];
     if (!photo || !rows.length) return;
     await photo.decode();
-    const scale = Math.min(PICTURE_WIDTH / photo.naturalWidth, PICTURE_WIDTH / photo.naturalHeight);
+    const scale = Math.min(IMAGE_WIDTH / photo.naturalWidth, IMAGE_WIDTH / photo.naturalHeight);
     const [width, height] = [photo.naturalWidth * scale, photo.naturalHeight * scale];
     const canvas = Object.assign(document.createElement("canvas"), {
-      width: PICTURE_WIDTH,
+      width: IMAGE_WIDTH,
       height: Math.round(height) + 120 + rows.length * ROW_HEIGHT + 50,
     });
     const context = canvas.getContext("2d");
@@ -224,10 +224,10 @@
       while (context.measureText(shown).width > space && shown.length > 1) shown = `${shown.replace(/…$/, "").slice(0, -1)}…`;
       context.fillText(shown, MARGIN, y);
     };
-    const inner = PICTURE_WIDTH - 2 * MARGIN;
+    const inner = IMAGE_WIDTH - 2 * MARGIN;
     context.fillStyle = "white";
     context.fillRect(0, 0, canvas.width, canvas.height);
-    context.drawImage(photo, (PICTURE_WIDTH - width) / 2, 0, width, height);
+    context.drawImage(photo, (IMAGE_WIDTH - width) / 2, 0, width, height);
     let y = height + 70;
     write(query("#classes h2").textContent, y, "600 40px", "#0f172a", inner);
     for (const row of rows) {
@@ -235,7 +235,7 @@
       const score = row.querySelector(".score").textContent;
       write(row.querySelector(".name").firstChild.textContent.trim(), y, "26px", "#0f172a", inner - 100);
       context.textAlign = "right";
-      context.fillText(score, PICTURE_WIDTH - MARGIN, y);
+      context.fillText(score, IMAGE_WIDTH - MARGIN, y);
       context.textAlign = "left";
       context.fillStyle = "#e2e8f0";
       context.fillRect(MARGIN, y + 12, inner, 6);
@@ -244,7 +244,7 @@
     }
     write(`${query("#summary h2").textContent} · resnet_hub`, y + 66, "20px", "#475569", inner);
     const url = URL.createObjectURL(await new Promise((done) => canvas.toBlob(done, "image/png")));
-    Object.assign(document.createElement("a"), { href: url, download: "photo-and-answer.png" }).click();
+    Object.assign(document.createElement("a"), { href: url, download: "photo-and-labels.png" }).click();
     setTimeout(() => URL.revokeObjectURL(url), 60_000);
   }
 
@@ -254,9 +254,9 @@
     wasCleared = Boolean(target.closest?.("#photo button") && query("#photo img"));
   }
 
-  // Called some time after each answer.
+  // Called some time after each prediction.
   function settle() {
-    if (wasCleared && !query("#photo img")) query("#clear-photo").click(); // the answer is of the photo before
+    if (wasCleared && !query("#photo img")) query("#clear-photo").click(); // the labels are of the photo before
     else if (query("#other-model input")?.value) query("#compare-button").click(); // a comparison follows the photo
   }
 
@@ -273,5 +273,5 @@
   document.addEventListener("dragover", allowDrop);
   document.addEventListener("paste", paste, true);
   document.addEventListener("visibilitychange", () => document.hidden && stopLive());
-  Object.assign(resnetHub, { takePhoto, notePhotos, settle, startLive: () => startLive(), stopLive, turnCamera, keepFrame, savePicture });
+  Object.assign(resnetHub, { takePhoto, notePhotos, settle, startLive: () => startLive(), stopLive, switchCamera, keepFrame, saveImage });
 })();

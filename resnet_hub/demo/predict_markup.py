@@ -1,4 +1,4 @@
-"""HTML of the Predict tab: a model, an answer, and the photo under its heat map."""
+"""HTML of the Predict tab: a model, its labels, and the photo under its heat map."""
 
 import html
 import re
@@ -109,23 +109,23 @@ def describe_verdict(verdict: str, request: gr.Request) -> str:
 
 
 def describe_time(seconds: float, classifier: "Classifier", title: str, request: gr.Request) -> str:
-    """The time that an answer took, and what computed it."""
+    """The time that a prediction took, and what computed it."""
     device = f"{classifier.device.type.upper()} ({classifier.engine}, {classifier.precision})"
     return translate(request, "took", time=f"{seconds * 1000:.0f} ms", device=device, model=title)
 
 
-def render_answer(top: "Prediction", took: str, request: gr.Request, *, is_live: bool = False) -> str:
+def render_prediction(top: "Prediction", took: str, request: gr.Request, *, is_live: bool = False) -> str:
     """The most likely labels with bars, below the first one or a doubtful verdict, and the time taken.
 
-    The labels are buttons, for their heat maps, unless the answer `is_live`: one of many, or beside another.
+    The labels are buttons, for their heat maps, unless the prediction `is_live`: one of many, or beside another.
     """
     rows = [entry | {"name": translate_label(request, entry["label"])} for entry in top]
     verdict = describe_verdict(top.verdict, request)
-    return render("answer.html", request, rows=rows, verdict=verdict, took=took, is_live=is_live)
+    return render("prediction.html", request, rows=rows, verdict=verdict, took=took, is_live=is_live)
 
 
 def render_why(photo: "Image.Image", heat_map: "Image.Image", label: str, request: gr.Request) -> str:
-    """A photo under the heat map of a label, with a slider for the strength of the map."""
+    """A photo under the heat map of a label, with a slider for the strength of the heat map."""
     name = name_label(label, request)
     photo = photo.resize(heat_map.size) if photo.size != heat_map.size else photo
     return render("why.html", request, photo=encode_jpeg(photo), heat=encode_jpeg(heat_map), label=name)

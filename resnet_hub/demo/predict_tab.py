@@ -44,7 +44,7 @@ class PredictTab:
         self.several, self.comparison = SeveralPhotos(self.model), ModelComparison(self.model)
         self.live = LiveCamera(self.model)
 
-    def answer(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
+    def classify(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
         """The top classes, the photo under the heat map of the first, an error, and the photo itself.
 
         The photo is returned where a browser cannot show its format. Without a photo, everything is cleared.
@@ -52,25 +52,25 @@ class PredictTab:
         if photo is None:
             return "", "", "", gr.skip()
         try:
-            classifier, image, top, maps, seconds = self._classify(photo, model, TOP)
+            classifier, image, top, feature_maps, seconds = self._classify(photo, model, TOP)
         except ResNetHubError as error:
             return "", "", markup.render_error(error, request), gr.skip()
         took = predict_markup.describe_time(seconds, classifier, self.model.get_title(model, request), request)
         shown = gr.skip() if Path(photo["path"]).suffix.lower() in _BROWSER_FORMATS else image
-        why = _render_heat_map(classifier, image, top[0]["label"], request, maps)
-        return predict_markup.render_answer(top, took, request), why, "", shown
+        why = _render_heat_map(classifier, image, top[0]["label"], request, feature_maps)
+        return predict_markup.render_prediction(top, took, request), why, "", shown
 
-    def answer_or_ask(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
-        """As `answer`; without a photo, ask for one."""
+    def classify_or_ask(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
+        """As `classify`; without a photo, ask for one."""
         if photo is None:
             return "", "", markup.render_text(translate(request, "no_photo"), "alert"), gr.skip()
-        return self.answer(photo, model, request)
+        return self.classify(photo, model, request)
 
     def make_example(self, path: Path) -> Callable[..., tuple[Any, ...]]:
         """The handler of an example's button. Gradio finds no request in the signature of a `functools.partial`."""
 
         def show_example(model: str, request: gr.Request) -> tuple[Any, ...]:
-            *shown, _ = self.answer({"path": str(path), "orig_name": path.name}, model, request)
+            *shown, _ = self.classify({"path": str(path), "orig_name": path.name}, model, request)
             return *shown, str(path)
 
         return show_example
@@ -82,7 +82,7 @@ class PredictTab:
         try:
             image = load_image(photo["path"], name=photo["orig_name"], near=_HEAT_MAP_SIDE)
             return _render_heat_map(self.models.get(model), image, chosen.value, request)
-        except (ResNetHubError, ValueError):  # the model was changed meanwhile; its answer brings another heat map
+        except (ResNetHubError, ValueError):  # the model was changed meanwhile; its labels bring another heat map
             return gr.skip()
 
     def predict(self, image: dict[str, Any] | None, model: str = "", top_k: float = TOP) -> list[dict[str, Any]]:
@@ -112,8 +112,8 @@ class PredictTab:
         side = max(_HEAT_MAP_SIDE, classifier.decode_size or 0)
         source, name = _get_source(photo)
         image = load_image(source, name=name, near=side)
-        top, maps = classifier.predict_with_maps(image, top_k)
-        return classifier, image, top, maps, time.perf_counter() - start
+        top, feature_maps = classifier.predict_with_feature_maps(image, top_k)
+        return classifier, image, top, feature_maps, time.perf_counter() - start
 
     # -- the page ------------------------------------------------------------------------------------------------------
 
@@ -167,14 +167,14 @@ class PredictTab:
                     self._examples = [
                         gr.Button(message(f"example_{path.stem}"), icon=path, min_width=0) for path in EXAMPLES
                     ]
-            with gr.Column(min_width=280, elem_id="answer-panel"):
-                gr.HTML(message("answer_head"), elem_classes="panel-head")
-                gr.HTML(message("answer_hint"), elem_classes="placeholder")
+            with gr.Column(min_width=280, elem_id="prediction-panel"):
+                gr.HTML(message("prediction_head"), elem_classes="panel-head")
+                gr.HTML(message("prediction_hint"), elem_classes="placeholder")
                 self._classes = gr.HTML(
                     elem_id="classes", elem_classes="labels", js_on_load="resnetHub.rows(element, trigger)"
                 )
                 self._save_button = gr.Button(message("save_image"), elem_id="save-image", elem_classes="as-link")
-                gr.HTML('<div class="labels" id="live-labels"></div>', elem_id="live-answer")
+                gr.HTML('<div class="labels" id="live-labels"></div>', elem_id="live-prediction")
             with gr.Column(min_width=280, elem_id="why-panel"):
                 gr.HTML(message("why_head"), elem_classes="panel-head")
                 gr.HTML(message("why_hint"), elem_classes="placeholder")
@@ -187,7 +187,7 @@ class PredictTab:
                 self._live_actions = {
                     "keepFrame": gr.Button(message("keep_frame"), variant="primary", elem_id="keep-frame", min_width=0),
                     "stopLive": gr.Button(message("camera_off"), elem_id="camera-off", min_width=0),
-                    "turnCamera": gr.Button(message("other_camera"), elem_id="other-camera", min_width=0),
+                    "switchCamera": gr.Button(message("other_camera"), elem_id="other-camera", min_width=0),
                 }
 
     def _connect(self, page: gr.Blocks) -> None:
@@ -201,10 +201,10 @@ class PredictTab:
             "show_progress": "minimal",
         }
         self.photo = photo
-        self.answering: dict[str, Any] = shown | predicting
-        self.answering |= {"fn": self.answer, "inputs": [photo, current]}
-        asking: dict[str, Any] = self.answering | {"fn": self.answer_or_ask}
-        photo.upload(**self.answering)
+        self.classifying: dict[str, Any] = shown | predicting
+        self.classifying |= {"fn": self.classify, "inputs": [photo, current]}
+        asking: dict[str, Any] = self.classifying | {"fn": self.classify_or_ask}
+        photo.upload(**self.classifying)
         self._button.click(**asking)
         showing_example: dict[str, Any] = shown | predicting
         for path, button in zip(EXAMPLES, self._examples, strict=True):
@@ -214,21 +214,25 @@ class PredictTab:
         photo.clear(lambda: ("", "", "", ""), None, cleared, **private)  # Gradio still sends the photo
         clear_all = gr.Button(elem_id="clear-photo", elem_classes="only-for-scripts")
         clear_all.click(lambda: (None, "", "", "", ""), None, [photo, *cleared], **private)
-        scripts = {"takePhoto": self._camera_button, "startLive": self._live_button, "savePicture": self._save_button}
+        scripts = {"takePhoto": self._camera_button, "startLive": self._live_button, "saveImage": self._save_button}
         scripts |= self._live_actions
         for script, button in scripts.items():
             button.click(None, js=f"() => resnetHub.{script}()", api_visibility="private")
-        self.several.connect(photo, self.answering)
+        self.several.connect(photo, self.classifying)
         self.comparison.connect(photo)
-        self.model.connect(page, self.answering, self.several.classifying)
+        self.model.connect(page, self.classifying, self.several.classifying)
 
 
 def _render_heat_map(
-    classifier: "Classifier", image: "Image.Image", label: str, request: gr.Request, maps: "Tensor | None" = None
+    classifier: "Classifier",
+    image: "Image.Image",
+    label: str,
+    request: gr.Request,
+    feature_maps: "Tensor | None" = None,
 ) -> str:
     from resnet_hub.inference.gradcam import overlay_heat_map
 
-    overlay = overlay_heat_map(classifier, image, classifier.config.labels.index(label), feature_maps=maps)
+    overlay = overlay_heat_map(classifier, image, classifier.config.labels.index(label), feature_maps=feature_maps)
     return predict_markup.render_why(image, overlay, label, request)
 
 

@@ -1,4 +1,4 @@
-"""Several photos at once on the Predict tab: a gallery of their answers, and a table of them to download.
+"""Several photos at once on the Predict tab: a gallery of their labels, and a table of them to download.
 
 Nothing is kept but the uploads, which only the visitor's page has the paths of.
 """
@@ -27,7 +27,7 @@ _BATCH = 8  # photos that the model computes at once; other visitors wait for no
 _THUMBNAIL_SIDE = 192
 _ON_LOAD = f"resnetHub.limits = {{ photos: {MAX_PHOTOS}, bytes: {MAX_BYTES} }}; resnetHub.tap(element, trigger);"
 
-Result = tuple[str, "Prediction | ImageError"]  # the name of a photo, and what the classifier says of it
+Result = tuple[str, "Prediction | ImageError"]  # the name of a photo, and its labels or the error
 
 
 class SeveralPhotos:
@@ -103,8 +103,8 @@ class SeveralPhotos:
             self._clear = gr.Button(message("several_clear"), elem_id="several-clear")
         self._refused = gr.Button(elem_id="several-refused", elem_classes="only-for-scripts")
 
-    def connect(self, photo: gr.Image, answering: dict[str, Any]) -> None:
-        """Attach the handlers. A tapped photo becomes `photo`, and is classified as `answering` says."""
+    def connect(self, photo: gr.Image, classifying_one: dict[str, Any]) -> None:
+        """Attach the handlers. A tapped photo becomes `photo`, and is classified as `classifying_one` says."""
         private: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "always_last"}
         shown = [self._gallery, self._summary]
         self.classifying: dict[str, Any] = private | {
@@ -117,11 +117,11 @@ class SeveralPhotos:
             "concurrency_id": "several",
         }
         classified = self.button.upload(**self.classifying)
-        # At a clearing no answer of a batch may follow.
+        # At a clearing no labels of a batch may follow.
         self._clear.click(lambda: (None, "", ""), None, [self.button, *shown], cancels=[classified], **private)
         self._refused.click(self.refuse, None, shown, **private)
         opening: dict[str, Any] = private | {"preprocess": False, "show_progress": "hidden"}
-        self._gallery.select(self.open_photo, self.button, photo, **opening).success(**answering)
+        self._gallery.select(self.open_photo, self.button, photo, **opening).success(**classifying_one)
 
 
 def _create_size_error() -> PageError:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from resnet_hub.demo.visitor import is_loopback
 
-MAX_HELD = 256 * 2**20  # bytes of calls that are in memory at once
-MAX_HELD_EACH = 40 * 2**20  # of one visitor address
+MAX_MEMORY = 256 * 2**20  # bytes of calls that are in memory at once
+MAX_MEMORY_EACH = 40 * 2**20  # of one visitor address
 MAX_WAITING = 64  # calls in Gradio's queue; of one visitor address a quarter
-MAX_UNREAD = 100  # calls of a session whose answers it has not read
+MAX_UNREAD = 100  # calls of a session whose events it has not read
 MAX_UNREAD_EACH = 500  # of a visitor address
 _FORGET_AFTER = 3600.0  # seconds after which an open call is no longer counted
 
@@ -61,7 +61,7 @@ class MemoryBudget:
     """Bytes of request bodies that are in memory."""
 
     def __init__(self) -> None:
-        self._held: Counter[str] = Counter()  # by visitor address
+        self._bytes: Counter[str] = Counter()  # by visitor address
 
     @contextmanager
     def hold(self, address: str) -> Iterator[Callable[[int], bool]]:
@@ -70,18 +70,18 @@ class MemoryBudget:
 
         def reserve(amount: int) -> bool:
             nonlocal reserved
-            if self._held[address] + amount > MAX_HELD_EACH or self._held.total() + amount > MAX_HELD:
+            if self._bytes[address] + amount > MAX_MEMORY_EACH or self._bytes.total() + amount > MAX_MEMORY:
                 return False
             reserved += amount
-            self._held[address] += amount
+            self._bytes[address] += amount
             return True
 
         try:
             yield reserve
         finally:
-            self._held[address] -= reserved
-            if not self._held[address]:
-                del self._held[address]
+            self._bytes[address] -= reserved
+            if not self._bytes[address]:
+                del self._bytes[address]
 
 
 class OpenCall(NamedTuple):
@@ -91,7 +91,7 @@ class OpenCall(NamedTuple):
 
 
 class OpenCalls:
-    """Calls, by event id, that wait in Gradio's queue or whose answers have not been read yet."""
+    """Calls, by event id, that wait in Gradio's queue or whose events have not been read yet."""
 
     def __init__(self) -> None:
         self._calls: dict[str, OpenCall] = {}  # the oldest first
@@ -127,6 +127,6 @@ class OpenCalls:
         self._calls.pop(event, None)
 
     def remove_session(self, session: str) -> None:
-        """Forget the calls of a session whose stream of answers has ended: Gradio drops those that wait, too."""
+        """Forget the calls of a session whose stream of events has ended: Gradio drops those that wait, too."""
         for event in [event for event, call in self._calls.items() if call.session == session]:
             self.remove(event)

@@ -111,7 +111,7 @@ def evaluate(
 
 
 class _Scores:
-    """What a model says of each image, from the first on."""
+    """The scores of each image, from the first on."""
 
     def __init__(self, count: int):
         self.done = 0
@@ -122,11 +122,11 @@ class _Scores:
     def add(
         self, classifier: Classifier, inputs: Sequence[Tensor | ImageError], targets: np.ndarray, tta: bool
     ) -> None:
-        """Compute the next images, each as one view or several (V, C, H, W); those that are errors are left out."""
+        """Compute the next images, each as one crop or several (crops, C, H, W); those that are errors are left out."""
         if tensors := [item for item in inputs if isinstance(item, Tensor)]:
             rows = np.array([self.done + i for i, item in enumerate(inputs) if isinstance(item, Tensor)])
-            views = torch.stack(tensors, -4).view(-1, len(tensors), *tensors[0].shape[-3:])
-            logs = _compute_log_scores(classifier, views, tta)
+            crops = torch.stack(tensors, -4).view(-1, len(tensors), *tensors[0].shape[-3:])
+            logs = _compute_log_scores(classifier, crops, tta)
             self.is_readable[rows], self.predicted[rows] = True, logs.argmax(1)
             self.confidences[rows] = np.exp(logs.max(1).clip(max=0))
             self.losses[rows] = -logs[np.arange(len(rows)), targets[rows]]
@@ -200,15 +200,15 @@ def _load_classifier(model: ResNet | Classifier | str | Path) -> Classifier:
     return model
 
 
-def _compute_log_scores(classifier: Classifier, views: Tensor, tta: bool) -> np.ndarray:
-    """Computes log-scores (N, classes) of N images, averaged over their views (views, N, C, H, W).
+def _compute_log_scores(classifier: Classifier, crops: Tensor, tta: bool) -> np.ndarray:
+    """Computes log-scores (N, classes) of N images, averaged over their crops (crops, N, C, H, W).
 
     In float64, where a score that rounds to 0 still has its rank and its loss.
     """
     logs = []
     with torch.inference_mode():
-        for view in views:
-            batch = view.to(classifier.device, memory_format=torch.channels_last)
+        for crop in crops:
+            batch = crop.to(classifier.device, memory_format=torch.channels_last)
             for one in (batch, batch.flip(3)) if tta else (batch,):
                 logs.append(F.log_softmax(classifier.model(one).cpu().double(), 1))
         mean = torch.stack(logs).logsumexp(0) - math.log(len(logs))

@@ -219,8 +219,8 @@ def compute_calibration_error(confidences: np.ndarray, is_correct: np.ndarray) -
 
 
 PRECISION = 0.9  # of the labels that are given as sure
-KEPT = 0.95  # of the images that a model knows
-MAX_NOVELTY_LABELS = 100  # models with more know so much of the world that little is foreign to them
+COVERAGE = 0.95  # of the images that a model knows
+MAX_NOVELTY_LABELS = 100  # models with more know so much of the world that little is new to them
 _TEMPERATURES = torch.logspace(-1, 1, 401)  # from 0.1 to 10, 1.2% apart
 _MIN_IMAGES = 20  # fewer say too little to fit anything
 
@@ -271,7 +271,7 @@ def fit_reliability(
     reliability = Reliability(threshold=choose_threshold(*after, precision=precision))
     if features is not None and train_features is not None and model.config.num_classes <= MAX_NOVELTY_LABELS:
         subspace = FeatureSubspace.fit(train_features)
-        most_distance = float(subspace.measure_distances(features).quantile(KEPT))
+        most_distance = float(subspace.measure_distances(features).quantile(COVERAGE))
         reliability = replace(reliability, subspace=subspace.encode(), most_distance=most_distance)
     model.config = replace(model.config, reliability=reliability)
     error_before, error_after = (

@@ -31,7 +31,7 @@ _CJK_FONTS = (
     *("Noto Sans CJK JP", "Noto Sans SC", "WenQuanYi Zen Hei", "PingFang HK", "Hiragino Sans GB"),
     *("Apple SD Gothic Neo", "Microsoft YaHei", "Malgun Gothic", "Yu Gothic", "Arial Unicode MS"),
 )
-drawing_lock = threading.Lock()  # matplotlib is not thread-safe
+matplotlib_lock = threading.Lock()  # matplotlib is not thread-safe
 
 
 def plot_confusion_matrix(evaluation: "Evaluation") -> Image.Image:
@@ -51,7 +51,7 @@ def plot_confusion_matrix(evaluation: "Evaluation") -> Image.Image:
     shares = evaluation.confusion / evaluation.confusion.sum(1, keepdims=True).clip(1)
     title = f"{evaluation.accuracy:.1%} of {evaluation.num_images:,} images correct"
     title += f" ({evaluation.split})" if evaluation.split else ""
-    with drawing_lock:
+    with matplotlib_lock:
         figure = Figure(figsize=(side, side), dpi=DPI)
         axes = figure.add_axes((0, 0, 1, 1), xticks=[], yticks=[])
         axes.imshow(_colour_shares(shares))
@@ -89,7 +89,7 @@ def plot_training_curves(history: Sequence[Mapping[str, Any]]) -> Image.Image:
     from matplotlib.figure import Figure
 
     best_epoch = next((epoch["epoch"] for epoch in reversed(history) if epoch["best"]), None)
-    with drawing_lock:
+    with matplotlib_lock:
         figure = Figure(figsize=(4.4, 5), dpi=DPI)
         # One below the other: side by side they cannot be read on a phone.
         loss = figure.add_axes((60 / 440, 298 / 500, 360 / 440, 150 / 500))

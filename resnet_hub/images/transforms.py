@@ -86,7 +86,7 @@ def crops_transform(config: ResNetConfig, *, crops: int = 10, scales: Sequence[i
     normalize = eval_transform(replace(config, crop_pct=1.0, crop_mode="center"))  # of a crop: it only normalizes
 
     def transform(image: Image.Image) -> Tensor:
-        views = []
+        results = []
         for scale in scales or (config.resize_size,):
             width, height = _compute_resized_size(config, image.size, scale)
             if width * height > _MAX_RESIZED_PIXELS:
@@ -96,8 +96,8 @@ def crops_transform(config: ResNetConfig, *, crops: int = 10, scales: Sequence[i
             corners = [(0, 0), (right, 0), (0, bottom), (right, bottom)] if crops == 10 else []
             for one in (resized, resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT))[: 2 if crops == 10 else 1]:
                 for left, top in (*corners, (_compute_margin(width, side), _compute_margin(height, side))):
-                    views.append(normalize(one.crop((left, top, left + side, top + side))))
-        return torch.stack(views)
+                    results.append(normalize(one.crop((left, top, left + side, top + side))))
+        return torch.stack(results)
 
     return transform
 

@@ -262,13 +262,13 @@ class Classifier:
         if isinstance(images, Iterator) and not hasattr(images, "read"):  # an open file is an iterator too
             return self._stream(images, top_k, batch_size, errors)
         try:
-            return self.predict_with_maps(images, top_k)[0]
+            return self.predict_with_feature_maps(images, top_k)[0]
         except ImageError as error:
             if errors == "raise":
                 raise
             return error
 
-    def predict_with_maps(self, image: Any, top_k: int | None = 5) -> tuple[Prediction, Tensor]:
+    def predict_with_feature_maps(self, image: Any, top_k: int | None = 5) -> tuple[Prediction, Tensor]:
         """Returns the labels of one image, as a call does, and the last stage's feature maps (K, h, w)."""
         outputs = self.compute_outputs(self.preprocess(image).unsqueeze(0))
         return self._rank(outputs.logits[0], outputs.feature_maps[0], top_k), outputs.feature_maps[0]
@@ -350,7 +350,7 @@ class Classifier:
         return Prediction(labels, verdict)
 
     def _is_unknown(self, feature_maps: Tensor) -> bool:
-        """Whether an image with these maps (K, h, w) is unlike all that the model knows."""
+        """Whether an image with these feature maps (K, h, w) is unlike all that the model knows."""
         most = self.config.reliability.most_distance
         if self._subspace is None or most is None:
             return False

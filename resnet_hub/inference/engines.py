@@ -20,7 +20,15 @@ from torch.nn import functional as F
 
 from resnet_hub.calibration_record import CalibrationRecord
 from resnet_hub.errors import CheckpointError, ResNetHubError
-from resnet_hub.inference.onnx_graph import INPUT, LOGITS, MAP, TOLERANCE, build_onnx, digest_weights, fold_batchnorm
+from resnet_hub.inference.onnx_graph import (
+    FEATURE_MAP,
+    INPUT,
+    LOGITS,
+    TOLERANCE,
+    build_onnx,
+    digest_weights,
+    fold_batchnorm,
+)
 from resnet_hub.model import ResNet
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
@@ -70,9 +78,11 @@ class PyTorchEngine:
         autocast = torch.autocast("cuda", self.half) if self.autocast else nullcontext()
         with torch.inference_mode(), autocast:
             # convolutions are faster with channels last, and take the memory format of their input
-            maps = self.model.forward_features(batch.to(self.device, self.dtype, memory_format=torch.channels_last))
-            logits = self.model.fc(self.model.avgpool(maps.to(self.head_dtype)).flatten(1))
-            return EngineOutput(logits.float().cpu(), maps.float().cpu())
+            feature_maps = self.model.forward_features(
+                batch.to(self.device, self.dtype, memory_format=torch.channels_last)
+            )
+            logits = self.model.fc(self.model.avgpool(feature_maps.to(self.head_dtype)).flatten(1))
+            return EngineOutput(logits.float().cpu(), feature_maps.float().cpu())
 
 
 def create_bf16_engine(folded: ResNet) -> PyTorchEngine:
@@ -110,7 +120,9 @@ class OnnxRuntimeEngine:
     def __call__(self, batch: Tensor) -> EngineOutput:
         chunk = max(1, _RUN_PIXELS // (batch.shape[2] * batch.shape[3]))
         starts = range(0, len(batch), chunk)
-        runs = [self._session.run([LOGITS, MAP], {INPUT: batch[start : start + chunk].numpy()}) for start in starts]
+        runs = [
+            self._session.run([LOGITS, FEATURE_MAP], {INPUT: batch[start : start + chunk].numpy()}) for start in starts
+        ]
         if len(runs) > 1:
             runs = [[np.concatenate(outputs) for outputs in zip(*runs, strict=True)]]
         return EngineOutput(*map(torch.from_numpy, runs[0]))
@@ -161,8 +173,8 @@ def select_engine(model: ResNet, precision: Precision) -> Engine:
             if calibration is None:
                 advice = "make one with `resnet-hub quantize`"
                 raise ResNetHubError(f"The model has no int8 calibration of these weights; {advice}.")
-            return OnnxRuntimeEngine(build_onnx(folded, ranges=calibration.ranges, extra="map"), "int8")
-        engine, batch = OnnxRuntimeEngine(build_onnx(folded, extra="map"), "fp32"), example_batch(model)
+            return OnnxRuntimeEngine(build_onnx(folded, ranges=calibration.ranges, extra="last"), "int8")
+        engine, batch = OnnxRuntimeEngine(build_onnx(folded, extra="last"), "fp32"), example_batch(model)
         check_logits(engine(batch).logits, plain(batch).logits)
         if precision == "auto":
             return _try_int8(engine, model, folded) or _try_bf16(engine, model, folded)
@@ -186,7 +198,7 @@ def _try_int8(engine: Engine, model: ResNet, folded: ResNet) -> Engine | None:
     try:
         calibration = load_calibration(model)
         if calibration and calibration.passed:
-            quantized = OnnxRuntimeEngine(build_onnx(folded, ranges=calibration.ranges, extra="map"), "int8")
+            quantized = OnnxRuntimeEngine(build_onnx(folded, ranges=calibration.ranges, extra="last"), "int8")
             image = example_batch(model)[:1]
             if _measure_seconds(quantized, image) < _MAX_TIME * _measure_seconds(engine, image):
                 return quantized

@@ -55,19 +55,19 @@ def compute_heat_map(
         classifier: The model.
         image: An upright RGB image.
         index: The class.
-        feature_maps: The maps (K, h, w) that `Classifier.predict_with_maps` returned for the image, to save computing
-            them again.
+        feature_maps: Those of the image (K, h, w) from `Classifier.predict_with_feature_maps`; by default they are
+            computed.
 
     Returns:
         The heat map in 0..1, a value for each pixel of the network's input (side, side), and the region of the image
         that it covers: left, top, right and bottom in pixels.
     """
     config = classifier.config
-    if config.map_size < MIN_CELLS:
+    if config.feature_map_size < MIN_CELLS:
         config = replace(config, image_size=config.stride * MIN_CELLS + 1)  # the outer cells are centred on the edges
         feature_maps = _compute_feature_maps(classifier, config, image)
     elif feature_maps is None:
-        feature_maps = classifier.predict_with_maps(image)[1]
+        feature_maps = classifier.predict_with_feature_maps(image)[1]
     heat = compute_grad_cam(feature_maps[None], classifier.model.get_parameter("fc.weight")[index])
     return _resize_to_input(heat[0], config), crop_box(config, image.size)
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import onnx
 
 
-INPUT, LOGITS, FEATURES, MAP = "pixel_values", "logits", "features", "map"  # transformers.js expects the first two
+INPUT, LOGITS = "pixel_values", "logits"  # transformers.js expects these names
+FEATURES, FEATURE_MAP = "features", "feature_map"
 OPSET, IR_VERSION = 17, 8  # ONNX Runtime reads them since 1.12 (2022)
 TOLERANCE = 1e-4  # of logits against PyTorch, relative where they are above 1
 _MAX_BYTES = 2**31 - 2**20  # of a protobuf message
@@ -85,7 +86,7 @@ def build_onnx(
     Args:
         folded: A network that `fold_batchnorm` returned.
         ranges: Minimum and maximum of each feature map; with them the graph computes in int8.
-        extra: More outputs: "map" adds the last stage's feature maps, "maps" all that `ranges` needs beside the input.
+        extra: More outputs: "last" adds the last stage's feature maps, "all" those that `ranges` needs.
         store_half: Whether weights are stored in half precision, which halves the file; it computes in float32.
 
     Raises:
@@ -105,13 +106,13 @@ class _Writer:
             raise ResNetHubError("The network is over 2 GB, which is more than an ONNX file holds.")
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
-        self.ranges, self.maps, self.store_half = ranges, list[str](), store_half
+        self.ranges, self.feature_maps, self.store_half = ranges, list[str](), store_half
         self.scales: dict[
             str, tuple[str, str, np.float32]
-        ] = {}  # names of scale and zero point, and the scale, by rounded map
+        ] = {}  # names of scale and zero point, and the scale, by rounded feature map
         self.names = {module: name for name, module in network.named_modules()}
 
-        x = self.map(INPUT)
+        x = self.feature_map(INPUT)
         x = self.chain(network.maxpool, self.chain(network.conv1, x, relu=True))
         for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
             for block in stage.children():
@@ -122,10 +123,10 @@ class _Writer:
         if classes:  # in float32: it is small, and its rounding errors would be those of the logits
             weights = [self.floats(f"fc.{key}", tensor.numpy()) for key, tensor in network.fc.state_dict().items()]
             self.node("Gemm", [x, *weights], output, transB=1)
-        if extra == "map":
-            self.node("Identity", [last], MAP)
+        if extra == "last":
+            self.node("Identity", [last], FEATURE_MAP)
 
-        maps = {"map": [MAP], "maps": self.maps}.get(extra, [])
+        feature_maps = {"last": [FEATURE_MAP], "all": self.feature_maps}.get(extra, [])
         size, width = network.config.image_size, classes or network.config.num_features
         value = partial(helper.make_tensor_value_info, elem_type=TensorProto.FLOAT)
         graph = helper.make_graph(
@@ -134,7 +135,7 @@ class _Writer:
             [value(INPUT, shape=["batch", network.config.in_channels, size, size])],
             [
                 value(output, shape=["batch", width]),
-                *(value(name, shape=["batch", None, None, None]) for name in maps),
+                *(value(name, shape=["batch", None, None, None]) for name in feature_maps),
             ],
             self.constants,
         )
@@ -157,7 +158,7 @@ class _Writer:
             return residual
         name = self.names[block]
         both = self.node("Add", [residual, self.chain(block.downsample, x)], f"{name}.sum")
-        return self.map(self.node("Relu", [both], name))
+        return self.feature_map(self.node("Relu", [both], name))
 
     def chain(self, module: nn.Module, x: str, relu: bool = False) -> str:
         """Adds a module or a sequence of modules; with `relu` a ReLU follows the last."""
@@ -186,7 +187,7 @@ class _Writer:
             pads=[top, left, top, left],
             group=step.groups,
         )
-        return self.map(self.node("Relu", [y], name) if relu else y)
+        return self.feature_map(self.node("Relu", [y], name) if relu else y)
 
     def weights(self, name: str, x: str, weights: np.ndarray, bias: np.ndarray) -> list[str]:
         """Adds a convolution's weights and bias, in float32 or in int8 with a scale for each output channel."""
@@ -214,10 +215,10 @@ class _Writer:
         y = self.node("MaxPool" if isinstance(step, nn.MaxPool2d) else "AveragePool", [x], name, **options)
         return self.quantized(y, *self.scales[x]) if self.ranges is not None else y
 
-    def map(self, name: str) -> str:
+    def feature_map(self, name: str) -> str:
         """Registers a feature map that `ranges` must have; in int8 returns the name of its rounded values."""
         if self.ranges is None:
-            self.maps += [name] if name != INPUT else []
+            self.feature_maps += [name] if name != INPUT else []
             return name
         if name not in self.ranges:
             raise CheckpointError(

@@ -118,7 +118,7 @@ def calibrate_on_batch(model: ResNet, batch: Tensor) -> ResNet:
 
 def _compute_ranges(folded: ResNet, batches: Iterable[Sequence[Tensor | None]]) -> dict[str, tuple[float, float]]:
     """Computes the minimum and maximum of each feature map, widened to include 0. None is an unreadable image."""
-    session = create_session(build_onnx(folded, extra="maps"))
+    session = create_session(build_onnx(folded, extra="all"))
     names = [output.name for output in session.get_outputs()]
     low, high = dict[str, float](), dict[str, float]()
     for items in batches:
@@ -126,8 +126,8 @@ def _compute_ranges(folded: ResNet, batches: Iterable[Sequence[Tensor | None]]) 
         if not inputs:
             continue
         batch = torch.stack(inputs).numpy()
-        maps = dict(zip(names[1:], session.run(None, {INPUT: batch})[1:], strict=True)) | {INPUT: batch}
-        for name, values in maps.items():
+        feature_maps = dict(zip(names[1:], session.run(None, {INPUT: batch})[1:], strict=True)) | {INPUT: batch}
+        for name, values in feature_maps.items():
             low[name] = min(low.get(name, 0.0), float(values.min()))
             high[name] = max(high.get(name, 1e-6), float(values.max()))
     if not low:

@@ -95,12 +95,12 @@ class BatchTransform:
         config, images = self.config, self.normalize(pixels, self._reuse_memory(pixels))
         images = resize_batch(images, batch.size)
         if config.colour:
-            images += self._draw_colours(batch.numbers[:, _COLOUR]).to(images.device, non_blocking=True)
+            images += self._compute_colour_shifts(batch.numbers[:, _COLOUR]).to(images.device, non_blocking=True)
         if config.erasing:
             images = random_erasing(images, batch.numbers[:, _ERASING], probability=config.erasing)
         return mixup_or_cutmix(images, targets, generator, mixup=config.mixup, cutmix=config.cutmix)
 
-    def _draw_colours(self, numbers: np.ndarray) -> Tensor:
+    def _compute_colour_shifts(self, numbers: np.ndarray) -> Tensor:
         """Returns what AlexNet's augmentation adds to the channels of normalized images, float (N, 3, 1, 1)."""
         normal = torch.special.ndtri(torch.from_numpy(numbers).clamp(1e-6, 1 - 1e-6)).float() * self.config.colour
         added: Tensor = normal * torch.tensor(_DEVIATIONS) @ torch.tensor(_COMPONENTS).T / self.std

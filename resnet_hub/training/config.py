@@ -110,7 +110,7 @@ class TrainConfig:
     recipe: Recipe | None = option(None, "named set of settings; default: finetune with a base, else modern")
     epochs: int | None = option(None, "passes over the training images", (0, 10_000))
     batch_size: int | None = option(None, "images per step, over all processes", (1, 65_536))
-    accumulate: int = option(1, "parts that each batch is split into, to save memory", (1, 1024))
+    accumulate: int = option(1, "chunks that each batch is split into, to save memory", (1, 1024))
     optimizer: Optimizer | None = option(None, "default: the recipe's")
     learning_rate: float | None = option(None, "highest value; adamw needs about a hundredth of sgd's", (0, 100))
     body_rate: float = option(1.0, "learning rate of the backbone relative to the head; only with a base", (0, 1))
@@ -203,9 +203,9 @@ class TrainConfig:
             TrainingError: If a field differs that may not.
         """
         self.check_same(recorded)
-        kept = {name: getattr(self, name) for name in _RESOURCES if getattr(self, name) not in (None, "auto")}
+        resources = {name: getattr(self, name) for name in _RESOURCES if getattr(self, name) not in (None, "auto")}
         data, base = self.data or recorded.data, recorded.base if self.base in (None, AUTO) else self.base
-        return replace(recorded, run=self.run, data=data, base=base, **kept)
+        return replace(recorded, run=self.run, data=data, base=base, **resources)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +273,7 @@ def _check_combination(config: ResolvedTrainConfig) -> None:
 
 def _check_values(config: ResolvedTrainConfig) -> None:
     for name, hint in get_type_hints(TrainConfig).items():
-        choices = next((get_args(kind) for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal), ())
+        choices = next((get_args(inner) for inner in (hint, *get_args(hint)) if get_origin(inner) is Literal), ())
         if choices and (value := getattr(config, name)) not in (None, *choices):
             raise TrainingError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
     for entry in fields(TrainConfig):

@@ -21,7 +21,7 @@ from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.evaluation.evaluate import compute_outputs, evaluate
-from resnet_hub.evaluation.metrics import KEPT, MAX_NOVELTY_LABELS, PRECISION, Evaluation, Fit, fit_reliability
+from resnet_hub.evaluation.metrics import COVERAGE, MAX_NOVELTY_LABELS, PRECISION, Evaluation, Fit, fit_reliability
 from resnet_hub.evaluation.plots import plot_confusion_matrix, plot_training_curves
 from resnet_hub.hub_client.listing import sha256_file
 from resnet_hub.inference.engines import has_bf16
@@ -33,7 +33,7 @@ from resnet_hub.training.split import RunImages
 from resnet_hub.training.state import Best
 
 CONFUSION, CURVES = "confusion.png", "curves.png"
-_KNOWN = 500  # training images whose features say what the model knows
+_NOVELTY_IMAGES = 500  # training images whose features the novelty is fitted to
 
 
 def finalize_run(run: RunDir, images: RunImages, hardware: str) -> Evaluation:
@@ -77,7 +77,7 @@ def _calibrate(run: RunDir, model: ResNet, images: RunImages) -> Fit | None:
     outputs, train_features = compute_outputs(model, images.validation), None
     if model.config.num_classes <= MAX_NOVELTY_LABELS:
         count = len(images.train)
-        chosen = np.random.default_rng(0).choice(count, min(count, _KNOWN), replace=False)
+        chosen = np.random.default_rng(0).choice(count, min(count, _NOVELTY_IMAGES), replace=False)
         train_features = compute_outputs(model, images.train.subset(chosen)).features
     fit = fit_reliability(
         model, outputs.logits, outputs.targets, features=outputs.features, train_features=train_features
@@ -98,7 +98,8 @@ def _describe_fit(fit: Fit) -> str:
     if fit.reliability.most_distance is not None:
         text += (
             f" An image whose features are farther than {fit.reliability.most_distance:.2f} from the plane of those of "
-            f"the training images, as {1 - KEPT:.0%} of the validation images are, is most likely none of the labels."
+            f"the training images, as {1 - COVERAGE:.0%} of the validation images are, is most likely none of the "
+            "labels."
         )
     return text
 

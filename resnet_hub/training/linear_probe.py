@@ -95,8 +95,8 @@ def _compute_features(
         with closing(loading):
             for _, pixels in loading:
                 batch = resize_batch(transform.normalize(pixels), transform.crop_size)
-                views = (batch, batch.flip(3)) if mirrored else (batch,)
-                batches.append(torch.stack([extract_features(engine, view) for view in views], 1))
+                flips = (batch, batch.flip(3)) if mirrored else (batch,)
+                batches.append(torch.stack([extract_features(engine, flip) for flip in flips], 1))
                 done += len(pixels)
                 yield Preparing("features", done, total)
     finally:
@@ -107,8 +107,8 @@ def _compute_features(
 
 def extract_features(engine: Engine, batch: Tensor) -> Tensor:
     """Returns the pooled features (N, C) of normalized images (N, 3, H, W)."""
-    maps = engine(batch.contiguous()).feature_maps
-    return torch.from_numpy(maps.numpy().mean((2, 3)))
+    feature_maps = engine(batch.contiguous()).feature_maps
+    return torch.from_numpy(feature_maps.numpy().mean((2, 3)))
 
 
 def l2_penalty(num_features: int, num_images: int) -> float:

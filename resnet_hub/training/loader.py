@@ -102,13 +102,13 @@ class ImageCache:
     def _open_files(self) -> None:
         self.folder.mkdir(exist_ok=True)
         shapes = {"pixels": (np.uint8, (self.count, self.slot)), "sizes": (np.uint16, (self.count, 2))}
-        maps = []
+        arrays = []
         for name, (dtype, shape) in shapes.items():
             path, size = self.folder / name, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
             with path.open("ab") as file:
                 file.truncate(size)
-            maps.append(np.memmap(path, dtype, "r+", shape=shape).view(np.ndarray))
-        self._pixels, self._sizes = maps
+            arrays.append(np.memmap(path, dtype, "r+", shape=shape).view(np.ndarray))
+        self._pixels, self._sizes = arrays
 
     def delete(self) -> None:
         """Deletes the files. Images in memory stay."""
@@ -135,7 +135,7 @@ def measure_free_memory() -> int:
     return max(0, min(free))
 
 
-_PART = 32  # images that a thread loads at a time
+_CHUNK = 32  # images that a thread loads at a time
 _TRIES = 10  # images in a row that cannot be read, before the loading fails
 
 
@@ -204,7 +204,7 @@ class DecodedImages(Dataset[np.ndarray]):
 
 
 class Batch(NamedTuple):
-    """The images of a step, or of a part of an evaluation."""
+    """The images of a step, or some images of an evaluation."""
 
     indices: np.ndarray  # in the dataset, int64 (N,)
     numbers: np.ndarray  # from `draw_numbers`, a row for each image; empty without augmentation
@@ -213,7 +213,7 @@ class Batch(NamedTuple):
     images: ImageDataset | None = None  # what a stream has read; `indices` are those in it
 
 
-Part = tuple[np.ndarray, np.ndarray]  # indices and pixels
+Chunk = tuple[np.ndarray, np.ndarray]  # indices and pixels
 Crop = Callable[[Sequence[np.ndarray], Batch], np.ndarray]  # decoded images -> uint8 (N, H, W, 3)
 
 
@@ -239,25 +239,25 @@ class Loader:
             ImageError: Several images in a row cannot be read.
         """
 
-        def load_part(batch: Batch) -> Part:
+        def load_chunk(batch: Batch) -> Chunk:
             source = images if batch.images is None else images.open_streamed(batch.images)
             indices, decoded = zip(*map(source.read, batch.indices.tolist()), strict=True)
             return np.array(indices), crop(decoded, batch)
 
-        pending: deque[tuple[Batch, list[Future[Part]]]] = deque()
+        pending: deque[tuple[Batch, list[Future[Chunk]]]] = deque()
         pool = start_threads(self.threads)
         try:
             for batch in batches:
-                pending.append((batch, [pool.submit(load_part, part) for part in _split(batch)]))
-                if sum(len(parts) for _, parts in pending) > 2 * self.threads and len(pending) > 2:
+                pending.append((batch, [pool.submit(load_chunk, chunk) for chunk in _split(batch)]))
+                if sum(len(chunks) for _, chunks in pending) > 2 * self.threads and len(pending) > 2:
                     yield self._collect(images, *pending.popleft())
             while pending:
                 yield self._collect(images, *pending.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _collect(self, images: DecodedImages, batch: Batch, parts: list[Future[Part]]) -> tuple[Batch, Tensor]:
-        loaded, arrays = zip(*(part.result() for part in parts), strict=True)
+    def _collect(self, images: DecodedImages, batch: Batch, chunks: list[Future[Chunk]]) -> tuple[Batch, Tensor]:
+        loaded, arrays = zip(*(chunk.result() for chunk in chunks), strict=True)
         indices = np.concatenate(loaded)
         targets = (images.images if batch.images is None else batch.images).targets[indices]
         batch = batch._replace(indices=indices, targets=targets, images=None)
@@ -292,16 +292,16 @@ def start_threads(count: int) -> ThreadPoolExecutor:
 
 
 def _split(batch: Batch) -> Iterator[Batch]:
-    for start in range(0, len(batch.indices), _PART):
-        part = slice(start, start + _PART)
-        yield batch._replace(indices=batch.indices[part], numbers=batch.numbers[part])
+    for start in range(0, len(batch.indices), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        yield batch._replace(indices=batch.indices[rows], numbers=batch.numbers[rows])
 
 
 def split_batches(indices: np.ndarray, batch_size: int) -> Iterator[Batch]:
     """Yields batches of `indices`, in order and without random numbers."""
     for start in range(0, len(indices), batch_size):
-        part = indices[start : start + batch_size]
-        yield Batch(part, np.empty((len(part), 0)), 0)
+        chosen = indices[start : start + batch_size]
+        yield Batch(chosen, np.empty((len(chosen), 0)), 0)
 
 
 def count_cores() -> int:

@@ -79,7 +79,7 @@ def train(
     if not all(map(find_spec, ("accelerate", "matplotlib", "psutil"))):  # the plots at the end must not be what fails
         raise TrainingError("Training needs accelerate and matplotlib: pip install 'resnet_hub[train]'.")
     run = RunDir(config.run)
-    run.check_place(config.data)
+    run.check_location(config.data)
     with run.lock.hold(force=force_unlock):
         yield from _train_run(run, config, phase, Limits.create(phase, time_limit, max_steps), max_download)
 
@@ -254,7 +254,7 @@ class Trainer:
         self.validation = ValidationSet(self.inputs, self.transform, self.accelerator)
         if self.phase == "prepare":
             yield from self._until_stopped(fill_cache(self.inputs))
-        is_ready = self.phase != "prepare" and not self._is_asked_to_stop()
+        is_ready = self.phase != "prepare" and not self._should_stop_before_step()
         if is_ready and is_first_start_from_base and not self.keeps_head:
             head = yield from self._until_stopped(self._fit_head(), with_deadline=True)
             is_ready = head is not None
@@ -384,19 +384,19 @@ class Trainer:
                 return True
             if is_stopping:
                 # All processes decide alike.
-                was_asked = _average(float(self.run.stop.exists()), self.accelerator) > 0
-                self.time_is_up = not (was_asked or self.is_in_phases)
+                is_requested = _average(float(self.run.stop.exists()), self.accelerator) > 0
+                self.time_is_up = not (is_requested or self.is_in_phases)
                 yield (events.TimeUp if self.time_is_up else events.Stopped)(position.epoch, position.step)
                 return not self.time_is_up
         return False
 
     def _should_stop_after_step(self) -> bool:
-        is_asked = self.run.stop.exists() or self.run.end.exists() or time.monotonic() > self.limits.deadline
+        is_due = self.run.stop.exists() or self.run.end.exists() or time.monotonic() > self.limits.deadline
         if self._steps_done >= self.limits.steps:
             return True
         if self.num_processes == 1:
-            return is_asked
-        if is_asked:
+            return is_due
+        if is_due:
             self.accelerator.set_trigger()
         return self._steps_done % _AGREE_STEPS == 0 and bool(self.accelerator.check_trigger())
 
@@ -475,10 +475,10 @@ class Trainer:
                 except StopIteration as end:
                     return cast(T, end.value)
                 yield event
-                if event.done < event.total and (self._is_asked_to_stop() or time.monotonic() > deadline):
+                if event.done < event.total and (self._should_stop_before_step() or time.monotonic() > deadline):
                     return None
 
-    def _is_asked_to_stop(self) -> bool:
+    def _should_stop_before_step(self) -> bool:
         """Whether to stop before the first step. Several processes may not see the file at once: they stop later."""
         return self.num_processes == 1 and self.run.stop.exists()
 

@@ -76,7 +76,7 @@ def plan_run(config: TrainConfig) -> Plan:
     sizes, loaded_per_second = _measure_loading(splits[TRAIN], model.config, config.workers or count_cores())
     trained_per_second = _measure_step(model, config.crop_size or model.config.image_size)
     total = int(count * np.mean(sizes))  # of a stream: those of the sample
-    in_memory, on_disk = (0, 0) if stream else _place_images(total, resolved)
+    in_memory, on_disk = (0, 0) if stream else _distribute_images(total, resolved)
     decoded_again = 1 - (in_memory + on_disk) / total
 
     training, loading = train_images / trained_per_second, train_images / loaded_per_second
@@ -129,7 +129,7 @@ def _measure_step(model: ResNet, size: int) -> float:
     return _STEP_IMAGES / (time.monotonic() - start)
 
 
-def _place_images(total: int, config: ResolvedTrainConfig) -> tuple[int, int]:
+def _distribute_images(total: int, config: ResolvedTrainConfig) -> tuple[int, int]:
     """Returns how many of `total` bytes of decoded images memory and disk have space for."""
     memory = int(MEMORY_SHARE * measure_free_memory()) if config.cache in ("auto", "memory") else 0
     folder = Path(config.run).absolute()

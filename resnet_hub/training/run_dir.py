@@ -104,7 +104,7 @@ class RunDir:
         self.stream = self.folder / "stream"
         self.images, self.features = self.folder / "images", self.folder / "features.safetensors"
 
-    def check_place(self, data: str) -> None:
+    def check_location(self, data: str) -> None:
         """Raise `TrainingError` where a new run would be written among the images of its dataset.
 
         A run directory of its own inside the dataset is left out when the dataset is read.

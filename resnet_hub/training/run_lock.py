@@ -34,7 +34,7 @@ class _Holder:
     """The content of the file."""
 
     process: int
-    started: float  # seconds since 1970; tells the process from a later one with the same number
+    started: float  # seconds since 1970; distinguishes the process from a later one with the same number
     host: str
     system: str  # boot and container, in which process numbers are unique
     token: str  # unique to this lock
@@ -80,7 +80,7 @@ class RunLock:
                 with suppress(OSError):
                     self.folder.rmdir()
 
-    def is_held_here(self) -> bool:
+    def is_locked_here(self) -> bool:
         """Whether this process holds the lock, by this object or another."""
         holder = _read(self.folder.absolute() / "lock")
         return bool(holder and holder.process == os.getpid() and holder.is_same_system())

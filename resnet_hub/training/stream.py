@@ -19,7 +19,7 @@ import torch
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import ImageDataset
-from resnet_hub.datasets.stream import ImageStream, Location, Part, Reader, StreamedImage
+from resnet_hub.datasets.stream import FileSlice, ImageStream, Location, Reader, StreamedImage
 from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.training import schedule
 from resnet_hub.training.config import ResolvedTrainConfig
@@ -125,7 +125,7 @@ class StreamSampler:
                 raise DataError(f"{self.stream.title} has no images left to train on. Hold out fewer of them.")
             self._record(start)
             current, upcoming, state = upcoming.images, _Buffer(), reader.state()
-            order = self._draw(epoch, _BUFFERS, self.process, start.number).permutation(len(current))
+            order = self._create_generator(epoch, _BUFFERS, self.process, start.number).permutation(len(current))
             for count, index in enumerate(order.tolist(), start.position):
                 image, current[index] = current[index], None
                 if count >= position:
@@ -136,13 +136,13 @@ class StreamSampler:
 
     def _open(self, start: "_Start") -> Reader:
         """Opens this process's share of the files; those that remain after whole ones were shared, row by row."""
-        order = self._draw(start.epoch, _FILES, start.round).permutation(len(self.stream.files)).tolist()
+        order = self._create_generator(start.epoch, _FILES, start.round).permutation(len(self.stream.files)).tolist()
         whole = len(order) - len(order) % self.num_processes
-        parts = [Part(file) for file in order[self.process : whole : self.num_processes]]
-        parts += [Part(file, self.process, self.num_processes) for file in order[whole:]]
-        return self.stream.read(parts, self.skipped, start.state)
+        slices = [FileSlice(file) for file in order[self.process : whole : self.num_processes]]
+        slices += [FileSlice(file, self.process, self.num_processes) for file in order[whole:]]
+        return self.stream.read(slices, self.skipped, start.state)
 
-    def _draw(self, *position: int) -> np.random.Generator:
+    def _create_generator(self, *position: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, *position])
 
     def _find_start(self, epoch: int, position: int) -> "_Start":
@@ -158,8 +158,8 @@ class StreamSampler:
         """Adds the start of a buffer to the log, which keeps those of this epoch and of the one before."""
         if not start.number:
             self.log.parent.mkdir(exist_ok=True)
-            kept = [other for other in _read_starts(self.log) if other.epoch == start.epoch - 1]
-            write_atomic(self.log, "".join(f"{json.dumps(other)}\n" for other in kept))
+            before = [other for other in _read_starts(self.log) if other.epoch == start.epoch - 1]
+            write_atomic(self.log, "".join(f"{json.dumps(other)}\n" for other in before))
         with self.log.open("a", encoding="utf-8") as file:
             file.write(f"\n{json.dumps(start)}\n")  # a line that a killed process left unfinished ends here
 

@@ -45,11 +45,11 @@ class TrainStep:
     ):
         self.config, self.accelerator, self.prepared, self.state = config, accelerator, prepared, state
         self.transform, self.class_weights = transform, class_weights
-        self.device, self.parts = accelerator.device, config.accumulate  # parts of a batch
+        self.device, self.num_chunks = accelerator.device, config.accumulate  # of a batch
         self.forward = torch.compile(prepared, dynamic=False) if config.compile else prepared
 
     def run(self, batch: Batch, pixels: Tensor, rate: float, count: int) -> Generator[OutOfMemory, None, Tensor]:
-        """Trains on a batch, in twice as many parts each time it does not fit into the memory of the GPU.
+        """Trains on a batch, in twice as many chunks each time it does not fit into the memory of the GPU.
 
         Args:
             batch: The share of this process.
@@ -64,19 +64,19 @@ class TrainStep:
             try:
                 return self._train(batch, pixels, rate, count)
             except torch.OutOfMemoryError:
-                if not self._can_halve_parts(len(pixels)):
+                if not self._can_halve_chunks(len(pixels)):
                     raise
-            self.parts *= 2  # here the error no longer holds the tensors of the step
+            self.num_chunks *= 2  # here the error no longer holds the tensors of the step
             self.state.optimizer.zero_grad()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            yield OutOfMemory(self.parts, keeps_numbers=self.config.frozen_norm)
+            yield OutOfMemory(self.num_chunks, keeps_numbers=self.config.frozen_norm)
 
-    def _can_halve_parts(self, batch_size: int) -> bool:
-        """Whether a smaller part can be trained on. Several processes fail, since the others would not repeat."""
+    def _can_halve_chunks(self, batch_size: int) -> bool:
+        """Whether a smaller chunk can be trained on. Several processes fail, since the others would not repeat."""
         with suppress(TrainingError):
-            check_batch_norm(replace(self.config, accumulate=2 * self.parts), self.state.model.config, batch_size)
-            return self.accelerator.num_processes == 1 and batch_size > self.parts
+            check_batch_norm(replace(self.config, accumulate=2 * self.num_chunks), self.state.model.config, batch_size)
+            return self.accelerator.num_processes == 1 and batch_size > self.num_chunks
         return False
 
     def _train(self, batch: Batch, pixels: Tensor, rate: float, count: int) -> Tensor:
@@ -90,7 +90,7 @@ class TrainStep:
         generator = schedule.create_generator(config.seed, state.position.epoch, state.position.step)
         images, targets = self.transform(pixels, targets, batch, generator)
         class_weights = self.class_weights.to(self.device, non_blocking=True) if config.balance == "loss" else None
-        chunks = list(zip(images.chunk(self.parts), targets.chunk(self.parts), strict=True))
+        chunks = list(zip(images.chunk(self.num_chunks), targets.chunk(self.num_chunks), strict=True))
         total = torch.zeros((), dtype=torch.float32 if self.device.type == "mps" else torch.float64, device=self.device)
         for number, (chunk, chunk_targets) in enumerate(chunks, 1):
             # Processes exchange their gradients once per step, with the last chunk.

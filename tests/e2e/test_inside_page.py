@@ -165,7 +165,7 @@ def test_recorded_lesions_shortcuts_and_tables_are_shown_and_fit_a_phone(browser
     page.close()
 
 
-def test_live_parts_draw_while_one_watches_and_stop(page: Page) -> None:
+def test_live_experiments_draw_while_one_watches_and_stop(page: Page) -> None:
     open_part(page, "inside-gradients")
     page.locator("#inside-gradients button.primary").click()
     expect(page.locator("#inside-gradient-charts figure")).to_have_count(3)

@@ -305,13 +305,13 @@ def test_several_photos_become_a_gallery_and_a_table(page: Page, photo: Path, tm
 
 def test_the_live_camera_answers_until_it_is_off_or_hidden(page: Page) -> None:
     page.get_by_role("button", name="Live camera").click()
-    page.wait_for_function("document.querySelector('#live-labels').dataset.answers > 4")
+    page.wait_for_function("document.querySelector('#live-labels').dataset.frames > 4")
     assert page.locator("#live-labels .name").first.inner_text() in LABELS
     page.evaluate("window.track = document.querySelector('#live video').srcObject.getTracks()[0]")
     page.evaluate("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     assert page.evaluate("track.readyState") == "ended"
-    expect(page.locator("#live-answer")).to_be_hidden()
+    expect(page.locator("#live-prediction")).to_be_hidden()
     page.evaluate("delete document.hidden")
     page.get_by_role("button", name="Live camera").click()
     page.get_by_role("button", name="Keep this photo").click()
@@ -510,7 +510,7 @@ def test_memory_is_bounded_and_the_least_used_goes_first(tmp_path: Path, monkeyp
     assert models.get("b") is not b
     with pytest.raises(PageError, match="more than this page can hold"):
         Models(tmp_path, max_bytes=each - 1).get("a")
-    monkeypatch.setattr(models_module, "_HELD", 2)
+    monkeypatch.setattr(models_module, "_MAX_LOADED", 2)
     few = Models(tmp_path)
     a, b, _ = (few.get(name) for name in "abc")
     assert few.get("b") is b and few.get("a") is not a

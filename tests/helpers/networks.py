@@ -30,7 +30,7 @@ def run(graph, batch):
 
 def ranges(model, batch):
     folded = fold_batchnorm(model)
-    graph = build_onnx(folded, extra="maps")
+    graph = build_onnx(folded, extra="all")
     names = [value.name for value in onnx.load_from_string(graph).graph.output]
     found = dict(zip(names, run(graph, batch), strict=True)) | {"pixel_values": batch.numpy()}
     return {

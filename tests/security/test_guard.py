@@ -561,8 +561,8 @@ def test_a_budget_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_request_bodies_have_a_size_and_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage_limits, "MAX_HELD_EACH", 100)
-    monkeypatch.setattr(usage_limits, "MAX_HELD", 150)
+    monkeypatch.setattr(usage_limits, "MAX_MEMORY_EACH", 100)
+    monkeypatch.setattr(usage_limits, "MAX_MEMORY", 150)
     monkeypatch.setattr(guard, "CALL_TIME", 0.2)
     door = Guard(inside, tmp_path)
 
@@ -584,7 +584,7 @@ def test_request_bodies_have_a_size_and_a_time_limit(tmp_path: Path, monkeypatch
 
         found = asyncio.gather(*(send_part(*call) for call in (("a", 90), ("a", 20, JOIN), ("b", 50), ("c", 20))))
         assert await found == [408, 503, 408, 503]
-        assert not door.memory._held
+        assert not door.memory._bytes
         assert door.sent._total == 160  # of agents, also where it is refused; the bytes have come
         assert await send_part("a", 90) == 408  # given back
 

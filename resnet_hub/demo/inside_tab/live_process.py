@@ -1,4 +1,4 @@
-"""The process that computes the live parts, and how long each visitor may use it."""
+"""The process that computes the live experiments, and how long each visitor may use it."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.usage_limits import Budget
 from resnet_hub.demo.visitor import is_loopback
 
-SECONDS_EACH = 300  # of live parts in ten minutes of one visitor address
+SECONDS_EACH = 300  # of live experiments in ten minutes of one visitor address
 _START = 60.0  # seconds that the process may take to start on a busy machine
 
 

@@ -1,4 +1,4 @@
-"""The parts of the Inside tab as HTML: the drawing of a model, switches and lesions, and paths."""
+"""The Inside tab as HTML: the drawing of a model, switches and lesions, and paths."""
 
 from collections.abc import Mapping
 from itertools import groupby
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from resnet_hub.analysis.anatomy import Part, describe_anatomy
+from resnet_hub.analysis.anatomy import ModuleSummary, describe_anatomy
 from resnet_hub.analysis.report import Chart
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import markup
@@ -16,55 +16,55 @@ from resnet_hub.demo.i18n import translate
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from resnet_hub.analysis.maps import FeatureMaps
+    from resnet_hub.analysis.activations import FeatureMaps
     from resnet_hub.model import ResNet
 
 
 STRONGEST = 8  # feature maps of a block
-_WIDTH, _PADDING, _TITLE = 284, 10, 24  # of the drawing, inside a room, and of a room's title
+_WIDTH, _PADDING, _TITLE = 284, 10, 24  # of the drawing, inside a stage, and of a stage's title
 _BOX_WIDTH, _BOX_HEIGHT, _GAP, _PER_ROW = 48, 44, 6, 5  # a box is as large as a finger
-_MAP_SIDE = 112  # pixels
+_FEATURE_MAP_SIDE = 112  # pixels
 
 
-def render_drawing(config: ResNetConfig, request: gr.Request) -> str:
-    """Render the model as SVG: stages as rooms, blocks as boxes that one can press."""
-    rooms: list[dict[str, Any]] = []
+def render_anatomy(config: ResNetConfig, request: gr.Request) -> str:
+    """Render the model as SVG: a frame for each stage, and in it the blocks as buttons."""
+    stages: list[dict[str, Any]] = []
     top = 0
-    for _, group in groupby(describe_anatomy(config), key=lambda part: part.stage):
-        parts = list(group)
-        rows = -(-len(parts) // _PER_ROW)
+    for _, group in groupby(describe_anatomy(config), key=lambda module: module.stage):
+        modules = list(group)
+        rows = -(-len(modules) // _PER_ROW)
         height = _TITLE + rows * (_BOX_HEIGHT + _GAP) - _GAP + _PADDING
-        boxes = [_place_box(part, index, top, request) for index, part in enumerate(parts)]
-        rooms.append({"top": top, "height": height, "title": _name_room(parts, request), "boxes": boxes})
+        boxes = [_locate_box(module, index, top, request) for index, module in enumerate(modules)]
+        stages.append({"top": top, "height": height, "title": _name_stage(modules, request), "boxes": boxes})
         top += height + _GAP
     sizes = {"width": _WIDTH, "height": top - _GAP, "box_width": _BOX_WIDTH, "box_height": _BOX_HEIGHT}
     sizes |= {"padding": _PADDING}
-    return markup.render("anatomy.html", request, rooms=rooms, config=config, **sizes)
+    return markup.render("anatomy.html", request, stages=stages, config=config, **sizes)
 
 
-def _place_box(part: Part, index: int, top: int, request: gr.Request) -> dict[str, Any]:
+def _locate_box(module: ModuleSummary, index: int, top: int, request: gr.Request) -> dict[str, Any]:
     row, column = divmod(index, _PER_ROW)
     return {
-        "name": part.name,
-        "label": part.name.removeprefix("layer") if part.shortcut else _format_count(part.num_parameters),
-        "amount": _format_count(part.num_parameters) if part.shortcut else "",
+        "name": module.name,
+        "label": module.name.removeprefix("layer") if module.shortcut else _format_count(module.num_parameters),
+        "amount": _format_count(module.num_parameters) if module.shortcut else "",
         "x": _PADDING + column * (_BOX_WIDTH + _GAP),
         "y": top + _TITLE + row * (_BOX_HEIGHT + _GAP),
-        "keeps_shape": part.input_shape == part.output_shape,
-        "description": f"{_name_part(part, request)}, {format_shape(part.output_shape)}",
+        "keeps_shape": module.input_shape == module.output_shape,
+        "description": f"{_name_module(module, request)}, {format_shape(module.output_shape)}",
     }
 
 
-def _name_room(parts: list[Part], request: gr.Request) -> str:
-    shape = format_shape(parts[-1].output_shape)
-    if not parts[0].shortcut:
-        return f"{_name_part(parts[0], request)} → {shape}"
-    return translate(request, "inside_stage", stage=parts[0].stage, blocks=len(parts), shape=shape)
+def _name_stage(modules: list[ModuleSummary], request: gr.Request) -> str:
+    shape = format_shape(modules[-1].output_shape)
+    if not modules[0].shortcut:
+        return f"{_name_module(modules[0], request)} → {shape}"
+    return translate(request, "inside_stage", stage=modules[0].stage, blocks=len(modules), shape=shape)
 
 
-def _name_part(part: Part, request: gr.Request) -> str:
+def _name_module(module: ModuleSummary, request: gr.Request) -> str:
     names = {"stem": "inside_stem", "head": "inside_head"}
-    return translate(request, names[part.kind]) if part.kind in names else part.name
+    return translate(request, names[module.kind]) if module.kind in names else module.name
 
 
 def format_shape(shape: tuple[int, ...]) -> str:
@@ -78,22 +78,22 @@ def _format_count(count: int) -> str:
     return str(count)
 
 
-def render_part(part: Part, request: gr.Request) -> str:
+def render_module(module: ModuleSummary, request: gr.Request) -> str:
     """Render the facts of a block, of the stem or of the head."""
-    multiply_adds = _format_count(part.multiply_adds)
-    shapes = f"{format_shape(part.input_shape)} → {format_shape(part.output_shape)}"
-    title = _name_part(part, request)
-    return markup.render("block.html", request, part=part, shapes=shapes, multiply_adds=multiply_adds, title=title)
+    multiply_adds = _format_count(module.multiply_adds)
+    shapes = f"{format_shape(module.input_shape)} → {format_shape(module.output_shape)}"
+    title = _name_module(module, request)
+    return markup.render("block.html", request, module=module, shapes=shapes, multiply_adds=multiply_adds, title=title)
 
 
-def render_maps(maps: "FeatureMaps", request: gr.Request) -> str:
+def render_feature_maps(feature_maps: "FeatureMaps", request: gr.Request) -> str:
     """Render the strongest feature maps of one image, each from black (0) to white (its highest value)."""
     from PIL import Image
 
     images = []
-    for channel, strength, values in zip(maps.channels[0], maps.strengths[0], maps.maps[0], strict=True):
+    for channel, strength, values in zip(*(rows[0] for rows in feature_maps), strict=True):
         pixels = (values / values.max().clamp_min(1e-12) * 255).byte().numpy()
-        image = Image.fromarray(pixels).resize((_MAP_SIDE, _MAP_SIDE), Image.Resampling.NEAREST)
+        image = Image.fromarray(pixels).resize((_FEATURE_MAP_SIDE, _FEATURE_MAP_SIDE), Image.Resampling.NEAREST)
         caption = translate(request, "inside_channel", channel=int(channel), strength=f"{float(strength):.2f}")
         images.append((image, caption))
     note = markup.render_text(translate(request, "inside_maps_note"))
@@ -119,10 +119,10 @@ TOP = 5  # labels
 
 def render_switches(config: ResNetConfig, request: gr.Request) -> str:
     """Render a switch for each block, by stage."""
-    blocks = [part for part in describe_anatomy(config) if part.shortcut]
+    blocks = [module for module in describe_anatomy(config) if module.shortcut]
     stages = [
-        (stage, [(part.name, part.input_shape == part.output_shape) for part in group])
-        for stage, group in groupby(blocks, key=lambda part: part.stage)
+        (stage, [(module.name, module.input_shape == module.output_shape) for module in group])
+        for stage, group in groupby(blocks, key=lambda module: module.stage)
     ]
     note = "inside_lesion_plain_note" if config.shortcut == "none" else "inside_lesion_note"
     return markup.render("switches.html", request, stages=stages, note=note)

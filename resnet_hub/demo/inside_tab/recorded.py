@@ -110,13 +110,13 @@ def render_tables(request: gr.Request) -> str:
         for row in compare_sizes()
     ]
     keys = ("inside_network", "inside_paper_multiply_adds", "inside_our_multiply_adds", "inside_our_parameters")
-    parts = [
+    sections = [
         *(_render_heading("inside_table_6", request), errors),
         _render_hint(translate(request, "inside_table_6_note")),
         *(_render_heading("inside_table_1", request), _render_table(keys, sizes, request)),
         _render_hint(translate(request, "inside_table_1_note")),
     ]
-    return "".join(parts)
+    return "".join(sections)
 
 
 def _describe_run(row: ErrorRow, request: gr.Request) -> list[str]:
@@ -154,7 +154,7 @@ def _render_player(groups: Groups, missing: str, note: str, request: gr.Request)
     """Charts of the errors by epoch, mean and range over the seeds, with a slider that `inside.js` moves."""
     if len(groups) < 2:
         return markup.render_text(translate(request, missing))
-    charts = [_draw(groups, split, request) for split in ("train", "test")]
+    charts = [_create_chart(groups, split, request) for split in ("train", "test")]
     last = max(group[0].last.epoch for group in groups.values())
     rows = [[name, *(f"{mean(errors):.1%}" for errors in _list_last_errors(group))] for name, group in groups.items()]
     first = next(iter(groups.values()))[0]
@@ -170,7 +170,7 @@ def _render_player(groups: Groups, missing: str, note: str, request: gr.Request)
     )
 
 
-def _draw(groups: Groups, split: str, request: gr.Request) -> Chart:
+def _create_chart(groups: Groups, split: str, request: gr.Request) -> Chart:
     lines, bands = {}, {}
     for name, group in groups.items():
         errors: dict[float, list[float]] = {}

@@ -10,7 +10,7 @@ from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import message, translate
 from resnet_hub.demo.inside_tab import panels, recorded
 from resnet_hub.demo.inside_tab.accuracy import AccuracyMeter
-from resnet_hub.demo.inside_tab.live_parts import LiveParts
+from resnet_hub.demo.inside_tab.live_experiments import LiveExperiments
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.predict_tab import EXAMPLES
 from resnet_hub.errors import ResNetHubError
@@ -30,7 +30,7 @@ class InsideTab:
     """Handlers and components of the tab, over the models that all visitors share."""
 
     def __init__(self, models: Models):
-        self.models, self.live, self.meter = models, LiveParts(), AccuracyMeter(models)
+        self.models, self.live, self.meter = models, LiveExperiments(), AccuracyMeter(models)
 
     def open(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
         """The model as a drawing, and which photo goes through it; blocks that were chosen before are forgotten."""
@@ -39,8 +39,8 @@ class InsideTab:
         except ResNetHubError as error:
             return markup.render_error(error, request), *[""] * (len(self._cleared) + 2)
         source = translate(request, "inside_your_photo" if photo else "inside_example_photo")
-        drawn = panels.render_drawing(config, request), panels.render_switches(config, request)
-        return markup.render_text(source), *drawn, *[""] * len(self._cleared)
+        anatomy = panels.render_anatomy(config, request), panels.render_switches(config, request)
+        return markup.render_text(source), *anatomy, *[""] * len(self._cleared)
 
     def show_block(
         self, photo: dict[str, Any] | None, model: str, request: gr.Request, chosen: gr.SelectData
@@ -49,31 +49,31 @@ class InsideTab:
         try:
             classifier = self.models.get(model)
             names = read_names(chosen)
-            part = next((part for part in describe_anatomy(classifier.config) if part.name in names), None)
-            if part is None:  # the model was changed meanwhile; opening the tab draws it again
+            module = next((module for module in describe_anatomy(classifier.config) if module.name in names), None)
+            if module is None:  # the model was changed meanwhile; opening the tab draws it again
                 return
-            facts = panels.render_part(part, request)
+            facts = panels.render_module(module, request)
             yield facts, "", ""
-            if not part.shortcut:
+            if not module.shortcut:
                 return
             if classifier.config.multiply_adds > MAX_WORK:
                 yield facts, markup.render_text(translate(request, "inside_too_slow"), "status"), ""
                 return
-            yield from self._measure_block(facts, part.name, classifier, photo, request)
+            yield from self._measure_block(facts, module.name, classifier, photo, request)
         except ResNetHubError as error:
             yield markup.render_error(error, request), "", ""
 
     def _measure_block(
         self, facts: str, block: str, classifier: "Classifier", photo: dict[str, Any] | None, request: gr.Request
     ) -> Iterator[tuple[str, str, str]]:
-        from resnet_hub.analysis.maps import feature_maps, residual_ratios
+        from resnet_hub.analysis.activations import feature_maps, residual_ratios
 
         images = preprocess(classifier, photo)
-        maps_of = feature_maps(classifier.model, images, block, strongest=panels.STRONGEST)
-        maps = panels.render_maps(maps_of[block], request)
-        yield facts, maps, ""
+        strongest = feature_maps(classifier.model, images, block, strongest=panels.STRONGEST)
+        shown = panels.render_feature_maps(strongest[block], request)
+        yield facts, shown, ""
         ratios = residual_ratios(classifier.model, images)
-        yield facts, maps, panels.render_ratios(ratios, block, classifier.config.shortcut == "none", request)
+        yield facts, shown, panels.render_ratios(ratios, block, classifier.config.shortcut == "none", request)
 
     def switch_blocks(
         self, photo: dict[str, Any] | None, model: str, request: gr.Request, chosen: gr.SelectData
@@ -141,27 +141,27 @@ class InsideTab:
         # the data of the first choice again.
         self._choosing = self._options | {"concurrency_limit": 1, "trigger_mode": "multiple"}
         self._visit = [photo, current]
-        drawing, details = self._render_anatomy()
+        anatomy, details = self._render_anatomy()
         switches, *labels = self._render_lesion()
         self._cleared = [*details, *labels, self._render_paths()]
         self.live.render()
         self._render_recorded()
-        tab.select(self.open, self._visit, [self._source, drawing, switches, *self._cleared], **self._options)
+        tab.select(self.open, self._visit, [self._source, anatomy, switches, *self._cleared], **self._options)
 
     def _render_anatomy(self) -> tuple[gr.HTML, list[gr.HTML]]:
         with gr.Accordion(message("inside_anatomy"), elem_id="inside-anatomy"), gr.Row():
             with gr.Column(min_width=300):
-                drawing = gr.HTML(elem_id="inside-drawing", js_on_load=_BUTTONS)
+                anatomy = gr.HTML(elem_id="inside-drawing", js_on_load=_BUTTONS)
             with gr.Column(min_width=300, elem_id="inside-block"):
                 gr.HTML(message("inside_block_hint"), elem_classes="hint")
                 details = [gr.HTML(elem_id="inside-facts"), gr.HTML(elem_id="inside-maps", elem_classes="film")]
                 details.append(gr.HTML(elem_id="inside-ratios"))
         choosing: dict[str, Any] = self._choosing | {"concurrency_id": "inside_block"}
-        drawing.select(self.show_block, self._visit, details, show_progress_on=details[:1], **choosing)
-        return drawing, details
+        anatomy.select(self.show_block, self._visit, details, show_progress_on=details[:1], **choosing)
+        return anatomy, details
 
     def _render_lesion(self) -> tuple[gr.HTML, gr.HTML, gr.HTML]:
-        with gr.Accordion(message("inside_lesion"), elem_id="inside-lesion", open=False) as part:
+        with gr.Accordion(message("inside_lesion"), elem_id="inside-lesion", open=False) as accordion:
             with gr.Row():
                 with gr.Column(min_width=300):
                     switches = gr.HTML(elem_id="inside-switches", js_on_load=_BUTTONS)
@@ -175,7 +175,7 @@ class InsideTab:
         # In a queue of its own: the labels come at once, and the accuracy when it is there.
         measuring: dict[str, Any] = choosing | {"concurrency_id": "inside_accuracy", "show_progress": "hidden"}
         switches.select(self.measure_accuracy, self._visit[1], accuracy, **measuring)
-        part.expand(self.show_lesions, None, lesions, **self._options)
+        accordion.expand(self.show_lesions, None, lesions, **self._options)
         return switches, labels, accuracy
 
     def _render_paths(self) -> gr.HTML:
@@ -187,17 +187,17 @@ class InsideTab:
         return chart
 
     def _render_recorded(self) -> None:
-        parts = (
+        accordions = (
             ("inside_recorded", self.show_degradation),
             ("inside_shortcuts", self.show_shortcuts),
             ("inside_tables", self.show_tables),
         )
-        for name, show in parts:
+        for name, show in accordions:
             element = name.replace("_", "-")
-            with gr.Accordion(message(name), elem_id=element, open=False) as part:
+            with gr.Accordion(message(name), elem_id=element, open=False) as accordion:
                 gr.HTML(message(f"{name}_hint"), elem_classes="hint")
                 shown = gr.HTML(elem_id=f"{element}-shown", js_on_load=_PLAYER)
-            part.expand(show, None, shown, **self._options)
+            accordion.expand(show, None, shown, **self._options)
 
 
 def _render(render: Callable[[gr.Request], str], request: gr.Request) -> str:
@@ -216,7 +216,7 @@ def read_names(chosen: gr.SelectData) -> list[str]:
 
 def read_blocks(chosen: gr.SelectData, config: "ResNetConfig") -> list[str]:
     """The blocks of a model that are pressed."""
-    blocks = {part.name for part in describe_anatomy(config) if part.shortcut}
+    blocks = {module.name for module in describe_anatomy(config) if module.shortcut}
     return [name for name in read_names(chosen) if name in blocks]
 
 

@@ -24,7 +24,7 @@ from resnet_hub.training.events import Failed
 MAX_WAITING = 20  # runs in the queue; one visitor address has at most half of them
 MAX_WORK = 7200.0  # seconds that a run may train on a Space, in all
 TIME_SLICE = 600.0  # seconds of training after which a run goes to the end of the queue, if others wait
-KEPT = 86_400.0  # seconds after its last change when a run is deleted
+RUN_LIFETIME = 86_400.0  # seconds after its last change when a run is deleted
 _STOP_TIMEOUT = 20.0  # seconds that a worker has to save its state and stop, before it is killed
 _EVALUATION_TIMEOUT = 600.0  # seconds past the training limit that a worker has to evaluate
 _POLL_INTERVAL = 0.3  # seconds
@@ -170,7 +170,7 @@ class Scheduler:
         runs: The folders of the runs.
         at_once: How many workers run at the same time.
         time_slice: Seconds that a run trains while others wait.
-        kept: Seconds after its last change when a run is deleted.
+        lifetime: Seconds after its last change when a run is deleted.
         training_limit: Seconds that a run may train; by default `MAX_WORK` on a Space, and no limit elsewhere.
     """
 
@@ -180,11 +180,11 @@ class Scheduler:
         *,
         at_once: int = 1,
         time_slice: float = TIME_SLICE,
-        kept: float = KEPT,
+        lifetime: float = RUN_LIFETIME,
         training_limit: float | None = None,
     ):
         self.runs = runs
-        self.at_once, self.time_slice, self.kept = at_once, time_slice, kept
+        self.at_once, self.time_slice, self.lifetime = at_once, time_slice, lifetime
         self.training_limit = training_limit or (MAX_WORK if is_space() else math.inf)
         self._lock = threading.RLock()
         # All by run id.
@@ -386,7 +386,7 @@ class Scheduler:
 
     def _delete_old(self) -> None:
         self.runs.remove_leftovers()
-        for run in self.runs.list_older_than(self.kept):
+        for run in self.runs.list_older_than(self.lifetime):
             with self._lock:
                 if not self._get_status(run).is_active:
                     self.delete(run)

@@ -51,7 +51,7 @@ class ServedFiles:
         shutil.rmtree(self.get_folder(run), ignore_errors=True)
 
 
-MAX_KEPT = 200  # runs on the disk; one visitor address has at most half of them
+MAX_RUNS = 200  # runs on the disk; one visitor address has at most half of them
 
 _ID = re.compile(r"[A-Za-z0-9_-]{32}")
 
@@ -77,10 +77,10 @@ class RunStore:
         """A run without data, for a visitor of that network address."""
         with self._lock:
             self._addresses = {run: other for run, other in self._addresses.items() if (self.root / run).is_dir()}
-            if address and list(self._addresses.values()).count(address) >= MAX_KEPT // 2:
-                raise PageError("address_full", count=MAX_KEPT // 2)
+            if address and list(self._addresses.values()).count(address) >= MAX_RUNS // 2:
+                raise PageError("address_full", count=MAX_RUNS // 2)
         check_free_space(self.root)
-        if len(list(self.root.iterdir())) >= MAX_KEPT:
+        if len(list(self.root.iterdir())) >= MAX_RUNS:
             raise PageError("disk_full")
         run = self.get(secrets.token_urlsafe(24))
         run.folder.mkdir(mode=0o700)

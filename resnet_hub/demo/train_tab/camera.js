@@ -5,7 +5,7 @@ if (!window.resnetHubCamera) {
   const MAX_PHOTOS = 60; // of one press
   const SIDE = 480; // pixels of the longer side
   const IDLE = 30000; // milliseconds until the camera is switched off
-  const PREVIEW_INTERVAL = 100; // milliseconds between two answers
+  const PREVIEW_INTERVAL = 100; // milliseconds between two predictions
   let stream = null;
   let idle = 0;
   let recording = null; // {card, video, photos, timer}
@@ -58,7 +58,7 @@ if (!window.resnetHubCamera) {
     if (recording) return;
     clearTimeout(idle);
     const card = button.closest(".class-card");
-    const current = (recording = { button, card, photos: [], isHeld: true });
+    const current = (recording = { button, card, photos: [], isPressed: true });
     try {
       current.video = await openCamera(button);
       explain(null);
@@ -67,7 +67,7 @@ if (!window.resnetHubCamera) {
       explain(button);
       return;
     }
-    if (!current.isHeld) return finish(current);
+    if (!current.isPressed) return finish(current);
     button.classList.add("recording");
     takePhoto(current);
     current.timer = setInterval(() => takePhoto(current), INTERVAL);
@@ -75,7 +75,7 @@ if (!window.resnetHubCamera) {
 
   function stop() {
     if (!recording) return;
-    recording.isHeld = false;
+    recording.isPressed = false;
     if (recording.timer) finish(recording);
   }
 
@@ -100,8 +100,8 @@ if (!window.resnetHubCamera) {
 
   async function showLabels(preview, photo) {
     const address = `gradio_api/live?model=${preview.dataset.model}`;
-    const answer = await fetch(address, { method: "POST", body: photo }).catch(() => null);
-    const html = answer && (answer.ok || answer.status === 400) ? await answer.text() : "";
+    const response = await fetch(address, { method: "POST", body: photo }).catch(() => null);
+    const html = response && (response.ok || response.status === 400) ? await response.text() : "";
     if (html) preview.querySelector(".labels").innerHTML = html; // of our server, which escapes labels
   }
 

@@ -176,17 +176,17 @@ class ModelStep:
         self.job.create_inputs()
         self.inputs = create_inputs(base={"choices": self.models.names(), "value": self.defaults.embedded})
         with gr.Column(elem_id="choices-panel"):
-            self._place("recipe", "base", "architecture")
+            self._render_fields("recipe", "base", "architecture")
             with gr.Accordion(message("more_choices"), open=False):
                 with gr.Row():
-                    self._place("image_size", "seed", "balance")
+                    self._render_fields("image_size", "seed", "balance")
                 with gr.Column() as self._options:  # which the recipe "head" does not have
                     with gr.Row():
-                        self._place("epochs", "learning_rate")
+                        self._render_fields("epochs", "learning_rate")
                     with gr.Row():
-                        self._place("augmentation", "mixup", "label_smoothing")
+                        self._render_fields("augmentation", "mixup", "label_smoothing")
                     with gr.Row():
-                        self._place("select", "patience")
+                        self._render_fields("select", "patience")
                 self._preview_button = gr.Button(message("preview"), size="sm")
                 self.augmented = gr.HTML(elem_id="seen-by-training", elem_classes="film")
             self.planned = gr.HTML(elem_id="plan")
@@ -196,7 +196,7 @@ class ModelStep:
             self.state.notice = gr.HTML(elem_id="train-notice")
         self.job.render()
 
-    def _place(self, *names: str) -> None:
+    def _render_fields(self, *names: str) -> None:
         for name in names:
             self.inputs[name].render()
 

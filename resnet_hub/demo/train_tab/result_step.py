@@ -78,10 +78,10 @@ class ResultStep:
         """Show the Predict tab with the model of this run."""
         picker = gr.update(choices=self.predict.model.list_choices(run_id, request), value=run_id)
         run = self.runs.find(run_id)
-        photos = markup.render_own_photos(run, self._choose_held_out(run), request) if run else ""
+        photos = markup.render_own_photos(run, self._select_held_out(run), request) if run else ""
         return picker, gr.Tabs(selected="predict"), photos
 
-    def _choose_held_out(self, run: PageRun) -> "ImageDataset | None":
+    def _select_held_out(self, run: PageRun) -> "ImageDataset | None":
         """Up to six images that the run was not trained on, of several classes; None if they are gone."""
         with suppress(ResNetHubError, OSError, ValueError):  # such as a dataset that was deleted from the Hub
             images = run.load_evaluation_images()
@@ -91,7 +91,7 @@ class ResultStep:
     def tap(self, model: str, request: gr.Request, chosen: gr.SelectData) -> Any:
         """One of the photos that were held out, as the photo to classify."""
         run = self.runs.find(model)  # Predict may have another model than the run on show
-        images = self._choose_held_out(run) if run else None
+        images = self._select_held_out(run) if run else None
         if images is None or chosen.index not in range(len(images)):
             return gr.skip()
         return load_image(images.sources[chosen.index], name=images.name(chosen.index))
@@ -112,7 +112,7 @@ class ResultStep:
         """After the event `deletion`, the Predict tab shows no deleted model."""
         picker = self.predict.model.picker
         leaving = deletion.success(self.leave_deleted, picker, picker, **QUICK)
-        leaving.success(**self.predict.model.choosing).success(**self.predict.answering)
+        leaving.success(**self.predict.model.choosing).success(**self.predict.classifying)
 
     def export_web_page(self, run_id: str, request: gr.Request) -> Updates:
         """The model as a web page that runs it in the browser: a ZIP file."""
@@ -219,8 +219,8 @@ class ResultStep:
         trying = gr.on(buttons, self.try_it, state.run, [picker, state.tabs, own], **QUICK)
         picker.change(self.clear_own_photos, picker, own, **QUICK)
         tapping = own.select(self.tap, picker, self.predict.photo, **QUICK)
-        tapping.success(**self.predict.answering)
-        trying.success(**self.predict.model.choosing).success(**self.predict.answering)
+        tapping.success(**self.predict.classifying)
+        trying.success(**self.predict.model.choosing).success(**self.predict.classifying)
 
 
 def _read_plot(path: Path) -> Any:

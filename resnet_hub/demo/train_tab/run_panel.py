@@ -75,7 +75,7 @@ class RunPanel:
         }
 
     def _describe(self, run: PageRun, request: gr.Request) -> dict[str, Any]:
-        """What the table says of a run."""
+        """The row of a run in the table."""
         changed, evaluation = datetime.fromtimestamp(run.log.stat().st_mtime, UTC), run.read_evaluation()
         state = translate(request, f"state_{self.scheduler.get_status(run).state}")
         return {
@@ -118,14 +118,14 @@ class RunPanel:
             with gr.Row():
                 self.new_button = gr.Button(message("new_run"), visible=False)
                 self._copy_button = gr.Button(message("copy_run_link"), elem_id="copy-run-link")
-            self.delete_button = _AskedButton("delete_run", "delete_run_ask", "delete-run")
+            self.delete_button = _ConfirmedButton("delete_run", "delete_run_ask", "delete-run")
         with gr.Column(visible=False, elem_id="my-runs-panel") as self.mine:
             gr.HTML(message("my_runs"), elem_classes="panel-head")
             self.table = gr.HTML(elem_id="my-runs")
             self._chosen = gr.Textbox(visible=False)  # ids, as the script sends them
             with gr.Row():
                 self._compare_button = gr.Button(message("compare_runs"), size="sm", elem_id="compare-runs")
-            self._delete_chosen = _AskedButton("delete_chosen", "delete_chosen_ask", "delete-runs")
+            self._delete_chosen = _ConfirmedButton("delete_chosen", "delete_chosen_ask", "delete-runs")
             self.comparison = gr.HTML(elem_id="comparison")
 
     def connect(self, page: gr.Blocks) -> None:
@@ -145,7 +145,7 @@ class RunPanel:
         self._delete_chosen.confirm.click(self.delete_chosen, **deleting, **QUICK)
 
 
-class _AskedButton:
+class _ConfirmedButton:
     """A red button that asks before anything is lost: the question takes its place, with a way back."""
 
     def __init__(self, label: str, question: str, elem_id: str):
@@ -158,8 +158,8 @@ class _AskedButton:
                 self.confirm = gr.Button(message("delete"), variant="stop", elem_id=f"{elem_id}-yes")
         both = [self._button, self._asking]
         self._button.click(lambda: self._show(True), None, both, **QUICK)
-        for answer in (keep, self.confirm):
-            answer.click(lambda: self._show(False), None, both, **QUICK)
+        for button in (keep, self.confirm):
+            button.click(lambda: self._show(False), None, both, **QUICK)
 
     @staticmethod
     def _show(asking: bool) -> list[Any]:

@@ -12,16 +12,16 @@ let stream = null;
 const loading = Classifier.load((fraction) => (find("progress").value = fraction))
   .catch((error) => console.error(error))
   .finally(() => (find("progress").hidden = true));
-getClassifier().then((classifier) => classifier && !photos && say("Ready. Choose a photo."));
+getClassifier().then((classifier) => classifier && !photos && setStatus("Ready. Choose a photo."));
 
-/** The classifier once it is loaded; if it cannot be, the page says so. */
+/** The classifier once it is loaded; if it cannot be, the status shows it. */
 async function getClassifier() {
   const classifier = await loading;
-  if (!classifier) say("The model could not be loaded. Check the connection, then reload the page.", true);
+  if (!classifier) setStatus("The model could not be loaded. Check the connection, then reload the page.", true);
   return classifier;
 }
 
-function say(text, isError = false) {
+function setStatus(text, isError = false) {
   find("status").textContent = text;
   find("status").classList.toggle("error", isError);
 }
@@ -36,17 +36,17 @@ async function open(file) {
   try { // the pixels as they are stored, upright
     image = await createImageBitmap(file, { colorSpaceConversion: "none", imageOrientation: "from-image" });
   } catch {
-    if (number === photos) say(`This browser cannot read ${file.name || "the photo"}. Choose a JPEG or PNG file.`, true);
+    if (number === photos) setStatus(`This browser cannot read ${file.name || "the photo"}. Choose a JPEG or PNG file.`, true);
     return;
   }
   if (number !== photos) return image.close();
   showPreview(file);
-  say(find("progress").hidden ? "Classifying" : "Loading the model");
+  setStatus(find("progress").hidden ? "Classifying" : "Loading the model");
   try {
-    const answer = await (await getClassifier())?.classify(image, image.width, image.height);
-    if (answer && number === photos) show(answer, true);
+    const prediction = await (await getClassifier())?.classify(image, image.width, image.height);
+    if (prediction && number === photos) show(prediction, true);
   } catch {
-    if (number === photos) say("The photo could not be classified. Reload the page and try again.", true);
+    if (number === photos) setStatus("The photo could not be classified. Reload the page and try again.", true);
   } finally {
     image.close();
   }
@@ -60,14 +60,14 @@ function showPreview(file) {
   find("hint").hidden = true;
 }
 
-/** Shows labels with their scores, best first; `isSaid` for those that a screen reader announces. */
-function show(answer, isSaid = false) {
-  find("best").replaceChildren(...answer.slice(0, SHOWN).map(createRow));
-  find("others").replaceChildren(...answer.slice(SHOWN).map(createRow));
-  find("more").hidden = answer.length <= SHOWN;
-  find("more").querySelector("summary").textContent = `${answer.length - SHOWN} more labels`;
-  if (!isSaid) return;
-  say(`${answer[0].label}, ${formatPercent(answer[0].score)}`);
+/** Shows labels with their scores, best first; `isAnnounced` for those that a screen reader announces. */
+function show(prediction, isAnnounced = false) {
+  find("best").replaceChildren(...prediction.slice(0, SHOWN).map(createRow));
+  find("others").replaceChildren(...prediction.slice(SHOWN).map(createRow));
+  find("more").hidden = prediction.length <= SHOWN;
+  find("more").querySelector("summary").textContent = `${prediction.length - SHOWN} more labels`;
+  if (!isAnnounced) return;
+  setStatus(`${prediction[0].label}, ${formatPercent(prediction[0].score)}`);
   find("best").scrollIntoView({ block: "nearest" });
 }
 
@@ -96,7 +96,7 @@ async function startCamera() {
     if (number !== photos) return started.getTracks().forEach((track) => track.stop());
     stream = started;
   } catch {
-    return say("The camera cannot be used. Allow it in the browser's settings, or choose a photo.", true);
+    return setStatus("The camera cannot be used. Allow it in the browser's settings, or choose a photo.", true);
   }
   const video = find("video");
   video.srcObject = stream;
@@ -104,19 +104,19 @@ async function startCamera() {
   find("preview").hidden = find("hint").hidden = true;
   video.hidden = false;
   find("camera").setAttribute("aria-pressed", "true");
-  say(find("progress").hidden ? "Point the camera at something" : "Loading the model");
+  setStatus(find("progress").hidden ? "Point the camera at something" : "Loading the model");
   try {
     const classifier = await getClassifier();
     while (classifier && number === photos) {
       if (!document.hidden && video.videoWidth) {
-        const answer = await classifier.classify(video, video.videoWidth, video.videoHeight);
-        if (number === photos) show(answer);
-        if (number === photos) say("The camera is on");
+        const prediction = await classifier.classify(video, video.videoWidth, video.videoHeight);
+        if (number === photos) show(prediction);
+        if (number === photos) setStatus("The camera is on");
       }
       await new Promise((resolve) => setTimeout(resolve, CAMERA_PAUSE));
     }
   } catch {
-    if (number === photos) say("The photo could not be classified. Reload the page and try again.", true);
+    if (number === photos) setStatus("The photo could not be classified. Reload the page and try again.", true);
   }
 }
 
@@ -128,7 +128,7 @@ function stopCamera() {
   find("video").hidden = true;
   find("hint").hidden = false;
   find("camera").setAttribute("aria-pressed", "false");
-  say("Ready. Choose a photo.");
+  setStatus("Ready. Choose a photo.");
 }
 
 find("camera").addEventListener("click", () => (stream ? stopCamera() : startCamera()));

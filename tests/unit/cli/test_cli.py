@@ -703,7 +703,7 @@ def test_info_with_an_image_adds_anatomy_and_residual_ratios(
     code, lines, errors = run(capfd, "info", model, "--image", images / "a.png")
     assert (code, errors) == (0, [])
     table = lines[lines.index("") + 1 :]
-    assert [line.split()[0] for line in table] == ["part", "stem", "layer1.0", "layer2.0", "layer3.0", "head"]
+    assert [line.split()[0] for line in table] == ["module", "stem", "layer1.0", "layer2.0", "layer3.0", "head"]
     assert re.fullmatch(r"layer2\.0 +16 x 8 x 8 +3,520 +221,184 +zero padding \(A\) +\d+\.\d\d", table[3])
     _, lines, _ = run(capfd, "info", model, "--image", images / "a.png", "--json")
     parts = json.loads("\n".join(lines))["anatomy"]

@@ -15,14 +15,14 @@ from huggingface_hub import constants
 
 from resnet_hub.datasets import stream as streams
 from resnet_hub.datasets.load import load_dataset
-from resnet_hub.datasets.stream import ImageStream, Part, open_stream
+from resnet_hub.datasets.stream import FileSlice, ImageStream, open_stream
 from resnet_hub.errors import DataError
 
 FILES, ROWS = 4, 15
 
 
 def read_all(stream: ImageStream, **options: Any) -> list[streams.StreamedImage]:
-    return list(stream.read([Part(file) for file in range(len(stream.files))], **options))
+    return list(stream.read([FileSlice(file) for file in range(len(stream.files))], **options))
 
 
 @pytest.mark.parametrize("write", [write_parquet, write_tars])
@@ -43,14 +43,14 @@ def test_a_stream_has_the_images_of_its_files_in_order(write: Any, tmp_path: Pat
 @pytest.mark.parametrize("write", [write_parquet, write_tars])
 def test_a_stream_goes_on_from_any_state(write: Any, tmp_path: Path) -> None:
     stream = open_stream(write(tmp_path / "data", 2, 9))
-    parts, skipped = [Part(1), Part(0, 1, 2)], {(1, 4)}  # of the second file, every other row
-    expected, reader = list(stream.read(parts, skipped)), stream.read(parts, skipped)
+    slices, skipped = [FileSlice(1), FileSlice(0, 1, 2)], {(1, 4)}  # of the second file, every other row
+    expected, reader = list(stream.read(slices, skipped)), stream.read(slices, skipped)
     assert len(expected) == 8 + 4
     for done in range(1, len(expected) + 1):
         state = json.loads(json.dumps(reader.state()))
-        assert list(stream.read(parts, skipped, state)) == expected[done - 1 :]
+        assert list(stream.read(slices, skipped, state)) == expected[done - 1 :]
         next(reader)
-    assert list(stream.read(parts, skipped, reader.state())) == []
+    assert list(stream.read(slices, skipped, reader.state())) == []
 
 
 def test_the_sample_is_bounded_and_from_all_over_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,5 +58,5 @@ def test_housekeeping_continues_after_an_error(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(housekeeping, "return_freed_memory", free := Mock(side_effect=[KeyError("anna"), None]))
     monkeypatch.setattr(housekeeping.time, "sleep", Mock(side_effect=[None, StopIteration]))
     with pytest.raises(StopIteration):
-        housekeeping.keep_tidy(Mock(list_served_folders=set), tmp_path)
+        housekeeping.clean_up(Mock(list_served_folders=set), tmp_path)
     assert free.call_count == 2

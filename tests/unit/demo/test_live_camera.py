@@ -49,7 +49,7 @@ def send(camera: LiveCamera, frame: bytes, model: str = "tiny", language: str = 
         "headers": headers,
         "query_string": f"model={model}".encode(),
     }
-    answer = asyncio.run(camera.answer(Request(scope, receive)))
+    answer = asyncio.run(camera.classify(Request(scope, receive)))
     return answer.status_code, bytes(answer.body).decode()
 
 

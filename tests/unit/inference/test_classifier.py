@@ -381,7 +381,7 @@ def test_memory_that_is_full_is_one_sentence_in_code_and_on_the_page(error, mode
     photo = {"path": str(tmp_path / "a.png"), "orig_name": "a.png"}
     tab = PredictTab(Mock(get=lambda name: classify), Mock())
     for language in ("en", "zh"):
-        _, _, said, _ = tab.answer(photo, "any", Mock(headers={"accept-language": language}))
+        _, _, said, _ = tab.classify(photo, "any", Mock(headers={"accept-language": language}))
         assert MESSAGES[language]["no_memory"] in said and 'role="alert"' in said
 
 

@@ -79,7 +79,7 @@ def test_half_precision_stays_with_pytorch(model, batch):
 
 
 def test_a_graph_that_answers_otherwise_is_not_used(model, batch, monkeypatch, caplog):
-    other = build_onnx(fold_batchnorm(network(seed=3, depths=(1, 1), width=16)), extra="map")
+    other = build_onnx(fold_batchnorm(network(seed=3, depths=(1, 1), width=16)), extra="last")
     monkeypatch.setattr("resnet_hub.inference.engines.build_onnx", lambda *_, **__: other)
     with caplog.at_level(logging.WARNING):
         fast = select_engine(model, "auto")
@@ -94,9 +94,9 @@ def test_weights_that_are_no_numbers_are_left_to_pytorch(model, caplog):
 
 
 def test_large_batches_run_in_parts(model, batch, monkeypatch):
-    whole = OnnxRuntimeEngine(build_onnx(fold_batchnorm(model), extra="map"), "fp32")(batch)
+    whole = OnnxRuntimeEngine(build_onnx(fold_batchnorm(model), extra="last"), "fp32")(batch)
     monkeypatch.setattr("resnet_hub.inference.engines._RUN_PIXELS", 2 * 32 * 32)
-    parts = OnnxRuntimeEngine(build_onnx(fold_batchnorm(model), extra="map"), "fp32")(batch)
+    parts = OnnxRuntimeEngine(build_onnx(fold_batchnorm(model), extra="last"), "fp32")(batch)
     assert torch.allclose(whole.logits, parts.logits, atol=1e-5)
     assert torch.allclose(whole.feature_maps, parts.feature_maps, atol=1e-5)
 
@@ -105,7 +105,7 @@ def test_no_thread_outlives_its_engine(model, batch):
     def threads():
         return len(list(Path("/proc/self/task").iterdir()))
 
-    graph = build_onnx(fold_batchnorm(model), extra="map")
+    graph = build_onnx(fold_batchnorm(model), extra="last")
     before = [OnnxRuntimeEngine(graph, "fp32")(batch), threads()][1]
     for _ in range(5):
         OnnxRuntimeEngine(graph, "fp32")(batch)

@@ -70,7 +70,7 @@ def test_colours_only_what_the_model_saw(size: tuple[int, int]) -> None:
 def test_colour_lies_where_the_map_is_hot() -> None:
     classify = Classifier(model_of(crop_pct=1.0))
     dark = photo(64, 64).point(lambda value: value // 10)  # against which every colour stands out
-    maps, weights = classify.predict_with_maps(dark)[1], classify.model.get_parameter("fc.weight")[0]
+    maps, weights = classify.predict_with_feature_maps(dark)[1], classify.model.get_parameter("fc.weight")[0]
     heat = compute_grad_cam(maps[None], weights)[0].numpy()
     change = np.abs(np.asarray(overlay_heat_map(classify, dark, 0)).astype(int) - np.asarray(dark)).sum(axis=2)
     cells = change.reshape(16, 4, 16, 4).mean(axis=(1, 3))
@@ -95,9 +95,9 @@ def test_threads_share_a_model() -> None:
 
 def test_maps_that_are_there_already_are_not_computed_again() -> None:
     classify = Classifier(model_of())
-    maps = classify.predict_with_maps(photo(40, 48))[1]
+    maps = classify.predict_with_feature_maps(photo(40, 48))[1]
     expected = overlay_heat_map(classify, photo(40, 48), 0)
-    classify.predict_with_maps = None  # type: ignore[method-assign, assignment]
+    classify.predict_with_feature_maps = None  # type: ignore[method-assign, assignment]
     assert overlay_heat_map(classify, photo(40, 48), 0, feature_maps=maps).tobytes() == expected.tobytes()
 
 

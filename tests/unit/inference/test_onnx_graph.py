@@ -42,7 +42,7 @@ def test_logits_maps_and_batch(kind):
     model = network(**{"width": 16} | KINDS[kind])
     side = model.config.image_size
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    graph = build_onnx(fold_batchnorm(model), extra="map")
+    graph = build_onnx(fold_batchnorm(model), extra="last")
     onnx.checker.check_model(graph, full_check=True)
     for count in (1, 3):  # the graph takes any batch
         batch = torch.randn(count, model.config.in_channels, side, side)
@@ -111,7 +111,7 @@ def test_int8_is_near(kind):
     model = network(**{"width": 16} | KINDS[kind])
     side = model.config.image_size
     batch = torch.randn(8, model.config.in_channels, side, side)
-    graph = build_onnx(fold_batchnorm(model), ranges=ranges(model, batch), extra="map")
+    graph = build_onnx(fold_batchnorm(model), ranges=ranges(model, batch), extra="last")
     onnx.checker.check_model(graph, full_check=True)
     with torch.no_grad():
         logits = model(batch)

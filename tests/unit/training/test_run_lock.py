@@ -154,12 +154,12 @@ def test_a_holder_beats_and_notices_that_it_was_replaced(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("changes", [{"process": os.getppid()}, {"host": "elsewhere"}, {"system": "another"}])
 def test_who_holds_the_lock_is_known(changes: dict[str, Any], tmp_path: Path) -> None:
     lock = RunLock(tmp_path)
-    assert not lock.is_held_here()
+    assert not lock.is_locked_here()
     with RunLock(tmp_path).hold():
-        assert lock.is_held_here()
-    assert not lock.is_held_here()
+        assert lock.is_locked_here()
+    assert not lock.is_locked_here()
     write_lock(tmp_path, 0, **changes)
-    assert not lock.is_held_here()
+    assert not lock.is_locked_here()
 
 
 def test_unfinished_files_of_killed_processes_are_removed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The process of the live parts: its answers, its end, and the budget of a visitor."""
+"""The process of the live experiments: its outputs, its end, and the budget of a visitor."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from helpers.page import from_browser
 
 from resnet_hub.analysis import live_worker
 from resnet_hub.demo.i18n import MESSAGES, PageError
-from resnet_hub.demo.inside_tab.live_parts import LiveParts
+from resnet_hub.demo.inside_tab.live_experiments import LiveExperiments
 from resnet_hub.demo.inside_tab.live_process import LiveWorker
 
 HERE = "127.0.0.1"
@@ -97,26 +97,26 @@ def test_a_visitor_has_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_values_outside_the_sliders_are_refused() -> None:
-    parts, request = LiveParts(), from_browser()
+    experiments, request = LiveExperiments(), from_browser()
     for answers in (
-        parts.show_gradients(1e9, True, request),
-        parts.show_gradients("24", True, request),  # type: ignore[arg-type]
-        parts.show_gradients(float("nan"), True, request),
-        parts.show_identity(0, False, request),
-        parts.show_race(9, request),
-        parts.show_race(62, request),
+        experiments.show_gradients(1e9, True, request),
+        experiments.show_gradients("24", True, request),  # type: ignore[arg-type]
+        experiments.show_gradients(float("nan"), True, request),
+        experiments.show_identity(0, False, request),
+        experiments.show_race(9, request),
+        experiments.show_race(62, request),
     ):
         (answer,) = answers
         assert 'role="alert"' in answer and "Move the slider" in answer
-    assert parts.worker._process is None
+    assert experiments.worker._process is None
 
 
 def test_charts_come_in_the_visitors_language(worker: LiveWorker) -> None:
-    parts, request = LiveParts(), from_browser("zh")
+    experiments, request = LiveExperiments(), from_browser("zh")
     request.request.scope["client"] = (HERE, 1)
-    parts.worker = worker
-    waiting, charts = parts.show_gradients(4, False, request)
+    experiments.worker = worker
+    waiting, charts = experiments.show_gradients(4, False, request)
     assert MESSAGES["zh"]["inside_computing"] in waiting
     assert charts.count("<figure") == 3 and "白噪声" in charts
-    *_, chart = parts.show_identity(1, True, request)
+    *_, chart = experiments.show_identity(1, True, request)
     assert chart.count("<polyline") == 2 and MESSAGES["zh"]["inside_identity_chart"] in chart

@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers.page import from_browser
 
+from resnet_hub.analysis.activations import feature_maps, residual_ratios
 from resnet_hub.analysis.anatomy import describe_anatomy
-from resnet_hub.analysis.maps import feature_maps, residual_ratios
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.inside_tab import panels
 from resnet_hub.model import ResNet
@@ -18,12 +18,12 @@ TINY = ResNetConfig(depths=(1, 2), width=8, stem="3x3", image_size=32, id2label=
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet101", "resnet56"])
 def test_every_part_is_a_box_inside_its_room(name: str) -> None:
     config = ResNetConfig.from_name(name)
-    svg = panels.render_drawing(config, from_browser())
+    svg = panels.render_anatomy(config, from_browser())
     assert re.findall(r'data-value="([^"]+)"', svg) == [part.name for part in describe_anatomy(config)]
     boxes = re.findall(r'<rect x="(\d+)" y="(\d+)" width="(\d+)" height="(\d+)" rx="6"', svg)
     rooms = [
         (float(y), float(height))
-        for y, height in re.findall(r'class="room" x="0.5" y="([\d.]+)".*?height="(\d+)"', svg)
+        for y, height in re.findall(r'class="stage" x="0.5" y="([\d.]+)".*?height="(\d+)"', svg)
     ]
     width = int(re.findall(r'viewBox="0 0 (\d+) ', svg)[0])
     for x, y, box_width, height in (map(int, box) for box in boxes):
@@ -33,14 +33,14 @@ def test_every_part_is_a_box_inside_its_room(name: str) -> None:
 
 
 def test_a_box_is_a_button_for_keyboards_and_screen_readers() -> None:
-    svg = panels.render_drawing(TINY, from_browser())
+    svg = panels.render_anatomy(TINY, from_browser())
     assert svg.count('role="button" tabindex="0"') == 5 == svg.count('aria-pressed="false"')
     assert re.search(r'aria-label="2\.1 [\d.]+k layer2\.1, 16 × 16 × 16"', svg)  # begins with what is seen
 
 
 def test_facts_are_in_the_visitors_language() -> None:
     part = describe_anatomy(TINY)[2]
-    english, chinese = (panels.render_part(part, from_browser(language)) for language in ("en", "zh"))
+    english, chinese = (panels.render_module(part, from_browser(language)) for language in ("en", "zh"))
     assert "8 × 32 × 32 → 16 × 16 × 16" in english and "3x3, 16 → 3x3, 16" in english and "section 3.3" in english
     assert "Multiply-adds" in english and "乘加次数" in chinese
 
@@ -48,7 +48,7 @@ def test_facts_are_in_the_visitors_language() -> None:
 def test_maps_and_ratios_of_a_photo_are_shown() -> None:
     torch.manual_seed(0)
     model, images = ResNet(TINY).eval(), torch.randn(1, 3, 32, 32)
-    maps = panels.render_maps(feature_maps(model, images, "layer2.0", strongest=4)["layer2.0"], from_browser())
+    maps = panels.render_feature_maps(feature_maps(model, images, "layer2.0", strongest=4)["layer2.0"], from_browser())
     assert maps.count('<img src="data:image/jpeg') == 4 and maps.count("Channel") == 8 and "&lt;" not in maps
     ratios = residual_ratios(model, images)
     chart = panels.render_ratios(ratios, "layer2.0", False, from_browser())
@@ -62,4 +62,4 @@ def test_a_map_without_a_response_is_black() -> None:
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
     found = feature_maps(model, torch.zeros(1, 3, 32, 32), "layer1.0", strongest=1)["layer1.0"]
-    assert "<img" in panels.render_maps(found, from_browser())
+    assert "<img" in panels.render_feature_maps(found, from_browser())

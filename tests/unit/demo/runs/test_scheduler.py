@@ -141,7 +141,7 @@ def test_a_long_run_goes_back_to_the_queue(data: Path, base: Path, tmp_path: Pat
 def test_an_address_has_half_of_the_queue(
     runs: RunStore, scheduler: Scheduler, data: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "MAX_KEPT", 8)
+    monkeypatch.setattr(store_module, "MAX_RUNS", 8)
     monkeypatch.setattr(scheduler_module, "MAX_WAITING", 4)
     scheduler.at_once = 0  # all of them wait
     kept = [runs.create("1.2.3.4") for _ in range(4)]
@@ -217,7 +217,7 @@ def test_a_local_user_trains_for_as_long_as_they_like(tmp_path: Path, monkeypatc
 def test_runs_are_deleted_after_a_day(tmp_path: Path) -> None:
     scheduler = Scheduler(RunStore(tmp_path / "runs"))
     old, new = scheduler.runs.create(), scheduler.runs.create()
-    day = time.time() - scheduler_module.KEPT - 60
+    day = time.time() - scheduler_module.RUN_LIFETIME - 60
     os.utime(old.folder, (day, day))
     scheduler._delete_old()
     assert scheduler.runs.find(old.id) is None and scheduler.runs.find(new.id) == new

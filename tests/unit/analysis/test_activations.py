@@ -19,12 +19,12 @@ def test_the_strongest_channels_come_first() -> None:
     with torch.inference_mode():
         stages = model.forward_stages(batch)
     result, output = maps["layer2.1"], stages[1]
-    assert result.maps.shape == (3, 5, 8, 8)
+    assert result.values.shape == (3, 5, 8, 8)
     expected = output.mean((2, 3)).sort(dim=1, descending=True)
     assert torch.equal(result.channels, expected.indices[:, :5])
     assert torch.allclose(result.strengths, expected.values[:, :5])
-    assert torch.equal(result.maps[2, 0], output[2, expected.indices[2, 0]])
-    assert feature_maps(model, batch, 0, strongest=100)["layer1.0"].maps.shape == (3, 8, 16, 16)
+    assert torch.equal(result.values[2, 0], output[2, expected.indices[2, 0]])
+    assert feature_maps(model, batch, 0, strongest=100)["layer1.0"].values.shape == (3, 8, 16, 16)
     with pytest.raises(AnalysisError, match="strongest is 0"):
         feature_maps(model, batch, strongest=0)
 

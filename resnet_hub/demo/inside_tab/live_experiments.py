@@ -1,4 +1,4 @@
-"""The live parts: shattered gradients, the identity, and the race, computed by a process while the visitor watches."""
+"""The live experiments: shattered gradients, the identity, and the race, computed while the visitor watches."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -23,8 +23,8 @@ _NAMES = {"plain": "inside_plain", "residual": "inside_residual", "white": "insi
 _GRADIENT_NOTES = {"plain": "inside_gradient_plain_note", "residual": "inside_gradient_residual_note"}
 
 
-class LiveParts:
-    """Handlers and components of the live parts, over one process for all visitors."""
+class LiveExperiments:
+    """Handlers and components of the experiments, over one process for all visitors."""
 
     def __init__(self) -> None:
         self.worker = LiveWorker()
@@ -36,7 +36,7 @@ class LiveParts:
             return
         settings = {"depth": int(depth), "normalization": "batch" if has_batchnorm else "none"}
         for values in self._run(request, "gradients", _GRADIENT_SECONDS, **settings):
-            yield values if isinstance(values, str) else _draw_gradients(values, request)
+            yield values if isinstance(values, str) else _render_gradients(values, request)
 
     def show_identity(self, blocks: float, is_near: bool, request: gr.Request) -> Iterator[str]:
         """A chart of the losses of two stacks that learn the identity, or a function near it."""
@@ -45,7 +45,7 @@ class LiveParts:
             return
         settings = {"blocks": int(blocks), "target": "near" if is_near else "identity"}
         for values in self._run(request, "identity", _IDENTITY_SECONDS, **settings):
-            yield values if isinstance(values, str) else _draw_identity(values, request)
+            yield values if isinstance(values, str) else _render_identity(values, request)
 
     def show_race(self, depth: float, request: gr.Request) -> Iterator[str]:
         """Charts of two networks that train side by side."""
@@ -53,7 +53,7 @@ class LiveParts:
             yield _refuse(request, *RACE_DEPTHS)
             return
         for values in self._run(request, "race", RACE_SECONDS, depth=int(depth), seconds=RACE_SECONDS):
-            yield values if isinstance(values, str) else _draw_race(values, request)
+            yield values if isinstance(values, str) else _render_race(values, request)
 
     def _run(self, request: gr.Request, task: str, cost: float, **settings: Any) -> Iterator[dict[str, Any] | str]:
         """That it has begun, then the values of the task; or a message."""
@@ -68,26 +68,26 @@ class LiveParts:
     # -- the page ------------------------------------------------------------------------------------------------------
 
     def render(self) -> None:
-        """Add the live parts to the page that is being built."""
+        """Add the experiments to the page that is being built."""
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         # One at a time and in a queue of their own: a visitor who waits for a race waits for no prediction.
         live = private | {"concurrency_limit": 1, "concurrency_id": "inside_live"}
         opening = private | {"concurrency_limit": 4, "concurrency_id": "inside_start"}
-        with self._part("inside_gradients", opening):
+        with self._create_panel("inside_gradients", opening):
             with gr.Row():
                 depth = gr.Slider(1, MAX_DEPTH, 24, step=1, label=message("inside_depth"), min_width=200)
                 batchnorm = gr.Checkbox(True, label=message("inside_batchnorm"), min_width=160)
                 start = _run_button()
             shown = gr.HTML(elem_id="inside-gradient-charts")
         start.click(self.show_gradients, [depth, batchnorm], shown, **live)
-        with self._part("inside_identity", opening):
+        with self._create_panel("inside_identity", opening):
             with gr.Row():
                 blocks = gr.Slider(1, MAX_BLOCKS, 5, step=1, label=message("inside_blocks"), min_width=200)
                 is_near = gr.Checkbox(False, label=message("inside_near"), min_width=160)
                 start = _run_button()
             shown = gr.HTML(elem_id="inside-identity-chart")
         start.click(self.show_identity, [blocks, is_near], shown, **live)
-        with self._part("inside_race", opening):
+        with self._create_panel("inside_race", opening):
             with gr.Row():
                 layers = gr.Slider(*RACE_DEPTHS, 32, step=6, label=message("inside_layers"), min_width=200)
                 start = _run_button()
@@ -97,7 +97,7 @@ class LiveParts:
         stop.click(None, cancels=racing, api_visibility="private")
 
     @contextmanager
-    def _part(self, name: str, opening: dict[str, Any]) -> Iterator[None]:
+    def _create_panel(self, name: str, opening: dict[str, Any]) -> Iterator[None]:
         """A closed panel with a hint; to open it starts the process, so that the first answer comes sooner."""
         with gr.Accordion(message(name), elem_id=name.replace("_", "-"), open=False) as panel:
             gr.HTML(message(f"{name}_hint"), elem_classes="hint")
@@ -117,7 +117,7 @@ def _refuse(request: gr.Request, low: int, high: int) -> str:
     return markup.render_text(translate(request, "inside_out_of_range", low=low, high=high), "alert")
 
 
-def _draw_gradients(values: dict[str, Any], request: gr.Request) -> str:
+def _render_gradients(values: dict[str, Any], request: gr.Request) -> str:
     charts = []
     for name in _NETWORKS:
         title = translate(request, "inside_gradient_of", network=translate(request, _NAMES[name]))
@@ -145,7 +145,7 @@ def _draw_gradients(values: dict[str, Any], request: gr.Request) -> str:
     return _arrange(charts, request)
 
 
-def _draw_identity(values: dict[str, Any], request: gr.Request) -> str:
+def _render_identity(values: dict[str, Any], request: gr.Request) -> str:
     chart = Chart(
         title=translate(request, "inside_identity_chart"),
         x_label=translate(request, "inside_step"),
@@ -157,7 +157,7 @@ def _draw_identity(values: dict[str, Any], request: gr.Request) -> str:
     return _arrange([chart], request)
 
 
-def _draw_race(values: dict[str, Any], request: gr.Request) -> str:
+def _render_race(values: dict[str, Any], request: gr.Request) -> str:
     loss = Chart(
         title=translate(request, "loss_chart"),
         x_label=translate(request, "inside_step"),

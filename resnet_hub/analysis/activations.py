@@ -15,7 +15,7 @@ class FeatureMaps(NamedTuple):
 
     channels: Tensor  # int64 (N, k): indices of the channels
     strengths: Tensor  # float32 (N, k): mean of each channel over the pixels
-    maps: Tensor  # float32 (N, k, h, w), on the CPU, not negative
+    values: Tensor  # float32 (N, k, h, w), on the CPU, not negative
 
 
 def feature_maps(
@@ -30,7 +30,7 @@ def feature_maps(
         strongest: Channels for each image; a block with fewer gives all.
 
     Returns:
-        The maps by the name of the block, in the order of the network.
+        The feature maps by the name of the block, in the order of the network.
 
     Raises:
         AnalysisError: The model has no such block, or the images do not fit it.
@@ -43,8 +43,8 @@ def feature_maps(
         if names is None or name in names:
             output = block(x).float().cpu()
             strengths, channels = output.mean((2, 3)).topk(min(strongest, output.shape[1]), dim=1)
-            maps = output.gather(1, channels[:, :, None, None].expand(-1, -1, *output.shape[2:]))
-            result[name] = FeatureMaps(channels.clone(), strengths.clone(), maps.clone())
+            outputs = output.gather(1, channels[:, :, None, None].expand(-1, -1, *output.shape[2:]))
+            result[name] = FeatureMaps(channels.clone(), strengths.clone(), outputs.clone())
     return result
 
 
@@ -68,10 +68,10 @@ def residual_ratios(model: ResNet, images: Tensor) -> dict[str, float]:
     ratios = {}
     for name, block, x in iterate_inference(model, images):
         if block.plain:
-            kept = forward_shortcut(block, x)
-            change = block(x) - kept
+            carried = forward_shortcut(block, x)
+            change = block(x) - carried
         else:
-            kept, change = block.downsample(x), block.forward_residual(x)
-        norms = [value.float().flatten(1).norm(dim=1) for value in (change, kept)]
+            carried, change = block.downsample(x), block.forward_residual(x)
+        norms = [value.float().flatten(1).norm(dim=1) for value in (change, carried)]
         ratios[name] = float((norms[0] / norms[1].clamp_min(torch.finfo(torch.float32).eps)).mean())
     return ratios

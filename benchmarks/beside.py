@@ -1,14 +1,14 @@
-"""Predictions while a run trains or a live camera is on beside them: how much later they come.
+"""Latency of predictions while a run trains or a live camera is on.
 
     python benchmarks/beside.py [--requests 150] [--only-camera]
     python benchmarks/beside.py --inside [--rounds 5]
 
-The real app, started as a newcomer starts it. One visitor asks for photo after photo, a moment apart, in turns alone,
-while another's camera sends frames as the page does, and while a run trains all layers of the shelf's ResNet-18 on 402
-images.
+Starts the real app with empty home and data folders. One visitor classifies photo after photo with short pauses:
+alone, while the camera of another visitor sends frames as the page does, and while a run trains all layers of the
+included ResNet-18 on 402 images.
 
-With --inside: eight visitors ask so, alone and while a ninth opens the parts of the Inside tab one after the other. Of
-each part the seconds until it shows something are measured: of the race, the first curve.
+With --inside: eight visitors classify photos, alone and while a ninth opens the panels of the Inside tab one after the
+other. For each panel it measures the seconds until the first output, in the race the first curve.
 """
 
 import argparse
@@ -31,19 +31,19 @@ from soak import API, Pool, Tab, Tally, UnexpectedError, serving
 
 from resnet_hub.bundled_models import DEFAULT_MODEL
 
-SHORT_TURN = 10  # requests without and with a camera: whatever else the machine does slows both down
+ALTERNATE_AFTER = 10  # requests, without and with a camera: other load of the machine then slows both
 VISITORS = 8  # who predict beside the Inside tab
-ALONE = 20.0  # seconds of a turn of theirs alone
-PAUSE = 0.2  # seconds between an answer and the next question
-FRAME_INTERVAL = 0.125  # seconds from one frame to the next, or until its answer, as in the page's script
+ALONE = 20.0  # seconds of a round without the Inside tab
+PAUSE = 0.2  # seconds between a response and the next request
+FRAME_INTERVAL = 0.125  # seconds from one frame to the next, or until its labels, as in the page's script
 
 
-def asked(tab: Tab, photos: list[Path], requests: int) -> list[float]:
-    """Seconds of each answer, the upload included."""
+def time_predictions(tab: Tab, photos: list[Path], requests: int) -> list[float]:
+    """Seconds of each prediction, with the upload."""
     times = []
     for number in range(requests):
         start = time.perf_counter()
-        tab.call("answer", *tab.upload(photos[number % len(photos)]))
+        tab.call("classify", *tab.upload(photos[number % len(photos)]))
         times.append(time.perf_counter() - start)
         time.sleep(PAUSE)
     return times
@@ -57,7 +57,7 @@ def steps(tab: Tab) -> None:
 
 @contextmanager
 def camera(address: str, photos: list[Path]) -> Iterator[list[float]]:
-    """A live camera, which yields the seconds of each of its answers."""
+    """A live camera, which yields the seconds of each of its frames."""
     frames, times, is_off = [], [], threading.Event()
     for path in photos[:20]:
         content = io.BytesIO()
@@ -82,14 +82,14 @@ def camera(address: str, photos: list[Path]) -> Iterator[list[float]]:
         thread.join()
 
 
-def first_answer(tab: Tab, name: str, *values: Any, event: Any = None, sign: str = "<figure") -> float:
-    """Seconds until an answer has the sign; then the call is left to end by itself."""
+def time_first_output(tab: Tab, name: str, *values: Any, event: Any = None, sign: str = "<figure") -> float:
+    """Seconds until an output contains `sign`; the call then runs to its end."""
     start = time.perf_counter()
-    asked, seconds = tab.ask(name, *values, event=event), None
+    event_id, seconds = tab.join_queue(name, *values, event=event), None
     with tab.http.stream("GET", f"{API}/queue/data", params={"session_hash": tab.session}) as stream:
         for line in stream.iter_lines():
             message = json.loads(line[5:]) if line.startswith("data:") else {}
-            if message.get("event_id") != asked:
+            if message.get("event_id") != event_id:
                 continue
             if seconds is None and sign in line:
                 seconds = time.perf_counter() - start
@@ -107,17 +107,17 @@ def chosen(*names: str) -> dict[str, Any]:
 
 @contextmanager
 def predicting(address: str, photos: list[Path], visitors: int) -> Iterator[list[float]]:
-    """Visitors who ask for photo after photo; yields the seconds of their answers."""
+    """Visitors who classify photo after photo; yields the seconds of their predictions."""
     times: list[float] = []
     is_over = threading.Event()
 
-    def ask() -> None:
+    def predict() -> None:
         tab = Tab(address, None, Tally())
         while not is_over.is_set():
-            times.extend(asked(tab, photos, 1))
+            times.extend(time_predictions(tab, photos, 1))
         tab.leave()
 
-    threads = [threading.Thread(target=ask) for _ in range(visitors)]
+    threads = [threading.Thread(target=predict) for _ in range(visitors)]
     for thread in threads:
         thread.start()
     try:
@@ -129,24 +129,24 @@ def predicting(address: str, photos: list[Path], visitors: int) -> Iterator[list
 
 
 def measure_inside(address: str, photos: list[Path], rounds: int) -> None:
-    """Print the seconds of each part, and of the predictions alone and beside."""
+    """Prints the seconds of each panel, and of the predictions without and with the Inside tab."""
     visitor = Tab(address, None, Tally())
     opening = [name for name in visitor.calls if name.startswith("open")][-1]  # Gradio numbers equal names
     block, blocks = chosen("layer3.1"), chosen("layer2.1", "layer4.1")
-    parts: dict[str, Callable[[], float]] = {
-        "anatomy: drawing": lambda: first_answer(visitor, opening, None, sign="<svg"),
-        "anatomy: feature maps": lambda: first_answer(visitor, "show_block", None, event=block, sign="<img"),
-        "lesion: labels": lambda: first_answer(visitor, "switch_blocks", None, event=blocks, sign="<table"),
-        "paths": lambda: first_answer(visitor, "show_paths", None),
-        "shattered gradients, 24 layers": lambda: first_answer(visitor, "show_gradients", 24, True),
-        "shattered gradients, 100 layers": lambda: first_answer(visitor, "show_gradients", 100, True),
-        "identity, 12 blocks": lambda: first_answer(visitor, "show_identity", 12, False),
-        "race, 32 layers": lambda: first_answer(visitor, "show_race", 32),
-        "race, 56 layers": lambda: first_answer(visitor, "show_race", 56),
+    panels: dict[str, Callable[[], float]] = {
+        "anatomy: drawing": lambda: time_first_output(visitor, opening, None, sign="<svg"),
+        "anatomy: feature maps": lambda: time_first_output(visitor, "show_block", None, event=block, sign="<img"),
+        "lesion: labels": lambda: time_first_output(visitor, "switch_blocks", None, event=blocks, sign="<table"),
+        "paths": lambda: time_first_output(visitor, "show_paths", None),
+        "shattered gradients, 24 layers": lambda: time_first_output(visitor, "show_gradients", 24, True),
+        "shattered gradients, 100 layers": lambda: time_first_output(visitor, "show_gradients", 100, True),
+        "identity, 12 blocks": lambda: time_first_output(visitor, "show_identity", 12, False),
+        "race, 32 layers": lambda: time_first_output(visitor, "show_race", 32),
+        "race, 56 layers": lambda: time_first_output(visitor, "show_race", 56),
     }
-    for ask in list(parts.values())[4:5]:
-        ask()  # the process of the live parts starts, as when a visitor opens their panel
-    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    for open_panel in list(panels.values())[4:5]:
+        open_panel()  # the process of the live experiments starts, as when a visitor opens their panel
+    seconds: dict[str, list[float]] = {name: [] for name in panels}
     alone: list[float] = []
     beside: list[float] = []
     for _ in range(rounds):
@@ -154,11 +154,11 @@ def measure_inside(address: str, photos: list[Path], rounds: int) -> None:
             time.sleep(ALONE)
         alone += times
         with predicting(address, photos, VISITORS) as times:
-            for name, ask in parts.items():
-                seconds[name].append(ask())
+            for name, open_panel in panels.items():
+                seconds[name].append(open_panel())
         beside += times
     visitor.leave()
-    print(f"\n| part, beside {VISITORS} visitors | median | worst |\n|---|---:|---:|")
+    print(f"\n| panel, beside {VISITORS} visitors | median | worst |\n|---|---:|---:|")
     for name, values in seconds.items():
         print(f"| {name} | {statistics.median(values):.1f} s | {max(values):.1f} s |")
     print(f"\n| predictions of {VISITORS} visitors | median | 95th percentile |\n|---|---:|---:|")
@@ -172,10 +172,10 @@ def measure_inside(address: str, photos: list[Path], rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--requests", type=int, default=150, help="of each of six turns")
+    parser.add_argument("--requests", type=int, default=150, help="of each of six rounds")
     parser.add_argument("--only-camera", action="store_true", help="train no runs")
-    parser.add_argument("--inside", action="store_true", help="measure the parts of the Inside tab")
-    parser.add_argument("--rounds", type=int, default=5, help="with --inside: how often each part is opened")
+    parser.add_argument("--inside", action="store_true", help="measure the panels of the Inside tab")
+    parser.add_argument("--rounds", type=int, default=5, help="with --inside: how often each panel is opened")
     arguments = parser.parse_args()
     print(machine("gradio", "onnxruntime"))
     if hasattr(os, "getloadavg"):
@@ -186,13 +186,13 @@ def main() -> None:
             (folder / "pool").mkdir()
             pool = Pool(folder / "pool", sets=[])
             with serving(folder) as (_, address):
-                asked(visitor := Tab(address, None, Tally()), pool.photos, 10)  # the engine comes up
+                time_predictions(visitor := Tab(address, None, Tally()), pool.photos, 10)  # starts the engine
                 visitor.leave()
                 measure_inside(address, pool.photos, arguments.rounds)
         return
-    found: dict[str, list[float]] = {"alone": [], "beside a live camera": []}
-    found |= {} if arguments.only_camera else {"beside a run": []}
-    answers, seconds = [], 0.0  # of the camera
+    results: dict[str, list[float]] = {"alone": [], "beside a live camera": []}
+    results |= {} if arguments.only_camera else {"beside a run": []}
+    frame_times, seconds = [], 0.0  # of the camera
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "pool").mkdir()
@@ -200,34 +200,33 @@ def main() -> None:
         with serving(folder) as (_, address):
             visitor, other = (Tab(address, None, Tally()) for _ in range(2))
             other.call("find", None)
-            asked(visitor, pool.photos, 20)  # the engine comes up
+            time_predictions(visitor, pool.photos, 20)  # starts the engine
             for _ in range(2):
-                for _ in range(arguments.requests // SHORT_TURN):
-                    found["alone"] += asked(visitor, pool.photos, SHORT_TURN)
+                for _ in range(arguments.requests // ALTERNATE_AFTER):
+                    results["alone"] += time_predictions(visitor, pool.photos, ALTERNATE_AFTER)
                     start = time.perf_counter()
                     with camera(address, pool.photos) as times:
-                        found["beside a live camera"] += asked(visitor, pool.photos, SHORT_TURN)
-                    answers, seconds = answers + times, seconds + time.perf_counter() - start
+                        results["beside a live camera"] += time_predictions(visitor, pool.photos, ALTERNATE_AFTER)
+                    frame_times, seconds = frame_times + times, seconds + time.perf_counter() - start
                 if arguments.only_camera:
                     continue
                 other.call("check_zip", *other.upload(pool.zips[0]))
                 other.call("begin", other.stored, DEFAULT_MODEL, "finetune", 100)
                 steps(other)
-                found["beside a run"] += asked(visitor, pool.photos, arguments.requests)
+                results["beside a run"] += time_predictions(visitor, pool.photos, arguments.requests)
                 other.call("delete", other.stored)
                 time.sleep(2)
             for tab in (visitor, other):
                 tab.leave()
     print("\n| | median | 95th percentile |\n|---|---:|---:|")
-    for name, times in found.items():
+    for name, times in results.items():
         print(f"| {name} | {statistics.median(times) * 1000:.0f} ms | {percentile(times) * 1000:.0f} ms |")
-    for name, times in list(found.items())[1:]:
-        ratios = [measure(times) / measure(found["alone"]) for measure in (statistics.median, percentile)]
+    for name, times in list(results.items())[1:]:
+        ratios = [measure(times) / measure(results["alone"]) for measure in (statistics.median, percentile)]
         print(f"\n{name} over alone: {ratios[0]:.2f} (median), {ratios[1]:.2f} (95th percentile)")
-    times = (
-        f"{statistics.median(answers) * 1000:.0f} ms (median), {percentile(answers) * 1000:.0f} ms (95th percentile)"
-    )
-    print(f"\nthe live camera beside the visitor: {len(answers) / seconds:.1f} answers a second, each after {times}")
+    median, slow = (1000 * measure(frame_times) for measure in (statistics.median, percentile))
+    rate = f"{len(frame_times) / seconds:.1f} frames a second"
+    print(f"\nthe live camera: {rate}, each after {median:.0f} ms (median), {slow:.0f} ms (95th percentile)")
 
 
 def percentile(times: list[float]) -> float:

@@ -1,8 +1,8 @@
-"""Pictures to logits on a CPU: torchvision, timm and bare ONNX Runtime against `Classifier`, in float32, bf16 and int8.
+"""Images to logits on a CPU: torchvision, timm and bare ONNX Runtime against `Classifier`, in float32, bf16 and int8.
 
     python benchmarks/engine.py [--names resnet50 resnet18] [--batch 1] [--rounds 10]
 
-Random weights: no figure here depends on them. The bare session runs the `onnx/model.onnx` that `export` writes, with
+Random weights: no result here depends on them. The bare session runs the `onnx/model.onnx` that `export` writes, with
 ONNX Runtime's own options. int8 is calibrated on noise, which costs accuracy and not time.
 """
 

@@ -2,7 +2,7 @@
 
     python benchmarks/epoch.py [--overlap]
 
-ResNet-20 at 32 pixels as on CIFAR-10, on made-up pictures, batches of 128. The bare steps see one batch of floats again
+ResNet-20 at 32 pixels as on CIFAR-10, on generated images, batches of 128. The bare steps see one batch of floats again
 and again: forward, backward, SGD, nothing else. Rounds alternate, each an epoch of ours and as many bare steps.
 
 With --overlap: an epoch of a ResNet-18 at 128 pixels, whose steps take one thread and whose input, JPEGs of 500 x 375
@@ -89,10 +89,10 @@ def measure_overlap(steps: int, rounds: int) -> None:
     print(f"ResNet-18, {side} pixels, batch {batch_size}, {steps} steps a round; {describe_hardware()}\n")
     print("| | ms an image | over the larger of both alone, median (least to most) | processor ms, main thread |")
     print("|---|---:|---:|---:|")
-    for name, found in times.items():
-        pairs = zip(found, times["input alone"], times["steps alone"], strict=True)
+    for name, measured in times.items():
+        pairs = zip(measured, times["input alone"], times["steps alone"], strict=True)
         ratios = [wall / max(loading, stepping) for (wall, _), (loading, _), (stepping, _) in pairs]
-        milliseconds = [1000 * statistics.median(column) / steps / batch_size for column in zip(*found, strict=True)]
+        milliseconds = [1000 * statistics.median(column) / steps / batch_size for column in zip(*measured, strict=True)]
         spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
         print(f"| {name} | {milliseconds[0]:.1f} | {spread} | {milliseconds[1]:.1f} |")
 
@@ -109,8 +109,8 @@ def passed(start: tuple[float, float]) -> tuple[float, float]:
 def open_epochs(config: TrainConfig, model: ResNetConfig, count: int) -> Callable[[], None]:
     """Returns a function that loads the batches of the next epoch."""
     resolved, images = config.resolved(), load_dataset(config.data)
-    parts = RunImages(images["train"], images["validation"], images["validation"], "validation")
-    inputs = open_inputs(parts, resolved, model, Path(config.run), keeps_on_disk=False, is_on_gpu=False)
+    splits = RunImages(images["train"], images["validation"], images["validation"], "validation")
+    inputs = open_inputs(splits, resolved, model, Path(config.run), keeps_on_disk=False, is_on_gpu=False)
     transform, targets = BatchTransform(resolved, model), torch.from_numpy(images["train"].targets)
     sampler, numbers = BatchSampler(resolved, targets, CLASSES, transform.crop_size), iter(range(count))
 
@@ -138,11 +138,11 @@ def main() -> None:
     small = ResNetConfig.from_name("resnet20", num_classes=CLASSES)
     bare = {name: bare_step(ResNet(small), BATCH, SIDE, compiled=name == names[1]) for name in names[:2]}
     with tempfile.TemporaryDirectory() as scratch:
-        pictures = Path(scratch, "pictures")
-        write_images(pictures / "train", arguments.steps * BATCH, CLASSES, coarse=(4, 4), size=(SIDE, SIDE))
-        write_images(pictures / "val", CLASSES, CLASSES, coarse=(4, 4), size=(SIDE, SIDE))
+        images = Path(scratch, "images")
+        write_images(images / "train", arguments.steps * BATCH, CLASSES, coarse=(4, 4), size=(SIDE, SIDE))
+        write_images(images / "val", CLASSES, CLASSES, coarse=(4, 4), size=(SIDE, SIDE))
         config = TrainConfig(
-            data=str(pictures),
+            data=str(images),
             run=str(Path(scratch, "run")),
             architecture="resnet20",
             batch_size=BATCH,
@@ -169,11 +169,11 @@ def main() -> None:
     print(
         f"ResNet-20, batch {BATCH}, {arguments.steps} steps a round; {describe_hardware()}, torch {torch.__version__}\n"
     )
-    print("| | 50,000 pictures, s | over the compiled steps, median (least to most) |\n|---|---:|---:|")
-    for name, found in times.items():
-        ratios = [one / other for one, other in zip(found, times[names[1]], strict=True)]
+    print("| | 50,000 images, s | over the compiled steps, median (least to most) |\n|---|---:|---:|")
+    for name, measured in times.items():
+        ratios = [one / other for one, other in zip(measured, times[names[1]], strict=True)]
         spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-        print(f"| {name} | {statistics.median(found) / arguments.steps / BATCH * 50_000:.0f} | {spread} |")
+        print(f"| {name} | {statistics.median(measured) / arguments.steps / BATCH * 50_000:.0f} | {spread} |")
 
 
 if __name__ == "__main__":

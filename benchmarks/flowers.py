@@ -4,7 +4,7 @@
 
 The classic script is the one that tutorials teach: torchvision's ResNet, RandomResizedCrop to 224 pixels and a flip,
 each image decoded in each epoch by one worker per core, Adam with 1e-4 on all weights, batches of 16, three epochs,
-the best epoch kept. Each row is a process of its own, its wall time counted from start to end, imports included.
+the weights of the best epoch. Each row is a process of its own, timed from start to end with its imports.
 """
 
 import argparse
@@ -31,7 +31,7 @@ PHASES = {
     "Progress": "steps",
     "Epoch": "fitting the head, evaluation",
     "Saved": "saving",
-    "Finished": "figures and card",
+    "Finished": "metrics and model card",
 }
 SEED = 0
 CLASSIC = {"size": 224, "batch": 16, "rate": 1e-4, "epochs": 3}
@@ -160,8 +160,8 @@ def measured(name: str, arguments: argparse.Namespace, folder: Path) -> tuple[li
 
 def print_phases(folder: Path) -> None:
     for recipe in ("head", "finetune"):
-        if (found := folder / recipe / "phases.json").is_file():
-            phases = json.loads(found.read_text())
+        if (file := folder / recipe / "phases.json").is_file():
+            phases = json.loads(file.read_text())
             print(f"\nours, {recipe}: " + ", ".join(f"{name} {spent:.1f} s" for name, spent in phases.items()))
 
 

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=8)
     arguments = parser.parse_args()
-    print(machine("torchvision"), torch.cuda.get_device_name() if HAS_GPU else "no GPU: the figures mean nothing")
+    print(machine("torchvision"), torch.cuda.get_device_name() if HAS_GPU else "no GPU: the times mean nothing")
     for name in arguments.names:
         race_steps(name, arguments.train_batch, arguments.size, arguments.rounds)
         model = ResNet(ResNetConfig.from_name(name, num_classes=1000, image_size=arguments.size)).eval()
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def race_steps(name: str, batch: int, size: int, rounds: int) -> None:
-    """Trains a run whose steps take turns with those of the bare loop."""
+    """Trains a run whose steps alternate with those of the bare loop."""
     seconds: dict[str, list[float]] = {}
 
     class Racer(Trainer):

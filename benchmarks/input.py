@@ -109,9 +109,9 @@ def our_epochs(folder: Path, cache: str) -> Callable[[Step], None]:
         data=str(folder), run="run", batch_size=BATCH, augmentation="crop", cache=cache, workers=WORKERS, epochs=10**4
     ).resolved()
     images = load_dataset(folder)[TRAIN]
-    held = images.subset(np.arange(1))
-    parts = RunImages(images, held, held, "validation")
-    inputs = open_inputs(parts, config, model, folder.parent / cache, keeps_on_disk=False, is_on_gpu=False)
+    held_out = images.subset(np.arange(1))
+    splits = RunImages(images, held_out, held_out, "validation")
+    inputs = open_inputs(splits, config, model, folder.parent / cache, keeps_on_disk=False, is_on_gpu=False)
     transform, targets = BatchTransform(config, model), torch.from_numpy(images.targets)
     batches = BatchSampler(config, targets, CLASSES, SIZE)
     numbers: Iterator[int] = iter(range(10**4))

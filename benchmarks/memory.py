@@ -46,14 +46,14 @@ def main() -> None:
             command = [sys.executable, __file__, "--run", scratch, "--steps", str(arguments.steps)]
             command += ["--cache", arguments.cache, *(["--stream"] if arguments.stream else [])]
             output = subprocess.run(command, check=True, capture_output=True, text=True)
-        found = json.loads(output.stdout.splitlines()[-1])
-        first = first or found["anonymous"]
-        cells = [f"{found['anonymous']:.0f}", f"{found['anonymous'] / first:.2f}", f"{found['resident']:.0f}"]
-        print(f"| {count:,} | {' | '.join(cells)} | {found['seconds']:.0f} |")
+        measured = json.loads(output.stdout.splitlines()[-1])
+        first = first or measured["anonymous"]
+        cells = [f"{measured['anonymous']:.0f}", f"{measured['anonymous'] / first:.2f}", f"{measured['resident']:.0f}"]
+        print(f"| {count:,} | {' | '.join(cells)} | {measured['seconds']:.0f} |")
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Writes distinct images, each with its number in its first pixels, and labels in their turn."""
+    """Writes distinct images, each with its number in its first pixels, and the labels in rotation."""
     folder.mkdir()
     noise = np.random.default_rng(0)
     for number, start in enumerate(range(0, count, SHARD)):
@@ -67,10 +67,10 @@ def write_images(folder: Path, count: int) -> None:
 def encode_png(image: np.ndarray) -> bytes:
     rows = np.concatenate([np.zeros((SIDE, 1), np.uint8), image.reshape(SIDE, -1)], 1).tobytes()
     header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0)
-    parts = []
-    for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")):
-        parts.append(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
-    return _HEADER + b"".join(parts)
+    chunks = []
+    for name, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")):
+        chunks.append(struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)))
+    return _HEADER + b"".join(chunks)
 
 
 def train_once(scratch: Path, steps: int, cache: str, stream: bool) -> None:
@@ -88,8 +88,8 @@ def train_once(scratch: Path, steps: int, cache: str, stream: bool) -> None:
     anonymous = resident = 0
     for _ in train(config, max_steps=steps):
         anonymous, resident = max(anonymous, read_status("RssAnon")), read_status("VmHWM")
-    found = {"anonymous": anonymous / 1024, "resident": resident / 1024, "seconds": time.monotonic() - start}
-    print(json.dumps(found))
+    measured = {"anonymous": anonymous / 1024, "resident": resident / 1024, "seconds": time.monotonic() - start}
+    print(json.dumps(measured))
 
 
 def read_status(name: str) -> int:

@@ -3,7 +3,7 @@
     python benchmarks/photos.py [--rounds 8]
 
 A photo of 12 megapixels with ResNet-18, one of 500 x 375 pixels with ResNet-50, and a folder of the small ones, beside
-what the engine does when pictures are there already. Random weights, and pictures of smoothed noise as JPEG files.
+the engine alone on decoded images. Random weights, and images of smoothed noise as JPEG files.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def main() -> None:
         small = each["ours, fp32"], each["transformers, pipeline"]
         inputs = torch.stack([small[0].read(path) for path in paths])
         calls = {
-            "the engine alone": lambda _: [small[0].compute_outputs(part) for part in inputs.split(16)],
+            "the engine alone": lambda _: [small[0].compute_outputs(batch) for batch in inputs.split(16)],
             "ours, from files": small[0],
             "transformers, from files": lambda paths: [small[1](path) for path in paths],
         }

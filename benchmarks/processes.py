@@ -46,18 +46,18 @@ def main() -> None:
         print(json.dumps(measure_share(Path(arguments.share))))
         return
     print(machine("torchvision", "pillow"))
-    found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    results: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as scratch:
         write_images(Path(scratch, "images"), arguments.images, CLASSES, coarse=(75, 100), size=(500, 375))
         for _ in range(arguments.rounds):
-            for count in found:
-                found[count].append(run_processes(Path(scratch, "images"), count))
+            for count in results:
+                results[count].append(run_processes(Path(scratch, "images"), count))
     print("\n| processes | ms an image | of one | processor ms an image, of the busiest | of one |")
     print("|---:|---:|---:|---:|---:|")
-    for count, times in found.items():
+    for count, times in results.items():
         cells = []
         for number in range(2):
-            ratios = [one[number] / alone[number] for one, alone in zip(times, found[1], strict=True)]
+            ratios = [one[number] / alone[number] for one, alone in zip(times, results[1], strict=True)]
             milliseconds = 1000 * statistics.median(one[number] for one in times) / arguments.images
             cells += [f"{milliseconds:.2f}", f"{statistics.median(ratios):.2f}"]
         print(f"| {count} | {' | '.join(cells)} |")

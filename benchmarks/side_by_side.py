@@ -1,4 +1,4 @@
-"""What the benchmarks share: contestants take turns, so that whatever else the machine does meets all of them."""
+"""Functions that the benchmarks share. Contestants alternate, so that other load of the machine slows all of them."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ def machine(*packages: str) -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    found = [
+    supported = [
         flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8") if flag in flags
     ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -29,7 +29,7 @@ def machine(*packages: str) -> str:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             versions.append(f"no {package}")
-    return f"{cores} x {names[0] if names else platform.processor()} ({', '.join(found)}); {', '.join(versions)}"
+    return f"{cores} x {names[0] if names else platform.processor()} ({', '.join(supported)}); {', '.join(versions)}"
 
 
 def write_images(folder: Path, count: int, classes: int, *, coarse: tuple[int, int], size: tuple[int, int]) -> None:
@@ -42,15 +42,15 @@ def write_images(folder: Path, count: int, classes: int, *, coarse: tuple[int, i
         pixels.resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
 
 
-_PAUSE = 0.3  # seconds before a turn: the threads of the one before stop waiting for more, which takes a core
+_PAUSE = 0.3  # seconds before a measurement: the idle threads of the previous contestant spin on a core until then
 
 
 def race(
-    contestants: Mapping[str, Callable[[Any], object]], given: Any, *, rounds: int = 8, each: int = 3
+    contestants: Mapping[str, Callable[[Any], object]], inputs: Any, *, rounds: int = 8, each: int = 3
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant's call with what is `given`: the median of `each` calls, for every round."""
+    """Seconds of each contestant's call with `inputs`: the median of `each` calls, for every round."""
     for call in contestants.values():
-        call(given), call(given)
+        call(inputs), call(inputs)
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, call in contestants.items():
@@ -58,16 +58,16 @@ def race(
             times = []
             for _ in range(each):
                 start = time.perf_counter()
-                call(given)
+                call(inputs)
                 times.append(time.perf_counter() - start)
             seconds[name].append(statistics.median(times))
     return seconds
 
 
 def show(title: str, seconds: Mapping[str, list[float]], *, images: int = 1, unit: str = "ms") -> None:
-    """A table: the median, pictures a second, and the speed over that of the first row, with its range over rounds."""
+    """A table: the median, images a second, and the speed over that of the first row, with its range over rounds."""
     first = next(iter(seconds.values()))
-    print(f"\n### {title}\n\n| | {unit} | pictures/s | times the first row's speed |\n|---|---:|---:|---:|")
+    print(f"\n### {title}\n\n| | {unit} | images/s | times the first row's speed |\n|---|---:|---:|---:|")
     for name, times in seconds.items():
         ratios = sorted(a / b for a, b in zip(first, times, strict=True))
         middle = statistics.median(times)

@@ -1,11 +1,11 @@
-"""What visitors bring: a few photos of a few classes. Accuracy and calibration over several draws, by recipe.
+"""Accuracy and calibration of models trained on a few photos of a few classes, as visitors of the page do.
 
     python benchmarks/small_data.py --data flowers/ --base weights/resnet18-imagenet \\
         --options '{}' '{"image_size": 160}' '{"recipe": "head"}'
 
-Each draw takes some of the classes and as many photos of each as `--photos` says, of which a run holds out a fifth by
-itself, for the choice of its epoch and its temperature. What is measured are other photos of the same classes, which
-no run sees. `--photos 0` takes all photos of all classes but a tenth, as in the flowers benchmark.
+Each seed selects some of the classes, and `--photos` photos of each. A run holds out a fifth of them, to choose its
+epoch and its temperature. The metrics are on other photos of the same classes, which no run sees. `--photos 0` trains
+on nine tenths of the photos of all classes, as in the flowers benchmark.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SURE = 0.6
 
 
 class Row(NamedTuple):
-    """The figures of one run on the photos that it has not seen."""
+    """The metrics of one run on photos that it has not seen."""
 
     size: int
     accuracy: float
@@ -34,26 +34,26 @@ class Row(NamedTuple):
     cpu_seconds: float
 
 
-def draw(data: Path, photos: int, seed: int, folder: Path) -> tuple[Path, Path]:
+def select_photos(data: Path, photos: int, seed: int, folder: Path) -> tuple[Path, Path]:
     """Writes class folders to train on, and others to measure on."""
     from resnet_hub.datasets.dataset import TRAIN
     from resnet_hub.datasets.load import load_dataset
 
     images, random = load_dataset(data)[TRAIN], np.random.default_rng(seed)
     classes = random.permutation(len(images.labels))[: CLASSES if photos else None]
-    given, measured = folder / f"given-{photos}-{seed}", folder / f"measured-{photos}-{seed}"
+    train, test = folder / f"train-{photos}-{seed}", folder / f"test-{photos}-{seed}"
     for label in classes.tolist():
-        places = random.permutation(np.flatnonzero(images.targets == label))
-        count = photos or len(places) * 9 // 10
-        for target, chosen in ((given, places[:count]), (measured, places[count:][:MEASURED])):
+        indices = random.permutation(np.flatnonzero(images.targets == label))
+        count = photos or len(indices) * 9 // 10
+        for target, chosen in ((train, indices[:count]), (test, indices[count:][:MEASURED])):
             (into := target / images.labels[label]).mkdir(parents=True, exist_ok=True)
-            for place in chosen.tolist():
-                (into / f"{place}.jpg").write_bytes(images.read(place))
-    return given, measured
+            for index in chosen.tolist():
+                (into / f"{index}.jpg").write_bytes(images.read(index))
+    return train, test
 
 
-def run(given: Path, measured: Path, base: str, seed: int, options: dict[str, Any], folder: Path) -> Row:
-    """Trains on `given`, and measures the saved model on `measured`."""
+def run(train_folder: Path, test_folder: Path, base: str, seed: int, options: dict[str, Any], folder: Path) -> Row:
+    """Trains on one folder and evaluates the saved model on the other."""
     import torch
     from safetensors.torch import load_file
 
@@ -66,14 +66,14 @@ def run(given: Path, measured: Path, base: str, seed: int, options: dict[str, An
     from resnet_hub.training.run_dir import RunDir
 
     start = time.process_time()
-    for event in train(TrainConfig(data=str(given), base=base, run=str(folder), seed=seed, **options)):
+    for event in train(TrainConfig(data=str(train_folder), base=base, run=str(folder), seed=seed, **options)):
         if isinstance(event, Failed):
             raise SystemExit(event.reason)
     seconds = time.process_time() - start
     paths = RunDir(folder)
     model = ResNet.from_pretrained(paths.model)
     assert isinstance(model.fc, torch.nn.Linear)
-    logits, targets, _ = compute_outputs(model, load_dataset(measured)[TRAIN])
+    logits, targets, _ = compute_outputs(model, load_dataset(test_folder)[TRAIN])
     before = load_file(paths.head)["weight"] if paths.head.is_file() else model.fc.weight
     temperature = float(before.norm() / model.fc.weight.norm())
 
@@ -108,18 +108,18 @@ def main() -> None:
     from resnet_hub.training.finalize import describe_hardware
 
     print(f"{describe_hardware()}, torch {torch.__version__}, seeds 0 to {arguments.seeds - 1}")
-    columns = ["photos of each class", "options", "size", "accuracy", "of each draw", "calibration error, before"]
+    columns = ["photos of each class", "options", "size", "accuracy", "of each seed", "calibration error, before"]
     columns += ["after", "wrong above 60%", "processor time"]
     print(f"| {' | '.join(columns)} |", "|---:|---|---:|---:|---|---:|---:|---:|---:|", sep="\n", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["RESNET_HUB_CACHE"] = str(Path(scratch, "cache"))
         for photos in arguments.photos:
-            draws = [draw(arguments.data, photos, seed, Path(scratch)) for seed in range(arguments.seeds)]
+            folders = [select_photos(arguments.data, photos, seed, Path(scratch)) for seed in range(arguments.seeds)]
             for number, text in enumerate(arguments.options):
                 rows = []
-                for seed, (given, measured) in enumerate(draws):
+                for seed, (train, test) in enumerate(folders):
                     folder = Path(scratch, f"run-{photos}-{number}-{seed}")
-                    rows.append(run(given, measured, arguments.base, seed, json.loads(text), folder))
+                    rows.append(run(train, test, arguments.base, seed, json.loads(text), folder))
                     print(f"# {photos} {text} {rows[-1]}", flush=True)
                 mean = Row(*np.mean(rows, 0))
                 each = ", ".join(f"{row.accuracy:.1%}" for row in rows)

@@ -1,19 +1,19 @@
-"""A long day in short: visitors of the real app, as browsers and programs, and whether anything of it grows.
+"""A soak test: visitors use the real app, as browsers and programs; it fails if memory or anything else grows.
 
     python benchmarks/soak.py --minutes 60 [--visitors 8] [--log soak.log]
 
 The app is started as a newcomer starts it, with a home and data folders of its own that are empty. Its visitors
-predict, switch models, upload pictures and ZIPs, train, stop, resume, delete, download, send junk, and go away in the
-midst of an answer, to come back later as the browser they are. Every few seconds a line tells what the app holds. Fails
-where memory has grown by over 5% after the warm-up, where anything else has risen, or where an answer came that should
-not.
+predict, switch models, upload photos and ZIPs, train, stop, resume, delete, download, send invalid requests, leave
+during a request, and return later in the same browser. Every few seconds it prints the resources of the app. It fails
+if memory has grown by over 5% after the warm-up, if anything else has grown, or if a response was not as expected.
 
-Runs on the disk do rise, since those of visitors who left stay for a day, which no soak is long enough to see. So of
-them is checked that there are no more than these visitors have made and not deleted, nor than the app keeps, and that
-none takes more megabytes than a run of these small sets needs: the disk has a bound then, of `MAX_KEPT` times that.
+Runs on the disk do grow in number: the runs of visitors who left stay for a day, longer than this test. It checks that
+there are no more of them than the visitors have created and not deleted, nor than `MAX_RUNS`, and that none is larger
+than a run of these small datasets may be. Together these bound the disk.
 """
 
 import argparse
+import html
 import json
 import os
 import random
@@ -45,24 +45,24 @@ from PIL import Image
 from side_by_side import machine
 
 from resnet_hub.demo.i18n import MESSAGES
-from resnet_hub.demo.runs.store import MAX_KEPT
+from resnet_hub.demo.runs.store import MAX_RUNS
 
 ROOT = Path(__file__).parents[1]
 API = "/gradio_api"
 SHELF = [path.parent.name for path in sorted((ROOT / "weights").glob("*/config.json"))]
-BASE = "resnet20-cifar10"  # of small pictures: its runs take seconds
+BASE = "resnet20-cifar10"  # of small images: its runs take seconds
 EVIL = "<img src=x onerror=alert(1)>"
-RUN = 12  # MB that no run of these sets takes: pictures, model, what it resumes from, and both packed
-GROWTH = 0.05  # of the memory after the warm-up that is no leak
-_PICTURES = 12  # that visitors have: the app names an upload by its content, so equal ones are one file
+RUN = 12  # MB that no run of these datasets takes: images, model, training state, and the archives of both
+GROWTH = 0.05  # of the memory after the warm-up; less is no leak
+_PHOTOS = 12  # of all visitors: the app names an upload by its content, so equal ones are one file
 
 
 class UnexpectedError(Exception):
-    """An answer that should not have come."""
+    """A response that was not expected."""
 
 
 class RefusedError(Exception):
-    """A sentence of the page in place of an answer."""
+    """The page refused a request with a message."""
 
 
 class GoneError(Exception):
@@ -70,7 +70,7 @@ class GoneError(Exception):
 
 
 class Sample(NamedTuple):
-    """What the app holds at one moment."""
+    """The resources of the app at one moment."""
 
     minutes: float
     memory: float  # MB resident, of the app's own process
@@ -79,56 +79,56 @@ class Sample(NamedTuple):
     threads: int
     children: int
     runs: float  # MB on the disk
-    kept: int  # runs there
+    num_runs: int  # on the disk
     largest: float  # MB of the largest of them
-    excess: int  # runs beyond those that visitors have made and not deleted; each may be at one more
+    excess: int  # runs beyond those that visitors have created and not deleted; each may be at one more
     uploads: float  # MB on the disk; each stays for an hour
 
 
 class Tally:
-    """Times and ends of everything that was asked, from all threads."""
+    """Durations and outcomes of all requests, from all threads."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.refused: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
-        self.made: list[str] = []  # sessions, one for each data set that the app took in, which becomes a run
+        self.created: list[str] = []  # sessions, one for each dataset that the app accepted, which becomes a run
         self.deleted: list[str] = []  # the same for each run that was deleted
 
     @contextmanager
-    def timing(self, kind: str) -> Iterator[None]:
+    def timing(self, request: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[kind].append(time.perf_counter() - start)
+        self.seconds[request].append(time.perf_counter() - start)
 
 
 class Pool:
-    """What visitors have on their disks: photos, data sets, and what is neither."""
+    """The files of the visitors: photos, datasets, and an invalid file."""
 
     def __init__(self, folder: Path, sets: Sequence[int] = (12, 16, 20, 24)):
-        """Makes them; `sets` is how many pictures a class of each data set has."""
+        """Creates them; `sets` has the number of images of a class for each dataset."""
         noise = np.random.default_rng(0)
         self.photos, self.zips = [], []
-        for number in range(_PICTURES):
+        for number in range(_PHOTOS):
             coarse = noise.integers(0, 255, (6, 8, 3), np.uint8)
             path = folder / f"photo{number}.jpg"
             Image.fromarray(coarse).resize((400 + 40 * number, 300), Image.Resampling.BICUBIC).save(path)
             self.photos.append(path)
-        for number, pictures in enumerate(sets):
+        for number, num_images in enumerate(sets):
             path = folder / f"set{number}.zip"
             with zipfile.ZipFile(path, "w") as out:
                 for channel, label in enumerate(("red", "green", "blue")):
-                    for place in range(pictures):
-                        out.writestr(f"{label}/{place}.png", _coloured(noise, channel))
+                    for index in range(num_images):
+                        out.writestr(f"{label}/{index}.png", _coloured(noise, channel))
             self.zips.append(path)
         self.classes = []
         for channel in range(2):
-            for place in range(4):
-                path = folder / f"own{channel}-{place}.png"
+            for index in range(4):
+                path = folder / f"own{channel}-{index}.png"
                 path.write_bytes(_coloured(noise, channel))
                 self.classes.append(path)
-        self.junk = folder / "junk.jpg"
-        self.junk.write_bytes(b"no picture at all")
+        self.invalid = folder / "invalid.jpg"
+        self.invalid.write_bytes(b"not an image")
 
 
 def _coloured(noise: np.random.Generator, channel: int) -> bytes:
@@ -140,7 +140,7 @@ def _coloured(noise: np.random.Generator, channel: int) -> bytes:
 
 
 class Tab:
-    """The page in a browser's tab, as its script talks to the app; the browser keeps `stored` for it."""
+    """The page in a browser's tab, with the requests of its script; `stored` is what the browser stores for it."""
 
     def __init__(self, address: str, stored: Any, tally: Tally):
         self.address, self.stored, self.tally = address, stored, tally
@@ -149,9 +149,9 @@ class Tab:
         with tally.timing("page"):
             self.http.get("/").raise_for_status()
             config = self.http.get("/config").raise_for_status().json()
-        parts = {part["id"]: part for part in config["components"]}
+        components = {component["id"]: component for component in config["components"]}
         self.calls = {
-            call["api_name"]: (call["id"], *([parts[part] for part in call[side]] for side in ("inputs", "outputs")))
+            call["api_name"]: (call["id"], *([components[key] for key in call[side]] for side in ("inputs", "outputs")))
             for call in config["dependencies"]
         }
         host, port = address.removeprefix("http://").split(":")
@@ -161,46 +161,49 @@ class Tab:
     def upload(self, *paths: Path) -> list[dict[str, Any]]:
         with self.tally.timing("upload"):
             files = [("files", (path.name, path.read_bytes())) for path in paths]
-            kept = self.http.post(f"{API}/upload", files=files).raise_for_status().json()
+            stored = self.http.post(f"{API}/upload", files=files).raise_for_status().json()
         meta = {"_type": "gradio.FileData"}
-        return [{"path": at, "orig_name": path.name, "meta": meta} for at, path in zip(kept, paths, strict=True)]
+        return [{"path": at, "orig_name": path.name, "meta": meta} for at, path in zip(stored, paths, strict=True)]
 
-    def ask(self, name: str, *values: Any, event: Any = None) -> str:
-        """Puts a call into the queue; `values` are of all but the states, and where they end the page's own follow."""
-        place, inputs, _ = self.calls[name]
-        given, data = list(values), []
-        for part in inputs:
-            own = None if part["type"] == "state" else part["props"].get("value")
-            data.append(given.pop(0) if given and part["type"] != "state" else own)
-        body = {"data": data, "fn_index": place, "session_hash": self.session, "event_data": event, "trigger_id": None}
-        reply = self.http.post(f"{API}/queue/join", json=body)
-        if reply.status_code != 200:
-            raise UnexpectedError(f"{name}: {reply.status_code} {reply.text[:200]}")
-        return reply.json()["event_id"]
+    def join_queue(self, name: str, *values: Any, event: Any = None) -> str:
+        """Puts a call into the queue and returns its event id.
+
+        `values` are those of all inputs but states; after the last of them, inputs have their initial values.
+        """
+        index, inputs, _ = self.calls[name]
+        remaining, data = list(values), []
+        for component in inputs:
+            initial = None if component["type"] == "state" else component["props"].get("value")
+            data.append(remaining.pop(0) if remaining and component["type"] != "state" else initial)
+        body = {"data": data, "fn_index": index, "session_hash": self.session, "event_data": event, "trigger_id": None}
+        response = self.http.post(f"{API}/queue/join", json=body)
+        if response.status_code != 200:
+            raise UnexpectedError(f"{name}: {response.status_code} {response.text[:200]}")
+        return response.json()["event_id"]
 
     def call(self, name: str, *values: Any, event: Any = None) -> list[tuple[str, Any]]:
-        """The kinds of the components that the answer is for, and their values."""
+        """Returns the types of the output components with their values."""
         with self.tally.timing(name.partition("_1")[0]):
-            asked, output = self.ask(name, *values, event=event), None
+            event_id, output = self.join_queue(name, *values, event=event), None
             with self.http.stream("GET", f"{API}/queue/data", params={"session_hash": self.session}) as stream:
                 for line in stream.iter_lines():
                     message = json.loads(line[5:]) if line.startswith("data:") else {}
-                    if message.get("msg") == "process_completed" and message.get("event_id") == asked:
+                    if message.get("msg") == "process_completed" and message.get("event_id") == event_id:
                         output = message
                         break
         if not output or not output.get("success"):
-            sentence = str(((output or {}).get("output") or {}).get("error") or "")
-            if not sentence or sentence == MESSAGES["en"]["no_answer"]:
+            error = str(((output or {}).get("output") or {}).get("error") or "")
+            if not error or error == MESSAGES["en"]["no_answer"]:
                 raise UnexpectedError(f"{name}: {json.dumps(output)[:300]}")
-            raise RefusedError(sentence)
-        kinds = [part["type"] for part in self.calls[name][2]]
-        answer = list(zip(kinds, output["output"]["data"], strict=True))
-        for kind, value in answer:
-            if kind == "browserstate" and isinstance(value, dict) and "visitor" in value:
+            raise RefusedError(error)
+        types = [component["type"] for component in self.calls[name][2]]
+        outputs = list(zip(types, output["output"]["data"], strict=True))
+        for component, value in outputs:
+            if component == "browserstate" and isinstance(value, dict) and "visitor" in value:
                 self.stored = value
-        if found := re.search(r'role="alert">([^<]*)', " ".join(v for k, v in answer if k == "html" and str(v) == v)):
-            raise RefusedError(found[1])
-        return answer
+        if alert := re.search(r'role="alert">([^<]*)', " ".join(v for k, v in outputs if k == "html" and str(v) == v)):
+            raise RefusedError(alert[1])
+        return outputs
 
     def leave(self) -> None:
         self.heart.close()
@@ -208,19 +211,25 @@ class Tab:
 
 
 class Visitor(threading.Thread):
-    """One browser, whose user opens the page, does a few things and goes, again and again."""
+    """One browser, in which the page is opened, used and closed repeatedly."""
 
     def __init__(self, number: int, address: str, pool: Pool, tally: Tally, until: float):
         super().__init__(daemon=True)
         self.address, self.pool, self.tally, self.until = address, pool, tally, until
-        self.chance = random.Random(number)
+        self.random = random.Random(number)
         self.stored: Any = None
 
     def run(self) -> None:
-        acts: list[tuple[Callable[[Tab], None], int]] = [
-            *((self.predict, 8), (self.switch, 4), (self.program, 3), (self.train, 3), (self.stop_and_go, 2)),
-            *((self.by_class, 1), (self.junk, 2), (self.go_midway, 2)),
-        ]
+        actions: dict[Callable[[Tab], None], int] = {
+            self.predict: 8,
+            self.switch_model: 4,
+            self.use_client: 3,
+            self.train: 3,
+            self.stop_and_resume: 2,
+            self.upload_by_class: 1,
+            self.send_invalid: 2,
+            self.leave_early: 2,
+        }
         while time.monotonic() < self.until:
             tab: Tab | None = None
             try:
@@ -228,30 +237,30 @@ class Visitor(threading.Thread):
                 tab.call("choose_1")
                 tab.call("find", self.stored)
                 self.clear(tab)
-                for _ in range(self.chance.randint(2, 6)):
-                    (act,) = self.chance.choices([act for act, _ in acts], [weight for _, weight in acts])
-                    act(tab)
+                for _ in range(self.random.randint(2, 6)):
+                    (action,) = self.random.choices([*actions], [*actions.values()])
+                    action(tab)
                     if time.monotonic() > self.until:
                         break
-                    time.sleep(self.chance.uniform(1, 8))
-            except Exception as error:  # whatever it is, it is what we look for
+                    time.sleep(self.random.uniform(1, 8))
+            except Exception as error:  # any error fails the test
                 if not isinstance(error, GoneError):
-                    place = next(one for one in extract_tb(error.__traceback__)[::-1] if one.filename == __file__)
-                    text = f"{type(error).__name__} in line {place.lineno}: {str(error)[:300]}"
+                    frame = next(one for one in extract_tb(error.__traceback__)[::-1] if one.filename == __file__)
+                    text = f"{type(error).__name__} in line {frame.lineno}: {str(error)[:300]}"
                     self.tally.errors[text] += 1
                     print(f"error: {text}", flush=True)
                     time.sleep(1)
             if tab:
                 self.stored = tab.stored
                 tab.leave()
-        with suppress(Exception):  # the last one cleans up
+        with suppress(Exception):  # the last visit deletes the run
             tab = Tab(self.address, self.stored, self.tally)
             tab.call("find", self.stored)
             self.clear(tab)
             tab.leave()
 
     def clear(self, tab: Tab) -> None:
-        """Deletes the run of the visit before, if there is one."""
+        """Deletes the run of the previous visit, if there is one."""
         if isinstance(tab.stored, dict) and tab.stored.get("run"):
             self.delete(tab)
 
@@ -260,52 +269,51 @@ class Visitor(threading.Thread):
         self.tally.deleted.append(tab.session)
 
     def predict(self, tab: Tab) -> None:
-        for photo in tab.upload(*self.chance.sample(self.pool.photos, self.chance.randint(1, 3))):
-            answer = tab.call("answer", photo)
-            scores = dict(answer)["label"]
-            if len(scores["confidences"]) < 2:
-                raise UnexpectedError(f"answer: {scores}")
-            label = scores["confidences"][1]["label"]
-            tab.call("why", photo, event={"index": 1, "value": label})
+        for photo in tab.upload(*self.random.sample(self.pool.photos, self.random.randint(1, 3))):
+            outputs = tab.call("classify", photo)
+            labels = re.findall(r'data-label="([^"]+)"', outputs[0][1])
+            if len(labels) < 2:
+                raise UnexpectedError(f"classify: {outputs[0][1][:300]}")
+            tab.call("why", photo, event={"index": 1, "value": html.unescape(labels[1])})
 
-    def switch(self, tab: Tab) -> None:
-        tab.call("choose", self.chance.choice(SHELF))
-        tab.call("answer", *tab.upload(self.chance.choice(self.pool.photos)))
+    def switch_model(self, tab: Tab) -> None:
+        tab.call("choose", self.random.choice(SHELF))
+        tab.call("classify", *tab.upload(self.random.choice(self.pool.photos)))
 
-    def program(self, tab: Tab) -> None:
-        photo = self.chance.choice(self.pool.photos)
+    def use_client(self, tab: Tab) -> None:
+        photo = self.random.choice(self.pool.photos)
         with self.tally.timing("gradio_client"):
             client = Client(self.address, verbose=False, httpx_kwargs={"timeout": 120})
             try:
-                found = client.predict(handle_file(photo), self.chance.choice(SHELF), 3, api_name="/predict")
-                if len(found) != 3:
-                    raise UnexpectedError(f"/predict: {found}")
+                scores = client.predict(handle_file(photo), self.random.choice(SHELF), 3, api_name="/predict")
+                if len(scores) != 3:
+                    raise UnexpectedError(f"/predict: {scores}")
                 with suppress(AppError):
                     client.predict(handle_file(photo), "/etc/passwd", 3, api_name="/predict")
-                    raise UnexpectedError("A path was taken for a model.")
+                    raise UnexpectedError("A path was accepted as a model.")
                 self.tally.refused["/predict with a path for a model"] += 1
             finally:
                 client.close()
 
     def begin(self, tab: Tab, *choices: Any) -> None:
-        tab.call("check_zip", *tab.upload(self.chance.choice(self.pool.zips)))
-        self.tally.made.append(tab.session)
+        tab.call("check_zip", *tab.upload(self.random.choice(self.pool.zips)))
+        self.tally.created.append(tab.session)
         tab.call("begin", tab.stored, BASE, *choices)
 
     def watch(self, tab: Tab, until: Callable[[str], bool]) -> str:
-        """What the page says of the run once it says what is waited for."""
+        """Polls the run until the first HTML output fulfils the condition, and returns that HTML."""
         while True:
-            told = str(dict(reversed(tab.call("watch")))["html"])  # the first of them
-            if until(told):
-                return told
+            shown = str(dict(reversed(tab.call("watch")))["html"])
+            if until(shown):
+                return shown
             if time.monotonic() > self.until + 300:
-                raise UnexpectedError(f"watch: {told[:200]}")
+                raise UnexpectedError(f"watch: {shown[:200]}")
             time.sleep(1)
 
     def train(self, tab: Tab) -> None:
-        """The head of a small data set, to the end, and what can be done with it."""
+        """Trains the head on a small dataset to the end, downloads the model and uses it."""
         self.begin(tab, "head")
-        self.watch(tab, lambda told: "Finished" in told)
+        self.watch(tab, lambda shown: "Finished" in shown)
         result = dict(tab.call("result"))
         packed = result["downloadbutton"]["value"]["path"]
         with self.tally.timing("download"):
@@ -313,44 +321,44 @@ class Visitor(threading.Thread):
         if not zipfile.is_zipfile(BytesIO(content)):
             raise UnexpectedError("The model is no ZIP.")
         tab.call("choose", tab.stored["run"])
-        tab.call("answer", *tab.upload(self.chance.choice(self.pool.photos)))
+        tab.call("classify", *tab.upload(self.random.choice(self.pool.photos)))
         tab.call("choose", BASE)
-        if self.chance.random() < 0.7:  # else at the next visit
+        if self.random.random() < 0.7:  # else at the next visit
             self.delete(tab)
 
-    def stop_and_go(self, tab: Tab) -> None:
-        """A run of all layers that is stopped as soon as it trains, goes on, and is stopped again."""
+    def stop_and_resume(self, tab: Tab) -> None:
+        """Trains all layers, stops the run as soon as it trains, resumes it and stops it again."""
         self.begin(tab, "finetune", 20)
-        self.watch(tab, lambda told: "Epoch" in told or "Finished" in told)
+        self.watch(tab, lambda shown: "Epoch" in shown or "Finished" in shown)
         tab.call("stop")
-        told = self.watch(tab, lambda told: "Stopped" in told or "Finished" in told)
-        if "Stopped" in told:
+        shown = self.watch(tab, lambda shown: "Stopped" in shown or "Finished" in shown)
+        if "Stopped" in shown:
             tab.call("resume", tab.stored)
-            self.watch(tab, lambda told: "Epoch" in told or "Finished" in told)
+            self.watch(tab, lambda shown: "Epoch" in shown or "Finished" in shown)
             tab.call("stop")
         self.delete(tab)
 
-    def by_class(self, tab: Tab) -> None:
+    def upload_by_class(self, tab: Tab) -> None:
         files = tab.upload(*self.pool.classes)
-        galleries = [[{"image": file, "caption": None} for file in part] for part in (files[:4], files[4:])]
+        galleries = [[{"image": file, "caption": None} for file in uploads] for uploads in (files[:4], files[4:])]
         tab.call("check_files", "a", "b", *[""] * 10, *galleries, *[[] for _ in range(10)])
-        self.tally.made.append(tab.session)
+        self.tally.created.append(tab.session)
         tab.call("export")
         tab.call("begin", tab.stored, BASE, "head")
         self.delete(tab)
 
-    def junk(self, tab: Tab) -> None:
-        (junk,) = tab.upload(self.pool.junk)
+    def send_invalid(self, tab: Tab) -> None:
+        (invalid,) = tab.upload(self.pool.invalid)
         for name, values in (
-            ("answer", [junk]),
+            ("classify", [invalid]),
             ("choose", ["../../etc"]),
             ("choose", [EVIL]),
-            ("check_zip", [junk]),
+            ("check_zip", [invalid]),
             ("check_files", []),
         ):
             try:
                 tab.call(name, *values)
-                raise UnexpectedError(f"{name} took {values}")
+                raise UnexpectedError(f"{name} accepted {values}")
             except RefusedError as refusal:
                 self.tally.refused[str(refusal)[:60]] += 1
         body = {"session_hash": tab.session, "fn_index": 10**6, "data": []}
@@ -361,26 +369,26 @@ class Visitor(threading.Thread):
             ("run/predict", b"{}", {404}),
             ("component_server", b"{}", {404}),
         ):
-            reply = tab.http.post(f"{API}/{path}", content=sent)
-            if reply.status_code not in statuses:
-                raise UnexpectedError(f"{path}: {reply.status_code} {reply.text[:200]}")
-            self.tally.refused[f"{path}: {reply.status_code}"] += 1
+            response = tab.http.post(f"{API}/{path}", content=sent)
+            if response.status_code not in statuses:
+                raise UnexpectedError(f"{path}: {response.status_code} {response.text[:200]}")
+            self.tally.refused[f"{path}: {response.status_code}"] += 1
         for path in ("/etc/passwd", "../../etc/passwd", "http://127.0.0.1/"):
-            reply = tab.http.get(f"{API}/file={path}")
-            if reply.status_code not in (403, 404):
-                raise UnexpectedError(f"file={path}: {reply.status_code}")
-            self.tally.refused[f"file: {reply.status_code}"] += 1
+            response = tab.http.get(f"{API}/file={path}")
+            if response.status_code not in (403, 404):
+                raise UnexpectedError(f"file={path}: {response.status_code}")
+            self.tally.refused[f"file: {response.status_code}"] += 1
 
-    def go_midway(self, tab: Tab) -> None:
-        """The tab is closed while an answer is on its way: of the model, or of the data."""
-        if self.chance.random() < 0.5:
-            tab.ask("answer", *tab.upload(self.chance.choice(self.pool.photos)))
+    def leave_early(self, tab: Tab) -> None:
+        """Closes the tab during a request, of a prediction or of a run."""
+        if self.random.random() < 0.5:
+            tab.join_queue("classify", *tab.upload(self.random.choice(self.pool.photos)))
         else:
             self.begin(tab, "head")
-            tab.ask("watch")
+            tab.join_queue("watch")
         with tab.http.stream("GET", f"{API}/queue/data", params={"session_hash": tab.session}) as stream:
             next(stream.iter_raw(1), None)
-            self.tally.seconds["left midway"].append(0)
+            self.tally.seconds["left early"].append(0)
             raise GoneError
 
 
@@ -393,7 +401,7 @@ def serving(folder: Path) -> Iterator[tuple[psutil.Process, str]]:
     settings = {
         "HOME": str(folder / "home"),
         "HF_HOME": str(folder / "home" / "hub"),
-        "HF_ENDPOINT": "http://127.0.0.1:9",  # nobody is there: the Hub is away for the whole day
+        "HF_ENDPOINT": "http://127.0.0.1:9",  # no server: the Hub is unreachable
         "TMPDIR": str(folder / "tmp"),
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
@@ -423,7 +431,7 @@ def serving(folder: Path) -> Iterator[tuple[psutil.Process, str]]:
 def _size(folder: Path) -> float:
     """Megabytes on the disk."""
     size = 0
-    for parent, _, files in os.walk(folder):  # which minds no folder that goes meanwhile
+    for parent, _, files in os.walk(folder):  # ignores folders that are deleted meanwhile
         for file in files:
             with suppress(OSError):
                 size += Path(parent, file).lstat().st_blocks * 512
@@ -431,55 +439,55 @@ def _size(folder: Path) -> float:
 
 
 def sample(app: psutil.Process, folder: Path, start: float, tally: Tally) -> Sample:
-    held, living = 0, 0
+    memory_of_workers, num_workers = 0, 0
     for child in app.children(recursive=True):
         with suppress(psutil.Error):
-            held, living = held + child.memory_info().rss, living + 1
+            memory_of_workers, num_workers = memory_of_workers + child.memory_info().rss, num_workers + 1
     runs = [_size(run) for run in (folder / "runs").glob("*/")]
-    excess = len(runs) - len(tally.made) + len(tally.deleted)
+    excess = len(runs) - len(tally.created) + len(tally.deleted)
     sizes = [sum(runs), len(runs), max(runs, default=0.0), excess, _size(folder / "uploads")]
     minutes = (time.monotonic() - start) / 60
     memory = app.memory_info().rss / 2**20
-    return Sample(minutes, memory, held / 2**20, app.num_fds(), app.num_threads(), living, *sizes)
+    return Sample(minutes, memory, memory_of_workers / 2**20, app.num_fds(), app.num_threads(), num_workers, *sizes)
 
 
 def verdict(samples: list[Sample], warm: float, visitors: int) -> tuple[list[str], list[str]]:
-    """The table's rows, and what has risen: medians of a tenth of the time each, since workers come and go."""
-    rest = [one for one in samples if one.minutes >= warm]
-    tenth = max(1, len(rest) // 10)
-    middle = len(rest) // 2 - tenth // 2
-    spans = [rest[:tenth], rest[middle : middle + tenth], rest[-tenth:]]
-    rows, risen = [], []
+    """Returns the rows of the table and what has grown: medians of a tenth of the time, since workers start and end."""
+    measured = [one for one in samples if one.minutes >= warm]
+    tenth = max(1, len(measured) // 10)
+    middle = len(measured) // 2 - tenth // 2
+    spans = [measured[:tenth], measured[middle : middle + tenth], measured[-tenth:]]
+    rows, grown = [], []
     for name, unit, slack in (
         *(("memory", "MB", 0), ("workers", "MB", None), ("files", "", 8), ("threads", "", 4)),
-        *(("children", "", 1), ("runs", "MB", None), ("kept", "", None)),
+        *(("children", "", 1), ("runs", "MB", None), ("num_runs", "", None)),
         *(("largest", "MB", None), ("excess", "", None), ("uploads", "MB", None)),
     ):
         first, half, last = (statistics.median(getattr(one, name) for one in span) for span in spans)
-        slope = np.polyfit([one.minutes for one in rest], [getattr(one, name) for one in rest], 1)[0] * 60
-        most = max(getattr(one, name) for one in rest)
+        slope = np.polyfit([one.minutes for one in measured], [getattr(one, name) for one in measured], 1)[0] * 60
+        most = max(getattr(one, name) for one in measured)
         cells = (first, half, last, most, slope)
         rows.append(f"| {name}{f', {unit}' if unit else ''} | {' | '.join(f'{cell:.1f}' for cell in cells)} |")
         if slack is not None and last > first * (1 + GROWTH) + slack:
-            risen.append(f"{name} rose from {first:.1f} to {last:.1f} {unit}".strip())
-    if (most := max(one.kept for one in samples)) > MAX_KEPT:
-        risen.append(f"{most} runs are kept, of at most {MAX_KEPT}")
+            grown.append(f"{name} grew from {first:.1f} to {last:.1f} {unit}".strip())
+    if (most := max(one.num_runs for one in samples)) > MAX_RUNS:
+        grown.append(f"{most} runs on the disk, of at most {MAX_RUNS}")
     if (size := max(one.largest for one in samples)) > RUN:
-        risen.append(f"a run has {size:.1f} MB, of at most {RUN}")
+        grown.append(f"a run has {size:.1f} MB, of at most {RUN}")
     if (most := max(one.excess for one in samples)) > visitors:
-        risen.append(f"{most} runs more than visitors have made and not deleted")
-    return rows, risen
+        grown.append(f"{most} runs more than visitors have made and not deleted")
+    return rows, grown
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--visitors", type=int, default=8)
-    parser.add_argument("--every", type=float, default=15, metavar="SECONDS", help="between two looks at the app")
-    parser.add_argument("--warm", type=float, metavar="MINUTES", help="of warm-up; else a sixth of the time")
-    parser.add_argument("--log", type=Path, help="what the app wrote goes here at the end")
+    parser.add_argument("--every", type=float, default=15, metavar="SECONDS", help="between two samples")
+    parser.add_argument("--warm", type=float, metavar="MINUTES", help="of warm-up; by default a sixth of the time")
+    parser.add_argument("--log", type=Path, help="file for the log of the app")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended before its time."))  # and the app with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated."))  # and the app with it
     warm = arguments.minutes / 6 if arguments.warm is None else arguments.warm
     print(machine("gradio", "onnxruntime"), flush=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -503,33 +511,33 @@ def main() -> None:
                 print(one, flush=True)
             time.sleep(20)
             gone = sample(app, folder, start, tally)
-        said = (folder / "log").read_text()
+        log = (folder / "log").read_text()
     if arguments.log:
-        arguments.log.write_text(said)
-    show(samples, fresh, gone, warm, tally, said, arguments.visitors)
+        arguments.log.write_text(log)
+    show(samples, fresh, gone, warm, tally, log, arguments.visitors)
 
 
 def show(
-    samples: list[Sample], fresh: Sample, gone: Sample, warm: float, tally: Tally, said: str, visitors: int
+    samples: list[Sample], fresh: Sample, gone: Sample, warm: float, tally: Tally, log: str, visitors: int
 ) -> None:
     rows, wrong = verdict(samples, warm, visitors)
     print(f"\n### {samples[-1].minutes:.0f} minutes, the first {warm:.0f} of them warm-up\n")
     print("| | warm-up's end | middle | end | most | slope per hour |\n|---|---:|---:|---:|---:|---:|")
     print("\n".join(rows))
     print(f"\nBefore the first visitor: {fresh}\nAfter the last one: {gone}")
-    print("\n| asked | times | median | 95th percentile |\n|---|---:|---:|---:|")
-    for kind, seconds in sorted(tally.seconds.items(), key=lambda item: -len(item[1])):
+    print("\n| request | times | median | 95th percentile |\n|---|---:|---:|---:|")
+    for request, seconds in sorted(tally.seconds.items(), key=lambda item: -len(item[1])):
         late = sorted(seconds)[int(0.95 * (len(seconds) - 1))]
-        print(f"| {kind} | {len(seconds):,} | {statistics.median(seconds):.2f} s | {late:.2f} s |")
+        print(f"| {request} | {len(seconds):,} | {statistics.median(seconds):.2f} s | {late:.2f} s |")
     print(f"\nRefused as expected: {sum(tally.refused.values()):,}")
-    for what, times in tally.refused.most_common():
-        print(f"  {times:,} x {what}")
-    wrong += [f"{times} x {what}" for what, times in tally.errors.items()]
+    for message, times in tally.refused.most_common():
+        print(f"  {times:,} x {message}")
+    wrong += [f"{times} x {message}" for message, times in tally.errors.items()]
     if gone.children:
-        wrong.append(f"{gone.children} processes are left")
-    if "Traceback" in said:
-        wrong.append(f"{said.count('Traceback')} tracebacks in the log")
-    print("\n" + ("\n".join(f"WRONG: {one}" for one in wrong) or "Nothing grew, and no answer was wrong."))
+        wrong.append(f"{gone.children} processes remain")
+    if "Traceback" in log:
+        wrong.append(f"{log.count('Traceback')} tracebacks in the log")
+    print("\n" + ("\n".join(f"WRONG: {one}" for one in wrong) or "Nothing grew, and all responses were as expected."))
     raise SystemExit(bool(wrong))
 
 

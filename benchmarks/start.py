@@ -88,22 +88,22 @@ def run(program: str) -> list[float]:
     if done.returncode:
         raise SystemExit(done.stderr)
     last = done.stdout.splitlines()[-1:]  # Gradio prints before it
-    return [float(word) for line in last for word in line.split()] or [seconds]
+    return [float(number) for line in last for number in line.split()] or [seconds]
 
 
 def table(title: str, programs: dict[str, str], rounds: int) -> None:
-    found: dict[str, list[list[float]]] = {name: [] for name in programs}
+    results: dict[str, list[list[float]]] = {name: [] for name in programs}
     for program in programs.values():
         run(program)  # into the disk's cache
     for _ in range(rounds):
         for name, program in programs.items():
-            found[name].append(run(program))
-    first = next(iter(found.values()))
+            results[name].append(run(program))
+    first = next(iter(results.values()))
     print(f"\n### {title}\n\n| | ms | of the first row | more memory |\n|---|---:|---:|---:|")
-    for name, results in found.items():
-        ratios = sorted(mine[0] / theirs[0] for mine, theirs in zip(results, first, strict=True))
-        extra = f"{statistics.median(one[1] for one in results):.0f} MB" if len(results[0]) > 1 else ""
-        middle = statistics.median(one[0] for one in results)
+    for name, runs in results.items():
+        ratios = sorted(mine[0] / theirs[0] for mine, theirs in zip(runs, first, strict=True))
+        extra = f"{statistics.median(one[1] for one in runs):.0f} MB" if len(runs[0]) > 1 else ""
+        middle = statistics.median(one[0] for one in runs)
         share = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
         print(f"| {name} | {middle * 1000:.0f} | {share} | {extra} |", flush=True)
 

@@ -74,15 +74,15 @@ def serve(program: str, port: int) -> subprocess.Popen:
     raise SystemExit("A server did not start.")
 
 
-def ask(client: httpx.Client, uploaded: str) -> Any:
+def predict(client: httpx.Client, uploaded: str) -> Any:
     image = {"path": uploaded, "orig_name": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
-    reply = client.post("/gradio_api/call/predict", json={"data": [image, "model", 5]})
-    reply.raise_for_status()
-    answer = client.get(f"/gradio_api/call/predict/{reply.json()['event_id']}").text
-    found = re.search(r"event: complete\ndata: (.*)", answer)
-    if not found:
-        raise ValueError(answer[:200])
-    return json.loads(found[1])
+    response = client.post("/gradio_api/call/predict", json={"data": [image, "model", 5]})
+    response.raise_for_status()
+    events = client.get(f"/gradio_api/call/predict/{response.json()['event_id']}").text
+    complete = re.search(r"event: complete\ndata: (.*)", events)
+    if not complete:
+        raise ValueError(events[:200])
+    return json.loads(complete[1])
 
 
 def visit(port: int, path: Path, visitors: int, requests: int) -> tuple[float, list[float], int]:
@@ -96,7 +96,7 @@ def visit(port: int, path: Path, visitors: int, requests: int) -> tuple[float, l
             for _ in range(each):
                 start = time.perf_counter()
                 try:
-                    ask(client, uploaded)
+                    predict(client, uploaded)
                     times.append(time.perf_counter() - start)
                 except (httpx.HTTPError, ValueError):
                     failed += 1

@@ -81,8 +81,8 @@ def render_options() -> str:
 
 def render_training(text: str) -> str:
     """Return the text of docs/training.md with its table replaced."""
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{render_options()}\n{END}{rest.partition(END)[2]}"
+    before, _, after = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{render_options()}\n{END}{after.partition(END)[2]}"
 
 
 if __name__ == "__main__":

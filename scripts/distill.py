@@ -9,15 +9,15 @@
 
 The first base was version 0.1's `weights/resnet18-tiny-imagenet`, which is in the history of this repository.
 
-Each command goes on where it was ended: the images are decoded once, the teacher's logits are computed a chunk at a
+Each command resumes where it was stopped: the images are decoded once, the teacher's logits are computed a chunk at a
 time, the training saves its state every few minutes. `--teacher-logits` takes logits that another teacher has
 computed: a folder of `view-0.npy`, `view-1.npy`, ..., each float16 (images, 1000).
 
 Teacher and student see the same crops ("function matching", https://arxiv.org/abs/2106.05237): view v of an image is
-drawn from (seed, v), and the teacher's logits of it are kept. The loss is the divergence at temperature 1 and, so that
-classes which no image shows are learned too, at temperature 3. Images of rare classes are drawn more often. The rate is
-constant, so that the training can go on for as long as there is time; `--cooldown` lets it fall to 0 and keeps the
-weights of that in a state of their own.
+computed from (seed, v), and the teacher's logits of it are stored. The loss is the divergence at temperature 1 and, so
+that classes which no image shows are learned too, at temperature 3. Images of rare classes are sampled more often. The
+rate is constant, so that the training can continue for as long as there is time; `--cooldown` lets it fall to 0 and
+stores the resulting weights in a separate file.
 """
 
 import argparse
@@ -45,9 +45,9 @@ from resnet_hub.evaluation.metrics import Fit, choose_threshold, compute_calibra
 from resnet_hub.images.load import list_images, load_image
 
 CLASSES = 1000
-SHORT_SIDE = 144  # pixels kept of an image
+SHORT_SIDE = 144  # pixels
 MAX_RATIO = 2.0  # long side over short side; what is longer is cut
-HELD_OUT = 3000  # images that nothing is learned from
+HELD_OUT = 3000  # images that are not trained on
 TEMPERATURE = 3.0  # of the second half of the loss
 CHUNK = 64  # images that the teacher sees at a time
 SURE_TEACHER = 0.7  # score from which on its first choice is taken for the true class
@@ -118,8 +118,8 @@ def prepare_images(work: Path, folders: list[Path]) -> None:
                     sizes.append(pixels.shape[:2])
                     labels.append(label)
                 waiting = []
-    # Held out are images without a label, which are those that the figures are about.
-    unlabelled = np.array([place for place, label in enumerate(labels) if not label])
+    # Images without a label are held out: the metrics are about those.
+    unlabelled = np.array([index for index, label in enumerate(labels) if not label])
     held_out = np.sort(np.random.default_rng(0).permutation(unlabelled)[:HELD_OUT])
     content = {"sizes": np.array(sizes).tolist(), "labels": labels, "held_out": held_out.tolist()}
     (work / "images.json").write_text(json.dumps(content))
@@ -201,48 +201,48 @@ class Teacher:
     def __call__(self, crops: list[Image.Image]) -> np.ndarray:
         """Logits (N, 1000), N at most `CHUNK`."""
         pixels = np.zeros((CHUNK, self.size, self.size, 3), np.float32)
-        for place, crop in enumerate(crops):
-            pixels[place] = crop
+        for row, crop in enumerate(crops):
+            pixels[row] = crop
         pixels = (pixels - 127) / 128
         return self._model(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))[0][: len(crops)]
 
 
-def label_views(work: Path, views: int, threads: int) -> None:
+def compute_teacher_logits(work: Path, views: int, threads: int) -> None:
     """The teacher's logits of the central squares (view `center`, of the held-out images only) and of `views` crops."""
     torch.set_num_threads(1)
     images, teacher = Images(work), Teacher(work, threads)
     logits_folder = work / "logits"
     logits_folder.mkdir(exist_ok=True)
 
-    def crops(name: str, places: np.ndarray) -> list[Image.Image]:
-        boxes = [images.central(index) for index in places] if name == "center" else all_boxes[places]
+    def crop_images(name: str, indices: np.ndarray) -> list[Image.Image]:
+        boxes = [images.central(index) for index in indices] if name == "center" else all_boxes[indices]
         return [
             images.crop(index, box, teacher.size, Image.Resampling.BICUBIC)
-            for index, box in zip(places, boxes, strict=True)
+            for index, box in zip(indices, boxes, strict=True)
         ]
 
     for name in ["center", *map(str, range(views))]:
         finished, partial = logits_folder / f"view-{name}.npy", logits_folder / f"view-{name}.part"
         if finished.is_file():
             continue
-        wanted = images.held_out if name == "center" else np.arange(len(images))
+        indices = images.held_out if name == "center" else np.arange(len(images))
         all_boxes = images.boxes(int(name)) if name != "center" else np.empty(0)
         done = partial.stat().st_size // (2 * CLASSES * CHUNK) * CHUNK if partial.is_file() else 0
-        start, begun_at = time.monotonic(), done
+        started_at, done_before = time.monotonic(), done
         with partial.open("r+b" if partial.is_file() else "w+b") as out, ThreadPoolExecutor(1) as ahead:
             out.truncate(2 * CLASSES * done)
             out.seek(0, io.SEEK_END)
-            chunks = [wanted[place : place + CHUNK] for place in range(done, len(wanted), CHUNK)]
-            next_crops = ahead.submit(crops, name, chunks[0])
+            chunks = [indices[start : start + CHUNK] for start in range(done, len(indices), CHUNK)]
+            next_crops = ahead.submit(crop_images, name, chunks[0])
             for number, chunk in enumerate(chunks):
                 ready = next_crops.result()
                 if number + 1 < len(chunks):
-                    next_crops = ahead.submit(crops, name, chunks[number + 1])
+                    next_crops = ahead.submit(crop_images, name, chunks[number + 1])
                 out.write(teacher(ready).astype(np.float16).tobytes())
                 done += len(chunk)
                 if number % 100 == 0:
-                    rate = (done - begun_at) / (time.monotonic() - start)
-                    print(f"view {name}: {done} of {len(wanted)}, {rate:.0f} images/s", flush=True)
+                    rate = (done - done_before) / (time.monotonic() - started_at)
+                    print(f"view {name}: {done} of {len(indices)}, {rate:.0f} images/s", flush=True)
         logits = np.fromfile(partial, np.float16).reshape(-1, CLASSES)
         np.save(finished, logits)
         partial.unlink()
@@ -252,7 +252,7 @@ def label_views(work: Path, views: int, threads: int) -> None:
 
 
 class Student:
-    """The network in training, the average of its weights, and how far it is."""
+    """The network in training, the average of its weights, and the number of its steps."""
 
     def __init__(self, base: str, rate: float, weight_decay: float):
         self.model = ResNet.from_pretrained(base).to(memory_format=torch.channels_last).train()
@@ -302,17 +302,17 @@ class Student:
 
 
 def find_classes(labels: list[str]) -> dict[str, int]:
-    """ImageNet's index of each label: the class one of whose names it is."""
+    """ImageNet's class index for each label, by any of the names of a class."""
     by_name: dict[str, list[int]] = {}
     for index, names in enumerate(imagenet_names()):
         for name in [names, *names.split(", ")]:
             by_name.setdefault(name.lower(), []).append(index)
-    found = {}
+    classes = {}
     for label in labels:
         candidates = sorted(set(by_name.get(label.lower(), [])))
         if len(candidates) == 1:
-            found[label] = candidates[0]
-    return found
+            classes[label] = candidates[0]
+    return classes
 
 
 def imagenet_names() -> list[str]:
@@ -322,7 +322,7 @@ def imagenet_names() -> list[str]:
 
 
 class Store:
-    """Decoded images, and the teacher's views of them: the crops and the logits."""
+    """Decoded images, and the crops of them with the teacher's logits."""
 
     def __init__(self, images: Images, logits: Path):
         self.images = images
@@ -337,14 +337,14 @@ class Store:
         self.train = np.setdiff1d(np.arange(len(images)), images.held_out)
 
     def count_classes(self) -> np.ndarray:
-        """How many training images (1000,) have each class, where no label is known by the teacher's first choice."""
+        """The training images of each class (1000,); images without a label count by the teacher's first choice."""
         first = np.asarray(self.logits[0][self.train]).argmax(1)
-        known = self.targets[self.train]
-        return np.bincount(np.where(known < 0, first, known), minlength=CLASSES)
+        targets = self.targets[self.train]
+        return np.bincount(np.where(targets < 0, first, targets), minlength=CLASSES)
 
 
 class Batches:
-    """Training batches: images drawn by how rare their class is, one of the teacher's views of each."""
+    """Training batches: images sampled by the rarity of their class, with one of the teacher's crops of each."""
 
     def __init__(self, stores: list[Store], config: ResNetConfig, batch_size: int):
         self.stores, self.batch_size = stores, batch_size
@@ -355,7 +355,7 @@ class Batches:
         weights = 1 / np.sqrt(np.maximum(counts, 10))[first_choice]
         self.weights = weights / weights.sum()
 
-    def draw(self, step: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(self, step: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised crops (N, 3, size, size), the teacher's logits (N, 1000), true classes (N,), -1 where unknown."""
         random = np.random.default_rng([1, step])
         rows = self.rows[random.choice(len(self.rows), self.batch_size, p=self.weights)]
@@ -378,25 +378,26 @@ class Batches:
 def distillation_loss(student: Tensor, teacher: Tensor, targets: Tensor, label_weight: float) -> Tensor:
     """Divergence from the teacher at two temperatures, and cross-entropy where the true class is known."""
     loss = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean")
-    soft, wanted = (student / TEMPERATURE).log_softmax(1), (teacher / TEMPERATURE).log_softmax(1)
-    loss = loss + TEMPERATURE**2 * F.kl_div(soft, wanted, log_target=True, reduction="batchmean")
-    known = targets >= 0
-    if label_weight and known.any():
-        loss = loss + label_weight * F.cross_entropy(student[known], targets[known], reduction="sum") / len(targets)
+    soft_student, soft_teacher = (student / TEMPERATURE).log_softmax(1), (teacher / TEMPERATURE).log_softmax(1)
+    loss = loss + TEMPERATURE**2 * F.kl_div(soft_student, soft_teacher, log_target=True, reduction="batchmean")
+    has_label = targets >= 0
+    if label_weight and has_label.any():
+        cross_entropy = F.cross_entropy(student[has_label], targets[has_label], reduction="sum")
+        loss = loss + label_weight * cross_entropy / len(targets)
     return loss
 
 
-class Yardstick:
-    """What the training is steered by: the held-out images, and labelled validation images in parquet."""
+class Validation:
+    """The held-out images with the teacher's scores, and labelled validation images from a parquet file."""
 
     def __init__(self, images: Images, logits: Path, validation: Path | None, most: int = 2000):
         self.images = images
-        self.wanted = torch.from_numpy(np.load(logits / "view-center.npy").astype(np.float32)).softmax(1)
+        self.teacher_scores = torch.from_numpy(np.load(logits / "view-center.npy").astype(np.float32)).softmax(1)
         self.validation: list[Image.Image] = []
         self.targets = torch.empty(0)
         if validation:
             rows = list(read_parquet(validation))
-            rows = [rows[place] for place in np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+            rows = [rows[index] for index in np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
             classes = find_classes(sorted({label for _, label in rows}))
             rows = [row for row in rows if row[1] in classes]
             self.validation = [load_image(content) for content, _ in rows]
@@ -404,21 +405,21 @@ class Yardstick:
 
     def compute_logits(self, model: ResNet, size: int) -> tuple[Tensor, Tensor]:
         """Logits and classes of the held-out images, where the teacher's first choice counts, then of the labelled."""
-        held = self.images.held_out
-        crops = [self.images.crop(i, self.images.central(i), size, Image.Resampling.BILINEAR) for i in held]
+        held_out = self.images.held_out
+        crops = [self.images.crop(i, self.images.central(i), size, Image.Resampling.BILINEAR) for i in held_out]
         crops += [image.resize((size, size), Image.Resampling.BICUBIC) for image in self.validation]
-        return predict(model, crops), torch.cat([self.wanted.argmax(1), self.targets.long()])
+        return predict(model, crops), torch.cat([self.teacher_scores.argmax(1), self.targets.long()])
 
     def measure(self, model: ResNet, size: int, count: int = HELD_OUT) -> dict[str, float]:
         """Agreement with the teacher's first choice, plain and as a mean over classes; accuracy on the labelled."""
-        held = self.images.held_out[:count]
-        crops = [self.images.crop(i, self.images.central(i), size, Image.Resampling.BILINEAR) for i in held]
+        held_out = self.images.held_out[:count]
+        crops = [self.images.crop(i, self.images.central(i), size, Image.Resampling.BILINEAR) for i in held_out]
         logits = predict(model, crops)
-        first = self.wanted[:count].argmax(1)
+        first = self.teacher_scores[:count].argmax(1)
         agrees = (logits.argmax(1) == first).float()
         per_class = torch.stack([agrees[first == index].mean() for index in first.unique()])
-        sure = self.wanted[:count].amax(1) > 0.5
-        figures = {
+        sure = self.teacher_scores[:count].amax(1) > 0.5
+        metrics = {
             "agreement": float(agrees.mean()),
             "agreement_over_classes": float(per_class.mean()),
             "agreement_where_sure": float(agrees[sure].mean()),
@@ -426,18 +427,18 @@ class Yardstick:
         if self.validation:
             crops = [image.resize((size, size), Image.Resampling.BICUBIC) for image in self.validation]
             five = predict(model, crops).topk(5).indices
-            figures["top1"] = float((five[:, 0] == self.targets).float().mean())
-            figures["top5"] = float((five == self.targets[:, None]).any(1).float().mean())
-            figures["labelled"] = len(self.targets)
-        return {key: round(value, 4) for key, value in figures.items()}
+            metrics["top1"] = float((five[:, 0] == self.targets).float().mean())
+            metrics["top5"] = float((five == self.targets[:, None]).any(1).float().mean())
+            metrics["labelled"] = len(self.targets)
+        return {key: round(value, 4) for key, value in metrics.items()}
 
 
 @torch.inference_mode()
 def predict(model: ResNet, crops: list[Image.Image]) -> Tensor:
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.config.mean, model.config.std))
     outputs = []
-    for place in range(0, len(crops), 128):
-        pixels = torch.from_numpy(np.stack([np.asarray(crop) for crop in crops[place : place + 128]]))
+    for start in range(0, len(crops), 128):
+        pixels = torch.from_numpy(np.stack([np.asarray(crop) for crop in crops[start : start + 128]]))
         inputs = pixels.permute(0, 3, 1, 2).float().div(255).sub(mean).div(std)
         with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
             outputs.append(model(inputs.contiguous(memory_format=torch.channels_last)).float())
@@ -458,7 +459,7 @@ def train(args: argparse.Namespace) -> None:
         torch.nn.init.zeros_(student.model.fc.bias)
     stores = [Store(images, logits), *(Store(Images(more), more / "logits") for more in args.more)]
     batches = Batches(stores, student.model.config, args.batch_size)
-    yardstick = Yardstick(images, logits, args.validation)
+    validation = Validation(images, logits, args.validation)
     first_step, deadline = student.step, time.monotonic() + args.hours * 3600
     cooldown_from = first_step
     if args.cooldown:
@@ -466,7 +467,7 @@ def train(args: argparse.Namespace) -> None:
         cooldown_from = json.loads(mark.read_text())["from"] if cooled.is_file() else first_step
         mark.write_text(json.dumps({"from": cooldown_from, "steps": args.cooldown}))
     target = cooled if args.cooldown else state
-    told, saved, loss_sum, loss_count = time.monotonic(), time.monotonic(), 0.0, 0
+    reported, saved, loss_sum, loss_count = time.monotonic(), time.monotonic(), 0.0, 0
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
     while time.monotonic() < deadline:
         rate = args.rate * min(1, (student.step + 1) / 500)
@@ -477,7 +478,7 @@ def train(args: argparse.Namespace) -> None:
             rate = args.rate * left
         for group in student.optimizer.param_groups:
             group["lr"] = rate
-        inputs, teacher, targets = batches.draw(student.step, args.size)
+        inputs, teacher, targets = batches.sample(student.step, args.size)
         with autocast:
             outputs = student.model(inputs.contiguous(memory_format=torch.channels_last))
         loss = distillation_loss(outputs.float(), teacher, targets, args.label_weight)
@@ -489,26 +490,26 @@ def train(args: argparse.Namespace) -> None:
         student.update_average(0.99 if args.cooldown else 0.999)
         loss_sum, loss_count = loss_sum + float(loss.detach()), loss_count + 1
         if student.step % 50 == 0:
-            speed = 50 * args.batch_size / (time.monotonic() - told)
+            speed = 50 * args.batch_size / (time.monotonic() - reported)
             loss_mean = loss_sum / loss_count
             print(f"step {student.step} loss {loss_mean:.3f} rate {rate:.4f} {speed:.0f} images/s", flush=True)
-            told, loss_sum, loss_count = time.monotonic(), 0.0, 0
+            reported, loss_sum, loss_count = time.monotonic(), 0.0, 0
         if time.monotonic() - saved > args.save_every:
             student.save(target)
             saved = time.monotonic()
         if student.step % args.measure_every == 0:
-            figures = yardstick.measure(student.averaged(), args.measure_size, 1000)
-            line = {"step": student.step, "size": args.size, "images": len(batches.rows), **figures}
+            metrics = validation.measure(student.averaged(), args.measure_size, 1000)
+            line = {"step": student.step, "size": args.size, "images": len(batches.rows), **metrics}
             with (args.work / "history.jsonl").open("a") as history:
                 history.write(json.dumps(line) + "\n")
             print(line, flush=True)
-            told = time.monotonic()
+            reported = time.monotonic()
     student.save(target)
-    print({"step": student.step, **yardstick.measure(student.averaged(), args.measure_size)})
+    print({"step": student.step, **validation.measure(student.averaged(), args.measure_size)})
 
 
 class Caution(NamedTuple):
-    """By what the logits are divided so that few labels are wrong above `HIGH`, and the share that was and is."""
+    """The divisor of the logits that leaves few wrong labels above `HIGH`, and their share before and after."""
 
     factor: float
     wrong_before: float
@@ -516,27 +517,28 @@ class Caution(NamedTuple):
 
 
 def calibrate(
-    model: ResNet, yardstick: Yardstick, logits: Tensor, targets: Tensor, precision: float
+    model: ResNet, validation: Validation, logits: Tensor, targets: Tensor, precision: float
 ) -> tuple[Fit, Caution]:
-    """Fits how sure the model is, and then makes it more cautious.
+    """Fits the temperature and the threshold of the model, then lowers its scores.
 
-    The honest temperature is fitted on the labelled images and on the held-out ones that the teacher is sure of. Photos
-    of visitors are harder: many show none of the labels, and few are as clear. So the scores are lowered until at most
-    `MOST_WRONG` of the labelled images and of all held-out ones have a wrong label above `HIGH`, where a label among
-    the teacher's first five is not called wrong. That also tells unknown things from known ones better (docs/log.md).
+    The temperature is fitted on the labelled images and on the held-out ones that the teacher is sure of. Photos of
+    visitors are harder: many show none of the labels, and few are as clear. Therefore the scores are lowered until at
+    most `MOST_WRONG` of the labelled images and of all held-out ones have a wrong label above `HIGH`; a label among the
+    teacher's first five does not count as wrong. This also separates images without any of the labels better
+    (docs/log.md).
 
-    `logits` and `targets` are those of `Yardstick.compute_logits`.
+    `logits` and `targets` are those of `Validation.compute_logits`.
     """
-    held = len(yardstick.images.held_out)
+    num_held_out = len(validation.images.held_out)
     is_clear = torch.ones(len(targets), dtype=torch.bool)
-    is_clear[:held] = yardstick.wanted.amax(1) > SURE_TEACHER
+    is_clear[:num_held_out] = validation.teacher_scores.amax(1) > SURE_TEACHER
     fit = fit_reliability(model, logits[is_clear], targets[is_clear])
     if fit is None:
         raise SystemExit("There are too few labelled images to calibrate the model on.")
     logits = logits.double() / fit.temperature
     predicted = logits.argmax(1)
     is_wrong = predicted != targets
-    is_wrong[:held] = (yardstick.wanted.topk(5).indices != predicted[:held, None]).all(1)
+    is_wrong[:num_held_out] = (validation.teacher_scores.topk(5).indices != predicted[:num_held_out, None]).all(1)
 
     def share_wrong(factor: float) -> float:
         return float(((logits / factor).softmax(1).amax(1) > HIGH)[is_wrong].sum() / len(logits))
@@ -562,7 +564,7 @@ def readable_labels() -> list[str]:
     counts = Counter(first)
     labels = [short if counts[short] == 1 else full for short, full in zip(first, names, strict=True)]
     seen: Counter[str] = Counter()
-    for index, label in enumerate(labels):  # "crane" is a bird and a machine, and nothing more is said of either
+    for index, label in enumerate(labels):  # "crane" is a bird and a machine, and both classes have this one name
         seen[label] += 1
         if seen[label] > 1:
             labels[index] = f"{label} ({seen[label]})"
@@ -579,17 +581,17 @@ def save(args: argparse.Namespace) -> None:
     labels = dict(enumerate(readable_labels()))
     model.config = replace(model.config, id2label=labels, image_size=args.measure_size, crop_pct=1.0)
     model.card = None
-    yardstick = Yardstick(images, args.teacher_logits or args.work / "logits", args.validation, most=10_000)
-    logits, targets = yardstick.compute_logits(model, args.measure_size)
-    fit, caution = calibrate(model, yardstick, logits, targets, args.precision)
-    figures = yardstick.measure(model, args.measure_size)
-    print({"step": student.step, "temperature": round(fit.temperature, 2), **figures})
+    validation = Validation(images, args.teacher_logits or args.work / "logits", args.validation, most=10_000)
+    logits, targets = validation.compute_logits(model, args.measure_size)
+    fit, caution = calibrate(model, validation, logits, targets, args.precision)
+    metrics = validation.measure(model, args.measure_size)
+    print({"step": student.step, "temperature": round(fit.temperature, 2), **metrics})
     print(caution, fit.reliability)
     stores = [Store(images, args.teacher_logits or args.work / "logits")]
     stores += [Store(Images(more), more / "logits") for more in args.more]
     learned = sum(store.count_classes() for store in stores)
     count = sum(len(store.train) for store in stores)
-    content = describe(fit, caution, figures, count, student.step, args)
+    content = describe(fit, caution, metrics, count, student.step, args)
     content = replace(content, **rate_classes(list(labels.values()), logits.argmax(1), targets, learned))
     model.save_pretrained(args.folder, card=content, dtype="float16")
 
@@ -598,15 +600,15 @@ def rate_classes(labels: list[str], predicted: Tensor, targets: Tensor, learned:
     """The accuracy of each class that was measured, with the numbers of its images."""
     measured = torch.bincount(targets, minlength=CLASSES)
     right = torch.bincount(targets[predicted == targets], minlength=CLASSES)
-    places = [index for index in range(CLASSES) if measured[index]]
+    indices = [index for index in range(CLASSES) if measured[index]]
     return {
-        "per_class": {labels[index]: float(right[index] / measured[index]) for index in places},
-        "class_counts": {labels[index]: (int(learned[index]), int(measured[index])) for index in places},
+        "per_class": {labels[index]: float(right[index] / measured[index]) for index in indices},
+        "class_counts": {labels[index]: (int(learned[index]), int(measured[index])) for index in indices},
     }
 
 
 def describe(
-    fit: Fit, caution: Caution, figures: dict[str, float], count: int, step: int, args: argparse.Namespace
+    fit: Fit, caution: Caution, metrics: dict[str, float], count: int, step: int, args: argparse.Namespace
 ) -> CardContent:
     """The facts for the model card."""
     training = f"""\
@@ -615,8 +617,8 @@ logits of random crops of {count:,} images in {step:,} steps of {args.batch_size
 on one CPU thread with bfloat16 (`scripts/distill.py`; `docs/log.md` has the course of the training). The images are
 those of Tiny ImageNet's training split, with their labels too, and unlabelled photos of research data sets.
 
-On {HELD_OUT:,} photos held out, its first label is the teacher's for {figures["agreement"]:.1%}, and for
-{figures["agreement_where_sure"]:.1%} of those that the teacher gives a score above 0.5.
+On {HELD_OUT:,} photos held out, its first label is the teacher's for {metrics["agreement"]:.1%}, and for
+{metrics["agreement_where_sure"]:.1%} of those that the teacher gives a score above 0.5.
 
 The accuracy of each class is of Tiny ImageNet's validation images and of the held-out photos together; of the latter
 the teacher's first choice counts as right, so classes with few images have rough figures only.
@@ -643,9 +645,9 @@ shows none of them."""
         license="cc-by-nc-4.0",
         datasets=("zh-plus/tiny-imagenet",),
         dataset_name="Tiny ImageNet, whose 200 classes are among the 1,000 labels",
-        metrics={"accuracy": figures["top1"], "top-5 accuracy": figures["top5"]} if "top1" in figures else {},
+        metrics={"accuracy": metrics["top1"], "top-5 accuracy": metrics["top5"]} if "top1" in metrics else {},
         split="validation",
-        num_images=int(figures.get("labelled", 0)),
+        num_images=int(metrics.get("labelled", 0)),
         measured_by="PyTorch in bfloat16, where the processor has it",
         training=training,
         limits=limits,
@@ -660,10 +662,10 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=3, help="crops of each image that the teacher sees")
     parser.add_argument("--teacher-logits", type=Path, help="folder of view-0.npy, ... from another teacher")
     parser.add_argument("--more", type=Path, nargs="*", default=[], help="other --work folders to learn from")
-    parser.add_argument("--validation", type=Path, help="labelled parquet file to steer by")
+    parser.add_argument("--validation", type=Path, help="parquet file of labelled images to evaluate on")
     parser.add_argument("--base", default="weights/resnet18-imagenet", help="checkpoint folder to start from")
     parser.add_argument("--size", type=int, default=96, help="pixels of the training crops")
-    parser.add_argument("--measure-size", type=int, default=128, help="pixels when measuring")
+    parser.add_argument("--measure-size", type=int, default=128, help="pixels of the evaluation")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--weight-decay", type=float, default=5e-5)
@@ -679,7 +681,7 @@ def main() -> None:
     if args.command == "images":
         prepare_images(args.work, args.images)
     elif args.command == "teacher":
-        label_views(args.work, args.views, args.threads)
+        compute_teacher_logits(args.work, args.views, args.threads)
     elif args.command == "train":
         train(args)
     else:

@@ -92,8 +92,8 @@ def test_distilled_weights_are_rarely_wrong_and_sure() -> None:
     logits, targets = draw_logits(classes=12)
     held = 1000
     teacher = 3 * logits[:held].softmax(1).log_softmax(1)
-    yardstick = SimpleNamespace(images=SimpleNamespace(held_out=range(held)), wanted=teacher.softmax(1))
-    fit, caution = distill["calibrate"](model, yardstick, logits, targets, 0.8)
+    validation = SimpleNamespace(images=SimpleNamespace(held_out=range(held)), teacher_scores=teacher.softmax(1))
+    fit, caution = distill["calibrate"](model, validation, logits, targets, 0.8)
     divisor = float(before.norm() / model.fc.weight.detach().norm())
     assert divisor == pytest.approx(fit.temperature * caution.factor, rel=1e-3) and caution.factor > 1
     scores, predicted = (logits / divisor).softmax(1).max(1)

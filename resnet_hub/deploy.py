@@ -47,7 +47,7 @@ if __name__ == "__main__":
 _CARD = f"""
 # resnet_hub
 
-Label a photo with a ResNet, see which pixels speak for the label, train a model on your own photos, and share it on
+Label a photo with a ResNet, see which pixels support the label, train a model on your own photos, and share it on
 the Hugging Face Hub.
 
 *Duplicate this Space* copies the page to your account. It needs no secrets: visitors sign in with their own account to
@@ -255,7 +255,7 @@ def _hardware_error(failure: str, hardware: str, error: Any) -> HubError:
 
 
 def _get_hardware(space: "SpaceInfo") -> str | None:
-    """Return the hardware that was last requested for a Space, if the Hub tells."""
+    """Return the hardware that was last requested for a Space, if the Hub reports it."""
     runtime = space.runtime
     return (runtime.requested_hardware or runtime.hardware) if runtime else None
 

@@ -1,4 +1,4 @@
-"""What the papers on residual networks claim, as functions to try on a model. Importing it loads no torch.
+"""The claims of the papers on residual networks as functions of a model. Importing it loads no torch.
 
 He et al. 2015, *Deep Residual Learning for Image Recognition* (https://arxiv.org/abs/1512.03385);
 Veit et al. 2016, *Residual Networks Behave Like Ensembles of Relatively Shallow Networks*

@@ -1,4 +1,4 @@
-"""What each block of a model does to an image: its strongest feature maps, and how much it changes its input."""
+"""The effect of each block of a model on an image: its strongest feature maps, and how much it changes its input."""
 
 from typing import NamedTuple
 

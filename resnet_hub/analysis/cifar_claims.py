@@ -280,7 +280,7 @@ def reproduce_tables(records: Sequence[TrainingRecord]) -> Report:
 
 
 class _Training(NamedTuple):
-    """What trainings of several networks gave."""
+    """The results of trainings of several networks."""
 
     spreads: dict[str, Spread]
     charts: dict[str, Chart]
@@ -354,7 +354,7 @@ def _train_all(
         settings: dict[str, Any] = {"data": "gratings", "steps": steps, "width": width, "seeds": seeds}
         return _Training(*_race_all(runs, width, steps, progress), settings, False, start, None)
     if work is None:
-        raise AnalysisError("Name a folder with work, where the trainings are kept: they take hours.")
+        raise AnalysisError("Name a folder for the trainings with work: they take hours.")
     trained: list[TrainingRecord] = []
     for run in runs:
         trained.append(train_network(run, data, work, epochs=epochs, width=width))

@@ -1,4 +1,4 @@
-"""How much the gradients at two inputs have in common, by depth: the theorems of the shattered gradients, checked.
+"""The correlation of the gradients at two inputs by depth: the theorems of the shattered gradients, checked.
 
 Balduzzi et al. 2017 (https://arxiv.org/abs/1702.08591), sections 2 and 3. Let R(L) be the correlation between the
 gradients of an output of L layers at two inputs that have nothing in common, over random weights. A layer multiplies

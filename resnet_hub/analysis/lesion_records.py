@@ -1,4 +1,4 @@
-"""Lesions of one network, measured and kept: its accuracy without each block, without several, and in other orders."""
+"""Recorded lesions of one network: its accuracy without each block, without several, and in other orders."""
 
 import json
 import time

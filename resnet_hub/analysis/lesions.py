@@ -166,7 +166,7 @@ def remove_each_block(model: ResNet, labelled: LabelledImages, *, progress: Prog
         for done, (images, targets) in enumerate(batches, 1):
             x = model.forward_stem(images)
             for index, block in enumerate(blocks.values()):
-                y = forward_shortcut(block, x)  # all blocks before have computed x; those after go on from here
+                y = forward_shortcut(block, x)  # all blocks before have computed x; those after continue from here
                 for later in list(blocks.values())[index + 1 :]:
                     y = later(y)
                 without[index] += count_correct(forward_head(model, y), targets)

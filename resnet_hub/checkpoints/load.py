@@ -45,7 +45,7 @@ _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 
 
 class TensorHeader(NamedTuple):
-    """What the header of a safetensors file says of a tensor."""
+    """The entry of a tensor in the header of a safetensors file."""
 
     dtype: str  # as safetensors names it, such as "F32"
     shape: Sequence[int]

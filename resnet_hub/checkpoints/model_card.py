@@ -172,7 +172,7 @@ def read_license(card: str) -> str | None:
 
 
 class Heading(NamedTuple):
-    """What a card says first: the title, and a sentence on what the model is for."""
+    """The beginning of a model card: the title, and a sentence on the purpose of the model."""
 
     title: str
     purpose: str
@@ -184,7 +184,7 @@ def read_heading(card: str) -> Heading:
     if not title.startswith("# "):
         return Heading("", "")
     paragraph = next((block for block in text.split("\n\n") if block.strip()), "")
-    if paragraph.lstrip().startswith(("#", "|", "!", "<", "`", "-", "*")):  # no sentence
+    if paragraph.lstrip().startswith(("#", "|", "!", "<", "`", "-", "*")):  # not a paragraph
         paragraph = ""
     purpose = re.split(r"(?<=[.!?])\s+(?=[A-Z])", _strip_markdown(paragraph), maxsplit=1)[0]
     return Heading(_strip_markdown(title[2:])[:_MAX_TITLE], purpose[:_MAX_PURPOSE])

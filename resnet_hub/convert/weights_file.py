@@ -160,7 +160,7 @@ def _load_pickle(path: Path) -> Any:
 
 
 def _describe_format(path: Path, head: bytes) -> str | None:
-    """What a file is that holds no weights of PyTorch, and what to do; None if it may hold some."""
+    """The format of a file without PyTorch weights, and what to do; None if it may hold weights."""
     if description := next((text for pattern, text in _FORMATS.items() if re.match(pattern, head, re.DOTALL)), None):
         return description
     if not head.startswith(_ZIP):
@@ -427,13 +427,13 @@ def _list_ignored(
 
 
 def _describe_renaming(key: str, inner_key: str) -> set[str]:
-    """What was changed in a key, whose part without the prefix is `inner_key`, for a note."""
+    """The changes of a key, for a note; `inner_key` is the key without the prefix."""
     match = _PREFIX.match(inner_key)
     inner_key = inner_key[match.end() :] if match else inner_key
     changes = {f"{name} to {_RENAMED[name]}" for name in inner_key.split(".") if name in _RENAMED}
     if _TRANSFORMERS.search(inner_key):
         changes.add("those of transformers to ours")
-    if not key.endswith(inner_key):  # compiled in parts
+    if not key.endswith(inner_key):  # some modules were compiled alone
         return changes | {f"{match[0]} removed" for match in _WRAPPED.finditer(key)}
     return changes | {f"{prefix} removed" for prefix in (key.removesuffix(inner_key),) if prefix}
 

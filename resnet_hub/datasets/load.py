@@ -200,7 +200,7 @@ def _explain_no_classes(listing: Listing, files: Files, skipped: Names) -> str:
         return f"{title} contains no images. Give a folder or ZIP with one folder of images for each class."
     remedy = "Put the images of each class into a folder of its name"
     tables = [path for path in skipped.get("not an image", []) if path.endswith((".csv", ".jsonl"))]
-    if tables := [path for path in tables if "submission" not in path.lower()]:  # Kaggle's form for answers
+    if tables := [path for path in tables if "submission" not in path.lower()]:  # Kaggle's form for predictions
         tables.sort(key=lambda path: find_split(PurePosixPath(path).stem) != TRAIN)
         remedy += (
             f", or rename {tables[0]} to metadata{PurePosixPath(tables[0]).suffix} with columns file_name and label"

@@ -32,7 +32,7 @@ def choose_splits(names: Iterable[str]) -> dict[str, str]:
 
     Returns:
         The split of each name that means one. Where a name is exactly that of a split (`test`), those that only contain
-        the word (`test_extra`) are left out. Empty if all mean the same split: then the name says nothing.
+        the word (`test_extra`) are left out. Empty if all mean the same split: then the names are no evidence.
     """
     split_of = {name: split for name in names if (split := find_split(name))}
     exact = {SPLIT_NAMES[name.lower()] for name in split_of if name.lower() in SPLIT_NAMES}

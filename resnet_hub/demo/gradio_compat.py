@@ -19,7 +19,7 @@ log = logging.getLogger("resnet_hub")
 
 
 def _find_missing_names() -> list[str]:
-    """Which of the six names the installed Gradio does not have."""
+    """The names among the six that the installed Gradio lacks."""
 
     def get_code(function: Any) -> CodeType | None:
         return getattr(function, "__code__", None)

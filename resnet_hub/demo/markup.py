@@ -117,7 +117,7 @@ def describe_best(history: Sequence[Epoch], request: gr.Request) -> str:
 
 
 def _describe_event(run: PageRun, event: dict[str, Any], request: gr.Request) -> tuple[str, float, int]:
-    """What the worker does now, how much of it is done, and out of how much."""
+    """The present phase of the worker, the amount that is done, and the total."""
     kind = event.get("event")
     if kind == "Preparing":
         key = {"report": "checking", "images": "reading"}.get(event["what"], "features")
@@ -194,7 +194,7 @@ def _encode_data_url(image: "Image.Image") -> str:
 
 
 def render_own_photos(run: PageRun, images: "ImageDataset | None", request: gr.Request) -> str:
-    """What a model of the visitor tells apart, and photos that it has not seen."""
+    """The labels of the visitor's model, and photos that it was not trained on."""
     report = run.read_report()
     labels = ", ".join(map(shorten_label, report.labels[:_LABELS_SHOWN])) if report else run.title
     labels += " …" if report and len(report.labels) > _LABELS_SHOWN else ""
@@ -207,7 +207,7 @@ def render_own_photos(run: PageRun, images: "ImageDataset | None", request: gr.R
 
 
 def render_run_link(run: PageRun, request: gr.Request) -> str:
-    """How long the run is kept, and a link to it."""
+    """The time until the run is deleted, and a link to it."""
     return render("run_link.html", request, run=run, is_zero_gpu=is_zero_gpu())
 
 
@@ -238,7 +238,7 @@ def render_metrics(run: PageRun, evaluation: dict[str, Any] | None, request: gr.
 
 
 def format_accuracy(evaluation: dict[str, Any], request: gr.Request) -> str:
-    """The accuracy as a count, a percentage, and what it says of new images."""
+    """The accuracy as a count, a percentage, and its 95% interval."""
     correct = sum(row[index] for index, row in enumerate(evaluation["confusion"]))
     return format_share(correct, evaluation["num_images"], request)
 
@@ -278,7 +278,7 @@ def _describe_run(run: PageRun, request: gr.Request) -> dict[str, str]:
 
 
 def describe_calibration(evaluation: dict[str, Any], request: gr.Request) -> str:
-    """How far the scores can be believed: they say how often the model should be right."""
+    """The reliability of the scores: how much they differ from the accuracy."""
     points, images = 100 * evaluation["calibration_error"], evaluation["num_images"]
     key = "calibration_few" if images < FEW_TO_CALIBRATE else "calibration_good" if points < 5 else "calibration_off"
     return translate(request, key, points=f"{points:.0f}")

@@ -186,7 +186,7 @@ def build(shelf: str | Path, default: str | None = None) -> Page:
 
 
 def get_upload_folder() -> Path:
-    """Where Gradio keeps uploaded files, and serves files from."""
+    """The folder in which Gradio stores uploaded files and from which it serves files."""
     return Path(os.environ["GRADIO_TEMP_DIR"])
 
 

@@ -1,6 +1,6 @@
 """Several photos at once on the Predict tab: a gallery of their labels, and a table of them to download.
 
-Nothing is kept but the uploads, which only the visitor's page has the paths of.
+Only the uploads are stored, whose paths only the visitor's page has.
 """
 
 import io
@@ -73,7 +73,7 @@ class SeveralPhotos:
         )
 
     def refuse(self, request: gr.Request) -> tuple[str, str]:
-        """What the page shows for photos that it does not send."""
+        """The message for photos that the page does not send."""
         return "", markup.render_error(_create_size_error(), request)
 
     def open_photo(self, photos: list[dict[str, Any]] | None, chosen: gr.SelectData) -> Any:

@@ -24,7 +24,7 @@ class Usage(NamedTuple):
 
 
 class Budget:
-    """What was used within the last `seconds`: by each visitor address, and by all of them."""
+    """The use within the last `seconds`, of each visitor address and of all."""
 
     def __init__(self, each: float, everyone: float, seconds: float):
         self.each, self.everyone, self.seconds = each, everyone, seconds
@@ -99,7 +99,7 @@ class OpenCalls:
         self._started: deque[str] = deque(maxlen=1000)  # some start before the guard has read their id
 
     def find_exceeded(self, address: str, session: str) -> str:
-        """Which limit one more call would exceed: "crowded", "address_calls", or "" for none."""
+        """The limit that one more call would exceed: "crowded", "address_calls", or "" for none."""
         now = time.monotonic()
         for event in [event for event, call in self._calls.items() if now - call.at > _FORGET_AFTER]:
             self.remove(event)

@@ -135,7 +135,7 @@ class _Scores:
 
 
 class Outputs(NamedTuple):
-    """What a model computes for labelled images."""
+    """The outputs of a model for labelled images."""
 
     logits: Tensor  # (N, classes)
     targets: Tensor  # their classes (N,)

@@ -220,13 +220,13 @@ def compute_calibration_error(confidences: np.ndarray, is_correct: np.ndarray) -
 
 PRECISION = 0.9  # of the labels that are given as sure
 COVERAGE = 0.95  # of the images that a model knows
-MAX_NOVELTY_LABELS = 100  # models with more know so much of the world that little is new to them
+MAX_NOVELTY_LABELS = 100  # with more labels, few images show none of them
 _TEMPERATURES = torch.logspace(-1, 1, 401)  # from 0.1 to 10, 1.2% apart
 _MIN_IMAGES = 20  # fewer say too little to fit anything
 
 
 class Fit(NamedTuple):
-    """What was fitted, and the expected calibration error before and after."""
+    """The fitted reliability, with the expected calibration error before and after."""
 
     temperature: float
     error_before: float

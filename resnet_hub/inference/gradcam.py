@@ -22,7 +22,7 @@ from resnet_hub.images.load import load_image
 from resnet_hub.images.transforms import crop_box, eval_transform
 from resnet_hub.inference.classifier import Classifier
 
-MIN_CELLS = 7  # on each side of a heat map; smaller ones say little about where
+MIN_CELLS = 7  # on each side of a heat map; smaller ones locate little
 # Dark to light, for viewers without colour vision, and without yellow, green and brown: photos have much of those.
 _COLD, _WARM, _HOT = "#16168c", "#8a1fd0", "#ff4fb4"
 _MAX_OPACITY = 0.75  # of the colour in the hottest spot

@@ -1,7 +1,7 @@
-"""Tells images that show none of a model's labels, by its pooled features.
+"""Recognizes images that show none of a model's labels, by its pooled features.
 
 The features of the images that a network was trained on lie near a plane of a few directions; those of other images do
-not, even if they give a label a high score. The distance from that plane tells them apart far better than the energy
+not, even if they give a label a high score. The distance from that plane separates them far better than the energy
 of the logits (ViM, https://arxiv.org/abs/2203.10807, has the idea; docs/log.md compares them).
 """
 
@@ -60,5 +60,5 @@ class FeatureSubspace(NamedTuple):
 
 
 def _normalize(features: Tensor) -> Tensor:
-    """Returns features of length 1, without regard to a few large ones: how strong they are says little."""
+    """Returns the square roots of the features, scaled to length 1: the roots reduce the weight of a few large ones."""
     return F.normalize(features.float().clamp_min(0).sqrt(), dim=1)

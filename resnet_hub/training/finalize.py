@@ -107,7 +107,7 @@ def _describe_fit(fit: Fit) -> str:
 def is_finalized(run: RunDir) -> bool:
     """Whether `finalize_run` was called for the present weights. It must not be called twice: users edit the card.
 
-    File times say nothing: a copied run directory has others.
+    File times are no evidence: a copied run directory has others.
     """
     try:
         content = json.loads(run.evaluation.read_text(encoding="utf-8"))

@@ -34,7 +34,7 @@ class _Holder:
     """The content of the file."""
 
     process: int
-    started: float  # seconds since 1970; distinguishes the process from a later one with the same number
+    started: float  # seconds since 1970; distinguishes the process from a later one with the same id
     host: str
     system: str  # boot and container, in which process numbers are unique
     token: str  # unique to this lock

@@ -165,7 +165,7 @@ class StreamSampler:
 
 
 class _Start(NamedTuple):
-    """Where the reading of a buffer begins."""
+    """The position at which a buffer begins."""
 
     epoch: int
     number: int  # of the buffer in the epoch

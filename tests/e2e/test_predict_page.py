@@ -182,7 +182,7 @@ def test_another_class_shows_its_own_heat(page: Page, photo: Path) -> None:
     expect(page.locator("#why")).to_contain_text(f"Why “{second}”")
     expect(heat).not_to_have_attribute("src", before or "")
     expect(page.locator("#classes button[aria-pressed=true]")).to_have_attribute("data-label", second)
-    page.get_by_label("Strength of the map").fill("30")
+    page.get_by_label("Strength of the heat map").fill("30")
     expect(heat).to_have_css("opacity", "0.3")
     photo_box, heat_box = page.locator("#why img").first.bounding_box(), heat.bounding_box()
     assert photo_box == heat_box  # one lies on the other
@@ -345,7 +345,7 @@ def test_two_models_are_compared_and_the_answer_is_saved(page: Page, photo: Path
     page.get_by_role("button", name="Espresso").click()
     expect(columns.last.locator("img").first).not_to_have_attribute("src", source)  # it follows the photo
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save photo and answer").click()
+        page.get_by_role("button", name="Save photo and labels").click()
     with Image.open(download.value.path()) as picture:
         assert picture.format == "PNG" and picture.width == 800 and picture.height > 800
     clear(page)
@@ -508,7 +508,7 @@ def test_memory_is_bounded_and_the_least_used_goes_first(tmp_path: Path, monkeyp
     models.get("c")
     assert models.get("a") is a
     assert models.get("b") is not b
-    with pytest.raises(PageError, match="more than this page can hold"):
+    with pytest.raises(PageError, match="more than this page can load"):
         Models(tmp_path, max_bytes=each - 1).get("a")
     monkeypatch.setattr(models_module, "_MAX_LOADED", 2)
     few = Models(tmp_path)

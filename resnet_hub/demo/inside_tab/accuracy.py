@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 CIFAR10 = "uoft-cs/cifar10"  # on the Hub
 MAX_IMAGES = 256
 MAX_WORK = 40e9  # multiply-adds of one network over all images: some seconds of one thread
-_FEWEST = 5  # images; of fewer an accuracy says nothing
-_RETRY_SECONDS = 600.0  # before the Hub is asked again
+_FEWEST = 5  # images; an accuracy on fewer is meaningless
+_RETRY_SECONDS = 600.0  # until the next request to the Hub
 _NICENESS = 10
 
 

@@ -158,7 +158,7 @@ _MAX_SAMPLES = 4  # paths of each length
 
 
 def choose_samples(multiply_adds: int, blocks: int) -> int:
-    """How many paths of each length can be computed, forward and backward; 0 if not even one."""
+    """The number of paths of each length that can be computed, forward and backward; 0 if not even one."""
     # once forward, and backward through half of the blocks on average
     return max(0, min(_MAX_SAMPLES, int((MAX_WORK / multiply_adds - 1) / ((blocks + 1) / 2))))
 

@@ -1,4 +1,4 @@
-"""What was recorded, as HTML: trainings and lesions of the CIFAR networks, and the paper's tables beside ours.
+"""Recorded trainings and lesions of the CIFAR networks as HTML, and the paper's tables beside ours.
 
 Without records a sentence has the command that makes them.
 """

@@ -201,7 +201,7 @@ class InsideTab:
 
 
 def _render(render: Callable[[gr.Request], str], request: gr.Request) -> str:
-    """What was recorded, or which record cannot be read."""
+    """The records as HTML, or the error of a record that cannot be read."""
     try:
         return render(request)
     except ResNetHubError as error:

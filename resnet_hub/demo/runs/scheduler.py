@@ -43,7 +43,7 @@ class WorkerProcess:
     """A process that trains one run.
 
     Args:
-        run: Its facts say what to do: `config`, `ending` (only evaluate the best model), `trained` and `worked`.
+        run: Its fields decide what to do: `config`, `ending` (only evaluate the best model), `trained` and `worked`.
         training_limit: Seconds that the run may train, all its workers together.
     """
 
@@ -140,7 +140,7 @@ def _read_numbers(path: Path) -> dict[str, int]:
 
 
 def _import_path() -> list[str]:
-    """Where the worker, which starts in another folder, finds this package."""
+    """The import path of this package for the worker, which starts in another folder."""
     return [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
 
 

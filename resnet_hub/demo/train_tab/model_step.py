@@ -37,7 +37,7 @@ def _input(component: Any, value: Any, **settings: Any) -> Any:
 
 @dataclass(frozen=True)
 class TrainForm:
-    """What a visitor chose, as the browser sends it. A number that is empty or 0 leaves the choice to the recipe.
+    """The choices of a visitor, as the browser sends them. A number that is empty or 0 leaves the choice to the recipe.
 
     The names are those of `TrainConfig`. The order is that of the handlers' inputs.
     """
@@ -137,7 +137,7 @@ class ModelStep:
         return {self.state.notice: "", self.augmented: html}
 
     def plan(self, values: Updates, request: gr.Request) -> Updates:
-        """What the empty fields will be, and how long the training takes."""
+        """Describes the values of empty fields, and the length of the training."""
         try:
             run = self.runs.require(values[self.state.run])
             base, options = self.read_options(values)
@@ -225,7 +225,7 @@ class ModelStep:
 
 
 class Estimate(NamedTuple):
-    """What a run will do with the choices that its visitor left to the recipe."""
+    """The settings that a visitor left to the recipe, with an estimate of the run."""
 
     images: int  # to train on
     epochs: int
@@ -250,7 +250,7 @@ def estimate_run(run: PageRun, base: str | Path | None, options: dict[str, Any],
     seconds = None
     if can_measure and is_local and not is_zero_gpu():
         seconds = _measure_seconds(config)
-    if not size and base and can_measure:  # only of a base at hand: the config of another one is on the Hub
+    if not size and base and can_measure:  # only of a local base: the config of another one is on the Hub
         base_size = read_config(base, token=get_token(), local_files_only=True).image_size
         size = resolved.choose_sizes(base_size).image_size or base_size
     return Estimate(images, resolved.choose_epochs(max(1, images)), resolved.learning_rate, size or 0, seconds)

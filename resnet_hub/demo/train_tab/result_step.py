@@ -135,7 +135,7 @@ class ResultStep:
         return {button: gr.update(value=str(path), visible=True)}
 
     def show_push_help(self, request: gr.Request, signed_in: gr.OAuthToken | None) -> str:
-        """What a visitor without a token needs, with the way to it."""
+        """The instructions for a visitor without a token."""
         key = visitor.describe_way_in(request, signed_in)
         return markup.render("push_help.html", request, key=key) if key else ""
 

@@ -75,7 +75,7 @@ def test_a_slow_or_missing_model_gets_a_sentence(inside: InsideTab, monkeypatch:
 
 def test_paths_of_residual_and_plain_networks(inside: InsideTab, monkeypatch: pytest.MonkeyPatch) -> None:
     residual = inside.show_paths(None, "tiny", from_browser())
-    assert "gradient for the photo" in residual and "paths pass 2 on average" in residual
+    assert "gradient for the photo" in residual and "a path passes 2 on average" in residual
     plain = inside.show_paths(None, "plain", from_browser())
     assert MESSAGES["en"]["inside_paths_plain_note"] in plain and "gradient for the photo" not in plain
     monkeypatch.setattr(panels, "MAX_WORK", 1e3)

@@ -1,8 +1,9 @@
 """Augmentation: random changes to training images.
 
-Crops are cut from decoded images in the threads that load them, one image after the other. The rest changes whole
-batches, on the device of the training. The random numbers of an image are a row of `schedule.draw_numbers`, whichever
-thread or process uses them.
+Crops are cut from decoded images in the threads that load them, one image after the other. The others change whole
+batches, on the device of the training. The random numbers of an image are a row of `schedule.draw_numbers`, in any
+thread or process. torchvision's transforms take theirs from the global generator, so that a resumed run, or another
+number of threads, would change the crops.
 """
 
 import math

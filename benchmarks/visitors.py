@@ -137,20 +137,20 @@ def main() -> None:
         if arguments.memory:
             leak(page["fp32"], path, arguments)
             return
-        found: dict[str, list[tuple[float, list[float], int]]] = {name: [] for name in programs}
+        results: dict[str, list[tuple[float, list[float], int]]] = {name: [] for name in programs}
         for _ in range(arguments.rounds):
             for name, program in programs.items():
                 server = serve(program, 7971)
                 try:
                     visit(7971, path, 4, 24)  # warm; the engine comes up
                     time.sleep(3)
-                    found[name].append(visit(7971, path, arguments.visitors, arguments.requests))
+                    results[name].append(visit(7971, path, arguments.visitors, arguments.requests))
                 finally:
                     server.terminate()
                     server.wait()
     print(f"\n### {arguments.visitors} visitors, a JPEG of 500 x 375, ResNet-50\n")
     print("| | requests/s (rounds) | median | 95th percentile | failed |\n|---|---:|---:|---:|---:|")
-    for name, runs in found.items():
+    for name, runs in results.items():
         times = sorted(one for _, each, _ in runs for one in each)
         rates = [len(each) / wall for wall, each, _ in runs]
         late = times[int(0.95 * (len(times) - 1))]

@@ -6,8 +6,8 @@
     python scripts/cifar_runs.py --work runs/cifar --list
 
 One after the other: plain and residual networks of 20 and 56 layers, shortcuts A, B and C, several seeds. Each is 6
-epochs of one cycle in float32, on one thread. The script may be stopped at any time, also by a kill; started again it
-goes on where it was. In `--work`:
+epochs of one cycle in float32, on one thread. The script may be stopped at any time, also by a kill; started again, it
+resumes. In `--work`:
 
     histories/NAME.json   errors on training and test images after each epoch; belongs into resnet_hub/analysis/records
     histories/lesions     accuracies without blocks; belongs there too

@@ -243,8 +243,7 @@ def train_network(
         epochs=(),
         is_finished=False,
     )
-    if history.is_file():
-        record = read_record(history)
+    record = read_record(history) if history.is_file() else record
     measured = load_labelled_images(read_config(initial), splits[TRAIN], count=_TRAIN_IMAGES)
     history.parent.mkdir(parents=True, exist_ok=True)
     for event in _iterate_events(config, report):

@@ -47,9 +47,9 @@ def render_chart(
     lines = [line for line in lines if line["values"]]
     if not lines:
         return ""
-    all_x = [x for line in lines for x, _, _ in line["values"]]
+    all_x: list[float] = [x for line in lines for x, _, _ in line["values"]]
     bands = [transform(y) for band in chart.bands.values() for edge in band for y in edge if y > 0 or not chart.log_y]
-    all_y = [*y_range, *(y for line in lines for _, y, _ in line["values"]), *bands]
+    all_y: list[float] = [*y_range, *(y for line in lines for _, y, _ in line["values"]), *bands]
     x_low, x_high, y_ticks = min(all_x), max(all_x), (choose_log_ticks if chart.log_y else choose_ticks)(all_y)
     y_low, y_high = min(y_ticks[0], *all_y), max(y_ticks[-1], *all_y)
 

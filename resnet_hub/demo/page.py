@@ -147,7 +147,8 @@ class Page(GuardedBlocks):
 
     def queue(self, *args: Any, **options: Any) -> Self:
         """Gradio's queue, with its length set from the start: to change it later, Gradio would build the app again."""
-        return super().queue(*args, **{"max_size": MAX_WAITING} | options)
+        page: Self = super().queue(*args, **{"max_size": MAX_WAITING} | options)
+        return page
 
     def describe_error(self, error: Exception, request: gr.Request | None) -> str:
         return translate(request, "no_memory" if memory_is_full(error) else "no_answer")
@@ -165,7 +166,8 @@ def build(shelf: str | Path, default: str | None = None) -> Page:
     models = Models(Path(shelf), scheduler)
     default = default or next(iter(models.names()), "")
     defaults = DefaultModels(models, default)
-    with Page(title="resnet_hub", analytics_enabled=False, delete_cache=_AT_END) as demo:
+    demo = Page(title="resnet_hub", analytics_enabled=False, delete_cache=_AT_END)
+    with demo:
         demo.runs, demo.defaults = scheduler.runs, defaults
         gr.Markdown(message("page_head"), elem_id="head")
         predict = PredictTab(models, defaults)

@@ -35,7 +35,8 @@ def _gpu(duration: Callable[..., int]) -> Callable[[Any], Any]:
         return lambda function: function
     import spaces
 
-    return spaces.GPU(duration=duration)
+    decorator: Callable[[Any], Any] = spaces.GPU(duration=duration)
+    return decorator
 
 
 @_gpu(duration=lambda folder, seconds: seconds)

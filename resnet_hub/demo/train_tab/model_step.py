@@ -235,7 +235,7 @@ class Estimate(NamedTuple):
 
 
 def estimate_run(run: PageRun, base: str | Path | None, options: dict[str, Any], *, can_measure: bool) -> Estimate:
-    """Estimate a run; its time is measured if `can_measure`, and if the data and the machine are at hand."""
+    """Estimate a run; its time is measured if `can_measure`, for local data and without ZeroGPU."""
     facts, report = run.read_facts(), run.read_report()
     if report is None:
         raise PageError("no_check")

@@ -16,7 +16,7 @@ _HASH_BITS = 8  # of 64 that may differ; candidates share one of four bands of 1
 _NEIGHBOURS = 64  # candidates compared with each image in each band: thousands of equal hashes stay linear
 _MEAN_DIFFERENCE = 8.0  # of 255, between thumbnails; JPEG at quality 30 or half the size change them by less
 _CHUNK = 2048  # pairs compared at a time, 3 MB
-_MAX_CACHED = 20_000  # fingerprints
+_MAX_CACHED = 5_000  # fingerprints: a training would hold all of its report
 
 
 class Fingerprint(NamedTuple):

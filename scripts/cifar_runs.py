@@ -91,13 +91,14 @@ def save_checkpoint(record: TrainingRecord, folder: Path, arguments: argparse.Na
     """Save the network, in half precision if its values allow it, and evaluate what was saved."""
     model = ResNet.from_pretrained(arguments.work / "runs" / record.name / "model")
     model.card = None
+    draft = folder.with_name(f"{folder.name}.part")
     dtype: str | None = "float16"
     try:
-        model.save_pretrained(folder, dtype=dtype)
+        model.save_pretrained(draft, dtype=dtype)
     except CheckpointError:  # the first layers of a deep plain network can grow beyond it, as their gradients explode
         dtype = None
-        model.save_pretrained(folder)
-    evaluation = evaluate(ResNet.from_pretrained(folder), arguments.data, split="test", worst=0)
+        model.save_pretrained(draft)
+    evaluation = evaluate(ResNet.from_pretrained(draft), arguments.data, split="test", worst=0)
     kind = "plain network" if record.shortcut == "none" else f"residual network with shortcuts {record.shortcut}"
     card = CardContent(
         title=f"{record.network} for CIFAR-10",
@@ -115,7 +116,7 @@ def save_checkpoint(record: TrainingRecord, folder: Path, arguments: argparse.Na
         f"{record.hardware}, started on {record.date}, seed {record.seed}, torch {record.torch}. The weights are those "
         f"of the last epoch. Training error {record.train_error:.2%}, without augmentation.",
     )
-    ResNet.from_pretrained(folder, dtype="auto").save_pretrained(folder, card=card)  # the card last: it marks the end
+    ResNet.from_pretrained(draft, dtype="auto").save_pretrained(folder, card=card)  # its card marks the end
 
 
 def measure_network(record: TrainingRecord, folder: Path, path: Path, arguments: argparse.Namespace) -> None:

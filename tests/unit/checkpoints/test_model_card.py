@@ -3,6 +3,7 @@
 import ast
 import re
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -89,6 +90,11 @@ def test_nothing_is_claimed_that_is_not_known() -> None:
     for section in ("## Results", "## Training", "%"):
         assert section not in text_of(card)
     assert "2 labels" in card
+
+
+def test_a_plain_network_is_not_called_residual() -> None:
+    assert "A residual network (" in render(None)
+    assert "A plain network without shortcuts (" in render(None, replace(FLOWERS, shortcut="none"))
 
 
 def test_a_licence_without_a_name_is_no_section_of_one_word() -> None:

@@ -354,7 +354,7 @@ def _train_all(
         settings: dict[str, Any] = {"data": "gratings", "steps": steps, "width": width, "seeds": seeds}
         return _Training(*_race_all(runs, width, steps, progress), settings, False, start, None)
     if work is None:
-        raise AnalysisError("Name a folder for the trainings with work: they take hours.")
+        raise AnalysisError("The trainings take hours. Set work to a folder for their states.")
     trained: list[TrainingRecord] = []
     for run in runs:
         trained.append(train_network(run, data, work, epochs=epochs, width=width))

@@ -70,7 +70,7 @@ def test_shortcuts_on_images(colours, tmp_path):
 
 
 def test_missing_settings_are_named():
-    with pytest.raises(AnalysisError, match="Name a folder with work"):
+    with pytest.raises(AnalysisError, match="Set work to a folder"):
         reproduce_degradation(data="colours")
     with pytest.raises(AnalysisError, match="give steps"):
         reproduce_shortcuts()

@@ -28,7 +28,8 @@ from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet
 
 VEIT = "Veit et al. 2016, https://arxiv.org/abs/1605.06431"
-_MAX_DROP = 0.05  # mean accuracy that one block of a residual network may cost
+_MAX_DROP = 0.05  # mean accuracy that one block of a deep residual network may cost
+_DEEP = 27  # blocks, those of ResNet-56; the paper has 54, and of few blocks each matters
 _MIN_LOSS = 0.8  # share of its accuracy above chance that a plain network loses with one block
 _TAIL = 20  # steps whose batches give the training error of a race
 _SAME_SIZE = 0.03  # relative difference of multiply-adds that the paper's two digits allow
@@ -119,6 +120,10 @@ def _judge_lesions(name: str, records: Sequence[LesionRecord]) -> Finding:
     expected = "nearly all accuracy" if is_plain else f"at most {100 * _MAX_DROP:.0f} points"
     if accuracy <= chance:
         return Finding(statement, expected, measured, None, "no better than chance with all blocks")
+    if not is_plain and (blocks := len(studies[0].lesions)) < _DEEP:
+        return Finding(
+            statement, "no figure", measured, None, f"the paper has 54 blocks, not {len(studies[0].lesions)}"
+        )
     if not is_plain:
         return Finding(statement, expected, measured, drop <= _MAX_DROP)
     lost = drop / (accuracy - chance)

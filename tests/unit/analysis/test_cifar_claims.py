@@ -11,6 +11,7 @@ from helpers.networks import network
 from helpers.records import create_lesions, create_record
 from helpers.reports import is_whole
 
+from resnet_hub.analysis.cifar import list_records
 from resnet_hub.analysis.cifar_claims import (
     report_lesions,
     reproduce_degradation,
@@ -87,9 +88,20 @@ def test_lesions_are_written_and_read(tmp_path: Path) -> None:
 
 
 def test_shipped_lesions_are_whole() -> None:
-    for record in list_lesions():
+    trainings = {record.name: record for record in list_records()}
+    lesions = list_lesions()
+    assert {"plain20-seed0", "plain56-seed0", "resnet20-seed0", "resnet56-seed0"} <= {record.name for record in lesions}
+    for record in lesions:
         assert record.command and record.data and record.split == "test" and record.removal and record.reorder
-        assert record.study.num_images >= 1000 and record.study.accuracy > 0.5
+        accuracy = 1 - trainings[record.name].test_error  # of all test images; five standard errors of 1,000 of them
+        assert record.study.num_images >= 1000 and record.study.accuracy == pytest.approx(accuracy, abs=0.08)
+
+
+def test_the_recorded_networks_of_56_layers_are_what_the_papers_say() -> None:
+    findings = {finding.statement: finding for finding in report_lesions(list_lesions()).findings}
+    assert findings["resnet56: a block's removal costs"].holds and findings["plain56: a block's removal costs"].holds
+    assert findings["resnet20: a block's removal costs"].holds is None
+    assert all(finding.holds for finding in reproduce_degradation(records=list_records()).findings)
 
 
 def test_recorded_lesions_are_judged_over_their_seeds() -> None:
@@ -99,11 +111,14 @@ def test_recorded_lesions_are_judged_over_their_seeds() -> None:
         create_lesions("plain20-seed0", [0.2, 0.1], accuracy=0.9),
         create_lesions("plain56-seed0", [0.8, 0.7], accuracy=0.9),
         create_lesions("resnet8-seed0", [0.1, 0.1], accuracy=0.1),
+        create_lesions("resnet56-seed0", [0.8] + [0.9] * 26, accuracy=0.9),
+        create_lesions("resnet110-seed0", [0.8] * 54, accuracy=0.9),
     ]
     report = report_lesions(records)
     assert is_whole(report)
     findings = {finding.statement.split(":")[0]: finding for finding in report.findings}
-    assert [findings[name].holds for name in ("resnet20", "plain20", "plain56", "resnet8")] == [True, True, False, None]
+    assert [findings[name].holds for name in ("plain20", "plain56", "resnet8")] == [True, False, None]
+    assert [findings[name].holds for name in ("resnet20", "resnet56", "resnet110")] == [None, True, False]
     assert findings["resnet20"].measured == ("2.5 points of 90.0 on average (0.0 to 5.0 over 2 seeds), 10.0 at most")
     assert findings["plain20"].remark == "94% of what is above chance"
     curve = average_reorder(records[:2])

@@ -121,9 +121,7 @@ def _judge_lesions(name: str, records: Sequence[LesionRecord]) -> Finding:
     if accuracy <= chance:
         return Finding(statement, expected, measured, None, "no better than chance with all blocks")
     if not is_plain and (blocks := len(studies[0].lesions)) < _DEEP:
-        return Finding(
-            statement, "no figure", measured, None, f"the paper has 54 blocks, not {len(studies[0].lesions)}"
-        )
+        return Finding(statement, "no figure", measured, None, f"{blocks} blocks, of the paper's 54")
     if not is_plain:
         return Finding(statement, expected, measured, drop <= _MAX_DROP)
     lost = drop / (accuracy - chance)

@@ -203,7 +203,15 @@ class ResNet(nn.Module):
         return feature_maps
 
     def reset_head(self, id2label: Mapping[int, str] | list[str] | None = None, num_classes: int | None = None) -> None:
-        """Replace the head by a new one for other labels; with neither argument remove it, to return features."""
+        """Replace the head by a new one for other labels; with neither argument remove it, to return features.
+
+        Args:
+            id2label: Labels by class index, or as a list.
+            num_classes: Number of classes, whose labels are numbers.
+
+        Raises:
+            ConfigError: The labels are not valid, or differ in number from `num_classes`.
+        """
         self.config = replace(self.config, id2label=label_table(id2label, num_classes), reliability=Reliability())
         classes, features = self.config.num_classes, self.config.num_features
         self.fc = nn.Linear(features, classes, device=self.device, dtype=self.dtype) if classes else nn.Identity()

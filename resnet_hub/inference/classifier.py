@@ -197,6 +197,12 @@ class Classifier:
             precision: As in `Classifier`.
             exact: As in `Classifier`.
             **kwargs: Further arguments of `ResNet.from_pretrained`, such as `revision` and `token`.
+
+        Returns:
+            The classifier. Its engine is built in the background.
+
+        Raises:
+            ResNetHubError: As `ResNet.from_pretrained`; or the device or the precision is not available here.
         """
         with memory_errors(f"the model {source}"):
             return cls(ResNet.from_pretrained(source, **kwargs), device=device, precision=precision, exact=exact)

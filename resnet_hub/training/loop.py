@@ -72,6 +72,9 @@ def train(
         max_download: Largest size in bytes of a dataset on the Hub; None: no limit.
         force_unlock: Train even if another process seems to train in the run directory.
 
+    Yields:
+        Events of `resnet_hub.training.events`, such as `Started`, `Progress` and `Epoch`.
+
     Raises:
         ResNetHubError: If the run cannot start, for example because of a wrong setting, an unreadable dataset, or
             another process that trains in the run directory.

@@ -5,8 +5,10 @@ the browser only, which is too late.
 """
 
 import html
+import io
 import os
 import re
+import sys
 import threading
 from base64 import b64encode
 from importlib.util import find_spec
@@ -195,6 +197,8 @@ def get_upload_folder() -> Path:
 def launch(demo: Page, **options: Any) -> None:
     """Serve the page; `options` are those of `gradio.Blocks.launch`."""
     start_log()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # the address is shown at once in a file or pipe too
     uploads = get_upload_folder()
     uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
     threading.Thread(target=clean_up, args=[demo.runs, uploads], daemon=True).start()

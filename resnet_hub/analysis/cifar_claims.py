@@ -138,7 +138,7 @@ def _chart_lesions(groups: Mapping[str, Sequence[LesionRecord]]) -> dict[str, Ch
             average_lesions,
             "Accuracy without one block",
             "removed block, from the input to the output",
-            "A residual network hardly misses a block, except where the shape changes; a plain network needs each.",
+            "A deep residual network hardly misses most blocks; a shallow or a plain one needs each.",
         ),
         "removal": (
             average_removal,

@@ -33,10 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has closed; nothing more may be written at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 141
     except (ResNetHubError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk: what could not be written would be tried again at exit
+            _discard_output()
         return 2
     except Exception as error:
         if not memory_is_full(error):
@@ -44,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: Not enough memory. Close other programs or use a smaller model.", file=sys.stderr)
         return 2
     return code
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def create_parser() -> argparse.ArgumentParser:

@@ -62,9 +62,6 @@ def evaluate(
         skip_unreadable: Whether to leave out images that cannot be read, instead of raising an error.
         progress: Called with the number of images done and their total after each batch.
 
-    Returns:
-        The metrics, in 0..1, by class too, with the confusion matrix and the most confident mistakes.
-
     Raises:
         DataError: If the model does not have a label of the dataset, or an image has no label or cannot be read.
         ConfigError: If there is no such number of crops, or a scale is smaller than the model's input.

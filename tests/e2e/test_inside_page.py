@@ -121,7 +121,7 @@ def test_paths_come_when_they_are_asked_for(page: Page) -> None:
     open_part(page, "inside-paths")
     assert page.locator("#inside-path-chart figure").count() == 0
     page.locator("#inside-run-paths").click()
-    expect(page.locator("#inside-path-chart")).to_contain_text("Of 4 blocks, paths pass 2 on average")
+    expect(page.locator("#inside-path-chart")).to_contain_text("Of 4 blocks, a path passes 2 on average")
 
 
 def test_recorded_curves_are_played_hovered_and_moved_by_keys(page: Page) -> None:
@@ -153,7 +153,7 @@ def test_recorded_lesions_shortcuts_and_tables_are_shown_and_fit_a_phone(browser
     expect(page.locator("#inside-lesions figure")).to_have_count(3)
     expect(page.locator("#inside-lesions tbody tr")).to_have_count(2)
     page.locator("#inside-switches [data-value='layer1.1']").click()
-    expect(page.locator("#inside-accuracy")).to_contain_text("No labelled images of this model are at hand")
+    expect(page.locator("#inside-accuracy")).to_contain_text("There are no labelled images for this model here")
     open_part(page, "inside-shortcuts")
     expect(page.locator("#inside-shortcuts .player")).to_be_visible()
     open_part(page, "inside-tables")

@@ -21,7 +21,7 @@ import gradio as gr
 from starlette.requests import Request
 
 from resnet_hub.demo.i18n import translate
-from resnet_hub.demo.predict_tab import TOP
+from resnet_hub.demo.predict_tab.tab import TOP
 from resnet_hub.demo.runs.run import FREE_BYTES
 from resnet_hub.demo.usage_limits import MAX_WAITING, Budget, MemoryBudget, OpenCalls
 from resnet_hub.demo.visitor import Scope, get_address, get_header, is_from_other_site, is_local_user

@@ -15,7 +15,7 @@ from pathlib import Path
 from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
 from resnet_hub.demo.guard import UPLOAD_LIFETIME
-from resnet_hub.demo.predict_tab import EXAMPLES
+from resnet_hub.demo.predict_tab.tab import EXAMPLES
 from resnet_hub.demo.runs.store import RunStore
 from resnet_hub.demo.space import is_space
 from resnet_hub.errors import ResNetHubError

@@ -24,9 +24,9 @@ from resnet_hub.demo.guard import LIVE, App, Guard, Message, Receive, Send
 from resnet_hub.demo.housekeeping import clean_up, start_log
 from resnet_hub.demo.i18n import I18N, MESSAGES, choose_language, message, translate
 from resnet_hub.demo.inside_tab.tab import InsideTab
-from resnet_hub.demo.live_camera import LiveCamera
 from resnet_hub.demo.models import DefaultModels, Models
-from resnet_hub.demo.predict_tab import EXAMPLES, PredictTab
+from resnet_hub.demo.predict_tab.live_camera import LiveCamera
+from resnet_hub.demo.predict_tab.tab import EXAMPLES, PredictTab
 from resnet_hub.demo.runs.run import MAX_BYTES
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.runs.store import RunStore, ServedFiles
@@ -38,7 +38,10 @@ from resnet_hub.version import __version__
 
 _FOLDER = Path(__file__).parent
 ICON = _FOLDER / "icon.svg"
-_SCRIPT = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "predict.js", "inside.js"))
+_SCRIPT = "".join(
+    (_FOLDER / name).read_text(encoding="utf-8")
+    for name in ("page.js", "predict_tab/predict.js", "inside_tab/inside.js")
+)
 _PREVIEW_TAGS = re.compile(r'<meta\s+(?:property="og:|name="twitter:)[^>]*/>\s*')
 
 
@@ -183,7 +186,12 @@ def build(shelf: str | Path, default: str | None = None) -> Page:
             with gr.Tab(message("inside_tab"), id="inside") as inside:
                 InsideTab(models).render(inside, *predict.classifying["inputs"])
         gr.HTML(message("photos_kept"), elem_classes="hint small")
-        gr.HTML(f"<p>resnet_hub {__version__}</p>", elem_id="version")
+        version = gr.HTML(f"<p>resnet_hub {__version__}</p>", elem_id="version")
+    # At each step of a call, Gradio's script copies the values of all components below those that show its progress:
+    # by default all outputs, which took a whole core while a run was watched.
+    for event in demo.fns.values():
+        if event.show_progress == "hidden" and event.show_progress_on is None:
+            event.show_progress_on = [version]
     if default:  # so that the first visitor does not wait for torch
         threading.Thread(target=models.warm_up, args=[default], daemon=True).start()
     return demo

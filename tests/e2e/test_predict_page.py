@@ -27,7 +27,7 @@ from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import models as models_module
 from resnet_hub.demo.i18n import MESSAGES, PageError
 from resnet_hub.demo.models import Models
-from resnet_hub.demo.predict_tab import EXAMPLES
+from resnet_hub.demo.predict_tab.tab import EXAMPLES
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet

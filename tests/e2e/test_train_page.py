@@ -202,6 +202,10 @@ def test_from_200_photos_to_a_model_on_the_hub(browser: Browser, address: str, h
     expect(page.locator("#progress")).to_contain_text("Best so far")
     expect(page.locator("#samples img")).to_have_count(6)
     expect(page.locator("#samples")).to_contain_text(re.compile(rf"[✓✗] ({'|'.join(labels)}) \(\d+%\)"))
+    calls: list[str] = []
+    page.on("request", lambda request: calls.append(request.url) if "/queue/join" in request.url else None)
+    page.wait_for_timeout(4000)
+    assert 1 <= len(calls) < 15  # it asks once a second, and for the list of runs after each epoch
     link = link_of(page)
     assert "Finished" not in page.locator("#progress").inner_text()
     page.context.close()  # the browser, with all that it knows

@@ -26,7 +26,7 @@ from resnet_hub.demo import guard, usage_limits, visitor
 from resnet_hub.demo.guard import Guard
 from resnet_hub.demo.housekeeping import delete_old_uploads, find_example_copies, start_log
 from resnet_hub.demo.i18n import MESSAGES
-from resnet_hub.demo.predict_tab import EXAMPLES
+from resnet_hub.demo.predict_tab.tab import EXAMPLES
 from resnet_hub.demo.usage_limits import Budget
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.version import __version__

@@ -12,7 +12,7 @@ from resnet_hub.demo.inside_tab import panels, recorded
 from resnet_hub.demo.inside_tab.accuracy import AccuracyMeter
 from resnet_hub.demo.inside_tab.live_experiments import LiveExperiments
 from resnet_hub.demo.models import Models
-from resnet_hub.demo.predict_tab import EXAMPLES
+from resnet_hub.demo.predict_tab.tab import EXAMPLES
 from resnet_hub.errors import ResNetHubError
 
 if TYPE_CHECKING:

@@ -48,6 +48,7 @@ class JobPanel:
 
         The Hub shows the log to the owner of the job only. For a visitor without their token nothing happens.
         """
+        yield {self.state.notice: gr.skip()}  # without an update, Gradio would set the timer's interval to None: to 0 s
         run, job = self.scheduler.runs.find(run_id), self.find_job(run_id)
         if run is None or job is None:
             return

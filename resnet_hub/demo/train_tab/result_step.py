@@ -13,7 +13,7 @@ from PIL import Image
 from resnet_hub.checkpoints.push import push_folder
 from resnet_hub.demo import charts, corrections, markup, visitor
 from resnet_hub.demo.i18n import PageError, message, translate, translate_error
-from resnet_hub.demo.predict_tab import PredictTab
+from resnet_hub.demo.predict_tab.tab import PredictTab
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.train_tab.data_step import DataStep

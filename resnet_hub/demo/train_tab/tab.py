@@ -15,7 +15,7 @@ from resnet_hub import jobs
 from resnet_hub.demo import markup, visitor, zero_gpu
 from resnet_hub.demo.i18n import PageError, message, translate
 from resnet_hub.demo.models import DefaultModels, Models
-from resnet_hub.demo.predict_tab import PredictTab
+from resnet_hub.demo.predict_tab.tab import PredictTab
 from resnet_hub.demo.runs.run import PageRun, configure
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.space import is_zero_gpu

@@ -13,8 +13,9 @@ from PIL import Image
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.report import ClassCount, DatasetReport, Finding, UnreadableImage
-from resnet_hub.demo import markup, predict_markup
+from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import MESSAGES
+from resnet_hub.demo.predict_tab import prediction_markup
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Status
 from resnet_hub.errors import DataError
@@ -149,10 +150,10 @@ class Tags(HTMLParser):
 
 
 def test_a_hostile_card_is_text() -> None:
-    tags = Tags(predict_markup.render_card(CARD, from_browser("zh"))).found
+    tags = Tags(prediction_markup.render_card(CARD, from_browser("zh"))).found
     allowed = {"h1", "p", "em", "strong", "a", "details", "summary", "table", "thead", "tbody", "tr", "th", "td"}
     assert {tag for tag, _ in tags} <= allowed
     assert {name for _, attributes in tags for name in attributes} <= {"href", "title", "target", "rel"}
     assert [attributes["href"] for tag, attributes in tags if tag == "a"] == ["https://ok.example"]
-    shown = predict_markup.render_card(CARD, from_browser("zh"))
+    shown = prediction_markup.render_card(CARD, from_browser("zh"))
     assert "<summary>5 个标签</summary>" in shown and "{{ 7 * 7 }}" in shown

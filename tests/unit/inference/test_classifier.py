@@ -367,7 +367,7 @@ def test_memory_that_is_full_is_one_sentence_in_code_and_on_the_page(error, mode
     from unittest.mock import Mock
 
     from resnet_hub.demo.i18n import MESSAGES
-    from resnet_hub.demo.predict_tab import PredictTab
+    from resnet_hub.demo.predict_tab.tab import PredictTab
 
     classify = Classifier(model).prepare_engine()  # or the second batch would bring another engine up
     monkeypatch.setattr(classify._engine, "engine", Mock(side_effect=error))

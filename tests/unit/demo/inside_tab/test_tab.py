@@ -14,7 +14,7 @@ from resnet_hub.demo.inside_tab import panels
 from resnet_hub.demo.inside_tab import tab as tab_module
 from resnet_hub.demo.inside_tab.tab import InsideTab
 from resnet_hub.demo.models import Models
-from resnet_hub.demo.predict_tab import EXAMPLES
+from resnet_hub.demo.predict_tab.tab import EXAMPLES
 from resnet_hub.model import ResNet
 
 LABELS = {0: "cat", 1: "dog", 2: "<b>ship</b>"}

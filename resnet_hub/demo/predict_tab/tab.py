@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from resnet_hub.demo import markup, predict_markup
-from resnet_hub.demo.compare_models import ModelComparison
+from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import message, translate
-from resnet_hub.demo.live_camera import LiveCamera
-from resnet_hub.demo.model_picker import ModelPicker
 from resnet_hub.demo.models import DefaultModels, Models
-from resnet_hub.demo.several_photos import SeveralPhotos
+from resnet_hub.demo.predict_tab import prediction_markup
+from resnet_hub.demo.predict_tab.compare_models import ModelComparison
+from resnet_hub.demo.predict_tab.live_camera import LiveCamera
+from resnet_hub.demo.predict_tab.model_picker import ModelPicker
+from resnet_hub.demo.predict_tab.several_photos import SeveralPhotos
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.images.load import load_image
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 TOP = 5
 _HEAT_MAP_SIDE = 768  # pixels of the shorter side; a larger photo is decoded at a smaller size
 _CONCURRENCY = 16  # photos of visitors at a time; those that wait are computed as one batch
-_EXAMPLES = Path(__file__).with_name("examples")
+_EXAMPLES = Path(__file__).parents[1] / "examples"
 EXAMPLES = [_EXAMPLES / f"{name}.jpg" for name in ("cat", "espresso", "rocket", "goldfish", "school_bus")]
 _EXAMPLE_URL = (  # of the endpoint: a grey pixel
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
@@ -55,10 +56,10 @@ class PredictTab:
             classifier, image, top, feature_maps, seconds = self._classify(photo, model, TOP)
         except ResNetHubError as error:
             return "", "", markup.render_error(error, request), gr.skip()
-        took = predict_markup.describe_time(seconds, classifier, self.model.get_title(model, request), request)
+        took = prediction_markup.describe_time(seconds, classifier, self.model.get_title(model, request), request)
         shown = gr.skip() if Path(photo["path"]).suffix.lower() in _BROWSER_FORMATS else image
         why = _render_heat_map(classifier, image, top[0]["label"], request, feature_maps)
-        return predict_markup.render_prediction(top, took, request), why, "", shown
+        return prediction_markup.render_prediction(top, took, request), why, "", shown
 
     def classify_or_ask(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
         """As `classify`; without a photo, ask for one."""
@@ -233,7 +234,7 @@ def _render_heat_map(
     from resnet_hub.inference.gradcam import overlay_heat_map
 
     overlay = overlay_heat_map(classifier, image, classifier.config.labels.index(label), feature_maps=feature_maps)
-    return predict_markup.render_why(image, overlay, label, request)
+    return prediction_markup.render_why(image, overlay, label, request)
 
 
 def _get_source(photo: dict[str, Any]) -> tuple[str | bytes, str]:

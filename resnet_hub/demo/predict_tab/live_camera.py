@@ -11,8 +11,9 @@ from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
-from resnet_hub.demo import markup, predict_markup
-from resnet_hub.demo.model_picker import ModelPicker
+from resnet_hub.demo import markup
+from resnet_hub.demo.predict_tab import prediction_markup
+from resnet_hub.demo.predict_tab.model_picker import ModelPicker
 from resnet_hub.errors import ResNetHubError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class LiveCamera:
     def _classify(self, classifier: "Classifier", frame: bytes, name: str, request: gr.Request) -> str:
         start = time.perf_counter()
         top, _ = classifier.predict_with_feature_maps(frame, TOP)
-        took = predict_markup.describe_time(
+        took = prediction_markup.describe_time(
             time.perf_counter() - start, classifier, self.picker.get_title(name, request), request
         )
-        return predict_markup.render_prediction(top, took, request, is_live=True)
+        return prediction_markup.render_prediction(top, took, request, is_live=True)

@@ -7,10 +7,10 @@ import gradio as gr
 import pytest
 from helpers.page import from_browser
 
-from resnet_hub.demo import several_photos
-from resnet_hub.demo.model_picker import ModelPicker
 from resnet_hub.demo.models import DefaultModels, Models
-from resnet_hub.demo.several_photos import SeveralPhotos
+from resnet_hub.demo.predict_tab import several_photos
+from resnet_hub.demo.predict_tab.model_picker import ModelPicker
+from resnet_hub.demo.predict_tab.several_photos import SeveralPhotos
 
 
 @pytest.fixture

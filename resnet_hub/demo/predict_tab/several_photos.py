@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from resnet_hub.demo import markup, predict_markup
+from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import PageError, message, translate_error
-from resnet_hub.demo.model_picker import ModelPicker
+from resnet_hub.demo.predict_tab import prediction_markup
+from resnet_hub.demo.predict_tab.model_picker import ModelPicker
 from resnet_hub.errors import ImageError, ResNetHubError
 from resnet_hub.images.load import SUFFIXES, load_image
 
@@ -139,9 +140,9 @@ def _render_frame(photo: dict[str, Any], result: "Prediction | ImageError", inde
         return markup.render("several_frame.html", request, error=translate_error(request, result), **values)
     thumbnail = load_image(photo["path"], near=_THUMBNAIL_SIDE)
     thumbnail.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-    values |= {"source": predict_markup.encode_jpeg(thumbnail), "score": f"{result[0]['score']:.0%}"}
-    label = predict_markup.name_label(result[0]["label"], request)
-    verdict = predict_markup.describe_verdict(result.verdict, request)
+    values |= {"source": prediction_markup.encode_jpeg(thumbnail), "score": f"{result[0]['score']:.0%}"}
+    label = prediction_markup.name_label(result[0]["label"], request)
+    verdict = prediction_markup.describe_verdict(result.verdict, request)
     return markup.render("several_frame.html", request, error="", label=label, verdict=verdict, **values)
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import gradio as gr
 
-from resnet_hub.demo import markup, predict_markup
+from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import message, translate, translate_error
 from resnet_hub.demo.models import DefaultModels, Models
+from resnet_hub.demo.predict_tab import prediction_markup
 from resnet_hub.errors import ResNetHubError
 
 
@@ -29,9 +30,9 @@ class ModelPicker:
         url = f"https://huggingface.co/{name}" if isinstance(self.models.source(name), str) else None
         card, config = classifier.model.card or "", classifier.config
         query = "" if is_own_run else f"?model={name}"
-        summary = predict_markup.render_summary(config, name, self.get_title(name, request), card, query, request)
+        summary = prediction_markup.render_summary(config, name, self.get_title(name, request), card, query, request)
         facts = markup.render_model(config, url, request)
-        return name, name, "", summary, facts, predict_markup.render_card(card, request)
+        return name, name, "", summary, facts, prediction_markup.render_card(card, request)
 
     def open(self, name: str, current: str, request: gr.Request) -> tuple[Any, ...]:
         """The model of the link or the default one, for a visitor who has just opened the page; as `choose`."""

@@ -10,10 +10,10 @@ from PIL import Image
 from starlette.requests import Request
 
 from resnet_hub.config import ResNetConfig
-from resnet_hub.demo import live_camera
-from resnet_hub.demo.live_camera import LiveCamera
-from resnet_hub.demo.model_picker import ModelPicker
 from resnet_hub.demo.models import DefaultModels, Models
+from resnet_hub.demo.predict_tab import live_camera
+from resnet_hub.demo.predict_tab.live_camera import LiveCamera
+from resnet_hub.demo.predict_tab.model_picker import ModelPicker
 from resnet_hub.model import ResNet
 
 LABELS = {0: "<b>cat</b>", 1: "dog"}

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from resnet_hub.demo import markup, predict_markup
+from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import message, translate
-from resnet_hub.demo.model_picker import ModelPicker
+from resnet_hub.demo.predict_tab import prediction_markup
+from resnet_hub.demo.predict_tab.model_picker import ModelPicker
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.images.load import load_image
 
@@ -56,10 +57,10 @@ class ModelComparison:
         heat_map = overlay_heat_map(classifier, image, index, feature_maps=feature_maps, max_side=_SIDE)
         return {
             "title": self.picker.get_title(name, request),
-            "best": predict_markup.name_label(top[0]["label"], request),
-            "prediction": predict_markup.render_prediction(top, "", request, is_live=True),
-            "heat": predict_markup.encode_jpeg(heat_map),
-            "photo": predict_markup.encode_jpeg(image.resize(heat_map.size)),
+            "best": prediction_markup.name_label(top[0]["label"], request),
+            "prediction": prediction_markup.render_prediction(top, "", request, is_live=True),
+            "heat": prediction_markup.encode_jpeg(heat_map),
+            "photo": prediction_markup.encode_jpeg(image.resize(heat_map.size)),
             "time": f"{seconds * 1000:.0f} ms",
             "size": translate(request, "size", parameters=f"{config.num_parameters / 1e6:,.1f}"),
             "work": f"{config.multiply_adds / 1e9:,.2g}",

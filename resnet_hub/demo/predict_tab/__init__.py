@@ -1,0 +1,1 @@
+"""The Predict tab: one photo, several, two models beside each other, the live camera."""

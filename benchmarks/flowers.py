@@ -112,7 +112,6 @@ def ours(recipe: str, base: str, data: str, run: Path, options: dict[str, Any]) 
     from resnet_hub import TrainConfig, train
     from resnet_hub.training.events import Epoch, Failed, Preparing, Started
 
-    os.environ["RESNET_HUB_CACHE"] = str(run.with_name(f"{recipe}-cache"))  # no features of another run
     images, phases = 0, dict.fromkeys(PHASES.values(), 0.0)
     for event in train(TrainConfig(data=data, base=base, run=str(run), recipe=recipe, seed=SEED, **options)):
         if isinstance(event, Failed):

@@ -10,7 +10,6 @@ on nine tenths of the photos of all classes, as in the flowers benchmark.
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -112,7 +111,6 @@ def main() -> None:
     columns += ["after", "wrong above 60%", "processor time"]
     print(f"| {' | '.join(columns)} |", "|---:|---|---:|---:|---|---:|---:|---:|---:|", sep="\n", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["RESNET_HUB_CACHE"] = str(Path(scratch, "cache"))
         for photos in arguments.photos:
             folders = [select_photos(arguments.data, photos, seed, Path(scratch)) for seed in range(arguments.seeds)]
             for number, text in enumerate(arguments.options):

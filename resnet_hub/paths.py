@@ -1,8 +1,13 @@
-"""Walks folders, including linked ones."""
+"""Paths of users: the home folder `~`, and folders with links."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def expand_home(path: str | Path) -> str:
+    """Replaces `~` at the beginning of a path. Unlike `Path.expanduser`, leaves URLs and unknown users unchanged."""
+    return os.path.expanduser(path)  # noqa: PTH111
 
 
 def walk_files(root: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:

@@ -29,7 +29,6 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",  # the `hf` command would ask a package index
-    "RESNET_HUB_CACHE": str(Path(_home.name, "resnet_hub")),
     "NO_PROXY": "127.0.0.1,localhost",
     # Tests run beside each other, and two threads that wait for a busy core take ten times as long as one.
     "OMP_NUM_THREADS": "1",

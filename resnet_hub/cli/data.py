@@ -1,13 +1,17 @@
 """`resnet-hub data report` and `resnet-hub data export`: check a dataset, pack it as a ZIP."""
 
 import json
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnet_hub.cli import options, output
+from resnet_hub.errors import list_untrusted
 
 if TYPE_CHECKING:
     from resnet_hub.datasets.dataset import Splits
+    from resnet_hub.datasets.report import UnreadableImage
 
 
 def add_parsers(commands: options.Commands) -> None:
@@ -40,10 +44,15 @@ def run_export(arguments: options.Arguments) -> int:
     from resnet_hub.datasets.export import export_dataset
 
     splits = _load_splits(arguments)
-    target = export_dataset(splits, arguments.target)
-    images = {split: len(dataset) for split, dataset in splits.items()}
+    unreadable: list[UnreadableImage] = []
+    target = export_dataset(splits, arguments.target, unreadable.append)
+    left_out = Counter(image.split for image in unreadable)
+    images = {split: len(dataset) - left_out[split] for split, dataset in splits.items()}
     facts = {"file": str(target), "bytes": target.stat().st_size, "images": images}
     print(json.dumps(facts) if arguments.json else output.escape(target))
+    if unreadable:
+        count = f"{len(unreadable):,} image{'s' if len(unreadable) > 1 else ''}"
+        print(f"left out {count}: {list_untrusted([image.reason for image in unreadable])}", file=sys.stderr)
     return 0
 
 

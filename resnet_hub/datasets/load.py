@@ -20,6 +20,7 @@ from resnet_hub.datasets.tar import TarArchive, is_tar
 from resnet_hub.datasets.zip import UNSUPPORTED_COMPRESSION, Archive
 from resnet_hub.errors import DataError, list_untrusted
 from resnet_hub.images.load import SUFFIXES
+from resnet_hub.paths import expand_home
 
 _UNREAD_ARCHIVES = {".xz", ".7z", ".rar", ".zst"}
 _TAR = re.compile(r"\.(tar|tar\.gz|tgz|tar\.bz2)$")
@@ -67,7 +68,7 @@ def load_dataset(
     columns = {"image_column": image_column, "label_column": label_column}
     selection: dict[str, Any] = {"subset": subset, "split": split, **columns}
     supported: set[str] = set()  # the arguments that this kind of source takes
-    path = None if isinstance(source, Mapping) or str(source).startswith(HUB_PREFIX) else Path(source)
+    path = None if isinstance(source, Mapping) or str(source).startswith(HUB_PREFIX) else Path(expand_home(source))
     if isinstance(source, Mapping):
         splits = _load_mapping(source)
     elif path and path.exists():

@@ -357,7 +357,7 @@ def iterate_headers(
 
     This takes seconds for 100,000 files. Images in archives and tables are not read.
     """
-    files = {split: images for split, images in splits.items() if _has_files(images)}
+    files = {split: images for split, images in splits.items() if has_files(images)}
     total, unreadable = sum(map(len, files.values())), list[UnreadableImage]()
 
     def check(images: ImageDataset, index: int) -> Fingerprint | ImageError | None:
@@ -396,7 +396,7 @@ def _process_images(
         pool.shutdown(cancel_futures=True)  # if it ends early, wait only for the images in the threads
 
 
-def _has_files(images: ImageDataset) -> bool:
+def has_files(images: ImageDataset) -> bool:
     """Whether images are files of their own, by the first one: reading all of a table only to see that takes long."""
     with suppress(ImageError):
         return len(images) > 0 and isinstance(images.sources[0], Path)

@@ -34,6 +34,7 @@ from resnet_hub.datasets.tables import MAX_LABELS, choose_columns, explain_no_la
 from resnet_hub.datasets.tar import TarArchive, is_tar, read_label_files
 from resnet_hub.errors import DataError, ImageError, ResNetHubError
 from resnet_hub.hub_client.retry import request_timeout
+from resnet_hub.paths import expand_home
 
 MAX_SAMPLED = 5_000  # images of a split
 _SAMPLE_BYTES = 2**28  # encoded images of a split, which stay in memory
@@ -214,7 +215,7 @@ def open_stream(
     Raises:
         DataError: The source has another form, has no training images, or its labels cannot be found.
     """
-    path = None if str(source).startswith(HUB_PREFIX) else Path(source)
+    path = None if str(source).startswith(HUB_PREFIX) else Path(expand_home(source))
     if path and path.exists():
         tables, tars = _list_shards(path)
         if tars:

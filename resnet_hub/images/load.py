@@ -81,7 +81,7 @@ def load_image(source: Any, *, name: str | None = None, near: int | None = None)
             elif isinstance(source, np.ndarray):
                 image = _from_array(source, name)
             else:
-                image = _open(_read(source, name), name)
+                image = _open(read_encoded(source, name), name)
                 if near is not None:
                     image.draft(None, (near, near))
             limits.check_size(image, name)
@@ -145,7 +145,7 @@ def list_images(folder: str | Path) -> list[Path]:
     return sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
 
 
-def _read(source: Any, name: str) -> bytes:
+def read_encoded(source: Any, name: str) -> bytes:
     """Read a path, a file object or bytes. Reads at most `MAX_IMAGE_BYTES + 1`."""
     if isinstance(source, str) and _URL.match(source):
         raise ImageError("Images are not downloaded from URLs. Download the image and give its path.")

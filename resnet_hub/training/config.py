@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from resnet_hub.errors import TrainingError
+from resnet_hub.paths import expand_home
 
 Phase = Literal["all", "prepare", "train", "evaluate"]  # parts of a run that `train` does in one call
 
@@ -149,8 +150,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("data", "run", "base"):
-            if isinstance(value := getattr(self, name), os.PathLike):
-                object.__setattr__(self, name, os.fspath(value))
+            if isinstance(value := getattr(self, name), str | os.PathLike):
+                object.__setattr__(self, name, expand_home(value))
         if self.base == NONE:
             object.__setattr__(self, "base", None)
 

@@ -1,15 +1,11 @@
 """Fits a new head on a frozen backbone: computes the features of each image once, then solves a convex problem."""
 
-import hashlib
-import os
-from collections.abc import Generator, Iterable
-from contextlib import closing, suppress
-from dataclasses import replace
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +19,6 @@ from resnet_hub.training.events import Preparing
 from resnet_hub.training.loader import DecodedImages, Loader, split_batches
 
 _BATCH = 64
-CACHE_BYTES = 2**30  # of features kept on disk; the oldest are deleted first
 
 
 def fit_linear_probe(
@@ -55,15 +50,8 @@ def fit_linear_probe(
     Returns:
         The fitted head.
     """
-    cache = FeatureCache()
     engine = create_engine(model, in_bf16=in_bf16)
-    how = (engine.precision, mirrored, transform.crop_size)
-    path = cache.path(model, (images.images.read(index) for index in indices.tolist()), *how)
-    features = cache.read(path)
-    if features is None:
-        features = yield from _compute_features(engine, images, indices, transform, loader, partial, mirrored)
-        cache.write(path, features)
-    targets = torch.from_numpy(images.images.targets[indices])
+    features, targets = yield from _compute_features(engine, images, indices, transform, loader, partial, mirrored)
     l2 = l2_penalty(features.shape[2], len(indices))  # a mirror image adds no information
     inputs, classes = features.transpose(0, 1).flatten(0, 1), len(class_weights)
     head = fit_head(inputs, targets.repeat(features.shape[1]), classes, weights=class_weights, l2=l2)
@@ -84,25 +72,31 @@ def _compute_features(
     loader: Loader,
     partial: Path | None,
     mirrored: bool,
-) -> Generator[Preparing, None, Tensor]:
-    """Returns the features (N, 1, C) of the images, or (N, 2, C) with those of their mirror images."""
-    batches = [load_file(partial)["features"]] if partial and partial.is_file() else []
-    done, total = sum(map(len, batches)), len(indices)
+) -> Generator[Preparing, None, tuple[Tensor, Tensor]]:
+    """Returns the features (N, 1, C) of the images, or (N, 2, C) with those of their mirror images; and the targets."""
+    batches, targets, total = list[Tensor](), list[Tensor](), len(indices)
+    if partial and partial.is_file():
+        saved = load_file(partial)
+        batches = [saved["features"]]
+        done_targets = torch.from_numpy(images.images.targets[indices[: len(batches[0])]])
+        targets = [saved.get("targets", done_targets)]  # those of version 0.1 are missing
+    done = sum(map(len, batches))
     loading = loader.load(
         images, split_batches(indices[done:], _BATCH), lambda decoded, _: transform.center_crop(decoded)
     )
     try:
         with closing(loading):
-            for _, pixels in loading:
+            for loaded, pixels in loading:
                 batch = resize_batch(transform.normalize(pixels), transform.crop_size)
                 flips = (batch, batch.flip(3)) if mirrored else (batch,)
                 batches.append(torch.stack([extract_features(engine, flip) for flip in flips], 1))
+                targets.append(torch.from_numpy(loaded.targets))  # of another image, where one cannot be read
                 done += len(pixels)
                 yield Preparing("features", done, total)
     finally:
         if partial and 0 < done < total:
-            write_atomic(partial, save({"features": torch.cat(batches)}))
-    return torch.cat(batches)
+            write_atomic(partial, save({"features": torch.cat(batches), "targets": torch.cat(targets)}))
+    return torch.cat(batches), torch.cat(targets)
 
 
 def extract_features(engine: Engine, batch: Tensor) -> Tensor:
@@ -153,39 +147,3 @@ def fit_head(inputs: Tensor, targets: Tensor, classes: int, *, weights: Tensor, 
         head.weight.div_(std)
         head.bias.sub_(head.weight @ mean)
     return head
-
-
-class FeatureCache:
-    """Features on disk, in files named by a digest of the backbone, its weights and the encoded images."""
-
-    def __init__(self, folder: str | Path | None = None):
-        home = os.environ.get("RESNET_HUB_CACHE") or Path("~/.cache/resnet_hub").expanduser()
-        self.folder = Path(folder or Path(home) / "features")
-
-    def path(self, model: ResNet, encoded_images: Iterable[bytes], *how: object) -> Path:
-        """Returns the file for the features that are computed as `how` says."""
-        config = replace(model.config, id2label={0: "any"})
-        digest = hashlib.sha256(repr((config, how)).encode())
-        for name, value in model.state_dict().items():
-            if not name.startswith("fc."):
-                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        for encoded in encoded_images:
-            digest.update(hashlib.sha256(encoded).digest())
-        return self.folder / f"{digest.hexdigest()}.safetensors"
-
-    def read(self, path: Path) -> Tensor | None:
-        try:
-            os.utime(path)
-            return load_file(path)["features"]
-        except (OSError, SafetensorError, KeyError):
-            return None
-
-    def write(self, path: Path, features: Tensor) -> None:
-        with suppress(OSError):  # such as a full disk; a run needs no cache
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, save({"features": features}))
-            size = 0
-            for old in sorted(self.folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True):
-                size += old.stat().st_size
-                if size > CACHE_BYTES and old != path:
-                    old.unlink(missing_ok=True)

@@ -155,14 +155,16 @@ class RunLock:
 
 
 def _guard(path: Path) -> "FileLock":
-    """A lock of the operating system, among the processes of this host, for the moment in which the file is made.
+    """A lock of the operating system, among a user's processes on this host, for the moment in which the file is made.
 
-    Two hosts that take over in the same moment are noticed by `RunLock.check`.
+    Two hosts or users that take over in the same moment are noticed by `RunLock.check`. A user cannot open the lock of
+    another, so each has one.
     """
     from filelock import FileLock
 
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-    return FileLock(Path(tempfile.gettempdir()) / f"resnet_hub-{name}.lock")
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    return FileLock(Path(tempfile.gettempdir()) / f"resnet_hub-{user}-{name}.lock")
 
 
 def _create(path: Path) -> _Holder | None:

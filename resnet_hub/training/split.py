@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections import Counter, defaultdict
 from collections.abc import Generator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -14,7 +14,7 @@ import numpy as np
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import TEST, TRAIN, VALIDATION, ImageDataset, Splits
 from resnet_hub.datasets.labels import natural_key
-from resnet_hub.datasets.report import DatasetReport, UnreadableImage, iterate_headers, iterate_report
+from resnet_hub.datasets.report import DatasetReport, UnreadableImage, has_files, iterate_headers, iterate_report
 from resnet_hub.errors import DataError, ResNetHubError
 from resnet_hub.training import events
 from resnet_hub.training.config import TrainConfig
@@ -188,14 +188,21 @@ def digest_images(splits: Splits) -> dict[str, str]:
                 content = b"unreadable"
             contents.update(hashlib.sha256(content).digest())
         digests[name] = contents.hexdigest()
-        if len(images) and not isinstance(images.sources[0], bytes):
+        if has_files(images):
             for index in range(len(images)):
-                path = Path(images.sources[index])
-                sizes.update(b"%d," % (path.stat().st_size if path.is_file() else -1))
+                sizes.update(b"%d," % _measure_file(images, index))
             digests[f"{name} sizes"] = sizes.hexdigest()
     if splits.sample_of:
         digests[f"{TRAIN} files"] = splits.sample_of
     return digests
+
+
+def _measure_file(images: ImageDataset, index: int) -> int:
+    """Returns the size of an image that is a file of its own, else -1."""
+    with suppress(ResNetHubError, OSError):
+        source = images.sources[index]
+        return source.stat().st_size if isinstance(source, Path) else -1
+    return -1
 
 
 def _report_progress(checking: Generator[tuple[int, int], None, T]) -> Generator[events.Preparing, None, T]:

@@ -73,7 +73,7 @@ class Job:
                 for argument in arguments
             ]
             env = {**os.environ, **self.spec["environment"], **self.spec["secrets"]}
-            env |= {"PYTHONPATH": str(folder), "HF_HOME": f"{home}/hub", "RESNET_HUB_CACHE": f"{home}/cache"}
+            env |= {"PYTHONPATH": str(folder), "HF_HOME": f"{home}/hub"}
             pipes: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
             with subprocess.Popen(arguments, cwd=home, env=env, **pipes) as process:
                 self.log += ["===== Job started", *(line.rstrip("\n") for line in process.stdout or ())]

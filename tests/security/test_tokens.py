@@ -153,7 +153,7 @@ def jobs_that_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(folder: Path) -> dict[str, str]:
-    homes = {"HF_HOME": "home", "RESNET_HUB_CACHE": "cache", "HOME": "user", "TMPDIR": "temporary"}
+    homes = {"HF_HOME": "home", "HOME": "user", "TMPDIR": "temporary"}
     for name in homes.values():
         (folder / name).mkdir()
     return {key: str(folder / name) for key, name in homes.items()} | {"RESNET_HUB_LOG": "debug"}

@@ -347,6 +347,10 @@ def test_data_report_and_export(capfd: pytest.CaptureFixture[str], colours: Path
     code, lines, errors = run(capfd, "data", "export", tmp_path / "packed.zip", tmp_path / "again.zip", "--json")
     facts = json.loads(lines[0])
     assert (code, facts["images"], errors) == (0, {"train": 33}, [])
+    (colours / "red" / "17.png").touch()
+    code, lines, errors = run(capfd, "data", "export", colours, tmp_path / "without.zip", "--json")
+    assert (code, json.loads(lines[0])["images"]) == (0, {"train": 33})
+    assert errors == ["left out 1 image: Cannot read red/17.png: the file is empty. Save it again"]
     assert facts["bytes"] == (tmp_path / "again.zip").stat().st_size == (tmp_path / "packed.zip").stat().st_size
     code, lines, errors = run(capfd, "data", "report", tmp_path / "absent", "--json")
     assert (code, lines, len(errors)) == (2, [], 1)

@@ -7,6 +7,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,9 @@ from resnet_hub.datasets.export import export_dataset
 from resnet_hub.datasets.labels import natural_key
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.remote import HUB_PREFIX
+from resnet_hub.datasets.report import UnreadableImage
 from resnet_hub.errors import DataError, HubError, ImageError, TooLargeError
+from resnet_hub.images.limits import MAX_IMAGE_BYTES
 from resnet_hub.training.split import split_indices
 
 
@@ -643,12 +646,30 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "out.zip"
     target.write_bytes(b"before")
     gone = ImageDataset(("a", "b"), [image(1), tmp_path / "gone.png"], np.array([0, 1]), ("a/1.png", "b/gone.png"))
-    with pytest.raises(ImageError, match=r"Cannot read b/gone\.png: No such file"):
-        export_dataset(gone, target)
+    nameless = replace(gone, labels=("a", "\0"))
+    with pytest.raises(DataError, match="a class has no name"):
+        export_dataset(nameless, target)
     assert target.read_bytes() == b"before" and list(tmp_path.iterdir()) == [target]
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match=r"Cannot write .*out\.zip: "):
         export_dataset(gone, tmp_path / "file" / "out.zip")
+
+
+def test_an_export_leaves_out_unreadable_images(tmp_path: Path) -> None:
+    (tmp_path / "large.png").touch()
+    os.truncate(tmp_path / "large.png", MAX_IMAGE_BYTES + 1)
+    sources = [image(1), tmp_path / "gone.png", tmp_path / "large.png", image(2)]
+    names = ["a/1.png", "a/gone.png", "b/large.png", "b/2.png"]
+    images = ImageDataset(("a", "b"), sources, np.array([0, 0, 1, 1]), names)
+    unreadable: list[UnreadableImage] = []
+    back = load_dataset(export_dataset(images, tmp_path / "out.zip", unreadable.append))
+    assert content_of(back["train"]) == [("a", image(1)), ("b", image(2))]
+    assert [(bad.split, bad.label, bad.name) for bad in unreadable] == [
+        ("train", "a", "a/gone.png"),
+        ("train", "b", "b/large.png"),
+    ]
+    assert unreadable[0].reason.startswith("Cannot read a/gone.png: No such file")
+    assert "the file is larger than 50 MB" in unreadable[1].reason
 
 
 def test_images_without_a_file_name_get_the_suffix_of_their_format(tmp_path: Path) -> None:

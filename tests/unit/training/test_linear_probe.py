@@ -1,5 +1,6 @@
-"""The fitted head against scikit-learn, and the cache of features."""
+"""The fitted head against scikit-learn, and the features."""
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from resnet_hub.config import ResNetConfig
+from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.model import ResNet
-from resnet_hub.training.linear_probe import FeatureCache, create_engine, extract_features, fit_head
+from resnet_hub.training.augmentation import BatchTransform
+from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.linear_probe import create_engine, extract_features, fit_head, fit_linear_probe
+from resnet_hub.training.loader import DecodedImages, ImageCache, Loader
 
 
 @pytest.fixture
@@ -60,40 +65,28 @@ def test_features_are_the_pooled_outputs_of_the_backbone() -> None:
     assert not torch.equal(rounded, features)
 
 
-def test_the_cache_returns_features_of_the_same_backbone_and_images(tmp_path: Path) -> None:
-    cache, model = FeatureCache(tmp_path), tiny()
-    images = [b"one", b"two"]
-    path = cache.path(model, images)
-    assert cache.read(path) is None
-    cache.write(path, torch.ones(2, 2, 8))
-    features = cache.read(path)
-    assert features is not None and torch.equal(features, torch.ones(2, 2, 8))
+def test_a_replaced_image_has_its_own_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an image cannot be read, the next one is used, here of the other class; also after an interruption."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 255, (8, 8, 8, 3), np.uint8)
+    sources = [*pixels[:3], b"no image", *pixels[4:]]
+    dataset = ImageDataset(("a", "b"), sources, np.repeat([0, 1], 4), [f"{index}.png" for index in range(8)])
+    images = DecodedImages(dataset, np.asarray, ImageCache(tmp_path, count=8, slot=0, memory=0, disk=False))
+    config = TrainConfig(data="", run="", base="base", recipe="head").resolved()
 
-    assert cache.path(model, [b"one", b"three"]) != path
-    assert cache.path(model, images[:1]) != path
-    assert cache.path(model, [b"onet", b"wo"]) != path
-    model.reset_head(num_classes=7)
-    assert cache.path(model, images) == path
-    with torch.no_grad():
-        model.conv1.weight.add_(1)
-    assert cache.path(model, images) != path
+    def fit(indices: list[int], partial: Path | None = None, batches: int = 100) -> torch.Tensor:
+        model = tiny()
+        transform = BatchTransform(config, model.config)
+        fitting = fit_linear_probe(model, images, np.array(indices), torch.ones(2), transform, Loader(1), partial)
+        with closing(fitting):
+            for _ in zip(range(batches), fitting, strict=False):
+                pass
+        return model.fc.weight
 
-
-def test_a_cache_that_cannot_be_written_is_empty(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    cache = FeatureCache(tmp_path / "file" / "below")
-    path = cache.path(tiny(), [b"one"])
-    cache.write(path, torch.ones(1, 2, 8))
-    assert cache.read(path) is None
-
-
-def test_the_cache_ignores_damaged_files_and_deletes_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = FeatureCache(tmp_path)
-    (tmp_path / "torn.safetensors").write_bytes(b"torn")
-    assert cache.read(tmp_path / "torn.safetensors") is None
-    monkeypatch.setattr("resnet_hub.training.linear_probe.CACHE_BYTES", 3000)
-    for name in ("one", "two", "three"):
-        cache.write(tmp_path / f"{name}.safetensors", torch.zeros(1, 300))
-    assert cache.read(tmp_path / "three.safetensors") is not None
-    assert not (tmp_path / "torn.safetensors").exists()
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 3000
+    monkeypatch.setattr("resnet_hub.training.linear_probe._BATCH", 4)  # two batches
+    expected = fit([0, 1, 2, 4, 4, 5, 6, 7])
+    assert torch.equal(fit([*range(8)]), expected)
+    partial = tmp_path / "partial"
+    fit([*range(8)], partial, batches=1)
+    assert partial.is_file()
+    assert torch.equal(fit([*range(8)], partial), expected)

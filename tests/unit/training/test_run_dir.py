@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.data import encode_image, write_files
 
-from resnet_hub.errors import TrainingError
+from resnet_hub.datasets.load import load_dataset
+from resnet_hub.datasets.stream import open_stream
+from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.training.config import RECIPES, TrainConfig, command_line_options, is_hub_id
 from resnet_hub.training.events import Epoch
 from resnet_hub.training.run_dir import RunDir
@@ -175,3 +178,17 @@ def test_a_missing_folder_of_the_shelf_is_no_hub_id(tmp_path: Path, monkeypatch:
     recorded = replace(CONFIG, base="weights/resnet18-tiny-imagenet")
     replace(CONFIG, base="other").check_same(recorded)
     CONFIG.check_same(recorded)
+
+
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = TrainConfig(data="~/data", run="~/runs/a", base=Path("~/base"))  # type: ignore[arg-type]
+    assert (config.data, config.run, config.base) == tuple(str(tmp_path / name) for name in ("data", "runs/a", "base"))
+    assert TrainConfig(data="hf://datasets/user/name", run="run").data == "hf://datasets/user/name"
+    for label in ("a", "b"):
+        write_files(tmp_path / "data" / label, {"1.png": encode_image(0, 0)})
+    assert len(load_dataset("~/data")["train"]) == 2
+    with pytest.raises(DataError, match="data cannot be read as a stream"):
+        open_stream("~/data")
+    with pytest.raises(DataError, match="There is no folder or file '~nobody-here/data'"):
+        load_dataset("~nobody-here/data")

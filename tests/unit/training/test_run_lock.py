@@ -47,6 +47,22 @@ def find_unused_process() -> int:
     return process.pid
 
 
+def test_two_users_share_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that guards the take-over belongs to its user, and another one cannot open it."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    with RunLock(tmp_path / "run").hold():
+        pass
+    for path in temporary.iterdir():  # now it cannot be opened, by any user
+        path.unlink()
+        path.mkdir()
+    assert any(temporary.iterdir())
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with RunLock(tmp_path / "run").hold():
+        pass
+
+
 def test_another_process_is_named_and_its_death_frees_the_run(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

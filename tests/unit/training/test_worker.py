@@ -15,7 +15,7 @@ from resnet_hub.training.events import Event, Failed, Finished, Stopped, event_f
 def run_worker(folder: Path, *arguments: str, **config: object) -> list[Event | None]:
     fields = json.dumps({"data": "colours.zip", "run": "run", "base": "tiny", "recipe": "head"} | config)
     command = [sys.executable, "-m", "resnet_hub.training.worker", fields, *arguments]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RESNET_HUB_CACHE": str(folder / "cache")}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [event_from_json(line) for line in done.stdout.splitlines()]

@@ -9,7 +9,9 @@ import glob
 import logging
 import re
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
@@ -32,6 +34,7 @@ _CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # the files t
 _MAX_CARD = 2**20  # bytes
 _TABLES = {".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".tgz"}
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
+_DOWNLOADS = 8  # images at a time
 _READ_ROWS = 100  # of a parquet file at a time
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OUTSIDE = re.compile(r"^[/\\~]|:|(^|[/\\])\.\.([/\\]|$)")  # an absolute path, a URL, a drive, the parent folder
@@ -181,9 +184,12 @@ def _get_hub_builder(
             raise TooLargeError(name, size, max_bytes)
         if not cache.is_dir():
             _check_free_space(name, size, cache)
-        for path in paths:  # `datasets` would download them without these timeouts, and then finds them in the cache
-            retry_call(download, path)
-        if not builder:
+        if builder:  # `datasets` would download them without these timeouts, and then finds them in the cache
+            for path in paths:
+                retry_call(download, path)
+        else:  # many small files
+            with ThreadPoolExecutor(_DOWNLOADS) as pool:  # after an error, waits only for those that are under way
+                deque(pool.map(partial(retry_call, download), paths), maxlen=0)
             _mark_complete(cache, revision)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise

@@ -163,6 +163,7 @@ class DecodedImages(Dataset[np.ndarray]):
     ):
         self.images, self.decode, self.cache, self.first_key, self.near = images, decode, cache, first_key, near
         self.unreadable: dict[str, tuple[str, str]] = {}
+        self.is_streamed = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -170,7 +171,8 @@ class DecodedImages(Dataset[np.ndarray]):
     def read(self, index: int) -> tuple[int, np.ndarray]:
         """Returns an image, or the next one that can be read, with its index.
 
-        Images that cannot be read are in `unreadable`. Of a large dataset only a sample is checked before.
+        Images that cannot be read are in `unreadable`. Of a large dataset only a sample is checked before. Where a step
+        of a stream has fewer than `_TRIES` images and none of them can be read, a black image stands for each.
 
         Raises:
             ImageError: None of `_TRIES` images can be read.
@@ -183,6 +185,8 @@ class DecodedImages(Dataset[np.ndarray]):
                 label = self.images.labels[self.images.targets[candidate]]
                 self.unreadable[self.images.name(candidate)] = label, str(error)
                 if number + 1 == min(_TRIES, len(self)):
+                    if self.is_streamed and number + 1 < _TRIES:
+                        return index, self.decode(Image.new("RGB", (self.near or 1,) * 2))
                     raise
         raise AssertionError
 
@@ -190,7 +194,7 @@ class DecodedImages(Dataset[np.ndarray]):
         """Returns images of a stream, decoded as these are, of which none is kept."""
         cache = ImageCache(self.cache.folder, count=0, slot=0, memory=0, disk=False)
         streamed = DecodedImages(images, self.decode, cache, near=self.near)
-        streamed.unreadable = self.unreadable
+        streamed.unreadable, streamed.is_streamed = self.unreadable, True
         return streamed
 
     def __getitem__(self, index: int) -> np.ndarray:

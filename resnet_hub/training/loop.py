@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -42,6 +43,7 @@ T = TypeVar("T")
 
 _FITTED = 20_000  # images that the head is fitted to before a fine-tuning
 _PLATEAU = 5  # evaluations without improvement, after which the schedule "plateau" divides the learning rate by 10
+_WAIT = timedelta(days=1)  # of processes for the first one, which checks the dataset; by default NCCL's is 10 minutes
 _AGREE_STEPS = 10  # between two exchanges among several processes on whether to stop
 
 
@@ -507,7 +509,7 @@ def _choose_base(is_main: bool) -> DefaultModel:
 
 
 def _create_accelerator(config: ResolvedTrainConfig, run: RunDir) -> Any:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()  # it refuses another precision than that of an earlier run in this process
@@ -516,6 +518,7 @@ def _create_accelerator(config: ResolvedTrainConfig, run: RunDir) -> Any:
         mixed_precision=config.precision or ("bf16" if has_bf16() else "no"),
         log_with=None if config.log_to == "none" else config.log_to,
         project_dir=run.folder / "logs",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)],
     )
     if config.precision == "fp16" and accelerator.device.type == "cpu":
         raise TrainingError("fp16 needs a GPU; choose bf16 or no.")

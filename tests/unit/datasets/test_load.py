@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -496,6 +497,18 @@ def test_a_folder_of_images_on_the_hub_is_read_as_a_local_one(
         assert content_of(load_dataset("user/folder", revision=revision)["train"]) == content_of(here["train"])
     with pytest.raises(DataError, match="server error"):
         load_dataset("user/folder", revision="0" * 40)
+
+
+def test_images_are_downloaded_side_by_side(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    repo = hub.repos["datasets/user/folder"] = Repo()
+    repo.commit("main", FILES, "Images")
+    together = threading.Barrier(2)
+    hub.fail("GET .*/class.*png", times=2, first=lambda: together.wait(20))
+    assert content_of(load_dataset("user/folder")["train"]) == EXPECTED
+    assert not together.broken
 
 
 def test_an_incomplete_copy_of_images_is_not_read(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

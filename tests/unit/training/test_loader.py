@@ -134,6 +134,25 @@ def test_an_image_that_cannot_be_read_is_replaced_by_the_next(encoded: ImageData
     assert label == "a" and reason.startswith("Cannot read 50.jpg")
 
 
+def test_a_step_of_a_stream_without_a_readable_image_gets_black_ones(encoded: ImageDataset, tmp_path: Path) -> None:
+    cache = ImageCache(tmp_path / "images", count=COUNT, slot=1, memory=0, disk=False)
+    images = DecodedImages(encoded, np.array, cache, near=36)
+
+    def stream(count: int) -> tuple[Batch, torch.Tensor]:
+        names = [f"train[0:{row}]" for row in range(count)]
+        unreadable = ImageDataset(encoded.labels, [b"no image"] * count, encoded.targets[:count], names)
+        batch = Batch(np.arange(count), np.empty((count, 0)), 0, images=unreadable)
+        ((loaded, pixels),) = Loader(1).load(images, [batch], lambda decoded, _: np.stack(decoded))
+        return loaded, pixels
+
+    for count in (1, 3):
+        loaded, pixels = stream(count)
+        assert loaded.targets.tolist() == encoded.targets[:count].tolist() and not pixels.any()
+    assert sorted(images.unreadable) == ["train[0:0]", "train[0:1]", "train[0:2]"]
+    with pytest.raises(ImageError, match="Cannot read train"):
+        stream(10)
+
+
 def test_loading_fails_where_no_image_can_be_read(encoded: ImageDataset, tmp_path: Path) -> None:
     cache = ImageCache(tmp_path / "images", count=COUNT, slot=1, memory=0, disk=False)
     for count, last in ((COUNT, 39), (3, 2)):

@@ -1288,6 +1288,7 @@ def launch_two(arguments: list[str], folder: Path) -> "subprocess.CompletedProce
 _COUNTING = """
 import json, os, sys
 from pathlib import Path
+import torch
 from resnet_hub.training import loader, validation
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.loop import train
@@ -1303,6 +1304,8 @@ for event in train(TrainConfig(**config)):
     pass
 (folder / f"decoded-{os.environ['RANK']}.json").write_text(json.dumps([type(event).__name__, *decoded]))
 (folder / f"buffers-{os.environ['RANK']}.json").write_text(json.dumps(buffers))
+backend = torch.distributed.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+(folder / f"timeout-{os.environ['RANK']}").write_text(str(backend.options._timeout))
 """
 
 
@@ -1319,6 +1322,8 @@ def test_two_processes_decode_each_image_once(config: TrainConfig, tmp_path: Pat
     first, second = (names for _, *names in shares)
     # Each process has its own statistics of BatchNorm, but both evaluate the model that is saved.
     assert (tmp_path / "buffers-0.json").read_text() == (tmp_path / "buffers-1.json").read_text() != "[]"
+    # The second process waits while the first one checks a dataset, which may take hours.
+    assert [(tmp_path / f"timeout-{rank}").read_text() for rank in (0, 1)] == ["1 day, 0:00:00"] * 2
     # Six steps of eight images, and a third of 72 to validate on; the samples of the first process are kept by then.
     assert len(set(first) | set(second)) >= (72 if not stream else 68)
     assert len(first) + len(second) - 72 <= 6

@@ -1,6 +1,6 @@
 """The second step of the Train tab: the base model and the form with the options of the training."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,9 @@ from resnet_hub.training.config import TrainConfig
 MAX_EPOCHS = 100
 ARCHITECTURES = ["resnet18", "resnet34", "resnet50", "resnet20", "resnet56"]  # from scratch
 SCRATCH_SIZE = 64  # default image size from scratch, in pixels: with 224, training on a CPU takes hours
+# Multiply-adds of a network whose training is timed in the process of the page: a step of 8 images needs some gigabytes
+# with ResNet-50 at 384 pixels, and ten times as many at 1024.
+MAX_MEASURED_WORK = 12e9
 
 
 def _input(component: Any, value: Any, **settings: Any) -> Any:
@@ -102,9 +105,6 @@ def create_inputs(**settings: dict[str, Any]) -> dict[str, Any]:
         texts = {"label": message(name), "info": message(f"{name}_info")}
         inputs[name] = component(elem_id=name, render=False, **texts, **options)
     return inputs
-
-
-MAX_PIXELS = 2**30  # of all decoded images, which stay in memory with three bytes each
 
 
 class ModelStep:
@@ -235,7 +235,7 @@ class Estimate(NamedTuple):
 
 
 def estimate_run(run: PageRun, base: str | Path | None, options: dict[str, Any], *, can_measure: bool) -> Estimate:
-    """Estimate a run; its time is measured if `can_measure`, for local data and without ZeroGPU."""
+    """Estimate a run; its time is measured if `can_measure`, for local data, a small network and without ZeroGPU."""
     facts, report = run.read_facts(), run.read_report()
     if report is None:
         raise PageError("no_check")
@@ -246,13 +246,15 @@ def estimate_run(run: PageRun, base: str | Path | None, options: dict[str, Any],
     resolved, counts = config.resolved(), report.count_training_images()
     has_validation = any(row.split == "validation" and row.images for row in report.classes)
     images = round(sum(counts.values()) * (1 if has_validation else 1 - config.validation))
-    size = options.get("image_size")
-    seconds = None
-    if can_measure and is_local and not is_zero_gpu():
-        seconds = _measure_seconds(config)
-    if not size and base and can_measure:  # only of a local base: the config of another one is on the Hub
-        base_size = read_config(base, token=get_token(), local_files_only=True).image_size
-        size = resolved.choose_sizes(base_size).image_size or base_size
+    size, seconds = options.get("image_size"), None
+    if can_measure:  # not with a base that is on the Hub, as its config is
+        network = ResNetConfig.from_name(config.architecture)
+        if base:
+            network = read_config(base, token=get_token(), local_files_only=True)
+        size = size or resolved.choose_sizes(network.image_size).image_size or network.image_size
+        is_small = replace(network, image_size=size).multiply_adds <= MAX_MEASURED_WORK
+        if is_small and is_local and not is_zero_gpu():
+            seconds = _measure_seconds(config)
     return Estimate(images, resolved.choose_epochs(max(1, images)), resolved.learning_rate, size or 0, seconds)
 
 
@@ -261,16 +263,3 @@ def _measure_seconds(config: TrainConfig) -> float:
     from resnet_hub.training.plan import plan_run  # imports torch
 
     return plan_run(config).seconds
-
-
-def check_memory(run: PageRun, base: str | Path | None, options: dict[str, Any]) -> None:
-    """Raises `PageError` if the decoded images do not fit into memory."""
-    report = run.read_report()
-    if report is None:
-        raise PageError("no_check")
-    config = read_config(base, token=get_token()) if base else ResNetConfig.from_name(options["architecture"])
-    resolved = TrainConfig(data="", run="", base=str(base) if base else None, **options).resolved()
-    size = resolved.image_size or resolved.choose_sizes(config.image_size).image_size or config.image_size
-    side = round(size / config.crop_pct)
-    if report.images * side**2 > MAX_PIXELS:
-        raise PageError("too_many_pixels", images=f"{report.images:,}", size=side)

@@ -12,16 +12,17 @@ from typing import Any
 import gradio as gr
 
 from resnet_hub import jobs
+from resnet_hub.checkpoints.load import read_config
 from resnet_hub.demo import markup, visitor, zero_gpu
 from resnet_hub.demo.i18n import PageError, message, translate
 from resnet_hub.demo.models import DefaultModels, Models
 from resnet_hub.demo.predict_tab.tab import PredictTab
 from resnet_hub.demo.runs.run import PageRun, configure
 from resnet_hub.demo.runs.scheduler import Scheduler
-from resnet_hub.demo.space import is_zero_gpu
+from resnet_hub.demo.space import get_token, is_zero_gpu
 from resnet_hub.demo.train_tab.data_step import DataStep
 from resnet_hub.demo.train_tab.job_panel import JobPanel
-from resnet_hub.demo.train_tab.model_step import ModelStep, check_memory
+from resnet_hub.demo.train_tab.model_step import ModelStep
 from resnet_hub.demo.train_tab.result_step import ResultStep
 from resnet_hub.demo.train_tab.run_panel import RunPanel
 from resnet_hub.demo.train_tab.tab_state import DATA, MODEL, QUICK, RESULT, SLOW, TRAINING, TabState, Updates
@@ -53,7 +54,8 @@ class TrainTab:
             if self.scheduler.get_status(run).is_active:
                 return {self.state.run: run.id}
             base, options = self.model.read_options(values)
-            check_memory(run, base, options)
+            if base:
+                read_config(base, token=get_token())  # refuses one that cannot be read now, and not after a wait
             with self._new_run(run) as run:
                 self.scheduler.start(run, owners, configure(run, base, **options))
             return {self.state.run: run.id, self.state.driven: run.id}

@@ -5,6 +5,7 @@ import errno
 import html
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -206,6 +207,39 @@ def test_a_plan_shows_the_chosen_settings_and_the_time(tab: Any, folder: Path) -
     values[tab.model.inputs["image_size"]] = "x"  # crafted
     assert tab.model.plan(values, from_browser()) == {tab.model.planned: ""}
     assert tab.model.plan(fill(tab, ""), from_browser()) == {tab.model.planned: ""}
+    tab.scheduler.delete(run)
+
+
+def test_a_large_network_gets_a_plan_without_a_time(tab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To measure the time, the page would train it: some gigabytes, in the process that answers everyone."""
+    monkeypatch.setattr("resnet_hub.training.plan.plan_run", measure := Mock(return_value=Mock(seconds=60)))
+    checked = tab.data.check_zip("", str(folder / "colours.zip"), from_browser())
+    run = tab.runs.find(checked[tab.state.run])
+    values = fill(tab, run.id) | {tab.model.inputs["recipe"]: "modern", tab.model.inputs["architecture"]: "resnet50"}
+    for size, is_measured in ((1024, False), (224, True)):
+        values[tab.model.inputs["image_size"]] = size
+        planned = tab.model.plan(values, from_browser())
+        assert planned[tab.model.inputs["image_size"]]["placeholder"] == str(size)
+        assert ("on this machine" in planned[tab.model.planned]) == is_measured == measure.called
+    tab.scheduler.delete(run)
+
+
+def test_images_that_exceed_the_memory_are_no_reason_to_refuse_a_run(tab: Any, folder: Path) -> None:
+    """They are decoded again in each epoch, or cached on the disk."""
+    checked = tab.data.check_zip("", str(folder / "colours.zip"), from_browser())
+    run = tab.runs.find(checked[tab.state.run])
+    report = run.read_report()
+    rows = tuple(replace(row, images=7_200) for row in report.classes)
+    (run.folder / "report.json").write_text(replace(report, classes=rows).to_json())
+    values = fill(tab, run.id) | {tab.model.inputs["image_size"]: 224}
+    with pytest.MonkeyPatch.context() as idle:
+        idle.setattr(tab.scheduler, "start", start := Mock())
+        assert tab.begin(values, from_browser())[tab.state.notice] == ""
+        assert start.called
+        assert (
+            "user/absent"
+            in tab.begin(values | {tab.model.inputs["base"]: "user/absent"}, from_browser())[tab.state.notice]
+        )
     tab.scheduler.delete(run)
 
 

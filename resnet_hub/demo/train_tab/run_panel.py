@@ -1,15 +1,20 @@
 """The panels below the steps of the Train tab: the current run with its name and link, and all runs of the browser."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import gradio as gr
 
-from resnet_hub.demo import markup
+from resnet_hub import jobs
+from resnet_hub.demo import markup, visitor
 from resnet_hub.demo.i18n import message, translate
+from resnet_hub.demo.models import Models
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.train_tab.job_panel import JobPanel
 from resnet_hub.demo.train_tab.tab_state import QUICK, TabState, Updates
+from resnet_hub.errors import ResNetHubError
 
 MAX_TITLE = 60  # characters
 _SHOW_ADDRESS = """(html) => {
@@ -34,8 +39,8 @@ _CHOSEN = '[...document.querySelectorAll("#my-runs input:checked")].map((box) =>
 class RunPanel:
     """Handlers and components of both panels."""
 
-    def __init__(self, scheduler: Scheduler, state: TabState):
-        self.scheduler, self.runs, self.state = scheduler, scheduler.runs, state
+    def __init__(self, scheduler: Scheduler, models: Models, job: JobPanel, state: TabState):
+        self.scheduler, self.runs, self.models, self.job, self.state = scheduler, scheduler.runs, models, job, state
 
     def show(self, run: PageRun, shown: Any, request: gr.Request) -> Updates:
         """The panel of a run. Its name is set once, so that it is not changed while the visitor types."""
@@ -53,7 +58,7 @@ class RunPanel:
         hidden = gr.update(visible=False)
         return {self.panel: hidden, self.title: "", self.link: "", self.new_button: hidden}
 
-    def rename(self, run_id: str, title: str | None, request: gr.Request) -> Any:
+    def rename(self, run_id: str, title: str | None) -> Any:
         """Name the run as the visitor wants; an empty name brings back that of its data."""
         run = self.runs.find(run_id)
         if run is None:
@@ -92,11 +97,21 @@ class RunPanel:
             return markup.render_text(translate(request, "choose_two"), "alert")
         return markup.render_comparison(runs, request)
 
-    def delete_chosen(self, run_id: str, stored: Any, chosen: str, request: gr.Request) -> Updates:
+    def delete_run(self, run: PageRun, request: gr.Request, signed_in: gr.OAuthToken | None) -> None:
+        """Delete a run with its model, and cancel its job."""
+        with suppress(ResNetHubError):  # its owner can still cancel it on the Hub
+            if job := self.job.find_job(run.id):
+                jobs.cancel(job, token=visitor.token(request, signed_in))
+        self.models.forget(run.id)
+        self.scheduler.delete(run)
+
+    def delete_chosen(
+        self, run_id: str, stored: Any, chosen: str, request: gr.Request, signed_in: gr.OAuthToken | None
+    ) -> Updates:
         """Delete the chosen runs that do not train, other than the one that is on show."""
         for run in map(self.runs.find, str(chosen).split()):
             if run and run.id != run_id and not self.scheduler.get_status(run).is_active:
-                self.scheduler.delete(run)
+                self.delete_run(run, request, signed_in)
         return self.list_runs(run_id, stored, request)
 
     # -- the page ------------------------------------------------------------------------------------------------------
@@ -142,7 +157,7 @@ class RunPanel:
         self._compare_button.click(self.compare, self._chosen, self.comparison, js=f"() => [{_CHOSEN}]", **QUICK)
         deleting: dict[str, Any] = {"inputs": [*listed["inputs"], self._chosen], "outputs": listed["outputs"]}
         deleting["js"] = f"(run, stored) => [run, stored, {_CHOSEN}]"
-        self._delete_chosen.confirm.click(self.delete_chosen, **deleting, **QUICK)
+        self.deletion = self._delete_chosen.confirm.click(self.delete_chosen, **deleting, **QUICK)
 
 
 class _ConfirmedButton:

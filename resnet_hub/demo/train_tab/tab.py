@@ -11,7 +11,6 @@ from typing import Any
 
 import gradio as gr
 
-from resnet_hub import jobs
 from resnet_hub.checkpoints.load import read_config
 from resnet_hub.demo import markup, visitor, zero_gpu
 from resnet_hub.demo.i18n import PageError, message, translate
@@ -40,7 +39,7 @@ class TrainTab:
         self.job = JobPanel(scheduler, state)
         self.data = DataStep(scheduler, state)
         self.model = ModelStep(models, defaults, scheduler.runs, self.job, state)
-        self.panel = RunPanel(scheduler, state)
+        self.panel = RunPanel(scheduler, models, self.job, state)
         self.training = TrainingStep(scheduler, self.data, self.job, self.panel, state)
         self.result = ResultStep(scheduler, predict, self.data, state)
 
@@ -149,11 +148,7 @@ class TrainTab:
     def delete(self, run_id: str, stored: Any, request: gr.Request, signed_in: gr.OAuthToken | None) -> Updates:
         """Delete the run, and cancel its job."""
         if run := self.runs.find(run_id):
-            with suppress(ResNetHubError):  # its owner can still cancel it on the Hub
-                if job := self.job.find_job(run_id):
-                    jobs.cancel(job, token=visitor.token(request, signed_in))
-            self.models.forget(run_id)
-            self.scheduler.delete(run)
+            self.panel.delete_run(run, request, signed_in)
         deleted = markup.render_text(translate(request, "run_deleted"), "status")
         return self.start_over(stored, request) | {self.state.alert: deleted}
 
@@ -243,7 +238,8 @@ class TrainTab:
                 started.success(self.drive, state.driven, training.gpu, **QUICK | {"concurrency_id": "gpu"})
         training.stop_button.click(training.stop, state.run, training.outputs, **QUICK)
         deleting = self.panel.delete_button.confirm.click(self.delete, [state.run, state.browser], all_outputs, **QUICK)
-        self.result.connect_deletion(deletion=deleting)
+        for deletion in (deleting, self.panel.deletion):
+            self.result.connect_deletion(deletion)
         self.panel.new_button.click(self.start_over, state.browser, all_outputs, **QUICK)
         self.result.evaluate_button.click(self.measure, [state.run, state.browser], outputs, **QUICK)
         correcting: dict[str, Any] = SLOW | {"concurrency_id": "data", "concurrency_limit": 2}

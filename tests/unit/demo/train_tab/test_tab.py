@@ -37,14 +37,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tab(folder: Path) -> Iterator[Any]:
+def page(folder: Path) -> Any:
     async def built() -> Any:  # where an event loop runs: Gradio would leave one of its own open
         return page_module.build(folder / "shelf")
 
     with pytest.MonkeyPatch.context() as settings:
         settings.setenv("RESNET_HUB_RUNS", str(folder / "runs"))
         settings.setattr(page_module, "get_upload_folder", lambda: str(folder / "served"))
-        page = asyncio.run(built())
+        return asyncio.run(built())
+
+
+@pytest.fixture(scope="module")
+def tab(page: Any) -> Iterator[Any]:
     tab = next(fn.fn.__self__ for fn in page.fns.values() if getattr(fn.fn, "__name__", "") == "begin")
     yield tab
     tab.scheduler.close()
@@ -265,15 +269,38 @@ def test_a_browser_remembers_its_runs_and_lists_those_that_exist(tab: Any) -> No
         run.log_event(Failed("x"))
     stored = tab.state.remember({"runs": [old.id, "x", 7, new.id], "visitor": "v" * 20}, new.id)[tab.state.browser]
     assert stored == {"visitor": "v" * 20, "run": new.id, "runs": [new.id, old.id, "x", 7]}
-    assert tab.panel.rename(new.id, " my   <i>", from_browser()) == "my <i>"
+    assert tab.panel.rename(new.id, " my   <i>") == "my <i>"
     table = tab.panel.list_runs(new.id, stored, from_browser())[tab.panel.table]
     assert table.index(new.id) < table.index(old.id) and "my &lt;i&gt;" in table
-    left = tab.panel.delete_chosen(new.id, stored, f"{new.id} {old.id} x", from_browser())[tab.panel.table]
+    chosen = f"{new.id} {old.id} x"
+    left = tab.panel.delete_chosen(new.id, stored, chosen, from_browser(), None)[tab.panel.table]
     assert tab.runs.find(new.id) and not tab.runs.find(old.id) and old.id not in left
     assert MESSAGES["en"]["choose_two"] in tab.panel.compare(new.id, from_browser())
     for broken in (None, [], {"runs": "x"}):
         assert tab.panel.list_runs("", broken, from_browser())[tab.panel.mine]["visible"] is False
     tab.scheduler.delete(new)
+
+
+def test_both_buttons_delete_all_of_a_run(tab: Any, page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled: list[tuple[jobs.Job, str]] = []
+    monkeypatch.setattr(jobs, "cancel", lambda job, token: cancelled.append((job, token)))
+    job, ann = jobs.Job("job0", "ann", "https://huggingface.co/jobs/ann/job0", "ann/x-input/end-1"), Mock(token="hf_x")
+    for delete in (
+        lambda run: tab.delete(run.id, None, from_browser(), ann),
+        lambda run: tab.panel.delete_chosen("", None, run.id, from_browser(), ann),
+    ):
+        run = tab.runs.create("")
+        run.update_facts(data="x", title="x", job=job._asdict())
+        run.log.touch()
+        save_base(run.run_dir.model)
+        assert tab.models.get(run.id).config.labels == ["a", "b"]
+        delete(run)
+        assert cancelled.pop() == (job, "hf_x") and not tab.runs.find(run.id) and run.id not in tab.models._loaded
+    calls = {getattr(call.fn, "__name__", ""): number for number, call in page.fns.items()}
+    following = [
+        call.trigger_after for call in page.fns.values() if getattr(call.fn, "__name__", "") == "leave_deleted"
+    ]
+    assert sorted(following) == sorted([calls["delete"], calls["delete_chosen"]])  # Predict leaves the model
 
 
 def test_a_deleted_model_gives_way_to_the_default_and_its_id_is_not_shown(tab: Any) -> None:

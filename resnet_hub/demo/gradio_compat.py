@@ -73,6 +73,7 @@ class GuardedBlocks(gr.Blocks):
     max_sessions_each = 150  # of one visitor address
     get_address: Callable[[MutableMapping[str, Any]], str]
     note_start: Callable[[str], None]  # gets the event id of a call that leaves Gradio's queue
+    note_sender: Callable[[MutableMapping[str, Any] | None], None]  # gets the ASGI scope of a call, if it has one
 
     def describe_error(self, error: Exception, request: gr.Request | None) -> str:
         """The message to a visitor for an error that no handler expects."""
@@ -81,9 +82,10 @@ class GuardedBlocks(gr.Blocks):
     async def process_api(self, block_fn: Any, inputs: Any, *args: Any, **options: Any) -> dict[str, Any]:
         """Answer a call. Errors of pre- and postprocessing, such as values of another type, end here too."""
         session, request, event_id = options.get("state"), options.get("request"), options.get("event_id")
-        starlette_request = getattr(request, "request", None)
+        scope = getattr(getattr(request, "request", request), "scope", None)
+        self.note_sender(scope)
         if session is not None:
-            self._limit_sessions(session, self.get_address(starlette_request.scope) if starlette_request else "")
+            self._limit_sessions(session, self.get_address(scope) if scope else "")
         if event_id:
             self.note_start(event_id)
         try:

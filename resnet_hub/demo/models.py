@@ -12,15 +12,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import HfApi
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from resnet_hub.checkpoints.default_model import Purpose, is_folder, obtain, preferred_model
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.runs.scheduler import Scheduler
-from resnet_hub.demo.space import get_token, is_zero_gpu
+from resnet_hub.demo.space import get_token, is_space, is_zero_gpu
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.hub_client import timeouts
+from resnet_hub.hub_client.errors import hub_errors
+from resnet_hub.hub_client.retry import retry_call
 
 if TYPE_CHECKING:
     from resnet_hub.inference.classifier import Classifier
@@ -45,6 +48,7 @@ class Models:
         self._bytes: dict[str, int] = {}
         self._search_again = 0.0
         self._added: dict[str, str | Path] = {}
+        self._public: set[str] = set()  # models of the Hub that anyone may read
 
     def names(self) -> list[str]:
         """The models that were added, and the folders on the shelf."""
@@ -59,7 +63,25 @@ class Models:
         return name
 
     def source(self, name: str) -> str | Path:
-        """The folder or the Hub id behind a name; raises `PageError` for a path, a URL and anything else."""
+        """The folder or the Hub id behind a name.
+
+        Raises:
+            PageError: The name is a path, a URL or anything else.
+            HubError: The sender of the call may not read the model on the Hub: another may have fetched a private one.
+        """
+        source = self._find_source(name)
+        if self._may_be_private(name, source):
+            with hub_errors(name, token=False):
+                retry_call(HfApi(token=False).auth_check, name)
+            self._public.add(name)
+        return source
+
+    def _may_be_private(self, name: str, source: str | Path) -> bool:
+        """Whether the local user may be the only one who can read the model, and this is a call of another."""
+        is_offered = isinstance(source, Path) or name in self._added or name in self._public
+        return not (is_offered or is_space() or get_token() is None)
+
+    def _find_source(self, name: str) -> str | Path:
         if name in self._added:
             return self._added[name]
         if name in self.names():
@@ -96,8 +118,9 @@ class Models:
                 del self._loaded[name], self._bytes[name]
 
     def find_loaded(self, name: str) -> "Classifier | None":
-        """The classifier of that name if it need not be loaded or waited for."""
-        self.source(name)  # raises if the name is not valid, or not any more
+        """The classifier of that name if neither it nor the Hub need be waited for."""
+        if self._may_be_private(name, self._find_source(name)):  # raises if the name is not valid, or not any more
+            return None
         with self._lock:
             future = self._loaded.get(name)
             return future.result() if future and future.done() and not future.exception() else None
@@ -225,7 +248,7 @@ class DefaultModels:
             source = preferred_model(purpose, on_gpu=purpose == "base" and _has_gpu())
             if not source:
                 return True
-            reason = obtain(source, token=get_token())
+            reason = obtain(source, token=False if is_space() else None)  # who started the page has chosen it
             if reason is None:
                 name = self.models.add(source)
                 if purpose == "predict":

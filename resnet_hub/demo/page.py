@@ -32,7 +32,7 @@ from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.runs.store import RunStore, ServedFiles
 from resnet_hub.demo.train_tab.tab import TrainTab
 from resnet_hub.demo.usage_limits import MAX_WAITING, OpenCalls
-from resnet_hub.demo.visitor import Scope, get_address, get_header
+from resnet_hub.demo.visitor import Scope, get_address, get_header, note_sender
 from resnet_hub.errors import memory_is_full
 from resnet_hub.version import __version__
 
@@ -147,7 +147,7 @@ class Page(GuardedBlocks):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.open_calls = OpenCalls()
-        self.get_address, self.note_start = get_address, self.open_calls.note_start
+        self.get_address, self.note_start, self.note_sender = get_address, self.open_calls.note_start, note_sender
         self.max_sessions_each = SESSIONS // 4
 
     def queue(self, *args: Any, **options: Any) -> Self:

@@ -1,7 +1,10 @@
 """Detects where the page runs: on a user's machine, in a Hugging Face Space, or in a Space on ZeroGPU."""
 
 import os
+from contextvars import ContextVar
 from typing import Literal
+
+_is_local_user: ContextVar[bool] = ContextVar("_is_local_user", default=False)  # who sent the call that is answered
 
 
 def is_space() -> bool:
@@ -14,6 +17,11 @@ def is_zero_gpu() -> bool:
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
+def note_local_user(is_local: bool) -> None:
+    """Note whether the local user sent the call that this task, and the threads that it starts by anyio, answer."""
+    _is_local_user.set(is_local)
+
+
 def get_token() -> Literal[False] | None:
-    """The token for models of visitors: on a Space none, its owner's is not theirs; elsewhere that of the user."""
-    return False if is_space() else None
+    """The token to read from the Hub with in a call: None, the saved one, for the local user; for all others none."""
+    return None if _is_local_user.get() else False

@@ -12,7 +12,7 @@ from huggingface_hub import get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from resnet_hub.demo.i18n import PageError, message
-from resnet_hub.demo.space import is_space
+from resnet_hub.demo.space import is_space, note_local_user
 
 Scope = MutableMapping[str, Any]
 
@@ -48,6 +48,15 @@ def is_local_user(scope: Scope) -> bool:
     except ValueError:  # an incomplete address
         return False
     return bool(scope.get("client")) and scope["client"][0] in local and host in (*local, "localhost")
+
+
+def note_sender(scope: Scope | None) -> None:
+    """Let the rest of a call read from the Hub as its sender: see `space.get_token`.
+
+    An agent reads as nobody: Gradio repeats its call from this machine, with the host that its sender chose to write.
+    """
+    is_local = scope is not None and is_local_user(scope) and get_header(scope, "x-gradio-user") != "mcp"
+    note_local_user(is_local)
 
 
 def is_from_other_site(scope: Scope) -> bool:

@@ -195,8 +195,13 @@ class Hub:
         return {"type": "user", "name": name, "fullname": "", "orgs": self.orgs, "auth": auth}
 
     def auth_check(self, token, query, body, repo_id, write=None):
-        self.repo(repo_id, token, write=write is not None)
+        repo = self.repo(repo_id, token, write=write is not None)
+        self.check_gate(repo, repo_id, token)
         return {}
+
+    def check_gate(self, repo: Repo, repo_id: str, token: str | None) -> None:
+        if repo.gated and repo_id.split("/")[0] != self.user(token):
+            raise RefusalError(403 if token else 401, f"Access to model {repo_id} is restricted", "GatedRepo")
 
     def validate(self, token, query, body):
         try:
@@ -359,8 +364,7 @@ class Hub:
 
     def resolve(self, token, query, body, repo_id, revision, path):
         repo = self.repo(repo_id, token)
-        if repo.gated and repo_id.split("/")[0] != self.user(token):
-            raise RefusalError(403 if token else 401, f"Access to model {repo_id} is restricted", "GatedRepo")
+        self.check_gate(repo, repo_id, token)
         commit = self.revision(repo, revision)
         files, path = repo.commits[commit], unquote(path)
         if path not in files:

@@ -24,6 +24,7 @@ from helpers.program import Program
 from resnet_hub.demo.runs.run import PageRun, configure
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.runs.store import RunStore
+from resnet_hub.demo.space import note_local_user
 
 
 def find_free_port() -> int:
@@ -163,6 +164,16 @@ class Caller:
 def from_browser(language: str = "en") -> gr.Request:
     scope = {"type": "http", "headers": [(b"accept-language", language.encode())], "query_string": b"", "path": "/"}
     return gr.Request(fastapi.Request(scope))
+
+
+@contextmanager
+def as_local_user() -> Iterator[None]:
+    """Read from the Hub with the saved token, as in a call of the local user."""
+    note_local_user(True)
+    try:
+        yield
+    finally:
+        note_local_user(False)
 
 
 def made(runs: RunStore, data: Path) -> PageRun:

@@ -143,6 +143,9 @@ def folder(tmp_path: Path, hub: Hub) -> Path:
     for name in ("user/base", "owner/secret"):
         hub.repos[name] = Repo(private=True)
         hub.repos[name].commit("main", files, "a model")
+    hub.repos["datasets/user/photos"] = Repo(private=True)
+    photos = {f"{label}/{n}.png": encode_image(label == "red", n) for label in ("red", "blue") for n in range(4)}
+    hub.repos["datasets/user/photos"].commit("main", photos, "photos")
     return tmp_path
 
 
@@ -191,6 +194,12 @@ def test_the_saved_token_of_a_local_user(folder: Path, hub: Hub) -> None:
         me = Visitor(address)
         me.everything(folder, "user/base", (MINE,))
         assert "score" in me.tell("predict", me.upload(folder / "red.png"), "user/base", 2)  # a private one of mine
+        mine, stranger = Visitor(address), Visitor(address, **{"X-Forwarded-For": "192.0.2.1"})
+        for name in ("predict", "choose"):  # the model is loaded, and was fetched
+            photo = [stranger.upload(folder / "red.png")] if name == "predict" else []
+            assert "is private" in stranger.tell(name, *photo, "user/base")
+        assert "8 images" in mine.tell("check_hub", "user/photos")
+        assert "is private" in stranger.tell("check_hub", "user/photos")
         shared(me, hub)
         nowhere(MINE, folder, but=saved)
         me.call("delete", me.stored)

@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -19,6 +20,7 @@ import gradio as gr
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import translate
 from resnet_hub.demo.models import Models
+from resnet_hub.demo.space import get_token
 from resnet_hub.errors import ResNetHubError
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ class AccuracyMeter:
         Raises:
             ResNetHubError: The model or its dataset cannot be read.
         """
-        return self._pool.submit(self._render, name, off, request).result()
+        read_as_sender = copy_context().run
+        return self._pool.submit(read_as_sender, self._render, name, off, request).result()
 
     def _render(self, name: str, off: list[str], request: gr.Request) -> str:
         from resnet_hub.analysis.labelled_images import compute_accuracy
@@ -81,7 +84,7 @@ class AccuracyMeter:
         if self._cifar10 is None and time.monotonic() >= self._retry_at:
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             with suppress(ResNetHubError):  # offline, for example
-                sample = next(iter(open_stream(CIFAR10, split="test").sample.values()))
+                sample = next(iter(open_stream(CIFAR10, split="test", token=get_token()).sample.values()))
                 self._cifar10 = sample.subset(range(min(MAX_IMAGES, len(sample))))
         count = _count_images(model)
         if self._cifar10 is None or count < _FEWEST:

@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from resnet_hub.demo import markup
 from resnet_hub.demo.predict_tab import prediction_markup
 from resnet_hub.demo.predict_tab.model_picker import ModelPicker
+from resnet_hub.demo.visitor import note_sender
 from resnet_hub.errors import ResNetHubError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class LiveCamera:
 
     async def classify(self, request: Request) -> Response:
         """The labels of the frame in the body, as HTML; an error has the status 400, too many frames 503."""
+        note_sender(request.scope)
         if self._frames.statistics().tasks_waiting >= _MAX_WAITING:
             return PlainTextResponse("There are too many cameras; send the frame again.", 503)
         name, gradio_request = request.query_params.get("model", ""), gr.Request(request)

@@ -19,7 +19,7 @@ from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.datasets.report import DatasetReport, create_report
 from resnet_hub.demo.i18n import PageError
-from resnet_hub.demo.space import is_space
+from resnet_hub.demo.space import get_token, is_space
 from resnet_hub.errors import TooLargeError
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Event, event_to_json
@@ -122,7 +122,7 @@ class PageRun:
         source = facts["data"]
         if source.startswith(HUB_PREFIX):
             config = TrainConfig(data=source, run="run", **facts.get("names", {}))
-            return load_dataset(source, **config.data_names, token=_read_token(), max_bytes=MAX_BYTES)
+            return load_dataset(source, **config.data_names, token=get_token(), max_bytes=MAX_BYTES)
         return load_dataset(self.folder / source)
 
     def load_readable_dataset(self) -> Splits:
@@ -184,7 +184,7 @@ class PageRun:
         return self._import(load_dataset(path), path.name, other.title)
 
     def import_hub_dataset(self, dataset_id: str, **names: str) -> DatasetReport:
-        """Use a dataset of the Hub, pinned to its current commit; on a Space only a public one.
+        """Use a dataset of the Hub, pinned to its current commit; a private one for the local user only.
 
         Args:
             dataset_id: Such as `user/flowers`, or the address of its page.
@@ -195,7 +195,7 @@ class PageRun:
         chosen: dict[str, Any] = {field: value.strip() for field, value in names.items() if value.strip()}
         config = TrainConfig(data=source, run="run", **chosen)
         try:
-            splits = load_dataset(source, **config.data_names, token=_read_token(), max_bytes=MAX_BYTES)
+            splits = load_dataset(source, **config.data_names, token=get_token(), max_bytes=MAX_BYTES)
         except TooLargeError as error:
             raise PageError("hub_too_large", size=error.size, most=f"{MAX_BYTES / 2**30:.0f} GB") from None
         return self._import(
@@ -291,11 +291,6 @@ def check_free_space(folder: Path, size: int = 0) -> None:
 def _check_size(images: int, size: int) -> None:
     if images > MAX_IMAGES or size > MAX_BYTES:
         raise PageError("data_too_large", images=f"{MAX_IMAGES:,}", size=f"{MAX_BYTES / 2**30:.0f} GB")
-
-
-def _read_token() -> bool | None:
-    """The token to read from the Hub with: the local user's own; none on a Space."""
-    return False if is_space() else None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

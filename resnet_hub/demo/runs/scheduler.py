@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.runs.run import MAX_BYTES, PageRun
 from resnet_hub.demo.runs.store import RunStore
-from resnet_hub.demo.space import is_space, is_zero_gpu
+from resnet_hub.demo.space import get_token, is_space, is_zero_gpu
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Failed
 
@@ -43,7 +43,8 @@ class WorkerProcess:
     """A process that trains one run.
 
     Args:
-        run: Its fields decide what to do: `config`, `ending` (only evaluate the best model), `trained` and `worked`.
+        run: Its facts decide what to do: `config`, `ending` (only evaluate the best model), `trained`, `worked`, and
+            `reads_as_user` (the token of the local user is for their own runs only).
         training_limit: Seconds that the run may train, all its workers together.
     """
 
@@ -55,7 +56,7 @@ class WorkerProcess:
         self._seconds_before = float(self._facts.get("worked", 0))
         threads = str(max(1, (os.cpu_count() or 1) - 1))  # one core is left to the page
         env = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(_import_path())}
-        if is_space():
+        if not self._facts.get("reads_as_user"):
             env = {key: value for key, value in env.items() if "TOKEN" not in key}
             env["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
         time_limit = None if training_limit == math.inf else max(0.0, training_limit - self._seconds_before)
@@ -224,7 +225,7 @@ class Scheduler:
                 raise PageError("address_waits", count=MAX_WAITING // 2)
             if config:
                 run.update_facts(config=asdict(config))
-            run.update_facts(ending=evaluate_only)
+            run.update_facts(ending=evaluate_only, reads_as_user=get_token() is None)
             self._owners[run.id] = owners
             self._queue.append(run.id)
 

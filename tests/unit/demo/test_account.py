@@ -1,5 +1,6 @@
 """In whose name the page acts."""
 
+from contextvars import copy_context
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -9,6 +10,7 @@ import pytest
 
 from resnet_hub.demo import visitor
 from resnet_hub.demo.i18n import PageError
+from resnet_hub.demo.space import get_token
 
 
 def from_(client: str, host: str = "localhost:7860", **headers: str) -> gr.Request:
@@ -38,6 +40,31 @@ def test_only_a_local_user_acts_with_the_token_of_the_machine(
         visitor.token(request_, None)
     assert refusal.value.key == "sign_in_job"
     assert visitor.token(request_, Mock(token="hf_visitor")) == "hf_visitor"
+
+
+@pytest.mark.parametrize(
+    ("sender", "on_space", "token"),
+    [
+        (from_("127.0.0.1"), False, None),
+        (from_("192.0.2.1"), False, False),
+        (from_("127.0.0.1", host="example.org"), False, False),
+        (from_("127.0.0.1", x_gradio_user="mcp"), False, False),  # of an agent anywhere, passed on by Gradio
+        (from_("127.0.0.1"), True, False),
+        (None, False, False),
+    ],
+)
+def test_only_a_local_user_reads_with_the_token_of_the_machine(
+    sender: gr.Request | None, on_space: bool, token: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if on_space:
+        monkeypatch.setenv("SPACE_ID", "owner/space")
+
+    def read() -> bool | None:
+        visitor.note_sender(sender.request.scope if sender else None)
+        return get_token()
+
+    assert copy_context().run(read) is token
+    assert get_token() is False  # outside of a call
 
 
 def test_who_has_no_token_learns_how_to_get_one_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,15 +9,16 @@ from unittest.mock import Mock
 
 import pytest
 from helpers.data import save_base, wait
-from helpers.hub_server import Hub, Repo
-from helpers.page import Caller, serving
+from helpers.hub_server import WRITER, Hub, Repo
+from helpers.page import Caller, as_local_user, serving
 from huggingface_hub import constants
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import models as module
 from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.models import DefaultModels, Models
-from resnet_hub.errors import ResNetHubError
+from resnet_hub.errors import HubError, ResNetHubError
+from resnet_hub.hub_client import timeouts
 from resnet_hub.model import ResNet
 
 
@@ -48,6 +49,30 @@ def test_a_network_too_large_for_the_page_is_refused_by_its_config(network: dict
         Models(tmp_path).get("slow")
     usual = ResNetConfig.from_name("resnext101_64x4d")
     assert usual.peak_numbers < module._PEAK and usual.multiply_adds < module._WORK
+
+
+@pytest.mark.parametrize("restriction", ["private", "gated"])
+def test_a_model_that_only_the_local_user_may_read_is_not_given_to_others(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restriction: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    publish(hub, save_base(tmp_path / "mine"), "user/mine", "user/open")
+    setattr(hub.repos["user/mine"], restriction, True)
+    models = Models(tmp_path / "shelf")
+    with as_local_user():
+        mine = models.get("user/mine")
+        assert models.find_loaded("user/mine") is mine and models.get("user/open")
+    assert models.find_loaded("user/mine") is None
+    for ask in (models.get, models.source):
+        with pytest.raises(HubError, match="user/mine"):
+            ask("user/mine")
+    hub.requests.clear()
+    assert models.get("user/open") is models.find_loaded("user/open")
+    assert hub.requests == ["GET /api/models/user/open/auth-check"]  # is asked once
+    hub.fail(".*", 503)
+    monkeypatch.setattr(timeouts, "SILENCE", 0.5)
+    with pytest.raises(HubError, match="server error"):  # the copy in the cache is of that user
+        Models(tmp_path / "shelf").get("user/mine")
 
 
 BETTER, BASE = "user/better", "user/base"

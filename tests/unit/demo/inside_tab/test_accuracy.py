@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 from helpers.data import encode_image, save_base, write_zip
-from helpers.hub_server import Hub, Repo
+from helpers.hub_server import WRITER, Hub, Repo
 from helpers.page import from_browser, made
 
 from resnet_hub import ResNet, ResNetConfig, TrainConfig, train
@@ -69,9 +69,13 @@ def test_models_of_cifar10_are_measured_on_images_of_the_hub(
     repo.commit("main", files, "CIFAR-10")
     assert missing in inside.measure_accuracy("cifar", from_browser(), choose())  # the Hub is not asked again at once
     monkeypatch.setattr(inside.meter, "_retry_at", 0.0)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    sent: set[str | None] = set()
+    hub.heard = lambda request, headers, body: sent.add(headers.get("authorization"))
     hub.requests.clear()
     whole = inside.measure_accuracy("cifar", from_browser(), choose())
     assert "Of 30 test images of CIFAR-10" in whole
     asked = len(hub.requests)
     without = inside.measure_accuracy("cifar", from_browser(), choose("layer2.1"))
     assert re.search(r"recognises \d+% with all blocks and \d+% without", without) and len(hub.requests) == asked
+    assert sent == {None}  # a visitor reads as nobody

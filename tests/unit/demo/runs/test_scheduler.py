@@ -10,21 +10,21 @@ import subprocess
 import sys
 import time
 import zipfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import ROOT
 from helpers.data import wait
-from helpers.hub_server import Hub, Repo
-from helpers.page import at_work, made, started
+from helpers.hub_server import WRITER, Hub, Repo
+from helpers.page import as_local_user, at_work, made, started
 
 from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.runs import scheduler as scheduler_module
 from resnet_hub.demo.runs import store as store_module
 from resnet_hub.demo.runs.run import configure
-from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.runs.scheduler import Scheduler, WorkerProcess
 from resnet_hub.demo.runs.store import RunStore
 from resnet_hub.model import ResNet
 
@@ -48,6 +48,23 @@ def test_a_run_from_a_zip_to_a_model(runs: RunStore, scheduler: Scheduler, data:
     again = runs.copy(run)
     assert again.id != run.id and scheduler.get_status(again).state == "new"
     assert (again.folder / "colours.zip").read_bytes() == data.read_bytes()
+
+
+def test_only_a_run_of_the_local_user_has_their_token(
+    runs: RunStore, scheduler: Scheduler, data: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    monkeypatch.setattr(scheduler, "_start_worker", lambda run: None)
+    environments: list[dict[str, str]] = []
+    monkeypatch.setattr(scheduler_module.subprocess, "Popen", lambda *_, env, **__: environments.append(env))
+    run = made(runs, data)
+    for sender in (nullcontext, as_local_user, nullcontext):  # who resumes a run decides, too
+        with sender():
+            scheduler.start(run, {"visitor"}, configure(run, base, recipe="head"))
+        scheduler.stop(run)
+        WorkerProcess(run, math.inf)
+    has_token = ["HF_TOKEN" in env and "HF_HUB_DISABLE_IMPLICIT_TOKEN" not in env for env in environments]
+    assert has_token == [False, True, False]
 
 
 def test_a_dataset_that_grew_on_the_hub_is_not_downloaded(

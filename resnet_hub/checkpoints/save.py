@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_hub.atomic import replace_folder
+from resnet_hub.atomic import replace_files
 from resnet_hub.config import ResNetConfig
 from resnet_hub.convert.state_dict import (
     describe_bad_values,
@@ -44,7 +44,9 @@ def save_checkpoint(
     old_card: str | None = None,
     dtype: str | None = None,
 ) -> Path:
-    """Write a checkpoint folder. If writing fails, the old folder is unchanged; other files in it stay.
+    """Write a checkpoint folder. If writing fails, the old files are unchanged; other files in the folder stay.
+
+    A process that loads the folder in the moment of the replacement may find files of both checkpoints.
 
     Names, shapes and values of the weights are checked first. Tensors that share memory are stored separately.
 
@@ -71,15 +73,12 @@ def save_checkpoint(
     from resnet_hub.checkpoints.model_card import carry_over_card, mark_generated, render_card
 
     _check_weights(config, weights, folder)
-    replaced_files = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, *STALE_FILES)
+    names = (*STALE_FILES, CARD_FILE, WEIGHTS_FILE, CONFIG_FILE)
     try:
         folder = Path(folder).expanduser()
         if folder.exists() and not folder.is_dir():
             raise CheckpointError(f"{folder} is a file. Name a folder to save the model in.")
-        with (
-            memory_errors("the weights"),
-            replace_folder(folder, keep=lambda name: name not in replaced_files) as new_folder,
-        ):
+        with memory_errors("the weights"), replace_files(folder, names) as new_folder:
             weights = cast_weights(weights, dtype) if dtype else weights
             (new_folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
             save_file(_separate(weights), new_folder / WEIGHTS_FILE, metadata={"format": "pt"})

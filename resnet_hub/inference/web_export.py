@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from resnet_hub.atomic import open_atomic, replace_folder
+from resnet_hub.atomic import open_atomic, replace_files
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import ResNetHubError, disk_is_full
 from resnet_hub.inference.engines import create_session, example_batch
@@ -175,8 +175,8 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
     """Replaces the page in a folder, and leaves the folder's other files."""
     if (folder / _INDEX).exists() and not (folder / _CONFIG).exists():
         raise ResNetHubError(f"{folder} has another {_INDEX}. Name a new folder.")
-    ours = {name.split("/")[0] for name in files} | {"runtime"}
-    with replace_folder(folder, keep=lambda name: name not in ours) as new:
+    stale = {f"runtime/{path.name}" for path in folder.glob("runtime/*")} - files.keys()
+    with replace_files(folder, [*stale, *files]) as new:
         for name, content in files.items():
             (new / name).parent.mkdir(exist_ok=True)
             (new / name).write_bytes(content)

@@ -29,7 +29,7 @@ from resnet_hub.demo.predict_tab.live_camera import LiveCamera
 from resnet_hub.demo.predict_tab.tab import EXAMPLES, PredictTab
 from resnet_hub.demo.runs.run import MAX_BYTES
 from resnet_hub.demo.runs.scheduler import Scheduler
-from resnet_hub.demo.runs.store import RunStore, ServedFiles
+from resnet_hub.demo.runs.store import RunStore, ServedFiles, create_private_folder
 from resnet_hub.demo.train_tab.tab import TrainTab
 from resnet_hub.demo.usage_limits import MAX_WAITING, OpenCalls
 from resnet_hub.demo.visitor import Scope, get_address, get_header, note_sender
@@ -166,8 +166,13 @@ def build(shelf: str | Path, default: str | None = None) -> Page:
         shelf: The folder of the checkpoint folders.
         default: Name of the embedded model, which predicts and is the base of a training until the preferred ones are
             there; the first of the shelf if None.
+
+    Raises:
+        ResNetHubError: Other users may write to the folders of uploads or runs, or the environment is not valid.
     """
-    scheduler = Scheduler(RunStore(files=ServedFiles(get_upload_folder())))
+    # Before any component: a button with an icon has Gradio create the folder, and then other users may list it.
+    uploads = create_private_folder(get_upload_folder(), "GRADIO_TEMP_DIR")
+    scheduler = Scheduler(RunStore(files=ServedFiles(uploads)))
     models = Models(Path(shelf), scheduler)
     default = default or next(iter(models.names()), "")
     defaults = DefaultModels(models, default)
@@ -208,7 +213,6 @@ def launch(demo: Page, **options: Any) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # the address is shown at once in a file or pipe too
     uploads = get_upload_folder()
-    uploads.mkdir(parents=True, exist_ok=True, mode=0o700)
     threading.Thread(target=clean_up, args=[demo.runs, uploads], daemon=True).start()
     threading.Thread(target=demo.defaults.watch, args=[lambda: demo.is_running], daemon=True).start()
     demo.launch(

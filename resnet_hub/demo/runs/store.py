@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -20,6 +21,22 @@ from typing import TypeGuard
 from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.runs.run import PageRun, check_free_space
 from resnet_hub.errors import TrainingError
+
+
+def create_private_folder(folder: str | Path, variable: str) -> Path:
+    """Create a folder that only this user may read, or make it one; returns its absolute path.
+
+    Raises:
+        TrainingError: It is a link, belongs to another user, or others may write to it. `variable` names another one.
+    """
+    folder = Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    about = folder.lstat()
+    is_own = about.st_uid == os.getuid() if hasattr(os, "getuid") else True
+    if not is_own or not stat.S_ISDIR(about.st_mode) or about.st_mode & 0o022:
+        raise TrainingError(f"{folder} belongs to others, or they may write to it; set {variable} to a private folder.")
+    folder.chmod(0o700)
+    return folder
 
 
 class ServedFiles:
@@ -65,10 +82,8 @@ class RunStore:
     """
 
     def __init__(self, root: str | Path | None = None, files: ServedFiles | None = None):
-        self.root = Path(root or os.environ.get("RESNET_HUB_RUNS") or _get_default_root()).absolute()
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self.root.is_symlink() or not os.access(self.root, os.W_OK) or self.root.stat().st_mode & 0o022:
-            raise TrainingError(f"Others may write to {self.root}; set RESNET_HUB_RUNS to a private folder.")
+        root = root or os.environ.get("RESNET_HUB_RUNS") or _get_default_root()
+        self.root = create_private_folder(root, "RESNET_HUB_RUNS")
         self.files = files or ServedFiles(f"{self.root}_served")
         self._lock = threading.Lock()
         self._addresses: dict[str, str] = {}  # by run id: the address of the visitor who made it

@@ -35,6 +35,17 @@ def test_a_folder_that_others_write_to_is_refused(tmp_path: Path) -> None:
             RunStore(tmp_path / name)
 
 
+def test_a_folder_of_another_user_is_refused_and_one_that_others_read_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir(mode=0o755)
+    RunStore(tmp_path / "runs")
+    assert (tmp_path / "runs").stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr("os.getuid", lambda: -1)
+    with pytest.raises(TrainingError, match="belongs to others"):
+        RunStore(tmp_path / "runs")
+
+
 def test_served_files_of_a_run_are_deleted_with_it(data: Path, tmp_path: Path) -> None:
     runs = RunStore(tmp_path / "runs", ServedFiles(tmp_path / "served"))
     scheduler = Scheduler(runs)

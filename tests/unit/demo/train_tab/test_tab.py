@@ -43,7 +43,7 @@ def page(folder: Path) -> Any:
 
     with pytest.MonkeyPatch.context() as settings:
         settings.setenv("RESNET_HUB_RUNS", str(folder / "runs"))
-        settings.setattr(page_module, "get_upload_folder", lambda: str(folder / "served"))
+        settings.setenv("GRADIO_TEMP_DIR", str(folder / "served"))
         return asyncio.run(built())
 
 
@@ -62,6 +62,12 @@ def fill(tab: Any, run_id: str, **job: str) -> dict[Any, Any]:
     values = {component: getattr(FORM, name) for name, component in tab.model.inputs.items()}
     values |= dict(zip(tab.job.inputs, job.values(), strict=False))
     return values | {tab.state.run: run_id, tab.state.browser: None}
+
+
+def test_uploads_are_for_the_user_of_the_page_alone(page: Any, folder: Path) -> None:
+    """Gradio creates the folder with the first button that has an icon, open to all users."""
+    assert (folder / "served").stat().st_mode & 0o777 == 0o700
+    assert list((folder / "served").rglob("*.jpg"))
 
 
 def test_refused_settings_leave_no_run_directory(tab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

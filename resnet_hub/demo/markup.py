@@ -3,7 +3,7 @@
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 1000  # of a table
 FEW_TO_CALIBRATE = 50  # images; with fewer, scores and accuracy differ by chance alone
 _LABELS_SHOWN = 5  # of a model
+_QUALITY = 88  # of the JPEG copies in a page
 _LABELS_SEARCHED = 5_000  # most that the page lists for its search
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
@@ -145,14 +146,9 @@ def format_duration(seconds: float, request: gr.Request) -> str:
     return translate(request, "seconds", seconds=seconds)
 
 
-@lru_cache(maxsize=16)
-def _load_samples(run: PageRun, indices: tuple[int, ...]) -> "list[Image.Image]":
-    images = run.load_validation_images()
-    return [_load_thumbnail(images, index, 160) for index in indices]
-
-
-def _load_thumbnail(images: "ImageDataset", index: int, side: int) -> "Image.Image":
-    image = load_image(images.sources[index], name=images.name(index))
+def load_thumbnail(source: Any, side: int, name: str | None = None) -> "Image.Image":
+    """A copy of an image with at most `side` pixels a side."""
+    image = load_image(source, name=name, near=side)
     image.thumbnail((side, side))
     return image
 
@@ -166,7 +162,7 @@ def format_about(seconds: float, request: gr.Request) -> str:
 
 def encode_thumbnail(images: "ImageDataset", index: int, side: int) -> str:
     """A small copy of an image, as the source of an `img`."""
-    return _encode_data_url(_load_thumbnail(images, index, side))
+    return encode_jpeg(load_thumbnail(images.sources[index], side, images.name(index)))
 
 
 def render_samples(run: PageRun, request: gr.Request) -> str:
@@ -177,19 +173,21 @@ def render_samples(run: PageRun, request: gr.Request) -> str:
         captions.append(translate(request, key, **sample._asdict() | {"score": f"{sample.score:.0%}"}))
     thumbnails: list[Image.Image] = []
     with suppress(ResNetHubError, OSError, ValueError, IndexError):  # such as a dataset that was deleted from the Hub
-        thumbnails = _load_samples(run, tuple(sample.image_index for sample in samples)) if samples else []
+        images, indices = run.load_validation_images(), [sample.image_index for sample in samples]
+        thumbnails = [load_thumbnail(images.sources[index], 160, images.name(index)) for index in indices]
     return render_images(list(zip(thumbnails, captions, strict=False)), request, "samples")
 
 
 def render_images(images: "Sequence[tuple[Image.Image, str]]", request: gr.Request, title: str = "") -> str:
     """Small images in rows, each with its caption, below the message `title`. Empty if there are none."""
-    captioned = [(_encode_data_url(image), caption) for image, caption in images]
+    captioned = [(encode_jpeg(image), caption) for image, caption in images]
     return render("images.html", request, images=captioned, title=title)
 
 
-def _encode_data_url(image: "Image.Image") -> str:
+def encode_jpeg(image: "Image.Image") -> str:
+    """A copy of an image as the source of an `img`."""
     content = BytesIO()
-    image.convert("RGB").save(content, "JPEG", quality=90)
+    image.convert("RGB").save(content, "JPEG", quality=_QUALITY)
     return f"data:image/jpeg;base64,{b64encode(content.getvalue()).decode()}"
 
 

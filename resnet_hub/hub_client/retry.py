@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from functools import cache, partial
 from importlib import import_module
 from json import JSONDecodeError
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from resnet_hub.errors import HubError
 from resnet_hub.hub_client import timeouts
@@ -28,9 +28,6 @@ from resnet_hub.hub_client.xet import (
     watched_transfers,
 )
 
-if TYPE_CHECKING:
-    from huggingface_hub.utils import tqdm
-
 RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)  # may succeed when retried
 
 _NO_TOKEN = "the Hub gives no access to it"
@@ -38,7 +35,6 @@ _MAX_RETRY_AFTER = 1e6  # seconds, about eleven days
 _UNEXPECTED = (LookupError, TypeError, AttributeError, AssertionError, NameError)  # raised on malformed responses
 
 _POLL_SECONDS = 0.1
-_MIN_BAR_BYTES = 2**20  # of a body that is sent with a progress bar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -219,7 +215,7 @@ def _before_request(request: Any) -> None:
     request.extensions["timeout"] = {
         phase: min(limits.get(phase) or clock.timeout, limit) for phase in ("connect", "read", "write", "pool")
     }
-    request.stream = _measured_stream()(request.stream, clock, bar=_create_bar(request))
+    request.stream = _measured_stream()(request.stream, clock)
 
 
 def _after_response(response: Any) -> None:
@@ -259,11 +255,8 @@ def _import_http_library() -> Any:
     return import_module(errors.HTTPError.__module__.partition(".")[0])
 
 
-def _await_receipt(clock: _Clock, show: Callable[[Mapping[str, int]], object]) -> None:
-    """Wait while the body of a request leaves the send buffer, as long as it moves; that stops the clock too.
-
-    `show` is called with what has not left it.
-    """
+def _await_receipt(clock: _Clock) -> None:
+    """Wait while the body of a request leaves the send buffer, as long as it moves; that stops the clock too."""
     start = moved_at = time.monotonic()
     unsent = sent = read_unsent_bytes()
     while sent and sent.keys() <= unsent.keys():  # until one connection has nothing left to send
@@ -272,19 +265,7 @@ def _await_receipt(clock: _Clock, show: Callable[[Mapping[str, int]], object]) -
         time.sleep(_POLL_SECONDS)
         if (current := read_unsent_bytes()) != unsent:
             unsent, moved_at = current, time.monotonic()
-            show(unsent)
     clock.last_progress += time.monotonic() - start
-
-
-def _create_bar(request: Any) -> "tqdm | None":
-    """A progress bar for the body of a commit, which holds the content of all small files; others have one already."""
-    size = int(request.headers.get("Content-Length", 0))
-    if "/commit/" not in request.url.path or size < _MIN_BAR_BYTES:
-        return None
-    from huggingface_hub.utils import tqdm
-
-    options = {"unit": "B", "unit_scale": True, "desc": "Uploading small files", "disable": None, "leave": False}
-    return tqdm(total=size, **options)  # type: ignore[no-untyped-call]
 
 
 @cache
@@ -292,17 +273,14 @@ def _measured_stream() -> Any:
     class MeasuredStream(_import_http_library().SyncByteStream):  # type: ignore[misc]
         """The body of a request (without `path`) or of a response, whose bytes move the clock."""
 
-        def __init__(
-            self, stream: Any, clock: _Clock, path: str | None = None, start: int = 0, bar: "tqdm | None" = None
-        ):
-            self.stream, self.clock, self.path, self.start, self.bar = stream, clock, path, start, bar
+        def __init__(self, stream: Any, clock: _Clock, path: str | None = None, start: int = 0):
+            self.stream, self.clock, self.path, self.start = stream, clock, path, start
 
         def __iter__(self) -> Iterator[bytes]:
             clock, position, sent_at = self.clock, self.start, time.monotonic()
             reached = self.start if self.path is None else clock.furthest_byte.setdefault(self.path, self.start)
             for chunk in self._split_stream():
                 position += len(chunk)
-                self._show(position, read_unsent_bytes() if self.bar is not None else {})
                 if position >= reached + timeouts.MIN_PROGRESS:
                     now, reached = time.monotonic(), position
                     if self.path is None:  # sending stops the clock: only a response is progress
@@ -312,9 +290,7 @@ def _measured_stream() -> Any:
                 clock.raise_if_expired()
                 yield chunk
             if self.path is None and position >= timeouts.MIN_PROGRESS:
-                _await_receipt(clock, partial(self._show, position))
-            if self.bar is not None:
-                self.bar.close()
+                _await_receipt(clock)
             if self.path is not None and clock.failure is None:
                 clock.last_progress = time.monotonic()
 
@@ -322,10 +298,6 @@ def _measured_stream() -> Any:
             for chunk in self.stream:  # of a commit: its whole body
                 for start in range(0, len(chunk), timeouts.MIN_PROGRESS):
                     yield chunk[start : start + timeouts.MIN_PROGRESS]
-
-        def _show(self, position: int, unsent: Mapping[str, int]) -> None:
-            if self.bar is not None:
-                self.bar.update(max(0, position - sum(unsent.values())) - self.bar.n)
 
         def close(self) -> None:
             if close := getattr(self.stream, "close", None):

@@ -2,10 +2,8 @@
 
 import html
 import re
-from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
-from io import BytesIO
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,7 @@ import gradio as gr
 
 from resnet_hub.checkpoints.model_card import read_license
 from resnet_hub.demo.i18n import translate, translate_label, translate_text
-from resnet_hub.demo.markup import name_license, render, shorten_label
+from resnet_hub.demo.markup import encode_jpeg, name_license, render, shorten_label
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -30,7 +28,6 @@ _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
 _DETAILS = re.compile("<p>&lt;details&gt;&lt;summary&gt;([^<>]*)&lt;/summary&gt;</p>")  # as Markdown shows it
 _VERDICTS = {"not sure": "not_sure", "none": "none_of_these"}  # messages
-_QUALITY = 88  # of the JPEG copies in a page
 
 
 def render_summary(config: "ResNetConfig", model: str, title: str, card: str, query: str, request: gr.Request) -> str:
@@ -129,10 +126,3 @@ def render_why(photo: "Image.Image", heat_map: "Image.Image", label: str, reques
     name = name_label(label, request)
     photo = photo.resize(heat_map.size) if photo.size != heat_map.size else photo
     return render("why.html", request, photo=encode_jpeg(photo), heat=encode_jpeg(heat_map), label=name)
-
-
-def encode_jpeg(image: "Image.Image") -> str:
-    """A data URL."""
-    content = BytesIO()
-    image.convert("RGB").save(content, "JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{b64encode(content.getvalue()).decode()}"

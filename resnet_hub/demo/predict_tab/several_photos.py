@@ -17,7 +17,7 @@ from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.predict_tab import prediction_markup
 from resnet_hub.demo.predict_tab.model_picker import ModelPicker
 from resnet_hub.errors import ImageError, ResNetHubError
-from resnet_hub.images.load import SUFFIXES, load_image
+from resnet_hub.images.load import SUFFIXES
 
 if TYPE_CHECKING:
     from resnet_hub.inference.classifier import Prediction
@@ -138,9 +138,8 @@ def _render_frame(photo: dict[str, Any], result: "Prediction | ImageError", inde
     values: dict[str, Any] = {"file": photo["orig_name"], "index": index}
     if isinstance(result, ImageError):
         return markup.render("several_frame.html", request, error=translate_error(request, result), **values)
-    thumbnail = load_image(photo["path"], near=_THUMBNAIL_SIDE)
-    thumbnail.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-    values |= {"source": prediction_markup.encode_jpeg(thumbnail), "score": f"{result[0]['score']:.0%}"}
+    source = markup.encode_jpeg(markup.load_thumbnail(photo["path"], _THUMBNAIL_SIDE))
+    values |= {"source": source, "score": f"{result[0]['score']:.0%}"}
     label = prediction_markup.name_label(result[0]["label"], request)
     verdict = prediction_markup.describe_verdict(result.verdict, request)
     return markup.render("several_frame.html", request, error="", label=label, verdict=verdict, **values)

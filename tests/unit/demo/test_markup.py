@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from markupsafe import escape
 from PIL import Image
 
 from resnet_hub.config import ResNetConfig
+from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.report import ClassCount, DatasetReport, Finding, UnreadableImage
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import MESSAGES
@@ -19,7 +21,8 @@ from resnet_hub.demo.predict_tab import prediction_markup
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Status
 from resnet_hub.errors import DataError
-from resnet_hub.training.events import Epoch
+from resnet_hub.training.events import Epoch, Sample
+from resnet_hub.training.run_dir import RunDir
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -65,6 +68,23 @@ def test_the_status_of_a_run_is_in_the_language_of_its_visitor(language: str, ru
         assert '<progress value="1200.000" max="4800">' in shown
     failed = markup.render_progress(run, Status("failed", event={"event": "Failed", "reason": EVIL}), [], request)
     assert EVIL not in failed and "&lt;img" in failed
+
+
+def test_a_thumbnail_is_decoded_near_its_size_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        Image.new("RGB", (2000, 1000)).save(tmp_path / "data" / label / "1.jpg")
+    images = load_dataset(tmp_path / "data")["train"]
+    sizes: list[tuple[int, int]] = []
+    monkeypatch.setattr("PIL.Image.Image.thumbnail", lambda image, size: sizes.append(image.size))
+    markup.encode_thumbnail(images, 0, 160)
+    assert sizes == [(500, 250)]
+    run = PageRun("A" * 32, tmp_path)
+    monkeypatch.setattr(RunDir, "read_samples", lambda run_dir: [Sample(0, "cat", "dog", 0.5)])
+    monkeypatch.setattr(PageRun, "load_validation_images", lambda run: images)
+    assert "<img" in markup.render_samples(run, from_browser())
+    shutil.rmtree(tmp_path / "data")
+    assert "<img" not in markup.render_samples(run, from_browser())
 
 
 def test_images_and_addresses_are_escaped_too(run: PageRun) -> None:

@@ -1,7 +1,8 @@
 """Charts as SVG and HTML: in the visitor's language, in the colours of the theme, as wide as a phone."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -19,6 +20,27 @@ _TICKS = 5  # labels of an axis, at most about
 _FEW_POWERS = 2.0  # of ten, on a logarithmic axis
 _MAX_POINTS = 40  # with more values a line has no dots
 _STYLES = 7  # colours and dashes in page.css
+Points = tuple[Sequence[float], Sequence[float]]  # x and y values
+
+
+def make_chart(
+    request: gr.Request,
+    title: str,
+    x_label: str,
+    y_label: str,
+    lines: Mapping[str, Points],
+    note: str = "",
+    *,
+    values: Mapping[str, object] = MappingProxyType({}),
+    **more: Any,
+) -> Chart:
+    """A chart whose texts are messages, by their keys ("" for none).
+
+    `values` are filled into the messages, `more` are other fields of the chart.
+    """
+    keys = {"title": title, "x_label": x_label, "y_label": y_label, "note": note}
+    texts = {name: translate(request, key, **values) if key else "" for name, key in keys.items()}
+    return Chart(**texts, lines=lines, **more)
 
 
 def render_chart(
@@ -125,17 +147,16 @@ def render_curves(history: Sequence[Epoch], request: gr.Request) -> str:
         columns, rows = [translate(request, key) for key in keys], [[epoch.epoch, *losses, f"{epoch.accuracy:.0%}"]]
         return markup.render("curves.html", request, columns=columns, rows=rows, charts=[])
 
-    def make_chart(title: str, training: str, validation: str) -> Chart:
+    def make_curves(title: str, training: str, validation: str) -> Chart:
         lines = {}
         for name, attribute in (("training", training), ("validation", validation)):
             points = [(epoch.epoch, getattr(epoch, attribute)) for epoch in history] if attribute else []
             measured = [(x, y) for x, y in points if y is not None]
             lines[translate(request, name)] = ([x for x, _ in measured], [y for _, y in measured])
-        axis = translate(request, "epoch_axis")
-        return Chart(title=translate(request, title), x_label=axis, y_label="", lines=lines)
+        return make_chart(request, title, "epoch_axis", "", lines)
 
-    loss = render_chart(make_chart("loss_chart", "train_loss", "validation_loss"), request, y_range=(0,))
-    accuracy = make_chart("accuracy_axis", "", "accuracy")
+    loss = render_chart(make_curves("loss_chart", "train_loss", "validation_loss"), request, y_range=(0,))
+    accuracy = make_curves("accuracy_axis", "", "accuracy")
     charts = [loss, render_chart(accuracy, request, y_range=(0, 1), percent=True)]
     return markup.render("curves.html", request, charts=[Markup(chart) for chart in charts], rows=[])
 

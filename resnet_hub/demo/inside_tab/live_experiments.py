@@ -8,7 +8,7 @@ import gradio as gr
 
 from resnet_hub.analysis.report import Chart
 from resnet_hub.demo import markup
-from resnet_hub.demo.charts import render_chart
+from resnet_hub.demo.charts import Points, make_chart, render_chart
 from resnet_hub.demo.i18n import PageError, message, translate, translate_error
 from resnet_hub.demo.inside_tab.live_process import LiveWorker
 from resnet_hub.demo.visitor import get_address
@@ -120,65 +120,34 @@ def _refuse(request: gr.Request, low: int, high: int) -> str:
 def _render_gradients(values: dict[str, Any], request: gr.Request) -> str:
     charts = []
     for name in _NETWORKS:
-        title = translate(request, "inside_gradient_of", network=translate(request, _NAMES[name]))
-        lines = {translate(request, _NAMES[name]): (values[name]["positions"], values[name]["series"])}
-        charts.append(
-            Chart(
-                title=title,
-                x_label=translate(request, "inside_input"),
-                y_label=translate(request, "inside_gradient_axis"),
-                lines=lines,
-                note=translate(request, _GRADIENT_NOTES[name]),
-            )
-        )
+        network = translate(request, _NAMES[name])
+        lines = {network: (values[name]["positions"], values[name]["series"])}
+        texts = ("inside_gradient_of", "inside_input", "inside_gradient_axis")
+        charts.append(make_chart(request, *texts, lines, _GRADIENT_NOTES[name], values={"network": network}))
     order = ("plain", "residual", "white", "brown")
     lines = {translate(request, _NAMES[name]): (values[name]["lags"], values[name]["values"]) for name in order}
-    charts.append(
-        Chart(
-            title=translate(request, "inside_autocorrelation"),
-            x_label=translate(request, "inside_lag"),
-            y_label=translate(request, "inside_autocorrelation_axis"),
-            lines=lines,
-            note=translate(request, "inside_autocorrelation_note"),
-        )
-    )
+    texts = ("inside_autocorrelation", "inside_lag", "inside_autocorrelation_axis")
+    charts.append(make_chart(request, *texts, lines, "inside_autocorrelation_note"))
     return _arrange(charts, request)
 
 
 def _render_identity(values: dict[str, Any], request: gr.Request) -> str:
-    chart = Chart(
-        title=translate(request, "inside_identity_chart"),
-        x_label=translate(request, "inside_step"),
-        y_label=translate(request, "inside_relative_loss"),
-        lines=_name_lines(values["steps"], values["losses"], request),
-        note=translate(request, "inside_identity_note"),
-        log_y=True,
-    )
-    return _arrange([chart], request)
+    lines = _name_lines(values["steps"], values["losses"], request)
+    texts = ("inside_identity_chart", "inside_step", "inside_relative_loss")
+    return _arrange([make_chart(request, *texts, lines, "inside_identity_note", log_y=True)], request)
 
 
 def _render_race(values: dict[str, Any], request: gr.Request) -> str:
-    loss = Chart(
-        title=translate(request, "loss_chart"),
-        x_label=translate(request, "inside_step"),
-        y_label=translate(request, "inside_training_loss"),
-        lines=_name_lines(values["steps"], values["losses"], request),
-        note=translate(request, "inside_race_loss_note"),
-    )
-    accuracy = Chart(
-        title=translate(request, "accuracy_figure"),
-        x_label=translate(request, "inside_step"),
-        y_label=translate(request, "inside_race_accuracy_axis"),
-        lines=_name_lines(values["evaluated"], values["accuracies"], request),
-        note=translate(request, "inside_race_accuracy_note"),
-    )
+    lines = _name_lines(values["steps"], values["losses"], request)
+    loss = make_chart(request, "loss_chart", "inside_step", "inside_training_loss", lines, "inside_race_loss_note")
+    lines = _name_lines(values["evaluated"], values["accuracies"], request)
+    texts = ("accuracy_figure", "inside_step", "inside_race_accuracy_axis")
+    accuracy = make_chart(request, *texts, lines, "inside_race_accuracy_note")
     status = translate(request, "inside_race_time", seconds=round(values["seconds"]), limit=round(RACE_SECONDS))
     return f"{markup.render_text(status)}{_arrange([loss, accuracy], request)}"
 
 
-def _name_lines(
-    steps: Sequence[int], curves: dict[str, list[float]], request: gr.Request
-) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+def _name_lines(steps: Sequence[int], curves: dict[str, list[float]], request: gr.Request) -> dict[str, Points]:
     return {translate(request, _NAMES[name]): (steps, curves[name]) for name in _NETWORKS}
 
 

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from resnet_hub.analysis.anatomy import ModuleSummary, describe_anatomy
-from resnet_hub.analysis.report import Chart
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import markup
-from resnet_hub.demo.charts import render_chart
+from resnet_hub.demo.charts import make_chart, render_chart
 from resnet_hub.demo.i18n import translate
 
 if TYPE_CHECKING:
@@ -104,14 +103,11 @@ def render_ratios(ratios: Mapping[str, float], block: str, is_plain: bool, reque
     """Render how much each block changes its input, as a chart with one block marked."""
     values, index = list(ratios.values()), list(ratios).index(block)
     every, chosen = translate(request, "inside_all_blocks"), f"{block}: {ratios[block]:.2f}"
-    chart = Chart(
-        title=translate(request, "inside_ratios"),
-        x_label=translate(request, "inside_block_axis"),
-        y_label=translate(request, "inside_ratio_plain_axis" if is_plain else "inside_ratio_axis"),
-        lines={every: (list(range(1, len(values) + 1)), values), chosen: ([index + 1], [values[index]])},
-        note=translate(request, "inside_ratios_plain_note" if is_plain else "inside_ratios_note"),
-    )
-    return render_chart(chart, request)
+    lines = {every: (list(range(1, len(values) + 1)), values), chosen: ([index + 1], [values[index]])}
+    axis, note = ("inside_ratio_axis", "inside_ratios_note")
+    if is_plain:
+        axis, note = ("inside_ratio_plain_axis", "inside_ratios_plain_note")
+    return render_chart(make_chart(request, "inside_ratios", "inside_block_axis", axis, lines, note), request)
 
 
 TOP = 5  # labels
@@ -173,9 +169,9 @@ def render_paths(model: "ResNet", images: "Tensor", request: gr.Request) -> str:
     shares, blocks = path_lengths(model).tolist(), sum(model.config.depths)
     lengths, lines = list(range(blocks + 1)), {}
     lines[translate(request, "inside_share_of_paths")] = (lengths, shares)
-    note = translate(request, "inside_paths_plain_note")
+    note, mean = "inside_paths_plain_note", dict[str, object]()
     if model.config.shortcut != "none":
-        note = translate(request, "inside_paths_slow_note")
+        note = "inside_paths_slow_note"
         if samples := choose_samples(model.config.multiply_adds, blocks):
             images = to_inputs(model, images)
             with torch.inference_mode():
@@ -183,12 +179,7 @@ def render_paths(model: "ResNet", images: "Tensor", request: gr.Request) -> str:
             gradients = path_gradients(model, images, target.clone(), samples=samples)
             lines[translate(request, "inside_share_of_gradient")] = (lengths, gradients.gradient_shares.tolist())
             mean = {"gradient": f"{gradients.mean_length:.1f}", "paths": f"{blocks / 2:g}", "blocks": blocks}
-            note = translate(request, "inside_paths_note", **mean)
-    chart = Chart(
-        title=translate(request, "inside_paths_chart"),
-        x_label=translate(request, "inside_path_length"),
-        y_label=translate(request, "inside_share"),
-        lines=lines,
-        note=note,
-    )
+            note = "inside_paths_note"
+    texts = ("inside_paths_chart", "inside_path_length", "inside_share")
+    chart = make_chart(request, *texts, lines, note, values=mean)
     return f'<div class="chart-row">{render_chart(chart, request)}</div>'

@@ -23,7 +23,7 @@ from resnet_hub.analysis.paper_tables import ErrorRow, compare_errors, compare_s
 from resnet_hub.analysis.races import create_cifar_config
 from resnet_hub.analysis.report import Chart
 from resnet_hub.demo import markup
-from resnet_hub.demo.charts import render_chart
+from resnet_hub.demo.charts import make_chart, render_chart
 from resnet_hub.demo.i18n import translate
 
 _DEGRADATION = ("plain20", "plain56", "resnet20", "resnet56")
@@ -67,14 +67,10 @@ def render_lesions(request: gr.Request) -> str:
     charts = []
     for key, average in averages:
         curves = {name: average(groups[name]) for name in order}
-        chart = Chart(
-            title=translate(request, f"{key}_chart"),
-            x_label=translate(request, f"{key}_axis"),
-            y_label=translate(request, "accuracy_figure"),
-            lines={name: (curve.x, curve.y) for name, curve in curves.items()},
-            bands={name: (curve.low, curve.high) for name, curve in curves.items()},
-            note=translate(request, f"{key}_note"),
-        )
+        lines = {name: (curve.x, curve.y) for name, curve in curves.items()}
+        bands = {name: (curve.low, curve.high) for name, curve in curves.items()}
+        texts = (f"{key}_chart", f"{key}_axis", "accuracy_figure")
+        chart = make_chart(request, *texts, lines, f"{key}_note", bands=bands)
         charts.append(render_chart(chart, request, y_range=(0, 1), percent=True))
     rows = []
     for name in order:
@@ -181,14 +177,8 @@ def _create_chart(groups: Groups, split: str, request: gr.Request) -> Chart:
         lines[name] = (at, [mean(errors[x]) for x in at])
         if len(group) > 1:
             bands[name] = ([min(errors[x]) for x in at], [max(errors[x]) for x in at])
-    return Chart(
-        title=translate(request, "inside_train_error" if split == "train" else "inside_test_error"),
-        x_label=translate(request, "epoch_axis"),
-        y_label=translate(request, "inside_error_axis"),
-        lines=lines,
-        bands=bands,
-        log_y=True,  # the last epochs are a few percent, the first ninety
-    )
+    texts = (f"inside_{split}_error", "epoch_axis", "inside_error_axis")
+    return make_chart(request, *texts, lines, bands=bands, log_y=True)  # from ninety percent to a few
 
 
 def _render_table(keys: Sequence[str], rows: Sequence[Sequence[str]], request: gr.Request) -> str:

@@ -7,7 +7,7 @@ import gradio as gr
 
 from resnet_hub.analysis.anatomy import describe_anatomy
 from resnet_hub.demo import markup
-from resnet_hub.demo.i18n import message, translate
+from resnet_hub.demo.i18n import PageError, message, translate
 from resnet_hub.demo.inside_tab import panels, recorded
 from resnet_hub.demo.inside_tab.accuracy import AccuracyMeter
 from resnet_hub.demo.inside_tab.live_experiments import LiveExperiments
@@ -80,13 +80,17 @@ class InsideTab:
     ) -> str:
         """The labels of the photo without the blocks that are switched off."""
         try:
-            classifier = self.models.get(model)
-            if classifier.config.multiply_adds > MAX_WORK:
-                return markup.render_text(translate(request, "inside_too_slow"), "status")
+            classifier = self._get_small(model)
             off = read_blocks(chosen, classifier.config)
             return panels.render_lesion(classifier.model, preprocess(classifier, photo), off, request)
         except ResNetHubError as error:
             return markup.render_error(error, request)
+
+    def _get_small(self, model: str) -> "Classifier":
+        classifier = self.models.get(model)
+        if classifier.config.multiply_adds > MAX_WORK:
+            raise PageError("inside_too_slow")
+        return classifier
 
     def measure_accuracy(self, model: str, request: gr.Request, chosen: gr.SelectData) -> str:
         """The accuracy without the blocks that are switched off, or why there is none."""
@@ -99,28 +103,10 @@ class InsideTab:
     def show_paths(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> str:
         """The paths through the model by length, and the gradient that they carry for the photo."""
         try:
-            classifier = self.models.get(model)
-            if classifier.config.multiply_adds > MAX_WORK:
-                return markup.render_text(translate(request, "inside_too_slow"), "status")
+            classifier = self._get_small(model)
             return panels.render_paths(classifier.model, preprocess(classifier, photo), request)
         except ResNetHubError as error:
             return markup.render_error(error, request)
-
-    def show_lesions(self, request: gr.Request) -> str:
-        """The recorded lesions, or how to measure them."""
-        return _render(recorded.render_lesions, request)
-
-    def show_degradation(self, request: gr.Request) -> str:
-        """The recorded trainings of plain and residual networks, or how to make them."""
-        return _render(recorded.render_degradation, request)
-
-    def show_shortcuts(self, request: gr.Request) -> str:
-        """The recorded trainings with shortcuts A, B, C and none, or how to make them."""
-        return _render(recorded.render_shortcuts, request)
-
-    def show_tables(self, request: gr.Request) -> str:
-        """The tables of the paper beside ours."""
-        return _render(recorded.render_tables, request)
 
     # -- the page ------------------------------------------------------------------------------------------------------
 
@@ -175,7 +161,7 @@ class InsideTab:
         # In a queue of its own: the labels come at once, and the accuracy when it is there.
         measuring: dict[str, Any] = choosing | {"concurrency_id": "inside_accuracy", "show_progress": "hidden"}
         switches.select(self.measure_accuracy, self._visit[1], accuracy, **measuring)
-        accordion.expand(self.show_lesions, None, lesions, **self._options)
+        accordion.expand(_show_records(recorded.render_lesions), None, lesions, **self._options)
         return switches, labels, accuracy
 
     def _render_paths(self) -> gr.HTML:
@@ -188,24 +174,28 @@ class InsideTab:
 
     def _render_recorded(self) -> None:
         accordions = (
-            ("inside_recorded", self.show_degradation),
-            ("inside_shortcuts", self.show_shortcuts),
-            ("inside_tables", self.show_tables),
+            ("inside_recorded", recorded.render_degradation),
+            ("inside_shortcuts", recorded.render_shortcuts),
+            ("inside_tables", recorded.render_tables),
         )
-        for name, show in accordions:
+        for name, render in accordions:
             element = name.replace("_", "-")
             with gr.Accordion(message(name), elem_id=element, open=False) as accordion:
                 gr.HTML(message(f"{name}_hint"), elem_classes="hint")
                 shown = gr.HTML(elem_id=f"{element}-shown", js_on_load=_PLAYER)
-            accordion.expand(show, None, shown, **self._options)
+            accordion.expand(_show_records(render), None, shown, **self._options)
 
 
-def _render(render: Callable[[gr.Request], str], request: gr.Request) -> str:
-    """The records as HTML, or the error of a record that cannot be read."""
-    try:
-        return render(request)
-    except ResNetHubError as error:
-        return markup.render_error(error, request)
+def _show_records(render: Callable[[gr.Request], str]) -> Callable[[gr.Request], str]:
+    """The handler that renders records, or the error of one that cannot be read."""
+
+    def show(request: gr.Request) -> str:
+        try:
+            return render(request)
+        except ResNetHubError as error:
+            return markup.render_error(error, request)
+
+    return show
 
 
 def read_names(chosen: gr.SelectData) -> list[str]:

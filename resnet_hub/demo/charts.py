@@ -13,7 +13,7 @@ from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import translate
 from resnet_hub.training.events import Epoch
 
-MAX_CLASSES = 20  # of a confusion matrix; with more, the cells would be too small
+MAX_CLASSES = 50  # of a confusion matrix, which scrolls
 WIDTH, HEIGHT = 300, 200  # of a chart, in the units of its drawing, about the pixels of a phone
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 20, 38  # its margins
 _TICKS = 5  # labels of an axis, at most about

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _BYTES_PER_PARAMETER = 12  # float32: in PyTorch, in ONNX Runtime, and there again while it packs them
 _PEAK, _WORK = 2**26, 200e9  # numbers in memory and multiplications for one image; ResNeXt-101: 14e6 and 87e9
+_MAX_BYTES = 2**31  # about, of the models in memory
 _MAX_LOADED = 8  # models in memory: each takes some megabytes besides its parameters
 _SEARCH_PAUSE = 60.0  # seconds without suggestions after the Hub did not answer
 
@@ -38,11 +39,11 @@ _SEARCH_PAUSE = 60.0  # seconds without suggestions after the Hub did not answer
 class Models:
     """Checkpoint folders of the shelf and, by id, of the Hub and of runs: loaded once, shared, never changed.
 
-    Loaded models together stay under about `max_bytes`, and are few: the least recently used one goes first.
+    Loaded models are limited in bytes and number: the least recently used one goes first.
     """
 
-    def __init__(self, shelf: Path, scheduler: Scheduler | None = None, *, max_bytes: int = 2**31):
-        self.shelf, self.scheduler, self.max_bytes = shelf, scheduler, max_bytes
+    def __init__(self, shelf: Path, scheduler: Scheduler | None = None):
+        self.shelf, self.scheduler = shelf, scheduler
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, Future[Classifier]] = OrderedDict()  # the least recently used first
         self._bytes: dict[str, int] = {}
@@ -157,15 +158,15 @@ class Models:
 
     def _make_room(self, name: str, config: ResNetConfig) -> None:
         needed = config.num_parameters * _BYTES_PER_PARAMETER
-        if needed > self.max_bytes:
+        if needed > _MAX_BYTES:
             raise PageError("too_large", name=name, parameters=f"{config.num_parameters:,}")
         if config.peak_numbers > _PEAK or config.multiply_adds > _WORK:
             raise PageError("too_slow", name=name)
         with self._lock:
             for other in [key for key, future in self._loaded.items() if future.done()]:
-                if sum(self._bytes.values()) + needed > self.max_bytes or len(self._loaded) > _MAX_LOADED:
+                if sum(self._bytes.values()) + needed > _MAX_BYTES or len(self._loaded) > _MAX_LOADED:
                     del self._loaded[other], self._bytes[other]
-            if sum(self._bytes.values()) + needed > self.max_bytes:
+            if sum(self._bytes.values()) + needed > _MAX_BYTES:
                 raise PageError("busy")
             self._bytes[name] = needed
 

@@ -503,14 +503,17 @@ def test_memory_is_bounded_and_the_least_used_goes_first(tmp_path: Path, monkeyp
     for name in "abc":
         save_tiny(tmp_path / name, id2label={0: "cat", 1: "dog"})
     each = 12 * ResNetConfig.from_json((tmp_path / "a" / "config.json").read_bytes()).num_parameters
-    models = Models(tmp_path, max_bytes=2 * each)
+    monkeypatch.setattr(models_module, "_MAX_BYTES", 2 * each)
+    models = Models(tmp_path)
     a, b = models.get("a"), models.get("b")
     assert models.get("a") is a
     models.get("c")
     assert models.get("a") is a
     assert models.get("b") is not b
+    monkeypatch.setattr(models_module, "_MAX_BYTES", each - 1)
     with pytest.raises(PageError, match="more than this page can load"):
-        Models(tmp_path, max_bytes=each - 1).get("a")
+        Models(tmp_path).get("a")
+    monkeypatch.undo()
     monkeypatch.setattr(models_module, "_MAX_LOADED", 2)
     few = Models(tmp_path)
     a, b, _ = (few.get(name) for name in "abc")

@@ -171,7 +171,6 @@ class Scheduler:
         runs: The folders of the runs.
         at_once: How many workers run at the same time.
         time_slice: Seconds that a run trains while others wait.
-        lifetime: Seconds after its last change when a run is deleted.
         training_limit: Seconds that a run may train; by default `MAX_WORK` on a Space, and no limit elsewhere.
     """
 
@@ -181,11 +180,10 @@ class Scheduler:
         *,
         at_once: int = 1,
         time_slice: float = TIME_SLICE,
-        lifetime: float = RUN_LIFETIME,
         training_limit: float | None = None,
     ):
         self.runs = runs
-        self.at_once, self.time_slice, self.lifetime = at_once, time_slice, lifetime
+        self.at_once, self.time_slice = at_once, time_slice
         self.training_limit = training_limit or (MAX_WORK if is_space() else math.inf)
         self._lock = threading.RLock()
         # All by run id.
@@ -387,7 +385,7 @@ class Scheduler:
 
     def _delete_old(self) -> None:
         self.runs.remove_leftovers()
-        for run in self.runs.list_older_than(self.lifetime):
+        for run in self.runs.list_older_than(RUN_LIFETIME):
             with self._lock:
                 if not self._get_status(run).is_active:
                     self.delete(run)

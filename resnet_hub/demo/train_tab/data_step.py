@@ -185,13 +185,6 @@ class DataStep:
                 )
                 self.report_file = gr.DownloadButton(message("download_report"), elem_id="report-file", **small)
 
-    def _render_trained(self) -> None:
-        with gr.Column(scale=2, min_width=280, visible=False, elem_id="trained-panel") as self.trained_panel:
-            self.trained = gr.HTML(elem_id="trained")
-            self.try_button = gr.Button(message("try_it"), variant="primary", visible=False)
-            self.result_button = gr.Button(message("to_result"), visible=False)
-            self.charts_button = gr.Button(message("charts_and_stop"), visible=False)
-
     def connect(self) -> None:
         """Attach the handlers, once all components of the tab exist."""
         data = SLOW | {"concurrency_id": "data", "concurrency_limit": 2}  # the lowest limit of an id counts

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
 from resnet_hub.checkpoints.push import push_folder
 from resnet_hub.demo import charts, corrections, markup, visitor
@@ -37,14 +36,11 @@ class ResultStep:
 
         `result` and `stays` are those of `TabState`.
         """
-        from resnet_hub.training.finalize import CONFUSION
-
         run = self.runs.find(run_id)
-        folder = self.scheduler.find_model(run_id) if result else None
-        if run is None or folder is None:
+        if run is None or not result or self.scheduler.find_model(run_id) is None:
             nothing = markup.render_text(translate(request, "result_none"))
             emptied = {self.metrics: nothing, self.mistakes: "", self.outcome: "", self.charts: ""}
-            return emptied | {self.confusion: ""} | hide(self.plot, self.actions, self.evaluate_button)
+            return emptied | {self.confusion: ""} | hide(self.actions, self.evaluate_button)
         evaluation = run.read_evaluation() if result.startswith("finished") else None
         title = run.get_file_name()
         zip_file = None
@@ -57,7 +53,6 @@ class ResultStep:
             **hide(self.web_file, self.onnx_file),
             self.actions: gr.update(visible=True),
             self.evaluate_button: gr.update(visible=evaluation is None and "job" not in run.read_facts()),
-            self.plot: gr.update(visible=False),
             self.charts: "",
             self.confusion: "",
             self.outcome: "",
@@ -68,10 +63,7 @@ class ResultStep:
         with suppress(ResNetHubError, OSError, ValueError):  # such as a dataset that was deleted from the Hub
             updates[self.mistakes] = corrections.render_mistakes(run, evaluation, request)
         updates[self.charts] = charts.render_curves(run.run_dir.epochs(), request)
-        if table := charts.render_confusion(evaluation, request):
-            updates[self.confusion] = table
-        else:
-            updates[self.plot] = gr.update(value=_read_plot(folder / CONFUSION), visible=True)
+        updates[self.confusion] = charts.render_confusion(evaluation, request)
         return updates | (self.state.show_step(RESULT) if stays != run_id else {})
 
     def try_it(self, run_id: str, request: gr.Request) -> tuple[Any, ...]:
@@ -186,13 +178,6 @@ class ResultStep:
                     self.outcome = gr.HTML(elem_id="outcome")
         with gr.Column(elem_id="evaluation-panel"):
             self.confusion = gr.HTML(elem_id="confusion")
-            plot: dict[str, Any] = {
-                "interactive": False,
-                "buttons": ["fullscreen"],
-                "format": "png",
-                "show_label": False,
-            }
-            self.plot = gr.Image(alt_text=message("confusion"), visible=False, elem_id="confusion-plot", **plot)
             self.charts = gr.HTML(elem_id="result-charts", elem_classes="charts")
         with gr.Column(elem_id="mistakes-panel"):
             self.mistakes = gr.HTML(elem_id="mistakes", elem_classes="film", js_on_load=corrections.SCRIPT)
@@ -202,7 +187,7 @@ class ResultStep:
         state = self.state
         for event in (page.load, state.result.change):  # the second time a local user may have logged in meanwhile
             event(self.show_push_help, None, self.push_help, **QUICK)
-        outputs = [self.metrics, self.plot, self.confusion, self.charts, self.mistakes, self.actions, self.download]
+        outputs = [self.metrics, self.confusion, self.charts, self.mistakes, self.actions, self.download]
         outputs += [self.outcome, self.evaluate_button, self.web_file, self.onnx_file, self.terms, state.steps]
         state.result.change(
             self.result, [state.run, state.result, state.stays], outputs, **QUICK | {"concurrency_id": "result"}
@@ -221,11 +206,3 @@ class ResultStep:
         tapping = own.select(self.tap, picker, self.predict.photo, **QUICK)
         tapping.success(**self.predict.classifying)
         trying.success(**self.predict.model.choosing).success(**self.predict.classifying)
-
-
-def _read_plot(path: Path) -> Any:
-    """Read the image, since Gradio serves no file outside its own folders."""
-    if not path.is_file():
-        return None
-    with Image.open(path) as image:
-        return image.convert("RGB")

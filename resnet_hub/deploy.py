@@ -16,6 +16,7 @@ from resnet_hub.checkpoints.save import CONFIG_FILE, WEIGHTS_FILE
 from resnet_hub.errors import CheckpointError, HubError, list_untrusted, one_line
 from resnet_hub.hub_client.errors import hub_errors, is_token_error
 from resnet_hub.hub_client.listing import RepoListing, read_listing
+from resnet_hub.hub_client.repo_name import is_repo_name
 from resnet_hub.hub_client.retry import call_once, retry_call
 from resnet_hub.hub_client.upload import upload_large_files
 from resnet_hub.package_files import GRADIO_VERSION, HEIC, LIBRARY, ONNX, PAGE, TRAIN, list_package_files
@@ -180,16 +181,7 @@ def deploy(
 
 def check_name(name: str) -> None:
     """Raise `HubError` unless `name` is one that a Space can have, with its owner."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        is_valid = False
-    else:
-        is_valid = "/" in name
-    if not is_valid:
+    if not is_repo_name(name):
         raise HubError(f"{one_line(name)!r} is not the name of a Space. Write user/name.")
 
 

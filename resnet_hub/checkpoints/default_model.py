@@ -5,7 +5,6 @@ folder or Hub id; an empty value means the embedded folder.
 """
 
 import os
-import re
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from resnet_hub.bundled_models import find_default_model
 from resnet_hub.errors import CheckpointError, ResNetHubError
 from resnet_hub.hub_client import timeouts
+from resnet_hub.hub_client.repo_name import is_repo_name
 
 PREDICT_MODEL = "timm/resnet50.a1_in1k"  # Apache-2.0, 224 pixels, 1000 labels, 102 MB
 BASE_ON_CPU, BASE_ON_GPU = "timm/resnet18.a1_in1k", "timm/resnet50.a1_in1k"
@@ -124,7 +124,7 @@ def is_cached(repo_id: str) -> bool:
 
 def _is_hub_id(name: str) -> bool:
     """Whether a name has the form `user/name` and no folder of this disk has room for it, as in `weights/name`."""
-    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)) and not Path(name).parent.is_dir()
+    return is_repo_name(name) and not Path(name).parent.is_dir()
 
 
 def _probe(repo_id: str, seconds: float, **hub: Any) -> str | None:

@@ -39,7 +39,7 @@ def make_chart(
     `values` are filled into the messages, `more` are other fields of the chart.
     """
     keys = {"title": title, "x_label": x_label, "y_label": y_label, "note": note}
-    texts = {name: translate(request, key, **values) if key else "" for name, key in keys.items()}
+    texts: dict[str, Any] = {name: translate(request, key, **values) if key else "" for name, key in keys.items()}
     return Chart(**texts, lines=lines, **more)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from resnet_hub.checkpoints.default_model import Purpose, is_folder, obtain, preferred_model
 from resnet_hub.config import ResNetConfig
@@ -23,6 +22,7 @@ from resnet_hub.demo.space import get_token, is_space, is_zero_gpu
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.hub_client import timeouts
 from resnet_hub.hub_client.errors import hub_errors
+from resnet_hub.hub_client.repo_name import is_repo_name
 from resnet_hub.hub_client.retry import retry_call
 
 if TYPE_CHECKING:
@@ -94,14 +94,8 @@ class Models:
             return folder
         if self.title(name) is not None:  # the message must not show the id
             raise PageError("model_gone")
-        try:
-            validate_repo_id(name)
-        except HFValidationError:
-            valid = False
-        else:
-            valid = name.count("/") == 1
         # The library takes a folder of the working directory for a checkpoint; a visitor must not reach one.
-        if not valid or Path(name).exists():
+        if not is_repo_name(name) or Path(name).exists():
             raise PageError("not_a_model", name=name[:100])
         return name
 

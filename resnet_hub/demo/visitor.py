@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 from huggingface_hub import get_token
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from resnet_hub.demo.i18n import PageError, message
 from resnet_hub.demo.space import is_space, note_local_user
+from resnet_hub.hub_client.repo_name import is_repo_name
 
 Scope = MutableMapping[str, Any]
 
@@ -114,11 +114,7 @@ def describe_way_in(request: gr.Request, signed_in: gr.OAuthToken | None) -> str
 
 def check_repo(name: str) -> None:
     """Raise `PageError` unless the name has the form user/name."""
-    try:
-        validate_repo_id(str(name).strip())
-    except HFValidationError:
-        raise PageError("bad_repo", name=str(name)[:100]) from None
-    if str(name).count("/") != 1:
+    if not is_repo_name(str(name).strip()):
         raise PageError("bad_repo", name=str(name)[:100])
 
 

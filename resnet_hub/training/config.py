@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from resnet_hub.errors import TrainingError
+from resnet_hub.hub_client.repo_name import is_repo_name
 from resnet_hub.paths import expand_home
 
 Phase = Literal["all", "prepare", "train", "evaluate"]  # parts of a run that `train` does in one call
@@ -312,7 +313,7 @@ def is_hub_id(source: str | None) -> bool:
 
     A path that exists is none, and neither is a folder `weights/name`, which the base of an old run may have been.
     """
-    has_form = source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not source.startswith(f"{_SHELF}/")
+    has_form = source and is_repo_name(source) and not source.startswith(f"{_SHELF}/")
     return bool(source and has_form and not Path(source).exists())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def expand_home(path: str | Path) -> str:
+def expand_home(path: str | os.PathLike[str]) -> str:
     """Replaces `~` at the beginning of a path. Unlike `Path.expanduser`, leaves URLs and unknown users unchanged."""
     return os.path.expanduser(path)  # noqa: PTH111
 

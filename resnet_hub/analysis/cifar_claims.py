@@ -6,7 +6,7 @@ Each returns a `Report`, of new measurements or of recorded ones.
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
@@ -168,33 +168,30 @@ def _chart_lesions(groups: Mapping[str, Sequence[LesionRecord]]) -> dict[str, Ch
     return charts
 
 
+class TrainingOptions(TypedDict, total=False):
+    """Options of the claims on trainings; by default networks train on gratings that are made up, for `steps`."""
+
+    data: str | Path | None  # labelled images with a split to test on
+    work: str | Path | None  # the folder of the trainings, which resumes them; needed with `data`
+    epochs: int  # of a training on `data`
+    width: int  # channels of the first stage
+    steps: int | None  # of a training on gratings
+    records: Sequence[TrainingRecord] | None  # recorded trainings, which are reported in place of new ones
+    progress: Progress | None  # called with the trainings done and their total
+
+
 def reproduce_degradation(
-    *,
-    data: str | Path | None = None,
-    work: str | Path | None = None,
-    seeds: Sequence[int] = (0,),
-    layers: tuple[int, int] = (20, 56),
-    epochs: int = EPOCHS,
-    width: int = 16,
-    steps: int | None = None,
-    records: Sequence[TrainingRecord] | None = None,
-    progress: Progress | None = None,
+    layers: tuple[int, int] = (20, 56), *, seeds: Sequence[int] = (0,), **options: Unpack[TrainingOptions]
 ) -> Report:
     """Train plain and residual networks of two depths, and compare their errors.
 
     Args:
-        data: Labelled images with a split to test on; by default gratings that are made up (`toy_data`), for `steps`.
-        work: The folder of the trainings, which resumes them; needed with `data`.
-        seeds: Seeds of the trainings.
         layers: The lower and the higher number of layers.
-        epochs: Of a training on `data`.
-        width: Channels of the first stage.
-        steps: Of a training on gratings.
-        records: Recorded trainings, which are reported in place of new ones.
-        progress: Called with the trainings done and their total.
+        seeds: Seeds of the trainings.
+        options: See `TrainingOptions`.
     """
     runs = [NetworkRun(count, shortcut, seed) for seed in seeds for count in layers for shortcut in ("none", "A")]
-    training = _train_all(runs, data, work, epochs, width, steps, records, progress)
+    training = _train_all(runs, **options)
     shallow, deep = layers
     findings = [
         _compare(f"plain{deep}", f"plain{shallow}", training.spreads, "train"),
@@ -206,33 +203,16 @@ def reproduce_degradation(
     return _report_training("degradation", f"{HE}, figure 6 and table 6", training, findings)
 
 
-def reproduce_shortcuts(
-    *,
-    data: str | Path | None = None,
-    work: str | Path | None = None,
-    seeds: Sequence[int] = (0,),
-    layers: int = 20,
-    epochs: int = EPOCHS,
-    width: int = 16,
-    steps: int | None = None,
-    records: Sequence[TrainingRecord] | None = None,
-    progress: Progress | None = None,
-) -> Report:
+def reproduce_shortcuts(layers: int = 20, *, seeds: Sequence[int] = (0,), **options: Unpack[TrainingOptions]) -> Report:
     """Train networks with shortcuts A, B, C and none, and compare parameters and errors.
 
     Args:
-        data: As in `reproduce_degradation`.
-        work: As in `reproduce_degradation`.
-        seeds: As in `reproduce_degradation`.
         layers: Of each network.
-        epochs: As in `reproduce_degradation`.
-        width: As in `reproduce_degradation`.
-        steps: As in `reproduce_degradation`.
-        records: As in `reproduce_degradation`.
-        progress: As in `reproduce_degradation`.
+        seeds: Seeds of the trainings.
+        options: See `TrainingOptions`.
     """
     runs = [NetworkRun(layers, shortcut, seed) for seed in seeds for shortcut in ("none", "A", "B", "C")]
-    training = _train_all(runs, data, work, epochs, width, steps, records, progress)
+    training = _train_all(runs, **options)
     plain, a, b, c = names = [NetworkRun(layers, shortcut).network for shortcut in ("none", "A", "B", "C")]
     # gratings are too easy to separate A, B, C
     pairs = [(plain, a), (a, b), (b, c)] if training.has_images else [(plain, a)]
@@ -332,13 +312,13 @@ def _compare(worse: str, better: str, spreads: Mapping[str, Spread], split: str)
 
 def _train_all(
     runs: Sequence[NetworkRun],
-    data: str | Path | None,
-    work: str | Path | None,
-    epochs: int,
-    width: int,
-    steps: int | None,
-    records: Sequence[TrainingRecord] | None,
-    progress: Progress | None,
+    data: str | Path | None = None,
+    work: str | Path | None = None,
+    epochs: int = EPOCHS,
+    width: int = 16,
+    steps: int | None = None,
+    records: Sequence[TrainingRecord] | None = None,
+    progress: Progress | None = None,
 ) -> _Training:
     """Train networks on images or gratings, or take their records."""
     start, seeds, networks = time.monotonic(), sorted({run.seed for run in runs}), {run.network for run in runs}

@@ -33,7 +33,7 @@ a residual network with BatchNorm lies between them.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -174,7 +174,6 @@ def gradient_correlation(
     inputs: int = 64,
     draws: int = 8,
     seed: int = 0,
-    progress: Callable[[int, int], object] | None = None,
 ) -> GradientCorrelation:
     """Measure the correlation of gradients between inputs in random networks, at each depth up to `depth`.
 
@@ -192,7 +191,6 @@ def gradient_correlation(
         inputs: Inputs of a network.
         draws: Random networks.
         seed: Of weights and inputs.
-        progress: Called with the networks done and their total.
 
     Raises:
         AnalysisError: A value is out of its range.
@@ -208,8 +206,6 @@ def gradient_correlation(
             jacobians = torch.eye(width).expand(inputs, width, width)
             for layer, (_, tangents) in enumerate(propagate(network, x, jacobians, generator)):
                 rows[draw, layer] = _correlate(tangents)
-            if progress is not None:
-                progress(draw + 1, draws)
     return GradientCorrelation(network, rows.mean(0), rows.std(0, ddof=1) / math.sqrt(draws))
 
 
@@ -293,19 +289,13 @@ class Autocorrelation:
     values: np.ndarray  # (points // 2,): the autocorrelation at these lags
     standard_errors: np.ndarray  # (points // 2,), over the draws
 
-    @property
-    def half_lag(self) -> int:
-        """The first lag at which the autocorrelation is below 1/2: 1 for white noise."""
-        is_low = self.values < 0.5
-        return int(is_low.argmax()) if is_low.any() else len(self.values)
-
     def distance_to(self, other: "Autocorrelation") -> float:
         """Compute the mean absolute difference of two autocorrelations over their lags."""
         count = min(len(self.values), len(other.values))
         return float(np.abs(self.values[:count] - other.values[:count]).mean())
 
     def to_dict(self) -> dict[str, Any]:
-        return {key: value.tolist() for key, value in vars(self).items()} | {"half_lag": self.half_lag}
+        return {key: value.tolist() for key, value in vars(self).items()}
 
 
 def gradient_autocorrelation(

@@ -29,7 +29,6 @@ from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet
 
 T = TypeVar("T")
-Progress = Callable[[int, int], object]  # called with the work done and its total
 
 
 class BlockLesion(NamedTuple):
@@ -56,11 +55,6 @@ class LesionStudy:
     @property
     def mean_drop(self) -> float:
         return float(np.mean(self.drops))
-
-    @property
-    def mean_accuracy(self) -> float:
-        """Mean over the blocks of the accuracy without that block."""
-        return float(np.mean([lesion.accuracy for lesion in self.lesions]))
 
 
 class RemovalPoint(NamedTuple):
@@ -148,22 +142,20 @@ def reorder_blocks(model: ResNet, order: Mapping[str, str]) -> ResNet:
     return _replace_blocks(model, {position: blocks[name] for position, name in order.items()})
 
 
-def remove_each_block(model: ResNet, labelled: LabelledImages, *, progress: Progress | None = None) -> LesionStudy:
+def remove_each_block(model: ResNet, labelled: LabelledImages) -> LesionStudy:
     """Compute the accuracy of a model without each one of its blocks; the model does not change.
 
     Args:
         model: The model, with a head.
         labelled: The images, from `load_labelled_images`.
-        progress: Called with the batches done and their total.
 
     Raises:
         AnalysisError: The model has no head, or the images do not fit it.
     """
     blocks = list_blocks(model)
     correct, without = 0, np.zeros(len(blocks), np.int64)
-    batches = split_batches(model, labelled)
     with torch.inference_mode(), evaluation_mode(model):
-        for done, (images, targets) in enumerate(batches, 1):
+        for images, targets in split_batches(model, labelled):
             x = model.forward_stem(images)
             for index, block in enumerate(blocks.values()):
                 y = forward_shortcut(block, x)  # all blocks before have computed x; those after continue from here
@@ -172,8 +164,6 @@ def remove_each_block(model: ResNet, labelled: LabelledImages, *, progress: Prog
                 without[index] += count_correct(forward_head(model, y), targets)
                 x = block(x)
             correct += count_correct(forward_head(model, x), targets)
-            if progress is not None:
-                progress(done, len(batches))
     total = len(labelled.targets)
     rows = zip(blocks.items(), without.tolist(), strict=True)
     lesions = tuple(BlockLesion(name, changes_shape(block), count / total) for (name, block), count in rows)
@@ -187,7 +177,6 @@ def removal_curve(
     *,
     draws: int = 5,
     seed: int = 0,
-    progress: Progress | None = None,
 ) -> list[RemovalPoint]:
     """Compute the accuracy of a model without several random blocks, among those that keep the shape.
 
@@ -197,7 +186,6 @@ def removal_curve(
         counts: How many blocks to remove: one point of the curve for each.
         draws: Random choices of blocks for each point.
         seed: Of the choices.
-        progress: Called with the evaluations done and their total.
 
     Raises:
         AnalysisError: A count is larger than the number of blocks that keep the shape.
@@ -209,7 +197,7 @@ def removal_curve(
     def remove_random(count: int, generator: np.random.Generator) -> float:
         return compute_accuracy(remove_blocks(model, generator.permutation(names)[:count].tolist()), labelled)
 
-    points = _compute_points(remove_random, counts, draws, seed, progress)
+    points = _compute_points(remove_random, counts, draws, seed)
     return [RemovalPoint(count, tuple(accuracies)) for count, accuracies in zip(counts, points, strict=True)]
 
 
@@ -220,7 +208,6 @@ def reorder_curve(
     *,
     draws: int = 5,
     seed: int = 0,
-    progress: Progress | None = None,
 ) -> list[ReorderPoint]:
     """Compute the accuracy of a model after random swaps of two blocks of a stage, among those that keep the shape.
 
@@ -230,7 +217,6 @@ def reorder_curve(
         swaps: How many pairs to swap, one after the other: one point of the curve for each.
         draws: Random choices of pairs for each point.
         seed: Of the choices.
-        progress: Called with the evaluations done and their total.
 
     Raises:
         AnalysisError: No stage has two blocks that keep the shape.
@@ -249,26 +235,15 @@ def reorder_curve(
         tau = kendall_tau([positions[order.get(name, name)] for name in blocks])
         return tau, compute_accuracy(reorder_blocks(model, order), labelled)
 
-    points = _compute_points(swap_random, swaps, draws, seed, progress)
+    points = _compute_points(swap_random, swaps, draws, seed)
     return [ReorderPoint(count, *zip(*results, strict=True)) for count, results in zip(swaps, points, strict=True)]
 
 
 def _compute_points(
-    compute: Callable[[int, np.random.Generator], T],
-    counts: Sequence[int],
-    draws: int,
-    seed: int,
-    progress: Progress | None,
+    compute: Callable[[int, np.random.Generator], T], counts: Sequence[int], draws: int, seed: int
 ) -> list[list[T]]:
     """Compute each point of a curve several times, with random numbers that depend on the point and the draw only."""
-    results: list[list[T]] = []
-    for index, count in enumerate(counts):
-        results.append([])
-        for draw in range(draws):
-            results[-1].append(compute(count, np.random.default_rng([seed, count, draw])))
-            if progress is not None:
-                progress(index * draws + draw + 1, len(counts) * draws)
-    return results
+    return [[compute(count, np.random.default_rng([seed, count, draw])) for draw in range(draws)] for count in counts]
 
 
 def kendall_tau(ranks: Sequence[int]) -> float:

@@ -27,7 +27,6 @@ class PathGradients:
     The arrays have an entry for each length from 0 to the number of blocks.
     """
 
-    path_shares: np.ndarray  # share of all paths that have this length
     norms: np.ndarray  # mean norm of the gradient through one path of this length
     gradient_shares: np.ndarray  # norms times number of paths, as a share of the total
 
@@ -86,9 +85,8 @@ def path_gradients(model: ResNet, images: Tensor, targets: Tensor, *, samples: i
             for _ in range(number):
                 chosen = set(generator.permutation(count)[:length].tolist())
                 norms[length] += _compute_path_norm(steps, gradient, chosen) / number
-    shares = path_lengths(model)
-    weighted = shares * norms
-    return PathGradients(shares, norms, weighted / max(weighted.sum(), np.finfo(float).tiny))
+    weighted = path_lengths(model) * norms
+    return PathGradients(norms, weighted / max(weighted.sum(), np.finfo(float).tiny))
 
 
 class _Step(NamedTuple):

@@ -27,13 +27,14 @@ DIRECTIONS, PERIODS = 4, (8.0, 4.0)  # pixels
 CLASSES = tuple(f"{180 * i // DIRECTIONS} degrees, period {period:g}" for period in PERIODS for i in range(DIRECTIONS))
 
 
-def create_gratings(count: int, *, size: int = 16, noise: float = 1.0, seed: int = 0) -> LabelledImages:
+def create_gratings(count: int, *, size: int = 16, seed: int = 0) -> LabelledImages:
     """Create images of gratings, normalised, with random phase, colour and noise.
+
+    The standard deviation of the noise is 1, that of a grating 1/2.
 
     Args:
         count: Number of images.
         size: Height and width in pixels.
-        noise: Standard deviation of the noise; the grating's is 1/2.
         seed: Of all random numbers.
 
     Returns:
@@ -47,7 +48,7 @@ def create_gratings(count: int, *, size: int = 16, noise: float = 1.0, seed: int
     along = np.cos(angles)[:, None, None] * columns + np.sin(angles)[:, None, None] * rows
     waves = np.sin(frequencies[:, None, None] * along + generator.uniform(0, 2 * np.pi, (count, 1, 1)))
     colours = generator.uniform(0.4, 1, (count, 3, 1, 1))
-    images = waves[:, None] * colours + noise * generator.standard_normal((count, 3, size, size))
+    images = waves[:, None] * colours + generator.standard_normal((count, 3, size, size))
     return LabelledImages(torch.from_numpy(images.astype(np.float32)), torch.from_numpy(targets.astype(np.int64)))
 
 
@@ -82,7 +83,6 @@ def create_cifar_config(
 def race(
     networks: int | Mapping[str, ResNetConfig] = 20,
     train: LabelledImages | None = None,
-    held_out: LabelledImages | None = None,
     *,
     width: int = 8,
     steps: int | None = None,
@@ -97,8 +97,8 @@ def race(
     Args:
         networks: Layers of a network named "plain" and one named "residual": 6n + 2, such as 8, 20 or 56. Or configs
             by name; networks with the same layers start from the same weights.
-        train: Normalised images (N, C, H, H) and targets; by default gratings that are made up here (`toy_data`).
-        held_out: The same to evaluate on; by default some of the gratings, or of `train`.
+        train: Normalised images (N, C, H, H) and targets, the first of which evaluate too; by default gratings that are
+            made up here (`toy_data`), and others to evaluate.
         width: Channels of the first stage where `networks` is a number of layers; the paper has 16.
         steps: How many steps to train; by default until the time is up.
         seconds: After how many seconds to stop; None: never.
@@ -120,8 +120,9 @@ def race(
     if train is None:
         images, targets = create_gratings(_TRAIN + _HELD_OUT, size=_SIZE, seed=seed)
         train = LabelledImages(images[_HELD_OUT:], targets[_HELD_OUT:])
-        held_out = held_out or LabelledImages(images[:_HELD_OUT], targets[:_HELD_OUT])
-    held_out = held_out or LabelledImages(train.images[:_HELD_OUT], train.targets[:_HELD_OUT])
+    else:
+        images, targets = train
+    held_out = LabelledImages(images[:_HELD_OUT], targets[:_HELD_OUT])
     if isinstance(networks, int):
         size = {"num_classes": int(train.targets.max()) + 1, "width": width, "image_size": train.images.shape[-1]}
         networks = {
@@ -170,6 +171,7 @@ def _train_step(
 
 Target = Literal["identity", "near"]
 PLAIN, RESIDUAL = "plain", "residual"
+_IDENTITY_BATCH, _IDENTITY_RATE = 128, 1e-2
 _PERTURBATION = 0.1  # norm of the target's change of its input, relative to the input
 
 
@@ -202,8 +204,6 @@ def learn_identity(
     target: Target = "identity",
     width: int = 32,
     steps: int = 500,
-    batch_size: int = 128,
-    learning_rate: float = 1e-2,
     seed: int = 0,
 ) -> Iterator[IdentityStep]:
     """Train a plain and a residual stack of blocks, with equal initial weights; yield the losses after each step.
@@ -216,8 +216,6 @@ def learn_identity(
         target: "identity", or "near": the relu of the input plus a fixed random linear map of a tenth of its size.
         width: Dimension of inputs, layers and outputs.
         steps: Steps of Adam.
-        batch_size: Inputs of a step.
-        learning_rate: Of Adam.
         seed: Of weights and inputs.
 
     Raises:
@@ -225,8 +223,8 @@ def learn_identity(
     """
     if target not in get_args(Target):
         raise AnalysisError(f"target is {target!r}; choose one of {', '.join(get_args(Target))}.")
-    if blocks < 1 or width < 1 or steps < 1 or batch_size < 2:
-        raise AnalysisError("blocks, width and steps must be at least 1, batch_size at least 2.")
+    if blocks < 1 or width < 1 or steps < 1:
+        raise AnalysisError("blocks, width and steps must be at least 1.")
     generator = Generator().manual_seed(seed)
     change = torch.randn(width, width, generator=generator) * _PERTURBATION / width**0.5
     stacks = {}
@@ -234,9 +232,9 @@ def learn_identity(
         for name in (PLAIN, RESIDUAL):
             torch.manual_seed(seed)
             stacks[name] = nn.Sequential(*(_Block(width, has_shortcut=name == RESIDUAL) for _ in range(blocks)))
-    optimizers = {name: torch.optim.Adam(stack.parameters(), learning_rate) for name, stack in stacks.items()}
+    optimizers = {name: torch.optim.Adam(stack.parameters(), _IDENTITY_RATE) for name, stack in stacks.items()}
     for step in range(1, steps + 1):
-        x = torch.randn(batch_size, width, generator=generator).abs()
+        x = torch.randn(_IDENTITY_BATCH, width, generator=generator).abs()
         wanted = x if target == "identity" else (x + x @ change).relu()
         losses = {}
         for name, stack in stacks.items():

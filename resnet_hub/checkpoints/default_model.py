@@ -48,14 +48,12 @@ def preferred_model(purpose: Purpose, *, on_gpu: bool = False) -> str:
     return name
 
 
-def choose_default_model(purpose: Purpose, *, on_gpu: bool = False, seconds: float | None = None) -> DefaultModel:
+def choose_default_model(purpose: Purpose, *, on_gpu: bool = False) -> DefaultModel:
     """Choose the preferred model if it is on this disk or the Hub answers in time, else the embedded folder.
 
     Args:
         purpose: "predict", or "base" for a model to train from.
         on_gpu: Whether training runs on a GPU, which is fast enough for a larger base model.
-        seconds: How long to wait for the first answer of the Hub, in place of `timeouts.DEFAULT_MODEL`. The download
-            has no such limit.
 
     Returns:
         The model, with the reason if it is not the preferred one. A failing Hub raises no error.
@@ -67,7 +65,7 @@ def choose_default_model(purpose: Purpose, *, on_gpu: bool = False, seconds: flo
     preferred = preferred_model(purpose, on_gpu=on_gpu)
     if not preferred:
         return DefaultModel(find_default_model())
-    reason = obtain(preferred, seconds)
+    reason = obtain(preferred)
     if reason is None:
         return DefaultModel(preferred)
     try:
@@ -76,12 +74,11 @@ def choose_default_model(purpose: Purpose, *, on_gpu: bool = False, seconds: flo
         raise CheckpointError(f"{reason} {error}") from None
 
 
-def obtain(source: str, seconds: float | None = None, **hub: Any) -> str | None:
+def obtain(source: str, **hub: Any) -> str | None:
     """Bring a preferred model onto this disk, unless it is there.
 
     Args:
         source: A folder that exists, or a Hub id.
-        seconds: How long to wait for the first answer of the Hub, in place of `timeouts.DEFAULT_MODEL`.
         hub: `token`.
 
     Returns:
@@ -95,7 +92,7 @@ def obtain(source: str, seconds: float | None = None, **hub: Any) -> str | None:
         return None
     if constants.is_offline_mode():
         return f"{source} is not in the cache, and HF_HUB_OFFLINE is set."
-    reason = _probe(source, timeouts.DEFAULT_MODEL if seconds is None else seconds, **hub)
+    reason = _probe(source, **hub)
     if reason is None:
         try:
             fetch_checkpoint(source, **hub)
@@ -127,7 +124,7 @@ def _is_hub_id(name: str) -> bool:
     return is_repo_name(name) and not Path(name).parent.is_dir()
 
 
-def _probe(repo_id: str, seconds: float, **hub: Any) -> str | None:
+def _probe(repo_id: str, **hub: Any) -> str | None:
     """Return None if the Hub has a supported ResNet of that id, else the reason in one sentence."""
     from resnet_hub.checkpoints.load import read_config
 
@@ -143,5 +140,7 @@ def _probe(repo_id: str, seconds: float, **hub: Any) -> str | None:
     # The thread also limits waits that no timeout of the client covers, such as for a silent name server.
     thread = threading.Thread(target=check, daemon=True)
     thread.start()
-    thread.join(seconds)
-    return reasons[0] if reasons else f"The Hub did not answer about {repo_id} within {seconds:g} seconds."
+    thread.join(timeouts.DEFAULT_MODEL)
+    if reasons:
+        return reasons[0]
+    return f"The Hub did not answer about {repo_id} within {timeouts.DEFAULT_MODEL:g} seconds."

@@ -1,17 +1,14 @@
 """Labelled images and their splits."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image
 
 from resnet_hub.errors import DataError, ImageError
 from resnet_hub.images.limits import MAX_IMAGE_BYTES
-from resnet_hub.images.load import load_image
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
@@ -58,35 +55,6 @@ class ImageDataset:
                 return file.read(MAX_IMAGE_BYTES + 1)
         except OSError as error:
             raise ImageError(f"Cannot read {self.name(index)}: {error.strerror}. Check the file.") from None
-
-    def decode(self, transform: Callable[[Image.Image], Image.Image], threads: int = 2) -> np.ndarray:
-        """Decode all images into one array.
-
-        Args:
-            transform: Called with each RGB image; returns images of one size and mode.
-            threads: How many images are decoded at a time.
-
-        Returns:
-            A uint8 array of shape (N, H, W, C), or (N, H, W) for greyscale images.
-
-        Raises:
-            DataError: The dataset is empty.
-            ImageError: An image cannot be read.
-        """
-
-        def decode_one(index: int) -> np.ndarray:
-            return np.asarray(transform(load_image(self.sources[index], name=self.name(index))))
-
-        if not len(self):
-            raise DataError("The dataset has no images to decode. Choose another split or dataset.")
-        with ThreadPoolExecutor(threads) as pool:
-            arrays = pool.map(decode_one, range(len(self)))
-            first = next(arrays)
-            pixels = np.empty((len(self), *first.shape), np.uint8)
-            pixels[0] = first
-            for index, array in enumerate(arrays, 1):
-                pixels[index] = array
-        return pixels
 
 
 class Splits(dict[str, ImageDataset]):

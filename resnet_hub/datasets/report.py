@@ -218,8 +218,8 @@ class DatasetReport:
             readable[split] = images if len(indices) == len(images) else images.subset(indices)
         return Splits(readable, skipped=getattr(splits, "skipped", None), merged=getattr(splits, "merged", None))
 
-    def group_duplicates(self, images: ImageDataset, split: str = TRAIN) -> np.ndarray:
-        """Number the images so that duplicates share a number, as `split_indices` takes it.
+    def group_duplicates(self, images: ImageDataset) -> np.ndarray:
+        """Number training images so that duplicates share a number, as `split_indices` takes it.
 
         In a class of images that all look the same (frames of a webcam, for example), only identical files share a
         number. Otherwise no image of the class could be held out.
@@ -232,7 +232,7 @@ class DatasetReport:
         for group in self.duplicates:
             first: dict[int, int] = {}
             for image, file in zip(group.images, group.files, strict=True):
-                if image.split == split and image.name in index_of:
+                if image.split == TRAIN and image.name in index_of:
                     key = file if image.label in uniform else 0
                     groups[index_of[image.name]] = groups[first.setdefault(key, index_of[image.name])]
         return groups

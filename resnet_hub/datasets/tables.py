@@ -194,7 +194,6 @@ MAX_LABELS = 10_000  # a column with more values holds numbers or captions
 _ENCODED_ROWS = 10_000  # whose labels are in memory at a time
 _SET_COLUMN = "Set label_column to the one that does."
 _IMAGE_COLUMNS = ("image", "img", "picture", "photo")
-_LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
 
 
 def load_tables(tables: dict[str, Any], image_column: str | None, label_column: str | None, root: Path) -> Splits:
@@ -278,7 +277,7 @@ def choose_columns(features: Mapping[str, Any], image_column: str | None, label_
     import datasets
 
     image_column = _choose_column(features, image_column, "image", _IMAGE_COLUMNS, datasets.Image)
-    label_column = _choose_column(features, label_column, "label", _LABEL_COLUMNS, datasets.ClassLabel)
+    label_column = _choose_column(features, label_column, "label", LABEL_COLUMNS, datasets.ClassLabel)
     if isinstance(features[label_column], datasets.Image | datasets.Audio | dict):  # reading them could fetch files
         raise DataError(explain_no_label_column(label_column))
     return image_column, label_column

@@ -29,6 +29,7 @@ _CROP, _ERASING, _COLOUR, _RAND_AUGMENT = slice(0, 5), slice(5, 10), slice(10, 1
 # Principal components of the colours of ImageNet, in columns, and their deviations (AlexNet, section 4.1)
 _COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 _DEVIATIONS = (0.2175, 0.0188, 0.0045)
+_MIN_AREA = 0.35  # of an image that a resized crop shows
 _MAX_SCALE = 480 / 256  # of section 3.4's short sides
 
 
@@ -158,14 +159,14 @@ def _crop_centers(images: Sequence[np.ndarray], side: int) -> np.ndarray:
     return np.stack([crop_center(image) for image in images])
 
 
-def shift_and_flip(images: np.ndarray, numbers: np.ndarray, *, size: int, margin: int, flip: bool = True) -> np.ndarray:
+def shift_and_flip(images: np.ndarray, numbers: np.ndarray, *, size: int, margin: int) -> np.ndarray:
     """Section 4.2's crops: a `size` x `size` window of each image (N, H, W, C), half of them mirrored.
 
     The window may reach `margin` pixels over the border, where the image is reflected (as in
     https://arxiv.org/abs/2404.00498; the paper pads with zeros). `numbers` (N, 5) are random, from 0 to 1.
     """
     count, height, width, _ = images.shape
-    mirrored = (numbers[:, :1] < 0.5) & flip
+    mirrored = numbers[:, :1] < 0.5
     top, left = (
         np.floor(number * (length - size + 2 * margin + 1)).astype(np.int64) - margin
         for number, length in ((numbers[:, 3:4], height), (numbers[:, 4:5], width))
@@ -180,24 +181,22 @@ def _reflect(indices: np.ndarray, size: int) -> np.ndarray:
     return np.where(indices >= size, 2 * (size - 1) - indices, indices)
 
 
-def random_resized_crop(
-    image: np.ndarray, numbers: np.ndarray, *, size: int, scale: tuple[float, float] = (0.35, 1.0), flip: bool = True
-) -> np.ndarray:
+def random_resized_crop(image: np.ndarray, numbers: np.ndarray, *, size: int) -> np.ndarray:
     """Inception's crops (https://arxiv.org/abs/1409.4842, section 6): a random window of an image, resized.
 
-    uint8 (H, W, 3) to (size, size, 3). The window covers `scale` of the area, at an aspect ratio of 3/4 to 4/3; it is
-    smaller where such a window would be longer than the image. `numbers` (5,) are random, from 0 to 1.
+    uint8 (H, W, 3) to (size, size, 3). The window covers 35% to 100% of the area, at an aspect ratio of 3/4 to 4/3; it
+    is smaller where such a window would be longer than the image. `numbers` (5,) are random, from 0 to 1.
     """
     mirrored, area, ratio, down, across = numbers
     height, width = image.shape[:2]
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
+    area = height * width * (_MIN_AREA + (1 - _MIN_AREA) * area)
     ratio = math.exp((2 * ratio - 1) * math.log(4 / 3))
     wide, tall = math.sqrt(area * ratio), math.sqrt(area / ratio)
     fit = min(1.0, width / wide, height / tall)
     wide, tall = max(1, round(fit * wide)), max(1, round(fit * tall))
     top, left = int(down * (height - tall + 1)), int(across * (width - wide + 1))
     crop = resize_pixels(image[top : top + tall, left : left + wide], (size, size))
-    return mirror_pixels(crop) if flip and mirrored < 0.5 else crop
+    return mirror_pixels(crop) if mirrored < 0.5 else crop
 
 
 def random_scale_crop(image: np.ndarray, numbers: np.ndarray, *, size: int, share: float) -> np.ndarray:

@@ -110,12 +110,6 @@ class ImageCache:
             arrays.append(np.memmap(path, dtype, "r+", shape=shape).view(np.ndarray))
         self._pixels, self._sizes = arrays
 
-    def delete(self) -> None:
-        """Deletes the files. Images in memory stay."""
-        self._writes_to_disk = False
-        self._pixels = self._sizes = np.empty((0, 2), np.uint8)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
 
 def measure_free_memory() -> int:
     """Returns the bytes of memory that this process may still use: free on the machine, in its container, allowed."""

@@ -62,7 +62,7 @@ def test_degradation_and_shortcuts_on_gratings():
 
 
 def test_shortcuts_on_images(colours, tmp_path):
-    report = reproduce_shortcuts(data=colours, work=tmp_path / "work", layers=8, width=2, epochs=1)
+    report = reproduce_shortcuts(data=colours, work=tmp_path / "work", layers=8, width=8, epochs=1)
     assert is_whole(report) and [row["network"] for row in report.numbers["records"]] == [
         *("plain8", "resnet8", "resnet8-B", "resnet8-C")
     ]

@@ -114,8 +114,8 @@ SMALL_LINE = {"width": 64, "points": 128, "draws": 8}
 def test_white_and_brown_noise():
     white, brown = (noise_autocorrelation(noise, points=400, draws=200) for noise in ("white", "brown"))
     assert white.values[0] == brown.values[0] == pytest.approx(1)
-    assert np.abs(white.values[1:]).max() < 0.05 and white.half_lag == 1
-    assert brown.values[1] > 0.95 and brown.half_lag > 20
+    assert np.abs(white.values[1:]).max() < 0.05
+    assert brown.values[1] > 0.95 and brown.values[20] > 0.5
     assert white.distance_to(white) == 0 and white.distance_to(brown) > 0.2
 
 
@@ -133,7 +133,7 @@ def test_deep_plain_gradients_are_white_shallow_ones_brown_and_residual_ones_bet
     residual = gradient_autocorrelation("residual", 20, **SMALL_LINE)
     damped = gradient_autocorrelation("residual", 20, beta=0.1, **SMALL_LINE)
     assert shallow.distance_to(brown) < shallow.distance_to(white)
-    assert deep.distance_to(white) < 0.1 and deep.half_lag == 1
+    assert deep.distance_to(white) < 0.1 and deep.values[1] < 0.5
     assert deep.values[1] < residual.values[1] < damped.values[1] < 1
     assert deep.distance_to(brown) > residual.distance_to(brown) > damped.distance_to(brown)
 

@@ -33,7 +33,7 @@ def test_the_extreme_paths_are_all_shortcuts_and_all_residuals() -> None:
     result = path_gradients(model, batch, targets, samples=2)
     assert len(result.norms) == 4 and (result.norms > 0).all()
     assert result.gradient_shares.sum() == pytest.approx(1)
-    expected = result.path_shares * result.norms
+    expected = path_lengths(model) * result.norms
     assert result.gradient_shares == pytest.approx(expected / expected.sum())
     assert 0 < result.mean_length < 3
 

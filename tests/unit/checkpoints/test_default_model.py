@@ -18,6 +18,7 @@ from resnet_hub.checkpoints.default_model import (
     preferred_model,
 )
 from resnet_hub.errors import CheckpointError
+from resnet_hub.hub_client import timeouts
 
 SMALL = ResNetConfig(depths=(1, 1, 1, 1), image_size=64, id2label={0: "a", 1: "b"})  # timm's widths are fixed
 
@@ -83,10 +84,11 @@ def test_a_path_that_does_not_exist_is_an_error(
     assert hub.requests == []
 
 
-def test_a_slow_hub_is_not_waited_for(timms: Repo, hub: Hub, embedded: Path) -> None:
+def test_a_slow_hub_is_not_waited_for(timms: Repo, hub: Hub, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeouts, "DEFAULT_MODEL", 0.3)
     hub.fail("GET /api/models/.*", seconds=3.0)
     start = time.monotonic()
-    source, reason = choose_default_model("predict", seconds=0.3)
+    source, reason = choose_default_model("predict")
     assert time.monotonic() - start < 2
     assert source == embedded and reason == f"The Hub did not answer about {PREDICT_MODEL} within 0.3 seconds."
 

@@ -571,16 +571,6 @@ def test_a_subset_of_a_subset_selects_by_index() -> None:
     assert list(subset.names) == [images.names[4], images.names[8]]
 
 
-def test_decoding_keeps_the_order_and_names_damaged_images() -> None:
-    images = load_dataset({"a": [image(n) for n in range(30)], "b": [image(90)]})["train"]
-    pixels = images.decode(lambda image: image, threads=4)
-    assert pixels.shape == (31, 6, 8, 3) and pixels.dtype == np.uint8
-    assert pixels[:, 0, 0, 0].tolist() == [*range(30), 90]
-    broken = load_dataset({"a": [image(1), b"not an image"], "b": [image(2)]})["train"]
-    with pytest.raises(ImageError, match=r"a/2: the file is damaged"):
-        broken.decode(lambda image: image)
-
-
 def test_files_of_the_same_name_get_different_names(tmp_path: Path) -> None:
     folder = write_files(tmp_path, {"x/image.png": image(1), "y/image.png": image(2)})
     images = load_dataset({"a": [folder / "x/image.png", folder / "y/image.png"], "b": [image(3)]})["train"]

@@ -24,6 +24,7 @@ from resnet_hub.datasets.report import (
     find_problems,
 )
 from resnet_hub.errors import DataError, ImageError
+from resnet_hub.images.load import load_image
 from resnet_hub.training.split import split_indices
 
 
@@ -107,7 +108,7 @@ def test_unreadable_images_are_named_and_left_out() -> None:
     assert message(report, "unreadable").startswith("3 images cannot be read and will be left out: train/cat/20, ")
     kept = report.drop_unreadable(splits)["train"]
     assert len(kept) == 2 * FEW_IMAGES and report.images == 2 * FEW_IMAGES
-    assert kept.decode(lambda image: image).shape[0] == 2 * FEW_IMAGES
+    assert all(load_image(kept.read(index)) for index in range(len(kept)))
 
 
 CHANGES = {

@@ -25,8 +25,12 @@ def random(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def numbers(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).random((count, 5))
+def numbers(count: int, seed: int = 0, *, mirrored: bool = True) -> np.ndarray:
+    """Random numbers of images, of which half are mirrored, or none."""
+    drawn = np.random.default_rng(seed).random((count, 5))
+    if not mirrored:
+        drawn[:, 0] = 1
+    return drawn
 
 
 def numbered_images(count: int, side: int) -> np.ndarray:
@@ -50,7 +54,7 @@ def test_a_shift_moves_the_whole_image_or_its_mirror_image() -> None:
 
 def test_a_crop_of_a_larger_image_is_not_reflected() -> None:
     source = numbered_images(32, 10)
-    crops = shift_and_flip(source, numbers(32), size=8, margin=0, flip=False)
+    crops = shift_and_flip(source, numbers(32, mirrored=False), size=8, margin=0)
     assert crops.shape == (32, 8, 8, 3)
     for crop in crops[..., 0]:
         top, left = divmod(int(crop[0, 0]), 10)
@@ -59,7 +63,7 @@ def test_a_crop_of_a_larger_image_is_not_reflected() -> None:
 
 def test_no_margin_and_no_flip_is_the_identity() -> None:
     source = numbered_images(4, 8)
-    assert np.array_equal(shift_and_flip(source, numbers(4), size=8, margin=0, flip=False), source)
+    assert np.array_equal(shift_and_flip(source, numbers(4, mirrored=False), size=8, margin=0), source)
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 160), (160, 40), (96, 128), (64, 64)])
@@ -67,7 +71,7 @@ def test_resized_crops_reach_all_parts_of_an_image_and_keep_their_aspect(height:
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = np.linspace(0, 255, width).round()  # the values of a crop's border show its position
     image[..., 1] = np.linspace(0, 255, height).round()[:, None]
-    crops = [random_resized_crop(image, row, size=32, flip=False) for row in numbers(300)]
+    crops = [random_resized_crop(image, row, size=32) for row in numbers(300, mirrored=False)]
     assert all(crop.shape == (32, 32, 3) and crop.dtype == np.uint8 for crop in crops)
     left, right, top, bottom = (
         np.array([crop[at][channel] / 255 for crop in crops])
@@ -89,10 +93,11 @@ def test_a_resized_crop_covers_the_given_area() -> None:
     image = np.zeros((60, 90, 3), np.uint8)
     image[..., 0] = np.arange(90)
     image[..., 1] = np.arange(60)[:, None]
-    for row in numbers(100):
-        crop = random_resized_crop(image, row, size=64, scale=(0.25, 0.25), flip=False).astype(int)
+    for row in numbers(100, mirrored=False):
+        row[1] = 0  # the smallest area
+        crop = random_resized_crop(image, row, size=64).astype(int)
         wide, tall = (np.ptp(crop[..., channel]) + 1 for channel in (0, 1))
-        assert wide * tall == pytest.approx(60 * 90 / 4, rel=0.1)
+        assert wide * tall == pytest.approx(60 * 90 * 0.35, rel=0.1)
 
 
 def test_half_of_the_crops_are_mirrored() -> None:

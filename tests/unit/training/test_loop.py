@@ -34,6 +34,7 @@ from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.report import DatasetReport, create_report
 from resnet_hub.errors import DataError, TrainingError
+from resnet_hub.images.load import load_image
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
 from resnet_hub.training.augmentation import preview_augmentation
@@ -1104,7 +1105,7 @@ def test_the_saved_model_is_evaluated_in_float32(config: TrainConfig) -> None:
     finished = list(train(run))[-1]
     held_out = load_dataset(run.data)["train"].subset(RunDir(run.run).read_split().validation)
     assert isinstance(finished, Finished)
-    images = torch.from_numpy(held_out.decode(lambda image: image)).permute(0, 3, 1, 2) / 255
+    images = torch.from_numpy(np.stack([load_image(path) for path in held_out.sources])).permute(0, 3, 1, 2) / 255
     model = ResNet.from_pretrained(finished.model).eval().requires_grad_(False)
     mean, std = (torch.tensor(values)[:, None, None] for values in (model.config.mean, model.config.std))
     loss = torch.nn.functional.cross_entropy(model((images - mean) / std), torch.from_numpy(held_out.targets))

@@ -91,14 +91,8 @@ def _print_anatomy(anatomy: "list[tuple[ModuleSummary, float | None]]") -> None:
         shape = " x ".join(map(str, module.output_shape))
         numbers = (f"{module.num_parameters:,}", f"{module.multiply_adds:,}")
         rows.append((module.name, shape, *numbers, module.shortcut, "" if ratio is None else f"{ratio:.2f}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(6)]
     print()
-    for row in rows:
-        cells = [
-            f"{cell:>{width}}" if column in (2, 3) else f"{cell:{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+    output.print_table(rows, right=(2, 3))
 
 
 def _describe_config(config: "ResNetConfig") -> list[tuple[str, str]]:

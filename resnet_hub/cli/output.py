@@ -1,6 +1,6 @@
 """Terminal output of commands: safe text, aligned rows, a progress bar."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,12 +11,16 @@ def escape(text: str | Path) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def print_table(rows: Iterable[tuple[str, str | Path]]) -> None:
-    """Print a line per row: its key, padded to the longest, and its value."""
-    rows = [*rows]
-    width = max((len(key) for key, _ in rows), default=0)
-    for key, value in rows:
-        print(f"{escape(key):{width}}  {escape(value)}")
+def print_table(rows: Iterable[Sequence[str | Path]], right: Collection[int] = ()) -> None:
+    """Print a line per row, with aligned cells: in the columns `right` to the right."""
+    escaped = [[escape(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*escaped, strict=True)]
+    for row in escaped:
+        cells = [
+            f"{cell:{'>' if column in right else '<'}{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
 
 
 @contextmanager

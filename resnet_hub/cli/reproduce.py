@@ -35,9 +35,7 @@ def add_parsers(commands: options.Commands) -> None:
         training.add_argument("--data", default=_DATA, help=f"{options.DATA_HELP} (default: {_DATA}); not with --fast")
         help_text = "folder of the trainings, which resumes them (default: runs/cifar)"
         training.add_argument("--work", type=Path, default=Path("runs/cifar"), metavar="FOLDER", help=help_text)
-        training.add_argument(
-            "--seeds", type=options.parse_positive_int, default=1, metavar="N", help="trainings of each network"
-        )
+        options.add_count(training, "--seeds", 1, "trainings of each network")
     lesion.add_argument("--data", default=_DATA, help=f"{options.DATA_HELP} (default: {_DATA})")
     lesion.add_argument("--split", help=options.SPLIT_HELP)
     help_text = f"checkpoint folders, Hub models or included models (default: {' '.join(_MODELS)})"

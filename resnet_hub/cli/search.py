@@ -4,7 +4,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from resnet_hub.cli import options
+from resnet_hub.cli import options, output
 from resnet_hub.errors import HubError, ResNetHubError
 
 if TYPE_CHECKING:
@@ -35,13 +35,14 @@ def run(arguments: options.Arguments) -> int:
     with ThreadPoolExecutor(8) as pool:
         configs = pool.map(read_config_or_none, [result.id for result in results])
         models = [(result, config) for result, config in zip(results, configs, strict=True) if config]
-    width = max((len(result.id) for result, _ in models), default=0)
+    rows = []
     for result, config in models:
         facts = {"architecture": config.architecture, "labels": config.num_classes, "downloads": result.downloads}
         if arguments.json:
             print(json.dumps({"model": result.id, **facts}))
         else:
-            print("{0:{1}}  {architecture}, {labels} labels, {downloads} downloads".format(result.id, width, **facts))
+            rows.append((result.id, "{architecture}, {labels} labels, {downloads} downloads".format(**facts)))
+    output.print_table(rows)
     if not models:
         raise HubError(f"No ResNet on the Hub with {arguments.text!r} in its name opens here. Try another word.")
     if others := len(results) - len(models):

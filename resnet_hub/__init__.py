@@ -9,26 +9,14 @@ from typing import TYPE_CHECKING, Any
 from resnet_hub.version import __version__
 
 if TYPE_CHECKING:
-    from resnet_hub.config import ResNetConfig
-    from resnet_hub.errors import ResNetHubError
-    from resnet_hub.evaluation.evaluate import evaluate
-    from resnet_hub.images.load import load_image
-    from resnet_hub.inference.classifier import Classifier
-    from resnet_hub.model import ResNet
-    from resnet_hub.training.config import TrainConfig
-    from resnet_hub.training.loop import train
-
-__all__ = [
-    "Classifier",
-    "ResNet",
-    "ResNetConfig",
-    "ResNetHubError",
-    "TrainConfig",
-    "__version__",
-    "evaluate",
-    "load_image",
-    "train",
-]
+    from resnet_hub.config import ResNetConfig as ResNetConfig
+    from resnet_hub.errors import ResNetHubError as ResNetHubError
+    from resnet_hub.evaluation.evaluate import evaluate as evaluate
+    from resnet_hub.images.load import load_image as load_image
+    from resnet_hub.inference.classifier import Classifier as Classifier
+    from resnet_hub.model import ResNet as ResNet
+    from resnet_hub.training.config import TrainConfig as TrainConfig
+    from resnet_hub.training.loop import train as train
 
 _MODULES = {
     "Classifier": "inference.classifier",
@@ -40,6 +28,8 @@ _MODULES = {
     "load_image": "images.load",
     "train": "training.loop",
 }
+
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

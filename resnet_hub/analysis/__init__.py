@@ -10,47 +10,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnet_hub.analysis.activations import feature_maps, residual_ratios
-    from resnet_hub.analysis.anatomy import describe_anatomy
-    from resnet_hub.analysis.gradients import (
-        expected_correlation,
-        gradient_autocorrelation,
-        gradient_correlation,
-        noise_autocorrelation,
-    )
-    from resnet_hub.analysis.labelled_images import compute_accuracy, load_labelled_images
-    from resnet_hub.analysis.lesions import (
-        lesion,
-        removal_curve,
-        remove_blocks,
-        remove_each_block,
-        reorder_blocks,
-        reorder_curve,
-    )
-    from resnet_hub.analysis.paths import path_gradients, path_lengths
-    from resnet_hub.analysis.races import learn_identity, race
-
-__all__ = [
-    "compute_accuracy",
-    "describe_anatomy",
-    "expected_correlation",
-    "feature_maps",
-    "gradient_autocorrelation",
-    "gradient_correlation",
-    "learn_identity",
-    "lesion",
-    "load_labelled_images",
-    "noise_autocorrelation",
-    "path_gradients",
-    "path_lengths",
-    "race",
-    "removal_curve",
-    "remove_blocks",
-    "remove_each_block",
-    "reorder_blocks",
-    "reorder_curve",
-    "residual_ratios",
-]
+    from resnet_hub.analysis.activations import feature_maps as feature_maps
+    from resnet_hub.analysis.activations import residual_ratios as residual_ratios
+    from resnet_hub.analysis.anatomy import describe_anatomy as describe_anatomy
+    from resnet_hub.analysis.gradients import expected_correlation as expected_correlation
+    from resnet_hub.analysis.gradients import gradient_autocorrelation as gradient_autocorrelation
+    from resnet_hub.analysis.gradients import gradient_correlation as gradient_correlation
+    from resnet_hub.analysis.gradients import noise_autocorrelation as noise_autocorrelation
+    from resnet_hub.analysis.labelled_images import compute_accuracy as compute_accuracy
+    from resnet_hub.analysis.labelled_images import load_labelled_images as load_labelled_images
+    from resnet_hub.analysis.lesions import lesion as lesion
+    from resnet_hub.analysis.lesions import removal_curve as removal_curve
+    from resnet_hub.analysis.lesions import remove_blocks as remove_blocks
+    from resnet_hub.analysis.lesions import remove_each_block as remove_each_block
+    from resnet_hub.analysis.lesions import reorder_blocks as reorder_blocks
+    from resnet_hub.analysis.lesions import reorder_curve as reorder_curve
+    from resnet_hub.analysis.paths import path_gradients as path_gradients
+    from resnet_hub.analysis.paths import path_lengths as path_lengths
+    from resnet_hub.analysis.races import learn_identity as learn_identity
+    from resnet_hub.analysis.races import race as race
 
 _MODULES = {  # no module has the name of its function, which would hide the function once it is imported
     "compute_accuracy": "labelled_images",
@@ -73,6 +51,8 @@ _MODULES = {  # no module has the name of its function, which would hide the fun
     "reorder_curve": "lesions",
     "residual_ratios": "activations",
 }
+
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,9 +2,8 @@
 
 import json
 import os
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -21,6 +20,7 @@ from resnet_hub.datasets.layout import DOT_FOLDER, NO_IMAGES, NO_ROW
 from resnet_hub.datasets.tables import NO_FILE
 from resnet_hub.errors import DataError, ImageError, list_some, printable
 from resnet_hub.images.load import has_image_header
+from resnet_hub.threads import map_ahead
 
 T = TypeVar("T")
 
@@ -377,23 +377,14 @@ def iterate_headers(
 def _process_images(
     splits: Mapping[str, ImageDataset], function: Callable[[ImageDataset, int], T]
 ) -> Generator[tuple[str, int, T], None, None]:
-    """Call a function with each image in threads, and yield split, index and result in order.
+    """Call a function with each image in threads, and yield split, index and result in order."""
 
-    Few are submitted ahead: the futures of a million images would take more than a gigabyte.
-    """
-    pending: deque[tuple[str, int, Future[T]]] = deque()
-    pool = ThreadPoolExecutor(THREADS)
-    try:
-        for split, images in splits.items():
-            for index in range(len(images)):
-                pending.append((split, index, pool.submit(function, images, index)))
-                if len(pending) > _AHEAD:
-                    first, number, future = pending.popleft()
-                    yield first, number, future.result()
-        for split, index, future in pending:
-            yield split, index, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)  # if it ends early, wait only for the images in the threads
+    def call(task: tuple[str, int]) -> tuple[str, int, T]:
+        split, index = task
+        return split, index, function(splits[split], index)
+
+    tasks = ((split, index) for split, images in splits.items() for index in range(len(images)))
+    return map_ahead(call, tasks, threads=THREADS, ahead=_AHEAD)
 
 
 def has_files(images: ImageDataset) -> bool:

@@ -3,9 +3,8 @@
 import copy
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -32,6 +31,7 @@ from resnet_hub.inference.engines import (
 )
 from resnet_hub.inference.novelty import FeatureSubspace
 from resnet_hub.model import ResNet
+from resnet_hub.threads import map_ahead
 
 MAX_BATCH_PIXELS = 2**22  # of the network's input: 83 images of 224 x 224, one of 2048 x 2048
 
@@ -61,13 +61,8 @@ def load_inputs(
         except ImageError as error:
             return error
 
-    pending: deque[list[Future[Tensor | ImageError]]] = deque()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(data), batch_size):
-            pending.append([pool.submit(load, index) for index in range(start, min(start + batch_size, len(data)))])
-            if len(pending) == 2:
-                yield [future.result() for future in pending.popleft()]
-        yield [future.result() for future in pending.popleft()]
+    with closing(map_ahead(load, range(len(data)), threads=min(8, os.cpu_count() or 1), ahead=batch_size)) as loading:
+        yield from iter(lambda: list(islice(loading, batch_size)), [])  # keeps no batch
 
 
 # A JPEG's decoder may shrink it to this multiple of the resized image, or to this length, and no further. Without the
@@ -321,28 +316,20 @@ class Classifier:
     ) -> Iterator[Any]:
         """Yields the labels of each image; threads decode the next batch while the model computes this one."""
         batch_size = limit_batch_size(batch_size, self.config.image_size)
-        numbered = iter(enumerate(images, start=1))
-        pool = ThreadPoolExecutor(_DECODERS)
 
-        def submit_batch() -> list[Future[Tensor | ImageError]]:
-            batch = []
-            for number, image in islice(numbered, batch_size):
-                name = None if isinstance(image, str | os.PathLike) else f"image {number}"
-                batch.append(pool.submit(self.preprocess, image, name=name, errors=errors))
-            return batch
+        def preprocess(numbered: tuple[int, Any]) -> Tensor | ImageError:
+            number, image = numbered
+            name = None if isinstance(image, str | os.PathLike) else f"image {number}"
+            item: Tensor | ImageError = self.preprocess(image, name=name, errors=errors)
+            return item
 
-        try:
-            batch = submit_batch()
-            while batch:
-                next_batch = submit_batch()
-                inputs = [future.result() for future in batch]
+        numbered = enumerate(images, start=1)
+        with closing(map_ahead(preprocess, numbered, threads=_DECODERS, ahead=batch_size)) as loading:
+            while inputs := list(islice(loading, batch_size)):
                 outputs = self._compute_batch([item for item in inputs if isinstance(item, Tensor)])
                 rows = zip(*outputs, strict=True)
                 for item in inputs:
                     yield item if isinstance(item, ImageError) else self._rank(*next(rows), top_k)
-                batch = next_batch
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def _rank(self, logits: Tensor, feature_maps: Tensor, top_k: int | None) -> Prediction:
         ranked = logits.softmax(0).sort(descending=True, stable=True)

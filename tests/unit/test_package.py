@@ -14,7 +14,7 @@ import pytest
 from helpers import ROOT
 
 import resnet_hub
-from resnet_hub import cli
+from resnet_hub import analysis, cli
 from resnet_hub.bundled_models import DEFAULT_MODEL, SHELF
 from resnet_hub.deploy import build_space
 
@@ -69,12 +69,12 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 
 def test_lazy_names_are_those_that_type_checkers_see() -> None:
-    imports = re.findall(
-        r"^    from (resnet_hub\.[\w.]+) import (.+)$", Path(resnet_hub.__file__).read_text(), re.MULTILINE
-    )
-    seen = {name: module for module, names in imports for name in names.split(", ")}
-    assert seen == {name: f"resnet_hub.{module}" for name, module in resnet_hub._MODULES.items()}
-    assert sorted([*seen, "__version__"]) == sorted(resnet_hub.__all__)
+    for package in (resnet_hub, analysis):
+        source = Path(package.__file__).read_text()
+        imports = re.findall(r"^    from (resnet_hub\.[\w.]+) import (\w+) as \2$", source, re.MULTILINE)
+        assert {name: f"{package.__name__}.{module}" for name, module in package._MODULES.items()} == {
+            name: module for module, name in imports
+        }
 
 
 def test_another_name_is_an_attribute_error() -> None:

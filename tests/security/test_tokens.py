@@ -3,6 +3,7 @@
 A local user has it saved, as `hf auth login` does; a visitor of a Space signs in, and its owner has one of their own.
 """
 
+import asyncio
 import base64
 import hashlib
 import io
@@ -18,7 +19,7 @@ import psutil
 import pytest
 from helpers.data import encode_image, save_base, wait, write_zip
 from helpers.hub_server import Hub, Job, Repo
-from helpers.page import Caller, serving
+from helpers.page import API, Caller, serving
 from itsdangerous import TimestampSigner
 
 MINE, OWNERS = "hf_Mine0Marker1Of2A3Token4", "hf_Owner5Marker6Of7A8Token9"
@@ -185,6 +186,20 @@ def test_a_look_finds_a_token_in_any_writing(tmp_path: Path) -> None:
         nowhere(MINE, tmp_path)
 
 
+async def ask_as_agent(address: str, photo: Path, model: str) -> str:
+    """The answer by MCP. Gradio repeats the call from this machine, whoever sent it."""
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    image = f"data:image/png;base64,{base64.b64encode(photo.read_bytes()).decode()}"
+    async with (
+        streamable_http_client(f"{address}/{API}/mcp/") as (receive, send, _),
+        ClientSession(receive, send) as session,
+    ):
+        await session.initialize()
+        return str((await session.call_tool("predict", {"image": image, "model": model, "top_k": 2})).content)
+
+
 def test_the_saved_token_of_a_local_user(folder: Path, hub: Hub) -> None:
     env, ears = settings(folder), Ears(hub)
     saved = (folder / "home" / "token", folder / "home" / "stored_tokens")
@@ -198,6 +213,7 @@ def test_the_saved_token_of_a_local_user(folder: Path, hub: Hub) -> None:
         for name in ("predict", "choose"):  # the model is loaded, and was fetched
             photo = [stranger.upload(folder / "red.png")] if name == "predict" else []
             assert "is private" in stranger.tell(name, *photo, "user/base")
+        assert "is private" in asyncio.run(ask_as_agent(address, folder / "red.png", "user/base"))
         assert "8 images" in mine.tell("check_hub", "user/photos")
         assert "is private" in stranger.tell("check_hub", "user/photos")
         shared(me, hub)

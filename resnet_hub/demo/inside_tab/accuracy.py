@@ -119,4 +119,5 @@ def _count_images(model: "ResNet") -> int:
 
 def _lower_priority() -> None:
     if sys.platform == "linux":  # elsewhere it would be that of the whole process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))

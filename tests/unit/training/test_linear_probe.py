@@ -57,12 +57,21 @@ def test_a_constant_feature_has_no_effect() -> None:
 def test_features_are_the_pooled_outputs_of_the_backbone() -> None:
     model = tiny()
     batch = torch.rand(5, 3, 8, 8)
-    features = extract_features(create_engine(model, in_bf16=False), batch)
-    rounded = extract_features(create_engine(model, in_bf16=True), batch)
+    features = extract_features(create_engine(model, 8, in_bf16=False), batch)
+    rounded = extract_features(create_engine(model, 8, in_bf16=True), batch)
     model.reset_head()
     torch.testing.assert_close(features, model(batch))
     torch.testing.assert_close(rounded, features, rtol=0.02, atol=0.02)
     assert not torch.equal(rounded, features)
+
+
+@pytest.mark.parametrize("in_bf16", [False, True])
+def test_features_of_another_size_than_the_model_has(in_bf16: bool) -> None:
+    model, batch = tiny(), torch.rand(2, 3, 12, 12)
+    features = extract_features(create_engine(model, 12, in_bf16=in_bf16), batch)
+    assert model.config.image_size == 8
+    model.reset_head()
+    torch.testing.assert_close(features, model(batch), **({"rtol": 0.02, "atol": 0.02} if in_bf16 else {}))
 
 
 def test_a_replaced_image_has_its_own_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

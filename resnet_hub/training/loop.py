@@ -1,11 +1,9 @@
 """The training loop: trains the run of one directory and yields events."""
 
 import copy
-import ctypes
 import json
 import math
 import shutil
-import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
@@ -207,7 +205,6 @@ class Trainer:
 
     def run_phase(self) -> Iterator[events.Event]:
         """Does the remaining work of the phase; the last event is `Finished` or `Stopped`."""
-        _return_memory()
         run, images = self.run, self.images
         if self.is_main and (not run.exists() or vars(run.config) != vars(self.config)):  # data or base have moved
             run.create(self.config)
@@ -527,10 +524,3 @@ def _create_accelerator(config: ResolvedTrainConfig, run: RunDir) -> Any:
         raise TrainingError("fp16 needs a GPU; choose bf16 or no.")
     torch.backends.cudnn.benchmark = True  # the images of an epoch have one size
     return accelerator
-
-
-def _return_memory() -> None:
-    """Return to the system the freed memory that the C library keeps of the preparation."""
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # another library than glibc
-            ctypes.CDLL(None).malloc_trim(0)

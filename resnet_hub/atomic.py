@@ -1,12 +1,15 @@
 """Writes files atomically: even after a kill, a reader sees the old or the new content."""
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+_LEFTOVER = re.compile(r"\.files\.[0-9a-f]{8}\.part")
 
 
 @contextmanager
@@ -87,7 +90,7 @@ def _temporary_path(path: Path) -> Path:
 def _remove_leftovers(folder: Path) -> None:
     """Remove what killed processes have left in a folder, but nothing that a process still writes."""
     for path in folder.glob(".files.*.part"):
-        if path.is_dir() and not path.is_symlink():
+        if _LEFTOVER.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             with _lock(path) as is_locked:
                 if is_locked:
                     shutil.rmtree(path, ignore_errors=True)

@@ -44,9 +44,10 @@ def save_checkpoint(
     old_card: str | None = None,
     dtype: str | None = None,
 ) -> Path:
-    """Write a checkpoint folder. If writing fails, the old files are unchanged; other files in the folder stay.
+    """Write a checkpoint folder. If the new files cannot be written, the old ones are unchanged; others stay.
 
-    A process that loads the folder in the moment of the replacement may find files of both checkpoints.
+    The files are replaced one right after the other: a process that loads the folder in that moment, or a kill, finds
+    files of both checkpoints.
 
     Names, shapes and values of the weights are checked first. Tensors that share memory are stored separately.
 
@@ -91,7 +92,7 @@ def save_checkpoint(
                 text = render_card(config, card, weights_sha256=sha256, dtype=storage_dtype(weights))
                 text = carry_over_card(old_card, text) if old_card is not None and card is None else text
             (new_folder / CARD_FILE).write_bytes(text.encode())
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:  # the folder is unchanged
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         reason = "the disk is full" if disk_is_full(error) else getattr(error, "strerror", None) or first_line(error)
         raise CheckpointError(f"Cannot save the model to {folder}: {reason}.") from None
     return folder

@@ -11,7 +11,6 @@ import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
@@ -26,6 +25,7 @@ from resnet_hub.hub_client.listing import read_listing
 from resnet_hub.hub_client.retry import is_short_body, request_timeout, retry_call
 from resnet_hub.hub_client.xet import XetTransferError
 from resnet_hub.images.load import SUFFIXES
+from resnet_hub.threads import map_ahead
 
 T = TypeVar("T")
 
@@ -188,8 +188,9 @@ def _get_hub_builder(
             for path in paths:
                 retry_call(download, path)
         else:  # many small files
-            with ThreadPoolExecutor(_DOWNLOADS) as pool:  # after an error, waits only for those that are under way
-                deque(pool.map(partial(retry_call, download), paths), maxlen=0)
+            one = partial(retry_call, download)
+            with contextlib.closing(map_ahead(one, paths, threads=_DOWNLOADS, ahead=4 * _DOWNLOADS)) as downloads:
+                deque(downloads, maxlen=0)
             _mark_complete(cache, revision)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise

@@ -167,7 +167,7 @@ class DatasetReport:
         """Replace the names of the images; the messages of the findings stay.
 
         Args:
-            names: The new name of each image, by (split, old name).
+            names: The new name of each image, by (split, old name). Unreadable images without one are left out.
         """
 
         def rename(image: ImageRef) -> ImageRef:
@@ -175,7 +175,11 @@ class DatasetReport:
 
         return replace(
             self,
-            unreadable=tuple(replace(image, name=names[image.split, image.name]) for image in self.unreadable),
+            unreadable=tuple(
+                replace(image, name=names[image.split, image.name])
+                for image in self.unreadable
+                if (image.split, image.name) in names
+            ),
             duplicates=tuple(replace(group, images=tuple(map(rename, group.images))) for group in self.duplicates),
         )
 

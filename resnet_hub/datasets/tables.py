@@ -25,7 +25,7 @@ from resnet_hub.images.limits import MAX_IMAGE_BYTES
 
 METADATA_NAMES = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path")
-LABEL_COLUMNS = ("label", "labels", "cls", "class", "target", "category", "class_name", "label_name", "fine_label")
+LABEL_COLUMNS = ("label", "labels", "cls", "class", "target", "fine_label", "category", "class_name", "label_name")
 _SPLIT_COLUMN = "split"
 _CAPTION_COLUMNS = {"text", "caption", "captions", "prompt", "description"}
 NO_FILE = "row of the metadata without an image"

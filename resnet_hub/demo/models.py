@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
+from huggingface_hub import get_token as get_saved_token
 
 from resnet_hub.checkpoints.default_model import Purpose, is_folder, obtain, preferred_model
 from resnet_hub.config import ResNetConfig
@@ -80,7 +81,7 @@ class Models:
     def _may_be_private(self, name: str, source: str | Path) -> bool:
         """Whether the local user may be the only one who can read the model, and this is a call of another."""
         is_offered = isinstance(source, Path) or name in self._added or name in self._public
-        return not (is_offered or is_space() or get_token() is None)
+        return not (is_offered or is_space() or get_token() is None or get_saved_token() is None)
 
     def _find_source(self, name: str) -> str | Path:
         if name in self._added:

@@ -175,8 +175,10 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
     """Replaces the page in a folder, and leaves the folder's other files."""
     if (folder / _INDEX).exists() and not (folder / _CONFIG).exists():
         raise ResNetHubError(f"{folder} has another {_INDEX}. Name a new folder.")
-    stale = {f"runtime/{path.name}" for path in folder.glob("runtime/*")} - files.keys()
-    with replace_files(folder, [*stale, *files]) as new:
+    if (folder / "runtime").is_symlink():
+        (folder / "runtime").unlink()  # the files behind the link are another's
+    stale = {f"runtime/{name}" for name, _, _ in _RUNTIME_FILES.values()} - files.keys()
+    with replace_files(folder, [*stale, *files.keys() - {_INDEX}, _INDEX]) as new:
         for name, content in files.items():
             (new / name).parent.mkdir(exist_ok=True)
             (new / name).write_bytes(content)

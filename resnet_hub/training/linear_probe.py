@@ -103,7 +103,7 @@ def _compute_features(
                 done += len(pixels)
                 yield Preparing("features", done, total)
     finally:
-        if partial and 0 < done < total:
+        if partial and done:  # all of them too: the head is not saved yet
             write_atomic(partial, save({"features": torch.cat(batches), "targets": torch.cat(targets)}))
     return torch.cat(batches), torch.cat(targets)
 

@@ -182,7 +182,8 @@ def test_a_kill_leaves_the_old_or_the_new_content_of_each_file(tmp_path: Path) -
 
 
 def test_only_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    left, kept = [".files.0a1b2c3d.part", ".files.00000000.part"], [".m.0a1b2c3d.part", "files.0a1b2c3d.part"]
+    left = [".files.0a1b2c3d.part", ".files.00000000.part"]
+    kept = [".m.0a1b2c3d.part", "files.0a1b2c3d.part", ".files.notes.part"]
     for name in (*left, *kept):
         (tmp_path / name / "model").mkdir(parents=True)
     (tmp_path / ".files.0000000f.part").write_text("a file")

@@ -57,7 +57,7 @@ class LiveWorker:
                 for values in _read(process):
                     is_done = "done" in values or "error" in values
                     if "error" in values:
-                        raise PageError("inside_failed", reason=values["error"])
+                        raise PageError("inside_failed", reason=values["error"].rstrip("."))
                     if is_done:
                         return
                     yield values

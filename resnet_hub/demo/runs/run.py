@@ -6,7 +6,7 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -218,8 +218,9 @@ class PageRun:
         write_atomic(self.folder / "report.json", report.to_json())
         worker_report: DatasetReport | None = report
         if pack:
-            export_dataset(splits, self.folder / source)
-            worker_report = _rename_images(report, splits, load_dataset(self.folder / source))
+            left_out = set[tuple[str, str]]()
+            export_dataset(splits, self.folder / source, lambda image: left_out.add((image.split, image.name)))
+            worker_report = _rename_images(report, splits, load_dataset(self.folder / source), left_out)
         if worker_report:  # so that the worker does not check the images again
             self.run_dir.folder.mkdir(exist_ok=True)
             write_atomic(self.run_dir.report, worker_report.to_json())
@@ -303,13 +304,14 @@ def _read_report(path: Path) -> DatasetReport | None:
     return DatasetReport.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _rename_images(report: DatasetReport, splits: Splits, packed: Splits) -> DatasetReport | None:
+def _rename_images(
+    report: DatasetReport, splits: Splits, packed: Splits, left_out: Collection[tuple[str, str]]
+) -> DatasetReport | None:
     """The report with the names that the images have in the packed dataset; None if that has other images."""
-    if {name: len(images) for name, images in splits.items()} != {name: len(images) for name, images in packed.items()}:
-        return None
-    names = {
-        (split, images.name(index)): packed[split].name(index)
-        for split, images in splits.items()
-        for index in range(len(images))
-    }
+    names = dict[tuple[str, str], str]()
+    for split, images in splits.items():
+        keys = [key for index in range(len(images)) if (key := (split, images.name(index))) not in left_out]
+        if len(keys) != len(packed.get(split, ())):
+            return None
+        names |= {key: packed[split].name(index) for index, key in enumerate(keys)}
     return report.rename_images(names)

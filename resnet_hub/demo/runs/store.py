@@ -27,15 +27,21 @@ def create_private_folder(folder: str | Path, variable: str) -> Path:
     """Create a folder that only this user may read, or make it one; returns its absolute path.
 
     Raises:
-        TrainingError: It is a link, belongs to another user, or others may write to it. `variable` names another one.
+        TrainingError: It is a link, belongs to another user, or all may write to it. `variable` names another one.
     """
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     about = folder.lstat()
-    is_own = about.st_uid == os.getuid() if hasattr(os, "getuid") else True
-    if not is_own or not stat.S_ISDIR(about.st_mode) or about.st_mode & 0o022:
-        raise TrainingError(f"{folder} belongs to others, or they may write to it; set {variable} to a private folder.")
-    folder.chmod(0o700)
+    if not hasattr(os, "getuid"):  # Windows, where folders of a user are private
+        return folder
+    is_own = os.getuid() in (about.st_uid, 0)  # root, as in a container, is above the owner of a mounted folder
+    if not is_own or not stat.S_ISDIR(about.st_mode) or about.st_mode & 0o002:
+        raise TrainingError(
+            f"{folder} is a link, belongs to another user, or all may write to it; set {variable} to a private folder."
+        )
+    if about.st_mode & 0o077:
+        with suppress(OSError):  # a mounted folder that cannot be changed
+            folder.chmod(0o700)
     return folder
 
 

@@ -108,7 +108,7 @@ class RunPanel:
     def delete_chosen(
         self, run_id: str, stored: Any, chosen: str, request: gr.Request, signed_in: gr.OAuthToken | None
     ) -> Updates:
-        """Delete the chosen runs that do not train, other than the one that is on show."""
+        """Delete the chosen runs that do not train here, other than the one that is on show."""
         for run in map(self.runs.find, str(chosen).split()):
             if run and run.id != run_id and not self.scheduler.get_status(run).is_active:
                 self.delete_run(run, request, signed_in)

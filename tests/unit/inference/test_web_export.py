@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import stat
 import zipfile
 from html import unescape
@@ -143,6 +144,18 @@ def test_a_second_export_replaces_the_page_and_keeps_other_files(folder: Path, r
     export_web(folder)
     assert list_files(web) == SCRIPTS | {"model.json", "model.onnx", "notes.txt"}
     assert (web / "model.onnx").stat().st_size > 1000
+
+
+def test_a_linked_runtime_and_folders_beside_it_stay(folder: Path, runtime: Path) -> None:
+    web = export_web(folder, runtime=runtime)
+    (web / "runtime" / "mine").mkdir()
+    export_web(folder)
+    assert (web / "runtime" / "mine").is_dir() and list_files(web / "runtime") == set()
+    shutil.rmtree(web / "runtime")
+    before = list_files(runtime)
+    (web / "runtime").symlink_to(runtime)
+    export_web(folder)
+    assert not (web / "runtime").is_symlink() and list_files(runtime) == before
 
 
 def test_another_page_is_not_replaced(folder: Path, tmp_path: Path) -> None:

@@ -99,3 +99,5 @@ def test_a_replaced_image_has_its_own_label(tmp_path: Path, monkeypatch: pytest.
     fit([*range(8)], partial, batches=1)
     assert partial.is_file()
     assert torch.equal(fit([*range(8)], partial), expected)
+    monkeypatch.setattr(DecodedImages, "read", None)  # all features are known, should fitting the head be interrupted
+    assert torch.equal(fit([*range(8)], partial), expected)

@@ -34,7 +34,8 @@ def worker() -> Iterator[LiveWorker]:
 
 
 def test_gradients_have_series_and_autocorrelations_beside_noise() -> None:
-    (values,) = live_worker.gradients(8)
+    first, values = live_worker.gradients(8)  # of two draws, and of ten
+    assert first.keys() == values.keys() and first["plain"] != values["plain"]
     assert set(values) == {"white", "brown", "plain", "residual"}
     assert all(line["values"][0] == pytest.approx(1) for line in values.values())
     assert abs(values["white"]["values"][1]) < 0.2 < 0.8 < values["brown"]["values"][1]
@@ -57,7 +58,7 @@ def test_the_process_answers_and_serves_again_after_a_visitor_has_left(worker: L
         first = next(states)
         assert first["steps"][0] == 1 and set(first["losses"]) == {"plain", "residual"}
     process = worker._process
-    (values,) = worker.run("gradients", HERE, 1, depth=2)
+    *_, values = worker.run("gradients", HERE, 1, depth=2)
     assert "plain" in values and worker._process is process
     with pytest.raises(PageError, match="The computation ended: A network of the CIFAR family"):
         list(worker.run("race", HERE, 1, depth=9))
@@ -115,7 +116,7 @@ def test_charts_come_in_the_visitors_language(worker: LiveWorker) -> None:
     experiments, request = LiveExperiments(), from_browser("zh")
     request.request.scope["client"] = (HERE, 1)
     experiments.worker = worker
-    waiting, charts = experiments.show_gradients(4, False, request)
+    waiting, *_, charts = experiments.show_gradients(4, False, request)
     assert MESSAGES["zh"]["inside_computing"] in waiting
     assert charts.count("<figure") == 3 and "白噪声" in charts
     *_, chart = experiments.show_identity(1, True, request)

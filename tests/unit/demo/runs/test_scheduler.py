@@ -320,6 +320,7 @@ time.sleep(600)
         name, worker = app.stdout.readline().split()
         process = Path("/proc", worker)
         assert b"TOKEN=" not in process.joinpath("environ").read_bytes().replace(b"IMPLICIT_TOKEN=1", b"")
+        assert b"--niceness=10" in process.joinpath("cmdline").read_bytes()
         assert os.getpriority(os.PRIO_PROCESS, int(worker)) == min(os.getpriority(os.PRIO_PROCESS, app.pid) + 10, 19)
         assert process.joinpath("oom_score_adj").read_text() == "1000\n"
         assert re.search(r"Max data size +\d+ +\d+ +bytes", process.joinpath("limits").read_text())

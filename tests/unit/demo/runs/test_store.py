@@ -42,7 +42,7 @@ def test_a_folder_of_another_user_is_refused_and_one_that_others_read_is_closed(
     RunStore(tmp_path / "runs")
     assert (tmp_path / "runs").stat().st_mode & 0o777 == 0o700
     monkeypatch.setattr("os.getuid", lambda: -1)
-    with pytest.raises(TrainingError, match="belongs to others"):
+    with pytest.raises(TrainingError, match="belongs to another user"):
         RunStore(tmp_path / "runs")
 
 

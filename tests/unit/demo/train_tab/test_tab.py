@@ -70,6 +70,12 @@ def test_uploads_are_for_the_user_of_the_page_alone(page: Any, folder: Path) -> 
     assert list((folder / "served").rglob("*.jpg"))
 
 
+def test_calls_that_show_no_progress_name_one_small_component_for_it(page: Any) -> None:
+    """By default Gradio's script copies, at each step of a call, all that is below each of its outputs."""
+    shown_on = [fn.show_progress_on for fn in page.fns.values() if fn.show_progress == "hidden"]
+    assert len(shown_on) > 20 and all(len(components) == 1 for components in shown_on)
+
+
 def test_refused_settings_leave_no_run_directory(tab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def kept() -> int:
         return len(list(tab.runs.root.iterdir()))

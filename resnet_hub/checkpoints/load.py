@@ -40,6 +40,7 @@ _BYTES_PER_PARAMETER = 9  # 8 of float64, and room for BatchNorm's statistics
 _MAX_NAME_LENGTH = 200  # characters of a file's path in a checkpoint; longer ones are ignored
 _MAX_CALIBRATION_BYTES = 2**20  # 1,202 layers need 250,000
 _MAX_INDEX_BYTES, _MAX_SHARDS = 16 * 2**20, 1000
+_MAX_HEADER_BYTES = 4 * 2**20  # of a weights file; 1,202 layers need 0.8 million, and safetensors takes 3 s for 4 million
 _POINTER, _MAX_POINTER_BYTES = b"version https://git-lfs", 1024  # of Git LFS
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 
@@ -81,6 +82,7 @@ class LocalFiles(_Files):
         from safetensors import SafetensorError, safe_open
 
         try:
+            _check_header_size(self.folder / name, self.source)
             with safe_open(self.folder / name, "np") as file:
                 tensors = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118, it is no mapping
                 return {key: TensorHeader(tensor.get_dtype(), tensor.get_shape()) for key, tensor in tensors.items()}
@@ -469,6 +471,7 @@ def _read_weights(folder: Path, names: list[str], source: str | Path) -> "dict[s
     weights: dict[str, Tensor] = {}
     for name in names:
         try:
+            _check_header_size(folder / name, source)
             with memory_errors(f"{name} of {source}"):
                 shard = load_file(folder / name)
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
@@ -479,6 +482,15 @@ def _read_weights(folder: Path, names: list[str], source: str | Path) -> "dict[s
                 raise CheckpointError(f"The weights of {source} have {duplicate} twice, the second time in {name}.")
             weights[our_key] = tensor
     return weights
+
+
+def _check_header_size(file: Path, source: str | Path) -> None:
+    """Refuse a header that lists more tensors than a network has; a length beyond the file's end is for safetensors."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if _MAX_HEADER_BYTES < length < file.stat().st_size:
+        limit = _MAX_HEADER_BYTES >> 20
+        raise CheckpointError(f"The header of {file.name} of {source} has {length / 1e6:,.0f} MB; at most {limit} are read.")
 
 
 def check_weights(expected: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":

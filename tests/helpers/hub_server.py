@@ -58,18 +58,25 @@ class Job:
     log: list[str] = field(default_factory=list)
     status: str | None = None
 
-    def run(self, hub: "Hub") -> None:
-        """Run the command as a machine of the Hub does, with this Python in place of `uv run --with ...`."""
+    @property
+    def volume(self) -> dict:
+        (volume,) = self.spec["volumes"]
+        return volume
+
+    def run(self, files: Mapping[str, bytes]) -> None:
+        """Run the command as a machine of the Hub does, with this Python in place of `uv run --with ...`.
+
+        `files` are those of the mounted dataset, read in the request, since the next test may reset the Hub meanwhile.
+        """
         with tempfile.TemporaryDirectory() as home:
             folder = Path(home, "input")
-            (volume,) = self.spec["volumes"]
-            for name, content in hub.repos[f"datasets/{volume['source']}"].files(volume["revision"]).items():
+            for name, content in files.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
             command = self.spec["command"]
             arguments = [sys.executable, *command[command.index("python") + 1 :]]
             arguments = [
-                argument.replace(volume["mountPath"], str(folder)).replace("/tmp/run", f"{home}/run")
+                argument.replace(self.volume["mountPath"], str(folder)).replace("/tmp/run", f"{home}/run")
                 for argument in arguments
             ]
             env = {**os.environ, **self.spec["environment"], **self.spec["secrets"]}
@@ -427,7 +434,8 @@ class Hub:
             raise RefusalError(403, "Forbidden: you have no rights to run jobs there")
         job_id = f"job{len(self.jobs)}"
         job = self.jobs[job_id] = Job(body, owner)
-        Thread(target=job.run, args=[self], daemon=True).start()
+        mounted = self.repos[f"datasets/{job.volume['source']}"].files(job.volume["revision"])
+        Thread(target=job.run, args=[mounted], daemon=True).start()
         return job.to_dict(job_id)
 
     def job(self, token, query, body, owner, job_id):

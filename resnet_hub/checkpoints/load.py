@@ -40,7 +40,7 @@ _BYTES_PER_PARAMETER = 9  # 8 of float64, and room for BatchNorm's statistics
 _MAX_NAME_LENGTH = 200  # characters of a file's path in a checkpoint; longer ones are ignored
 _MAX_CALIBRATION_BYTES = 2**20  # 1,202 layers need 250,000
 _MAX_INDEX_BYTES, _MAX_SHARDS = 16 * 2**20, 1000
-_MAX_HEADER_BYTES = 4 * 2**20  # of a weights file; 1,202 layers need 0.8 million, and safetensors takes 3 s for 4 million
+_MAX_HEADER_BYTES = 4 * 2**20  # of a weights file; 1,202 layers need 0.8 million, and 13 million take 9 s
 _POINTER, _MAX_POINTER_BYTES = b"version https://git-lfs", 1024  # of Git LFS
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 
@@ -489,8 +489,8 @@ def _check_header_size(file: Path, source: str | Path) -> None:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
     if _MAX_HEADER_BYTES < length < file.stat().st_size:
-        limit = _MAX_HEADER_BYTES >> 20
-        raise CheckpointError(f"The header of {file.name} of {source} has {length / 1e6:,.0f} MB; at most {limit} are read.")
+        size, limit = f"{length / 1e6:,.0f} MB", _MAX_HEADER_BYTES >> 20
+        raise CheckpointError(f"The header of {file.name} of {source} has {size}; at most {limit} are read.")
 
 
 def check_weights(expected: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":

@@ -671,7 +671,9 @@ CHECKPOINTS: dict[str, Case] = {
     "weights without end": Case(linked_weights, "has no model.safetensors"),
     "empty weights": Case(with_bytes(lambda _: b""), "damaged"),
     "header of 2**60 bytes": Case(with_bytes(lambda _: struct.pack("<Q", 2**60) + b"{}"), "damaged"),
-    "header of 90 MB": Case(with_bytes(lambda _: struct.pack("<Q", 90 * 2**20) + b" " * (90 * 2**20)), "at most 4 are read"),
+    "header of 90 MB": Case(
+        with_bytes(lambda _: struct.pack("<Q", 90 * 2**20) + b" " * (90 * 2**20)), "at most 4 are read"
+    ),
     "header that is no JSON": Case(with_bytes(lambda _: struct.pack("<Q", 8) + b"not JSON"), "damaged"),
     "header of a million brackets": Case(with_bytes(lambda _: struct.pack("<Q", 10**6) + b"[" * 10**6), "damaged"),
     "offsets beyond the file": Case(

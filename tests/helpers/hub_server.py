@@ -280,18 +280,25 @@ class Hub:
     def tree(self, token, query, body, repo_id, revision, folder=""):
         repo = self.repo(repo_id, token)
         commit = self.revision(repo, revision)
-        return [
+        prefix = f"{unquote(folder).strip('/')}/".lstrip("/")
+        files = {path: content for path, content in repo.commits[commit].items() if path.startswith(prefix)}
+        folders = {path[:end] for path in files for end, sign in enumerate(path) if sign == "/" and end > len(prefix)}
+        listed = [{"type": "directory", "path": path, "size": 0, "oid": _git_oid(path.encode())} for path in folders]
+        listed += [
             {
                 "type": "file", "path": path, "size": len(content), "oid": _git_oid(content),
                 **({"lfs": {"oid": sha256_hex(content), "size": len(content), "pointerSize": 134}} if _lfs(path) else {}),  # noqa: E501
             }
-            for path, content in repo.commits[commit].items()
-            if path.startswith(unquote(folder).lstrip("/"))
+            for path, content in files.items()
         ]  # fmt: skip
+        if query.get("recursive", ["false"])[0].lower() != "true":
+            listed = [entry for entry in listed if "/" not in entry["path"].removeprefix(prefix)]
+        return sorted(listed, key=lambda entry: entry["path"])
 
     def paths_info(self, token, query, body, repo_id, revision):
         paths = parse_qs(body.decode())["paths"]
-        return [file for file in self.tree(token, query, body, repo_id, revision) if file["path"] in paths]
+        tree = self.tree(token, {"recursive": ["true"]}, body, repo_id, revision)
+        return [entry for entry in tree if entry["path"] in paths]
 
     def refs(self, token, query, body, repo_id):
         repo = self.repo(repo_id, token)

@@ -1,21 +1,23 @@
 """The accuracy of a model without some blocks, on labelled images that it was not trained on.
 
-A visitor's own model has those that its training held out; a model with the labels of CIFAR-10 has test images from the
-Hub, where the Hub can be reached.
+A visitor's own model has those that its training held out. A model with the labels of CIFAR-10 or ImageNet has test
+images from the Hub, where the Hub can be reached.
 """
 
 import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 import gradio as gr
+import numpy as np
 
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import translate
@@ -29,12 +31,38 @@ if TYPE_CHECKING:
     from resnet_hub.demo.runs.run import PageRun
     from resnet_hub.model import ResNet
 
-CIFAR10 = "uoft-cs/cifar10"  # on the Hub
 MAX_IMAGES = 256
-MAX_WORK = 40e9  # multiply-adds of one network over all images: some seconds of one thread
+MAX_WORK = 100e9  # multiply-adds of one network over all images: some seconds of one thread
 _FEWEST = 5  # images; an accuracy on fewer is meaningless
 _RETRY_SECONDS = 600.0  # until the next request to the Hub
 _NICENESS = 10
+_IMAGENET_CLASSES = 1000
+
+
+class TestSet(NamedTuple):
+    """Labelled images on the Hub that no network of these labels is trained on."""
+
+    title: str
+    repo_id: str
+    split: str
+    subset: str | None = None
+
+
+CIFAR10 = TestSet("CIFAR-10", "uoft-cs/cifar10", "test")
+# Ten easy classes of ImageNet by fast.ai, Apache-2.0, 31 MB; ImageNet itself is given to registered users only.
+IMAGENETTE = TestSet("Imagenette", "frgfm/imagenette", "validation", "160px")
+IMAGENETTE_CLASSES = {  # and their indices in ImageNet
+    "tench": 0,
+    "English springer": 217,
+    "cassette player": 482,
+    "chain saw": 491,
+    "church": 497,
+    "French horn": 566,
+    "garbage truck": 569,
+    "gas pump": 571,
+    "golf ball": 574,
+    "parachute": 701,
+}
 
 
 class AccuracyMeter:
@@ -43,8 +71,8 @@ class AccuracyMeter:
     def __init__(self, models: Models):
         self.models = models
         self._whole: WeakKeyDictionary[ResNet, float] = WeakKeyDictionary()  # accuracies with all blocks
-        self._cifar10: ImageDataset | None = None
-        self._retry_at = 0.0  # on the monotonic clock
+        self._samples: dict[TestSet, ImageDataset] = {}
+        self._retry_at: dict[TestSet, float] = {}  # on the monotonic clock
 
     def render(self, name: str, off: list[str], request: gr.Request) -> str:
         """Render the accuracy of the model with and without its blocks `off`, or why there is none.
@@ -62,34 +90,54 @@ class AccuracyMeter:
         model: ResNet = self.models.get(name).model
         scheduler = self.models.scheduler
         run = scheduler.runs.find(name) if scheduler else None
-        labelled = load_held_out(run, model) if run else self._load_test_images(model)
+        test_set, indices = find_test_set(model.config.labels) or (None, {})
+        if run:
+            labelled = load_held_out(run, model)
+        else:
+            labelled = self._load_test_images(test_set, indices, model) if test_set else None
         if labelled is None:
             return markup.render_text(translate(request, "inside_few_labelled" if run else "inside_no_labelled"))
         if model not in self._whole:
             self._whole[model] = compute_accuracy(model, labelled)
         whole = self._whole[model]
         without = compute_accuracy(remove_blocks(model, off), labelled) if off else whole
-        values = {"images": len(labelled.targets), "whole": f"{whole:.0%}", "without": f"{without:.0%}"}
-        key = f"{'inside_accuracy' if run else 'inside_cifar10'}_{'without' if off else 'whole'}"
+        dataset = test_set.title if test_set else ""
+        values = {
+            "dataset": dataset,
+            "images": len(labelled.targets),
+            "whole": f"{whole:.0%}",
+            "without": f"{without:.0%}",
+        }
+        key = f"{'inside_accuracy' if run else 'inside_test_images'}_{'without' if off else 'whole'}"
         return markup.render_text(translate(request, key, **values), "status")
 
-    def _load_test_images(self, model: "ResNet") -> "LabelledImages | None":
-        """Test images of CIFAR-10 for a model with its labels; None for other models and where the Hub has none."""
+    def _load_test_images(self, test_set: TestSet, indices: dict[str, int], model: "ResNet") -> "LabelledImages | None":
+        """Load as many images of a test set as can be computed; None where the Hub has none.
+
+        Args:
+            test_set: The dataset on the Hub.
+            indices: The model's class index of each of its labels.
+            model: The model, by whose config the images are preprocessed.
+        """
         from resnet_hub.analysis.labelled_images import load_labelled_images
-        from resnet_hub.convert.config_json import read_label_set
+        from resnet_hub.datasets.dataset import ImageDataset
         from resnet_hub.datasets.stream import open_stream
 
-        if set(model.config.labels) != set(read_label_set("cifar10")):
-            return None
-        if self._cifar10 is None and time.monotonic() >= self._retry_at:
-            self._retry_at = time.monotonic() + _RETRY_SECONDS
+        if test_set not in self._samples and time.monotonic() >= self._retry_at.get(test_set, 0.0):
+            self._retry_at[test_set] = time.monotonic() + _RETRY_SECONDS
             with suppress(ResNetHubError):  # offline, for example
-                sample = next(iter(open_stream(CIFAR10, split="test", token=get_token()).sample.values()))
-                self._cifar10 = sample.subset(range(min(MAX_IMAGES, len(sample))))
-        count = _count_images(model)
-        if self._cifar10 is None or count < _FEWEST:
+                stream = open_stream(test_set.repo_id, subset=test_set.subset, split=test_set.split, token=get_token())
+                images = next(iter(stream.sample.values()))
+                # Files may be sorted by class, so images are chosen all over them; only those stay in memory.
+                chosen = np.linspace(0, len(images) - 1, min(MAX_IMAGES, len(images))).astype(np.int64)
+                sources, names = [images.read(index) for index in chosen], [images.name(index) for index in chosen]
+                self._samples[test_set] = ImageDataset(images.labels, sources, images.targets[chosen], names)
+        sample, count = self._samples.get(test_set), _count_images(model)
+        if sample is None or set(sample.labels) != set(indices) or count < _FEWEST:
             return None
-        return load_labelled_images(model.config, self._cifar10, count=count)
+        targets = np.array([indices[label] for label in sample.labels])[sample.targets]
+        images = ImageDataset(tuple(model.config.labels), sample.sources, targets, sample.names)
+        return load_labelled_images(model.config, images, count=count)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -98,6 +146,18 @@ class AccuracyMeter:
         pool = start_threads(1)
         pool.submit(_lower_priority)
         return pool
+
+
+def find_test_set(labels: Sequence[str]) -> tuple[TestSet, dict[str, int]] | None:
+    """Find the test set for a model with these labels, and the model's class index of each label of the test set."""
+    from resnet_hub.convert.config_json import read_label_set
+
+    if set(labels) == set(read_label_set("cifar10")):
+        return CIFAR10, {label: index for index, label in enumerate(labels)}
+    is_imagenet = len(labels) == _IMAGENET_CLASSES
+    if is_imagenet and all(label.casefold() in labels[index].casefold() for label, index in IMAGENETTE_CLASSES.items()):
+        return IMAGENETTE, IMAGENETTE_CLASSES
+    return None
 
 
 def load_held_out(run: "PageRun", model: "ResNet") -> "LabelledImages | None":

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from helpers.data import encode_image, save_base, write_zip
 from helpers.hub_server import WRITER, Hub, Repo
@@ -48,34 +49,61 @@ def test_photos_that_were_held_out_measure_it(tmp_path: Path, monkeypatch: pytes
     scheduler.close()
 
 
-def test_models_of_cifar10_are_measured_on_images_of_the_hub(
-    tables: Repo, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("test_set", "labels", "label_set"),
+    [
+        (accuracy.CIFAR10, read_label_set("cifar10"), "cifar10"),
+        (accuracy.IMAGENETTE, list(accuracy.IMAGENETTE_CLASSES), "imagenet"),
+    ],
+)
+def test_models_of_known_labels_are_measured_on_images_of_the_hub(
+    test_set: accuracy.TestSet,
+    labels: list[str],
+    label_set: str,
+    tables: Repo,
+    hub: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    labels = read_label_set("cifar10")
-    model = ResNet(ResNetConfig(depths=(3, 3, 3), width=4, stem="3x3", image_size=32, id2label=dict(enumerate(labels))))
-    model.save_pretrained(tmp_path / "shelf" / "cifar")
+    id2label = dict(enumerate(read_label_set(label_set)))
+    model = ResNet(ResNetConfig(depths=(3, 3, 3), width=4, stem="3x3", image_size=32, id2label=id2label))
+    with torch.no_grad():  # the model always gives this label
+        model.fc.bias[accuracy.IMAGENETTE_CLASSES["English springer"] if label_set == "imagenet" else 1] = 1e6
+    model.save_pretrained(tmp_path / "shelf" / "known")
     inside = InsideTab(Models(tmp_path / "shelf"))
     missing = MESSAGES["en"]["inside_no_labelled"]
-    assert missing in inside.measure_accuracy("cifar", from_browser(), choose())
+    assert missing in inside.measure_accuracy("known", from_browser(), choose())
     features = Features({"img": Image(), "label": ClassLabel(names=labels)})
-    rows = {"img": [{"bytes": encode_image(n % 3, n)} for n in range(30)], "label": [n % 10 for n in range(30)]}
-    repo = hub.repos[f"datasets/{accuracy.CIFAR10}"] = Repo()
-    splits = [{"split": split, "path": f"{split}-*"} for split in ("train", "test")]
-    configs = [{"config_name": "plain_text", "data_files": splits, "default": True}]
+    rows = {"img": [{"bytes": encode_image(n % 3, n)} for n in range(300)], "label": [n // 30 for n in range(300)]}
+    repo = hub.repos[f"datasets/{test_set.repo_id}"] = Repo()
+    subset = test_set.subset or "plain_text"
+    splits = [{"split": split, "path": f"{subset}/{split}-*"} for split in ("train", test_set.split)]
+    configs = [{"config_name": subset, "data_files": splits}]
+    if test_set.subset:
+        configs.append({"config_name": "full_size", "data_files": splits[:1]})
     files = {"README.md": f"---\n{json.dumps({'configs': configs})}\n---\n".encode()}
-    for split in ("train", "test"):
+    for split in ("train", test_set.split):
         Dataset.from_dict(rows, features).to_parquet(tmp_path / f"{split}.parquet")
-        files[f"{split}-00000-of-00001.parquet"] = (tmp_path / f"{split}.parquet").read_bytes()
-    repo.commit("main", files, "CIFAR-10")
-    assert missing in inside.measure_accuracy("cifar", from_browser(), choose())  # the Hub is not asked again at once
-    monkeypatch.setattr(inside.meter, "_retry_at", 0.0)
+        files[f"{subset}/{split}-00000-of-00001.parquet"] = (tmp_path / f"{split}.parquet").read_bytes()
+    repo.commit("main", files, test_set.title)
+    assert missing in inside.measure_accuracy("known", from_browser(), choose())  # the Hub is not asked again at once
+    monkeypatch.setattr(inside.meter, "_retry_at", {})
     monkeypatch.setenv("HF_TOKEN", WRITER)
     sent: set[str | None] = set()
     hub.heard = lambda request, headers, body: sent.add(headers.get("authorization"))
     hub.requests.clear()
-    whole = inside.measure_accuracy("cifar", from_browser(), choose())
-    assert "Of 30 test images of CIFAR-10" in whole
+    whole = inside.measure_accuracy("known", from_browser(), choose())
+    assert f"Of 256 test images of {test_set.title}, it recognises 10%" in whole  # of ten classes, sorted in the file
     asked = len(hub.requests)
-    without = inside.measure_accuracy("cifar", from_browser(), choose("layer2.1"))
-    assert re.search(r"recognises \d+% with all blocks and \d+% without", without) and len(hub.requests) == asked
+    without = inside.measure_accuracy("known", from_browser(), choose("layer2.1"))
+    assert re.search(r"recognises 10% with all blocks and \d+% without", without) and len(hub.requests) == asked
     assert sent == {None}  # a visitor reads as nobody
+
+
+def test_other_labels_have_no_test_images() -> None:
+    imagenet = read_label_set("imagenet")
+    assert accuracy.find_test_set(imagenet) == (accuracy.IMAGENETTE, accuracy.IMAGENETTE_CLASSES)
+    assert accuracy.find_test_set([label.partition(",")[0] for label in imagenet]) is not None
+    assert accuracy.find_test_set(imagenet[::-1]) is None and accuracy.find_test_set(["daisy", "tulip"]) is None
+    numbered = [f"class {index}" for index in range(1000)]
+    assert accuracy.find_test_set(numbered) is None

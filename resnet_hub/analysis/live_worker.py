@@ -36,9 +36,10 @@ def gradients(depth: int, *, normalization: Literal["none", "batch"] = "batch", 
     for draws in (2, 10):
         sizes: dict[str, Any] = {"points": 192, "draws": draws, "seed": seed}
         series = {noise: noise_autocorrelation(noise, **sizes) for noise in ("white", "brown")}
+        sizes["width"] = 96
         for kind in ("plain", "residual"):
-            series[kind] = gradient_autocorrelation(kind, depth=depth, width=96, normalization=normalization, **sizes)
-        yield {
+            series[kind] = gradient_autocorrelation(kind, depth=depth, normalization=normalization, **sizes)
+        lines = {
             name: {
                 "positions": line.positions.tolist(),
                 "series": line.series.tolist(),
@@ -47,6 +48,7 @@ def gradients(depth: int, *, normalization: Literal["none", "batch"] = "batch", 
             }
             for name, line in series.items()
         }
+        yield {"lines": lines, "sizes": sizes}
 
 
 def identity(blocks: int, *, target: Literal["identity", "near"] = "identity", seed: int = 0) -> Iterator[Values]:

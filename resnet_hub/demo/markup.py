@@ -57,6 +57,10 @@ def render_text(text: str, role: str = "") -> str:
     return Markup('<p role="{1}">{0}</p>' if role else "<p>{0}</p>").format(text, role)
 
 
+def render_hint(text: str) -> str:
+    return Markup('<p class="hint">{}</p>').format(text)
+
+
 def render_error(error: Exception, request: gr.Request) -> str:
     """The message of an error, for eyes and screen readers."""
     return render_text(translate_error(request, error), "alert")

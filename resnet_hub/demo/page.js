@@ -4,9 +4,9 @@
   const query = (selector) => document.querySelector(selector);
   const isNarrow = () => matchMedia("(max-width: 700px)").matches;
 
-  function scrollTo(element) {
+  function scrollTo(element, block = "start") {
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    element.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+    element.scrollIntoView({ behavior: calm ? "auto" : "smooth", block });
   }
 
   // -- the labels ----------------------------------------------------------------------------------------------------

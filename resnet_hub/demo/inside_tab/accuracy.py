@@ -20,7 +20,7 @@ import gradio as gr
 import numpy as np
 
 from resnet_hub.demo import markup
-from resnet_hub.demo.i18n import translate
+from resnet_hub.demo.i18n import PageError, translate
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.space import get_token
 from resnet_hub.errors import ResNetHubError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MAX_IMAGES = 256
 MAX_WORK = 100e9  # multiply-adds of one network over all images: some seconds of one thread
-_FEWEST = 5  # images; an accuracy on fewer is meaningless
+_FEWEST_PHOTOS, _FEWEST_TEST_IMAGES = 5, 20  # an accuracy on fewer is meaningless
 _RETRY_SECONDS = 600.0  # until the next request to the Hub
 _NICENESS = 10
 _IMAGENET_CLASSES = 1000
@@ -93,6 +93,9 @@ class AccuracyMeter:
         test_set, indices = find_test_set(model.config.labels) or (None, {})
         if run:
             labelled = load_held_out(run, model)
+        elif test_set and _count_images(model) < _FEWEST_TEST_IMAGES:
+            command = f"resnet-hub reproduce lesion --model {name} --data DATA"
+            raise PageError("inside_too_slow", command=command)
         else:
             labelled = self._load_test_images(test_set, indices, model) if test_set else None
         if labelled is None:
@@ -133,7 +136,7 @@ class AccuracyMeter:
                 sources, names = [images.read(index) for index in chosen], [images.name(index) for index in chosen]
                 self._samples[test_set] = ImageDataset(images.labels, sources, images.targets[chosen], names)
         sample, count = self._samples.get(test_set), _count_images(model)
-        if sample is None or set(sample.labels) != set(indices) or count < _FEWEST:
+        if sample is None or set(sample.labels) != set(indices):
             return None
         targets = np.array([indices[label] for label in sample.labels])[sample.targets]
         images = ImageDataset(tuple(model.config.labels), sample.sources, targets, sample.names)
@@ -168,7 +171,7 @@ def load_held_out(run: "PageRun", model: "ResNet") -> "LabelledImages | None":
     with suppress(ResNetHubError, OSError, ValueError):  # such as a dataset that was deleted from the Hub
         images = run.load_evaluation_images()
     count = _count_images(model)
-    if images is None or min(count, len(images)) < _FEWEST:
+    if images is None or min(count, len(images)) < _FEWEST_PHOTOS:
         return None
     return load_labelled_images(model.config, images, count=count)
 

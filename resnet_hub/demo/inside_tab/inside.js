@@ -15,9 +15,23 @@
       }
       trigger("select", { index: 0, value: pressed().map((other) => other.dataset.value) });
     };
+    // On a phone the answer comes below the screen: it is scrolled into view as soon as it is there. Switches stay in
+    // view if they fit, since several are pressed one after the other.
+    const showAnswer = () => {
+      if (!resnetHub.isNarrow()) return;
+      const [selector, block] = element.querySelector("[data-many]") ? ["#inside-labels", "nearest"] : ["#inside-facts"];
+      const answer = document.querySelector(selector);
+      const observer = new MutationObserver(() => {
+        observer.disconnect();
+        requestAnimationFrame(() => resnetHub.scrollTo(answer, block));
+      });
+      observer.observe(answer, { childList: true, subtree: true });
+    };
     element.addEventListener("click", ({ target }) => {
       const button = target.closest("[data-value], [data-reset]");
-      if (button) press(button);
+      if (!button) return;
+      press(button);
+      showAnswer();
     });
     element.addEventListener("keydown", (event) => {
       if (!["Enter", " "].includes(event.key) || !event.target.matches("g[data-value]")) return;

@@ -1,5 +1,6 @@
 """The live experiments: shattered gradients, the identity, and the race, computed while the visitor watches."""
 
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
@@ -19,8 +20,10 @@ RACE_SECONDS = 20.0
 _GRADIENT_SECONDS, _IDENTITY_SECONDS = 4.0, 8.0  # on a busy machine; what a visitor's budget is charged
 _NETWORKS = ("plain", "residual")
 _NAMES = {"plain": "inside_plain", "residual": "inside_residual", "white": "inside_white", "brown": "inside_brown"}
-
-_GRADIENT_NOTES = {"plain": "inside_gradient_plain_note", "residual": "inside_gradient_residual_note"}
+_MAX_SEED = 1000
+_CLEAR_DIFFERENCE = 0.05  # of the correlation at neighbouring inputs; two draws of one network differ by less
+# What is left of a stopped experiment: its charts, or nothing if none has come yet.
+_KEEP_CHARTS = "(shown) => shown.includes('<figure') ? shown : ''"
 
 
 class LiveExperiments:
@@ -34,26 +37,27 @@ class LiveExperiments:
         if not _is_whole(depth, 1, MAX_DEPTH):
             yield _refuse(request, 1, MAX_DEPTH)
             return
-        settings = {"depth": int(depth), "normalization": "batch" if has_batchnorm else "none"}
+        settings = {"depth": int(depth), "normalization": "batch" if has_batchnorm else "none", "seed": _draw_seed()}
         for values in self._run(request, "gradients", _GRADIENT_SECONDS, **settings):
-            yield values if isinstance(values, str) else _render_gradients(values, request)
+            yield values if isinstance(values, str) else _render_gradients(values, settings, request)
 
     def show_identity(self, blocks: float, is_near: bool, request: gr.Request) -> Iterator[str]:
         """A chart of the losses of two stacks that learn the identity, or a function near it."""
         if not _is_whole(blocks, 1, MAX_BLOCKS):
             yield _refuse(request, 1, MAX_BLOCKS)
             return
-        settings = {"blocks": int(blocks), "target": "near" if is_near else "identity"}
+        settings = {"blocks": int(blocks), "target": "near" if is_near else "identity", "seed": _draw_seed()}
         for values in self._run(request, "identity", _IDENTITY_SECONDS, **settings):
-            yield values if isinstance(values, str) else _render_identity(values, request)
+            yield values if isinstance(values, str) else _render_identity(values, settings, request)
 
     def show_race(self, depth: float, request: gr.Request) -> Iterator[str]:
         """Charts of two networks that train side by side."""
         if not _is_whole(depth, *RACE_DEPTHS) or depth % 6 != 2:
             yield _refuse(request, *RACE_DEPTHS)
             return
-        for values in self._run(request, "race", RACE_SECONDS, depth=int(depth), seconds=RACE_SECONDS):
-            yield values if isinstance(values, str) else _render_race(values, request)
+        settings = {"depth": int(depth), "seconds": RACE_SECONDS, "seed": _draw_seed()}
+        for values in self._run(request, "race", RACE_SECONDS, **settings):
+            yield values if isinstance(values, str) else _render_race(values, settings, request)
 
     def _run(self, request: gr.Request, task: str, cost: float, **settings: Any) -> Iterator[dict[str, Any] | str]:
         """That it has begun, then the values of the task; or a message."""
@@ -94,7 +98,7 @@ class LiveExperiments:
                 stop = gr.Button(message("stop"), min_width=80)
             shown = gr.HTML(elem_id="inside-race-charts")
         racing = start.click(self.show_race, layers, shown, **live)
-        stop.click(None, cancels=racing, api_visibility="private")
+        stop.click(None, shown, shown, js=_KEEP_CHARTS, cancels=racing, api_visibility="private")
 
     @contextmanager
     def _create_panel(self, name: str, opening: dict[str, Any]) -> Iterator[None]:
@@ -117,39 +121,58 @@ def _refuse(request: gr.Request, low: int, high: int) -> str:
     return markup.render_text(translate(request, "inside_out_of_range", low=low, high=high), "alert")
 
 
-def _render_gradients(values: dict[str, Any], request: gr.Request) -> str:
+def _draw_seed() -> int:
+    return secrets.randbelow(_MAX_SEED)  # another run has other networks
+
+
+def _render_gradients(values: dict[str, Any], settings: dict[str, Any], request: gr.Request) -> str:
+    lines_of, sizes = values["lines"], values["sizes"]
+    plain, residual = (lines_of[name]["values"][1] for name in _NETWORKS)  # at a distance of one step
+    has_batchnorm = settings["normalization"] == "batch"
+    notes = {
+        "plain": "inside_gradient_plain_note" if has_batchnorm else "inside_gradient_bare_note",
+        "residual": "inside_gradient_residual_note"
+        if residual - plain > _CLEAR_DIFFERENCE
+        else "inside_gradient_alike_note",
+    }
     charts = []
     for name in _NETWORKS:
         network = translate(request, _NAMES[name])
-        lines = {network: (values[name]["positions"], values[name]["series"])}
+        lines = {network: (lines_of[name]["positions"], lines_of[name]["series"])}
         texts = ("inside_gradient_of", "inside_input", "inside_gradient_axis")
-        charts.append(make_chart(request, *texts, lines, _GRADIENT_NOTES[name], values={"network": network}))
+        charts.append(make_chart(request, *texts, lines, notes[name], values={"network": network}))
     order = ("plain", "residual", "white", "brown")
-    lines = {translate(request, _NAMES[name]): (values[name]["lags"], values[name]["values"]) for name in order}
+    lines = {translate(request, _NAMES[name]): (lines_of[name]["lags"], lines_of[name]["values"]) for name in order}
     texts = ("inside_autocorrelation", "inside_lag", "inside_autocorrelation_axis")
-    charts.append(make_chart(request, *texts, lines, "inside_autocorrelation_note"))
-    return _arrange(charts, request)
+    note = "inside_autocorrelation_note"
+    charts.append(make_chart(request, *texts, lines, note, values={"draws": sizes["draws"]}))
+    values = ", ".join(f"{name}={value!r}" for name, value in (settings | sizes).items())
+    call = f'gradient_autocorrelation("residual", {values})'
+    return _arrange(charts, call, request)
 
 
-def _render_identity(values: dict[str, Any], request: gr.Request) -> str:
+def _render_identity(values: dict[str, Any], settings: dict[str, Any], request: gr.Request) -> str:
     lines = _name_lines(values["steps"], values["losses"], request)
     texts = ("inside_identity_chart", "inside_step", "inside_relative_loss")
-    return _arrange([make_chart(request, *texts, lines, "inside_identity_note", log_y=True)], request)
+    chart = make_chart(request, *texts, lines, "inside_identity_note", log_y=True)
+    return _arrange([chart], 'learn_identity({blocks}, target="{target}", seed={seed})'.format(**settings), request)
 
 
-def _render_race(values: dict[str, Any], request: gr.Request) -> str:
+def _render_race(values: dict[str, Any], settings: dict[str, Any], request: gr.Request) -> str:
     lines = _name_lines(values["steps"], values["losses"], request)
     loss = make_chart(request, "loss_chart", "inside_step", "inside_training_loss", lines, "inside_race_loss_note")
     lines = _name_lines(values["evaluated"], values["accuracies"], request)
     texts = ("accuracy_figure", "inside_step", "inside_race_accuracy_axis")
     accuracy = make_chart(request, *texts, lines, "inside_race_accuracy_note")
     status = translate(request, "inside_race_time", seconds=round(values["seconds"]), limit=round(RACE_SECONDS))
-    return f"{markup.render_text(status)}{_arrange([loss, accuracy], request)}"
+    call = "race({depth}, seconds={seconds:g}, seed={seed})".format(**settings)
+    return f"{markup.render_text(status)}{_arrange([loss, accuracy], call, request)}"
 
 
 def _name_lines(steps: Sequence[int], curves: dict[str, list[float]], request: gr.Request) -> dict[str, Points]:
     return {translate(request, _NAMES[name]): (steps, curves[name]) for name in _NETWORKS}
 
 
-def _arrange(charts: Sequence[Chart], request: gr.Request) -> str:
-    return '<div class="chart-row">' + "".join(render_chart(chart, request) for chart in charts) + "</div>"
+def _arrange(charts: Sequence[Chart], call: str, request: gr.Request) -> str:
+    row = "".join(render_chart(chart, request) for chart in charts)
+    return f'<div class="chart-row">{row}</div>{markup.render_hint(translate(request, "inside_python", call=call))}'

@@ -10,7 +10,7 @@ from resnet_hub.analysis.anatomy import ModuleSummary, describe_anatomy
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import markup
 from resnet_hub.demo.charts import make_chart, render_chart
-from resnet_hub.demo.i18n import translate
+from resnet_hub.demo.i18n import translate, translate_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,16 +77,23 @@ def _format_count(count: int) -> str:
     return str(count)
 
 
-def render_module(module: ModuleSummary, request: gr.Request) -> str:
-    """Render the facts of a block, of the stem or of the head."""
-    multiply_adds = _format_count(module.multiply_adds)
-    shapes = f"{format_shape(module.input_shape)} → {format_shape(module.output_shape)}"
-    title = _name_module(module, request)
-    return markup.render("block.html", request, module=module, shapes=shapes, multiply_adds=multiply_adds, title=title)
+def render_module(module: ModuleSummary, model: str, request: gr.Request) -> str:
+    """Render the facts of a block, of the stem or of the head, and the command that prints them for the `model`."""
+    texts = {
+        "title": _name_module(module, request),
+        "shapes": f"{format_shape(module.input_shape)} → {format_shape(module.output_shape)}",
+        "multiply_adds": _format_count(module.multiply_adds),
+        "shortcut": translate_text(request, module.shortcut),
+        "source": translate(request, "semicolon").join(
+            translate_text(request, part) for part in module.source.split("; ")
+        ),
+        "command": f"resnet-hub info {model} --image PHOTO",
+    }
+    return markup.render("block.html", request, module=module, **texts)
 
 
-def render_feature_maps(feature_maps: "FeatureMaps", request: gr.Request) -> str:
-    """Render the strongest feature maps of one image, each from black (0) to white (its highest value)."""
+def render_feature_maps(feature_maps: "FeatureMaps", block: str, request: gr.Request) -> str:
+    """Render the strongest feature maps of one image in a block, each from black (0) to white (its highest value)."""
     from PIL import Image
 
     images = []
@@ -96,7 +103,9 @@ def render_feature_maps(feature_maps: "FeatureMaps", request: gr.Request) -> str
         caption = translate(request, "inside_channel", channel=int(channel), strength=f"{float(strength):.2f}")
         images.append((image, caption))
     note = markup.render_text(translate(request, "inside_maps_note"))
-    return f"{markup.render_images(images, request, 'inside_maps')}{note}"
+    call = f'feature_maps(model, images, "{block}", strongest={STRONGEST})'
+    hint = markup.render_hint(translate(request, "inside_python", call=call))
+    return f"{markup.render_images(images, request, 'inside_maps')}{note}{hint}"
 
 
 def render_ratios(ratios: Mapping[str, float], block: str, is_plain: bool, request: gr.Request) -> str:
@@ -169,7 +178,7 @@ def render_paths(model: "ResNet", images: "Tensor", request: gr.Request) -> str:
     shares, blocks = path_lengths(model).tolist(), sum(model.config.depths)
     lengths, lines = list(range(blocks + 1)), {}
     lines[translate(request, "inside_share_of_paths")] = (lengths, shares)
-    note, mean = "inside_paths_plain_note", dict[str, object]()
+    note, mean, call = "inside_paths_plain_note", dict[str, object](), "path_lengths(model)"
     if model.config.shortcut != "none":
         note = "inside_paths_slow_note"
         if samples := choose_samples(model.config.multiply_adds, blocks):
@@ -179,7 +188,8 @@ def render_paths(model: "ResNet", images: "Tensor", request: gr.Request) -> str:
             gradients = path_gradients(model, images, target.clone(), samples=samples)
             lines[translate(request, "inside_share_of_gradient")] = (lengths, gradients.gradient_shares.tolist())
             mean = {"gradient": f"{gradients.mean_length:.1f}", "paths": f"{blocks / 2:g}", "blocks": blocks}
-            note = "inside_paths_note"
+            note, call = "inside_paths_note", f"path_gradients(model, images, targets, samples={samples})"
     texts = ("inside_paths_chart", "inside_path_length", "inside_share")
     chart = make_chart(request, *texts, lines, note, values=mean)
-    return f'<div class="chart-row">{render_chart(chart, request)}</div>'
+    hint = markup.render_hint(translate(request, "inside_python", call=call))
+    return f'<div class="chart-row">{render_chart(chart, request)}</div>{hint}'

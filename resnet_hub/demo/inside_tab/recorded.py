@@ -24,9 +24,10 @@ from resnet_hub.analysis.races import create_cifar_config
 from resnet_hub.analysis.report import Chart
 from resnet_hub.demo import markup
 from resnet_hub.demo.charts import make_chart, render_chart
-from resnet_hub.demo.i18n import translate
+from resnet_hub.demo.i18n import translate, translate_text
 
 _DEGRADATION = ("plain20", "plain56", "resnet20", "resnet56")
+_FACTS = ("data", "hardware")
 _SHORTCUTS = {"plain20": "none", "resnet20": "A", "resnet20-B": "B", "resnet20-C": "C"}
 
 Groups = dict[str, list[TrainingRecord]]  # finished trainings of a network, one for each seed
@@ -35,7 +36,7 @@ Groups = dict[str, list[TrainingRecord]]  # finished trainings of a network, one
 def render_degradation(request: gr.Request) -> str:
     """Render figure 6 of the paper, recorded: errors over the epochs, to be played."""
     groups = _group(_DEGRADATION)
-    return _render_player(groups, "inside_no_degradation", "inside_degradation_note", request)
+    return _render_player(groups, "degradation", _describe_degradation(groups, request), request)
 
 
 def render_shortcuts(request: gr.Request) -> str:
@@ -50,7 +51,7 @@ def render_shortcuts(request: gr.Request) -> str:
         rows.append([f"{network} ({name})", f"{config.num_parameters:,}", first, *last])
     keys = ("inside_network", "parameters", "inside_error_before", "inside_train_error", "inside_test_error")
     table = _render_table(keys, rows, request)
-    return f"{table}{_render_player(groups, 'inside_no_shortcuts', 'inside_shortcuts_note', request)}"
+    return f"{table}{_render_player(groups, 'shortcuts', translate(request, 'inside_shortcuts_note'), request)}"
 
 
 def render_lesions(request: gr.Request) -> str:
@@ -80,10 +81,11 @@ def render_lesions(request: gr.Request) -> str:
         rows.append([name, accuracy, drop, f"{max(max(study.drops) for study in studies):.1%}"])
     keys = ("inside_network", "accuracy_figure", "inside_mean_cost", "inside_highest_cost")
     first = groups[order[0]][0]
-    facts = {"data": first.data, "images": f"{first.study.num_images:,}", "split": first.split}
-    note = translate(request, "inside_lesions_note", **facts, hardware=first.hardware, command=first.command)
+    every = [record for name in order for record in groups[name]]
+    facts = _join_facts(every, request) | {"images": f"{first.study.num_images:,}", "split": first.split}
+    note = translate(request, "inside_lesions_note", **facts)
     row = f'<div class="chart-row">{"".join(charts)}</div>'
-    return f"{_render_table(keys, rows, request)}{row}{_render_hint(note)}"
+    return f"{_render_table(keys, rows, request)}{row}{markup.render_hint(note)}"
 
 
 def render_tables(request: gr.Request) -> str:
@@ -108,9 +110,9 @@ def render_tables(request: gr.Request) -> str:
     keys = ("inside_network", "inside_paper_multiply_adds", "inside_our_multiply_adds", "inside_our_parameters")
     sections = [
         *(_render_heading("inside_table_6", request), errors),
-        _render_hint(translate(request, "inside_table_6_note")),
+        markup.render_hint(translate(request, "inside_table_6_note")),
         *(_render_heading("inside_table_1", request), _render_table(keys, sizes, request)),
-        _render_hint(translate(request, "inside_table_1_note")),
+        markup.render_hint(translate(request, "inside_table_1_note")),
     ]
     return "".join(sections)
 
@@ -119,9 +121,20 @@ def _describe_run(row: ErrorRow, request: gr.Request) -> list[str]:
     """The data, the time on which hardware, and the command of the trainings of a network."""
     if not row.records:
         return ["–", "–", "–"]
-    first = row.records[0]
-    time = translate(request, "inside_minutes_on", minutes=f"{row.minutes:.0f}", hardware=first.hardware)
-    return [first.data, time, first.command]
+    facts = _join_facts(row.records, request)
+    time = translate(request, "inside_minutes_on", minutes=f"{row.minutes:.0f}", hardware=facts["hardware"])
+    return [facts["data"], time, facts["command"]]
+
+
+def _join_facts(records: Sequence[TrainingRecord | LesionRecord], request: gr.Request) -> dict[str, str]:
+    """The data, the hardware and the command of records; a command with `--only` names all of them."""
+    networks: dict[str, list[str]] = {}
+    for record in records:
+        command, _, network = record.command.partition(" --only ")
+        networks.setdefault(command, []).append(network)
+    commands = [f"{command} --only {' '.join(names)}" if names[0] else command for command, names in networks.items()]
+    data, hardware = ({translate_text(request, getattr(record, name)) for record in records} for name in _FACTS)
+    return {"data": "; ".join(sorted(data)), "hardware": "; ".join(sorted(hardware)), "command": "; ".join(commands)}
 
 
 def _group(networks: Sequence[str]) -> Groups:
@@ -146,16 +159,27 @@ def _format_errors(values: Sequence[float], request: gr.Request, *, digits: int 
     return translate(request, "inside_over_seeds", mean=average, low=low, high=high, seeds=len(values))
 
 
-def _render_player(groups: Groups, missing: str, note: str, request: gr.Request) -> str:
+def _describe_degradation(groups: Groups, request: gr.Request) -> str:
+    """What came out, if all four networks are there."""
+    if len(groups) < len(_DEGRADATION):
+        return translate(request, "inside_degradation_note")
+    errors = {name: [mean(values) for values in _list_last_errors(group)] for name, group in groups.items()}
+    values = {name: f"{test_error:.1%}" for name, (_, test_error) in errors.items()}
+    is_worse = all(deep > shallow for deep, shallow in zip(errors["plain56"], errors["plain20"], strict=True))
+    found = "inside_degradation_found" if is_worse else "inside_degradation_values"
+    spread = "inside_seeds_note" if any(len(group) > 1 for group in groups.values()) else "inside_one_seed_note"
+    return f"{translate(request, found, **values)} {translate(request, spread)}"
+
+
+def _render_player(groups: Groups, claim: str, note: str, request: gr.Request) -> str:
     """Charts of the errors by epoch, mean and range over the seeds, with a slider that `inside.js` moves."""
     if len(groups) < 2:
-        return markup.render_text(translate(request, missing))
+        return markup.render_text(translate(request, f"inside_no_{claim}"))
     charts = [_create_chart(groups, split, request) for split in ("train", "test")]
     last = max(group[0].last.epoch for group in groups.values())
     rows = [[name, *(f"{mean(errors):.1%}" for errors in _list_last_errors(group))] for name, group in groups.items()]
-    first = next(iter(groups.values()))[0]
-    facts = {"data": first.data, "hardware": first.hardware, "command": first.command}
-    text = f"{translate(request, note)} {translate(request, 'inside_recorded_note', **facts)}"
+    facts = _join_facts([record for group in groups.values() for record in group], request)
+    text = f"{note} {translate(request, 'inside_recorded_note', **facts, claim=claim)}"
     return markup.render(
         "player.html",
         request,
@@ -187,7 +211,3 @@ def _render_table(keys: Sequence[str], rows: Sequence[Sequence[str]], request: g
 
 def _render_heading(key: str, request: gr.Request) -> str:
     return Markup("<h3>{}</h3>").format(translate(request, key))
-
-
-def _render_hint(text: str) -> str:
-    return Markup('<p class="hint">{}</p>').format(text)

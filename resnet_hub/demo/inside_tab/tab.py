@@ -52,12 +52,13 @@ class InsideTab:
             module = next((module for module in describe_anatomy(classifier.config) if module.name in names), None)
             if module is None:  # the model was changed meanwhile; opening the tab draws it again
                 return
-            facts = panels.render_module(module, request)
+            facts = panels.render_module(module, model, request)
             yield facts, "", ""
             if not module.shortcut:
                 return
             if classifier.config.multiply_adds > MAX_WORK:
-                yield facts, markup.render_text(translate(request, "inside_too_slow"), "status"), ""
+                command = f"resnet-hub info {model} --image PHOTO"
+                yield facts, markup.render_text(translate(request, "inside_too_slow", command=command), "status"), ""
                 return
             yield from self._measure_block(facts, module.name, classifier, photo, request)
         except ResNetHubError as error:
@@ -70,7 +71,7 @@ class InsideTab:
 
         images = preprocess(classifier, photo)
         strongest = feature_maps(classifier.model, images, block, strongest=panels.STRONGEST)
-        shown = panels.render_feature_maps(strongest[block], request)
+        shown = panels.render_feature_maps(strongest[block], block, request)
         yield facts, shown, ""
         ratios = residual_ratios(classifier.model, images)
         yield facts, shown, panels.render_ratios(ratios, block, classifier.config.shortcut == "none", request)
@@ -80,16 +81,17 @@ class InsideTab:
     ) -> str:
         """The labels of the photo without the blocks that are switched off."""
         try:
-            classifier = self._get_small(model)
+            classifier = self._get_small(model, f"resnet-hub reproduce lesion --model {model} --data DATA")
             off = read_blocks(chosen, classifier.config)
             return panels.render_lesion(classifier.model, preprocess(classifier, photo), off, request)
         except ResNetHubError as error:
             return markup.render_error(error, request)
 
-    def _get_small(self, model: str) -> "Classifier":
+    def _get_small(self, model: str, command: str) -> "Classifier":
+        """The model, or an error with the command that computes the same in a terminal."""
         classifier = self.models.get(model)
         if classifier.config.multiply_adds > MAX_WORK:
-            raise PageError("inside_too_slow")
+            raise PageError("inside_too_slow", command=command)
         return classifier
 
     def measure_accuracy(self, model: str, request: gr.Request, chosen: gr.SelectData) -> str:
@@ -103,7 +105,7 @@ class InsideTab:
     def show_paths(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> str:
         """The paths through the model by length, and the gradient that they carry for the photo."""
         try:
-            classifier = self._get_small(model)
+            classifier = self._get_small(model, f"resnet-hub reproduce paths --model {model}")
             return panels.render_paths(classifier.model, preprocess(classifier, photo), request)
         except ResNetHubError as error:
             return markup.render_error(error, request)

@@ -100,6 +100,15 @@ def test_models_of_known_labels_are_measured_on_images_of_the_hub(
     assert sent == {None}  # a visitor reads as nobody
 
 
+def test_a_large_model_is_not_measured_on_a_handful_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    id2label = dict(enumerate(read_label_set("cifar10")))
+    config = ResNetConfig(depths=(1, 1), width=4, stem="3x3", image_size=32, id2label=id2label)
+    ResNet(config).save_pretrained(tmp_path / "shelf" / "known")
+    monkeypatch.setattr(accuracy, "MAX_WORK", 19.9 * config.multiply_adds)
+    html = InsideTab(Models(tmp_path / "shelf")).measure_accuracy("known", from_browser(), choose())
+    assert "takes too long" in html and "resnet-hub reproduce lesion --model known --data DATA" in html
+
+
 def test_other_labels_have_no_test_images() -> None:
     imagenet = read_label_set("imagenet")
     assert accuracy.find_test_set(imagenet) == (accuracy.IMAGENETTE, accuracy.IMAGENETTE_CLASSES)

@@ -35,6 +35,8 @@ def worker() -> Iterator[LiveWorker]:
 
 def test_gradients_have_series_and_autocorrelations_beside_noise() -> None:
     first, values = live_worker.gradients(8)  # of two draws, and of ten
+    assert (first["sizes"]["draws"], values["sizes"]["draws"]) == (2, 10)
+    first, values = first["lines"], values["lines"]
     assert first.keys() == values.keys() and first["plain"] != values["plain"]
     assert set(values) == {"white", "brown", "plain", "residual"}
     assert all(line["values"][0] == pytest.approx(1) for line in values.values())
@@ -59,7 +61,7 @@ def test_the_process_answers_and_serves_again_after_a_visitor_has_left(worker: L
         assert first["steps"][0] == 1 and set(first["losses"]) == {"plain", "residual"}
     process = worker._process
     *_, values = worker.run("gradients", HERE, 1, depth=2)
-    assert "plain" in values and worker._process is process
+    assert "plain" in values["lines"] and worker._process is process
     with pytest.raises(PageError, match="The computation ended: A network of the CIFAR family"):
         list(worker.run("race", HERE, 1, depth=9))
 

@@ -40,16 +40,24 @@ def test_a_box_is_a_button_for_keyboards_and_screen_readers() -> None:
 
 def test_facts_are_in_the_visitors_language() -> None:
     part = describe_anatomy(TINY)[2]
-    english, chinese = (panels.render_module(part, from_browser(language)) for language in ("en", "zh"))
+    english, chinese = (panels.render_module(part, "tiny", from_browser(language)) for language in ("en", "zh"))
     assert "8 × 32 × 32 → 16 × 16 × 16" in english and "3x3, 16 → 3x3, 16" in english and "section 3.3" in english
     assert "Multiply-adds" in english and "乘加次数" in chinese
+    assert "projection (B)" in english and "投影（B）" in chinese and "第 3.3 节，选项 B；公式 2" in chinese
+    assert "resnet-hub info tiny --image PHOTO" in english and "resnet-hub info tiny --image PHOTO" in chinese
+    for config in (ResNetConfig.from_name("resnext50_32x4d"), ResNetConfig.from_name("resnet20", shortcut="none")):
+        for part in describe_anatomy(config):
+            assert not re.search(r"section|figure|table|option", panels.render_module(part, "tiny", from_browser("zh")))
 
 
 def test_maps_and_ratios_of_a_photo_are_shown() -> None:
     torch.manual_seed(0)
     model, images = ResNet(TINY).eval(), torch.randn(1, 3, 32, 32)
-    maps = panels.render_feature_maps(feature_maps(model, images, "layer2.0", strongest=4)["layer2.0"], from_browser())
+    maps = panels.render_feature_maps(
+        feature_maps(model, images, "layer2.0", strongest=4)["layer2.0"], "layer2.0", from_browser()
+    )
     assert maps.count('<img src="data:image/jpeg') == 4 and maps.count("Channel") == 8 and "&lt;" not in maps
+    assert "feature_maps(model, images, &#34;layer2.0&#34;, strongest=8)" in maps
     ratios = residual_ratios(model, images)
     chart = panels.render_ratios(ratios, "layer2.0", False, from_browser())
     assert f"layer2.0: {ratios['layer2.0']:.2f}" in chart and chart.count("<circle") == 4
@@ -62,4 +70,4 @@ def test_a_map_without_a_response_is_black() -> None:
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
     found = feature_maps(model, torch.zeros(1, 3, 32, 32), "layer1.0", strongest=1)["layer1.0"]
-    assert "<img" in panels.render_feature_maps(found, from_browser())
+    assert "<img" in panels.render_feature_maps(found, "layer1.0", from_browser())

@@ -1,6 +1,7 @@
 """Recorded trainings and lesions on the page: without records, with some and with all, in both languages."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from helpers.page import from_browser
@@ -36,7 +37,7 @@ def test_trainings_are_curves_to_play_with_their_spread(trainings: list[Training
         assert 'type="range" min="0" max="2" value="2"' in html and "data-play" in html
         assert '<tr data-name="resnet20"><td>resnet20</td><td>18.8%</td><td>18.8%</td></tr>' in html
         assert 'data-x="0 1 2" data-y="50.0% 50.0% 50.0%"' in html
-        assert "Data: CIFAR-10, as JPEG" in html and "Command: resnet-hub reproduce" in html
+        assert "Data: CIFAR-10, as JPEG" in html and "The trainings: resnet-hub reproduce" in html
     assert "<td>18.8% (12.5 to 25.0, 2 seeds)</td>" in html and html.count("not run here") == 6
     assert "训练误差" in recorded.render_degradation(from_browser("zh"))
 
@@ -61,3 +62,21 @@ def test_the_tables_of_the_paper_stand_beside_ours(trainings: list[TrainingRecor
     row = "<td>0.27M</td><td>269,722</td><td>8.75%</td><td>8.75%</td><td>CIFAR-10, as JPEG</td><td>2 minutes, CPU</td>"
     assert row in html and html.count("<td>not run here</td>") == 7
     assert "<td>resnet152</td><td>11.3 × 10⁹</td><td>11.28 × 10⁹</td>" in html
+
+
+def test_degradation_says_what_came_out_and_names_every_training(trainings: list[TrainingRecord]) -> None:
+    for name, accuracy in (("plain20", 0.8), ("plain56", 0.5), ("resnet20", 0.85), ("resnet56", 0.875)):
+        training = replace(
+            create_record(name, 0, accuracy), command=f"python scripts/cifar_runs.py --only {name}-seed0"
+        )
+        trainings.append(training)
+    html = recorded.render_degradation(from_browser())
+    assert "worse, on its training images too: test error 20.0% with 20 layers and 50.0% with 56" in html
+    assert "it is 15.0% and 12.5%" in html and "One training each" in html
+    assert "--only plain20-seed0 plain56-seed0 resnet20-seed0 resnet56-seed0" in html
+    trainings.append(create_record("plain56", 1, 0.95))
+    html = recorded.render_degradation(from_browser())
+    assert "20.0% with 20 layers and 27.5% with 56" in html and "Lines are means over the seeds" in html
+    trainings[1] = create_record("plain56", 0, 0.875)
+    html = recorded.render_degradation(from_browser())
+    assert "worse" not in html and "Test error of the plain networks: 20.0% with 20 layers and 8.8% with 56" in html

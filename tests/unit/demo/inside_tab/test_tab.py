@@ -60,11 +60,14 @@ def test_a_lesion_shows_both_scores_and_leaves_the_model_as_it_was(inside: Insid
 
 def test_a_slow_or_missing_model_gets_a_sentence(inside: InsideTab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tab_module, "MAX_WORK", 1e3)
-    too_slow = MESSAGES["en"]["inside_too_slow"]
+    too_slow = MESSAGES["en"]["inside_too_slow"].format
+    info, lesion = "resnet-hub info tiny --image PHOTO", "resnet-hub reproduce lesion --model tiny --data DATA"
     answers = list(inside.show_block(None, "tiny", from_browser(), chosen("layer1.0")))
-    assert len(answers) == 2 and too_slow in answers[-1][1]
-    assert too_slow in inside.switch_blocks(None, "tiny", from_browser(), chosen("layer1.0"))
-    assert too_slow in inside.show_paths(None, "tiny", from_browser())
+    assert len(answers) == 2 and too_slow(command=info) in answers[-1][1]
+    assert too_slow(command=lesion) in inside.switch_blocks(None, "tiny", from_browser(), chosen("layer1.0"))
+    assert too_slow(command="resnet-hub reproduce paths --model tiny") in inside.show_paths(
+        None, "tiny", from_browser()
+    )
     for html in (
         inside.switch_blocks(None, "../etc", from_browser(), chosen()),
         inside.show_paths(None, "../etc", from_browser()),

@@ -95,6 +95,7 @@ def test_it_fits_a_phone_in_chinese(browser: Browser, address: str) -> None:
     expect(page.locator("#inside-source")).to_contain_text("示例照片")
     page.locator("#inside-drawing [data-value='layer2.1']").click()
     expect(page.locator("#inside-ratios")).to_contain_text("每个块对输入的改变")
+    expect(page.locator("#inside-facts h3")).to_be_in_viewport()  # below the drawing, scrolled to
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     box = page.locator("#inside-drawing [data-value='layer2.1'] rect").bounding_box()
     assert box is not None and box["width"] >= 40 and box["height"] >= 36  # a finger finds it
@@ -172,7 +173,13 @@ def test_live_experiments_draw_while_one_watches_and_stop(page: Page) -> None:
     open_part(page, "inside-race")
     page.locator("#inside-race button.primary").click()
     expect(page.locator("#inside-race-charts figure")).to_have_count(2)
-    page.locator("#inside-race").get_by_role("button", name="Stop").click()
+    stop = page.locator("#inside-race").get_by_role("button", name="Stop")
+    stop.click()
+    expect(page.locator("#inside-race-charts figure")).to_have_count(2)
     open_part(page, "inside-identity")  # the process is free for it
     page.locator("#inside-identity button.primary").click()
     expect(page.locator("#inside-identity-chart figure")).to_have_count(1)
+    page.locator("#inside-race button.primary").click()
+    expect(page.locator("#inside-race-charts")).to_contain_text("Computing")
+    stop.click()
+    expect(page.locator("#inside-race-charts")).not_to_contain_text("Computing")

@@ -1,31 +1,35 @@
 """Trains the networks of section 4.2 of the paper on CIFAR-10: how the recorded histories were made.
 
     pip install -e ".[train]"
-    python scripts/cifar_runs.py --data uoft-cs/cifar10 --work runs/cifar
-    python scripts/cifar_runs.py --data uoft-cs/cifar10 --work runs/cifar --only plain20-seed0 resnet20-seed0
+    python scripts/cifar_runs.py --data uoft-cs/cifar10 --jpeg-quality 75 --work runs/cifar
+    python scripts/cifar_runs.py --data uoft-cs/cifar10 --jpeg-quality 75 --work runs/cifar --only plain20-seed0
     python scripts/cifar_runs.py --work runs/cifar --list
 
 One after the other: plain and residual networks of 20 and 56 layers, shortcuts A, B and C, several seeds. Each is 6
 epochs of one cycle in float32, on one thread. The script may be stopped at any time, also by a kill; started again, it
-resumes. In `--work`:
+resumes. The recorded networks learned a JPEG copy of CIFAR-10, which `--jpeg-quality 75` makes. In `--work`:
 
     histories/NAME.json   errors on training and test images after each epoch; belongs into resnet_hub/analysis/records
     histories/lesions     accuracies without blocks; belongs there too
     weights/NAME          the trained network as a checkpoint folder, in half precision if its values allow it
     runs/NAME             the training state; initial/NAME: the weights that it started from
+    jpegQ                 the copy in JPEG files of quality Q
 """
 
 import argparse
+import shlex
 import time
 from pathlib import Path
 
 import torch
+from datasets import ClassLabel, Dataset, Features, Image
 
 from resnet_hub import ResNet, evaluate
 from resnet_hub.analysis.cifar import EPOCHS, RUNS, NetworkRun, TrainingRecord, list_records, train_network
-from resnet_hub.analysis.labelled_images import load_labelled_images
+from resnet_hub.analysis.labelled_images import encode_as_jpeg, load_labelled_images, name_dataset
 from resnet_hub.analysis.lesion_records import LESIONS, measure_lesions, write_lesions
 from resnet_hub.checkpoints.model_card import CardContent
+from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import CheckpointError
 from resnet_hub.training import events
 
@@ -33,6 +37,7 @@ from resnet_hub.training import events
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="CIFAR-10: a folder of parquet files, or the id of a dataset on the Hub")
+    parser.add_argument("--jpeg-quality", type=int, metavar="Q", help="encode the images again as JPEG, such as 75")
     parser.add_argument("--data-name", default="", help="the dataset in words, for histories and model cards")
     parser.add_argument("--work", type=Path, required=True, help="folder of states, histories and checkpoints")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names such as plain20-seed0 (default: all)")
@@ -51,9 +56,31 @@ def main() -> None:
     if not arguments.data:
         parser.error("--data is needed to train")
     torch.set_num_threads(arguments.threads)
+    source = f"--data {shlex.quote(arguments.data)}"
+    if arguments.jpeg_quality is not None:
+        source += f" --jpeg-quality {arguments.jpeg_quality}"
+    arguments.command = f"python scripts/cifar_runs.py {source} --work {shlex.quote(str(arguments.work))}"
+    arguments.data_name = arguments.data_name or name_dataset(arguments.data, arguments.jpeg_quality)
+    if arguments.jpeg_quality is not None:
+        arguments.data = write_jpeg_copy(arguments.data, arguments.work, arguments.jpeg_quality)
     for name in arguments.only or runs:
         run_network(runs[name], arguments)
     print_histories(arguments.work)
+
+
+def write_jpeg_copy(data: str, work: Path, quality: int) -> Path:
+    """Write a copy of a dataset in JPEG as parquet files, unless it is there, and return its folder."""
+    folder = work / f"jpeg{quality}"
+    if not folder.is_dir():
+        draft = folder.with_name(f"{folder.name}.part")
+        draft.mkdir(parents=True, exist_ok=True)
+        for split, images in load_dataset(data).items():
+            sources = encode_as_jpeg(images, quality).sources
+            columns = {"image": [{"bytes": content} for content in sources], "label": images.targets.tolist()}
+            features = Features({"image": Image(), "label": ClassLabel(names=list(images.labels))})
+            Dataset.from_dict(columns, features=features).to_parquet(draft / f"{split}.parquet")
+        draft.rename(folder)
+    return folder
 
 
 def run_network(run: NetworkRun, arguments: argparse.Namespace) -> None:
@@ -65,7 +92,7 @@ def run_network(run: NetworkRun, arguments: argparse.Namespace) -> None:
         arguments.work,
         epochs=arguments.epochs,
         width=arguments.width,
-        command=f"python scripts/cifar_runs.py --data uoft-cs/cifar10 --work runs/cifar --only {run.name}",
+        command=f"{arguments.command} --only {run.name}",
         data_name=arguments.data_name,
         report=print_event,
     )
@@ -127,8 +154,7 @@ def measure_network(record: TrainingRecord, folder: Path, path: Path, arguments:
         record.name,
         model,
         labelled,
-        command=f"resnet-hub reproduce lesion --model runs/cifar/weights/{record.name} --split test "
-        f"--images {arguments.images}",
+        command=f"{record.command} --images {arguments.images}",  # trains the network, and measures it
         data=record.data,
         split="test",
     )

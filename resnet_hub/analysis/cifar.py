@@ -5,7 +5,7 @@ layers, and the shortcuts A, B and C. A network may be stopped at any time, also
 """
 
 import json
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -15,8 +15,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from resnet_hub.analysis.labelled_images import LabelledImages, compute_accuracy, load_labelled_images
+from resnet_hub.analysis.labelled_images import LabelledImages, compute_accuracy, load_labelled_images, name_dataset
 from resnet_hub.analysis.races import create_cifar_config
+from resnet_hub.analysis.report import Curve, average_by_x
 from resnet_hub.atomic import write_atomic
 from resnet_hub.checkpoints.load import read_config
 from resnet_hub.datasets.dataset import TRAIN, ImageDataset
@@ -141,6 +142,15 @@ def summarize(records: list[TrainingRecord]) -> dict[str, Spread]:
     }
 
 
+def average_errors(records: Iterable[TrainingRecord], split: str) -> Curve:
+    """The error on the split "train" or "test" by the epoch, over the records: the seeds of a network."""
+    errors: dict[float, list[float]] = {}
+    for epoch in (epoch for record in records for epoch in record.epochs):
+        accuracy = epoch.train_accuracy if split == "train" else epoch.test_accuracy
+        errors.setdefault(epoch.epoch, []).append(1 - accuracy)
+    return average_by_x(errors)
+
+
 # One cycle for all networks alike. The weights are not averaged, so that the curves are those of the network itself.
 EPOCHS, LEARNING_RATE = 6, 0.1
 _TRAIN_IMAGES = 4000  # of which the training error is measured, without augmentation
@@ -236,7 +246,7 @@ def train_network(
         seed=run.seed,
         num_parameters=read_config(initial).num_parameters,
         command=command,
-        data=data_name or Path(data).name,
+        data=data_name or name_dataset(data),
         hardware=describe_hardware(),
         torch=torch.__version__,
         date=f"{datetime.now(UTC):%Y-%m-%d}",

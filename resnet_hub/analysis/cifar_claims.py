@@ -5,14 +5,23 @@ Each returns a `Report`, of new measurements or of recorded ones.
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
-from resnet_hub.analysis.cifar import EPOCHS, NetworkRun, Spread, TrainingRecord, summarize, train_network
+from resnet_hub.analysis.cifar import (
+    EPOCHS,
+    NetworkRun,
+    Spread,
+    TrainingRecord,
+    average_errors,
+    summarize,
+    train_network,
+)
 from resnet_hub.analysis.claims import HE, Progress, finish_report
-from resnet_hub.analysis.labelled_images import load_labelled_images
+from resnet_hub.analysis.labelled_images import load_labelled_images, name_dataset
 from resnet_hub.analysis.lesion_records import (
     LesionRecord,
     average_lesions,
@@ -23,7 +32,7 @@ from resnet_hub.analysis.lesion_records import (
 )
 from resnet_hub.analysis.paper_tables import compare_errors, compare_sizes
 from resnet_hub.analysis.races import CLASSES, RaceStep, create_cifar_config, race
-from resnet_hub.analysis.report import Chart, Finding, Report
+from resnet_hub.analysis.report import Chart, Curve, Finding, Report, average_by_x
 from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet
 
@@ -40,10 +49,11 @@ def reproduce_lesion(
     data: str | Path,
     *,
     images: int | None = 1000,
-    draws: int = 3,
+    draws: int = 5,
     curves: bool = True,
     split: str | None = None,
     names: Mapping[str, Any] | None = None,
+    jpeg_quality: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
@@ -57,13 +67,16 @@ def reproduce_lesion(
         curves: Whether to measure the curves too, which takes longer than the rest.
         split: As in `load_labelled_images`.
         names: Further arguments of `load_dataset`.
+        jpeg_quality: If set, the images are encoded again first, as for the recorded networks.
         seed: Of all choices.
         progress: Called with the networks done and their total.
     """
     start, records = time.monotonic(), list[LesionRecord]()
-    source = {"data": Path(data).name, "split": split or ""}
+    source = {"data": name_dataset(data, jpeg_quality), "split": split or ""}
+    selection: dict[str, Any] = {"count": images, "split": split, "names": names, "seed": seed}
+    selection["jpeg_quality"] = jpeg_quality
     for name, model in models.items():
-        labelled = load_labelled_images(model.config, data, count=images, split=split, names=names, seed=seed)
+        labelled = load_labelled_images(model.config, data, **selection)
         records.append(measure_lesions(name, model, labelled, draws=draws, curves=curves, seed=seed, **source))
         if progress is not None:
             progress(len(records), len(models))
@@ -91,7 +104,7 @@ def _report_lesions(records: Sequence[LesionRecord], settings: Mapping[str, Any]
         settings=settings,
         findings=[_judge_lesions(name, group) for name, group in groups.items()],
         numbers={record.name: record.to_dict() for record in records},
-        charts=_chart_lesions(groups),
+        charts=_chart_lesions(groups, _join_sources(records)["data"]),
         origin=None if start else _describe_origin(records, [record.seconds for record in records]),
     )
 
@@ -132,7 +145,7 @@ def _span(shares: Sequence[float]) -> str:
     return f"{100 * min(shares):.1f} to {100 * max(shares):.1f}"
 
 
-def _chart_lesions(groups: Mapping[str, Sequence[LesionRecord]]) -> dict[str, Chart]:
+def _chart_lesions(groups: Mapping[str, Sequence[LesionRecord]], data: str) -> dict[str, Chart]:
     kinds = {
         "one-block": (
             average_lesions,
@@ -158,7 +171,7 @@ def _chart_lesions(groups: Mapping[str, Sequence[LesionRecord]]) -> dict[str, Ch
         curves = {name: curve for name, group in groups.items() if (curve := average(group)).x}
         if curves:
             charts[key] = Chart(
-                title=title,
+                title=f"{title}, {data}",
                 x_label=x_label,
                 y_label="accuracy",
                 lines={name: (curve.x, curve.y) for name, curve in curves.items()},
@@ -175,6 +188,7 @@ class TrainingOptions(TypedDict, total=False):
     work: str | Path | None  # the folder of the trainings, which resumes them; needed with `data`
     epochs: int  # of a training on `data`
     width: int  # channels of the first stage
+    command: str  # for the records: repeats the trainings
     steps: int | None  # of a training on gratings
     records: Sequence[TrainingRecord] | None  # recorded trainings, which are reported in place of new ones
     progress: Progress | None  # called with the trainings done and their total
@@ -200,7 +214,11 @@ def reproduce_degradation(
     ]
     if training.has_images:  # gratings are too easy to need the deeper network
         findings.append(_compare(f"resnet{shallow}", f"resnet{deep}", training.spreads, "test"))
-    return _report_training("degradation", f"{HE}, figure 6 and table 6", training, findings)
+    note = (
+        "In the paper the deeper plain network has the higher error, on training images too, and the deeper residual "
+        "network the lower."
+    )
+    return _report_training("degradation", f"{HE}, figure 6 and table 6", training, findings, note)
 
 
 def reproduce_shortcuts(layers: int = 20, *, seeds: Sequence[int] = (0,), **options: Unpack[TrainingOptions]) -> Report:
@@ -222,7 +240,10 @@ def reproduce_shortcuts(layers: int = 20, *, seeds: Sequence[int] = (0,), **opti
         grows = counts[0] == counts[1] < counts[2] < counts[3]
         text = " ".join(f"{count:,}" for count in counts)
         findings.append(Finding("parameters of none, A, B, C", "none = A < B < C", text, grows))
-    return _report_training("shortcuts", f"{HE}, section 3.3 and table 3", training, findings)
+    note = (
+        "In the paper's table 3 A, B and C lie within a point of each other: with few seeds their order may be chance."
+    )
+    return _report_training("shortcuts", f"{HE}, section 3.3 and table 3", training, findings, note)
 
 
 def reproduce_tables(records: Sequence[TrainingRecord]) -> Report:
@@ -233,7 +254,7 @@ def reproduce_tables(records: Sequence[TrainingRecord]) -> Report:
     """
     start, findings, errors = time.monotonic(), list[Finding](), compare_errors(records)
     for row in errors:
-        paper = "no figure" if row.paper_error is None else f"{row.paper_error:.2%}"
+        paper = "no figure" if row.paper_error is None else f"{row.paper_error:.2%}{row.paper_remark}"
         measured = "not run here"
         if row.records:
             spread = f" ({_span(row.test_errors)} over {len(row.records)} seeds)" if len(row.records) > 1 else ""
@@ -274,7 +295,7 @@ class _Training(NamedTuple):
     origin: dict[str, Any] | None  # of recorded trainings
 
 
-def _report_training(claim: str, source: str, training: _Training, findings: Sequence[Finding]) -> Report:
+def _report_training(claim: str, source: str, training: _Training, findings: Sequence[Finding], note: str) -> Report:
     return finish_report(
         claim,
         source,
@@ -282,7 +303,7 @@ def _report_training(claim: str, source: str, training: _Training, findings: Seq
         settings=training.settings,
         findings=findings,
         numbers=training.numbers,
-        charts=training.charts,
+        charts={name: replace(chart, note=f"{note} {chart.note}".strip()) for name, chart in training.charts.items()},
         origin=training.origin,
     )
 
@@ -316,6 +337,7 @@ def _train_all(
     work: str | Path | None = None,
     epochs: int = EPOCHS,
     width: int = 16,
+    command: str = "",
     steps: int | None = None,
     records: Sequence[TrainingRecord] | None = None,
     progress: Progress | None = None,
@@ -338,31 +360,39 @@ def _train_all(
         return _Training(*_race_all(runs, width, steps, progress), settings, False, start, None)
     if work is None:
         raise AnalysisError("The trainings take hours. Set work to a folder for their states.")
-    trained: list[TrainingRecord] = []
+    name, trained = name_dataset(data), list[TrainingRecord]()
     for run in runs:
-        trained.append(train_network(run, data, work, epochs=epochs, width=width))
+        trained.append(train_network(run, data, work, epochs=epochs, width=width, command=command, data_name=name))
         if progress is not None:
             progress(len(trained), len(runs))
-    return _collect(trained, {"data": Path(data).name, "epochs": epochs, "width": width, "seeds": seeds}, start, None)
+    return _collect(trained, {"data": name, "epochs": epochs, "width": width, "seeds": seeds}, start, None)
 
 
 def _collect(
     records: Sequence[TrainingRecord], settings: dict[str, Any], start: float, origin: dict[str, Any] | None
 ) -> _Training:
+    groups: dict[str, list[TrainingRecord]] = {}
+    for record in records:
+        groups.setdefault(record.network, []).append(record)
     charts = {}
-    for split in ("train", "test"):
-        lines = {
-            record.name: (
-                [epoch.epoch for epoch in record.epochs],
-                [1 - (epoch.train_accuracy if split == "train" else epoch.test_accuracy) for epoch in record.epochs],
-            )
-            for record in records
-        }
-        charts[f"{split}-error"] = Chart(
-            title=f"{split.capitalize()} error, {records[0].data}", x_label="epoch", y_label="error", lines=lines
-        )
+    for split, name in (("train", "Training"), ("test", "Test")):
+        curves = {network: average_errors(group, split) for network, group in groups.items()}
+        title = f"{name} error, {_join_sources(records)['data']}"
+        charts[f"{split}-error"] = _chart_seeds(title, "epoch", "error", curves, max(map(len, groups.values())))
     numbers = {"records": [record.to_dict() for record in records]}
     return _Training(summarize([*records]), charts, numbers, settings, True, start, origin)
+
+
+def _chart_seeds(title: str, x_label: str, y_label: str, curves: Mapping[str, Curve], seeds: int) -> Chart:
+    """Means over the seeds of each network, and their range as bands if there are several."""
+    return Chart(
+        title=title,
+        x_label=x_label,
+        y_label=y_label,
+        lines={name: (curve.x, curve.y) for name, curve in curves.items()},
+        bands={name: (curve.low, curve.high) for name, curve in curves.items()} if seeds > 1 else {},
+        note="Lines are means over the seeds, bands their range." if seeds > 1 else "",
+    )
 
 
 def _race_all(
@@ -390,9 +420,10 @@ def _race_all(
         tails = [history[-_TAIL:] for history in histories.values()]
         train = tuple(1 - float(np.mean([step.train_accuracies[name] for step in tail])) for tail in tails)
         spreads[name] = Spread(name, config.num_parameters, train, test)
-    first = histories[seeds[0]]
-    lines = {name: ([step.step for step in first], [step.losses[name] for step in first]) for name in configs}
-    chart = Chart(title="Training loss on gratings", x_label="step", y_label="loss", lines=lines)
+    steps_of_seeds = [*zip(*histories.values(), strict=True)]
+    losses = {n: {group[0].step: [step.losses[n] for step in group] for group in steps_of_seeds} for n in configs}
+    curves = {name: average_by_x(values) for name, values in losses.items()}
+    chart = _chart_seeds("Training loss on gratings", "step", "loss", curves, len(seeds))
     numbers = {
         str(seed): [{"step": step.step, "losses": step.losses, "accuracies": step.accuracies} for step in history]
         for seed, history in histories.items()

@@ -1,5 +1,6 @@
 """Labelled images in memory, on which a model is evaluated again and again."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from resnet_hub.analysis.blocks import evaluation_mode, to_inputs
 from resnet_hub.config import ResNetConfig
-from resnet_hub.datasets.dataset import ImageDataset, choose_split
+from resnet_hub.datasets.dataset import ImageDataset, LazySequence, choose_split
 from resnet_hub.datasets.labels import match_labels
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import AnalysisError
+from resnet_hub.images.load import load_image
 from resnet_hub.images.transforms import eval_transform
 from resnet_hub.inference.classifier import limit_batch_size, load_inputs
 from resnet_hub.model import ResNet
@@ -36,6 +38,7 @@ def load_labelled_images(
     split: str | None = None,
     names: Mapping[str, Any] | None = None,
     seed: int = 0,
+    jpeg_quality: int | None = None,
 ) -> LabelledImages:
     """Load labelled images, preprocessed for a model. The labels of model and dataset are matched by name.
 
@@ -46,6 +49,7 @@ def load_labelled_images(
         split: The split; by default the first of validation, test and train that exists.
         names: Further arguments of `load_dataset`: subset, columns and revision.
         seed: Of the draw.
+        jpeg_quality: If set, the images are encoded again first; see `encode_as_jpeg`.
 
     Raises:
         DataError: The dataset has labels that the model does not have, or images without a label.
@@ -55,6 +59,8 @@ def load_labelled_images(
         data = choose_split(load_dataset(data, **names or {}), split)[1]
     if count is not None and count < len(data):
         data = data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:count]))
+    if jpeg_quality is not None:
+        data = encode_as_jpeg(data, jpeg_quality)
     targets = torch.from_numpy(match_labels(config.labels, data))
     images: list[Tensor] = []
     for batch in load_inputs(data, eval_transform(config), limit_batch_size(_BATCH, config.image_size)):
@@ -63,6 +69,36 @@ def load_labelled_images(
                 raise item
             images.append(item)
     return LabelledImages(torch.stack(images), targets)
+
+
+def encode_as_jpeg(data: ImageDataset, quality: int) -> ImageDataset:
+    """Encode the images of a dataset again as JPEG, each when it is read.
+
+    The recorded networks learned such a copy of CIFAR-10, whose original has PNG files.
+
+    Args:
+        data: The dataset.
+        quality: From 1 to 95, as Pillow defines it; colours have half the resolution.
+
+    Raises:
+        AnalysisError: The quality is out of its range.
+    """
+    if not 1 <= quality <= 95:
+        raise AnalysisError(f"JPEG has no quality {quality} here. Choose one from 1 to 95.")
+
+    def encode(index: int) -> bytes:
+        buffer = io.BytesIO()
+        load_image(data.read(index), name=data.name(index)).save(buffer, "JPEG", quality=quality)
+        return buffer.getvalue()
+
+    return ImageDataset(data.labels, LazySequence(range(len(data)), encode), data.targets, data.names)
+
+
+def name_dataset(data: str | Path, jpeg_quality: int | None = None) -> str:
+    """Name a dataset for a record: the id of one on the Hub, the name of a folder or file."""
+    path = Path(data)
+    name = path.name if path.exists() or path.is_absolute() else str(data)
+    return name if jpeg_quality is None else f"{name} encoded again as JPEG, quality {jpeg_quality}"
 
 
 def split_batches(model: ResNet, labelled: LabelledImages) -> list[LabelledImages]:

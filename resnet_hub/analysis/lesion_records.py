@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +17,13 @@ from resnet_hub.analysis.lesions import (
     LesionStudy,
     RemovalPoint,
     ReorderPoint,
+    list_swaps,
     removal_curve,
     remove_each_block,
     reorder_curve,
 )
+from resnet_hub.analysis.report import Curve as Curve
+from resnet_hub.analysis.report import average_by_x
 from resnet_hub.atomic import write_atomic
 from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet
@@ -29,15 +32,7 @@ from resnet_hub.training.finalize import describe_hardware
 LESIONS = "lesions"  # the subfolder of the records of trainings
 _SWAPS = (0, 1, 2, 4, 8, 16)
 _POINTS = 7  # of the curve of removed blocks
-
-
-class Curve(NamedTuple):
-    """Means, and the lowest and highest values, by x."""
-
-    x: list[float]
-    y: list[float]
-    low: list[float]
-    high: list[float]
+_TAU_STEP = 0.05  # of the curve of other orders, about the spread of a point's draws in a network of 56 layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +116,9 @@ def measure_lesions(
         same_shape = sum(not lesion.changes_shape for lesion in study.lesions)
         counts = sorted({round(count) for count in np.linspace(0, same_shape, _POINTS)})
         removal = removal_curve(model, labelled, counts, draws=draws, seed=seed)
-        if max(model.config.depths) > 2:  # else no stage has two blocks of equal shapes
-            reorder = reorder_curve(model, labelled, _SWAPS, draws=draws, seed=seed)
+        if pairs := list_swaps(model):
+            swaps = _SWAPS if len(pairs) > 1 else _SWAPS[:2]  # a second swap of the only pair would undo the first
+            reorder = reorder_curve(model, labelled, swaps, draws=draws, seed=seed)
     return LesionRecord(
         name=name,
         shortcut=model.config.shortcut,
@@ -173,7 +169,7 @@ def average_lesions(records: Sequence[LesionRecord]) -> Curve:
     for record in records:
         for number, lesion in enumerate(record.study.lesions, 1):
             accuracies.setdefault(number, []).append(lesion.accuracy)
-    return _summarize(accuracies)
+    return average_by_x(accuracies)
 
 
 def average_removal(records: Sequence[LesionRecord]) -> Curve:
@@ -181,20 +177,19 @@ def average_removal(records: Sequence[LesionRecord]) -> Curve:
     accuracies: dict[float, list[float]] = {}
     for point in (point for record in records for point in record.removal):
         accuracies.setdefault(point.removed, []).extend(point.accuracies)
-    return _summarize(accuracies)
+    return average_by_x(accuracies)
 
 
 def average_reorder(records: Sequence[LesionRecord]) -> Curve:
-    """The accuracy by Kendall's tau between the new and the old order of the blocks, over draws and seeds."""
-    correlations: dict[int, list[float]] = {}
-    accuracies: dict[int, list[float]] = {}
+    """The accuracy by Kendall's tau between the new and the old order of the blocks, over draws and seeds.
+
+    Draws are grouped by their tau, in steps of 0.05, and not by their number of swaps: swaps can undo each other, and
+    the trained order is a group of its own.
+    """
+    groups: dict[tuple[bool, int], list[tuple[float, float]]] = {}
     for point in (point for record in records for point in record.reorder):
-        correlations.setdefault(point.swaps, []).extend(point.rank_correlations)
-        accuracies.setdefault(point.swaps, []).extend(point.accuracies)
-    return _summarize({float(np.mean(correlations[swaps])): values for swaps, values in accuracies.items()})
-
-
-def _summarize(values: Mapping[float, Sequence[float]]) -> Curve:
-    x = sorted(values)
-    y, low, high = ([float(function(values[at])) for at in x] for function in (np.mean, min, max))
-    return Curve(x, y, low, high)
+        for tau, accuracy in zip(point.rank_correlations, point.accuracies, strict=True):
+            groups.setdefault((tau == 1, round(tau / _TAU_STEP)), []).append((tau, accuracy))
+    return average_by_x(
+        {float(np.mean([tau for tau, _ in group])): [value for _, value in group] for group in groups.values()}
+    )

@@ -211,6 +211,8 @@ def reorder_curve(
 ) -> list[ReorderPoint]:
     """Compute the accuracy of a model after random swaps of two blocks of a stage, among those that keep the shape.
 
+    Swaps that undo each other are drawn again, so that no order is the trained one; of a single pair they cannot be.
+
     Args:
         model: The model, with a head, which does not change.
         labelled: The images.
@@ -221,22 +223,29 @@ def reorder_curve(
     Raises:
         AnalysisError: No stage has two blocks that keep the shape.
     """
-    blocks = list_blocks(model)
-    movable = [name for name, block in blocks.items() if not changes_shape(block)]
-    pairs = [(a, b) for i, a in enumerate(movable) for b in movable[i + 1 :] if a.split(".")[0] == b.split(".")[0]]
+    blocks, pairs = list_blocks(model), list_swaps(model)
     if not pairs:
         raise AnalysisError("No stage of the model has two blocks that keep the shape; there is nothing to swap.")
     positions = {name: position for position, name in enumerate(blocks)}
 
     def swap_random(count: int, generator: np.random.Generator) -> tuple[float, float]:
-        order = {name: name for name in movable}
-        for a, b in (pairs[i] for i in generator.integers(len(pairs), size=count)):
-            order[a], order[b] = order[b], order[a]
+        while True:
+            order = {name: name for pair in pairs for name in pair}
+            for a, b in (pairs[i] for i in generator.integers(len(pairs), size=count)):
+                order[a], order[b] = order[b], order[a]
+            if not count or len(pairs) == 1 or any(name != position for position, name in order.items()):
+                break
         tau = kendall_tau([positions[order.get(name, name)] for name in blocks])
         return tau, compute_accuracy(reorder_blocks(model, order), labelled)
 
     points = _compute_points(swap_random, swaps, draws, seed)
     return [ReorderPoint(count, *zip(*results, strict=True)) for count, results in zip(swaps, points, strict=True)]
+
+
+def list_swaps(model: ResNet) -> list[tuple[str, str]]:
+    """List the pairs of blocks that can be swapped: those of a stage that keep the shape."""
+    movable = [name for name, block in list_blocks(model).items() if not changes_shape(block)]
+    return [(a, b) for i, a in enumerate(movable) for b in movable[i + 1 :] if a.split(".")[0] == b.split(".")[0]]
 
 
 def _compute_points(

@@ -13,8 +13,24 @@ from resnet_hub.evaluation.plots import DPI, FAINT, GREY, INK, LARGE, SMALL, mak
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; line styles repeat the distinction.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#1f2937", "#56b4e9", "#e69f00")
-_NOTE_LETTERS = 84  # of a line of the note
+_TITLE_LETTERS, _NOTE_LETTERS = 60, 84  # of a line
 _STYLES = ("-", "--", "-.", ":")
+
+
+class Curve(NamedTuple):
+    """Means, and the lowest and highest values, by x."""
+
+    x: list[float]
+    y: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def average_by_x(values: Mapping[float, Sequence[float]]) -> Curve:
+    """Average the values at each x, such as those of several seeds."""
+    x = sorted(values)
+    y = [sum(values[at]) / len(values[at]) for at in x]
+    return Curve(x, y, [min(values[at]) for at in x], [max(values[at]) for at in x])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +61,7 @@ def plot_chart(chart: Chart) -> Image.Image:
     with matplotlib_lock:
         figure = Figure(figsize=(4.8, 3.4), dpi=DPI)
         axes = figure.add_subplot()
-        axes.set_title(chart.title, loc="left", **make_style(LARGE, INK))
+        axes.set_title(textwrap.fill(chart.title, _TITLE_LETTERS), loc="left", **make_style(LARGE, INK))
         for index, (name, (x, y)) in enumerate(chart.lines.items()):
             colour, style = _COLOURS[index % len(_COLOURS)], _STYLES[index % len(_STYLES)]
             marker = "o" if len(x) <= 30 else None

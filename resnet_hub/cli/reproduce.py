@@ -1,6 +1,7 @@
 """`resnet-hub reproduce`: run the experiments of the papers again."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,9 @@ def add_parsers(commands: options.Commands) -> None:
     help_text = f"checkpoint folders, Hub models or included models (default: {' '.join(_MODELS)})"
     lesion.add_argument("--model", type=options.parse_model, nargs="+", metavar="MODEL", help=help_text)
     options.add_count(lesion, "--images", 1000, "images to measure on")
+    options.add_count(lesion, "--draws", 5, "random choices for each point of the curves")
+    help_text = "encode the images again as JPEG, as for the recorded networks: 75"
+    lesion.add_argument("--jpeg-quality", type=options.parse_positive_int, metavar="Q", help=help_text)
     for recorded in (degradation, shortcuts, lesion, tables):
         help_text = (
             "compute nothing: print what is recorded, in this package or in a folder such as runs/cifar/histories"
@@ -87,12 +91,11 @@ def run_lesion(arguments: options.Arguments) -> int:
     if arguments.recorded:
         return _print_report(report_lesions(list_lesions(_get_folder(arguments))), arguments)
     models = {Path(source).name: ResNet.from_pretrained(source) for source in arguments.model or _find_models()}
-    sizes = {"images": 200, "curves": False} if arguments.fast else {"images": arguments.images}
+    sizes = {"images": 200, "curves": False} if arguments.fast else options.select(arguments, "images", "draws")
+    source = options.select(arguments, "data", "split", "jpeg_quality")
     with output.show_progress("networks") as progress:
         try:
-            report = reproduce_lesion(
-                models, arguments.data, split=arguments.split, seed=arguments.seed, progress=progress, **sizes
-            )
+            report = reproduce_lesion(models, seed=arguments.seed, progress=progress, **source, **sizes)
         except HubError as error:
             raise DataError(f"{error} Or name a copy of the images with --data.") from None
     return _print_report(report, arguments)
@@ -134,10 +137,20 @@ def _reproduce_training(
     if arguments.recorded:
         return _print_report(reproduce(records=list_records(_get_folder(arguments))), arguments)
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    sizes = fast_sizes | _FAST_TRAINING if arguments.fast else options.select(arguments, "data", "work")
+    if arguments.fast:
+        sizes = fast_sizes | _FAST_TRAINING
+    else:
+        sizes = options.select(arguments, "data", "work") | {"command": _format_command(arguments)}
     with output.show_progress("steps" if arguments.fast else "networks") as progress:
         report = reproduce(seeds=seeds, progress=progress, **sizes)
     return _print_report(report, arguments)
+
+
+def _format_command(arguments: options.Arguments) -> str:
+    """The command of a training, for its record."""
+    values = {name: str(getattr(arguments, name)) for name in ("data", "work", "seeds", "seed")}
+    words = [word for name, value in values.items() for word in (f"--{name}", value)]
+    return shlex.join(["resnet-hub", "reproduce", arguments.run_command.__name__.removeprefix("run_"), *words])
 
 
 def _get_folder(arguments: options.Arguments) -> Path | None:

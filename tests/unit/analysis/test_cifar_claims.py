@@ -20,6 +20,7 @@ from resnet_hub.analysis.cifar_claims import (
     reproduce_tables,
 )
 from resnet_hub.analysis.lesion_records import LESIONS, average_reorder, list_lesions, write_lesions
+from resnet_hub.analysis.lesions import ReorderPoint
 from resnet_hub.analysis.report import Report
 from resnet_hub.errors import AnalysisError
 
@@ -56,6 +57,7 @@ def test_degradation_and_shortcuts_on_gratings():
     assert is_whole(report) and len(report.findings) == 3
     assert report.findings[0].statement == "train error of plain14 and plain8"
     assert report.findings[0].measured.count(" to ") == 2  # the spread over the seeds
+    assert {*report.charts["loss"].bands} == {"plain8", "resnet8", "plain14", "resnet14"}
     shortcuts = reproduce_shortcuts(layers=8, width=2, steps=2)
     assert is_whole(shortcuts)
     assert shortcuts.findings[-1].holds and shortcuts.findings[-1].expected == "none = A < B < C"
@@ -63,11 +65,12 @@ def test_degradation_and_shortcuts_on_gratings():
 
 def test_shortcuts_on_images(colours, tmp_path):
     # With two channels the backward pass of PyTorch corrupts its heap on some CPUs (an AMD EPYC without bfloat16).
-    report = reproduce_shortcuts(data=colours, work=tmp_path / "work", layers=8, width=8, epochs=1)
+    report = reproduce_shortcuts(data=colours, work=tmp_path / "work", layers=8, width=8, epochs=1, command="again")
     assert is_whole(report) and [row["network"] for row in report.numbers["records"]] == [
         *("plain8", "resnet8", "resnet8-B", "resnet8-C")
     ]
     assert {*report.charts} == {"train-error", "test-error"}
+    assert {(row["command"], row["data"]) for row in report.numbers["records"]} == {("again", "colours")}
     assert report.findings[0].statement == "test error of plain8 and resnet8"
 
 
@@ -94,6 +97,7 @@ def test_shipped_lesions_are_whole() -> None:
     assert {"plain20-seed0", "plain56-seed0", "resnet20-seed0", "resnet56-seed0"} <= {record.name for record in lesions}
     for record in lesions:
         assert record.command and record.data and record.split == "test" and record.removal and record.reorder
+        assert "JPEG" not in record.data or "--jpeg-quality 75" in record.command
         accuracy = 1 - trainings[record.name].test_error  # of all test images; five standard errors of 1,000 of them
         assert record.study.num_images >= 1000 and record.study.accuracy == pytest.approx(accuracy, abs=0.08)
 
@@ -123,7 +127,10 @@ def test_recorded_lesions_are_judged_over_their_seeds() -> None:
     assert findings["resnet20"].measured == ("2.5 points of 90.0 on average (0.0 to 5.0 over 2 seeds), 10.0 at most")
     assert findings["plain20"].remark == "94% of what is above chance"
     curve = average_reorder(records[:2])
-    assert curve.x == [0.5, 1.0] and curve.y == pytest.approx([0.875, 0.9])
+    assert curve.x == [0.4, 0.6, 1.0] and curve.y == pytest.approx([0.9, 0.85, 0.9])
+    undone = (ReorderPoint(2, (0.6, 1.0), (0.2, 0.9)), ReorderPoint(4, (1.0, 0.6), (0.9, 0.1)))
+    curve = average_reorder([replace(records[0], reorder=undone)])  # the trained order apart; equal taus together
+    assert curve == ([0.6, 1.0], pytest.approx([0.15, 0.9]), [0.1, 0.9], [0.2, 0.9])
     assert report.charts["one-block"].bands["resnet20"][0] == pytest.approx([0.8, 0.9])
     assert report.seconds == 7 * records[0].seconds and "CIFAR-10" in report.to_text()
     with pytest.raises(AnalysisError, match="without --recorded"):
@@ -150,6 +157,10 @@ def test_recorded_trainings_are_compared_as_far_as_there_are_any() -> None:
     report = reproduce_degradation(records=[*records[:4], *seeds])
     assert report.findings[3].measured == "15.0% (10.0 to 20.0) and 13.0% (10.0 to 16.0)"
     assert verdicts(report)[3] == (True, "but the seeds overlap")
+    chart = report.charts["test-error"]  # a line for each network, not each seed
+    assert [*chart.lines] == ["plain20", "plain56", "resnet20", "resnet56"] and "CIFAR-10" in chart.title
+    assert chart.lines["resnet56"][1][-1] == pytest.approx(0.13) and "bands their range" in chart.note
+    assert [edge[-1] for edge in chart.bands["resnet56"]] == pytest.approx([0.1, 0.16])
     shortcuts = reproduce_shortcuts(records=[*records, create_record("resnet20-B", 0, 0.85)])
     assert verdicts(shortcuts) == [(True, "but the seeds overlap"), (False, "no difference"), (None, "")]
     with pytest.raises(AnalysisError, match="No training of plain20, resnet20"):
@@ -162,5 +173,7 @@ def test_the_tables_of_the_paper_beside_ours() -> None:
     measured = {finding.statement: finding.measured for finding in report.findings}
     assert measured["resnet20: test error, table 6"] == "9.00% (8.0 to 10.0 over 2 seeds), 2 minutes"
     assert measured["resnet1202: test error, table 6"] == "not run here"
+    expected = {finding.statement: finding.expected for finding in report.findings}
+    assert expected["resnet110: test error, table 6"] == "6.43%, best of five runs, 6.61 +- 0.16"
     assert measured["resnet50: multiply-adds, table 1"] == "3.86 billion"
     assert "none recorded" in reproduce_tables([]).to_text()

@@ -27,7 +27,8 @@ from resnet_hub.analysis import (
 )
 from resnet_hub.analysis.blocks import evaluation_mode, forward_head, list_blocks
 from resnet_hub.analysis.labelled_images import LabelledImages
-from resnet_hub.analysis.lesions import kendall_tau
+from resnet_hub.analysis.lesion_records import measure_lesions
+from resnet_hub.analysis.lesions import kendall_tau, list_swaps
 from resnet_hub.config import VARIANTS
 from resnet_hub.convert.state_dict import convert_state_dict
 from resnet_hub.convert.weights_file import read_state_dict
@@ -243,6 +244,20 @@ def test_curves_start_at_the_whole_model(labelled: LabelledImages) -> None:
         reorder_curve(network(**DEEPER | {"depths": (1, 1, 1)}), labelled, [1])
 
 
+def test_swaps_that_undo_each_other_are_drawn_again(labelled: LabelledImages) -> None:
+    one, two, shallow = ({"depths": depths} for depths in ((2, 1, 1), (2, 2, 1), (1, 2, 1)))
+    assert [list_swaps(network(**CIFAR | depths)) for depths in (one, two, shallow)] == [
+        *([("layer1.0", "layer1.1")], [("layer1.0", "layer1.1")], [])
+    ]
+    (curve,) = reorder_curve(network(**CIFAR | {"depths": (2, 3, 1)}), labelled, [2], draws=8)
+    assert max(curve.rank_correlations) < 1  # of 4 draws one would be the trained order
+    (undone,) = reorder_curve(network(**CIFAR | one), labelled, [2], draws=1)
+    assert undone.rank_correlations == (1,)
+    record = measure_lesions("tiny", network(**CIFAR | one), labelled, draws=1)  # as ResNet-18
+    assert [point.swaps for point in record.reorder] == [0, 1] and record.reorder[1].rank_correlations[0] < 1
+    assert not measure_lesions("tiny", network(**CIFAR | shallow), labelled, draws=1).reorder
+
+
 def test_kendall_tau() -> None:
     assert kendall_tau(range(5)) == 1 and kendall_tau([4, 3, 2, 1, 0]) == -1
     assert kendall_tau([1, 0, 2]) == pytest.approx(1 / 3)
@@ -263,6 +278,10 @@ def test_labelled_images_are_drawn_and_preprocessed() -> None:
     every, some = load_labelled_images(config, data), load_labelled_images(config, data, count=4, seed=1)
     assert every.images.shape == (10, 3, 16, 16) and every.targets.tolist() == [1, 0] * 5  # in the model's order
     assert len(some.targets) == 4 and all((every.images == image).flatten(1).all(1).any() for image in some.images)
+    encoded = load_labelled_images(config, data, jpeg_quality=20)
+    assert not torch.equal(encoded.images, every.images) and torch.equal(encoded.targets, every.targets)
+    with pytest.raises(AnalysisError, match="no quality 96"):
+        load_labelled_images(config, data, jpeg_quality=96)
     with pytest.raises(ImageError):
         load_labelled_images(config, ImageDataset(("red",), [b"none"], np.zeros(1, np.int64)))
     with pytest.raises(DataError, match="has no label 'blue'"):

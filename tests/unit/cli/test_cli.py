@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import struct
@@ -24,7 +25,7 @@ from PIL import Image
 
 from resnet_hub import Classifier, ResNet, ResNetConfig, TrainConfig, cli, train
 from resnet_hub.analysis.cifar import write_record
-from resnet_hub.analysis.lesion_records import LESIONS, write_lesions
+from resnet_hub.analysis.lesion_records import LESIONS, list_lesions, write_lesions
 from resnet_hub.bundled_models import SHELF
 from resnet_hub.checkpoints.model_card import CardContent, render_card
 from resnet_hub.config import Reliability
@@ -729,8 +730,29 @@ def test_reproduce_lesion_of_named_models(capfd: pytest.CaptureFixture[str], mod
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["lesion-one-block.png"]
     _, lines, _ = run(capfd, *command, "--json")
     assert len(json.loads("\n".join(lines))["numbers"]["tiny"]["lesions"]) == 3
+    words = ("--images", 4, "--draws", 2, "--jpeg-quality", 75)  # as the recorded networks
+    _, lines, errors = run(capfd, *command[:-1], "--json", *words)
+    assert errors == []
+    record = json.loads("\n".join(lines))["numbers"]["tiny"]
+    assert record["data"] == "data encoded again as JPEG, quality 75" and record["num_images"] == 4
+    assert [len(point["accuracies"]) for point in record["removal"]] == [2] * len(record["removal"])
     code, _, errors = run(capfd, "reproduce", "lesion", "--model", model, "--data", tmp_path / "nowhere")
     assert code == 2 and len(errors) == 1
+
+
+def test_the_commands_of_records_are_commands() -> None:
+    from resnet_hub.cli import reproduce
+
+    parse = cli.create_parser().parse_args
+    for record in list_lesions():
+        program, *words = record.command.split()
+        if program == "resnet-hub":
+            arguments = parse(words)
+            assert arguments.model == [str(SHELF / f"{record.network}-cifar10")]
+            assert (arguments.images, arguments.jpeg_quality) == (record.study.num_images, 75)
+            assert arguments.draws == len(record.removal[0].accuracies)
+    words = ["reproduce", "shortcuts", "--data", "a b", "--work", "runs/cifar", "--seeds", "2", "--seed", "0"]
+    assert reproduce._format_command(parse(words)) == shlex.join(["resnet-hub", *words])
 
 
 def test_recorded_experiments_are_printed(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

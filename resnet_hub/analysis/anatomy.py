@@ -1,6 +1,7 @@
 """The modules of a network: shapes, parameters, multiply-adds, and where the paper describes them. Imports no torch.
 
-Sections, equations and tables are those of He et al. 2015 (https://arxiv.org/abs/1512.03385).
+Sections, equations, figures and tables without an address are those of He et al. 2015
+(https://arxiv.org/abs/1512.03385).
 """
 
 import math
@@ -16,12 +17,14 @@ _SHORTCUTS = {
     "B": ("projection (B)", "y = relu(F(x) + W_s x)", "section 3.3, option B; equation 2"),
     "C": ("projection (C)", "y = relu(F(x) + W_s x)", "section 4.1, option C; equation 2"),
     "D": ("pooled projection (D)", "y = relu(F(x) + W_s pool(x))", "https://arxiv.org/abs/1812.01187, section 4.2"),
-    "none": ("none", "y = relu(F(x))", "section 3.3, plain network"),
+    "none": ("none", "y = relu(F(x))", "section 3.3, plain network; figure 3, middle"),
 }
 _RESIDUALS = {
     "basic": "F(x) = BN(W_2 relu(BN(W_1 x)))",
     "bottleneck": "F(x) = BN(W_3 relu(BN(W_2 relu(BN(W_1 x)))))",
 }
+
+_GROUP_WIDTH = 64  # `group_width` of He et al.'s bottlenecks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,12 @@ def _describe_block(
     keeps_shape = stride == 1 and input_shape[0] == outputs
     kind = "identity" if keeps_shape and config.shortcut not in ("C", "none") else config.shortcut
     shortcut, equation, source = _SHORTCUTS[kind]
-    figure = "figure 5, left" if config.block == "basic" else "figure 5, right"
+    if config.shortcut != "none":  # figure 5 draws a shortcut
+        source += "; figure 5, left" if config.block == "basic" else "; figure 5, right"
+    if config.groups > 1:
+        source += "; grouped as in https://arxiv.org/abs/1611.05431, figure 3c"
+    elif config.block == "bottleneck" and config.group_width > _GROUP_WIDTH:
+        source += "; wider as in https://arxiv.org/abs/1605.07146, section 2"
     return ModuleSummary(
         name=name,
         kind=config.block,
@@ -119,7 +127,7 @@ def _describe_block(
         num_parameters=_count_parameters(convolutions),
         multiply_adds=_count_multiply_adds(convolutions),
         equation=f"{equation}, {_RESIDUALS[config.block]}",
-        source=f"{source}; {figure}",
+        source=source,
     )
 
 

@@ -1,8 +1,8 @@
 """The paths through a residual network: how many of each length, and how much gradient each length carries.
 
 Veit et al. 2016 (https://arxiv.org/abs/1605.06431): unrolled, n blocks with shortcuts are 2^n paths, since each block
-is passed through its residual or its shortcut (section 3). Path lengths follow a binomial distribution
-, and most of the gradient comes from short paths.
+is passed through its residual or its shortcut (section 3). Path lengths follow a binomial distribution, and most of
+the gradient comes from short paths (section 5).
 """
 
 import math

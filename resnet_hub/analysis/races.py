@@ -4,9 +4,9 @@ He et al. 2015 (https://arxiv.org/abs/1512.03385), section 4.2 and figure 6: wit
 same layers and parameters, so that only the shortcuts differ; the deeper they are, the further the plain one
 falls behind.
 
-He et al. 2015 (https://arxiv.org/abs/1512.03385), sections 1 and 3.1: added layers could be identities, so that a
-deeper network should be no worse; yet a solver finds it hard to fit the identity by several nonlinear layers. A
-residual block only has to drive its weights to zero.
+Sections 1 and 3.1: added layers could be identities, so that a deeper network should be no worse; yet a solver finds it
+hard to fit the identity by several nonlinear layers. A residual block only has to drive its residual to zero: by its
+weights, or behind BatchNorm, which undoes their size, by the scale of the last BatchNorm.
 """
 
 import time
@@ -98,7 +98,7 @@ def race(
         networks: Layers of a network named "plain" and one named "residual": 6n + 2, such as 8, 20 or 56. Or configs
             by name; networks with the same layers start from the same weights.
         train: Normalised images (N, C, H, H) and targets, the first of which evaluate too; by default gratings that are
-            made up here (`toy_data`), and others to evaluate.
+            made up here (`create_gratings`), and others to evaluate.
         width: Channels of the first stage where `networks` is a number of layers; the paper has 16.
         steps: How many steps to train; by default until the time is up.
         seconds: After how many seconds to stop; None: never.
@@ -209,7 +209,7 @@ def learn_identity(
     """Train a plain and a residual stack of blocks, with equal initial weights; yield the losses after each step.
 
     The inputs are absolute values of normal numbers, new ones in each step: not negative, as behind a ReLU, so that a
-    plain stack can represent the identity exactly too.
+    plain stack can represent the identity too, up to the statistics of the batch that its BatchNorm divides by.
 
     Args:
         blocks: Blocks of two layers.

@@ -13,7 +13,7 @@ from resnet_hub.evaluation.plots import DPI, FAINT, GREY, INK, LARGE, SMALL, mak
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; line styles repeat the distinction.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#1f2937", "#56b4e9", "#e69f00")
-_TITLE_LETTERS, _NOTE_LETTERS = 60, 84  # of a line
+_TITLE_LETTERS, _NOTE_LETTERS = 52, 84  # of a line
 _STYLES = ("-", "--", "-.", ":")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_hub.cli import options, output
-from resnet_hub.errors import CheckpointError, HubError
+from resnet_hub.errors import CheckpointError, HubError, list_some
 
 if TYPE_CHECKING:
     from resnet_hub.analysis.anatomy import ModuleSummary
@@ -86,13 +86,20 @@ def _analyse_image(
 
 
 def _print_anatomy(anatomy: "list[tuple[ModuleSummary, float | None]]") -> None:
-    rows = [("module", "output", "parameters", "multiply-adds", "shortcut", "residual / shortcut")]
+    # A plain block has no residual: the ratio is that of the change of its input; see `residual_ratios`.
+    ratio_head = "|y - x| / |x|" if any(module.shortcut == "none" for module, _ in anatomy) else "residual / shortcut"
+    rows = [("module", "output", "parameters", "multiply-adds", "shortcut", ratio_head)]
+    modules: dict[tuple[str, str], list[str]] = {}
     for module, ratio in anatomy:
         shape = " x ".join(map(str, module.output_shape))
         numbers = (f"{module.num_parameters:,}", f"{module.multiply_adds:,}")
         rows.append((module.name, shape, *numbers, module.shortcut, "" if ratio is None else f"{ratio:.2f}"))
+        modules.setdefault((module.equation, module.source), []).append(module.name)
     print()
     output.print_table(rows, right=(2, 3))
+    print()
+    equations = [(list_some(names), *texts) for texts, names in modules.items()]
+    output.print_table([("modules", "equation", "section"), *equations])
 
 
 def _describe_config(config: "ResNetConfig") -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ _MODELS = ("resnet56-cifar10", "plain56-cifar10")  # folders of the shelf
 # Sizes of the smaller versions
 _FAST_GRADIENTS = {"width": 64, "inputs": 48, "draws": 4}
 _FAST_IDENTITY = {"blocks": 3, "steps": 150}
+_FAST_PATHS = {"samples": 2}
 _FAST_TRAINING = {"width": 8, "steps": 100}
 
 
@@ -31,6 +32,7 @@ def add_parsers(commands: options.Commands) -> None:
     lesion = options.add_command(claims, "lesion", run_lesion, "networks without some of their blocks")
     gradients = options.add_command(claims, "shattered-gradients", run_gradients, "gradients at initialisation")
     identity = options.add_command(claims, "identity", run_identity, "learning the identity")
+    paths = options.add_command(claims, "paths", run_paths, "path lengths, and the gradient that each length carries")
     tables = options.add_command(claims, "tables", run_tables, "tables 1 and 6 of the paper beside ours")
     for training in (degradation, shortcuts):
         training.add_argument("--data", default=_DATA, help=f"{options.DATA_HELP} (default: {_DATA}); not with --fast")
@@ -45,6 +47,9 @@ def add_parsers(commands: options.Commands) -> None:
     options.add_count(lesion, "--draws", 5, "random choices for each point of the curves")
     help_text = "encode the images again as JPEG, as for the recorded networks: 75"
     lesion.add_argument("--jpeg-quality", type=options.parse_positive_int, metavar="Q", help=help_text)
+    help_text = f"{options.MODEL_HELP} (default: {_MODELS[0]})"
+    paths.add_argument("--model", type=options.parse_model, metavar="MODEL", help=help_text)
+    paths.add_argument("--image", type=Path, metavar="IMAGE", help="image to measure on (default: random numbers)")
     for recorded in (degradation, shortcuts, lesion, tables):
         help_text = (
             "compute nothing: print what is recorded, in this package or in a folder such as runs/cifar/histories"
@@ -52,7 +57,7 @@ def add_parsers(commands: options.Commands) -> None:
         settings: dict[str, Any] = {"type": Path, "nargs": "?", "const": True, "metavar": "FOLDER"}
         recorded.add_argument("--recorded", default=True if recorded is tables else None, help=help_text, **settings)
     options.add_json(tables)
-    for parser in (degradation, shortcuts, lesion, gradients, identity):
+    for parser in (degradation, shortcuts, lesion, gradients, identity, paths):
         parser.add_argument("--fast", action="store_true", help="a smaller version")
         parser.add_argument("--seed", type=_parse_seed, default=0, help="random seed (default: 0)")
         parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also write plots into this folder")
@@ -121,6 +126,31 @@ def run_identity(arguments: options.Arguments) -> int:
     return _print_report(report, arguments)
 
 
+def run_paths(arguments: options.Arguments) -> int:
+    """Measure how much of the gradient paths of each length through a residual network carry.
+
+    With --fast: 2 random paths of each length in place of 8.
+    """
+    import torch
+
+    from resnet_hub.analysis.path_claims import reproduce_paths
+    from resnet_hub.images.load import load_image
+    from resnet_hub.images.transforms import eval_transform
+    from resnet_hub.model import ResNet
+
+    source = arguments.model or _find_models(_MODELS[:1])[0]
+    model = ResNet.from_pretrained(source)
+    if arguments.image:
+        images = eval_transform(model.config)(load_image(arguments.image)).unsqueeze(0)
+    else:
+        shape = (1, model.config.in_channels, model.config.image_size, model.config.image_size)
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(arguments.seed))
+    data = arguments.image.name if arguments.image else "random numbers"
+    sizes = _FAST_PATHS if arguments.fast else {}
+    report = reproduce_paths(Path(source).name, model, images, data=data, seed=arguments.seed, **sizes)
+    return _print_report(report, arguments)
+
+
 def run_tables(arguments: options.Arguments) -> int:
     """Put tables 1 and 6 of the paper beside our networks and recorded trainings. Nothing is computed."""
     from resnet_hub.analysis.cifar import list_records
@@ -163,10 +193,10 @@ def _get_folder(arguments: options.Arguments) -> Path | None:
     return folder
 
 
-def _find_models() -> list[Path]:
+def _find_models(names: Sequence[str] = _MODELS) -> list[Path]:
     from resnet_hub.bundled_models import SHELF
 
-    folders = [SHELF / name for name in _MODELS]
+    folders = [SHELF / name for name in names]
     missing = [folder.name for folder in folders if not folder.is_dir()]
     if len(missing) == len(folders):
         raise AnalysisError(f"This installation has no {' and no '.join(missing)}. Name models with --model.")

@@ -55,6 +55,21 @@ def test_each_block_has_its_equation() -> None:
     assert parts["head"].output_shape == (2048,) and parts["head"].num_parameters == 0
 
 
+def list_sources(name: str, **settings: str) -> set[str]:
+    config = ResNetConfig.from_name(name, **settings)
+    return {part.source for part in describe_anatomy(config) if part.name.startswith("layer")}
+
+
+def test_each_block_has_its_source() -> None:
+    """A plain block is not in figure 5, which draws shortcuts; groups and wider blocks are of other papers."""
+    assert list_sources("resnet20", shortcut="none") == {"section 3.3, plain network; figure 3, middle"}
+    assert all(source.endswith("figure 5, right") for source in list_sources("resnet50"))
+    assert all(
+        "figure 5, right; grouped as in https://arxiv.org/abs/1611.05431" in s for s in list_sources("resnext50_32x4d")
+    )
+    assert all("https://arxiv.org/abs/1605.07146" in source for source in list_sources("wide_resnet50_2"))
+
+
 def test_it_needs_no_torch() -> None:
     program = (
         "import sys; from resnet_hub.analysis import describe_anatomy; from resnet_hub import ResNetConfig\n"

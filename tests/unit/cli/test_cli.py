@@ -707,13 +707,21 @@ def test_info_with_an_image_adds_anatomy_and_residual_ratios(
 ) -> None:
     code, lines, errors = run(capfd, "info", model, "--image", images / "a.png")
     assert (code, errors) == (0, [])
-    table = lines[lines.index("") + 1 :]
+    first, second = (index for index, line in enumerate(lines) if not line)
+    table, equations = lines[first + 1 : second], lines[second + 1 :]
+    assert equations[0].split() == ["modules", "equation", "section"]
+    assert re.fullmatch(
+        r"layer2\.0, layer3\.0 +y = relu\(F\(x\) \+ pad\(x\)\), F.* +section 3\.3, option A.*", equations[3]
+    )
+    assert table[0].endswith("residual / shortcut")
     assert [line.split()[0] for line in table] == ["module", "stem", "layer1.0", "layer2.0", "layer3.0", "head"]
     assert re.fullmatch(r"layer2\.0 +16 x 8 x 8 +3,520 +221,184 +zero padding \(A\) +\d+\.\d\d", table[3])
     _, lines, _ = run(capfd, "info", model, "--image", images / "a.png", "--json")
     parts = json.loads("\n".join(lines))["anatomy"]
     assert [part["residual_ratio"] is not None for part in parts] == [False, True, True, True, False]
     assert sum(part["num_parameters"] for part in parts) == ResNet.from_pretrained(model).config.num_parameters
+    _, lines, _ = run(capfd, "info", "plain20-cifar10", "--image", images / "a.png")  # whose blocks have no residual
+    assert lines[lines.index("") + 1].endswith("|y - x| / |x|")
     code, _, errors = run(capfd, "info", model, "--image", images / "none.png")
     assert code == 2 and "none.png" in errors[0]
 
@@ -738,6 +746,18 @@ def test_reproduce_lesion_of_named_models(capfd: pytest.CaptureFixture[str], mod
     assert [len(point["accuracies"]) for point in record["removal"]] == [2] * len(record["removal"])
     code, _, errors = run(capfd, "reproduce", "lesion", "--model", model, "--data", tmp_path / "nowhere")
     assert code == 2 and len(errors) == 1
+
+
+def test_reproduce_paths(capfd: pytest.CaptureFixture[str], model: Path, images: Path, tmp_path: Path) -> None:
+    command = ("reproduce", "paths", "--model", model, "--fast")
+    code, lines, errors = run(capfd, *command, "--image", images / "a.png", "--plots", tmp_path / "plots")
+    assert (code, errors) == (0, []) and "of 3 blocks" in lines[1] and "images a.png" in lines[-2]
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"paths-shares.png", "paths-norms.png"}
+    content = json.loads("\n".join(run(capfd, *command, "--json")[1]))
+    assert content["numbers"]["share of paths"] == [1 / 8, 3 / 8, 3 / 8, 1 / 8]
+    assert sum(content["numbers"]["share of gradient"]) == pytest.approx(1)
+    code, _, errors = run(capfd, "reproduce", "paths", "--model", "plain20-cifar10")
+    assert code == 2 and "is plain: it has one path" in errors[0]
 
 
 def test_the_commands_of_records_are_commands() -> None:

@@ -26,23 +26,25 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from resnet_hub import ResNet, evaluate
 from resnet_hub.analysis.cifar import EPOCHS, RUNS, NetworkRun, TrainingRecord, list_records, train_network
-from resnet_hub.analysis.labelled_images import encode_as_jpeg, load_labelled_images, name_dataset
+from resnet_hub.analysis.labelled_images import JPEG_COPY, encode_as_jpeg, load_labelled_images, name_dataset
 from resnet_hub.analysis.lesion_records import LESIONS, measure_lesions, write_lesions
 from resnet_hub.checkpoints.model_card import CardContent
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import CheckpointError
 from resnet_hub.training import events
 
+WIDTH = 16  # channels of the first stage, as in the paper
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="CIFAR-10: a folder of parquet files, or the id of a dataset on the Hub")
     parser.add_argument("--jpeg-quality", type=int, metavar="Q", help="encode the images again as JPEG, such as 75")
-    parser.add_argument("--data-name", default="", help="the dataset in words, for histories and model cards")
+    parser.add_argument("--data-name", default="", help="the dataset in words, for records and cards")
     parser.add_argument("--work", type=Path, required=True, help="folder of states, histories and checkpoints")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names such as plain20-seed0 (default: all)")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--width", type=int, default=16, help="channels of the first stage; less for a trial")
+    parser.add_argument("--width", type=int, default=WIDTH, help="channels of the first stage; less for a trial")
     parser.add_argument("--images", type=int, default=2000, help="test images of the lesions")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--list", action="store_true", help="print what is finished, and end")
@@ -56,16 +58,23 @@ def main() -> None:
     if not arguments.data:
         parser.error("--data is needed to train")
     torch.set_num_threads(arguments.threads)
-    source = f"--data {shlex.quote(arguments.data)}"
-    if arguments.jpeg_quality is not None:
-        source += f" --jpeg-quality {arguments.jpeg_quality}"
-    arguments.command = f"python scripts/cifar_runs.py {source} --work {shlex.quote(str(arguments.work))}"
     arguments.data_name = arguments.data_name or name_dataset(arguments.data, arguments.jpeg_quality)
+    arguments.command = format_command(arguments)
     if arguments.jpeg_quality is not None:
         arguments.data = write_jpeg_copy(arguments.data, arguments.work, arguments.jpeg_quality)
     for name in arguments.only or runs:
         run_network(runs[name], arguments)
     print_histories(arguments.work)
+
+
+def format_command(arguments: argparse.Namespace) -> str:
+    """The command of the records: with the name of the dataset, also if a JPEG copy of it was made beforehand."""
+    data, _, quality = arguments.data_name.partition(JPEG_COPY)
+    words = ["python", "scripts/cifar_runs.py", "--data", data, *(("--jpeg-quality", quality) if quality else ())]
+    for option, default in (("epochs", EPOCHS), ("width", WIDTH)):
+        if (value := getattr(arguments, option)) != default:
+            words += [f"--{option}", str(value)]
+    return shlex.join([*words, "--work", "runs/cifar"])
 
 
 def write_jpeg_copy(data: str, work: Path, quality: int) -> Path:

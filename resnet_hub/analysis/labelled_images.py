@@ -21,6 +21,7 @@ from resnet_hub.inference.classifier import limit_batch_size, load_inputs
 from resnet_hub.model import ResNet
 
 _BATCH = 250
+JPEG_COPY = " encoded again as JPEG, quality "  # in the name of a dataset
 
 
 class LabelledImages(NamedTuple):
@@ -98,7 +99,7 @@ def name_dataset(data: str | Path, jpeg_quality: int | None = None) -> str:
     """Name a dataset for a record: the id of one on the Hub, the name of a folder or file."""
     path = Path(data)
     name = path.name if path.exists() or path.is_absolute() else str(data)
-    return name if jpeg_quality is None else f"{name} encoded again as JPEG, quality {jpeg_quality}"
+    return name if jpeg_quality is None else f"{name}{JPEG_COPY}{jpeg_quality}"
 
 
 def split_batches(model: ResNet, labelled: LabelledImages) -> list[LabelledImages]:

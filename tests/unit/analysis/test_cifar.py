@@ -1,10 +1,13 @@
 """The trainings of the CIFAR family: recorded, resumed after a kill, and summarized."""
 
+import argparse
 import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from helpers.data import encode_image
 
 from resnet_hub.analysis.cifar import (
@@ -18,7 +21,10 @@ from resnet_hub.analysis.cifar import (
     train_network,
     write_record,
 )
+from resnet_hub.analysis.labelled_images import encode_as_jpeg, name_dataset
+from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import AnalysisError, TrainingError
+from resnet_hub.images.load import load_image
 from resnet_hub.model import ResNet
 from resnet_hub.training import events
 
@@ -32,6 +38,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(count):
                 (folder / split / label / f"{number}.png").write_bytes(encode_image(channel, number))
     return folder
+
+
+def test_the_script_copies_a_dataset_as_jpeg_and_names_the_copy(data: Path, tmp_path: Path) -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "cifar_runs.py"))
+    copy = load_dataset(script["write_jpeg_copy"](str(data), tmp_path, 75))
+    for split, images in load_dataset(data).items():
+        assert copy[split].labels == images.labels and copy[split].targets.tolist() == images.targets.tolist()
+        assert copy[split].read(3) == encode_as_jpeg(images, 75).read(3)
+        assert load_image(copy[split].read(3)).size == load_image(images.read(3)).size
+    start = "python scripts/cifar_runs.py --data"
+    for jpeg_quality, words in ((None, "a/b"), (75, "a/b --jpeg-quality 75")):
+        arguments = argparse.Namespace(data_name=name_dataset("a/b", jpeg_quality), epochs=6, width=16)
+        assert script["format_command"](arguments) == f"{start} {words} --work runs/cifar"
 
 
 class Killed(BaseException):

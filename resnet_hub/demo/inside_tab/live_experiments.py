@@ -146,8 +146,8 @@ def _render_gradients(values: dict[str, Any], settings: dict[str, Any], request:
     texts = ("inside_autocorrelation", "inside_lag", "inside_autocorrelation_axis")
     note = "inside_autocorrelation_note"
     charts.append(make_chart(request, *texts, lines, note, values={"draws": sizes["draws"]}))
-    values = ", ".join(f"{name}={value!r}" for name, value in (settings | sizes).items())
-    call = f'gradient_autocorrelation("residual", {values})'
+    arguments = ", ".join(f"{name}={value!r}" for name, value in (settings | sizes).items())
+    call = f'gradient_autocorrelation("residual", {arguments})'
     return _arrange(charts, call, request)
 
 

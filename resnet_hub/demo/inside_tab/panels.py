@@ -83,6 +83,7 @@ def render_module(module: ModuleSummary, model: str, request: gr.Request) -> str
         "title": _name_module(module, request),
         "shapes": f"{format_shape(module.input_shape)} → {format_shape(module.output_shape)}",
         "multiply_adds": _format_count(module.multiply_adds),
+        "convolutions": [translate_text(request, convolution) for convolution in module.convolutions],
         "shortcut": translate_text(request, module.shortcut),
         "source": translate(request, "semicolon").join(
             translate_text(request, part) for part in module.source.split("; ")

@@ -3,13 +3,14 @@
 Without records a sentence has the command that makes them.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from statistics import mean
 
 import gradio as gr
 from markupsafe import Markup
 
-from resnet_hub.analysis.cifar import TrainingRecord, list_records
+from resnet_hub.analysis.cifar import TrainingRecord, average_errors, list_records
 from resnet_hub.analysis.lesion_records import (
     Curve,
     LesionRecord,
@@ -92,7 +93,7 @@ def render_tables(request: gr.Request) -> str:
     """Render tables 6 and 1 of the paper beside ours."""
     rows = []
     for row in compare_errors(list_records()):
-        paper = "–" if row.paper_error is None else f"{row.paper_error:.2%}"
+        paper = "–" if row.paper_error is None else f"{row.paper_error:.2%}{translate_text(request, row.paper_remark)}"
         parameters = "–" if row.paper_parameters is None else f"{row.paper_parameters}M"
         ours = _format_errors(row.test_errors, request, digits=2)
         rows.append([row.network, parameters, f"{row.num_parameters:,}", paper, ours, *_describe_run(row, request)])
@@ -130,9 +131,9 @@ def _join_facts(records: Sequence[TrainingRecord | LesionRecord], request: gr.Re
     """The data, the hardware and the command of records; a command with `--only` names all of them."""
     networks: dict[str, list[str]] = {}
     for record in records:
-        command, _, network = record.command.partition(" --only ")
-        networks.setdefault(command, []).append(network)
-    commands = [f"{command} --only {' '.join(names)}" if names[0] else command for command, names in networks.items()]
+        template = re.sub(r"(?<= --only )\S+", "{}", record.command)
+        networks.setdefault(template, []).append(record.name)
+    commands = [template.format(" ".join(names)) for template, names in networks.items()]
     data, hardware = ({translate_text(request, getattr(record, name)) for record in records} for name in _FACTS)
     return {"data": "; ".join(sorted(data)), "hardware": "; ".join(sorted(hardware)), "command": "; ".join(commands)}
 
@@ -191,16 +192,9 @@ def _render_player(groups: Groups, claim: str, note: str, request: gr.Request) -
 
 
 def _create_chart(groups: Groups, split: str, request: gr.Request) -> Chart:
-    lines, bands = {}, {}
-    for name, group in groups.items():
-        errors: dict[float, list[float]] = {}
-        for epoch in (epoch for record in group for epoch in record.epochs):
-            accuracy = epoch.train_accuracy if split == "train" else epoch.test_accuracy
-            errors.setdefault(epoch.epoch, []).append(1 - accuracy)
-        at = sorted(errors)
-        lines[name] = (at, [mean(errors[x]) for x in at])
-        if len(group) > 1:
-            bands[name] = ([min(errors[x]) for x in at], [max(errors[x]) for x in at])
+    curves = {name: average_errors(group, split) for name, group in groups.items()}
+    lines = {name: (curve.x, curve.y) for name, curve in curves.items()}
+    bands = {name: (curve.low, curve.high) for name, curve in curves.items() if len(groups[name]) > 1}
     texts = (f"inside_{split}_error", "epoch_axis", "inside_error_axis")
     return make_chart(request, *texts, lines, bands=bands, log_y=True)  # from ninety percent to a few
 

@@ -45,9 +45,15 @@ def test_facts_are_in_the_visitors_language() -> None:
     assert "Multiply-adds" in english and "乘加次数" in chinese
     assert "projection (B)" in english and "投影（B）" in chinese and "第 3.3 节，选项 B；公式 2" in chinese
     assert "resnet-hub info tiny --image PHOTO" in english and "resnet-hub info tiny --image PHOTO" in chinese
-    for config in (ResNetConfig.from_name("resnext50_32x4d"), ResNetConfig.from_name("resnet20", shortcut="none")):
+    for config in (
+        ResNetConfig.from_name("resnext50_32x4d"),
+        ResNetConfig.from_name("resnet20", shortcut="none"),
+        ResNetConfig.from_name("wide_resnet50_2"),
+    ):
         for part in describe_anatomy(config):
-            assert not re.search(r"section|figure|table|option", panels.render_module(part, "tiny", from_browser("zh")))
+            assert not re.search(
+                r"section|figure|table|option|group|wide", panels.render_module(part, "tiny", from_browser("zh"))
+            )
 
 
 def test_maps_and_ratios_of_a_photo_are_shown() -> None:

@@ -67,13 +67,13 @@ def test_the_tables_of_the_paper_stand_beside_ours(trainings: list[TrainingRecor
 def test_degradation_says_what_came_out_and_names_every_training(trainings: list[TrainingRecord]) -> None:
     for name, accuracy in (("plain20", 0.8), ("plain56", 0.5), ("resnet20", 0.85), ("resnet56", 0.875)):
         training = replace(
-            create_record(name, 0, accuracy), command=f"python scripts/cifar_runs.py --only {name}-seed0"
+            create_record(name, 0, accuracy), command=f"python scripts/cifar_runs.py --only {name}-seed0 --images 10"
         )
         trainings.append(training)
     html = recorded.render_degradation(from_browser())
     assert "worse, on its training images too: test error 20.0% with 20 layers and 50.0% with 56" in html
     assert "it is 15.0% and 12.5%" in html and "One training each" in html
-    assert "--only plain20-seed0 plain56-seed0 resnet20-seed0 resnet56-seed0" in html
+    assert "cifar_runs.py --only plain20-seed0 plain56-seed0 resnet20-seed0 resnet56-seed0 --images 10<" in html
     trainings.append(create_record("plain56", 1, 0.95))
     html = recorded.render_degradation(from_browser())
     assert "20.0% with 20 layers and 27.5% with 56" in html and "Lines are means over the seeds" in html

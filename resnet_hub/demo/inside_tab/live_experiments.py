@@ -1,5 +1,6 @@
 """The live experiments: shattered gradients, the identity, and the race, computed while the visitor watches."""
 
+import json
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -146,7 +147,7 @@ def _render_gradients(values: dict[str, Any], settings: dict[str, Any], request:
     texts = ("inside_autocorrelation", "inside_lag", "inside_autocorrelation_axis")
     note = "inside_autocorrelation_note"
     charts.append(make_chart(request, *texts, lines, note, values={"draws": sizes["draws"]}))
-    arguments = ", ".join(f"{name}={value!r}" for name, value in (settings | sizes).items())
+    arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in (settings | sizes).items())
     call = f'gradient_autocorrelation("residual", {arguments})'
     return _arrange(charts, call, request)
 

@@ -180,14 +180,14 @@ def _render_player(groups: Groups, claim: str, note: str, request: gr.Request) -
     last = max(group[0].last.epoch for group in groups.values())
     rows = [[name, *(f"{mean(errors):.1%}" for errors in _list_last_errors(group))] for name, group in groups.items()]
     facts = _join_facts([record for group in groups.values() for record in group], request)
-    text = f"{note} {translate(request, 'inside_recorded_note', **facts, claim=claim)}"
     return markup.render(
         "player.html",
         request,
         charts=[Markup(render_chart(chart, request, percent=True, is_played=True)) for chart in charts],
         last=last,
         rows=rows,
-        note=text,
+        note=note,
+        origin=translate(request, "inside_recorded_note", **facts, claim=claim),
     )
 
 

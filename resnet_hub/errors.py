@@ -67,8 +67,14 @@ def memory_is_full(error: BaseException) -> bool:
         "failed to map segment",  # of a library that is imported
         "NULL without setting an exception",  # of the interpreter
     )
-    is_memory_error = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    is_memory_error = isinstance(error, MemoryError) or gpu_memory_is_full(error)
     return is_memory_error or any(text in str(error) for text in texts)
+
+
+def gpu_memory_is_full(error: BaseException) -> bool:
+    """Whether the memory of a GPU is full: by the type of the error, or by the texts of CUDA, its libraries and MPS."""
+    texts = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+    return type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in texts)
 
 
 @contextmanager

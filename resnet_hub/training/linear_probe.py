@@ -18,6 +18,7 @@ from resnet_hub.inference.onnx_graph import fold_batchnorm
 from resnet_hub.model import ResNet
 from resnet_hub.training.augmentation import BatchTransform, resize_batch
 from resnet_hub.training.events import Preparing
+from resnet_hub.training.gpu_memory import ChunkedFunction
 from resnet_hub.training.loader import DecodedImages, Loader, split_batches
 
 _BATCH = 64
@@ -84,6 +85,7 @@ def _compute_features(
 ) -> Generator[Preparing, None, tuple[Tensor, Tensor]]:
     """Returns the features (N, 1, C) of the images, or (N, 2, C) with those of their mirror images; and the targets."""
     batches, targets, total = list[Tensor](), list[Tensor](), len(indices)
+    extract = ChunkedFunction(lambda flip: extract_features(engine, flip))
     if partial and partial.is_file():
         saved = load_file(partial)
         batches = [saved["features"]]
@@ -98,7 +100,7 @@ def _compute_features(
             for loaded, pixels in loading:
                 batch = resize_batch(transform.normalize(pixels), transform.crop_size)
                 flips = (batch, batch.flip(3)) if mirrored else (batch,)
-                batches.append(torch.stack([extract_features(engine, flip) for flip in flips], 1))
+                batches.append(torch.stack([extract(flip) for flip in flips], 1))
                 targets.append(torch.from_numpy(loaded.targets))  # of another image, where one cannot be read
                 done += len(pixels)
                 yield Preparing("features", done, total)

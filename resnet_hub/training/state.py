@@ -38,6 +38,7 @@ class Position:
     scaler: dict[str, Any] | None = None  # state of the gradient scaler of fp16
     rate_drops: int = 0  # divisions of the learning rate on plateaus
     optimizer_steps: int = 0  # of an optimizer that counts them for a whole group, as timm's LAMB does
+    chunks: int = 1  # of a batch, after it did not fit into the memory of the GPU
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Position":

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resnet_hub.errors import TrainingError
+from resnet_hub.errors import TrainingError, gpu_memory_is_full
 from resnet_hub.training import schedule
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.config import ResolvedTrainConfig
 from resnet_hub.training.events import OutOfMemory
+from resnet_hub.training.gpu_memory import free_gpu_memory
 from resnet_hub.training.initial_model import check_batch_norm
 from resnet_hub.training.loader import Batch
 from resnet_hub.training.optimizer import update_average
@@ -46,6 +47,8 @@ class TrainStep:
         self.config, self.accelerator, self.prepared, self.state = config, accelerator, prepared, state
         self.transform, self.class_weights = transform, class_weights
         self.device, self.num_chunks = accelerator.device, config.accumulate  # of a batch
+        if accelerator.num_processes == 1:  # else the share of a process may be smaller than these chunks were
+            self.num_chunks = max(self.num_chunks, state.position.chunks)
         self.forward = torch.compile(prepared, dynamic=False) if config.compile else prepared
 
     def run(self, batch: Batch, pixels: Tensor, rate: float, count: int) -> Generator[OutOfMemory, None, Tensor]:
@@ -60,17 +63,24 @@ class TrainStep:
         Returns:
             The loss, a scalar on the device.
         """
+        images, targets = self._augment(batch, pixels)
         while True:
+            buffers = [buffer.clone() for buffer in self.state.model.buffers()]
             try:
-                return self._train(batch, pixels, rate, count)
-            except torch.OutOfMemoryError:
-                if not self._can_halve_chunks(len(pixels)):
+                loss = self._add_gradients(images, targets)
+                break
+            except RuntimeError as error:
+                if not gpu_memory_is_full(error) or not self._can_halve_chunks(len(pixels)):
                     raise
             self.num_chunks *= 2  # here the error no longer holds the tensors of the step
+            self.state.position.chunks = self.num_chunks
             self.state.optimizer.zero_grad()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            for buffer, before in zip(self.state.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)  # chunks before the error have moved BatchNorm's statistics
+            free_gpu_memory()
             yield OutOfMemory(self.num_chunks, keeps_numbers=self.config.frozen_norm)
+        self._update_weights(rate, count)
+        return loss
 
     def _can_halve_chunks(self, batch_size: int) -> bool:
         """Whether a smaller chunk can be trained on. Several processes fail, since the others would not repeat."""
@@ -79,16 +89,21 @@ class TrainStep:
             return self.accelerator.num_processes == 1 and batch_size > self.num_chunks
         return False
 
-    def _train(self, batch: Batch, pixels: Tensor, rate: float, count: int) -> Tensor:
-        config, state = self.config, self.state
-        if config.stochastic_depth:
-            position = state.position.epoch, state.position.step, self.accelerator.process_index
-            torch.manual_seed(schedule.create_generator(config.seed, *position).initial_seed())
+    def _augment(self, batch: Batch, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the images (N, 3, H, W) and the targets (N, num_classes) of the step."""
+        position = self.state.position
         pixels = pixels.to(self.device, non_blocking=True)  # as bytes
         indices = torch.from_numpy(batch.targets).to(self.device, non_blocking=True)[:, None]
         targets = torch.zeros(len(pixels), len(self.class_weights), device=self.device).scatter_(1, indices, 1.0)
-        generator = schedule.create_generator(config.seed, state.position.epoch, state.position.step)
-        images, targets = self.transform(pixels, targets, batch, generator)
+        generator = schedule.create_generator(self.config.seed, position.epoch, position.step)
+        return self.transform(pixels, targets, batch, generator)
+
+    def _add_gradients(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Computes the gradients, chunk after chunk; returns the loss."""
+        config = self.config
+        if config.stochastic_depth:
+            position = self.state.position.epoch, self.state.position.step, self.accelerator.process_index
+            torch.manual_seed(schedule.create_generator(config.seed, *position).initial_seed())
         class_weights = self.class_weights.to(self.device, non_blocking=True) if config.balance == "loss" else None
         chunks = list(zip(images.chunk(self.num_chunks), targets.chunk(self.num_chunks), strict=True))
         total = torch.zeros((), dtype=torch.float32 if self.device.type == "mps" else torch.float64, device=self.device)
@@ -101,6 +116,10 @@ class TrainStep:
                 loss = loss * (len(chunk) / len(images))
                 self.accelerator.backward(loss)
             total += loss.detach()
+        return total
+
+    def _update_weights(self, rate: float, count: int) -> None:
+        config, state = self.config, self.state
         if config.clip:
             self.accelerator.clip_grad_norm_(self.prepared.parameters(), config.clip)
         for group in state.optimizer.param_groups:
@@ -109,7 +128,6 @@ class TrainStep:
         state.optimizer.zero_grad()
         if state.average:
             update_average(state.average, state.model, config.ema, count)
-        return total
 
 
 def compute_loss(logits: Tensor, targets: Tensor, class_weights: Tensor | None, config: ResolvedTrainConfig) -> Tensor:

@@ -15,6 +15,7 @@ from resnet_hub.inference.onnx_graph import fold_batchnorm
 from resnet_hub.model import ResNet
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.events import Sample
+from resnet_hub.training.gpu_memory import ChunkedFunction
 from resnet_hub.training.loader import Inputs, split_batches
 
 _BATCH, _SAMPLES = 256, 6
@@ -72,7 +73,7 @@ class ValidationSet:
                     logits: Tensor = model(batch)
                 return logits.float().cpu()
 
-        return forward
+        return ChunkedFunction(forward)
 
 
 def multiplies_in_bf16(accelerator: Any) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -788,7 +789,7 @@ def test_the_phase_evaluate_takes_no_step(config: TrainConfig, monkeypatch: pyte
         if isinstance(event, Epoch):
             RunDir(config.run).stop.touch()
     state = RunDir(config.run).state.read_bytes()
-    monkeypatch.setattr(TrainStep, "_train", None)  # such as one that does not fit into memory
+    monkeypatch.setattr(TrainStep, "run", None)  # such as one that does not fit into memory
     events = list(train(replace(config, epochs=9), phase="evaluate"))
     assert kinds(events) == ["Started", "TimeUp", "Finished"]
     card = (RunDir(config.run).model / "README.md").read_text()
@@ -1249,26 +1250,56 @@ def test_a_step_that_does_not_fit_is_repeated_in_smaller_parts(
         if "label_smoothing" in options:  # of a step
             sizes.append(len(logits))
             if len(logits) > 4:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
+                raise full
         return cross_entropy(logits, *arguments, **options)
 
     monkeypatch.setattr("resnet_hub.training.train_step.F.cross_entropy", fit_four)
-    events = list(train(start))
+    full: Exception = torch.OutOfMemoryError("CUDA out of memory.")
+    events = list(train(start, max_steps=2))
     assert [event for event in events if isinstance(event, OutOfMemory)] == [
         OutOfMemory(2, keeps_norm),
         OutOfMemory(4, keeps_norm),
     ]
-    assert isinstance(events[-1], Finished) and sizes[-1] == 4
+    full = AssertionError("a resumed run begins with the parts that fit")
+    assert isinstance(list(train(start))[-1], Finished) and sizes[-1] == 4
     if keeps_norm:
         for name, value in weights(whole).items():
             torch.testing.assert_close(weights(start)[name], value, rtol=1e-4, atol=1e-5)
+    in_parts = replace(start, run=str(tmp_path / "parts"), accumulate=4)
+    list(train(in_parts))
+    assert equal(weights(start), weights(in_parts))  # with BatchNorm's statistics, which the errors did not move
+
+
+def test_only_forward_and_backward_are_repeated(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainStep, "_update_weights", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory.")))
+    events = list(train(config))
+    assert isinstance(events[-1], Failed) and not any(isinstance(event, OutOfMemory) for event in events)
+
+
+@pytest.mark.parametrize("reason", ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "MPS backend out of memory (MPS"])
+def test_an_evaluation_that_does_not_fit_is_done_in_parts(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    whole = replace(config, run=str(tmp_path / "whole"), epochs=1)
+    expected = [event.validation_loss for event in train(whole) if isinstance(event, Epoch)]
+    forward = ResNet.forward
+
+    def fit_three(model: ResNet, images: torch.Tensor) -> torch.Tensor:
+        if not model.training and len(images) > 3:
+            raise RuntimeError(reason)
+        return forward(model, images)
+
+    with monkeypatch.context() as full:
+        full.setattr(ResNet, "forward", fit_three)
+        events = list(train(replace(config, epochs=1), max_steps=10, phase="train"))
+    assert [event.validation_loss for event in events if isinstance(event, Epoch)] == pytest.approx(expected)
 
 
 def test_a_step_of_one_image_that_does_not_fit_fails(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(TrainStep, "_train", fail)
+    monkeypatch.setattr(TrainStep, "_add_gradients", fail)
     events = list(train(config))
     assert [event.parts for event in events if isinstance(event, OutOfMemory)] == [2, 4, 8, 16]
     assert isinstance(events[-1], Failed) and "does not fit into memory" in events[-1].reason

@@ -13,8 +13,9 @@ from resnet_hub.datasets.dataset import SPLITS, TRAIN, ImageDataset, LazySequenc
 from resnet_hub.datasets.labels import ASSETS, natural_key
 from resnet_hub.datasets.layout import OWN_OUTPUT, Files, Sample, decide_layout, sort_files
 from resnet_hub.datasets.listing import FolderListing, Listing
-from resnet_hub.datasets.remote import HUB_PREFIX, load_parquet_or_hub, parse_repo_id
+from resnet_hub.datasets.remote import HUB_PREFIX, load_parquet_or_hub, measure_tables, parse_repo_id
 from resnet_hub.datasets.split_names import are_all_splits, find_split
+from resnet_hub.datasets.storage import Storage
 from resnet_hub.datasets.tables import count_image_rows, explain_no_labels
 from resnet_hub.datasets.tar import TarArchive, is_tar
 from resnet_hub.datasets.zip import UNSUPPORTED_COMPRESSION, Archive
@@ -96,6 +97,28 @@ def load_dataset(
     if needs_train and TRAIN not in splits:
         raise DataError(f"{title} has no training images, only {' and '.join(splits)}. Add images to the split train.")
     return splits
+
+
+def measure_storage(
+    source: str | Path,
+    *,
+    subset: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> Storage | None:
+    """Return what `load_dataset` would write to the disk for tables; None for images in folders and archives."""
+    path = None if str(source).startswith(HUB_PREFIX) else Path(expand_home(source))
+    if path is None or not path.exists():
+        repo_id = parse_repo_id(str(source))
+        return measure_tables(repo_id, subset=subset, split=split, revision=revision, token=token)
+    listing = open_listing(path)
+    if not isinstance(listing, FolderListing) or not sort_files(listing).tables:
+        return None
+    loaded = _load_files(listing, None, None)
+    if not isinstance(loaded, Files):
+        return None
+    return measure_tables(path, subset=subset, split=split, tables=[path / name for name in loaded.tables])
 
 
 def open_listing(path: Path) -> Listing:

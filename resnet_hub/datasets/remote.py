@@ -1,23 +1,23 @@
 """Loads datasets of parquet files from a folder or the Hugging Face Hub, with the `datasets` library.
 
 A dataset on the Hub is untrusted. Before `datasets` sees it, its card is checked: it must not refer to files outside
-the dataset. Before the download, the size of its files is checked.
+the dataset. Before the download, the sizes of its files and of their row groups are checked.
 """
 
 import contextlib
 import glob
 import logging
 import re
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import SPLIT_NAMES, SPLITS, TRAIN, Splits
 from resnet_hub.datasets.split_names import UNLABELLED, find_split
+from resnet_hub.datasets.storage import Storage, check_free_space, check_row_groups
 from resnet_hub.datasets.tables import METADATA_NAMES, load_tables
 from resnet_hub.errors import DataError, HubError, ResNetHubError, TooLargeError, one_line
 from resnet_hub.hub_client.errors import error_message
@@ -35,7 +35,7 @@ _MAX_CARD = 2**20  # bytes
 _TABLES = {".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".tgz"}
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
 _DOWNLOADS = 8  # images at a time
-_READ_ROWS = 100  # of a parquet file at a time
+_READ_ROWS, _READ_BYTES = 100, 2**20  # of a parquet file at a time
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OUTSIDE = re.compile(r"^[/\\~]|:|(^|[/\\])\.\.([/\\]|$)")  # an absolute path, a URL, a drive, the parent folder
 _MISSING_CHOICES = {  # patterns of errors of `datasets`, whose second group lists the choices -> our text
@@ -85,6 +85,8 @@ def load_parquet_or_hub(
             return splits
         root = source if isinstance(source, Path) else _find_repo_cache(source)
         limit_batches(builder)
+        if isinstance(source, Path):  # of a dataset on the Hub it is checked before the download
+            check_free_space(source.name, {Path(builder.cache_dir): _measure_copy(builder, _measure_files(builder))})
         builder.download_and_prepare()
         loaded = builder.as_dataset(split=split)
         by_name = loaded if isinstance(loaded, datasets.DatasetDict) else {TRAIN: loaded}
@@ -94,9 +96,30 @@ def load_parquet_or_hub(
 
 
 def limit_batches(builder: Any) -> None:
-    """Let the builder of parquet files read few rows at a time; by default as many as the first group has, also 0."""
+    """Let the builder of parquet files read few rows at a time.
+
+    By default it reads as many as the first row group has, also 0, and Arrow's scanner reads a group as a whole anyway.
+    """
     if getattr(builder.config, "batch_size", 0) is None:
         builder.config.batch_size = _READ_ROWS
+        if not builder.config.filters:
+            builder._generate_tables = partial(_read_tables, builder, builder._generate_tables)
+
+
+def _read_tables(
+    builder: Any, read_groups: Callable[..., Iterator[Any]], files: Sequence[str], row_groups_list: Sequence[Any]
+) -> Iterator[tuple[Any, Any]]:
+    """Yield the rows of parquet files page by page, in place of the method `read_groups` of the builder."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for number, file in enumerate(files):
+        if "://" in file or row_groups_list[number] is not None:
+            yield from read_groups(files=[file], row_groups_list=[row_groups_list[number]])
+            continue
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=_READ_BYTES) as table:
+            for index, batch in enumerate(table.iter_batches(_READ_ROWS, columns=builder.config.columns)):
+                yield (number, index), builder._cast_table(pa.Table.from_batches([batch]))
 
 
 def open_builder(
@@ -115,8 +138,48 @@ def open_builder(
     if tables and not subset and not has_configs:
         groups = group_by_split(source, tables)
         files = {split: [glob.escape(str(path)) for path in paths] for split, paths in groups.items()}
-        return datasets.load_dataset_builder("parquet", data_files=files), None
-    return datasets.load_dataset_builder(str(source), subset), None
+        builder = datasets.load_dataset_builder("parquet", data_files=files)
+    else:
+        builder = datasets.load_dataset_builder(str(source), subset)
+    return builder, None
+
+
+def _measure_files(builder: Any) -> dict[str, int]:
+    """Return the sizes of the local files that a builder reads."""
+    files = {str(file) for group in (builder.config.data_files or {}).values() for file in group}
+    return {file: Path(file).stat().st_size for file in files}
+
+
+def _measure_copy(builder: Any, sizes: Mapping[str, int]) -> int:
+    """Return the bytes that a builder writes: images are no smaller in its copy, which may be there already."""
+    return 0 if Path(builder.cache_dir).is_dir() else sum(sizes.values())
+
+
+def measure_tables(
+    source: str | Path,
+    *,
+    subset: str | None,
+    split: str | None,
+    tables: Sequence[Path] = (),
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> Storage | None:
+    """Return what `load_parquet_or_hub` would write to the disk; None for a dataset that is a folder of images."""
+    with wrap_errors(str(source), revision), request_timeout():
+        if isinstance(source, Path):
+            builder, _ = open_builder(source, subset, tables, takes_images=not split)
+            sizes, download = _measure_files(builder), 0
+        else:
+            files = _list_hub_files(source, subset, takes_images=not split, revision=revision, token=token)
+            if not files.builder:
+                return None
+            builder, sizes, download = files.builder, files.by_url(), files.count_missing()
+        by_name = {
+            name: sum(sizes[str(file)] for file in group)
+            for name, group in (builder.config.data_files or {}).items()
+            if split in (None, str(name))
+        }
+        return Storage(download, _measure_copy(builder, sizes), name_splits(by_name or {TRAIN: 0}, str(source)))
 
 
 def name_splits(by_name: Mapping[Any, T], source: str) -> dict[str, T]:
@@ -156,42 +219,28 @@ def _get_hub_builder(
     Returns:
         The builder, and the commit that it reads, if known.
     """
-    import datasets
-    from datasets.packaged_modules.cache.cache import Cache
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import errors
 
-    api = HfApi(token=token)
     try:
-        info = retry_call(api.dataset_info, name, revision=revision, files_metadata=True)
-        commit, sizes = read_listing(name, info)
-        cards = [card for card in _CARDS if card in sizes]
-        if any(sizes[card] > _MAX_CARD for card in cards):
-            raise DataError(_explain_long_card(name))
-        download: Callable[..., str] = partial(api.hf_hub_download, name, repo_type="dataset", revision=commit)
-        has_configs = _check_cards(name, [Path(retry_call(download, card)) for card in cards])
-        builder: Any = None
-        if takes_images and not subset and not has_configs and (paths := _list_images(sizes)):
-            cache = _find_repo_cache(name) / "snapshots" / commit
-        else:
-            builder = datasets.load_dataset_builder(name, subset, revision=commit, token=token)
-            if isinstance(builder, Cache):  # after a failed request `datasets` takes a copy of any commit
-                raise HubError(f"The dataset {name!r} cannot be fetched: the Hub does not respond. Try again later.")
-            paths, cache = _list_data_files(builder, name, commit, sizes), Path(builder.cache_dir)
+        files = _list_hub_files(name, subset, takes_images=takes_images, revision=revision, token=token)
         if streams:
-            return builder or cache, commit
-        size = sum(sizes[path] for path in paths)
+            largest = max(files.by_url().items(), key=lambda item: item[1], default=("", 0))  # stands for the others
+            check_row_groups(name, dict([largest]), token=token)
+            return files.builder or files.cache, files.commit
+        size = sum(files.sizes.values())
         if max_bytes is not None and size > max_bytes:
             raise TooLargeError(name, size, max_bytes)
-        if not cache.is_dir():
-            _check_free_space(name, size, cache)
-        if builder:  # `datasets` would download them without these timeouts, and then finds them in the cache
-            for path in paths:
-                retry_call(download, path)
+        if not files.cache.is_dir():
+            copy = {files.cache: size} if files.builder else {}
+            check_free_space(name, {_find_repo_cache(name): files.count_missing()} | copy)
+        if files.builder:  # `datasets` would download them without these timeouts, and then finds them in the cache
+            for path in files.sizes:
+                retry_call(files.download, path)
         else:  # many small files
-            one = partial(retry_call, download)
-            with contextlib.closing(map_ahead(one, paths, threads=_DOWNLOADS, ahead=4 * _DOWNLOADS)) as downloads:
+            one = partial(retry_call, files.download)
+            with contextlib.closing(map_ahead(one, files.sizes, threads=_DOWNLOADS, ahead=4 * _DOWNLOADS)) as downloads:
                 deque(downloads, maxlen=0)
-            _mark_complete(cache, revision)
+            _mark_complete(files.cache, revision)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
     except (errors.HTTPError, OSError, RuntimeError, HubError):
@@ -199,10 +248,58 @@ def _get_hub_builder(
             raise
         if takes_images and not subset and (folder := _find_cached_folder(name, revision)):
             return folder
-        if copy := _find_cached_copy(name, subset, revision):
-            return copy
+        if cached := _find_cached_copy(name, subset, revision):
+            return cached
         raise
-    return builder or cache, commit
+    return files.builder or files.cache, files.commit
+
+
+class _HubFiles(NamedTuple):
+    """The files of a dataset on the Hub that are read."""
+
+    name: str
+    commit: str
+    sizes: dict[str, int]  # path -> bytes
+    builder: Any  # None for a folder of images
+    cache: Path  # the folder of the copy that is read
+    download: Callable[..., str]  # maps a path to that of the downloaded file
+
+    def by_url(self) -> dict[str, int]:
+        return {f"hf://datasets/{self.name}@{self.commit}/{path}": size for path, size in self.sizes.items()}
+
+    def count_missing(self) -> int:
+        """Count the bytes that are not downloaded yet."""
+        from huggingface_hub import try_to_load_from_cache
+
+        find = partial(try_to_load_from_cache, self.name, repo_type="dataset", revision=self.commit)
+        return sum(size for path, size in self.sizes.items() if not isinstance(find(path), str))
+
+
+def _list_hub_files(
+    name: str, subset: str | None, *, takes_images: bool, revision: str | None, token: str | bool | None
+) -> _HubFiles:
+    """Check the cards of a dataset on the Hub, and list the files that are read; the arguments are those above."""
+    import datasets
+    from datasets.packaged_modules.cache.cache import Cache
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    info = retry_call(api.dataset_info, name, revision=revision, files_metadata=True)
+    commit, sizes = read_listing(name, info)
+    cards = [card for card in _CARDS if card in sizes]
+    if any(sizes[card] > _MAX_CARD for card in cards):
+        raise DataError(_explain_long_card(name))
+    download: Callable[..., str] = partial(api.hf_hub_download, name, repo_type="dataset", revision=commit)
+    has_configs = _check_cards(name, [Path(retry_call(download, card)) for card in cards])
+    builder: Any = None
+    if takes_images and not subset and not has_configs and (paths := _list_images(sizes)):
+        cache = _find_repo_cache(name) / "snapshots" / commit
+    else:
+        builder = datasets.load_dataset_builder(name, subset, revision=commit, token=token)
+        if isinstance(builder, Cache):  # after a failed request `datasets` takes a copy of any commit
+            raise HubError(f"The dataset {name!r} cannot be fetched: the Hub does not respond. Try again later.")
+        paths, cache = _list_data_files(builder, name, commit, sizes), Path(builder.cache_dir)
+    return _HubFiles(name, commit, {path: sizes[path] for path in paths}, builder, cache, download)
 
 
 def _list_images(sizes: dict[str, int]) -> list[str]:
@@ -268,16 +365,6 @@ def group_by_split(root: Path, tables: Sequence[Path]) -> dict[str, list[Path]]:
         split = next(filter(None, map(find_split, parts)), other[1] if other else TRAIN)
         groups.setdefault(split, []).append(path)
     return groups
-
-
-def _check_free_space(name: str, size: int, folder: Path) -> None:
-    existing = next(parent for parent in folder.parents if parent.is_dir())
-    free = shutil.disk_usage(existing).free
-    if size > free:
-        raise DataError(
-            f"The dataset {name!r} has {size / 2**30:,.1f} GB, and {free / 2**30:,.1f} GB of the disk of {existing} "
-            "are free. Free some space, or set HF_HOME to a folder on a larger disk."
-        )
 
 
 def _check_cards(name: str, paths: list[Path]) -> bool:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import zipfile
@@ -12,11 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import ROOT
 from helpers.data import write_files, zip_files
 from helpers.fuzz import cases
 from helpers.hub_server import READER, STRANGER, Hub, Repo
@@ -27,9 +31,10 @@ from PIL import Image
 from resnet_hub.datasets.dataset import ImageDataset, Splits
 from resnet_hub.datasets.export import export_dataset
 from resnet_hub.datasets.labels import natural_key
-from resnet_hub.datasets.load import load_dataset
+from resnet_hub.datasets.load import load_dataset, measure_storage
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.datasets.report import UnreadableImage
+from resnet_hub.datasets.stream import open_stream
 from resnet_hub.errors import DataError, HubError, ImageError, TooLargeError
 from resnet_hub.images.limits import MAX_IMAGE_BYTES
 from resnet_hub.training.split import split_indices
@@ -397,13 +402,16 @@ def card(files: object, folder: object = None) -> bytes:
     return f"---\n{json.dumps({'configs': [{k: v for k, v in config.items() if v is not None}]})}\n---\n".encode()
 
 
-def test_a_hub_dataset_and_its_size_limit(hub: Hub, on_the_hub: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_dataset_and_its_size_limit(
+    hub: Hub, on_the_hub: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "downloads"))
     monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 0.5)
     size = len(on_the_hub.files()["train-00000-of-00001.parquet"])
     with pytest.raises(TooLargeError, match="at most 0 GB are downloaded") as caught:
         load_dataset("user/colours", max_bytes=size - 1)
     with monkeypatch.context() as full:
-        full.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=size - 1))
+        full.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2 * size - 1))  # a copy is written too
         with pytest.raises(DataError, match=r"0\.0 GB of the disk of .* are free\. .* HF_HOME"):
             load_dataset("user/colours")
     assert caught.value.size == "0.0 GB" and not any(url.endswith(".parquet") for url in hub.requests)
@@ -411,6 +419,78 @@ def test_a_hub_dataset_and_its_size_limit(hub: Hub, on_the_hub: Repo, monkeypatc
     assert content_of(load_dataset("user/colours", max_bytes=size, token=False)["train"]) == EXPECTED
     hub.fail("", 503)  # a cached dataset opens without the Hub
     assert content_of(load_dataset(HUB_PREFIX + "user/colours")["train"]) == EXPECTED
+
+
+def test_a_downloaded_dataset_needs_space_for_its_copy_only(
+    hub: Hub, on_the_hub: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "downloads"))
+    size = len(on_the_hub.files()["train-00000-of-00001.parquet"])
+
+    def measure() -> Any:
+        return measure_storage("user/colours")
+
+    assert measure() == (size, size, {"train": size})
+    with monkeypatch.context() as killed:
+        killed.setattr("datasets.DatasetBuilder.download_and_prepare", Mock(side_effect=OSError))
+        with pytest.raises(DataError):
+            load_dataset("user/colours")
+    assert measure() == (0, size, {"train": size})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=size))
+    assert content_of(load_dataset("user/colours")["train"]) == EXPECTED
+    assert measure() == (0, 0, {"train": size})
+
+
+def test_a_folder_of_parquet_files_needs_space_for_its_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = parquet(tmp_path / "colours", {"train": FILES})
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    assert measure_storage(folder) == (0, size, {"train": size})
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=size - 1))
+        with pytest.raises(DataError, match=r"'colours' needs 0\.0 GB of the disk of"):
+            load_dataset(folder)
+    assert content_of(load_dataset(folder)["train"]) == EXPECTED
+
+
+def test_a_stream_refuses_a_row_group_that_is_too_large(
+    hub: Hub, on_the_hub: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_hub.datasets.storage._MAX_ROW_GROUP", 100)
+    with pytest.raises(DataError, match=r"^The file train-.* of the dataset 'user/colours' has a row group of"):
+        open_stream("user/colours")
+
+
+_READING = """
+import re, sys
+from pathlib import Path
+from resnet_hub.datasets import stream
+from resnet_hub.datasets.load import load_dataset
+stream.MAX_SAMPLED = 10
+read = load_dataset if sys.argv[1] == "load" else stream.open_stream
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+read(sys.argv[2])  # imports what it needs
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = peak()
+read(sys.argv[3])
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.parametrize("way", ["load", "stream"])
+def test_a_large_row_group_is_not_read_as_a_whole(way: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    images = [{"bytes": noise.bytes(20_000), "path": None} for _ in range(10_000)]
+    for name, rows in (("small", 10), ("large", len(images))):
+        (tmp_path / name).mkdir()
+        table = pa.table({"image": images[:rows], "label": ["a", "b"] * (rows // 2)})
+        pq.write_table(table, tmp_path / name / "train.parquet")
+    command = [sys.executable, "-c", _READING, way, str(tmp_path / "small"), str(tmp_path / "large")]
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    environment.pop("HF_DATASETS_CACHE", None)
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert int(output.stdout) < 150e6, output.stdout  # of 200 MB
 
 
 @pytest.mark.parametrize(

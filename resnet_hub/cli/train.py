@@ -214,9 +214,10 @@ def _print_plan(config: TrainConfig, *, as_json: bool) -> int:
     print(f"{plan.train_images:,} images of {plan.labels:,} classes, {plan.validation_images:,} to evaluate on")
     print(f"{plan.epochs} epochs of {plan.steps:,} steps: about {tqdm.format_interval(plan.seconds)}")
     print(f"  {plan.loaded_per_second:,.0f} images decoded and {plan.trained_per_second:,.0f} trained on in a second")
-    print(f"memory for decoded images: {plan.in_memory / 2**30:.1f} GB")
+    print(f"memory for images: {plan.in_memory / 2**30:.1f} GB")
     again = f"; {plan.decoded_again:.0%} of the images are decoded in each epoch" if plan.decoded_again else ""
     print(f"disk for decoded images: {plan.on_disk / 2**30:.1f} GB{again}")
+    print(f"disk for the dataset: {plan.dataset / 2**30:.1f} GB")
     print(f"disk for the training state and the model: {plan.files / 2**30:.1f} GB")
     return 0
 

@@ -1,10 +1,10 @@
-"""Estimates what a run will take before it starts: disk, memory and time, by a sample of its images and one step."""
+"""Estimates what a run will take before it starts: disk, memory and time, by a sample of its images and a few steps."""
 
 import math
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,22 +13,27 @@ import numpy as np
 import torch
 
 from resnet_hub.config import ResNetConfig
-from resnet_hub.datasets.dataset import TRAIN, VALIDATION, ImageDataset
-from resnet_hub.datasets.load import load_dataset
-from resnet_hub.datasets.stream import open_stream
-from resnet_hub.errors import ImageError
+from resnet_hub.datasets.dataset import TRAIN, VALIDATION, ImageDataset, Splits
+from resnet_hub.datasets.load import load_dataset, measure_storage
+from resnet_hub.datasets.storage import Storage
+from resnet_hub.datasets.stream import ImageStream, open_stream
+from resnet_hub.errors import DataError, ImageError, gpu_memory_is_full
 from resnet_hub.images.load import load_image
 from resnet_hub.images.transforms import resize_whole
+from resnet_hub.inference.engines import has_bf16
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import AUTO, ResolvedTrainConfig, TrainConfig
+from resnet_hub.training.gpu_memory import free_gpu_memory
 from resnet_hub.training.initial_model import choose_base, create_model, read_model_config
 from resnet_hub.training.loader import FREE_DISK, MEMORY_SHARE, count_cores, measure_free_memory
+from resnet_hub.training.optimizer import frozen_modules, set_train_mode
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import MAX_CHECKED
-from resnet_hub.training.stream import count_epoch_images
+from resnet_hub.training.stream import BUFFER, BUFFER_BYTES, count_epoch_images
 
 _SAMPLE = 64  # images that are decoded
-_STEP_IMAGES = 8  # in the step that is timed
+_FIRST_IMAGES = 4  # of the first step on a CPU, by which the next ones are chosen
+_TIMED_STEPS, _STEP_SECONDS = 2, 1.0  # and how long they take together on a CPU
 _WEIGHT_COPIES = 7  # in the run directory: training state with average and moments, best model, base
 _FORWARD_SHARE = 1 / 3  # of the time of a step
 
@@ -41,9 +46,10 @@ class Plan(NamedTuple):
     labels: int
     epochs: int
     steps: int  # of an epoch
-    in_memory: int  # decoded images
+    in_memory: int  # decoded images; of a stream, also its buffers and its sample, which are encoded
     on_disk: int  # decoded images
-    decoded_again: float  # fraction of the images that are decoded in each epoch, for want of space
+    decoded_again: float  # fraction of the training images that are decoded in each epoch, for want of space
+    dataset: int  # what is downloaded and copied before the run
     files: int  # other files in the run directory
     loaded_per_second: float  # images that are decoded
     trained_per_second: float  # images
@@ -51,7 +57,7 @@ class Plan(NamedTuple):
 
 
 def plan_run(config: TrainConfig) -> Plan:
-    """Estimates a run in one process. A dataset on the Hub is downloaded, of a stream only a sample.
+    """Estimates a run in one process. Tables that a run would download or copy are read in part, as a stream.
 
     Nothing is written to the run directory.
 
@@ -63,21 +69,21 @@ def plan_run(config: TrainConfig) -> Plan:
     resolved = config.resolved()
     if config.base:
         resolved = resolved.choose_sizes(read_model_config(config).image_size)
-    stream = open_stream(config.data, **config.data_names) if config.stream else None
-    splits = stream.sample if stream else load_dataset(config.data, **config.data_names)
-    labels, count = splits[TRAIN].labels, len(splits[TRAIN])
-    held_out = 0 if VALIDATION in splits else min(round(count * config.validation), MAX_CHECKED)
-    validation_images = len(splits.get(VALIDATION, ())) or held_out
+    data = _Data.open(config)
+    stream = data.stream if config.stream else None
+    count, labels = data.count(TRAIN), data.splits[TRAIN].labels
+    held_out = 0 if VALIDATION in data.splits else min(round(count * config.validation), MAX_CHECKED)
+    validation_images = held_out or data.count(VALIDATION)
     train_images = count_epoch_images(resolved, stream, held_out) if stream else count - held_out
     epochs = resolved.choose_epochs(train_images)
     steps = max(1, train_images // resolved.batch_size)
 
     model, _ = create_model(resolved, RunDir(config.run), labels, copies_base=False)
-    sizes, loaded_per_second = _measure_loading(splits[TRAIN], model.config, config.workers or count_cores())
-    trained_per_second = _measure_step(model, config.crop_size or model.config.image_size)
-    total = int(count * np.mean(sizes))  # of a stream: those of the sample
-    in_memory, on_disk = (0, 0) if stream else _distribute_images(total, resolved)
-    decoded_again = 1 - (in_memory + on_disk) / total
+    sizes, loaded_per_second = _measure_loading(data.splits[TRAIN], model.config, config.workers or count_cores())
+    trained_per_second = _measure_steps(model, resolved)
+    total = int(np.mean(sizes) * (validation_images if stream else count + validation_images - held_out))
+    in_memory, on_disk = _distribute_images(total, resolved)
+    decoded_again = 1.0 if stream else 1 - (in_memory + on_disk) / total
 
     training, loading = train_images / trained_per_second, train_images / loaded_per_second
     seconds = loading if not epochs else max(training, loading) + (epochs - 1) * max(training, decoded_again * loading)
@@ -89,14 +95,56 @@ def plan_run(config: TrainConfig) -> Plan:
         len(labels),
         epochs,
         steps,
-        in_memory,
+        in_memory + (data.measure_buffers() if stream else 0),
         on_disk,
         round(decoded_again, 3),
+        data.storage.download + data.storage.copy,
         _WEIGHT_COPIES * sum(value.numel() * value.element_size() for value in model.state_dict().values()),
         round(loaded_per_second, 1),
         round(trained_per_second, 1),
         round(seconds, 1),
     )
+
+
+class _Data(NamedTuple):
+    """The dataset of a run, or a sample of it."""
+
+    splits: Splits
+    stream: ImageStream | None  # which `splits` are a sample of
+    storage: Storage  # that the run takes
+
+    @classmethod
+    def open(cls, config: TrainConfig) -> "_Data":
+        if config.stream:
+            stream = open_stream(config.data, **config.data_names)
+            return cls(stream.sample, stream, Storage(0, 0, {}))
+        storage = None
+        with suppress(DataError):  # such as a part of a split, which is no stream, or a Hub that does not answer
+            names = {name: value for name, value in config.data_names.items() if not name.endswith("_column")}
+            storage = measure_storage(config.data, **names)
+            if storage and storage.download + storage.copy:
+                stream = open_stream(config.data, **config.data_names)
+                return cls(stream.sample, stream, storage)
+        return cls(load_dataset(config.data, **config.data_names), None, storage or Storage(0, 0, {}))
+
+    def count(self, split: str) -> int:
+        """Returns the number of images of a split, in the sample of a run that is a stream itself.
+
+        If it is not known, it is estimated by the sizes of the files.
+        """
+        images, size = self.splits.get(split), self.storage.splits.get(split)
+        if images is None or size is None or self.stream is None:
+            return len(images or ())
+        known = self.stream.count if split == TRAIN else None
+        count = round(size / max(1, sum(map(len, images.sources))) * len(images)) if known is None else known
+        return max(len(images), count)
+
+    def measure_buffers(self) -> int:
+        """Returns the bytes of the sample of a stream, and of its two buffers."""
+        sample = sum(len(source) for images in self.splits.values() for source in images.sources)
+        images = self.splits[TRAIN]
+        buffer = min(BUFFER_BYTES, BUFFER * sum(map(len, images.sources)) // len(images))
+        return sample + 2 * buffer
 
 
 def _measure_loading(images: ImageDataset, model_config: ResNetConfig, threads: int) -> tuple[list[int], float]:
@@ -116,17 +164,47 @@ def _measure_loading(images: ImageDataset, model_config: ResNetConfig, threads: 
     return [size for size in sizes if size] or [1], len(sizes) / (time.monotonic() - start)
 
 
-def _measure_step(model: ResNet, size: int) -> float:
-    """Returns how many images a second the model is trained on."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(memory_format=torch.channels_last).to(device).train()
-    batch = torch.randn(_STEP_IMAGES, 3, size, size, device=device).to(memory_format=torch.channels_last)
-    for _ in range(2):  # the first one prepares the kernels
+def _measure_steps(model: ResNet, config: ResolvedTrainConfig) -> float:
+    """Returns how many images a second the model is trained on, in the precision of the run.
+
+    A GPU trains on chunks of the run, a CPU on as many images as are cheap: it depends little on their number.
+    """
+    gpu = torch.accelerator.current_accelerator(check_available=True)
+    size, count = config.crop_size or model.config.image_size, math.ceil(config.batch_size / config.accumulate)
+    device = gpu or torch.device("cpu")
+    precision = config.precision or ("bf16" if has_bf16() else "no")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    frozen = frozen_modules(model, config.frozen_stages)
+    for module in frozen:
+        module.requires_grad_(False)
+    model = model.to(memory_format=torch.channels_last).to(device)
+    set_train_mode(model, frozen, frozen_norm=config.frozen_norm)
+
+    def train(images: int, steps: int) -> float:
+        batch = torch.randn(images, 3, size, size, device=device).to(memory_format=torch.channels_last)
         start = time.monotonic()
-        model(batch).square().mean().backward()
-        if device == "cuda":
-            torch.cuda.synchronize()
-    return _STEP_IMAGES / (time.monotonic() - start)
+        for _ in range(steps):
+            with torch.autocast(device.type, dtype) if dtype else nullcontext():
+                logits = model(batch)
+            logits.float().square().mean().backward()
+        if gpu:
+            torch.accelerator.synchronize()
+        return images * steps / (time.monotonic() - start)
+
+    if not gpu:
+        first = min(count, _FIRST_IMAGES)
+        speed = train(first, 1)
+        count = min(count, int(speed * _STEP_SECONDS / _TIMED_STEPS))
+        return train(count, _TIMED_STEPS) if count >= first else speed
+    while True:
+        try:
+            train(count, 1)  # prepares the kernels
+            return train(count, _TIMED_STEPS)
+        except RuntimeError as error:
+            if not gpu_memory_is_full(error) or count == 1:
+                raise
+        count = math.ceil(count / 2)  # as a step of the run is repeated
+        free_gpu_memory()
 
 
 def _distribute_images(total: int, config: ResolvedTrainConfig) -> tuple[int, int]:

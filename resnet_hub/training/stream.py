@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 FIRST_LOG = "0.jsonl"  # of the first process
 BUFFER = 4_096  # images
-_BUFFER_BYTES = 2**28  # of encoded images, at which a buffer is full too
+BUFFER_BYTES = 2**28  # of encoded images, at which a buffer is full too
 _READ_AHEAD = 4  # batches
 _FILES, _BUFFERS = 1, 2  # streams of random numbers, beside those of the images
 
@@ -198,7 +198,7 @@ class _Buffer:
     def fill(self, reader: Reader, most: int = BUFFER) -> None:
         """Reads `most` images, or fewer if that fills the buffer or no more are left."""
         for _ in range(min(most, BUFFER - len(self.images))):
-            if self.size >= _BUFFER_BYTES or (image := next(reader, None)) is None:
+            if self.size >= BUFFER_BYTES or (image := next(reader, None)) is None:
                 return
             self.images.append(image)
             self.size += len(image.content)

@@ -7,13 +7,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from helpers.data import encode_image
+from helpers.hub_server import Repo
+from helpers.shards import write_parquet
 from PIL import Image
 
 from resnet_hub import cli
+from resnet_hub.config import ResNetConfig
+from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import DataError
+from resnet_hub.model import ResNet
 from resnet_hub.training import plan as plans
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.plan import plan_run
+from resnet_hub.training.stream import BUFFER
 
 
 @pytest.fixture
@@ -53,7 +61,56 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(config: TrainConfig, capsy
     assert cli.main([*words, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "17 images of 2 classes, 4 to evaluate on"
-    assert lines[1].startswith("50 epochs of 1 steps: about ") and len(lines) == 6
+    assert lines[1].startswith("50 epochs of 1 steps: about ") and len(lines) == 7
     assert cli.main([*words, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["train_images"] == 17
     assert not Path(config.run).exists()
+
+
+def test_tables_on_the_hub_are_planned_without_a_download(
+    config: TrainConfig, tables: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    columns = {"image_column": "photo", "label_column": "kind"}
+    config = replace(config, data="user/tables", subset="three", **columns)
+    plan = plan_run(config)
+    stored = [path.name for name in ("cache", "datasets") for path in (tmp_path / name).rglob("*")]
+    assert not [name for name in stored if name.endswith((".parquet", ".arrow"))]
+    splits = load_dataset("user/tables", subset="three", **columns)
+    size = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("snapshots/**/*.parquet"))
+    assert plan.dataset == 2 * size and plan.train_images == len(splits["train"]) - plan.validation_images
+    prepared = plan_run(config)
+    assert prepared.dataset == 0 and prepared[:8] == plan[:8]
+
+
+def test_a_split_is_counted_by_the_sizes_of_its_files(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_hub.datasets.stream.MAX_SAMPLED", 10)
+    folder = write_parquet(tmp_path / "tables", 1, 300)
+    write_parquet(folder, 1, 100, split="validation", first=1000)
+    plan = plan_run(replace(config, data=str(folder)))
+    assert plan.train_images == 300 and 70 < plan.validation_images < 300  # the images are smaller than their rows
+    assert plan.dataset == sum(path.stat().st_size for path in folder.iterdir())
+
+
+def test_the_plan_of_a_stream_counts_its_buffers(config: TrainConfig, tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path / "tables", 2, 30)
+    plan = plan_run(replace(config, data=str(folder), stream=True))
+    encoded = sum(len(encode_image(number % 3, number)) for number in range(60))
+    decoded = plan.validation_images * 3 * 16 * 16
+    assert plan.in_memory == pytest.approx(encoded + 2 * encoded * BUFFER / 60 + decoded, rel=0.01)
+    assert (plan.on_disk, plan.decoded_again, plan.dataset) == (0, 1, 0)
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(1000, [4, 6, 6]), (0, [4])])
+def test_steps_are_timed_in_the_precision_and_the_batch_of_the_run(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, seconds: float, expected: list[int]
+) -> None:
+    resolved = replace(config, precision="bf16", batch_size=6).resolved()
+    model, steps = ResNet(ResNetConfig.from_name("resnet20", image_size=16, num_classes=2)), []
+    monkeypatch.setattr(plans, "_STEP_SECONDS", seconds)  # on a CPU
+    model.register_forward_hook(lambda _, batches, logits: steps.append((len(batches[0]), logits.dtype)))
+    assert plans._measure_steps(model, resolved) > 0
+    assert steps == [(count, torch.bfloat16) for count in expected]

@@ -11,6 +11,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -36,6 +37,7 @@ _TABLES = {".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".zip", ".ta
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
 _DOWNLOADS = 8  # images at a time
 _READ_ROWS, _READ_BYTES = 100, 2**20  # of a parquet file at a time
+_READER = ["files", "row_groups_list"]  # arguments of the method of `datasets` that reads parquet files
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OUTSIDE = re.compile(r"^[/\\~]|:|(^|[/\\])\.\.([/\\]|$)")  # an absolute path, a URL, a drive, the parent folder
 _MISSING_CHOICES = {  # patterns of errors of `datasets`, whose second group lists the choices -> our text
@@ -102,8 +104,10 @@ def limit_batches(builder: Any) -> None:
     """
     if getattr(builder.config, "batch_size", 0) is None:
         builder.config.batch_size = _READ_ROWS
-        if not builder.config.filters:
-            builder._generate_tables = partial(_read_tables, builder, builder._generate_tables)
+        # `datasets` has no public way to choose the reader; a later version with another method keeps its own.
+        read_groups = getattr(builder, "_generate_tables", None)
+        if read_groups and [*signature(read_groups).parameters] == _READER and not builder.config.filters:
+            builder._generate_tables = partial(_read_tables, builder, read_groups)
 
 
 def _read_tables(

@@ -4,12 +4,14 @@ The files of a split are read in any order, the images of a file in its own. A s
 over the dataset, is read at once: it stands for the dataset where a part of it must do.
 """
 
+import io
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -33,13 +35,18 @@ from resnet_hub.datasets.split_names import are_all_splits
 from resnet_hub.datasets.tables import MAX_LABELS, choose_columns, explain_no_label_column
 from resnet_hub.datasets.tar import TarArchive, is_tar, read_label_files
 from resnet_hub.errors import DataError, ImageError, ResNetHubError
-from resnet_hub.hub_client.retry import request_timeout
+from resnet_hub.hub_client import timeouts
+from resnet_hub.hub_client.retry import count_progress, request_timeout
 from resnet_hub.paths import expand_home
+from resnet_hub.threads import ReadAhead
 
 MAX_SAMPLED = 5_000  # images of a split
 _SAMPLE_BYTES = 2**28  # encoded images of a split, which stay in memory
 _SAMPLED_FILES = 16
 _SCANS = 8  # files whose labels are read at a time
+_READ_ROWS = 100  # of a parquet file at a time
+_FOOTER = 2**16  # bytes of a parquet file on the Hub that are fetched first
+_RANGE = 2**25  # bytes of a parquet file on the Hub that are requested at once, as Arrow does
 
 
 class ShardFile(Protocol):
@@ -123,6 +130,8 @@ class ImageStream:
         files: Opens each file of the training images.
         sample: Images of each split, in memory.
         locations: Where the training images of `sample` are.
+        is_remote: Whether the files are on the Hub.
+        rows: Rows that were read, also of images that were left out.
     """
 
     title: str
@@ -132,6 +141,8 @@ class ImageStream:
     sample: Splits
     locations: list[Location]
     encode: Callable[[Any, str], int | None]
+    is_remote: bool = False
+    rows: int = 0
 
     def read(self, slices: Sequence[FileSlice], skipped: Collection[Location] = (), state: Any = None) -> "Reader":
         """Read `slices` one after the other, without the images at `skipped`, from the `state` of an earlier reader."""
@@ -180,6 +191,7 @@ class Reader:
             for content, label in _read_rows(stream.title, self._file):
                 location, name = (rows.file, self._row), f"{TRAIN}[{rows.file}:{self._row}]"
                 self._row += 1
+                stream.rows += 1
                 target = stream.encode(label, name)
                 if location[1] % rows.step == rows.start and location not in self._skipped and target is not None:
                     yield StreamedImage(content, target, name)
@@ -194,6 +206,36 @@ def _read_rows(title: str, file: ShardFile) -> Iterator[tuple[bytes, Any]]:
         raise
     except Exception as error:  # `datasets` raises nearly any exception
         raise DataError(explain_error(title, None, error, file.name)) from None
+
+
+class SilenceLimit:
+    """Raises `DataError` in a wait for a dataset on the Hub of which nothing arrives for `timeouts.STREAM_SILENCE`.
+
+    The timeout of requests does not hold here: they are made in other threads, and `datasets` repeats each for half an
+    hour.
+
+    Args:
+        title: The name of the dataset.
+        count_rows: Returns the number of rows that were read.
+    """
+
+    def __init__(self, title: str, count_rows: Callable[[], int] = lambda: 0):
+        self._title, self._count_rows = title, count_rows
+        self._seen, self._moved_at = self._count(), time.monotonic()
+
+    def _count(self) -> tuple[int, int]:
+        return self._count_rows(), count_progress()
+
+    def check(self, waited: float) -> None:
+        """To be called during a wait that began `waited` seconds ago; between two waits, nothing need arrive."""
+        now, seen = time.monotonic(), self._count()
+        if seen != self._seen:
+            self._seen, self._moved_at = seen, now
+        elif min(waited, now - self._moved_at) >= timeouts.STREAM_SILENCE:
+            raise DataError(
+                f"Nothing of the dataset {self._title!r} has arrived for {timeouts.STREAM_SILENCE:.0f} seconds. Check "
+                "the connection, and try again."
+            )
 
 
 def open_stream(
@@ -224,39 +266,63 @@ def open_stream(
                 if value is not None:
                     raise DataError(f"{path.name} has no {argument} {value!r}: it holds tars. Leave it out.")
             return _open_tars(path.resolve().name, name_splits(group_by_split(path, tars), path.name))
-    else:
-        tables = []
-    origin = path if path and path.exists() else parse_repo_id(str(source))
-    title = path.resolve().name if isinstance(origin, Path) and path else str(origin)
-    with wrap_errors(title, revision), request_timeout():
+    columns = image_column, label_column
+    open_tables = partial(_open_tables, subset=subset, split=split, columns=columns, revision=revision, token=token)
+    if path and path.exists():
+        return open_tables(path, path.resolve().name, tables)
+    name = parse_repo_id(str(source))
+    with closing(ReadAhead((open_tables(name, name, []) for _ in range(1)), 1, SilenceLimit(name).check)) as opened:
+        return next(opened)
+
+
+def _open_tables(
+    origin: str | Path,
+    title: str,
+    tables: Sequence[Path],
+    *,
+    subset: str | None,
+    split: str | None,
+    columns: tuple[str | None, str | None],
+    revision: str | None,
+    token: str | bool | None,
+) -> ImageStream:
+    """Open files of a folder, or a dataset on the Hub; the arguments are those of `open_stream`."""
+    with wrap_errors(title, revision):
         import datasets
 
-        hub = {} if isinstance(origin, Path) else {"revision": revision, "token": token, "streams": True}
-        builder, commit = open_builder(origin, subset, tables, takes_images=not split, **hub)
-        if isinstance(builder, Path):
-            raise DataError(_explain_form(title))
-        limit_batches(builder)
-        loaded = builder.as_streaming_dataset(split=split)
-        by_name = loaded if isinstance(loaded, dict) else {split: loaded}
-        by_split = name_splits(by_name, title)
-        names = {id(table): str(name) for name, table in by_name.items()}  # as the builder has them
-        names_of = {name: names[id(table)] for name, table in by_split.items()}  # of the builder's splits
-        features = by_split[TRAIN].features or by_split[TRAIN]._resolve_features().features
-        image_column, label_column = choose_columns(features, image_column, label_column)
-        feature, columns = features[label_column], [image_column, label_column]
+        with request_timeout():
+            hub = {} if isinstance(origin, Path) else {"revision": revision, "token": token, "streams": True}
+            builder, commit = open_builder(origin, subset, tables, takes_images=not split, **hub)
+            if isinstance(builder, Path):
+                raise DataError(_explain_form(title))
+            limit_batches(builder)
+            is_parquet = hasattr(builder.config, "columns")
+            if is_parquet and not builder.config.filters:
+                read_groups = builder._generate_tables
+                if "row_groups_list" in signature(read_groups).parameters:  # else of a later version of `datasets`
+                    builder._generate_tables = partial(_read_tables, builder, read_groups, token)
+            loaded = builder.as_streaming_dataset(split=split)
+            by_name = loaded if isinstance(loaded, dict) else {split: loaded}
+            by_split = name_splits(by_name, title)
+            names = {id(table): str(name) for name, table in by_name.items()}  # as the builder has them
+            names_of = {name: names[id(table)] for name, table in by_split.items()}  # of the builder's splits
+            features = by_split[TRAIN].features or by_split[TRAIN]._resolve_features().features
+        image_column, label_column = choose_columns(features, *columns)
+        feature = features[label_column]
         as_bytes = datasets.Image(decode=False)
         by_split = {
-            name: table.select_columns(columns).cast_column(image_column, as_bytes) for name, table in by_split.items()
+            name: table.select_columns([image_column, label_column]).cast_column(image_column, as_bytes)
+            for name, table in by_split.items()
         }
         paths = {name: [*(builder.config.data_files or {}).get(of, ())] for name, of in names_of.items()}
-        files = {name: _split_table(table, paths[name], *columns) for name, table in by_split.items()}
+        files = {name: _split_table(table, paths[name], image_column, label_column) for name, table in by_split.items()}
         info = (builder.info.splits or {}).get(names_of[TRAIN])
         count = (info.num_examples if info else None) or None
         has_indices = isinstance(feature, datasets.ClassLabel)
         if not has_indices and not isinstance(feature, datasets.Value):
             raise DataError(explain_no_label_column(label_column))
         labels = tuple(feature.names) if has_indices else None
-        if hasattr(builder.config, "columns"):  # parquet: the labels can be read alone
+        if is_parquet:  # the labels can be read alone
             if labels is None:
                 counts = {name: _count_labels(title, group, label_column, token) for name, group in paths.items()}
                 label_of = {value: encode_label(label_column, value) for group in counts.values() for value in group}
@@ -266,7 +332,7 @@ def open_stream(
                 of_train = _count_labels(title, paths[TRAIN], label_column, token)
                 count = sum(number for value, number in of_train.items() if value in range(len(labels)))
         stream = _create_stream(title, labels, count, files, label_column, has_indices=has_indices)
-        stream.sample.commit = commit
+        stream.sample.commit, stream.is_remote = commit, not isinstance(origin, Path)
         return stream
 
 
@@ -325,22 +391,126 @@ def _get_name(file: str) -> str:
     return str(file).replace("\\", "/").rpartition("/")[2]
 
 
+class _RemoteParquet:
+    """A parquet file on the Hub, of which row groups are fetched before Arrow reads them from memory.
+
+    Arrow must not wait for the Hub: a thread that is within its code when the process ends crashes it.
+
+    Args:
+        file: The open file.
+        columns: Those that are read; by default all.
+    """
+
+    def __init__(self, file: Any, columns: Sequence[str] | None = None):
+        import pyarrow.parquet as pq
+
+        self._file, self._columns = file, columns
+        self._size = file.seek(0, io.SEEK_END)
+        self._start, self._content = self._size, b""  # what is in memory
+        self._fetch(max(0, self._size - _FOOTER), self._size)
+        length = int.from_bytes(self._content[-8:-4], "little") + 8  # of the footer
+        if len(self._content) < length <= self._size:
+            self._fetch(self._size - length, self._size)
+        self._metadata = pq.read_metadata(io.BytesIO(self._content))
+
+    def read_batches(self) -> Iterator[Any]:
+        """Yield the record batches, of `_READ_ROWS` or fewer."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with pa.PythonFile(self, mode="r") as source:
+            parquet = pq.ParquetFile(source, metadata=self._metadata, pre_buffer=False)
+            for number in range(self._metadata.num_row_groups):
+                group = self._metadata.row_group(number)
+                chunks = [group.column(index) for index in range(group.num_columns)]
+                spans = [
+                    (chunk.dictionary_page_offset or chunk.data_page_offset, chunk.total_compressed_size)
+                    for chunk in chunks
+                    if not self._columns or chunk.path_in_schema.split(".")[0] in self._columns
+                ]
+                self._fetch(min(start for start, _ in spans), max(start + size for start, size in spans))
+                yield from parquet.iter_batches(_READ_ROWS, [number], self._columns, use_threads=False)
+
+    def _fetch(self, start: int, end: int) -> None:
+        self._file.seek(start)
+        self._start, self._content = start, self._file.read(end - start)
+
+    # As Arrow calls a file.
+
+    closed = False
+    _position = 0
+
+    def close(self) -> None: ...
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        self._position = position + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
+
+    def read(self, length: int) -> bytes:
+        first = self._position - self._start
+        if first < 0:  # of a damaged file
+            raise OSError("its row groups overlap")
+        content = self._content[first : first + length]
+        self._position += len(content)
+        return content
+
+
+def _read_tables(
+    builder: Any,
+    read_local: Callable[..., Iterator[Any]],
+    token: str | bool | None,
+    files: Sequence[str],
+    row_groups_list: Sequence[Any],
+) -> Iterator[tuple[Any, Any]]:
+    """Yield rows of parquet files in place of a builder's method, which reads those on the Hub in Arrow's threads."""
+    import datasets
+    import pyarrow as pa
+    from datasets.utils.file_utils import xopen
+
+    options = datasets.DownloadConfig(token=token)
+    for number, file in enumerate(files):
+        if "://" not in file or row_groups_list[number] is not None:
+            yield from read_local(files=[file], row_groups_list=[row_groups_list[number]])
+            continue
+        with xopen(file, "rb", download_config=options, block_size=_RANGE) as content:
+            for index, batch in enumerate(_RemoteParquet(content, builder.config.columns).read_batches()):
+                yield (number, index), builder._cast_table(pa.Table.from_batches([batch]))
+
+
 def _count_labels(title: str, files: Sequence[str], column: str, token: str | bool | None) -> Counter[Any]:
     """Count the values of a column of parquet files; of files on the Hub, only its bytes are fetched."""
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec.core  # type: ignore[import-untyped]
     import pyarrow.parquet as pq
 
     def count(file: str) -> Counter[Any]:
+        counts = Counter[Any]()
         options = {"token": token} if "://" in file else {}
         try:
-            with fsspec.open(file, "rb", **options) as content:
-                counts = pq.read_table(content, columns=[column])[column].value_counts()
+            with request_timeout():
+                system, path = fsspec.core.url_to_fs(file, **options)
+                # A cache would read ahead, and between the bytes of the column are those of the images.
+                with system.open(path, "rb", cache_type="none") as content:
+                    if "://" in file:
+                        batches = _RemoteParquet(content, [column]).read_batches()
+                    else:
+                        batches = pq.ParquetFile(content).iter_batches(columns=[column])
+                    for batch in batches:
+                        for row in batch[column].value_counts().to_pylist():
+                            counts[row["values"]] += row["counts"]
         except Exception as error:
             raise DataError(explain_error(title, None, error, _get_name(file))) from None
-        return Counter({row["values"]: row["counts"] for row in counts.to_pylist()})
+        return counts
 
-    with ThreadPoolExecutor(_SCANS) as pool:
-        return sum(pool.map(count, map(str, files)), Counter())
+    names = list(map(str, files))
+    scans = [ReadAhead(map(count, names[start::_SCANS]), len(names), name="labels") for start in range(_SCANS)]
+    try:
+        return sum((counts for scan in scans for counts in scan), Counter())
+    finally:
+        for scan in scans:
+            scan.close(wait=0)
 
 
 def _sort_labels(labels: Collection[str], column: str) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 huggingface_hub does not retry a 503 on most GET requests, sleeps for as long as `Retry-After` says (even an hour), and
 retries other responses without end. Hooks on its HTTP client measure the progress of each call made through this
-module; other requests of the process pass through them unchanged. Transfers by Xet are watched by `xet`.
+module; other requests of the process pass through them unchanged, and are counted by `count_progress`. Transfers by Xet
+are watched by `xet`.
 """
 
 import logging
@@ -164,6 +165,16 @@ logging.getLogger("huggingface_hub.utils._http").addFilter(_QuietDuringCalls())
 @contextmanager
 def request_timeout(timeout: float | None = None) -> Iterator[_Clock]:
     """Limit how long requests of this thread to the Hub wait without progress, in place of `timeouts.SILENCE`."""
+    _install_hooks()
+    clock = _Clock(timeout or timeouts.SILENCE)
+    token = _current_clock.set(clock)
+    try:
+        yield clock
+    finally:
+        _current_clock.reset(token)
+
+
+def _install_hooks() -> None:
     from huggingface_hub import get_session
 
     client = get_session()
@@ -173,12 +184,18 @@ def request_timeout(timeout: float | None = None) -> Iterator[_Clock]:
             "request": [*hooks["request"], _before_request],
             "response": [*hooks["response"], _after_response],
         }
-    clock = _Clock(timeout or timeouts.SILENCE)
-    token = _current_clock.set(clock)
-    try:
-        yield clock
-    finally:
-        _current_clock.reset(token)
+
+
+_progress = 0  # of all threads
+
+
+def count_progress() -> int:
+    """Return a number that grows while responses of the Hub arrive, in whichever thread, however slowly.
+
+    For callers that wait for requests which they do not make themselves, as those of `datasets`.
+    """
+    _install_hooks()  # huggingface_hub replaces its client after a failed connection
+    return _progress
 
 
 def is_short_body(error: OSError) -> bool:
@@ -219,6 +236,8 @@ def _before_request(request: Any) -> None:
 
 
 def _after_response(response: Any) -> None:
+    if response.status_code not in RETRIED_STATUSES:
+        response.stream = _counted_stream()(response.stream)
     if (clock := _current_clock.get()) is None:
         return
     if _needs_token(response.request):
@@ -304,3 +323,28 @@ def _measured_stream() -> Any:
                 close()
 
     return MeasuredStream
+
+
+@cache
+def _counted_stream() -> Any:
+    class CountedStream(_import_http_library().SyncByteStream):  # type: ignore[misc]
+        """The body of a response: each `timeouts.MIN_PROGRESS` bytes of it are progress, and its end."""
+
+        def __init__(self, stream: Any):
+            self.stream = stream
+
+        def __iter__(self) -> Iterator[bytes]:
+            global _progress
+            size = 0
+            for chunk in self.stream:
+                size += len(chunk)
+                if size >= timeouts.MIN_PROGRESS:
+                    _progress, size = _progress + 1, 0
+                yield chunk
+            _progress += 1
+
+        def close(self) -> None:
+            if close := getattr(self.stream, "close", None):
+                close()
+
+    return CountedStream

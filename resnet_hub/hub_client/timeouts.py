@@ -4,6 +4,7 @@
 |---|---|---|
 | a model, dataset, search or upload of which no byte moves | `SILENCE` | the cached copy, or an error |
 | an upload or download by Xet of which no byte moves | `XET_SILENCE` | the same by plain HTTP, within `SILENCE` |
+| a dataset that is read as a stream, of which nothing arrives | `STREAM_SILENCE` | an error; the run can be resumed |
 | the question whether the Hub has the default model | `DEFAULT_MODEL` | the embedded model |
 | suggestions while a visitor of the page types | `SUGGESTIONS` | no suggestions |
 
@@ -13,6 +14,7 @@ modules read a limit when they begin to wait: `timeouts.SILENCE`.
 
 SILENCE = 15.0
 XET_SILENCE = 8.0
+STREAM_SILENCE = 300.0  # long: `datasets` repeats its requests, and a run of days should outlast a short outage
 DEFAULT_MODEL = 5.0
 SUGGESTIONS = 3.0
 

@@ -20,7 +20,7 @@ from resnet_hub.atomic import write_atomic
 from resnet_hub.checkpoints.default_model import DefaultModel
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.stream import open_stream
-from resnet_hub.errors import ResNetHubError, TrainingError, disk_is_full, memory_is_full
+from resnet_hub.errors import DataError, ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.inference.engines import has_bf16
 from resnet_hub.training import events, schedule
 from resnet_hub.training.augmentation import BatchTransform
@@ -28,7 +28,7 @@ from resnet_hub.training.config import AUTO, Phase, ResolvedTrainConfig, TrainCo
 from resnet_hub.training.finalize import describe_hardware, describe_result, finalize_run, is_finalized
 from resnet_hub.training.initial_model import check_batch_norm, choose_base, create_model, read_model_config
 from resnet_hub.training.linear_probe import fit_linear_probe
-from resnet_hub.training.loader import Batch, BatchSampler, fill_cache, open_inputs
+from resnet_hub.training.loader import Batch, BatchSampler, Inputs, fill_cache, open_inputs
 from resnet_hub.training.optimizer import create_optimizer, frozen_modules, set_train_mode
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import create_split, describe_report, record_unreadable, select_images
@@ -102,6 +102,10 @@ class Limits(NamedTuple):
         seconds = 0.0 if phase == "evaluate" else math.inf if time_limit is None else time_limit
         return cls(time.monotonic() + seconds, math.inf if max_steps is None else max_steps)
 
+    def is_due(self, run: RunDir) -> bool:
+        """Whether the run should stop or end now."""
+        return run.stop.exists() or run.end.exists() or time.monotonic() > self.deadline
+
 
 def _train_run(
     run: RunDir, config: TrainConfig, phase: Phase, limits: Limits, max_download: int | None
@@ -122,6 +126,8 @@ def _train_run(
             yield events.Stopped(0, 0)
     except ResNetHubError as error:
         yield events.Failed(str(error))
+    except KeyboardInterrupt:
+        raise  # here, since the next line would first import a module, for seconds
     except torch._dynamo.exc.BackendCompilerFailed as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         yield events.Failed(f"torch.compile does not work here ({reason}); start again without compile.")
@@ -194,7 +200,8 @@ class Trainer:
         sampler: BatchSampler | StreamSampler
         if stream:
             log = run.stream / f"{share[0]}.jsonl"
-            sampler = StreamSampler(config, stream, skipped, log, self.transform.crop_size, *share)
+            should_stop, crop_size = self._should_stop_waiting, self.transform.crop_size
+            sampler = StreamSampler(config, stream, skipped, log, crop_size, *share, should_stop)
         else:
             sampler = BatchSampler(config, self.targets, len(self.labels), self.transform.crop_size, *share)
         self.sampler = sampler
@@ -277,22 +284,11 @@ class Trainer:
                     log(event, self._steps_done)
                     yield event
         except GeneratorExit:
-            with suppress(TrainingError):  # another process has taken over the run
-                self._save_state()
+            self._save_between_steps()
             raise
-        if (checked := self._record_unreadable()) and self.is_trained:
+        if (checked := _record_unreadable(run, self.inputs, self.is_main)) and self.is_trained:
             yield checked
         return self.is_trained
-
-    def _record_unreadable(self) -> events.Checked | None:
-        """Records the images of all processes that could not be read."""
-        from accelerate.utils import gather_object
-
-        train, validation = (
-            dict(gather_object(list(images.unreadable.items())))
-            for images in (self.inputs.train, self.inputs.validation)
-        )
-        return record_unreadable(self.run, train, validation) if self.is_main else None
 
     def _fit_head(self) -> Generator[events.Preparing, None, nn.Linear]:
         indices = np.arange(len(self.targets))
@@ -366,21 +362,23 @@ class Trainer:
         set_train_mode(self.prepared, self.frozen, frozen_norm=config.frozen_norm)
         reported_at, images_since = time.monotonic(), 0
         while position.step < self.steps:
-            batch, pixels = next(loading)
-            rate = self._learning_rate(self._steps_done / (self.epochs * self.steps))
-            self.loss_sum += yield from self.train_step.run(batch, pixels, rate, self._steps_done)
-            position.step += 1
-            images_since += self.batch_size
-            is_stopping, now = self._should_stop_after_step(), time.monotonic()
+            loaded = self._load(loading)
+            if loaded:
+                rate = self._learning_rate(self._steps_done / (self.epochs * self.steps))
+                self.loss_sum += yield from self.train_step.run(*loaded, rate, self._steps_done)
+                position.step += 1
+                images_since += self.batch_size
+            is_stopping, now = not loaded or self._should_stop_after_step(), time.monotonic()
             if now - reported_at < events.PROGRESS_SECONDS and position.step < self.steps and not is_stopping:
                 continue
             speed = images_since / (now - reported_at)
             position.seconds += now - reported_at
             position.loss_sum = float(self.loss_sum)  # the steps between two reports do not wait for the device
-            reported_at, images_since, loss = now, 0, position.loss_sum / position.step
-            self._check_loss(loss, position.epoch + 1)
-            seconds_left = ((self.epochs - position.epoch) * self.steps - position.step) * self.batch_size / speed
-            yield events.Progress(position.epoch + 1, position.step, self.steps, loss, rate, speed, seconds_left)
+            reported_at, images_since, loss = now, 0, position.loss_sum / max(position.step, 1)
+            _check_loss(loss, position.epoch + 1, config)
+            if loaded:
+                seconds_left = ((self.epochs - position.epoch) * self.steps - position.step) * self.batch_size / speed
+                yield events.Progress(position.epoch + 1, position.step, self.steps, loss, rate, speed, seconds_left)
             if is_stopping or now - self.saved_at > config.checkpoint_seconds:
                 self._save_state()
                 yield events.Saved(position.epoch, position.step)
@@ -395,8 +393,19 @@ class Trainer:
                 return not self.time_is_up
         return False
 
+    def _load(self, loading: Iterator[tuple[Batch, Tensor]]) -> tuple[Batch, Tensor] | None:
+        """Returns a batch and its pixels, or None if the run should stop while it waits; saves it if loading fails."""
+        try:
+            return next(loading, None)
+        except ResNetHubError as error:
+            self._save_between_steps()
+            if not self.config.stream:
+                raise
+            resume = f"`resnet-hub train --run {self.run.folder}` resumes the run from its last saved state."
+            raise DataError(f"{error} {resume}") from None
+
     def _should_stop_after_step(self) -> bool:
-        is_due = self.run.stop.exists() or self.run.end.exists() or time.monotonic() > self.limits.deadline
+        is_due = self.limits.is_due(self.run)
         if self._steps_done >= self.limits.steps:
             return True
         if self.num_processes == 1:
@@ -420,8 +429,8 @@ class Trainer:
         if is_partial or position.epoch >= self.epochs or position.epoch % config.evaluate_every == 0:
             model = self.state.evaluated_model
             loss, accuracy = self.validation.evaluate(model)
-            self._check_loss(loss, position.epoch)  # the last step may have made the weights infinite
-            is_best = self._is_best(loss, accuracy)
+            _check_loss(loss, position.epoch, config)  # the last step may have made the weights infinite
+            is_best = _is_best(loss, accuracy, position.best, config)
             position.evaluations_since_best = 0 if is_best else position.evaluations_since_best + 1
             if config.schedule == "plateau" and not is_best and position.evaluations_since_best % _PLATEAU == 0:
                 position.rate_drops += 1
@@ -445,19 +454,6 @@ class Trainer:
 
     def _learning_rate(self, progress: float) -> float:
         return float(schedule.learning_rate(self.config, progress) * 0.1**self.position.rate_drops)
-
-    def _check_loss(self, loss: float, epoch: int) -> None:
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss became {loss} in epoch {epoch}; the last training state is kept. Start again with a "
-                f"learning_rate below {self.config.learning_rate:g}."
-            )
-
-    def _is_best(self, loss: float, accuracy: float) -> bool:
-        best = self.position.best
-        if not best or self.config.select == "last":
-            return True
-        return loss < best.loss if self.config.select == "loss" else accuracy > best.accuracy
 
     @property
     def is_trained(self) -> bool:
@@ -487,12 +483,46 @@ class Trainer:
         """Whether to stop before the first step. Several processes may not see the file at once: they stop later."""
         return self.num_processes == 1 and self.run.stop.exists()
 
+    def _should_stop_waiting(self) -> bool:
+        """Whether to stop while a stream is waited for. One of several processes cannot ask the others then."""
+        is_due = self.num_processes == 1 and self._steps_done > 0 and self.limits.is_due(self.run)
+        return is_due or self._should_stop_before_step()
+
     def _save_state(self) -> None:
         self.saved_at = time.monotonic()
         if self.is_main:
             self.run.lock.check()
             self.position.hardware, self.position.loss_sum = describe_hardware(), float(self.loss_sum)
             self.state.save(self.run.state)
+
+    def _save_between_steps(self) -> None:
+        with suppress(TrainingError):  # another process has taken over the run, or the loss is not finite
+            _check_loss(float(self.loss_sum), self.position.epoch + 1, self.config)
+            self._save_state()
+
+
+def _record_unreadable(run: RunDir, inputs: Inputs, is_main: bool) -> events.Checked | None:
+    """Records the images of all processes that could not be read."""
+    from accelerate.utils import gather_object
+
+    train, validation = (
+        dict(gather_object(list(images.unreadable.items()))) for images in (inputs.train, inputs.validation)
+    )
+    return record_unreadable(run, train, validation) if is_main else None
+
+
+def _check_loss(loss: float, epoch: int, config: TrainConfig) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"The loss became {loss} in epoch {epoch}; the last training state is kept. Start again with a "
+            f"learning_rate below {config.learning_rate:g}."
+        )
+
+
+def _is_best(loss: float, accuracy: float, best: Best | None, config: TrainConfig) -> bool:
+    if not best or config.select == "last":
+        return True
+    return loss < best.loss if config.select == "loss" else accuracy > best.accuracy
 
 
 def _average(value: float, accelerator: Any) -> float:

@@ -6,27 +6,24 @@ recorded; so no image has to be stored.
 """
 
 import json
-from collections import deque
-from collections.abc import Collection, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import ImageDataset
-from resnet_hub.datasets.stream import FileSlice, ImageStream, Location, Reader, StreamedImage
+from resnet_hub.datasets.stream import FileSlice, ImageStream, Location, Reader, SilenceLimit, StreamedImage
 from resnet_hub.errors import DataError, TrainingError
+from resnet_hub.threads import ReadAhead
 from resnet_hub.training import schedule
 from resnet_hub.training.config import ResolvedTrainConfig
 from resnet_hub.training.loader import Batch, share_batch
 from resnet_hub.training.run_dir import SplitRecord
-
-T = TypeVar("T")
 
 FIRST_LOG = "0.jsonl"  # of the first process
 BUFFER = 4_096  # images
@@ -63,6 +60,7 @@ class StreamSampler:
         log: The file for the positions of this process in the stream.
         crop_size: Height and width of the training crops.
         process: The index of this process among `num_processes`.
+        should_stop: Asked while a batch is waited for; the batches then end.
         batch_size: Images of a step, over all processes.
         steps: Steps of an epoch.
     """
@@ -74,6 +72,7 @@ class StreamSampler:
     crop_size: int
     process: int = 0
     num_processes: int = 1
+    should_stop: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         count = count_epoch_images(self.config, self.stream, len(self.skipped))
@@ -86,6 +85,7 @@ class StreamSampler:
 
         Raises:
             TrainingError: Another number of processes began the epoch.
+            DataError: The files cannot be read, or the Hub is silent.
         """
         starts = [start for start in _read_starts(self.log.with_name(FIRST_LOG)) if start.epoch == epoch]
         if step and starts and all(start.processes != self.num_processes for start in starts):
@@ -93,7 +93,19 @@ class StreamSampler:
                 f"The run stopped within epoch {epoch + 1}, whose images {_count(starts[-1].processes)} shared. Resume "
                 f"it with {_count(starts[-1].processes)}, not with {self.num_processes}."
             )
-        return _read_ahead(self._iterate(epoch, step), _READ_AHEAD)
+        return self._read_ahead(epoch, step)
+
+    def _read_ahead(self, epoch: int, step: int) -> Generator[Batch]:
+        """Yields the batches, which a thread reads ahead, as long as the run should go on."""
+        limit = SilenceLimit(self.stream.title, lambda: self.stream.rows) if self.stream.is_remote else None
+
+        def should_end(waited: float) -> bool:
+            if limit:
+                limit.check(waited)
+            return self.should_stop()
+
+        with closing(ReadAhead(self._iterate(epoch, step), _READ_AHEAD, should_end, name="stream")) as batches:
+            yield from batches
 
     def _iterate(self, epoch: int, step: int) -> Iterator[Batch]:
         config, length = self.config, self.batch_size // self.num_processes
@@ -202,15 +214,3 @@ class _Buffer:
                 return
             self.images.append(image)
             self.size += len(image.content)
-
-
-def _read_ahead(items: Iterator[T], count: int) -> Generator[T]:
-    """Yields the items, of which a thread reads `count` ahead."""
-    with ThreadPoolExecutor(1, thread_name_prefix="stream") as pool:
-        pending = deque(pool.submit(next, items, None) for _ in range(count))
-        try:
-            while (item := pending.popleft().result()) is not None:
-                pending.append(pool.submit(next, items, None))
-                yield item
-        finally:
-            pool.shutdown(cancel_futures=True)

@@ -1,10 +1,14 @@
 """Datasets that are read as streams: which images come, from which position on, from where, and what is refused."""
 
+import io
 import json
+import re
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +21,7 @@ from resnet_hub.datasets import stream as streams
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.stream import FileSlice, ImageStream, open_stream
 from resnet_hub.errors import DataError
+from resnet_hub.hub_client import timeouts
 
 FILES, ROWS = 4, 15
 
@@ -225,3 +230,61 @@ def test_what_is_no_stream_is_refused(cache: Path, hub: Hub, tmp_path: Path) -> 
         open_stream(tmp_path / "tables", subset="two", image_column="photo", label_column="mask")
     with pytest.raises(DataError, match="no dataset on the Hub named nobody/nothing"):
         open_stream("nobody/nothing")
+
+
+def commit_large(hub: Hub) -> int:
+    """Commit a parquet file with the size of real ones, whose images are noise; return its bytes."""
+    images = [{"bytes": bytes([number]) + np.random.default_rng(number).bytes(99_999)} for number in range(60)]
+    content = io.BytesIO()
+    pq.write_table(pa.table({"image": images, "label": ["a", "b"] * 30}), content, row_group_size=20)
+    hub.repos["datasets/user/large"] = Repo()
+    hub.repos["datasets/user/large"].commit("main", {"train-0.parquet": content.getvalue()}, "Large")
+    return len(content.getvalue())
+
+
+def test_labels_are_read_without_the_images(cache: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, ranges = commit_large(hub), list[int]()
+
+    def note(request: str, headers: Any, body: bytes) -> None:
+        if request.startswith("GET") and (found := re.match(r"bytes=(\d+)-(\d+)", headers.get("range", ""))):
+            ranges.append(int(found[2]) + 1 - int(found[1]))
+
+    read_sample = streams._read_sample
+    until_sample: list[int] = []
+    monkeypatch.setattr(
+        streams, "_read_sample", lambda *files: (until_sample.extend(ranges) or ranges.clear(), read_sample(*files))[1]
+    )
+    hub.heard = note
+    stream = open_stream("user/large")
+    assert stream.labels == ("a", "b") and stream.count == 60 and len(stream.sample["train"]) == 60
+    assert 0 < sum(until_sample) < size / 20
+    assert size < sum(ranges) < 1.1 * size and len(ranges) <= 3  # the sample: the end of the file, and all of it
+
+
+def test_a_silent_hub_ends_the_opening(cache: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit_large(hub)
+    monkeypatch.setattr(timeouts, "STREAM_SILENCE", 1.0)
+    read_sample = streams._read_sample
+
+    def fall_silent(*files: Any) -> Any:
+        hub.fail("GET .*train-0", seconds=15)
+        return read_sample(*files)
+
+    monkeypatch.setattr(streams, "_read_sample", fall_silent)
+    with pytest.raises(DataError, match=r"^Nothing of the dataset 'user/large' has arrived for 1 seconds. Check the"):
+        open_stream("user/large")
+
+
+def test_what_arrives_slowly_is_no_silence(cache: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit_large(hub)
+    monkeypatch.setattr(timeouts, "STREAM_SILENCE", 1.0)
+    read_sample = streams._read_sample
+
+    def slow_down(*files: Any) -> Any:
+        hub.fail("GET .*train-0", pace=2_500_000)
+        return read_sample(*files)
+
+    monkeypatch.setattr(streams, "_read_sample", slow_down)
+    start = time.monotonic()
+    assert len(open_stream("user/large").sample["train"]) == 60
+    assert time.monotonic() - start > 2

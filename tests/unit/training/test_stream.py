@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +17,18 @@ import pytest
 import torch
 from helpers import ROOT
 from helpers.data import save_base
-from helpers.hub_server import Repo
+from helpers.hub_server import Hub, Repo
 from helpers.shards import write_parquet, write_tars
 from safetensors.torch import load_file
 
 from resnet_hub import cli
 from resnet_hub.datasets.stream import open_stream
 from resnet_hub.errors import DataError, TrainingError
+from resnet_hub.hub_client import timeouts
 from resnet_hub.training import loader
 from resnet_hub.training import stream as streams
 from resnet_hub.training.config import TrainConfig
-from resnet_hub.training.events import Checked, Finished, Progress, Started, Stopped
+from resnet_hub.training.events import Checked, Failed, Finished, Progress, Started, Stopped
 from resnet_hub.training.loop import train
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.stream import StreamSampler
@@ -233,6 +235,50 @@ def test_a_killed_run_on_a_dataset_of_the_hub(
     started = next(event for event in events if isinstance(event, Started))
     assert isinstance(events[-1], Finished) and (started.epoch, started.train_images) == (0, 30)
     assert equal(weights(config), weights(unbroken))
+
+
+@pytest.fixture
+def hub_config(config: TrainConfig, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    """A run on files of the Hub that saves its state only where it ends."""
+    from huggingface_hub import HfFileSystem
+
+    HfFileSystem.clear_instance_cache()
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    monkeypatch.setattr("resnet_hub.datasets.stream._SAMPLED_FILES", 1)
+    folder = write_parquet(tmp_path / "shards", FILES, ROWS)
+    repo = hub.repos["datasets/user/shards"] = Repo()
+    repo.commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "Shards")
+    return replace(config, data="user/shards", batch_size=4, epochs=1, checkpoint_seconds=86_400)
+
+
+@pytest.mark.parametrize("fault", ["refused", "silent", "stop"])
+def test_a_stream_that_fails_within_an_epoch_loses_no_step(
+    fault: str, hub_config: TrainConfig, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = replace(hub_config, run=str(tmp_path / "unbroken"))
+    assert isinstance(list(train(unbroken))[-1], Finished)
+    run, last = RunDir(hub_config.run), np.random.default_rng([0, 0, streams._FILES, 0]).permutation(FILES)[-1]
+    for event in train(hub_config):
+        if isinstance(event, Started):  # all labels and the sample are read
+            start = time.monotonic()
+            hub.fail(f"GET .*train-0000{last}", **({"status": 404} if fault == "refused" else {"seconds": 60}))
+            if fault == "silent":
+                monkeypatch.setattr(timeouts, "STREAM_SILENCE", 1.0)
+        if fault == "stop" and isinstance(event, Progress) and event.step == 1:
+            threading.Timer(1.0, run.stop.touch).start()  # while the next images are waited for
+    if fault == "stop":
+        assert isinstance(event, Stopped) and 0 < event.step < 13
+    else:
+        assert isinstance(event, Failed) and event.reason.endswith(
+            f". `resnet-hub train --run {run.folder}` resumes the run from its last saved state."
+        )
+        assert ("has arrived for 1 seconds" if fault == "silent" else "404") in event.reason
+    assert time.monotonic() - start < 30
+    hub.faults.clear()
+    *_, finished = train(hub_config)
+    assert isinstance(finished, Finished)
+    assert equal(weights(hub_config), weights(unbroken))
 
 
 def test_the_report_and_the_card_are_on_a_sample(

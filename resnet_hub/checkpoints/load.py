@@ -489,8 +489,11 @@ def _check_header_size(file: Path, source: str | Path) -> None:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
     if _MAX_HEADER_BYTES < length < file.stat().st_size:
-        size, limit = f"{length / 1e6:,.0f} MB", _MAX_HEADER_BYTES >> 20
-        raise CheckpointError(f"The header of {file.name} of {source} has {size}; at most {limit} are read.")
+        size, limit = length / 2**20, _MAX_HEADER_BYTES >> 20
+        raise CheckpointError(
+            f"The header of {file.name} of {source} has {size:,.0f} MB; at most {limit} MB are read. Save the weights "
+            "of one network alone."
+        )
 
 
 def check_weights(expected: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":

@@ -1,7 +1,7 @@
 """Loads datasets of parquet files from a folder or the Hugging Face Hub, with the `datasets` library.
 
 A dataset on the Hub is untrusted. Before `datasets` sees it, its card is checked: it must not refer to files outside
-the dataset. Before the download, the sizes of its files and of their row groups are checked.
+the dataset. Before the download, the sizes of its files are checked, and before a stream that of their row groups.
 """
 
 import contextlib

@@ -217,10 +217,11 @@ class SilenceLimit:
     Args:
         title: The name of the dataset.
         count_rows: Returns the number of rows that were read.
+        seconds: Another limit.
     """
 
-    def __init__(self, title: str, count_rows: Callable[[], int] = lambda: 0):
-        self._title, self._count_rows = title, count_rows
+    def __init__(self, title: str, count_rows: Callable[[], int] = lambda: 0, seconds: float | None = None):
+        self._title, self._count_rows, self._seconds = title, count_rows, seconds or timeouts.STREAM_SILENCE
         self._seen, self._moved_at = self._count(), time.monotonic()
 
     def _count(self) -> tuple[int, int]:
@@ -231,9 +232,9 @@ class SilenceLimit:
         now, seen = time.monotonic(), self._count()
         if seen != self._seen:
             self._seen, self._moved_at = seen, now
-        elif min(waited, now - self._moved_at) >= timeouts.STREAM_SILENCE:
+        elif min(waited, now - self._moved_at) >= self._seconds:
             raise DataError(
-                f"Nothing of the dataset {self._title!r} has arrived for {timeouts.STREAM_SILENCE:.0f} seconds. Check "
+                f"Nothing of the dataset {self._title!r} has arrived for {self._seconds:.0f} seconds. Check "
                 "the connection, and try again."
             )
 
@@ -247,12 +248,15 @@ def open_stream(
     label_column: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    silence: float | None = None,
 ) -> ImageStream:
     """Open a dataset as a stream and read its sample; the arguments are those of `load_dataset`.
 
     Args:
         source: A folder of parquet files, a tar or a folder of tars in the form of WebDataset, or the id of a dataset
             on the Hub whose files are tables or tars.
+        silence: Seconds without any data from the Hub after which the opening fails; by default
+            `timeouts.STREAM_SILENCE`.
 
     Raises:
         DataError: The source has another form, has no training images, or its labels cannot be found.
@@ -271,7 +275,8 @@ def open_stream(
     if path and path.exists():
         return open_tables(path, path.resolve().name, tables)
     name = parse_repo_id(str(source))
-    with closing(ReadAhead((open_tables(name, name, []) for _ in range(1)), 1, SilenceLimit(name).check)) as opened:
+    limit = SilenceLimit(name, seconds=silence)
+    with closing(ReadAhead((open_tables(name, name, []) for _ in range(1)), 1, limit.check)) as opened:
         return next(opened)
 
 
@@ -296,11 +301,11 @@ def _open_tables(
             if isinstance(builder, Path):
                 raise DataError(_explain_form(title))
             limit_batches(builder)
-            is_parquet = hasattr(builder.config, "columns")
-            if is_parquet and not builder.config.filters:
-                read_groups = builder._generate_tables
-                if "row_groups_list" in signature(read_groups).parameters:  # else of a later version of `datasets`
-                    builder._generate_tables = partial(_read_tables, builder, read_groups, token)
+            is_parquet = hasattr(builder.config, "columns") and hasattr(builder.config, "filters")
+            read_groups = getattr(builder, "_generate_tables", None)
+            is_known = read_groups and {"files", "row_groups_list"} == {*signature(read_groups).parameters}
+            if is_parquet and is_known and not builder.config.filters:  # else of a later version of `datasets`
+                builder._generate_tables = partial(_read_tables, builder, read_groups, token)
             loaded = builder.as_streaming_dataset(split=split)
             by_name = loaded if isinstance(loaded, dict) else {split: loaded}
             by_split = name_splits(by_name, title)
@@ -426,7 +431,7 @@ class _RemoteParquet:
                 spans = [
                     (chunk.dictionary_page_offset or chunk.data_page_offset, chunk.total_compressed_size)
                     for chunk in chunks
-                    if not self._columns or chunk.path_in_schema.split(".")[0] in self._columns
+                    if not self._columns or any(f"{chunk.path_in_schema}.".startswith(f"{c}.") for c in self._columns)
                 ]
                 self._fetch(min(start for start, _ in spans), max(start + size for start, size in spans))
                 yield from parquet.iter_batches(_READ_ROWS, [number], self._columns, use_threads=False)

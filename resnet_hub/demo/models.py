@@ -107,6 +107,11 @@ class Models:
         run = self.scheduler.runs.find(name)
         return run.title if run else ""
 
+    def command_name(self, name: str) -> str:
+        """The model as a command on another machine may name it; MODEL for a run or a folder of this one."""
+        is_repo = is_repo_name(name) and name not in self._added
+        return name if name in self.names() or (is_repo and self.title(name) is None) else "MODEL"
+
     def forget(self, name: str) -> None:
         """Drop a loaded model, so that its next use loads it again: a resumed run changes its model."""
         with self._lock:

@@ -14,7 +14,7 @@ modules read a limit when they begin to wait: `timeouts.SILENCE`.
 
 SILENCE = 15.0
 XET_SILENCE = 8.0
-STREAM_SILENCE = 300.0  # long: `datasets` repeats its requests, and a run of days should outlast a short outage
+STREAM_SILENCE = 600.0  # long: the Hub may ask for a pause of 300 s, and a run of days should outlast a short outage
 DEFAULT_MODEL = 5.0
 SUGGESTIONS = 3.0
 

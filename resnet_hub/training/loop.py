@@ -371,7 +371,7 @@ class Trainer:
             is_stopping, now = not loaded or self._should_stop_after_step(), time.monotonic()
             if now - reported_at < events.PROGRESS_SECONDS and position.step < self.steps and not is_stopping:
                 continue
-            speed = images_since / (now - reported_at)
+            speed = images_since / max(now - reported_at, 1e-3)
             position.seconds += now - reported_at
             position.loss_sum = float(self.loss_sum)  # the steps between two reports do not wait for the device
             reported_at, images_since, loss = now, 0, position.loss_sum / max(position.step, 1)

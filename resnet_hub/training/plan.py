@@ -17,7 +17,7 @@ from resnet_hub.datasets.dataset import TRAIN, VALIDATION, ImageDataset, Splits
 from resnet_hub.datasets.load import load_dataset, measure_storage
 from resnet_hub.datasets.storage import Storage
 from resnet_hub.datasets.stream import ImageStream, open_stream
-from resnet_hub.errors import DataError, ImageError, gpu_memory_is_full
+from resnet_hub.errors import DataError, HubError, ImageError, gpu_memory_is_full
 from resnet_hub.images.load import load_image
 from resnet_hub.images.transforms import resize_whole
 from resnet_hub.inference.engines import has_bf16
@@ -119,7 +119,8 @@ class _Data(NamedTuple):
             stream = open_stream(config.data, **config.data_names)
             return cls(stream.sample, stream, Storage(0, 0, {}))
         storage = None
-        with suppress(DataError):  # such as a part of a split, which is no stream, or a Hub that does not answer
+        # What is no stream, such as a part of a split or an archive on the Hub, is loaded as the run does.
+        with suppress(DataError, HubError):
             names = {name: value for name, value in config.data_names.items() if not name.endswith("_column")}
             storage = measure_storage(config.data, **names)
             if storage and storage.download + storage.copy:

@@ -65,7 +65,8 @@ class TrainStep:
         """
         images, targets = self._augment(batch, pixels)
         while True:
-            buffers = [buffer.clone() for buffer in self.state.model.buffers()]
+            is_alone = self.accelerator.num_processes == 1  # else no step is repeated
+            buffers = [buffer.clone() for buffer in self.state.model.buffers()] if is_alone else []
             try:
                 loss = self._add_gradients(images, targets)
                 break

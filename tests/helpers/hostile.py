@@ -672,7 +672,7 @@ CHECKPOINTS: dict[str, Case] = {
     "empty weights": Case(with_bytes(lambda _: b""), "damaged"),
     "header of 2**60 bytes": Case(with_bytes(lambda _: struct.pack("<Q", 2**60) + b"{}"), "damaged"),
     "header of 90 MB": Case(
-        with_bytes(lambda _: struct.pack("<Q", 90 * 2**20) + b" " * (90 * 2**20)), "at most 4 are read"
+        with_bytes(lambda _: struct.pack("<Q", 90 * 2**20) + b" " * (90 * 2**20)), "at most 4 MB are read"
     ),
     "header that is no JSON": Case(with_bytes(lambda _: struct.pack("<Q", 8) + b"not JSON"), "damaged"),
     "header of a million brackets": Case(with_bytes(lambda _: struct.pack("<Q", 10**6) + b"[" * 10**6), "damaged"),
@@ -701,7 +701,7 @@ CHECKPOINTS: dict[str, Case] = {
                 {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(200_000)}, b""
             )
         ),
-        "at most 4 are read",
+        "at most 4 MB are read",
     ),
     "truncated weights": Case(with_bytes(lambda content: content[:-100]), "damaged"),
     "weights with more behind": Case(with_bytes(lambda content: content + b"evil"), "damaged"),

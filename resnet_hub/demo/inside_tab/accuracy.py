@@ -24,6 +24,7 @@ from resnet_hub.demo.i18n import PageError, translate
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.space import get_token
 from resnet_hub.errors import ResNetHubError
+from resnet_hub.hub_client import timeouts
 
 if TYPE_CHECKING:
     from resnet_hub.analysis.labelled_images import LabelledImages
@@ -40,17 +41,20 @@ _IMAGENET_CLASSES = 1000
 
 
 class TestSet(NamedTuple):
-    """Labelled images on the Hub that no network of these labels is trained on."""
+    """Labelled images on the Hub."""
 
-    title: str
+    title: str  # key of the message
     repo_id: str
     split: str
     subset: str | None = None
+    revision: str | None = None
 
 
-CIFAR10 = TestSet("CIFAR-10", "uoft-cs/cifar10", "test")
-# Ten easy classes of ImageNet by fast.ai, Apache-2.0, 31 MB; ImageNet itself is given to registered users only.
-IMAGENETTE = TestSet("Imagenette", "frgfm/imagenette", "validation", "160px")
+CIFAR10 = TestSet("inside_cifar10", "uoft-cs/cifar10", "test")
+# Ten easy classes of ImageNet by fast.ai, Apache-2.0, 31 MB; ImageNet itself is given to registered users only. Most of
+# the images are of ImageNet's training set, which its authors split anew. The commit has parquet files.
+_IMAGENETTE_COMMIT = "4b23ffb92a8029db9958bdfdbd6978427d09b1a0"
+IMAGENETTE = TestSet("inside_imagenette", "frgfm/imagenette", "validation", "160px", _IMAGENETTE_COMMIT)
 IMAGENETTE_CLASSES = {  # and their indices in ImageNet
     "tench": 0,
     "English springer": 217,
@@ -94,7 +98,7 @@ class AccuracyMeter:
         if run:
             labelled = load_held_out(run, model)
         elif test_set and _count_images(model) < _FEWEST_TEST_IMAGES:
-            command = f"resnet-hub reproduce lesion --model {name} --data DATA"
+            command = f"resnet-hub reproduce lesion --model {self.models.command_name(name)} --data DATA"
             raise PageError("inside_too_slow", command=command)
         else:
             labelled = self._load_test_images(test_set, indices, model) if test_set else None
@@ -104,13 +108,8 @@ class AccuracyMeter:
             self._whole[model] = compute_accuracy(model, labelled)
         whole = self._whole[model]
         without = compute_accuracy(remove_blocks(model, off), labelled) if off else whole
-        dataset = test_set.title if test_set else ""
-        values = {
-            "dataset": dataset,
-            "images": len(labelled.targets),
-            "whole": f"{whole:.0%}",
-            "without": f"{without:.0%}",
-        }
+        values = {"images": len(labelled.targets), "whole": f"{whole:.0%}", "without": f"{without:.0%}"}
+        values["dataset"] = translate(request, test_set.title) if test_set else ""
         key = f"{'inside_accuracy' if run else 'inside_test_images'}_{'without' if off else 'whole'}"
         return markup.render_text(translate(request, key, **values), "status")
 
@@ -129,7 +128,8 @@ class AccuracyMeter:
         if test_set not in self._samples and time.monotonic() >= self._retry_at.get(test_set, 0.0):
             self._retry_at[test_set] = time.monotonic() + _RETRY_SECONDS
             with suppress(ResNetHubError):  # offline, for example
-                stream = open_stream(test_set.repo_id, subset=test_set.subset, split=test_set.split, token=get_token())
+                names = {"subset": test_set.subset, "split": test_set.split, "revision": test_set.revision}
+                stream = open_stream(test_set.repo_id, **names, token=get_token(), silence=timeouts.SILENCE)
                 images = next(iter(stream.sample.values()))
                 # Files may be sorted by class, so images are chosen all over them; only those stay in memory.
                 chosen = np.linspace(0, len(images) - 1, min(MAX_IMAGES, len(images))).astype(np.int64)

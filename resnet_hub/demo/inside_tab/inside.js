@@ -17,11 +17,13 @@
     };
     // On a phone the answer comes below the screen: it is scrolled into view as soon as it is there. Switches stay in
     // view if they fit, since several are pressed one after the other.
+    let observer;
     const showAnswer = () => {
+      observer?.disconnect();
       if (!resnetHub.isNarrow()) return;
       const [selector, block] = element.querySelector("[data-many]") ? ["#inside-labels", "nearest"] : ["#inside-facts"];
       const answer = document.querySelector(selector);
-      const observer = new MutationObserver(() => {
+      observer = new MutationObserver(() => {
         observer.disconnect();
         requestAnimationFrame(() => resnetHub.scrollTo(answer, block));
       });

@@ -133,9 +133,10 @@ def _join_facts(records: Sequence[TrainingRecord | LesionRecord], request: gr.Re
     for record in records:
         template = re.sub(r"(?<= --only )\S+", "{}", record.command)
         networks.setdefault(template, []).append(record.name)
-    commands = [template.format(" ".join(names)) for template, names in networks.items()]
+    commands = [template.replace("{}", " ".join(names)) for template, names in networks.items()]
     data, hardware = ({translate_text(request, getattr(record, name)) for record in records} for name in _FACTS)
-    return {"data": "; ".join(sorted(data)), "hardware": "; ".join(sorted(hardware)), "command": "; ".join(commands)}
+    facts = {"data": sorted(data), "hardware": sorted(hardware), "command": commands}
+    return {name: translate(request, "semicolon").join(texts) for name, texts in facts.items()}
 
 
 def _group(networks: Sequence[str]) -> Groups:

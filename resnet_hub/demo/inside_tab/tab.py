@@ -52,12 +52,12 @@ class InsideTab:
             module = next((module for module in describe_anatomy(classifier.config) if module.name in names), None)
             if module is None:  # the model was changed meanwhile; opening the tab draws it again
                 return
-            facts = panels.render_module(module, model, request)
+            facts = panels.render_module(module, self.models.command_name(model), request)
             yield facts, "", ""
             if not module.shortcut:
                 return
             if classifier.config.multiply_adds > MAX_WORK:
-                command = f"resnet-hub info {model} --image PHOTO"
+                command = f"resnet-hub info {self.models.command_name(model)} --image PHOTO"
                 yield facts, markup.render_text(translate(request, "inside_too_slow", command=command), "status"), ""
                 return
             yield from self._measure_block(facts, module.name, classifier, photo, request)
@@ -81,7 +81,7 @@ class InsideTab:
     ) -> str:
         """The labels of the photo without the blocks that are switched off."""
         try:
-            classifier = self._get_small(model, f"resnet-hub reproduce lesion --model {model} --data DATA")
+            classifier = self._get_small(model, "resnet-hub reproduce lesion --model {model} --data DATA")
             off = read_blocks(chosen, classifier.config)
             return panels.render_lesion(classifier.model, preprocess(classifier, photo), off, request)
         except ResNetHubError as error:
@@ -91,7 +91,7 @@ class InsideTab:
         """The model, or an error with the command that computes the same in a terminal."""
         classifier = self.models.get(model)
         if classifier.config.multiply_adds > MAX_WORK:
-            raise PageError("inside_too_slow", command=command)
+            raise PageError("inside_too_slow", command=command.format(model=self.models.command_name(model)))
         return classifier
 
     def measure_accuracy(self, model: str, request: gr.Request, chosen: gr.SelectData) -> str:
@@ -105,7 +105,7 @@ class InsideTab:
     def show_paths(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> str:
         """The paths through the model by length, and the gradient that they carry for the photo."""
         try:
-            classifier = self._get_small(model, f"resnet-hub reproduce paths --model {model}")
+            classifier = self._get_small(model, "resnet-hub reproduce paths --model {model}")
             return panels.render_paths(classifier.model, preprocess(classifier, photo), request)
         except ResNetHubError as error:
             return markup.render_error(error, request)

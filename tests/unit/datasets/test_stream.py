@@ -21,7 +21,6 @@ from resnet_hub.datasets import stream as streams
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.stream import FileSlice, ImageStream, open_stream
 from resnet_hub.errors import DataError
-from resnet_hub.hub_client import timeouts
 
 FILES, ROWS = 4, 15
 
@@ -263,7 +262,6 @@ def test_labels_are_read_without_the_images(cache: Path, hub: Hub, monkeypatch: 
 
 def test_a_silent_hub_ends_the_opening(cache: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     commit_large(hub)
-    monkeypatch.setattr(timeouts, "STREAM_SILENCE", 1.0)
     read_sample = streams._read_sample
 
     def fall_silent(*files: Any) -> Any:
@@ -271,20 +269,20 @@ def test_a_silent_hub_ends_the_opening(cache: Path, hub: Hub, monkeypatch: pytes
         return read_sample(*files)
 
     monkeypatch.setattr(streams, "_read_sample", fall_silent)
-    with pytest.raises(DataError, match=r"^Nothing of the dataset 'user/large' has arrived for 1 seconds. Check the"):
-        open_stream("user/large")
+    with pytest.raises(DataError, match=r"^Nothing of the dataset 'user/large' has arrived for 3 seconds. Check the"):
+        open_stream("user/large", silence=3.0)
 
 
 def test_what_arrives_slowly_is_no_silence(cache: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     commit_large(hub)
-    monkeypatch.setattr(timeouts, "STREAM_SILENCE", 1.0)
-    read_sample = streams._read_sample
+    read_sample, start = streams._read_sample, 0.0
 
     def slow_down(*files: Any) -> Any:
-        hub.fail("GET .*train-0", pace=2_500_000)
+        nonlocal start
+        hub.fail("GET .*train-0", pace=1_000_000)
+        start = time.monotonic()
         return read_sample(*files)
 
     monkeypatch.setattr(streams, "_read_sample", slow_down)
-    start = time.monotonic()
-    assert len(open_stream("user/large").sample["train"]) == 60
-    assert time.monotonic() - start > 2
+    assert len(open_stream("user/large", silence=3.0).sample["train"]) == 60
+    assert time.monotonic() - start > 4

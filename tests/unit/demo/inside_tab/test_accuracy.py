@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from helpers.data import encode_image, save_base, write_zip
 from helpers.hub_server import WRITER, Hub, Repo
 from helpers.page import from_browser, made
+from markupsafe import escape
 
 from resnet_hub import ResNet, ResNetConfig, TrainConfig, train
 from resnet_hub.convert.config_json import read_label_set
@@ -85,7 +86,7 @@ def test_models_of_known_labels_are_measured_on_images_of_the_hub(
     for split in ("train", test_set.split):
         Dataset.from_dict(rows, features).to_parquet(tmp_path / f"{split}.parquet")
         files[f"{subset}/{split}-00000-of-00001.parquet"] = (tmp_path / f"{split}.parquet").read_bytes()
-    repo.commit("main", files, test_set.title)
+    repo.refs[test_set.revision or "main"] = repo.commit("main", files, "The images")
     assert missing in inside.measure_accuracy("known", from_browser(), choose())  # the Hub is not asked again at once
     monkeypatch.setattr(inside.meter, "_retry_at", {})
     monkeypatch.setenv("HF_TOKEN", WRITER)
@@ -93,7 +94,8 @@ def test_models_of_known_labels_are_measured_on_images_of_the_hub(
     hub.heard = lambda request, headers, body: sent.add(headers.get("authorization"))
     hub.requests.clear()
     whole = inside.measure_accuracy("known", from_browser(), choose())
-    assert f"Of 256 test images of {test_set.title}, it recognises 10%" in whole  # of ten classes, sorted in the file
+    title = escape(MESSAGES["en"][test_set.title])
+    assert f"Of 256 images of {title}, it recognises 10%" in whole  # of ten classes, sorted in the file
     asked = len(hub.requests)
     without = inside.measure_accuracy("known", from_browser(), choose("layer2.1"))
     assert re.search(r"recognises 10% with all blocks and \d+% without", without) and len(hub.requests) == asked

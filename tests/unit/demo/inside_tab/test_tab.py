@@ -76,6 +76,11 @@ def test_a_slow_or_missing_model_gets_a_sentence(inside: InsideTab, monkeypatch:
         assert 'role="alert"' in html and "neither in the list" in html
 
 
+def test_commands_name_models_that_other_machines_know(inside: InsideTab) -> None:
+    names = {name: inside.models.command_name(name) for name in ("tiny", "user/repo", "../etc")}
+    assert names == {"tiny": "tiny", "user/repo": "user/repo", "../etc": "MODEL"}
+
+
 def test_paths_of_residual_and_plain_networks(inside: InsideTab, monkeypatch: pytest.MonkeyPatch) -> None:
     residual = inside.show_paths(None, "tiny", from_browser())
     assert "gradient for the photo" in residual and "a path passes 2 on average" in residual

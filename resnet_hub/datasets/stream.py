@@ -303,8 +303,9 @@ def _open_tables(
             limit_batches(builder)
             is_parquet = hasattr(builder.config, "columns") and hasattr(builder.config, "filters")
             read_groups = getattr(builder, "_generate_tables", None)
+            # A later version of `datasets` with another method keeps its own.
             is_known = read_groups and {"files", "row_groups_list"} == {*signature(read_groups).parameters}
-            if is_parquet and is_known and not builder.config.filters:  # else of a later version of `datasets`
+            if read_groups and is_known and is_parquet and not builder.config.filters:
                 builder._generate_tables = partial(_read_tables, builder, read_groups, token)
             loaded = builder.as_streaming_dataset(split=split)
             by_name = loaded if isinstance(loaded, dict) else {split: loaded}

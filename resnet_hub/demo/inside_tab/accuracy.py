@@ -128,8 +128,8 @@ class AccuracyMeter:
         if test_set not in self._samples and time.monotonic() >= self._retry_at.get(test_set, 0.0):
             self._retry_at[test_set] = time.monotonic() + _RETRY_SECONDS
             with suppress(ResNetHubError):  # offline, for example
-                names = {"subset": test_set.subset, "split": test_set.split, "revision": test_set.revision}
-                stream = open_stream(test_set.repo_id, **names, token=get_token(), silence=timeouts.SILENCE)
+                part = {"subset": test_set.subset, "split": test_set.split, "revision": test_set.revision}
+                stream = open_stream(test_set.repo_id, **part, token=get_token(), silence=timeouts.SILENCE)
                 images = next(iter(stream.sample.values()))
                 # Files may be sorted by class, so images are chosen all over them; only those stay in memory.
                 chosen = np.linspace(0, len(images) - 1, min(MAX_IMAGES, len(images))).astype(np.int64)

@@ -104,7 +104,7 @@ def race(
         seconds: After how many seconds to stop; None: never.
         batch_size: Images of a step.
         learning_rate: After a warm-up of 20 steps.
-        evaluate_every: Steps between two evaluations; the first and the last step are evaluated too.
+        evaluate_every: Steps between two evaluations; the last step is evaluated too.
         seed: Of weights, batches and gratings.
 
     Yields:
@@ -141,7 +141,7 @@ def race(
         losses, train_accuracies = ({name: result[i] for name, result in results.items()} for i in range(2))
         step, elapsed = step + 1, time.monotonic() - start
         is_last = (steps is not None and step >= steps) or (seconds is not None and elapsed >= seconds)
-        is_evaluated = is_last or step % evaluate_every == 0 or step == 1
+        is_evaluated = is_last or step % evaluate_every == 0
         scores = {name: compute_accuracy(model, held_out) for name, model in models.items()} if is_evaluated else None
         yield RaceStep(step, time.monotonic() - start, losses, train_accuracies, scores)
 

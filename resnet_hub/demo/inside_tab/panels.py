@@ -1,7 +1,8 @@
 """The Inside tab as HTML: the drawing of a model, switches and lesions, and paths."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -9,7 +10,7 @@ import gradio as gr
 from resnet_hub.analysis.anatomy import ModuleSummary, describe_anatomy
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import markup
-from resnet_hub.demo.charts import make_chart, render_chart
+from resnet_hub.demo.charts import Points, make_chart, render_chart
 from resnet_hub.demo.i18n import translate, translate_text
 
 if TYPE_CHECKING:
@@ -169,28 +170,43 @@ def choose_samples(multiply_adds: int, blocks: int) -> int:
     return max(0, min(_MAX_SAMPLES, int((MAX_WORK / multiply_adds - 1) / ((blocks + 1) / 2))))
 
 
-def render_paths(model: "ResNet", images: "Tensor", request: gr.Request) -> str:
-    """Render the distribution of path lengths and, for the photo's top label, the gradient by length."""
+def render_paths(model: "ResNet", images: "Tensor", request: gr.Request) -> Iterator[str]:
+    """Render the distribution of path lengths at once, then with the gradient by length for the photo's top label."""
     import torch
 
     from resnet_hub.analysis.blocks import to_inputs
     from resnet_hub.analysis.paths import path_gradients, path_lengths
 
     shares, blocks = path_lengths(model).tolist(), sum(model.config.depths)
-    lengths, lines = list(range(blocks + 1)), {}
-    lines[translate(request, "inside_share_of_paths")] = (lengths, shares)
-    note, mean, call = "inside_paths_plain_note", dict[str, object](), "path_lengths(model)"
-    if model.config.shortcut != "none":
-        note = "inside_paths_slow_note"
-        if samples := choose_samples(model.config.multiply_adds, blocks):
-            images = to_inputs(model, images)
-            with torch.inference_mode():
-                target = model(images).argmax(1)
-            gradients = path_gradients(model, images, target.clone(), samples=samples)
-            lines[translate(request, "inside_share_of_gradient")] = (lengths, gradients.gradient_shares.tolist())
-            mean = {"gradient": f"{gradients.mean_length:.1f}", "paths": f"{blocks / 2:g}", "blocks": blocks}
-            note, call = "inside_paths_note", f"path_gradients(model, images, targets, samples={samples})"
+    lengths = list(range(blocks + 1))
+    lines = {translate(request, "inside_share_of_paths"): (lengths, shares)}
+    if model.config.shortcut == "none":
+        yield _render_paths(lines, "path_lengths(model)", request, "inside_paths_plain_note")
+        return
+    samples = choose_samples(model.config.multiply_adds, blocks)
+    if not samples:
+        yield _render_paths(lines, "path_lengths(model)", request, "inside_paths_slow_note")
+        return
+    waiting = markup.render_text(translate(request, "inside_computing_gradient"), "status")
+    yield f"{_render_paths(lines, 'path_lengths(model)', request)}{waiting}"
+    images = to_inputs(model, images)
+    with torch.inference_mode():
+        target = model(images).argmax(1)
+    gradients = path_gradients(model, images, target.clone(), samples=samples)
+    lines[translate(request, "inside_share_of_gradient")] = (lengths, gradients.gradient_shares.tolist())
+    mean = {"gradient": f"{gradients.mean_length:.1f}", "paths": f"{blocks / 2:g}", "blocks": blocks}
+    call = f"path_gradients(model, images, targets, samples={samples})"
+    yield _render_paths(lines, call, request, "inside_paths_note", mean)
+
+
+def _render_paths(
+    lines: Mapping[str, Points],
+    call: str,
+    request: gr.Request,
+    note: str = "",
+    values: Mapping[str, object] = MappingProxyType({}),
+) -> str:
     texts = ("inside_paths_chart", "inside_path_length", "inside_share")
-    chart = make_chart(request, *texts, lines, note, values=mean)
+    chart = make_chart(request, *texts, lines, note, values=values)
     hint = markup.render_hint(translate(request, "inside_python", call=call))
     return f'<div class="chart-row">{render_chart(chart, request)}</div>{hint}'

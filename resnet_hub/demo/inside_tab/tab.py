@@ -102,13 +102,13 @@ class InsideTab:
         except ResNetHubError as error:
             return markup.render_error(error, request)
 
-    def show_paths(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> str:
+    def show_paths(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> Iterator[str]:
         """The paths through the model by length, and the gradient that they carry for the photo."""
         try:
             classifier = self._get_small(model, "resnet-hub reproduce paths --model {model}")
-            return panels.render_paths(classifier.model, preprocess(classifier, photo), request)
+            yield from panels.render_paths(classifier.model, preprocess(classifier, photo), request)
         except ResNetHubError as error:
-            return markup.render_error(error, request)
+            yield markup.render_error(error, request)
 
     # -- the page ------------------------------------------------------------------------------------------------------
 

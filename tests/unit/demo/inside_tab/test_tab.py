@@ -65,12 +65,11 @@ def test_a_slow_or_missing_model_gets_a_sentence(inside: InsideTab, monkeypatch:
     answers = list(inside.show_block(None, "tiny", from_browser(), chosen("layer1.0")))
     assert len(answers) == 2 and too_slow(command=info) in answers[-1][1]
     assert too_slow(command=lesion) in inside.switch_blocks(None, "tiny", from_browser(), chosen("layer1.0"))
-    assert too_slow(command="resnet-hub reproduce paths --model tiny") in inside.show_paths(
-        None, "tiny", from_browser()
-    )
+    (answer,) = inside.show_paths(None, "tiny", from_browser())
+    assert too_slow(command="resnet-hub reproduce paths --model tiny") in answer
     for html in (
         inside.switch_blocks(None, "../etc", from_browser(), chosen()),
-        inside.show_paths(None, "../etc", from_browser()),
+        *inside.show_paths(None, "../etc", from_browser()),
         next(inside.show_block(None, "../etc", from_browser(), chosen("stem")))[0],
     ):
         assert 'role="alert"' in html and "neither in the list" in html
@@ -82,12 +81,14 @@ def test_commands_name_models_that_other_machines_know(inside: InsideTab) -> Non
 
 
 def test_paths_of_residual_and_plain_networks(inside: InsideTab, monkeypatch: pytest.MonkeyPatch) -> None:
-    residual = inside.show_paths(None, "tiny", from_browser())
+    first, residual = inside.show_paths(None, "tiny", from_browser())  # the lengths at once
+    assert first.startswith("<div") and "<polyline" in first and MESSAGES["en"]["inside_computing_gradient"] in first
+    assert "gradient for the photo" not in first and "Computing" not in residual
     assert "gradient for the photo" in residual and "a path passes 2 on average" in residual
-    plain = inside.show_paths(None, "plain", from_browser())
+    (plain,) = inside.show_paths(None, "plain", from_browser())
     assert MESSAGES["en"]["inside_paths_plain_note"] in plain and "gradient for the photo" not in plain
     monkeypatch.setattr(panels, "MAX_WORK", 1e3)
-    slow = inside.show_paths(None, "tiny", from_browser())
+    (slow,) = inside.show_paths(None, "tiny", from_browser())
     assert MESSAGES["en"]["inside_paths_slow_note"] in slow and "gradient for the photo" not in slow
 
 

@@ -20,7 +20,7 @@ from resnet_hub.analysis.cifar import (
     summarize,
     train_network,
 )
-from resnet_hub.analysis.claims import HE, Progress, finish_report
+from resnet_hub.analysis.claims import HE, VEIT, Progress, finish_report
 from resnet_hub.analysis.labelled_images import load_labelled_images, name_dataset
 from resnet_hub.analysis.lesion_records import (
     LesionRecord,
@@ -36,7 +36,6 @@ from resnet_hub.analysis.report import Chart, Curve, Finding, Report, average_by
 from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet
 
-VEIT = "Veit et al. 2016, https://arxiv.org/abs/1605.06431"
 _MAX_DROP = 0.05  # mean accuracy that one block of a deep residual network may cost
 _DEEP = 27  # blocks, those of ResNet-56; the paper has 54, and of few blocks each matters
 _MIN_LOSS = 0.8  # share of its accuracy above chance that a plain network loses with one block

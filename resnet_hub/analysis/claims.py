@@ -25,6 +25,7 @@ from resnet_hub.analysis.report import Chart, Finding, Report
 from resnet_hub.training.finalize import describe_hardware
 
 HE = "He et al. 2015, https://arxiv.org/abs/1512.03385"
+VEIT = "Veit et al. 2016, https://arxiv.org/abs/1605.06431"
 BALDUZZI = "Balduzzi et al. 2017, https://arxiv.org/abs/1702.08591"
 _TOLERANCE = 0.15  # of a fitted exponent
 

@@ -36,8 +36,8 @@ _MAX_CARD = 2**20  # bytes
 _TABLES = {".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".tgz"}
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
 _DOWNLOADS = 8  # images at a time
-_READ_ROWS, _READ_BYTES = 100, 2**20  # of a parquet file at a time
-_READER = ["files", "row_groups_list"]  # arguments of the method of `datasets` that reads parquet files
+READ_ROWS, _READ_BYTES = 100, 2**20  # of a parquet file at a time
+RemoteReader = Callable[[str, Sequence[str] | None], Iterator[Any]]  # of the batches of a file: its URL, the columns
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OUTSIDE = re.compile(r"^[/\\~]|:|(^|[/\\])\.\.([/\\]|$)")  # an absolute path, a URL, a drive, the parent folder
 _MISSING_CHOICES = {  # patterns of errors of `datasets`, whose second group lists the choices -> our text
@@ -97,33 +97,49 @@ def load_parquet_or_hub(
         return splits
 
 
-def limit_batches(builder: Any) -> None:
+def limit_batches(builder: Any, read_remote: RemoteReader | None = None) -> None:
     """Let the builder of parquet files read few rows at a time.
 
     By default it reads as many as the first row group has, also 0, and Arrow's scanner reads a group as a whole anyway.
+
+    Args:
+        builder: Of any kind; another one stays as it is.
+        read_remote: Reads a file on the Hub; by default the builder does.
     """
     if getattr(builder.config, "batch_size", 0) is None:
-        builder.config.batch_size = _READ_ROWS
-        # `datasets` has no public way to choose the reader; a later version with another method keeps its own.
-        read_groups = getattr(builder, "_generate_tables", None)
-        if read_groups and [*signature(read_groups).parameters] == _READER and not builder.config.filters:
-            builder._generate_tables = partial(_read_tables, builder, read_groups)
+        builder.config.batch_size = READ_ROWS
+    # `datasets` has no public way to choose the reader; a later version with another method keeps its own.
+    read_groups = getattr(builder, "_generate_tables", None)
+    is_known = read_groups and [*signature(read_groups).parameters] == ["files", "row_groups_list"]
+    if read_groups and is_known and not getattr(builder.config, "filters", True):
+        builder._generate_tables = partial(_read_tables, builder, read_groups, read_remote)
 
 
 def _read_tables(
-    builder: Any, read_groups: Callable[..., Iterator[Any]], files: Sequence[str], row_groups_list: Sequence[Any]
+    builder: Any,
+    read_groups: Callable[..., Iterator[Any]],
+    read_remote: RemoteReader | None,
+    files: Sequence[str],
+    row_groups_list: Sequence[Any],
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield the rows of parquet files page by page, in place of the method `read_groups` of the builder."""
+    """Yield the rows of parquet files, in place of the method `read_groups` of the builder."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     for number, file in enumerate(files):
-        if "://" in file or row_groups_list[number] is not None:
+        read = read_remote if "://" in file else _read_pages
+        if read is None or row_groups_list[number] is not None:
             yield from read_groups(files=[file], row_groups_list=[row_groups_list[number]])
             continue
-        with pq.ParquetFile(file, pre_buffer=False, buffer_size=_READ_BYTES) as table:
-            for index, batch in enumerate(table.iter_batches(_READ_ROWS, columns=builder.config.columns)):
-                yield (number, index), builder._cast_table(pa.Table.from_batches([batch]))
+        for index, batch in enumerate(read(file, builder.config.columns)):
+            yield (number, index), builder._cast_table(pa.Table.from_batches([batch]))
+
+
+def _read_pages(file: str, columns: Sequence[str] | None) -> Iterator[Any]:
+    """Yield the record batches of a parquet file, which is read page by page."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file, pre_buffer=False, buffer_size=_READ_BYTES) as table:
+        yield from table.iter_batches(READ_ROWS, columns=columns)
 
 
 def open_builder(

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +22,7 @@ from resnet_hub.datasets.layout import sort_files
 from resnet_hub.datasets.listing import FolderListing
 from resnet_hub.datasets.remote import (
     HUB_PREFIX,
+    READ_ROWS,
     explain_error,
     group_by_split,
     limit_batches,
@@ -44,7 +44,6 @@ MAX_SAMPLED = 5_000  # images of a split
 _SAMPLE_BYTES = 2**28  # encoded images of a split, which stay in memory
 _SAMPLED_FILES = 16
 _SCANS = 8  # files whose labels are read at a time
-_READ_ROWS = 100  # of a parquet file at a time
 _FOOTER = 2**16  # bytes of a parquet file on the Hub that are fetched first
 _RANGE = 2**25  # bytes of a parquet file on the Hub that are requested at once, as Arrow does
 
@@ -300,13 +299,8 @@ def _open_tables(
             builder, commit = open_builder(origin, subset, tables, takes_images=not split, **hub)
             if isinstance(builder, Path):
                 raise DataError(_explain_form(title))
-            limit_batches(builder)
+            limit_batches(builder, partial(_read_remote, token))
             is_parquet = hasattr(builder.config, "columns") and hasattr(builder.config, "filters")
-            read_groups = getattr(builder, "_generate_tables", None)
-            # A later version of `datasets` with another method keeps its own.
-            is_known = read_groups and {"files", "row_groups_list"} == {*signature(read_groups).parameters}
-            if read_groups and is_known and is_parquet and not builder.config.filters:
-                builder._generate_tables = partial(_read_tables, builder, read_groups, token)
             loaded = builder.as_streaming_dataset(split=split)
             by_name = loaded if isinstance(loaded, dict) else {split: loaded}
             by_split = name_splits(by_name, title)
@@ -420,7 +414,7 @@ class _RemoteParquet:
         self._metadata = pq.read_metadata(io.BytesIO(self._content))
 
     def read_batches(self) -> Iterator[Any]:
-        """Yield the record batches, of `_READ_ROWS` or fewer."""
+        """Yield the record batches, of `READ_ROWS` or fewer."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -435,7 +429,7 @@ class _RemoteParquet:
                     if not self._columns or any(f"{chunk.path_in_schema}.".startswith(f"{c}.") for c in self._columns)
                 ]
                 self._fetch(min(start for start, _ in spans), max(start + size for start, size in spans))
-                yield from parquet.iter_batches(_READ_ROWS, [number], self._columns, use_threads=False)
+                yield from parquet.iter_batches(READ_ROWS, [number], self._columns, use_threads=False)
 
     def _fetch(self, start: int, end: int) -> None:
         self._file.seek(start)
@@ -464,26 +458,13 @@ class _RemoteParquet:
         return content
 
 
-def _read_tables(
-    builder: Any,
-    read_local: Callable[..., Iterator[Any]],
-    token: str | bool | None,
-    files: Sequence[str],
-    row_groups_list: Sequence[Any],
-) -> Iterator[tuple[Any, Any]]:
-    """Yield rows of parquet files in place of a builder's method, which reads those on the Hub in Arrow's threads."""
+def _read_remote(token: str | bool | None, file: str, columns: Sequence[str] | None) -> Iterator[Any]:
+    """Yield the record batches of a parquet file on the Hub, which the builder would read in Arrow's threads."""
     import datasets
-    import pyarrow as pa
     from datasets.utils.file_utils import xopen
 
-    options = datasets.DownloadConfig(token=token)
-    for number, file in enumerate(files):
-        if "://" not in file or row_groups_list[number] is not None:
-            yield from read_local(files=[file], row_groups_list=[row_groups_list[number]])
-            continue
-        with xopen(file, "rb", download_config=options, block_size=_RANGE) as content:
-            for index, batch in enumerate(_RemoteParquet(content, builder.config.columns).read_batches()):
-                yield (number, index), builder._cast_table(pa.Table.from_batches([batch]))
+    with xopen(file, "rb", download_config=datasets.DownloadConfig(token=token), block_size=_RANGE) as content:
+        yield from _RemoteParquet(content, columns).read_batches()
 
 
 def _count_labels(title: str, files: Sequence[str], column: str, token: str | bool | None) -> Counter[Any]:

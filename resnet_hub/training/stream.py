@@ -60,7 +60,7 @@ class StreamSampler:
         log: The file for the positions of this process in the stream.
         crop_size: Height and width of the training crops.
         process: The index of this process among `num_processes`.
-        should_stop: Asked while a batch is waited for; the batches then end.
+        should_stop: Called while a batch is waited for; the batches then end.
         batch_size: Images of a step, over all processes.
         steps: Steps of an epoch.
     """

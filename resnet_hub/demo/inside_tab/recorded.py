@@ -168,9 +168,9 @@ def _describe_degradation(groups: Groups, request: gr.Request) -> str:
     errors = {name: [mean(values) for values in _list_last_errors(group)] for name, group in groups.items()}
     values = {name: f"{test_error:.1%}" for name, (_, test_error) in errors.items()}
     is_worse = all(deep > shallow for deep, shallow in zip(errors["plain56"], errors["plain20"], strict=True))
-    found = "inside_degradation_found" if is_worse else "inside_degradation_values"
+    result = "inside_degradation_result" if is_worse else "inside_degradation_values"
     spread = "inside_seeds_note" if any(len(group) > 1 for group in groups.values()) else "inside_one_seed_note"
-    return f"{translate(request, found, **values)} {translate(request, spread)}"
+    return f"{translate(request, result, **values)} {translate(request, spread)}"
 
 
 def _render_player(groups: Groups, claim: str, note: str, request: gr.Request) -> str:

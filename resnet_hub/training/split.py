@@ -293,9 +293,10 @@ def _choose_images(splits: Splits, report: DatasetReport, config: TrainConfig) -
 def split_many_indices(targets: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits a dataset, stratified by class, as `split_indices` without groups; a million images in a second."""
     counts = np.bincount(targets)
-    quotas = np.minimum(np.maximum(1, np.round(counts * fraction)), counts - 1)
+    quotas = np.minimum(np.maximum(1, np.round(counts * fraction)), counts - 1).astype(int)
     order = np.lexsort((np.random.default_rng(seed).random(len(targets)), targets))
-    ranks = np.arange(len(targets)) - (np.cumsum(counts) - counts)[targets[order]]  # of each image within its class
+    starts = np.cumsum(counts) - counts  # of each class in the order
     is_held_out = np.zeros(len(targets), bool)
-    is_held_out[order] = ranks < quotas[targets[order]]
+    for start, quota in zip(starts, quotas, strict=True):
+        is_held_out[order[start : start + max(quota, 0)]] = True
     return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)

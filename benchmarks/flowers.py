@@ -25,6 +25,7 @@ ROWS = {
 }
 PHASES = {
     "Started": "imports and report",
+    "Checked": "imports and report",
     "report": "imports and report",
     "images": "decoding",
     "features": "features",

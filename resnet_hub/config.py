@@ -90,7 +90,7 @@ _MAX_IMAGE_SIZE = 2048
 _MAX_CHANNELS = 64
 _MAX_CLASSES = 100_000
 _MAX_LABEL_LENGTH = 1_000
-_MAX_JSON_BYTES = 16 * 2**20
+_MAX_CONFIG_BYTES = 16 * 2**20
 
 
 NOT_SURE_BELOW = 0.35  # score; for models that store no threshold
@@ -408,8 +408,8 @@ def _parse_reliability(content: Mapping[str, Any]) -> Reliability:
 
 def parse_json_object(text: str | bytes, name: str) -> dict[str, Any]:
     """Parse a JSON file from an untrusted repo; `name` is its name in messages."""
-    if len(text) > _MAX_JSON_BYTES:
-        limit = f"{_MAX_JSON_BYTES // 2**20} MB"
+    if len(text) > _MAX_CONFIG_BYTES:
+        limit = f"{_MAX_CONFIG_BYTES // 2**20} MB"
         raise ConfigError(f"{name} is larger than {limit}, so it is not a model configuration.")
     try:
         content = json.loads(text)

@@ -19,7 +19,8 @@ from resnet_hub.hub_client.listing import RepoListing, read_listing
 from resnet_hub.hub_client.repo_name import is_repo_name
 from resnet_hub.hub_client.retry import call_once, retry_call
 from resnet_hub.hub_client.upload import upload_large_files
-from resnet_hub.package_files import GRADIO_VERSION, HEIC, LIBRARY, ONNX, PAGE, TRAIN, list_package_files
+from resnet_hub.package_files import list_package_files
+from resnet_hub.requirements import GRADIO_VERSION, HEIC, LIBRARY, ONNX, PAGE, TRAIN
 from resnet_hub.version import __version__
 
 if TYPE_CHECKING:

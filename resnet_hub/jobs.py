@@ -29,7 +29,8 @@ from resnet_hub.errors import HubError, TrainingError
 from resnet_hub.hub_client.errors import hub_errors, translate_errors
 from resnet_hub.hub_client.retry import call_once, retry_call
 from resnet_hub.hub_client.upload import find_or_create_repo, upload_large_files
-from resnet_hub.package_files import HEIC, LIBRARY, TRAIN, list_package_files
+from resnet_hub.package_files import list_package_files
+from resnet_hub.requirements import HEIC, LIBRARY, TRAIN
 from resnet_hub.training.config import (
     AUTO,
     DATASET_FIELDS,

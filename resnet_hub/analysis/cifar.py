@@ -15,9 +15,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from resnet_hub.analysis.curves import Curve, average_by_x
 from resnet_hub.analysis.labelled_images import LabelledImages, compute_accuracy, load_labelled_images, name_dataset
 from resnet_hub.analysis.races import create_cifar_config
-from resnet_hub.analysis.report import Curve, average_by_x
 from resnet_hub.atomic import write_atomic
 from resnet_hub.checkpoints.load import read_config
 from resnet_hub.datasets.dataset import TRAIN, ImageDataset

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from resnet_hub.analysis import cifar
+from resnet_hub.analysis.curves import Curve as Curve
+from resnet_hub.analysis.curves import average_by_x
 from resnet_hub.analysis.labelled_images import LabelledImages
 from resnet_hub.analysis.lesions import (
     BlockLesion,
@@ -22,8 +24,6 @@ from resnet_hub.analysis.lesions import (
     remove_each_block,
     reorder_curve,
 )
-from resnet_hub.analysis.report import Curve as Curve
-from resnet_hub.analysis.report import average_by_x
 from resnet_hub.atomic import write_atomic
 from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet

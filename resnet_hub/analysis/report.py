@@ -17,22 +17,6 @@ _TITLE_LETTERS, _NOTE_LETTERS = 52, 84  # of a line
 _STYLES = ("-", "--", "-.", ":")
 
 
-class Curve(NamedTuple):
-    """Means, and the lowest and highest values, by x."""
-
-    x: list[float]
-    y: list[float]
-    low: list[float]
-    high: list[float]
-
-
-def average_by_x(values: Mapping[float, Sequence[float]]) -> Curve:
-    """Average the values at each x, such as those of several seeds."""
-    x = sorted(values)
-    y = [sum(values[at]) / len(values[at]) for at in x]
-    return Curve(x, y, [min(values[at]) for at in x], [max(values[at]) for at in x])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Chart:
     """Lines over one axis: what a plot shows, as numbers."""

@@ -109,7 +109,7 @@ def _list_skipped(folder: Path, files: Collection[str], prefix: str = "") -> lis
     return skipped
 
 
-def check_folder(folder: Path) -> ResNetConfig:
+def check_uploadable_folder(folder: Path) -> ResNetConfig:
     """Return the config of a checkpoint folder that can be uploaded. Of the weights only the headers are read.
 
     Raises:
@@ -281,7 +281,7 @@ def push_folder(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, errors
 
     folder = Path(folder).expanduser()
-    config = check_folder(folder)
+    config = check_uploadable_folder(folder)
     files = select_upload_files(folder, include).files
     if not create_pr:
         check_push_access(repo_id, token=token)

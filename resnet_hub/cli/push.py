@@ -26,12 +26,12 @@ def run(arguments: options.Arguments) -> int:
     Only the checkpoint's own files are uploaded: config, weights, model card and its images, ONNX graphs, licence. The
     commit is made by the user who is logged in with `hf auth login`.
     """
-    from resnet_hub.checkpoints.push import check_folder, push_folder, select_upload_files
+    from resnet_hub.checkpoints.push import check_uploadable_folder, push_folder, select_upload_files
     from resnet_hub.hub_client.errors import check_repo_id
 
     check_repo_id(arguments.repo)
     folder = Path(arguments.folder).expanduser()
-    check_folder(folder)
+    check_uploadable_folder(folder)
     selection = select_upload_files(folder, arguments.include)
     if selection.skipped:
         print(f"not uploaded: {', '.join(map(output.escape, selection.skipped))}", file=sys.stderr)

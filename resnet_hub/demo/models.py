@@ -179,20 +179,17 @@ class Models:
             classifier(Image.new("RGB", (64, 64)))
             classifier.prepare_engine()
 
-    @property
-    def search_failed(self) -> bool:
-        """Whether the Hub did not answer the last search."""
-        return time.monotonic() < self._search_again
-
-    def search(self, text: str) -> list[str]:
-        """Ids of matching image classifiers on the Hub, most used first; none if the Hub does not answer."""
-        if not 2 <= len(text) <= 96 or time.monotonic() < self._search_again:  # no id is longer
+    def search(self, text: str) -> list[str] | None:
+        """Ids of matching image classifiers on the Hub, most used first; None if the Hub does not answer."""
+        if not 2 <= len(text) <= 96:  # no id is longer
             return []
+        if time.monotonic() < self._search_again:
+            return None
         try:
             return _search_hub(text)
         except Exception:  # a suggestion is not worth an error
             self._search_again = time.monotonic() + _SEARCH_PAUSE
-            return []
+            return None
 
 
 @lru_cache(maxsize=1024)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-_MAX_ROWS = 50  # of the table for the terminal; with more classes it shows those with the lowest F1
+_MAX_CLASSES_SHOWN = 50  # of the table for the terminal; with more classes it shows those with the lowest F1
 _LABEL_COLUMNS = 32
 _MAX_MISTAKES = 3  # that the text shows
 
@@ -126,8 +126,8 @@ class Evaluation:
         lines.append(f"{'calibration error':<20}{self.calibration_error:>8.2%}")
 
         occurring = [score for score in self.classes if score.support]
-        rows = sorted(occurring, key=lambda score: score.f1) if len(occurring) > _MAX_ROWS else occurring
-        rows = rows[:_MAX_ROWS]
+        rows = sorted(occurring, key=lambda score: score.f1) if len(occurring) > _MAX_CLASSES_SHOWN else occurring
+        rows = rows[:_MAX_CLASSES_SHOWN]
         width = max(_count_columns("class"), *(min(_count_columns(score.label), _LABEL_COLUMNS) for score in rows))
         lines += ["", f"{_fit_columns('class', width)}  precision  recall      F1    images"]
         for score in rows:

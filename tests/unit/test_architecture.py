@@ -23,7 +23,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("hub_client",),
     ("config",),
     ("calibration_record", "bundled_models"),
-    ("atomic", "package_files", "paths", "errors", "threads", "version"),
+    ("atomic", "package_files", "paths", "errors", "requirements", "threads", "version"),
 )
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 PACKAGE = ROOT / "resnet_hub"

@@ -17,7 +17,7 @@ from helpers.hub_server import READER, STRANGER, WRITER, Hub, Repo
 from helpers.page import find_free_port, wait_for_server
 from packaging.requirements import Requirement
 
-from resnet_hub import package_files
+from resnet_hub import package_files, requirements
 from resnet_hub.cli import main
 from resnet_hub.deploy import HARDWARE, build_front_matter, build_requirements, build_space, deploy
 from resnet_hub.errors import HubError
@@ -79,7 +79,7 @@ def test_a_checkout_of_the_space_answers_without_secrets(hub: Hub, tmp_path: Pat
 
 def test_the_front_matter_fits_the_installed_gradio_and_the_page() -> None:
     front_matter = build_front_matter("t4-small")
-    gradio = next(line for line in map(Requirement, package_files.PAGE) if line.name == "gradio")
+    gradio = next(line for line in map(Requirement, requirements.PAGE) if line.name == "gradio")
     assert str(gradio.specifier) == f"~={front_matter['sdk_version']}"
     assert gradio.extras == {"oauth"} and front_matter["hf_oauth"] is True
     assert front_matter["hf_oauth_scopes"] == ["contribute-repos"]
@@ -140,7 +140,7 @@ def test_an_update_replaces_our_files_and_keeps_those_of_the_owner(hub: Hub) -> 
     assert files["weights/mine/config.json"] == b"{}" and files["packages.txt"] == b"git\n"
     assert files["app.py"] == (ROOT / "app.py").read_bytes()
     front_matter = read_front_matter(files["README.md"])
-    expected = {"title": "My flowers", "emoji": "🌻", "pinned": True, "sdk_version": package_files.GRADIO_VERSION}
+    expected = {"title": "My flowers", "emoji": "🌻", "pinned": True, "sdk_version": requirements.GRADIO_VERSION}
     assert front_matter == build_front_matter() | expected
     assert files["README.md"].decode().endswith("\nBy me.\n")
 

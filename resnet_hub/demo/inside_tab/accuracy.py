@@ -8,12 +8,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import gradio as gr
@@ -21,6 +20,7 @@ import numpy as np
 
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import PageError, translate
+from resnet_hub.demo.inside_tab.labelled_sets import TestSet, find_test_set
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.space import get_token
 from resnet_hub.errors import ResNetHubError
@@ -37,36 +37,6 @@ MAX_WORK = 100e9  # multiply-adds of one network over all images: some seconds o
 _FEWEST_PHOTOS, _FEWEST_TEST_IMAGES = 5, 20  # an accuracy on fewer is meaningless
 _RETRY_SECONDS = 600.0  # until the next request to the Hub
 _NICENESS = 10
-_IMAGENET_CLASSES = 1000
-
-
-class TestSet(NamedTuple):
-    """Labelled images on the Hub."""
-
-    title: str  # key of the message
-    repo_id: str
-    split: str
-    subset: str | None = None
-    revision: str | None = None
-
-
-CIFAR10 = TestSet("inside_cifar10", "uoft-cs/cifar10", "test")
-# Ten easy classes of ImageNet by fast.ai, Apache-2.0, 31 MB; ImageNet itself is given to registered users only. Most of
-# the images are of ImageNet's training set, which its authors split anew. The commit has parquet files.
-_IMAGENETTE_COMMIT = "4b23ffb92a8029db9958bdfdbd6978427d09b1a0"
-IMAGENETTE = TestSet("inside_imagenette", "frgfm/imagenette", "validation", "160px", _IMAGENETTE_COMMIT)
-IMAGENETTE_CLASSES = {  # and their indices in ImageNet
-    "tench": 0,
-    "English springer": 217,
-    "cassette player": 482,
-    "chain saw": 491,
-    "church": 497,
-    "French horn": 566,
-    "garbage truck": 569,
-    "gas pump": 571,
-    "golf ball": 574,
-    "parachute": 701,
-}
 
 
 class AccuracyMeter:
@@ -149,18 +119,6 @@ class AccuracyMeter:
         pool = start_threads(1)
         pool.submit(_lower_priority)
         return pool
-
-
-def find_test_set(labels: Sequence[str]) -> tuple[TestSet, dict[str, int]] | None:
-    """Find the test set for a model with these labels, and the model's class index of each label of the test set."""
-    from resnet_hub.convert.config_json import read_label_set
-
-    if set(labels) == set(read_label_set("cifar10")):
-        return CIFAR10, {label: index for index, label in enumerate(labels)}
-    is_imagenet = len(labels) == _IMAGENET_CLASSES
-    if is_imagenet and all(label.casefold() in labels[index].casefold() for label, index in IMAGENETTE_CLASSES.items()):
-        return IMAGENETTE, IMAGENETTE_CLASSES
-    return None
 
 
 def load_held_out(run: "PageRun", model: "ResNet") -> "LabelledImages | None":

@@ -8,7 +8,7 @@ import gradio as gr
 from resnet_hub.analysis.anatomy import describe_anatomy
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import PageError, message, translate
-from resnet_hub.demo.inside_tab import panels, recorded
+from resnet_hub.demo.inside_tab import model_markup, paths_markup, recorded
 from resnet_hub.demo.inside_tab.accuracy import AccuracyMeter
 from resnet_hub.demo.inside_tab.live_experiments import LiveExperiments
 from resnet_hub.demo.models import Models
@@ -39,7 +39,7 @@ class InsideTab:
         except ResNetHubError as error:
             return markup.render_error(error, request), *[""] * (len(self._cleared) + 2)
         source = translate(request, "inside_your_photo" if photo else "inside_example_photo")
-        anatomy = panels.render_anatomy(config, request), panels.render_switches(config, request)
+        anatomy = model_markup.render_anatomy(config, request), model_markup.render_switches(config, request)
         return markup.render_text(source), *anatomy, *[""] * len(self._cleared)
 
     def show_block(
@@ -52,7 +52,7 @@ class InsideTab:
             module = next((module for module in describe_anatomy(classifier.config) if module.name in names), None)
             if module is None:  # the model was changed meanwhile; opening the tab draws it again
                 return
-            facts = panels.render_module(module, self.models.command_name(model), request)
+            facts = model_markup.render_module(module, self.models.command_name(model), request)
             yield facts, "", ""
             if not module.shortcut:
                 return
@@ -70,11 +70,11 @@ class InsideTab:
         from resnet_hub.analysis.activations import feature_maps, residual_ratios
 
         images = preprocess(classifier, photo)
-        strongest = feature_maps(classifier.model, images, block, strongest=panels.STRONGEST)
-        shown = panels.render_feature_maps(strongest[block], block, request)
+        strongest = feature_maps(classifier.model, images, block, strongest=model_markup.STRONGEST)
+        shown = model_markup.render_feature_maps(strongest[block], block, request)
         yield facts, shown, ""
         ratios = residual_ratios(classifier.model, images)
-        yield facts, shown, panels.render_ratios(ratios, block, classifier.config.shortcut == "none", request)
+        yield facts, shown, model_markup.render_ratios(ratios, block, classifier.config.shortcut == "none", request)
 
     def switch_blocks(
         self, photo: dict[str, Any] | None, model: str, request: gr.Request, chosen: gr.SelectData
@@ -83,7 +83,7 @@ class InsideTab:
         try:
             classifier = self._get_small(model, "resnet-hub reproduce lesion --model {model} --data DATA")
             off = read_blocks(chosen, classifier.config)
-            return panels.render_lesion(classifier.model, preprocess(classifier, photo), off, request)
+            return model_markup.render_lesion(classifier.model, preprocess(classifier, photo), off, request)
         except ResNetHubError as error:
             return markup.render_error(error, request)
 
@@ -106,7 +106,7 @@ class InsideTab:
         """The paths through the model by length, and the gradient that they carry for the photo."""
         try:
             classifier = self._get_small(model, "resnet-hub reproduce paths --model {model}")
-            yield from panels.render_paths(classifier.model, preprocess(classifier, photo), request)
+            yield from paths_markup.render_paths(classifier.model, preprocess(classifier, photo), request)
         except ResNetHubError as error:
             yield markup.render_error(error, request)
 

@@ -31,7 +31,7 @@ class ModelPicker:
         card, config = classifier.model.card or "", classifier.config
         query = "" if is_own_run else f"?model={name}"
         summary = prediction_markup.render_summary(config, name, self.get_title(name, request), card, query, request)
-        facts = markup.render_model(config, url, request)
+        facts = prediction_markup.render_model(config, url, request)
         return name, name, "", summary, facts, prediction_markup.render_card(card, request)
 
     def open(self, name: str, current: str, request: gr.Request) -> tuple[Any, ...]:
@@ -55,11 +55,9 @@ class ModelPicker:
         """The models of the page and of the Hub whose names match what is typed, and whether the search failed."""
         if typed.key == "Enter":  # a choice, whose error stays
             return gr.skip(), gr.skip()
-        text = typed.input_value.strip()
-        matches = self.models.search(text)
-        failed = len(text) > 1 and self.models.search_failed
-        notice = markup.render_text(translate(request, "search_failed"), "status") if failed else ""
-        return gr.update(choices=self.list_choices(current, request, *matches)), notice
+        matches = self.models.search(typed.input_value.strip())
+        notice = markup.render_text(translate(request, "search_failed"), "status") if matches is None else ""
+        return gr.update(choices=self.list_choices(current, request, *(matches or ()))), notice
 
     def list_choices(self, current: str, request: gr.Request, *others: str) -> list[tuple[str, str]]:
         """Titles and values for the picker. `current` is among them if it is a run of the visitor."""

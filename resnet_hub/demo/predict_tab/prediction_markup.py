@@ -11,7 +11,8 @@ import gradio as gr
 
 from resnet_hub.checkpoints.model_card import read_license
 from resnet_hub.demo.i18n import translate, translate_label, translate_text
-from resnet_hub.demo.markup import encode_jpeg, name_license, render, shorten_label
+from resnet_hub.demo.licenses import name_license
+from resnet_hub.demo.markup import encode_jpeg, render, shorten_label
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from resnet_hub.inference.classifier import Classifier, Prediction
 
 _MAX_CARD = 100_000  # characters
-_LABELS_SHOWN = 4  # of a model
+_LABELS_IN_SUMMARY, _LABELS_IN_FACTS = 4, 5  # of a model
+_LABELS_SEARCHED = 5_000  # most that the page lists for its search
 _FRONT_MATTER = re.compile(r"\A\s*---\s*\n.*?\n---\s*(\n|\Z)", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
@@ -41,9 +43,9 @@ def render_summary(config: "ResNetConfig", model: str, title: str, card: str, qu
         query: The query of a link that opens the page with this model; "" for the run of a visitor, whose id is secret.
         request: The request, for its language.
     """
-    labels = [name_label(label, request) for label in config.labels[:_LABELS_SHOWN]]
+    labels = [name_label(label, request) for label in config.labels[:_LABELS_IN_SUMMARY]]
     some, license = translate(request, "comma").join(labels), read_license(card)
-    key = "purpose_many" if config.num_classes > _LABELS_SHOWN else "purpose"
+    key = "purpose_many" if config.num_classes > _LABELS_IN_SUMMARY else "purpose"
     return render(
         "summary.html",
         request,
@@ -54,6 +56,13 @@ def render_summary(config: "ResNetConfig", model: str, title: str, card: str, qu
         parameters=f"{config.num_parameters / 1e6:,.1f}",
         query=query,
     )
+
+
+def render_model(config: "ResNetConfig", url: str | None, request: gr.Request) -> str:
+    """The facts of a model, with a link to its page on the Hub if it has a `url`."""
+    labels = ", ".join(map(shorten_label, config.labels[:_LABELS_IN_FACTS]))
+    limits = {"labels_shown": _LABELS_IN_FACTS, "labels_searched": _LABELS_SEARCHED}
+    return render("model.html", request, config=config, url=url, labels=labels, **limits)
 
 
 def _find_title(card: str) -> str:

@@ -13,6 +13,7 @@ from resnet_hub.demo import corrections, markup
 from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.train_tab import run_markup
 from resnet_hub.demo.train_tab.tab_state import QUICK, SLOW, TabState, Updates, hide
 from resnet_hub.demo.visitor import get_address
 from resnet_hub.errors import ResNetHubError
@@ -96,7 +97,7 @@ class DataStep:
             return path
 
         return {
-            self.report: markup.render_report(report, request),
+            self.report: run_markup.render_report(report, request),
             self.duplicates: corrections.render_duplicates(run, request),
             self.report_file: gr.update(value=str(self.runs.files.publish(run, write_report))),
             self.continue_button: gr.update(visible=True),

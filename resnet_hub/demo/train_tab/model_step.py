@@ -163,10 +163,11 @@ class ModelStep:
         name = base if base != self.defaults.embedded else self.defaults.get("base")  # else chosen meanwhile
         return gr.update(choices=self.models.names(), value=name)
 
-    def _suggest(self, typed: gr.KeyUpData) -> Any:
-        """Models of the page, and models on the Hub whose names match what is typed."""
+    def _suggest(self, request: gr.Request, typed: gr.KeyUpData) -> tuple[Any, str]:
+        """Models of the page and of the Hub whose names match what is typed, and whether the search failed."""
         matches = self.models.search(typed.input_value.strip())
-        return gr.update(choices=list(dict.fromkeys(self.models.names() + matches)))
+        notice = markup.render_text(translate(request, "search_failed"), "status") if matches is None else ""
+        return gr.update(choices=list(dict.fromkeys([*self.models.names(), *(matches or ())]))), notice
 
     # -- the page ------------------------------------------------------------------------------------------------------
 
@@ -214,7 +215,7 @@ class ModelStep:
         changed = [base, architecture, self._options, self.augmented, self.state.notice]
         recipe.input(show_options, recipe, changed, **QUICK)
         suggesting = QUICK | {"concurrency_id": "suggest", "concurrency_limit": 4, "trigger_mode": "always_last"}
-        base.key_up(self._suggest, None, base, **suggesting)
+        base.key_up(self._suggest, None, [base, self.state.notice], **suggesting)
         inputs, outputs = {self.state.run, *self.inputs.values()}, [self.state.notice, self.augmented]
         planned = [self.planned, *(self.inputs[name] for name in ("epochs", "learning_rate", "image_size"))]
         options = QUICK | {"concurrency_id": "plan", "concurrency_limit": 2, "trigger_mode": "always_last"}

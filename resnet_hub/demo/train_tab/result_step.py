@@ -15,6 +15,7 @@ from resnet_hub.demo.i18n import PageError, message, translate, translate_error
 from resnet_hub.demo.predict_tab.tab import PredictTab
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.train_tab import run_markup
 from resnet_hub.demo.train_tab.data_step import DataStep
 from resnet_hub.demo.train_tab.tab_state import QUICK, RESULT, SLOW, TabState, Updates, hide
 from resnet_hub.errors import ResNetHubError
@@ -47,9 +48,9 @@ class ResultStep:
         with suppress(ResNetHubError, OSError):  # with a full disk, everything but the download works
             zip_file = str(self.runs.files.publish(run, lambda: run.pack_model(title)))
         updates: Updates = {
-            self.metrics: markup.render_metrics(run, evaluation, request),
+            self.metrics: run_markup.render_metrics(run, evaluation, request),
             self.download: gr.update(value=zip_file, visible=zip_file is not None),
-            self.terms: markup.render_terms(run, request),
+            self.terms: run_markup.render_terms(run, request),
             **hide(self.web_file, self.onnx_file),
             self.actions: gr.update(visible=True),
             self.evaluate_button: gr.update(visible=evaluation is None and "job" not in run.read_facts()),
@@ -70,7 +71,7 @@ class ResultStep:
         """Show the Predict tab with the model of this run."""
         picker = gr.update(choices=self.predict.model.list_choices(run_id, request), value=run_id)
         run = self.runs.find(run_id)
-        photos = markup.render_own_photos(run, self._select_held_out(run), request) if run else ""
+        photos = run_markup.render_own_photos(run, self._select_held_out(run), request) if run else ""
         return picker, gr.Tabs(selected="predict"), photos
 
     def _select_held_out(self, run: PageRun) -> "ImageDataset | None":

@@ -12,6 +12,7 @@ from resnet_hub.demo.i18n import message, translate
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.train_tab import run_markup
 from resnet_hub.demo.train_tab.job_panel import JobPanel
 from resnet_hub.demo.train_tab.tab_state import QUICK, TabState, Updates
 from resnet_hub.errors import ResNetHubError
@@ -49,7 +50,7 @@ class RunPanel:
         return {
             self.panel: gr.update(visible=status.state != "new"),
             self.title: run.title if is_other else gr.skip(),
-            self.link: markup.render_run_link(run, request) if status.state != "new" else "",
+            self.link: run_markup.render_run_link(run, request) if status.state != "new" else "",
             self.new_button: gr.update(visible=not status.is_active),
         }
 
@@ -87,7 +88,7 @@ class RunPanel:
             "id": run.id,
             "title": run.title,
             "date": f"{changed:%Y-%m-%d %H:%M} UTC",
-            "accuracy": markup.format_accuracy(evaluation, request) if evaluation else state,
+            "accuracy": run_markup.format_accuracy(evaluation, request) if evaluation else state,
         }
 
     def compare(self, chosen: str, request: gr.Request) -> str:
@@ -95,7 +96,7 @@ class RunPanel:
         runs = [run for run in map(self.runs.find, str(chosen).split()) if run]
         if len(runs) != 2:
             return markup.render_text(translate(request, "choose_two"), "alert")
-        return markup.render_comparison(runs, request)
+        return run_markup.render_comparison(runs, request)
 
     def delete_run(self, run: PageRun, request: gr.Request, signed_in: gr.OAuthToken | None) -> None:
         """Delete a run with its model, and cancel its job."""

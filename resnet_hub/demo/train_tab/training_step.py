@@ -9,6 +9,7 @@ from resnet_hub import jobs
 from resnet_hub.demo import charts, markup, visitor
 from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.runs.scheduler import Scheduler
+from resnet_hub.demo.train_tab import run_markup
 from resnet_hub.demo.train_tab.data_step import DataStep
 from resnet_hub.demo.train_tab.job_panel import JobPanel
 from resnet_hub.demo.train_tab.run_panel import RunPanel
@@ -30,7 +31,7 @@ class TrainingStep:
         if run is None:
             return self._show_nothing(run_id, request)
         status, history = self.scheduler.get_status(run), run.run_dir.epochs()
-        progress = markup.render_progress(run, status, history, request)
+        progress = run_markup.render_progress(run, status, history, request)
         updates: Updates = {self.progress: progress}
         now = [run.id, status.state, len(history)]
         if now == shown:
@@ -44,7 +45,7 @@ class TrainingStep:
         can_stop = status.state != "stopping" and not ("job" in facts and facts.get("ending"))
         return updates | {
             self.state.shown: now,
-            self.samples: markup.render_samples(run, request),
+            self.samples: run_markup.render_samples(run, request),
             self.charts: charts.render_curves(history, request),
             self.stop_button: gr.update(visible=status.is_active, interactive=can_stop),
             self.resume_button: gr.update(visible=is_resumable),

@@ -10,7 +10,7 @@ from helpers.page import from_browser
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.i18n import MESSAGES
-from resnet_hub.demo.inside_tab import panels
+from resnet_hub.demo.inside_tab import paths_markup
 from resnet_hub.demo.inside_tab import tab as tab_module
 from resnet_hub.demo.inside_tab.tab import InsideTab
 from resnet_hub.demo.models import Models
@@ -87,7 +87,7 @@ def test_paths_of_residual_and_plain_networks(inside: InsideTab, monkeypatch: py
     assert "gradient for the photo" in residual and "a path passes 2 on average" in residual
     (plain,) = inside.show_paths(None, "plain", from_browser())
     assert MESSAGES["en"]["inside_paths_plain_note"] in plain and "gradient for the photo" not in plain
-    monkeypatch.setattr(panels, "MAX_WORK", 1e3)
+    monkeypatch.setattr(paths_markup, "MAX_WORK", 1e3)
     (slow,) = inside.show_paths(None, "tiny", from_browser())
     assert MESSAGES["en"]["inside_paths_slow_note"] in slow and "gradient for the photo" not in slow
 
@@ -98,6 +98,6 @@ def test_a_photo_that_is_gone_is_an_error_to_read(inside: InsideTab, tmp_path: P
 
 
 def test_the_number_of_paths_follows_the_work() -> None:
-    assert panels.choose_samples(10**6, 8) == 4
-    assert panels.choose_samples(18 * 10**8, 8) == 4  # ResNet-18
-    assert panels.choose_samples(12 * 10**9, 50) == 0
+    assert paths_markup.choose_samples(10**6, 8) == 4
+    assert paths_markup.choose_samples(18 * 10**8, 8) == 4  # ResNet-18
+    assert paths_markup.choose_samples(12 * 10**9, 50) == 0

@@ -1,8 +1,7 @@
-"""The Inside tab as HTML: the drawing of a model, switches and lesions, and paths."""
+"""The chosen model of the Inside tab, as HTML: its drawing, feature maps, switches and lesions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import groupby
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -10,7 +9,7 @@ import gradio as gr
 from resnet_hub.analysis.anatomy import ModuleSummary, describe_anatomy
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import markup
-from resnet_hub.demo.charts import Points, make_chart, render_chart
+from resnet_hub.demo.charts import make_chart, render_chart
 from resnet_hub.demo.i18n import translate, translate_text
 
 if TYPE_CHECKING:
@@ -158,55 +157,3 @@ def render_lesion(model: "ResNet", images: "Tensor", off: list[str], request: gr
     sentence = translate(request, key, **count, label=markup.shorten_label(best), other=markup.shorten_label(still))
     columns = [translate(request, name) for name in ("inside_label", "inside_whole", "inside_without")]
     return markup.render("lesion.html", request, columns=columns, rows=rows, sentence=sentence)
-
-
-MAX_WORK = 40e9  # multiply-adds: some seconds on two cores
-_MAX_SAMPLES = 4  # paths of each length
-
-
-def choose_samples(multiply_adds: int, blocks: int) -> int:
-    """The number of paths of each length that can be computed, forward and backward; 0 if not even one."""
-    # once forward, and backward through half of the blocks on average
-    return max(0, min(_MAX_SAMPLES, int((MAX_WORK / multiply_adds - 1) / ((blocks + 1) / 2))))
-
-
-def render_paths(model: "ResNet", images: "Tensor", request: gr.Request) -> Iterator[str]:
-    """Render the distribution of path lengths at once, then with the gradient by length for the photo's top label."""
-    import torch
-
-    from resnet_hub.analysis.blocks import to_inputs
-    from resnet_hub.analysis.paths import path_gradients, path_lengths
-
-    shares, blocks = path_lengths(model).tolist(), sum(model.config.depths)
-    lengths = list(range(blocks + 1))
-    lines = {translate(request, "inside_share_of_paths"): (lengths, shares)}
-    if model.config.shortcut == "none":
-        yield _render_paths(lines, "path_lengths(model)", request, "inside_paths_plain_note")
-        return
-    samples = choose_samples(model.config.multiply_adds, blocks)
-    if not samples:
-        yield _render_paths(lines, "path_lengths(model)", request, "inside_paths_slow_note")
-        return
-    waiting = markup.render_text(translate(request, "inside_computing_gradient"), "status")
-    yield f"{_render_paths(lines, 'path_lengths(model)', request)}{waiting}"
-    images = to_inputs(model, images)
-    with torch.inference_mode():
-        target = model(images).argmax(1)
-    gradients = path_gradients(model, images, target.clone(), samples=samples)
-    lines[translate(request, "inside_share_of_gradient")] = (lengths, gradients.gradient_shares.tolist())
-    mean = {"gradient": f"{gradients.mean_length:.1f}", "paths": f"{blocks / 2:g}", "blocks": blocks}
-    call = f"path_gradients(model, images, targets, samples={samples})"
-    yield _render_paths(lines, call, request, "inside_paths_note", mean)
-
-
-def _render_paths(
-    lines: Mapping[str, Points],
-    call: str,
-    request: gr.Request,
-    note: str = "",
-    values: Mapping[str, object] = MappingProxyType({}),
-) -> str:
-    texts = ("inside_paths_chart", "inside_path_length", "inside_share")
-    chart = make_chart(request, *texts, lines, note, values=values)
-    hint = markup.render_hint(translate(request, "inside_python", call=call))
-    return f'<div class="chart-row">{render_chart(chart, request)}</div>{hint}'

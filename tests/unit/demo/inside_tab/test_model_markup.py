@@ -9,7 +9,7 @@ from helpers.page import from_browser
 from resnet_hub.analysis.activations import feature_maps, residual_ratios
 from resnet_hub.analysis.anatomy import describe_anatomy
 from resnet_hub.config import ResNetConfig
-from resnet_hub.demo.inside_tab import panels
+from resnet_hub.demo.inside_tab import model_markup
 from resnet_hub.model import ResNet
 
 TINY = ResNetConfig(depths=(1, 2), width=8, stem="3x3", image_size=32, id2label={0: "cat", 1: "dog", 2: "ship"})
@@ -18,7 +18,7 @@ TINY = ResNetConfig(depths=(1, 2), width=8, stem="3x3", image_size=32, id2label=
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet101", "resnet56"])
 def test_every_part_is_a_box_inside_its_room(name: str) -> None:
     config = ResNetConfig.from_name(name)
-    svg = panels.render_anatomy(config, from_browser())
+    svg = model_markup.render_anatomy(config, from_browser())
     assert re.findall(r'data-value="([^"]+)"', svg) == [part.name for part in describe_anatomy(config)]
     boxes = re.findall(r'<rect x="(\d+)" y="(\d+)" width="(\d+)" height="(\d+)" rx="6"', svg)
     rooms = [
@@ -33,14 +33,14 @@ def test_every_part_is_a_box_inside_its_room(name: str) -> None:
 
 
 def test_a_box_is_a_button_for_keyboards_and_screen_readers() -> None:
-    svg = panels.render_anatomy(TINY, from_browser())
+    svg = model_markup.render_anatomy(TINY, from_browser())
     assert svg.count('role="button" tabindex="0"') == 5 == svg.count('aria-pressed="false"')
     assert re.search(r'aria-label="2\.1 [\d.]+k layer2\.1, 16 × 16 × 16"', svg)  # begins with what is seen
 
 
 def test_facts_are_in_the_visitors_language() -> None:
     part = describe_anatomy(TINY)[2]
-    english, chinese = (panels.render_module(part, "tiny", from_browser(language)) for language in ("en", "zh"))
+    english, chinese = (model_markup.render_module(part, "tiny", from_browser(language)) for language in ("en", "zh"))
     assert "8 × 32 × 32 → 16 × 16 × 16" in english and "3x3, 16 → 3x3, 16" in english and "section 3.3" in english
     assert "Multiply-adds" in english and "乘加次数" in chinese
     assert "projection (B)" in english and "投影（B）" in chinese and "第 3.3 节，选项 B；公式 2" in chinese
@@ -52,22 +52,22 @@ def test_facts_are_in_the_visitors_language() -> None:
     ):
         for part in describe_anatomy(config):
             assert not re.search(
-                r"section|figure|table|option|group|wide", panels.render_module(part, "tiny", from_browser("zh"))
+                r"section|figure|table|option|group|wide", model_markup.render_module(part, "tiny", from_browser("zh"))
             )
 
 
 def test_maps_and_ratios_of_a_photo_are_shown() -> None:
     torch.manual_seed(0)
     model, images = ResNet(TINY).eval(), torch.randn(1, 3, 32, 32)
-    maps = panels.render_feature_maps(
+    maps = model_markup.render_feature_maps(
         feature_maps(model, images, "layer2.0", strongest=4)["layer2.0"], "layer2.0", from_browser()
     )
     assert maps.count('<img src="data:image/jpeg') == 4 and maps.count("Channel") == 8 and "&lt;" not in maps
     assert "feature_maps(model, images, &#34;layer2.0&#34;, strongest=8)" in maps
     ratios = residual_ratios(model, images)
-    chart = panels.render_ratios(ratios, "layer2.0", False, from_browser())
+    chart = model_markup.render_ratios(ratios, "layer2.0", False, from_browser())
     assert f"layer2.0: {ratios['layer2.0']:.2f}" in chart and chart.count("<circle") == 4
-    assert "norm of y − x" in panels.render_ratios(ratios, "layer2.0", True, from_browser())
+    assert "norm of y − x" in model_markup.render_ratios(ratios, "layer2.0", True, from_browser())
 
 
 def test_a_map_without_a_response_is_black() -> None:
@@ -76,4 +76,4 @@ def test_a_map_without_a_response_is_black() -> None:
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
     found = feature_maps(model, torch.zeros(1, 3, 32, 32), "layer1.0", strongest=1)["layer1.0"]
-    assert "<img" in panels.render_feature_maps(found, "layer1.0", from_browser())
+    assert "<img" in model_markup.render_feature_maps(found, "layer1.0", from_browser())

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-
 _PACKAGE = Path(__file__).parent
 
 

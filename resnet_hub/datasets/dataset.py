@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -55,6 +55,14 @@ class ImageDataset:
                 return file.read(MAX_IMAGE_BYTES + 1)
         except OSError as error:
             raise ImageError(f"Cannot read {self.name(index)}: {error.strerror}. Check the file.") from None
+
+
+class ImageRef(NamedTuple):
+    """One image of a dataset; its split and name identify it."""
+
+    split: str
+    label: str
+    name: str
 
 
 class Splits(dict[str, ImageDataset]):

@@ -3,12 +3,13 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from resnet_hub.datasets.dataset import ImageDataset
+from resnet_hub.datasets.dataset import ImageDataset, ImageRef
 from resnet_hub.images.load import load_image
 
 _SIDE = 32  # pixels of the thumbnail that the hash is computed from; half as many are compared
@@ -17,6 +18,32 @@ _NEIGHBOURS = 64  # candidates compared with each image in each band: thousands 
 _MEAN_DIFFERENCE = 8.0  # of 255, between thumbnails; JPEG at quality 30 or half the size change them by less
 _CHUNK = 2048  # pairs compared at a time, 3 MB
 _MAX_CACHED = 5_000  # fingerprints: a training would hold all of its report
+
+
+@dataclass(frozen=True)
+class DuplicateGroup:
+    """Images that look the same: copies of one file, or one image saved again, resized or photographed twice."""
+
+    images: tuple[ImageRef, ...]
+    files: tuple[int, ...]  # a number for each image; equal numbers mean identical bytes
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all images are copies of one file."""
+        return len(set(self.files)) == 1
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> "DuplicateGroup":
+        images = row["images" if "images" in row else "pictures"]  # the key in version 0.1
+        return cls(tuple(ImageRef(*image) for image in images), tuple(row["files"]))
+
+    @property
+    def splits(self) -> set[str]:
+        return {image.split for image in self.images}
+
+    @property
+    def labels(self) -> set[str]:
+        return {image.label for image in self.images}
 
 
 class Fingerprint(NamedTuple):

@@ -6,25 +6,23 @@ the dataset. Before the download, the sizes of its files are checked, and before
 
 import contextlib
 import glob
-import logging
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from inspect import signature
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import SPLIT_NAMES, SPLITS, TRAIN, Splits
+from resnet_hub.datasets.parquet import limit_batches
+from resnet_hub.datasets.remote_errors import wrap_errors
 from resnet_hub.datasets.split_names import UNLABELLED, find_split
 from resnet_hub.datasets.storage import Storage, check_free_space, check_row_groups
 from resnet_hub.datasets.tables import METADATA_NAMES, load_tables
-from resnet_hub.errors import DataError, HubError, ResNetHubError, TooLargeError, one_line
-from resnet_hub.hub_client.errors import error_message
+from resnet_hub.errors import DataError, HubError, TooLargeError
 from resnet_hub.hub_client.listing import read_listing
-from resnet_hub.hub_client.retry import is_short_body, request_timeout, retry_call
-from resnet_hub.hub_client.xet import XetTransferError
+from resnet_hub.hub_client.retry import request_timeout, retry_call
 from resnet_hub.images.load import SUFFIXES
 from resnet_hub.threads import map_ahead
 
@@ -36,16 +34,8 @@ _MAX_CARD = 2**20  # bytes
 _TABLES = {".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".tgz"}
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
 _DOWNLOADS = 8  # images at a time
-READ_ROWS, _READ_BYTES = 100, 2**20  # of a parquet file at a time
-RemoteReader = Callable[[str, Sequence[str] | None], Iterator[Any]]  # of the batches of a file: its URL, the columns
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OUTSIDE = re.compile(r"^[/\\~]|:|(^|[/\\])\.\.([/\\]|$)")  # an absolute path, a URL, a drive, the parent folder
-_MISSING_CHOICES = {  # patterns of errors of `datasets`, whose second group lists the choices -> our text
-    r"(?s)Config name is missing()(.*?)(?:`load_dataset|$)": "has subsets",
-    r"BuilderConfig '(.*)' not found. Available: (.*)": "has no subset {!r}",
-    r'Unknown split "(.*)". Should be one of (.*)': "has no split {!r}",
-    r"Bad split: (.*). Available splits: (.*)": "has no split {!r} that can be read as a stream",
-}
 
 
 def parse_repo_id(source: str) -> str:
@@ -95,51 +85,6 @@ def load_parquet_or_hub(
         splits = load_tables(name_splits(by_name, str(source)), image_column, label_column, root.resolve())
         splits.commit = commit
         return splits
-
-
-def limit_batches(builder: Any, read_remote: RemoteReader | None = None) -> None:
-    """Let the builder of parquet files read few rows at a time.
-
-    By default it reads as many as the first row group has, also 0, and Arrow's scanner reads a group as a whole anyway.
-
-    Args:
-        builder: Of any kind; another one stays as it is.
-        read_remote: Reads a file on the Hub; by default the builder does.
-    """
-    if getattr(builder.config, "batch_size", 0) is None:
-        builder.config.batch_size = READ_ROWS
-    # `datasets` has no public way to choose the reader; a later version with another method keeps its own.
-    read_groups = getattr(builder, "_generate_tables", None)
-    is_known = read_groups and [*signature(read_groups).parameters] == ["files", "row_groups_list"]
-    if read_groups and is_known and not getattr(builder.config, "filters", True):
-        builder._generate_tables = partial(_read_tables, builder, read_groups, read_remote)
-
-
-def _read_tables(
-    builder: Any,
-    read_groups: Callable[..., Iterator[Any]],
-    read_remote: RemoteReader | None,
-    files: Sequence[str],
-    row_groups_list: Sequence[Any],
-) -> Iterator[tuple[Any, Any]]:
-    """Yield the rows of parquet files, in place of the method `read_groups` of the builder."""
-    import pyarrow as pa
-
-    for number, file in enumerate(files):
-        read = read_remote if "://" in file else _read_pages
-        if read is None or row_groups_list[number] is not None:
-            yield from read_groups(files=[file], row_groups_list=[row_groups_list[number]])
-            continue
-        for index, batch in enumerate(read(file, builder.config.columns)):
-            yield (number, index), builder._cast_table(pa.Table.from_batches([batch]))
-
-
-def _read_pages(file: str, columns: Sequence[str] | None) -> Iterator[Any]:
-    """Yield the record batches of a parquet file, which is read page by page."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(file, pre_buffer=False, buffer_size=_READ_BYTES) as table:
-        yield from table.iter_batches(READ_ROWS, columns=columns)
 
 
 def open_builder(
@@ -429,59 +374,3 @@ def _explain_outside(name: str, file: str) -> str:
 
 def _explain_long_card(name: str) -> str:
     return f"The dataset {name!r} has a card of over {_MAX_CARD // 2**20} MB, which is too large. Use another dataset."
-
-
-@contextlib.contextmanager
-def wrap_errors(source: str, revision: str | None) -> Iterator[None]:
-    """Turn all errors into `DataError`, and silence the progress bars and log messages of `datasets`."""
-    try:
-        import datasets
-        from huggingface_hub import utils as hub
-    except ImportError:
-        install = "Run pip install 'resnet_hub[train]'."
-        raise DataError(f"Parquet files and the Hub need another package. {install}") from None
-    modules = (datasets, hub)
-    old_states = [(module.are_progress_bars_disabled(), module.logging.get_verbosity()) for module in modules]
-    for module in modules:
-        module.disable_progress_bars()
-        module.logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    except ResNetHubError:
-        raise
-    except Exception as error:
-        raise DataError(explain_error(source, revision, error)) from None
-    finally:
-        for module, (was_disabled, verbosity) in zip(modules, old_states, strict=True):
-            module.logging.set_verbosity(verbosity)
-            if not was_disabled:
-                module.enable_progress_bars()
-
-
-def explain_error(source: str, revision: str | None, error: Exception, file: str = "") -> str:
-    """Return the message for an error of `datasets` or the Hub, in one file if it is known: subject, cause, advice."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError | errors.DisabledRepoError):
-        return error_message(error, source, revision, writing=False, kind="dataset")
-    if error.__cause__ and str(error) == "An error occurred while generating the dataset":
-        error = cast(Exception, error.__cause__)
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
-    if isinstance(error, ValueError):
-        for pattern, problem in _MISSING_CHOICES.items():
-            if match := re.search(pattern, str(error)):
-                names = ", ".join(re.findall(r"'([^']+)'", match[2]))
-                return f"The dataset {source!r} {problem.format(match[1])}. Choose one of {names}."
-        if match := re.match(r"Unrecognized instruction format: (.*)", reason):
-            return f"The split {match[1]!r} is not valid. Give the name of a split, or a part such as train[:10%]."
-    if "is a gated dataset" in reason:
-        return f"{source} is gated. Request access on its page, then use a token of that account."
-    if "scripts are no longer supported" in reason:
-        return f"The dataset {source!r} needs a script to be read. Scripts are never run; use another dataset."
-    cause = error.__cause__ if isinstance(error.__cause__, errors.HTTPError) else error
-    if isinstance(cause, errors.HTTPError | XetTransferError) or (isinstance(error, OSError) and is_short_body(error)):
-        return error_message(error, f"The dataset {source!r}", None, writing=False)
-    if isinstance(error, ConnectionError | TimeoutError):
-        return f"The dataset {source!r} cannot be fetched. Check the connection, or use a folder or ZIP."
-    where = f"{file} of the dataset {source!r}" if file else f"the dataset {source!r}"
-    return f"Cannot read {where}: {one_line(reason).rstrip('.')}. Check {'it' if file else 'its files'}."

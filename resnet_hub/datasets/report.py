@@ -8,13 +8,13 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 
 from resnet_hub.config import is_valid_label
-from resnet_hub.datasets.dataset import SPLIT_NAMES, TRAIN, ImageDataset, Names, Splits
-from resnet_hub.datasets.duplicates import Fingerprint, compute_fingerprint, find_duplicates
+from resnet_hub.datasets.dataset import SPLIT_NAMES, TRAIN, ImageDataset, ImageRef, Names, Splits
+from resnet_hub.datasets.duplicates import DuplicateGroup, Fingerprint, compute_fingerprint, find_duplicates
 from resnet_hub.datasets.labels import ASSETS
 from resnet_hub.datasets.layout import DOT_FOLDER, NO_IMAGES, NO_ROW
 from resnet_hub.datasets.tables import NO_FILE
@@ -43,14 +43,6 @@ _SHOWN = 5  # names in a message
 _SHOWN_LOST = 20  # of images that are left out
 
 
-class ImageRef(NamedTuple):
-    """One image of a dataset; its split and name identify it."""
-
-    split: str
-    label: str
-    name: str
-
-
 @dataclass(frozen=True)
 class UnreadableImage:
     """An image that cannot be decoded, and the reason. Training leaves it out."""
@@ -59,32 +51,6 @@ class UnreadableImage:
     label: str
     name: str
     reason: str
-
-
-@dataclass(frozen=True)
-class DuplicateGroup:
-    """Images that look the same: copies of one file, or one image saved again, resized or photographed twice."""
-
-    images: tuple[ImageRef, ...]
-    files: tuple[int, ...]  # a number for each image; equal numbers mean identical bytes
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether all images are copies of one file."""
-        return len(set(self.files)) == 1
-
-    @classmethod
-    def _from_json(cls, row: dict[str, Any]) -> "DuplicateGroup":
-        images = row["images" if "images" in row else "pictures"]  # the key in version 0.1
-        return cls(tuple(ImageRef(*image) for image in images), tuple(row["files"]))
-
-    @property
-    def splits(self) -> set[str]:
-        return {image.split for image in self.images}
-
-    @property
-    def labels(self) -> set[str]:
-        return {image.label for image in self.images}
 
 
 @dataclass(frozen=True)
@@ -254,7 +220,7 @@ class DatasetReport:
                 classes=tuple(ClassCount(**row) for row in content["classes"]),
                 sizes={key: tuple(values) for key, values in content["sizes"].items()},
                 unreadable=tuple(UnreadableImage(**row) for row in content["unreadable"]),
-                duplicates=tuple(map(DuplicateGroup._from_json, content["duplicates"])),
+                duplicates=tuple(map(DuplicateGroup.from_json, content["duplicates"])),
                 skipped=content["skipped"],
                 findings=tuple(Finding(**row) for row in content["findings"]),
             )

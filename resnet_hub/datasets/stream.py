@@ -4,9 +4,7 @@ The files of a split are read in any order, the images of a file in its own. A s
 over the dataset, is read at once: it stands for the dataset where a part of it must do.
 """
 
-import io
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -20,17 +18,9 @@ from resnet_hub.datasets.dataset import TRAIN, ImageDataset, Splits
 from resnet_hub.datasets.labels import encode_label, natural_key
 from resnet_hub.datasets.layout import sort_files
 from resnet_hub.datasets.listing import FolderListing
-from resnet_hub.datasets.remote import (
-    HUB_PREFIX,
-    READ_ROWS,
-    explain_error,
-    group_by_split,
-    limit_batches,
-    name_splits,
-    open_builder,
-    parse_repo_id,
-    wrap_errors,
-)
+from resnet_hub.datasets.parquet import count_labels, get_file_name, limit_batches, read_remote
+from resnet_hub.datasets.remote import HUB_PREFIX, group_by_split, name_splits, open_builder, parse_repo_id
+from resnet_hub.datasets.remote_errors import explain_error, wrap_errors
 from resnet_hub.datasets.split_names import are_all_splits
 from resnet_hub.datasets.tables import MAX_LABELS, choose_columns, explain_no_label_column
 from resnet_hub.datasets.tar import TarArchive, is_tar, read_label_files
@@ -43,9 +33,6 @@ from resnet_hub.threads import ReadAhead
 MAX_SAMPLED = 5_000  # images of a split
 _SAMPLE_BYTES = 2**28  # encoded images of a split, which stay in memory
 _SAMPLED_FILES = 16
-_SCANS = 8  # files whose labels are read at a time
-_FOOTER = 2**16  # bytes of a parquet file on the Hub that are fetched first
-_RANGE = 2**25  # bytes of a parquet file on the Hub that are requested at once, as Arrow does
 
 
 class ShardFile(Protocol):
@@ -299,7 +286,7 @@ def _open_tables(
             builder, commit = open_builder(origin, subset, tables, takes_images=not split, **hub)
             if isinstance(builder, Path):
                 raise DataError(_explain_form(title))
-            limit_batches(builder, partial(_read_remote, token))
+            limit_batches(builder, partial(read_remote, token))
             is_parquet = hasattr(builder.config, "columns") and hasattr(builder.config, "filters")
             loaded = builder.as_streaming_dataset(split=split)
             by_name = loaded if isinstance(loaded, dict) else {split: loaded}
@@ -324,12 +311,12 @@ def _open_tables(
         labels = tuple(feature.names) if has_indices else None
         if is_parquet:  # the labels can be read alone
             if labels is None:
-                counts = {name: _count_labels(title, group, label_column, token) for name, group in paths.items()}
+                counts = {name: count_labels(title, group, label_column, token) for name, group in paths.items()}
                 label_of = {value: encode_label(label_column, value) for group in counts.values() for value in group}
                 labels = _sort_labels({label for label in label_of.values() if label is not None}, label_column)
                 count = sum(number for value, number in counts[TRAIN].items() if label_of[value] is not None)
             elif count is None:
-                of_train = _count_labels(title, paths[TRAIN], label_column, token)
+                of_train = count_labels(title, paths[TRAIN], label_column, token)
                 count = sum(number for value, number in of_train.items() if value in range(len(labels)))
         stream = _create_stream(title, labels, count, files, label_column, has_indices=has_indices)
         stream.sample.commit, stream.is_remote = commit, not isinstance(origin, Path)
@@ -379,125 +366,12 @@ def _open_tars(title: str, paths: Mapping[str, Sequence[Path]]) -> ImageStream:
 
 def _split_table(table: Any, paths: Sequence[str], *columns: str) -> list[Callable[[], ShardFile]]:
     count = table.num_shards
-    names = [_get_name(path) for path in paths] if len(paths) == count else [f"file {n}" for n in range(count)]
+    names = [get_file_name(path) for path in paths] if len(paths) == count else [f"file {n}" for n in range(count)]
 
     def open_file(number: int) -> ShardFile:
         return _Table(names[number], table.shard(count, number), *columns)
 
     return [partial(open_file, number) for number in range(count)]
-
-
-def _get_name(file: str) -> str:
-    return str(file).replace("\\", "/").rpartition("/")[2]
-
-
-class _RemoteParquet:
-    """A parquet file on the Hub, of which row groups are fetched before Arrow reads them from memory.
-
-    Arrow must not wait for the Hub: a thread that is within its code when the process ends crashes it.
-
-    Args:
-        file: The open file.
-        columns: Those that are read; by default all.
-    """
-
-    def __init__(self, file: Any, columns: Sequence[str] | None = None):
-        import pyarrow.parquet as pq
-
-        self._file, self._columns = file, columns
-        self._size = file.seek(0, io.SEEK_END)
-        self._start, self._content = self._size, b""  # what is in memory
-        self._fetch(max(0, self._size - _FOOTER), self._size)
-        length = int.from_bytes(self._content[-8:-4], "little") + 8  # of the footer
-        if len(self._content) < length <= self._size:
-            self._fetch(self._size - length, self._size)
-        self._metadata = pq.read_metadata(io.BytesIO(self._content))
-
-    def read_batches(self) -> Iterator[Any]:
-        """Yield the record batches, of `READ_ROWS` or fewer."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        with pa.PythonFile(self, mode="r") as source:
-            parquet = pq.ParquetFile(source, metadata=self._metadata, pre_buffer=False)
-            for number in range(self._metadata.num_row_groups):
-                group = self._metadata.row_group(number)
-                chunks = [group.column(index) for index in range(group.num_columns)]
-                spans = [
-                    (chunk.dictionary_page_offset or chunk.data_page_offset, chunk.total_compressed_size)
-                    for chunk in chunks
-                    if not self._columns or any(f"{chunk.path_in_schema}.".startswith(f"{c}.") for c in self._columns)
-                ]
-                self._fetch(min(start for start, _ in spans), max(start + size for start, size in spans))
-                yield from parquet.iter_batches(READ_ROWS, [number], self._columns, use_threads=False)
-
-    def _fetch(self, start: int, end: int) -> None:
-        self._file.seek(start)
-        self._start, self._content = start, self._file.read(end - start)
-
-    # As Arrow calls a file.
-
-    closed = False
-    _position = 0
-
-    def close(self) -> None: ...
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
-        self._position = position + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def read(self, length: int) -> bytes:
-        first = self._position - self._start
-        if first < 0:  # of a damaged file
-            raise OSError("its row groups overlap")
-        content = self._content[first : first + length]
-        self._position += len(content)
-        return content
-
-
-def _read_remote(token: str | bool | None, file: str, columns: Sequence[str] | None) -> Iterator[Any]:
-    """Yield the record batches of a parquet file on the Hub, which the builder would read in Arrow's threads."""
-    import datasets
-    from datasets.utils.file_utils import xopen
-
-    with xopen(file, "rb", download_config=datasets.DownloadConfig(token=token), block_size=_RANGE) as content:
-        yield from _RemoteParquet(content, columns).read_batches()
-
-
-def _count_labels(title: str, files: Sequence[str], column: str, token: str | bool | None) -> Counter[Any]:
-    """Count the values of a column of parquet files; of files on the Hub, only its bytes are fetched."""
-    import fsspec.core  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq
-
-    def count(file: str) -> Counter[Any]:
-        counts = Counter[Any]()
-        options = {"token": token} if "://" in file else {}
-        try:
-            with request_timeout():
-                system, path = fsspec.core.url_to_fs(file, **options)
-                # A cache would read ahead, and between the bytes of the column are those of the images.
-                with system.open(path, "rb", cache_type="none") as content:
-                    if "://" in file:
-                        batches = _RemoteParquet(content, [column]).read_batches()
-                    else:
-                        batches = pq.ParquetFile(content).iter_batches(columns=[column])
-                    for batch in batches:
-                        for row in batch[column].value_counts().to_pylist():
-                            counts[row["values"]] += row["counts"]
-        except Exception as error:
-            raise DataError(explain_error(title, None, error, _get_name(file))) from None
-        return counts
-
-    names = list(map(str, files))
-    scans = [ReadAhead(map(count, names[start::_SCANS]), len(names), name="labels") for start in range(_SCANS)]
-    try:
-        return sum((counts for scan in scans for counts in scan), Counter())
-    finally:
-        for scan in scans:
-            scan.close(wait=0)
 
 
 def _sort_labels(labels: Collection[str], column: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from resnet_hub.datasets.report import ImageRef
+from resnet_hub.datasets.dataset import ImageRef
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import translate
 from resnet_hub.demo.runs.run import PageRun

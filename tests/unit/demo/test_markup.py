@@ -20,6 +20,7 @@ from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.demo.predict_tab import prediction_markup
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Status
+from resnet_hub.demo.train_tab import run_markup
 from resnet_hub.errors import DataError
 from resnet_hub.training.events import Epoch, Sample
 from resnet_hub.training.run_dir import RunDir
@@ -47,26 +48,28 @@ def make_report(labels: list[str]) -> DatasetReport:
 
 
 def test_a_report_escapes_names_of_files_and_classes() -> None:
-    shown = markup.render_report(make_report([EVIL, "dog"]), from_browser())
+    shown = run_markup.render_report(make_report([EVIL, "dog"]), from_browser())
     assert EVIL not in shown and shown.count("&lt;img src=x onerror=alert(1)&gt;") == 6
     assert "<td>dog</td><td>3</td><td>2.0 KB</td>" in shown
-    many = markup.render_report(make_report([str(number) for number in range(markup.MAX_ROWS + 50)]), from_browser())
-    assert many.count("<tr>") == markup.MAX_ROWS + 1 + 2  # its head, and the table of the unreadable
+    many = run_markup.render_report(
+        make_report([str(number) for number in range(run_markup.MAX_ROWS + 50)]), from_browser()
+    )
+    assert many.count("<tr>") == run_markup.MAX_ROWS + 1 + 2  # its head, and the table of the unreadable
 
 
 @pytest.mark.parametrize("language", MESSAGES)
 def test_the_status_of_a_run_is_in_the_language_of_its_visitor(language: str, run: PageRun) -> None:
     text, request = MESSAGES[language], from_browser(language)
     history = [Epoch(0, None, 1.0, 0.5, True, 0.1, 1.0), Epoch(1, 0.9, 1.1, 0.4, False, 0.1, 2.0)]
-    shown = markup.render_progress(run, Status("queued", position=3), history, request)
+    shown = run_markup.render_progress(run, Status("queued", position=3), history, request)
     assert text["is_queued"].format(place=3) in shown
     assert text["best"].format(accuracy="50%", epoch=0) in shown
     for what, key in {"report": "checking", "images": "reading", "features": "features"}.items():
         event = {"event": "Preparing", "what": what, "done": 1200, "total": 4800}
-        shown = markup.render_progress(run, Status("running", event=event), [], request)
+        shown = run_markup.render_progress(run, Status("running", event=event), [], request)
         assert text[key].format(done="1,200", total="4,800") in shown
         assert '<progress value="1200.000" max="4800">' in shown
-    failed = markup.render_progress(run, Status("failed", event={"event": "Failed", "reason": EVIL}), [], request)
+    failed = run_markup.render_progress(run, Status("failed", event={"event": "Failed", "reason": EVIL}), [], request)
     assert EVIL not in failed and "&lt;img" in failed
 
 
@@ -82,9 +85,9 @@ def test_a_thumbnail_is_decoded_near_its_size_and_not_kept(tmp_path: Path, monke
     run = PageRun("A" * 32, tmp_path)
     monkeypatch.setattr(RunDir, "read_samples", lambda run_dir: [Sample(0, "cat", "dog", 0.5)])
     monkeypatch.setattr(PageRun, "load_validation_images", lambda run: images)
-    assert "<img" in markup.render_samples(run, from_browser())
+    assert "<img" in run_markup.render_samples(run, from_browser())
     shutil.rmtree(tmp_path / "data")
-    assert "<img" not in markup.render_samples(run, from_browser())
+    assert "<img" not in run_markup.render_samples(run, from_browser())
 
 
 def test_images_and_addresses_are_escaped_too(run: PageRun) -> None:
@@ -94,23 +97,23 @@ def test_images_and_addresses_are_escaped_too(run: PageRun) -> None:
     assert markup.render_images([], from_browser()) == ""
     assert 'href="https://x/&#34;onclick"' in markup.render("pushed.html", from_browser(), url='https://x/"onclick')
     assert EVIL not in markup.render_text(EVIL, "alert") and EVIL not in markup.render_error(DataError(EVIL), None)
-    assert f'href="?run={run.id}"' in markup.render_run_link(run, from_browser())
+    assert f'href="?run={run.id}"' in run_markup.render_run_link(run, from_browser())
 
 
 def test_the_facts_of_a_model_distinguish_a_crop_from_a_resize_of_both_sides() -> None:
     request = from_browser()
     cropped, squashed = (ResNetConfig.from_name("resnet18", num_classes=2, crop_mode=m) for m in ("center", "squash"))
-    assert "224 × 224 pixels, 87.5% centre crop" in markup.render_model(cropped, None, request)
-    html = markup.render_model(squashed, None, request)
+    assert "224 × 224 pixels, 87.5% centre crop" in prediction_markup.render_model(cropped, None, request)
+    html = prediction_markup.render_model(squashed, None, request)
     assert "224 × 224 pixels, both sides resized" in html and "centre crop" not in html
 
 
 def test_all_labels_of_a_model_can_be_searched() -> None:
     few, many, most = (ResNetConfig(id2label=dict(enumerate([EVIL, *map(str, range(n))]))) for n in (3, 999, 5000))
-    html = markup.render_model(many, None, from_browser())
+    html = prediction_markup.render_model(many, None, from_browser())
     assert html.count("<option") == 1000 and '<option value="998">' in html and EVIL not in html
     assert MESSAGES["en"]["search_labels"] in html
-    assert all("<option" not in markup.render_model(config, None, from_browser()) for config in (few, most))
+    assert all("<option" not in prediction_markup.render_model(config, None, from_browser()) for config in (few, most))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +126,7 @@ def test_all_labels_of_a_model_can_be_searched() -> None:
     ],
 )
 def test_an_accuracy_of_few_images_has_its_uncertainty(correct: int, total: int, words: str) -> None:
-    assert markup.format_share(correct, total, from_browser()) == words
+    assert run_markup.format_share(correct, total, from_browser()) == words
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,7 @@ def test_an_accuracy_of_few_images_has_its_uncertainty(correct: int, total: int,
 def test_calibration_is_described_in_a_sentence(error: float, images: int, key: str) -> None:
     for language, texts in MESSAGES.items():
         evaluation = {"calibration_error": error, "num_images": images}
-        shown = markup.describe_calibration(evaluation, from_browser(language))
+        shown = run_markup.describe_calibration(evaluation, from_browser(language))
         assert shown == texts[key].format(points=f"{100 * error:.0f}")
 
 
@@ -147,12 +150,12 @@ def test_calibration_is_described_in_a_sentence(error: float, images: int, key: 
     ],
 )
 def test_the_licence_of_the_base_is_described_in_a_sentence(license: str, key: str, run: PageRun) -> None:
-    assert markup.render_terms(run, from_browser()) == ""  # from scratch
+    assert run_markup.render_terms(run, from_browser()) == ""  # from scratch
     run.update_facts(config={"base": "weights/tiny"})
     run.run_dir.model.mkdir(parents=True)
     card = f"---\nlicense: {json.dumps(license)}\n---\n" if license else "# A model\n"
     (run.run_dir.model / "README.md").write_text(card)
-    shown = markup.render_terms(run, from_browser())
+    shown = run_markup.render_terms(run, from_browser())
     assert MESSAGES["en"]["credit"].format(base="tiny") in shown and EVIL not in shown
     assert str(escape(MESSAGES["en"][key].format(license=license))) in shown
 

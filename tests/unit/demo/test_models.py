@@ -28,6 +28,9 @@ def test_a_long_text_is_no_search_and_stops_none(tmp_path: Path, monkeypatch: py
     shelf = Models(tmp_path)
     assert [shelf.search(text) for text in ("x" * 97, "x", "resnet")] == [[], [], ["resnet"]]
     hub.assert_called_once_with("resnet")
+    hub.side_effect = HubError("The Hub did not answer.")
+    assert shelf.search("plain") is None and shelf.search("bert") is None and shelf.search("x") == []
+    assert hub.call_count == 2  # after a failure, the Hub is left alone for a while
 
 
 @pytest.mark.parametrize(

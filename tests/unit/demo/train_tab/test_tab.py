@@ -120,6 +120,16 @@ def test_names_of_a_hub_dataset_reach_its_run(tab: Any, tables: Repo) -> None:
     tab.scheduler.delete(run)
 
 
+def test_a_search_that_fails_is_said_and_leaves_the_models_of_the_page(
+    tab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, typed = tab.model, Mock(input_value="resnet")
+    for found, notice in ((["timm/resnet18.a1_in1k"], ""), ([], ""), (None, MESSAGES["en"]["search_failed"])):
+        monkeypatch.setattr(step.models, "search", lambda text, found=found: found)
+        update, shown = step._suggest(from_browser(), typed)
+        assert update["choices"] == ["tiny", *(found or [])] and notice in shown and bool(notice) == bool(shown)
+
+
 def test_a_model_too_large_for_memory_is_refused_with_the_sizes(tab: Any) -> None:
     run = tab.runs.create()
     run.log_event(Failed(error_reason(MemoryError(), TrainConfig(data="", run="run"))))

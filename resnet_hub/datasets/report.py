@@ -39,6 +39,11 @@ _LOST = {  # reasons for which a class may be lost -> what to do
 SAMPLE = "sample"  # the kind of the finding that describes the sample of which a report is
 _NOT_OF_A_SAMPLE = {"one class", "single", "few", "missing", "imbalance"}
 _ABOUT_A_SAMPLE = {"sorted", SAMPLE}  # of a report that is read again
+UNREADABLE_LATER = "unreadable later"  # the kind of the finding about images that a training could not read
+_UNREADABLE = {  # kind of the finding -> what follows the number of images
+    "unreadable": "outside the checked sample could not be read and stayed unused",
+    UNREADABLE_LATER: "of the training could not be read and stayed unused",
+}
 _SHOWN = 5  # names in a message
 _SHOWN_LOST = 20  # of images that are left out
 
@@ -150,13 +155,13 @@ class DatasetReport:
         )
 
     def add_unreadable(self, images: Sequence[UnreadableImage], kind: str = "unreadable") -> "DatasetReport":
-        """Add images outside the checked sample that cannot be read, and a finding that counts them and names 20."""
+        """Add images that cannot be read, and a finding of a kind that counts the new ones and names 20."""
         unreadable = {(image.split, image.name) for image in self.unreadable}
         added = [image for image in images if (image.split, image.name) not in unreadable]
         if not added:
             return self
         names = _list_lost([image.name for image in added])
-        message = f"{count_items(added, 'image')} outside the checked sample cannot be read and are left out: {names}."
+        message = f"{count_items(added, 'image')} {_UNREADABLE[kind]}: {names}."
         finding = Finding("warning", kind, message)
         return replace(self, unreadable=(*self.unreadable, *added), findings=(*self.findings, finding))
 

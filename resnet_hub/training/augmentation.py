@@ -29,7 +29,6 @@ _CROP, _ERASING, _COLOUR, _RAND_AUGMENT = slice(0, 5), slice(5, 10), slice(10, 1
 # Principal components of the colours of ImageNet, in columns, and their deviations (AlexNet, section 4.1)
 _COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 _DEVIATIONS = (0.2175, 0.0188, 0.0045)
-_MIN_AREA = 0.35  # of an image that a resized crop shows
 _MAX_SCALE = 480 / 256  # of section 3.4's short sides
 
 
@@ -47,6 +46,7 @@ class BatchTransform:
         self.crop_size = config.crop_size or self.size
         self.mean, self.std = torch.tensor(model_config.mean), torch.tensor(model_config.std)
         self._memory = torch.empty(0)
+        self.min_area = config.min_area
         self.augmentation = config.augmentation or ("shift" if self.size <= 64 else "crop")
 
     def crop(self, images: Sequence[np.ndarray], batch: Batch) -> np.ndarray:
@@ -68,7 +68,9 @@ class BatchTransform:
         numbers = batch.numbers[:, _CROP]
         pairs = zip(images, numbers, strict=True)
         if self.augmentation == "crop":
-            return np.stack([random_resized_crop(image, row, size=batch.size) for image, row in pairs])
+            return np.stack(
+                [random_resized_crop(image, row, size=batch.size, min_area=self.min_area) for image, row in pairs]
+            )
         if self.augmentation == "scale":
             share = self.size / self.model_config.resize_size
             return np.stack([random_scale_crop(image, row, size=batch.size, share=share) for image, row in pairs])
@@ -181,15 +183,15 @@ def _reflect(indices: np.ndarray, size: int) -> np.ndarray:
     return np.where(indices >= size, 2 * (size - 1) - indices, indices)
 
 
-def random_resized_crop(image: np.ndarray, numbers: np.ndarray, *, size: int) -> np.ndarray:
+def random_resized_crop(image: np.ndarray, numbers: np.ndarray, *, size: int, min_area: float) -> np.ndarray:
     """Inception's crops (https://arxiv.org/abs/1409.4842, section 6): a random window of an image, resized.
 
-    uint8 (H, W, 3) to (size, size, 3). The window covers 35% to 100% of the area, at an aspect ratio of 3/4 to 4/3; it
-    is smaller where such a window would be longer than the image. `numbers` (5,) are random, from 0 to 1.
+    uint8 (H, W, 3) to (size, size, 3). The window covers `min_area` to 1 of the area, at an aspect ratio of 3/4 to 4/3;
+    it is smaller where such a window would be longer than the image. `numbers` (5,) are random, from 0 to 1.
     """
     mirrored, area, ratio, down, across = numbers
     height, width = image.shape[:2]
-    area = height * width * (_MIN_AREA + (1 - _MIN_AREA) * area)
+    area = height * width * (min_area + (1 - min_area) * area)
     ratio = math.exp((2 * ratio - 1) * math.log(4 / 3))
     wide, tall = math.sqrt(area * ratio), math.sqrt(area / ratio)
     fit = min(1.0, width / wide, height / tall)

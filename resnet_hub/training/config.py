@@ -30,7 +30,7 @@ LogTo = Literal["none", "tensorboard", "trackio", "wandb"]
 _PLAIN: dict[str, Any] = {
     **{"optimizer": "sgd", "nesterov": False, "warmup": 0.0, "ema": 0.0, "clip": 0.0},
     **{"frozen_norm": False, "frozen_stages": 0},
-    **{"loss": "cross-entropy", "mixup": 0.0, "cutmix": 0.0, "rand_augment": 0.0, "colour": 0.0},
+    **{"loss": "cross-entropy", "min_area": 0.35, "mixup": 0.0, "cutmix": 0.0, "rand_augment": 0.0, "colour": 0.0},
 }
 RECIPES: dict[str, dict[str, Any]] = {
     # Section 4.2: 64,000 steps, the learning rate divided by 10 after half and after three quarters of them.
@@ -48,7 +48,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "a3": _PLAIN
     | {"epochs": 100, "batch_size": 2048, "optimizer": "lamb", "learning_rate": 8e-3, "schedule": "cosine"}
     | {"warmup": 0.05, "weight_decay": 0.02, "loss": "binary", "mixup": 0.1, "cutmix": 1.0, "rand_augment": 6.0}
-    | {"crop_size": 160, "crop_pct": 0.95, "augmentation": "crop"},
+    | {"crop_size": 160, "crop_pct": 0.95, "augmentation": "crop", "min_area": 0.08},
     # A new head is fitted to the base's features, then the whole network is trained for `choose_epochs` epochs.
     # SGD, frozen stages and, with few images, new BatchNorm statistics each gave a lower accuracy (docs/log.md).
     "finetune": _PLAIN
@@ -125,6 +125,7 @@ class TrainConfig:
     label_smoothing: float = option(0.0, "fraction of each target that is spread over all classes", (0, 0.9))
     balance: Balance = option("none", "sample rare classes more often, or weight them higher in the loss")
     augmentation: Augmentation | None = option(None, "default: shift for images up to 64 pixels, else crop")
+    min_area: float | None = option(None, "smallest share of an image that a resized crop shows", (0.01, 1))
     mixup: float | None = option(None, "alpha of mixup; 0: off", (0, 10))
     cutmix: float | None = option(None, "alpha of CutMix; 0: off", (0, 10))
     rand_augment: float | None = option(None, "strength of RandAugment's two changes of an image; 0: off", (0, 10))
@@ -169,6 +170,8 @@ class TrainConfig:
             raise TrainingError(f"The recipe {recipe!r} starts from a trained model; name one as base.")
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)} | {"recipe": recipe}
         values |= {key: value for key, value in RECIPES[recipe].items() if values[key] is None}
+        if self.crop_size is None and self.image_size is not None and (values["crop_size"] or 0) > self.image_size:
+            values["crop_size"] = None  # a recipe's crops are no larger than the images that are asked for
         config = ResolvedTrainConfig(**values)
         _check_combination(config)
         _check_values(config)
@@ -178,6 +181,11 @@ class TrainConfig:
     def data_names(self) -> dict[str, Any]:
         """The arguments of `load_dataset` that select a part of the dataset."""
         return {name: getattr(self, key) for key, name in DATASET_FIELDS.items()}
+
+    @property
+    def is_data_gone(self) -> bool:
+        """Whether a run that has started read a file or folder that is no longer there: of the Hub it has a commit."""
+        return not self.data_revision and not Path(self.data).exists()
 
     def check_same(self, other: "TrainConfig", explicit: Collection[str] = ()) -> None:
         """Checks that these settings can resume the run that was started with `other`.
@@ -192,7 +200,9 @@ class TrainConfig:
             value, recorded = getattr(self, name), getattr(other, name)
             is_default = value in (None, "", default) and name not in explicit
             is_default |= name == "base" and value == AUTO
-            has_moved = name in ("data", "base") and bool(recorded) and is_gone(recorded)
+            has_moved = (
+                other.is_data_gone if name == "data" else name == "base" and bool(recorded) and is_gone(recorded)
+            )
             has_moved |= name == "data_revision" and _is_commit(recorded) and not _is_commit(value)
             if name not in ("run", *_RESOURCES) and value != recorded and not is_default and not has_moved:
                 advice = f"resume it with `resnet-hub train --run {self.run}`, or name another run directory"
@@ -227,6 +237,7 @@ class ResolvedTrainConfig(TrainConfig):
     frozen_norm: bool
     frozen_stages: int
     loss: Loss
+    min_area: float
     mixup: float
     cutmix: float
     rand_augment: float
@@ -269,6 +280,8 @@ def _check_combination(config: ResolvedTrainConfig) -> None:
         message = "balance needs the number of images of each class, which a stream does not know; leave it out."
     elif config.patience is not None and config.select == "last":
         message = "patience needs a metric to compare epochs; set select to accuracy or loss, or leave it out."
+    elif config.schedule == "plateau" and config.select == "last":
+        message = "The schedule plateau needs a metric to compare epochs; set select to accuracy or loss."
     if message:
         raise TrainingError(message)
 

@@ -356,9 +356,18 @@ class BatchSampler:
 
 
 def share_batch(config: ResolvedTrainConfig, count: int, processes: int) -> int:
-    """Returns the images of a step that `processes` can share; raises `TrainingError` if `count` are too few."""
+    """Returns the images of a step, which `processes` share equally: those of `config`, or fewer of a small dataset.
+
+    Raises:
+        TrainingError: If the processes cannot share the batch, or the `count` images are too few.
+    """
     is_mixed = processes > 1 and (config.mixup or config.cutmix)  # images are mixed in pairs
     multiple = 2 * processes if is_mixed else processes
+    if config.batch_size % multiple:
+        raise TrainingError(
+            f"{processes} processes cannot share a batch of {config.batch_size} images equally; set batch_size to a "
+            f"multiple of {multiple}."
+        )
     batch_size = min(config.batch_size, count) // multiple * multiple
     if not batch_size:
         raise TrainingError(f"{count} images cannot be shared by {processes} processes.")
@@ -397,7 +406,9 @@ def open_inputs(
     """
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of the run on this machine
     threads = max(1, (count_cores() - is_on_gpu) // neighbours)  # the main thread takes a core to feed a GPU
-    in_memory = config.cache in ("auto", "memory") and not keeps_on_disk
+    # The processes of a machine meet other images in each epoch, so that they keep them for each other: on disk, whose
+    # pages the system keeps in memory.
+    in_memory = not keeps_on_disk and (config.cache == "memory" or (config.cache == "auto" and neighbours == 1))
     cache = ImageCache(
         folder,
         count=len(images.train) + len(images.validation),

@@ -69,8 +69,8 @@ def train(
             it trains one step first. A run done in phases ends with the same weights as an uninterrupted one.
         time_limit: Seconds of training in this call. In phase "all" the run then yields `TimeUp` and evaluates the best
             model so far, as it does after a file `end` appeared in the run directory. It can be resumed.
-        max_steps: Steps of the run, counted from its start, after which it stops: with its state saved, and without an
-            evaluation, also of the fitted head of a base. A later call resumes it.
+        max_steps: Steps of the run, counted from its start, after which it stops with its state saved, and without an
+            evaluation. A later call resumes it.
         max_download: Largest size in bytes of a dataset on the Hub; None: no limit.
         force_unlock: Train even if another process seems to train in the run directory.
 
@@ -112,6 +112,8 @@ def _train_run(
 ) -> Iterator[events.Event]:
     if run.exists():
         config = config.resume(run.config)
+        if config.is_data_gone:
+            raise TrainingError(f"The data of the run, {config.data}, is gone; name its new place as data.")
     resolved = config.resolved()
     try:
         run.stop.unlink(missing_ok=True)
@@ -334,7 +336,7 @@ class Trainer:
 
     def _train_epochs(self, *, evaluates_first: bool) -> Generator[events.Event]:
         position = self.position
-        if evaluates_first and self.limits.steps == math.inf:  # the base with its fitted head
+        if evaluates_first:  # the base with its fitted head
             yield self._end_epoch()
             self._save_state()
             self.run.features.unlink(missing_ok=True)

@@ -14,7 +14,14 @@ import numpy as np
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import TEST, TRAIN, VALIDATION, ImageDataset, Splits
 from resnet_hub.datasets.labels import natural_key
-from resnet_hub.datasets.report import DatasetReport, UnreadableImage, has_files, iterate_headers, iterate_report
+from resnet_hub.datasets.report import (
+    UNREADABLE_LATER,
+    DatasetReport,
+    UnreadableImage,
+    has_files,
+    iterate_headers,
+    iterate_report,
+)
 from resnet_hub.errors import DataError, ResNetHubError
 from resnet_hub.training import events
 from resnet_hub.training.config import TrainConfig
@@ -64,7 +71,6 @@ def split_indices(
     return np.setdiff1d(np.arange(len(targets)), indices), indices
 
 
-_LATER = "unreadable later"  # the kind of a finding of the training
 _MAX_DIGESTED = 2000  # images of a split whose contents are compared when a run resumes
 MAX_CHECKED = 50_000  # images that are all checked before a training, and that are held out at most
 _SAMPLE = 20_000  # images that are checked of a larger dataset
@@ -137,10 +143,10 @@ def record_unreadable(
         for split, images in ((TRAIN, train), (run.read_split().validation_split, validation))
         for name, (label, reason) in sorted(images.items(), key=lambda item: natural_key(item[0]))
     ]
-    extended = report.add_unreadable(unreadable, _LATER)
+    extended = report.add_unreadable(unreadable, UNREADABLE_LATER)
     if extended is not report:
         write_atomic(run.report, extended.to_json())
-    findings = [asdict(finding) for finding in extended.findings if finding.kind == _LATER]
+    findings = [asdict(finding) for finding in extended.findings if finding.kind == UNREADABLE_LATER]
     return events.Checked(extended.images, len(extended.unreadable), findings) if findings else None
 
 

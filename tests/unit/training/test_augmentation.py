@@ -71,7 +71,7 @@ def test_resized_crops_reach_all_parts_of_an_image_and_keep_their_aspect(height:
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = np.linspace(0, 255, width).round()  # the values of a crop's border show its position
     image[..., 1] = np.linspace(0, 255, height).round()[:, None]
-    crops = [random_resized_crop(image, row, size=32) for row in numbers(300, mirrored=False)]
+    crops = [random_resized_crop(image, row, size=32, min_area=0.35) for row in numbers(300, mirrored=False)]
     assert all(crop.shape == (32, 32, 3) and crop.dtype == np.uint8 for crop in crops)
     left, right, top, bottom = (
         np.array([crop[at][channel] / 255 for crop in crops])
@@ -86,7 +86,9 @@ def test_resized_crops_reach_all_parts_of_an_image_and_keep_their_aspect(height:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 3), (3, 1), (2, 2)])
 def test_a_resized_crop_of_a_tiny_image_has_a_pixel(height: int, width: int) -> None:
     image = np.full((height, width, 3), 9, np.uint8)
-    assert all((random_resized_crop(image, row, size=4) == np.full((4, 4, 3), 9)).all() for row in numbers(50))
+    assert all(
+        (random_resized_crop(image, row, size=4, min_area=0.35) == np.full((4, 4, 3), 9)).all() for row in numbers(50)
+    )
 
 
 def test_a_resized_crop_covers_the_given_area() -> None:
@@ -95,7 +97,7 @@ def test_a_resized_crop_covers_the_given_area() -> None:
     image[..., 1] = np.arange(60)[:, None]
     for row in numbers(100, mirrored=False):
         row[1] = 0  # the smallest area
-        crop = random_resized_crop(image, row, size=64).astype(int)
+        crop = random_resized_crop(image, row, size=64, min_area=0.35).astype(int)
         wide, tall = (np.ptp(crop[..., channel]) + 1 for channel in (0, 1))
         assert wide * tall == pytest.approx(60 * 90 * 0.35, rel=0.1)
 
@@ -104,7 +106,7 @@ def test_half_of_the_crops_are_mirrored() -> None:
     image = np.tile(np.arange(100, dtype=np.uint8)[None, :, None], (100, 1, 3))
     mirrored = [
         bool(crop[0, 0, 0] > crop[0, -1, 0])
-        for crop in (random_resized_crop(image, row, size=8) for row in numbers(400))
+        for crop in (random_resized_crop(image, row, size=8, min_area=0.35) for row in numbers(400))
     ]
     assert 160 < sum(mirrored) < 240
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from resnet_hub.errors import ImageError, TrainingError
 from resnet_hub.images.transforms import resize_whole
 from resnet_hub.training import loader
 from resnet_hub.training.augmentation import BatchTransform
-from resnet_hub.training.config import ResolvedTrainConfig, TrainConfig
+from resnet_hub.training.config import Cache, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.loader import (
     Batch,
     BatchSampler,
@@ -29,7 +30,7 @@ from resnet_hub.training.loader import (
     split_batches,
 )
 from resnet_hub.training.schedule import draw_numbers
-from resnet_hub.training.split import split_many_indices
+from resnet_hub.training.split import RunImages, split_many_indices
 
 COUNT = 90
 
@@ -62,9 +63,7 @@ def mean_colours(images: Sequence[np.ndarray], batch: Batch) -> np.ndarray:
 
 
 def test_threads_and_caches_do_not_change_a_pixel(open_images: Callable[..., DecodedImages]) -> None:
-    transform = BatchTransform(
-        TrainConfig(data="", run="", augmentation="crop"), ResNetConfig(image_size=32, crop_pct=0.875)
-    )
+    transform = BatchTransform(resolve(augmentation="crop"), ResNetConfig(image_size=32, crop_pct=0.875))
     order = np.random.default_rng(1).permutation(COUNT)
 
     def load(images: DecodedImages, threads: int, batch_size: int) -> list[np.ndarray]:
@@ -226,6 +225,22 @@ def test_images_of_any_shape_are_read_again_from_the_disk(tmp_path: Path) -> Non
             np.testing.assert_array_equal(reader.get(key), array)
 
 
+@pytest.mark.parametrize(("cache", "processes", "decoded"), [("auto", 1, 2), ("auto", 2, 1), ("memory", 2, 2)])
+def test_the_processes_of_a_machine_keep_images_for_each_other(
+    encoded: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Cache, processes: int, decoded: int
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    load_image = Mock(wraps=loader.load_image)
+    monkeypatch.setattr(loader, "load_image", load_image)
+    config, images = TrainConfig(data="", run="", cache=cache), RunImages(encoded, encoded, encoded, "test")
+    for _ in range(2):  # as two processes would
+        inputs = loader.open_inputs(
+            images, config, ResNetConfig(image_size=32), tmp_path / "images", keeps_on_disk=False, is_on_gpu=False
+        )
+        list(loader.fill_cache(inputs))
+    assert load_image.call_count == decoded * 2 * COUNT
+
+
 def test_the_file_takes_only_the_space_of_its_images(tmp_path: Path) -> None:
     cache = ImageCache(tmp_path / "images", count=100_000, slot=200_000, memory=0, disk=True)
     cache.put(99_999, image(7))
@@ -291,9 +306,13 @@ def test_batches_from_any_step_on_are_those_of_the_whole_run() -> None:
 
 
 def test_batches_are_shared_in_whole_images_and_pairs() -> None:
-    assert create_sampler(resolve(), processes=5).batch_size == 10
-    assert create_sampler(resolve(mixup=0.1), processes=4).batch_size == 8  # images are mixed in pairs
+    assert create_sampler(resolve(), processes=4).batch_size == 12
     assert create_sampler(resolve(mixup=0.1), count=7).batch_size == 7
+    assert create_sampler(resolve(mixup=0.1), count=7, processes=3).batch_size == 6  # images are mixed in pairs
+    for settings, processes, multiple in (({}, 5, 5), ({"mixup": 0.1}, 4, 8), ({"cutmix": 1.0}, 4, 8)):
+        message = f"{processes} processes cannot share a batch of 12 images equally; set batch_size to a multiple of"
+        with pytest.raises(TrainingError, match=f"{message} {multiple}"):
+            create_sampler(resolve(**settings), processes=processes)
     with pytest.raises(TrainingError, match="3 images cannot be shared by 4 processes"):
         create_sampler(resolve(), count=3, processes=4)
 

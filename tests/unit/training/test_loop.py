@@ -704,14 +704,15 @@ def test_a_sample_of_a_large_dataset_is_checked_and_unreadable_images_are_replac
     events = list(train(config, max_steps=1))
     (checked_first,) = (event for event in events if isinstance(event, Checked))
     assert checked_first.unreadable == 1
-    assert f"sample cannot be read and are left out: {images.name(without_header)}." in str(checked_first.findings)
+    assert f"sample could not be read and stayed unused: {images.name(without_header)}." in str(checked_first.findings)
     split = run.read_split()
     assert len(split.validation) == 30
     assert sorted([*split.train, *split.validation]) == [index for index in range(72) if index != without_header]
     *_, checked_last, finished = train(config)
     assert isinstance(finished, Finished) and isinstance(checked_last, Checked)
     assert (finished.unreadable, checked_last.unreadable) == (2, 2)
-    assert images.name(later) in checked_last.findings[0]["message"]
+    message = f"1 image of the training could not be read and stayed unused: {images.name(later)}."
+    assert checked_last.findings[0]["message"] == message
     assert "2 images (unreadable)" in (run.model / "README.md").read_text(encoding="utf-8")
 
 
@@ -768,15 +769,16 @@ def test_a_table_may_mix_paths_and_bytes(config: TrainConfig, colours: Path, tmp
 def test_a_run_stops_after_its_steps_without_an_evaluation_and_resumes(
     config: TrainConfig, base: Path, tmp_path: Path, with_base: bool
 ) -> None:
-    config = replace(config, select="last")
+    """Of a base, the fitted head is evaluated: with a rate that ruins the weights it stays the best, also resumed."""
     if with_base:
-        config = replace(config, base=str(base), architecture="resnet18", image_size=None)
+        config = replace(config, base=str(base), architecture="resnet18", image_size=None, learning_rate=1.0, clip=0.0)
     unbroken = replace(config, run=str(tmp_path / "unbroken"))
     list(train(unbroken))
-    for steps, position in ((2, (0, 2)), (2, (0, 2)), (3, (0, 3)), (4, (1, 1))):  # of six, three an epoch
+    first = [0] if with_base else []
+    for steps, position, epochs in ((2, (0, 2), first), (2, (0, 2), []), (3, (0, 3), []), (4, (1, 1), [1])):  # of six
         events = list(train(config, max_steps=steps))
         assert events[-1] == Stopped(*position, is_at_limit=True)
-        assert sum(isinstance(event, Epoch) for event in events) == (steps == 4)  # the end of the first epoch
+        assert [event.epoch for event in events if isinstance(event, Epoch)] == epochs
     assert not RunDir(config.run).evaluation.exists()
     assert isinstance(list(train(config, max_steps=1000))[-1], Finished)
     assert equal(weights(config), weights(unbroken))
@@ -810,7 +812,7 @@ def test_a_run_resumes_after_data_and_base_have_moved(config: TrainConfig, base:
     with pytest.raises(TrainingError, match=r"has data .*, not"):
         list(train(replace(moved, data=str(new / "colours"))))
     old.rename(new)
-    with pytest.raises(DataError):
+    with pytest.raises(TrainingError, match=r"The data of the run, .*colours, is gone; name its new place as data"):
         list(train(moved))
     again = replace(moved, data=str(new / "colours"), base=str(new / "base"))
     assert isinstance(list(train(again))[-1], Finished)

@@ -38,6 +38,12 @@ def test_fewer_images_are_trained_for_more_epochs(images: int, epochs: int) -> N
     assert CONFIG.resolved().choose_epochs(images) == CONFIG.resolved().epochs == RECIPES["modern"]["epochs"]
 
 
+@pytest.mark.parametrize(("image_size", "crop_size"), [(None, 160), (224, 160), (160, 160), (32, None)])
+def test_the_crops_of_a_recipe_are_no_larger_than_the_images(image_size: int | None, crop_size: int | None) -> None:
+    assert replace(CONFIG, recipe="a3", image_size=image_size).resolved().crop_size == crop_size
+    assert replace(CONFIG, recipe="a3", image_size=image_size, crop_size=48).resolved().crop_size == 48
+
+
 @pytest.mark.parametrize(
     ("base_size", "sizes"), [(32, (None, None)), (96, (144, 96)), (128, (192, 128)), (224, (None, None))]
 )
@@ -77,6 +83,10 @@ def test_a_fine_tuning_sees_more_pixels_than_its_base(base_size: int, sizes: tup
             {"select": "last", "patience": 2},
             "patience needs a metric to compare epochs; set select to accuracy or loss, or",
         ),
+        (
+            {"recipe": "paper-imagenet", "select": "last"},
+            "The schedule plateau needs a metric to compare epochs; set select to accuracy or loss.",
+        ),
         ({"batch_size": 0}, "batch_size is 0; expected 1 to 65536."),
         ({"learning_rate": math.nan}, "learning_rate is nan; expected 0 to 100."),
         ({"validation": 1.0}, "validation is 1.0; expected 0.01 to 0.9."),
@@ -92,10 +102,11 @@ def test_a_run_resumes_only_with_its_own_settings(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     recorded = replace(CONFIG, seed=3).resolved()
     replace(CONFIG, seed=3, run="moved").check_same(recorded)
-    replace(CONFIG, seed=3, data="cats").check_same(recorded)  # the folder does not exist, so it may have moved
+    for data in ("flowers", "data/flowers", "data/flowers.tar"):  # it does not exist, so it may have moved
+        replace(CONFIG, seed=3, data="cats").check_same(replace(recorded, data=data))
     for hub in ("hf://datasets/user/flowers", "user/flowers"):  # a dataset on the Hub does not move
         with pytest.raises(TrainingError, match="has data"):
-            replace(CONFIG, data="cats").check_same(replace(CONFIG, data=hub))
+            replace(CONFIG, data="cats").check_same(replace(CONFIG, data=hub, data_revision="a" * 40))
     Path(CONFIG.data).mkdir()
     with pytest.raises(TrainingError) as error:
         replace(CONFIG, seed=3, data="cats").check_same(recorded)

@@ -44,7 +44,7 @@ def feature_maps(
             output = block(x).float().cpu()
             strengths, channels = output.mean((2, 3)).topk(min(strongest, output.shape[1]), dim=1)
             outputs = output.gather(1, channels[:, :, None, None].expand(-1, -1, *output.shape[2:]))
-            result[name] = FeatureMaps(channels.clone(), strengths.clone(), outputs.clone())
+            result[name] = FeatureMaps(channels, strengths, outputs)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import TypeAlias
 
 import torch
@@ -32,9 +33,9 @@ def select_blocks(model: ResNet, blocks: BlockNames) -> dict[str, Block]:
     all_blocks = list_blocks(model)
     names = list(all_blocks)
     selected = {}
-    for block in [blocks] if isinstance(blocks, str | int) else blocks:
-        name = block if isinstance(block, str) else names[block] if 0 <= block < len(names) else str(block)
-        if name not in all_blocks:
+    for block in blocks if isinstance(blocks, Iterable) and not isinstance(blocks, str) else [blocks]:
+        name = names[block] if isinstance(block, Integral) and 0 <= block < len(names) else block
+        if not isinstance(name, str) or name not in all_blocks:
             raise AnalysisError(f"The model has no block {block!r}. Its {len(names)} blocks are {list_some(names)}.")
         selected[name] = all_blocks[name]
     return selected
@@ -96,7 +97,7 @@ def evaluation_mode(model: ResNet) -> Iterator[None]:
 
 def iterate_inference(model: ResNet, images: Tensor) -> Iterator[tuple[str, Block, Tensor]]:
     """Yield the name and the input of each block for preprocessed images, without gradients."""
-    with torch.inference_mode(), evaluation_mode(model):
+    with torch.no_grad(), evaluation_mode(model):  # not inference mode: callers may go on with the tensors
         x = model.forward_stem(to_inputs(model, images))
         for name, block in list_blocks(model).items():
             yield name, block, x

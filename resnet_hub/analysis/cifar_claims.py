@@ -254,12 +254,13 @@ def reproduce_tables(records: Sequence[TrainingRecord]) -> Report:
     """
     start, findings, errors = time.monotonic(), list[Finding](), compare_errors(records)
     for row in errors:
+        table = "figure 6" if row.paper_parameters is None else "table 6"
         paper = "no figure" if row.paper_error is None else f"{row.paper_error:.2%}{row.paper_remark}"
         measured = "not run here"
         if row.records:
             spread = f" ({_span(row.test_errors)} over {len(row.records)} seeds)" if len(row.records) > 1 else ""
             measured = f"{np.mean(row.test_errors):.2%}{spread}, {row.minutes:.0f} minutes"
-        findings.append(Finding(f"{row.network}: test error, table 6", paper, measured, None))
+        findings.append(Finding(f"{row.network}: test error, {table}", paper, measured, None))
     for row in errors:
         if row.paper_parameters is not None:
             holds = f"{row.num_parameters / 1e6:.{2 if row.paper_parameters < 1 else 1}f}" == f"{row.paper_parameters}"

@@ -34,7 +34,7 @@ a residual network with BatchNorm lies between them.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -311,14 +311,14 @@ def gradient_autocorrelation(
 ) -> Autocorrelation:
     """Compute the derivative of random networks from a number to a number at equal steps from -2 to 2.
 
-    The first layer has weights and biases drawn from the normal distribution, so that its units switch all along the
-    line; the other layers have no biases.
+    The first layer has weights and biases drawn from the normal distribution and no normalization, which would let all
+    its units switch at one point; so they switch all along the line. The other layers have no biases.
 
     Args:
         kind: Plain or residual.
         depth: Hidden layers.
-        normalization: Before each rectifier, over all points: "none", "center" or "batch" (BatchNorm). Its statistics
-            are constants of the derivative.
+        normalization: Before each rectifier but the first, over all points: "none", "center" or "batch" (BatchNorm).
+            Its statistics are constants of the derivative.
         beta: Factor of the residual; the paper shows 1 and 0.1.
         width: Units of a layer; the paper has 200.
         points: Inputs.
@@ -357,8 +357,11 @@ def _differentiate(network: RandomNetwork, points: int, draw: int, seed: int) ->
     with torch.inference_mode():
         line = torch.linspace(-_RANGE, _RANGE, points)
         weights, biases, head = torch.randn(3, network.width, generator=generator)
-        layers = propagate(network, line[:, None] * weights + biases, weights.expand(points, 1, -1), generator)
-        *_, (_, tangents) = layers
+        first = replace(network, depth=1, normalization="none")
+        inputs = line[:, None] * weights + biases, weights.expand(points, 1, -1)
+        x, tangents = next(propagate(first, *inputs, generator))
+        if network.depth > 1:
+            *_, (_, tangents) = propagate(replace(network, depth=network.depth - 1), x, tangents, generator)
         derivative: np.ndarray = (tangents[:, 0] @ head).double().numpy()
         return derivative
 

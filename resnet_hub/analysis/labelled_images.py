@@ -53,9 +53,11 @@ def load_labelled_images(
         jpeg_quality: If set, the images are encoded again first; see `encode_as_jpeg`.
 
     Raises:
+        AnalysisError: The model has no head.
         DataError: The dataset has labels that the model does not have, or images without a label.
         ImageError: An image cannot be read.
     """
+    _check_head(config)
     if not isinstance(data, ImageDataset):
         data = choose_split(load_dataset(data, **names or {}), split)[1]
     if count is not None and count < len(data):
@@ -108,14 +110,18 @@ def split_batches(model: ResNet, labelled: LabelledImages) -> list[LabelledImage
     Raises:
         AnalysisError: The model has no head, or there is not one target for each image.
     """
-    if not model.config.num_classes:
-        raise AnalysisError("The model has no head and so no labels. Load it with id2label= or num_classes=.")
+    _check_head(model.config)
     if len(labelled.images) != len(labelled.targets) or not len(labelled.targets):
         images, targets = len(labelled.images), len(labelled.targets)
         raise AnalysisError(f"There are {images} images and {targets} targets. Give each image one target.")
     size = limit_batch_size(_BATCH, max(labelled.images.shape[-2:]))
     pairs = zip(labelled.images.split(size), labelled.targets.split(size), strict=True)
     return [LabelledImages(to_inputs(model, images), targets.to(model.device)) for images, targets in pairs]
+
+
+def _check_head(config: ResNetConfig) -> None:
+    if not config.num_classes:
+        raise AnalysisError("The model has no head and so no labels. Load it with id2label= or num_classes=.")
 
 
 def compute_accuracy(model: ResNet, labelled: LabelledImages) -> float:

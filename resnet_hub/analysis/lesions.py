@@ -79,7 +79,8 @@ def lesion(model: ResNet, blocks: BlockNames) -> Iterator[ResNet]:
     The output of a block that is off is the relu of its shortcut: equation 1 of He et al. with F(x) = 0. In a plain
     network, which has no shortcuts, it is the input; see `blocks.forward_shortcut`.
 
-    The model itself changes meanwhile. Threads that share a model use `remove_blocks`.
+    The model itself changes meanwhile. Threads that share a model use `remove_blocks`. Lesions of the same block end in
+    the reverse order, as nested `with` blocks do.
 
     Args:
         model: The model, in any mode, dtype and device.
@@ -252,6 +253,10 @@ def _compute_points(
     compute: Callable[[int, np.random.Generator], T], counts: Sequence[int], draws: int, seed: int
 ) -> list[list[T]]:
     """Compute each point of a curve several times, with random numbers that depend on the point and the draw only."""
+    if draws < 1 or any(count < 0 for count in counts):
+        raise AnalysisError(
+            f"draws is {draws} and the counts are {list(counts)}; expected at least 1, and none below 0."
+        )
     return [[compute(count, np.random.default_rng([seed, count, draw])) for draw in range(draws)] for count in counts]
 
 

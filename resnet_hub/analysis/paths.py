@@ -69,16 +69,20 @@ def path_gradients(model: ResNet, images: Tensor, targets: Tensor, *, samples: i
         seed: Of the choices.
 
     Raises:
-        AnalysisError: The network is plain or has no head, or the images do not fit it.
+        AnalysisError: The network is plain or has no head, the images or targets do not fit it, or the loss has no
+            gradient, such as with a single label.
     """
     if model.config.shortcut == "none" or not model.config.num_classes:
         reason = "is plain: it has one path" if model.config.num_classes else "has no head and so no loss"
         raise AnalysisError(f"The network {reason}. Choose a residual network with labels.")
     if len(targets) != len(images):
         raise AnalysisError(f"There are {len(images)} images and {len(targets)} targets. Give each image one target.")
+    classes = model.config.num_classes
+    if samples < 1 or bool(((targets < 0) | (targets >= classes)).any()):
+        raise AnalysisError(f"samples has to be at least 1, and each target an index from 0 to {classes - 1}.")
     count, generator = len(list_blocks(model)), np.random.default_rng(seed)
     norms = np.zeros(count + 1)
-    with evaluation_mode(model), torch.enable_grad():
+    with torch.inference_mode(False), evaluation_mode(model), torch.enable_grad():
         steps, gradient = _run_forward(model, images, targets)
         for length in range(count + 1):
             number = 1 if length in (0, count) else samples  # there is one path without, and one with all blocks
@@ -86,7 +90,10 @@ def path_gradients(model: ResNet, images: Tensor, targets: Tensor, *, samples: i
                 chosen = set(generator.permutation(count)[:length].tolist())
                 norms[length] += _compute_path_norm(steps, gradient, chosen) / number
     weighted = path_lengths(model) * norms
-    return PathGradients(norms, weighted / max(weighted.sum(), np.finfo(float).tiny))
+    if not 0 < weighted.sum() < np.inf:
+        reason = "no gradient" if weighted.sum() == 0 else "no finite gradient"
+        raise AnalysisError(f"The loss has {reason} here, so that no path carries a share. Use other images.")
+    return PathGradients(norms, weighted / weighted.sum())
 
 
 class _Step(NamedTuple):

@@ -53,6 +53,7 @@ def create_gratings(count: int, *, size: int = 16, seed: int = 0) -> LabelledIma
 
 
 _HELD_OUT, _TRAIN, _SIZE = 512, 4096, 16  # images of the default data, and their side in pixels
+_CHANNELS = 3  # of a network that is made from its number of layers
 _WEIGHT_DECAY, _MOMENTUM, _WARMUP = 1e-4, 0.9, 20  # section 4.2; the last in steps
 
 
@@ -97,8 +98,8 @@ def race(
     Args:
         networks: Layers of a network named "plain" and one named "residual": 6n + 2, such as 8, 20 or 56. Or configs
             by name; networks with the same layers start from the same weights.
-        train: Normalised images (N, C, H, H) and targets, the first of which evaluate too; by default gratings that are
-            made up here (`create_gratings`), and others to evaluate.
+        train: Normalised images (N, C, H, H), with C = 3 for a number of layers, and targets, the first of which
+            evaluate too; by default gratings that are made up here (`create_gratings`), and others to evaluate.
         width: Channels of the first stage where `networks` is a number of layers; the paper has 16.
         steps: How many steps to train; by default until the time is up.
         seconds: After how many seconds to stop; None: never.
@@ -122,8 +123,13 @@ def race(
         train = LabelledImages(images[_HELD_OUT:], targets[_HELD_OUT:])
     else:
         images, targets = train
+        if images.ndim != 4 or not len(images) or len(images) != len(targets):
+            shape = f"shape {tuple(images.shape)}, and there are {len(targets)} targets"
+            raise AnalysisError(f"The images have {shape}. A race takes images (N, C, H, H) and N targets.")
     held_out = LabelledImages(images[:_HELD_OUT], targets[:_HELD_OUT])
     if isinstance(networks, int):
+        if images.shape[1] != _CHANNELS:
+            raise AnalysisError(f"The images have {images.shape[1]} channels. Give the race configs, or colour images.")
         size = {"num_classes": int(train.targets.max()) + 1, "width": width, "image_size": train.images.shape[-1]}
         networks = {
             name: create_cifar_config(networks, shortcut=shortcut, **size)

@@ -94,8 +94,11 @@ def run_lesion(arguments: options.Arguments) -> int:
     from resnet_hub.model import ResNet
 
     if arguments.recorded:
+        _check_recorded(arguments)
         return _print_report(report_lesions(list_lesions(_get_folder(arguments))), arguments)
-    models = {Path(source).name: ResNet.from_pretrained(source) for source in arguments.model or _find_models()}
+    sources = dict.fromkeys(arguments.model or _find_models())
+    are_distinct = len({Path(source).name for source in sources}) == len(sources)
+    models = {Path(source).name if are_distinct else source: ResNet.from_pretrained(source) for source in sources}
     sizes = {"images": 200, "curves": False} if arguments.fast else options.select(arguments, "images", "draws")
     source = options.select(arguments, "data", "split", "jpeg_quality")
     with output.show_progress("networks") as progress:
@@ -165,6 +168,7 @@ def _reproduce_training(
     from resnet_hub.analysis.cifar import list_records
 
     if arguments.recorded:
+        _check_recorded(arguments)
         return _print_report(reproduce(records=list_records(_get_folder(arguments))), arguments)
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     if arguments.fast:
@@ -181,6 +185,13 @@ def _format_command(arguments: options.Arguments) -> str:
     values = {name: str(getattr(arguments, name)) for name in ("data", "work", "seeds", "seed")}
     words = [word for name, value in values.items() for word in (f"--{name}", value)]
     return shlex.join(["resnet-hub", "reproduce", arguments.run_command.__name__.removeprefix("run_"), *words])
+
+
+def _check_recorded(arguments: options.Arguments) -> None:
+    """Raise `AnalysisError` for options of a computation beside --recorded, which computes nothing."""
+    for name, default in (("fast", False), ("model", None), ("data", _DATA)):
+        if getattr(arguments, name, default) != default:
+            raise AnalysisError(f"--{name} has no effect with --recorded. Leave out one of them.")
 
 
 def _get_folder(arguments: options.Arguments) -> Path | None:

@@ -25,6 +25,7 @@ def test_the_strongest_channels_come_first() -> None:
     assert torch.allclose(result.strengths, expected.values[:, :5])
     assert torch.equal(result.values[2, 0], output[2, expected.indices[2, 0]])
     assert feature_maps(model, batch, 0, strongest=100)["layer1.0"].values.shape == (3, 8, 16, 16)
+    result.values.div_(2).requires_grad_()  # an ordinary tensor
     with pytest.raises(AnalysisError, match="strongest is 0"):
         feature_maps(model, batch, strongest=0)
 

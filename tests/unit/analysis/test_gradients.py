@@ -138,6 +138,15 @@ def test_deep_plain_gradients_are_white_shallow_ones_brown_and_residual_ones_bet
     assert deep.distance_to(brown) > residual.distance_to(brown) > damped.distance_to(brown)
 
 
+def test_the_units_of_a_single_layer_switch_all_along_the_line():
+    """Before the first rectifier a normalization would subtract the bias, and all would switch at one point."""
+    line = gradient_autocorrelation("plain", 1, **SMALL_LINE)
+    jumps = np.flatnonzero(np.abs(np.diff(line.series)) > 1e-6)
+    assert len(jumps) > 20 and jumps[0] < 32 and jumps[-1] > 96
+    assert line.standard_errors.max() > 1e-3
+    assert line.distance_to(noise_autocorrelation("brown", points=128, draws=200)) < 0.1
+
+
 def test_results_repeat_and_are_json():
     first, again = (gradient_autocorrelation("plain", 2, width=8, points=16, draws=2, seed=4) for _ in range(2))
     assert np.array_equal(first.series, again.series)

@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,9 +187,10 @@ def test_blocks_swap_places() -> None:
         assert torch.equal(reorder_blocks(model, {"layer1.1": "layer1.1"})(batch), before)
 
 
-@pytest.mark.parametrize("block", ["layer9.0", "layer1", 6, -1])
-def test_a_block_that_does_not_exist_is_named(block: str | int) -> None:
+@pytest.mark.parametrize("block", ["layer9.0", "layer1", 6, -1, 1.0])
+def test_a_block_that_does_not_exist_is_named(block: Any) -> None:
     model = network(**CIFAR)
+    assert list(feature_maps(model, images(model), np.arange(2))) == list(feature_maps(model, images(model), [0, 1]))
     for analyse in (remove_blocks, lambda m, b: lesion(m, b).__enter__(), lambda m, b: feature_maps(m, images(m), b)):
         with pytest.raises(AnalysisError, match=rf"no block {block!r}\. Its 6 blocks are layer1\.0"):
             analyse(model, block)
@@ -240,6 +242,9 @@ def test_curves_start_at_the_whole_model(labelled: LabelledImages) -> None:
     assert all(correlation < 1 for correlation in reordered[1].rank_correlations)
     with pytest.raises(AnalysisError, match="6 blocks cannot be removed: 5 blocks of the model keep the shape"):
         removal_curve(model, labelled, [6])
+    for wrong in ({"draws": 0}, {"swaps": [-1]}):
+        with pytest.raises(AnalysisError, match="expected at least 1, and none below 0"):
+            reorder_curve(model, labelled, **{"swaps": [1]} | wrong)
     with pytest.raises(AnalysisError, match="nothing to swap"):
         reorder_curve(network(**DEEPER | {"depths": (1, 1, 1)}), labelled, [1])
 
@@ -270,6 +275,8 @@ def test_models_without_head_and_wrong_targets_are_refused(labelled: LabelledIma
     model.reset_head()
     with pytest.raises(AnalysisError, match="no head"):
         compute_accuracy(model, labelled)
+    with pytest.raises(AnalysisError, match="no head"):
+        load_labelled_images(model.config, "nowhere")
 
 
 def test_labelled_images_are_drawn_and_preprocessed() -> None:

@@ -65,9 +65,23 @@ def test_plain_and_headless_networks_are_refused() -> None:
         path_gradients(network(**CIFAR, shortcut="none"), batch, targets)
     with pytest.raises(AnalysisError, match="1 images and 2 targets"):
         path_gradients(network(**CIFAR), batch, torch.tensor([0, 1]))
+    for targets_of, samples in ((torch.tensor([5]), 1), (torch.tensor([-1]), 1), (targets, 0)):
+        with pytest.raises(AnalysisError, match="samples has to be at least 1, and each target an index from 0 to 4"):
+            path_gradients(network(**CIFAR), batch, targets_of, samples=samples)
     model = network(**CIFAR)
     model.reset_head()
     with pytest.raises(AnalysisError, match="has no head"):
+        path_gradients(model, batch, targets)
+
+
+def test_a_loss_without_a_finite_gradient_is_refused() -> None:
+    model, batch, targets = network(**CIFAR), torch.randn(1, 3, 16, 16), torch.tensor([0])
+    with torch.inference_mode():  # a caller's, in which there would be no gradient
+        assert path_gradients(model, batch, targets).gradient_shares.sum() == pytest.approx(1)
+    with pytest.raises(AnalysisError, match="no finite gradient"):
+        path_gradients(model, torch.full_like(batch, torch.nan), targets)
+    model.reset_head(num_classes=1)
+    with pytest.raises(AnalysisError, match="no gradient"):
         path_gradients(model, batch, targets)
 
 

@@ -744,6 +744,10 @@ def test_reproduce_lesion_of_named_models(capfd: pytest.CaptureFixture[str], mod
     record = json.loads("\n".join(lines))["numbers"]["tiny"]
     assert record["data"] == "data encoded again as JPEG, quality 75" and record["num_images"] == 4
     assert [len(point["accuracies"]) for point in record["removal"]] == [2] * len(record["removal"])
+    twins = tmp_path / "twins" / "tiny"
+    shutil.copytree(model, twins)
+    _, lines, errors = run(capfd, *command[:-1], "--fast", "--json", "--model", model, twins)
+    assert errors == [] and set(json.loads("\n".join(lines))["numbers"]) >= {str(model), str(twins)}
     code, _, errors = run(capfd, "reproduce", "lesion", "--model", model, "--data", tmp_path / "nowhere")
     assert code == 2 and len(errors) == 1
 
@@ -787,6 +791,9 @@ def test_recorded_experiments_are_printed(capfd: pytest.CaptureFixture[str], tmp
     assert json.loads("\n".join(lines))["numbers"]["commands"] == {"plain20-seed0": "resnet-hub reproduce"}
     code, _, errors = run(capfd, "reproduce", "shortcuts", "--recorded", tmp_path / "nowhere")
     assert code == 2 and "There is no folder" in errors[0]
+    for words in (("lesion", "--model", "a/b"), ("lesion", "--data", "x"), ("degradation", "--fast")):
+        code, _, errors = run(capfd, "reproduce", *words, "--recorded")
+        assert code == 2 and f"{words[1]} has no effect with --recorded" in errors[0]
     assert run(capfd, "reproduce", "tables")[0] == 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from resnet_hub.cli import options, output
-from resnet_hub.errors import TrainingError
+from resnet_hub.errors import ResNetHubError, TrainingError
 from resnet_hub.training import events
 from resnet_hub.training.config import AUTO, Phase, TrainConfig, parse_duration
 
@@ -127,7 +127,7 @@ def _add_base(settings: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _claim_run_dir(data: str) -> Iterator[Path]:
-    """Create a run directory named after the data; it is removed again if no run starts in it."""
+    """Create a run directory named after the data; it is removed again if no run starts in it, or none can resume."""
     from resnet_hub.training.run_dir import RunDir
 
     path = data if data.startswith("hf://") else str(Path(data).expanduser().resolve())
@@ -146,17 +146,21 @@ def _claim_run_dir(data: str) -> Iterator[Path]:
                 f"Cannot create the run directory {folder}: {error.strerror}. Name one with --run."
             ) from None
     print(f"run: {output.escape(folder)}", file=sys.stderr)
+    run_dir, has_failed = RunDir(folder), False
     try:
         yield folder
+    except ResNetHubError:
+        has_failed = True
+        raise
     finally:
-        if not RunDir(folder).exists():
+        if not run_dir.exists() or (has_failed and not run_dir.state.is_file()):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> int:
     from resnet_hub import jobs
     from resnet_hub.checkpoints.push import check_push_access, push_folder
-    from resnet_hub.training.loop import train
+    from resnet_hub.training.loop import Limits, train
     from resnet_hub.training.run_dir import RunDir
 
     run_dir = RunDir(settings["run"])
@@ -168,13 +172,14 @@ def _train_here(arguments: options.Arguments, settings: dict[str, Any]) -> int:
     else:
         raise TrainingError(f"The directory {run_dir.folder} holds no run to resume. Name a dataset with --data.")
 
-    if arguments.dry_run:
-        return _print_plan(config, as_json=arguments.json)
     time_limit = parse_duration(arguments.stop_after) if arguments.stop_after else None
     phase: Phase = "evaluate" if time_limit == 0 else "all"
+    Limits.create(phase, time_limit, arguments.max_steps)  # raises if they contradict each other, as `train` does
     train_options: dict[str, Any] = {"phase": phase, "time_limit": time_limit, "max_steps": arguments.max_steps}
     train_options["force_unlock"] = arguments.force_unlock
     is_main = _is_main_process()
+    if arguments.dry_run:
+        return _print_plan(config, as_json=arguments.json) if is_main else 0
     if arguments.push and is_main:
         check_push_access(arguments.push, private=arguments.private)
 

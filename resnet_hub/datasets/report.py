@@ -294,6 +294,15 @@ def create_report(
                 progress(done, total)
 
 
+def check_counts(splits: Mapping[str, ImageDataset]) -> None:
+    """Raise `DataError` for what a report finds fatal in the labels and numbers of images alone; none is read."""
+    labels = splits[TRAIN].labels
+    counts = {split: np.bincount(images.targets, minlength=len(labels)).tolist() for split, images in splits.items()}
+    classes = (ClassCount(split, label, counts[split][row], 0) for split in splits for row, label in enumerate(labels))
+    report = DatasetReport(labels, tuple(classes), {}, (), (), {})
+    replace(report, findings=tuple(find_problems(report, {}))).check()
+
+
 def iterate_report(splits: Mapping[str, ImageDataset]) -> Generator[tuple[int, int], None, DatasetReport]:
     """Create a report step by step: yields (inspected images, total) after each image and returns the report."""
     labels = next(iter(splits.values())).labels

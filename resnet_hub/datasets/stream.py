@@ -249,6 +249,9 @@ def open_stream(
     """
     path = None if str(source).startswith(HUB_PREFIX) else Path(expand_home(source))
     if path and path.exists():
+        if revision is not None:
+            reason = "only datasets on the Hub have one"
+            raise DataError(f"{path.resolve().name} has no revision {revision!r}: {reason}. Leave it out.")
         tables, tars = _list_shards(path)
         if tars:
             selection = {"subset": subset, "split": split, "image_column": image_column, "label_column": label_column}

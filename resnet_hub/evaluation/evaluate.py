@@ -64,7 +64,7 @@ def evaluate(
 
     Raises:
         DataError: If the model does not have a label of the dataset, or an image has no label or cannot be read.
-        ConfigError: If there is no such number of crops, or a scale is smaller than the model's input.
+        ConfigError: If there is no such number of crops, or a scale is smaller than the model's input or too large.
     """
     if batch_size < 1 or worst < 0:
         raise DataError(f"batch_size is {batch_size} and worst is {worst}; expected at least 1 and 0.")
@@ -85,8 +85,7 @@ def evaluate(
         scores.add(classifier, inputs, targets, tta)
         if progress is not None:
             progress(scores.done, len(targets))
-    if not scores.is_readable.any():
-        raise DataError(f"None of the {len(targets):,} images can be read.")
+    scores.check(split)
 
     is_readable, is_correct, labels = scores.is_readable, scores.predicted == targets, config.labels
     confusion = compute_confusion(targets[is_readable], scores.predicted[is_readable], len(labels))
@@ -115,9 +114,17 @@ class _Scores:
 
     def __init__(self, count: int):
         self.done = 0
+        self.first_error: ImageError | None = None
         self.is_readable = np.zeros(count, bool)
         self.predicted, self.ranks = np.zeros(count, np.int64), np.zeros(count, np.int64)  # ranks of the targets
         self.confidences, self.losses = np.zeros(count), np.zeros(count)
+
+    def check(self, split: str | None) -> None:
+        """Raises `DataError` if no image could be read."""
+        if not self.is_readable.any():
+            images = f"images of the split {split}" if split else "images"
+            count, reason = len(self.is_readable), self.first_error or ""
+            raise DataError(f"None of the {count:,} {images} can be read. {reason}".strip())
 
     def add(
         self, classifier: Classifier, inputs: Sequence[Tensor | ImageError], targets: np.ndarray, tta: bool
@@ -131,6 +138,7 @@ class _Scores:
             self.confidences[rows] = np.exp(logs.max(1).clip(max=0))
             self.losses[rows] = -logs[np.arange(len(rows)), targets[rows]]
             self.ranks[rows] = compute_target_ranks(logs, targets[rows])
+        self.first_error = self.first_error or next((item for item in inputs if isinstance(item, ImageError)), None)
         self.done += len(inputs)
 
 

@@ -114,7 +114,9 @@ class Evaluation:
         images = f"{self.num_images:,} images" + (f" of the split {self.split}" if self.split else "")
         skipped = f", {self.skipped:,} unreadable ones skipped" if self.skipped else ""
         averaged = ", each averaged with its mirror image" if self.tta else ""
-        if self.crops > 1 or self.scales:
+        if self.crops == 1 and len(self.scales) == 1:
+            averaged += f", each resized to {self.scales[0]} pixels"
+        elif self.crops > 1 or self.scales:
             sizes = f" at {', '.join(map(str, self.scales))} pixels" if self.scales else ""
             averaged += f", each averaged over {self.crops * max(1, len(self.scales))} crops{sizes}"
         lines = [f"{images}{skipped}{averaged}", ""]

@@ -23,6 +23,7 @@ _MODE = {"nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic
 MAX_ASPECT = 3  # ratio of the sides up to which `resize_whole` keeps the whole image
 _REDUCING_GAP = 3.0  # Pillow first averages blocks down to this multiple of the size; from 3 on it is invisible
 _MAX_RESIZED_PIXELS = 2**26  # a 20000 x 1 image with a short side of 256 would have 1.3 billion
+_MAX_SCALE = 2**12  # of the short side: an image up to four times as long as wide has as many pixels at most
 
 
 def crop_box(config: ResNetConfig, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -76,11 +77,13 @@ def crops_transform(config: ResNetConfig, *, crops: int = 10, scales: Sequence[i
         A function from an RGB image to a float32 tensor (len(scales) * crops, in_channels, image_size, image_size).
 
     Raises:
-        ConfigError: A crop is larger than a scale, or there is no such number of crops.
+        ConfigError: A scale is smaller than a crop or too large, or there is no such number of crops.
     """
     side = config.image_size
     if crops not in (1, 10):
         raise ConfigError(f"crops is {crops}. Choose 1 or 10.")
+    if large := [scale for scale in scales if scale > _MAX_SCALE]:
+        raise ConfigError(f"The scale {large[0]} is too large. Choose scales up to {_MAX_SCALE} pixels.")
     if small := [scale for scale in scales if scale < side]:
         raise ConfigError(f"The scale {small[0]} is smaller than the crop. Choose scales from {side} pixels on.")
     normalize = eval_transform(replace(config, crop_pct=1.0, crop_mode="center"))  # of a crop: it only normalizes

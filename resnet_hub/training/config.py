@@ -68,6 +68,12 @@ DATASET_FIELDS = {
 AUTO, NONE = "auto", "none"  # bases: the default model of `choose_base`, and random weights
 # The fields that do not change the result: a resumed run may have other values.
 _RESOURCES = ("cache", "workers", "log_to")
+# Fields that only steps use: without epochs they have no effect.
+_OF_STEPS = (
+    *("first_size", "optimizer", "learning_rate", "body_rate", "schedule", "warmup", "momentum", "nesterov"),
+    *("weight_decay", "loss", "label_smoothing", "augmentation", "min_area", "mixup", "cutmix", "rand_augment"),
+    *("colour", "erasing", "stochastic_depth", "ema", "clip", "frozen_norm", "frozen_stages", "patience"),
+)
 _SHELF = "weights"  # name of the folder of checkpoints that ship with the project
 _ENLARGED = range(96, 161)  # sizes of a base that is fine-tuned for more pixels
 _FINETUNE_IMAGES = 8_000  # that a fine-tuning sees in all its epochs: two or three minutes on a CPU at 64 pixels
@@ -157,8 +163,12 @@ class TrainConfig:
         if self.base == NONE:
             object.__setattr__(self, "base", None)
 
-    def resolved(self) -> "ResolvedTrainConfig":
+    def resolved(self, *, is_recorded: bool = False) -> "ResolvedTrainConfig":
         """Returns the settings with the recipe's choices filled in.
+
+        Args:
+            is_recorded: Whether a run already has these settings. Their combination was checked at its start, perhaps
+                by an earlier version that accepted more.
 
         Raises:
             TrainingError: If a value is out of its range, or contradicts another one.
@@ -173,7 +183,9 @@ class TrainConfig:
         if self.crop_size is None and self.image_size is not None and (values["crop_size"] or 0) > self.image_size:
             values["crop_size"] = None  # a recipe's crops are no larger than the images that are asked for
         config = ResolvedTrainConfig(**values)
-        _check_combination(config)
+        if not is_recorded:
+            _check_combination(config)
+            _check_effects(config)
         _check_values(config)
         return config
 
@@ -284,6 +296,28 @@ def _check_combination(config: ResolvedTrainConfig) -> None:
         message = "The schedule plateau needs a metric to compare epochs; set select to accuracy or loss."
     if message:
         raise TrainingError(message)
+
+
+def _check_effects(config: ResolvedTrainConfig) -> None:
+    """Checks that the settings have an effect which were chosen, and are not those of the recipe."""
+    message, largest = "", config.crop_size or config.image_size
+    mixing = next((name for name in ("mixup", "cutmix") if getattr(config, name) and _is_chosen(config, name)), None)
+    unused = next((name for name in _OF_STEPS if _is_chosen(config, name)), None) if config.epochs == 0 else None
+    if not config.base and config.body_rate != 1:
+        message = "body_rate is relative to the new head of a base; name one as base, or leave it out."
+    elif config.first_size and largest and config.first_size > largest:
+        message = f"first_size {config.first_size} is above the size of the crops, {largest}; choose a smaller one."
+    elif config.batch_size == 1 and mixing:
+        message = f"{mixing} mixes the images of a batch, which has only one; leave it out, or raise batch_size."
+    elif unused:
+        message = f"{unused} has no effect if only the head is fitted; leave it out, or choose finetune with epochs."
+    if message:
+        raise TrainingError(message)
+
+
+def _is_chosen(config: ResolvedTrainConfig, name: str) -> bool:
+    """Whether a field has another value than its recipe or its default gives it, and is not switched off."""
+    return getattr(config, name) not in (RECIPES[config.recipe].get(name, getattr(TrainConfig, name)), NONE)
 
 
 def _check_values(config: ResolvedTrainConfig) -> None:

@@ -47,7 +47,9 @@ def finalize_run(run: RunDir, images: RunImages, hardware: str) -> Evaluation:
     trained, evaluated = images.train, images.evaluation
     model = ResNet.from_pretrained(run.model)
     fit = _calibrate(run, model, images)
-    evaluation = evaluate(model, evaluated, skip_unreadable=True)  # of a large dataset only a sample was checked
+    split = run.evaluation_split().name
+    # Of a large dataset only a sample was checked.
+    evaluation = evaluate(model, evaluated, split=split, skip_unreadable=True)
     curves = plot_training_curves([epoch._asdict() for epoch in run.epochs()])
     for name, plot in ((CURVES, curves), (CONFUSION, plot_confusion_matrix(evaluation))):
         content = io.BytesIO()
@@ -130,7 +132,7 @@ def describe_result(run: RunDir, best: Best, seconds: float) -> Finished:
 
 
 def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, hardware: str) -> CardContent:
-    config, history, split = run.config.resolved(), run.epochs(), run.evaluation_split()
+    config, history, split = run.config.resolved(is_recorded=True), run.epochs(), run.evaluation_split()
     epochs, minutes = history[-1].epoch, history[-1].seconds / 60
     length = _count(epochs, "epoch")
     if config.epochs and epochs < config.epochs:  # out of time, or early stopping

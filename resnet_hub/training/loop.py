@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from datetime import timedelta
 from importlib.util import find_spec
@@ -35,8 +35,8 @@ from resnet_hub.training.split import create_split, describe_report, record_unre
 from resnet_hub.training.state import Best, Position, SavedState, TrainingState
 from resnet_hub.training.stochastic_depth import add_stochastic_depth
 from resnet_hub.training.stream import StreamSampler, count_epoch_images, find_skipped
-from resnet_hub.training.tracking import check_tracker, start_tracker
-from resnet_hub.training.train_step import TrainStep
+from resnet_hub.training.tracking import Tracker, check_tracker
+from resnet_hub.training.train_step import TrainStep, check_precision
 from resnet_hub.training.validation import ValidationSet, multiplies_in_bf16
 
 T = TypeVar("T")
@@ -99,6 +99,8 @@ class Limits(NamedTuple):
     def create(cls, phase: Phase, time_limit: float | None, max_steps: int | None) -> "Limits":
         if max_steps is not None and max_steps < 1:
             raise TrainingError(f"max_steps is {max_steps}; expected at least 1.")
+        if phase == "evaluate" and max_steps is not None:
+            raise TrainingError("A time limit of 0 evaluates the best model, max_steps stops without; leave out one.")
         seconds = 0.0 if phase == "evaluate" else math.inf if time_limit is None else time_limit
         return cls(time.monotonic() + seconds, math.inf if max_steps is None else max_steps)
 
@@ -114,13 +116,21 @@ def _train_run(
         config = config.resume(run.config)
         if config.is_data_gone:
             raise TrainingError(f"The data of the run, {config.data}, is gone; name its new place as data.")
-    resolved = config.resolved()
-    try:
-        run.stop.unlink(missing_ok=True)
-        trainer = Trainer(resolved, run, phase, limits)
-        is_ready = yield from trainer.set_up(max_download)
-    except OSError as error:
-        raise TrainingError(error_reason(error, resolved)) from None
+    resolved = config.resolved(is_recorded=run.exists())
+    with ExitStack() as stack:
+        try:
+            run.stop.unlink(missing_ok=True)
+            trainer = Trainer(resolved, run, phase, limits)
+            stack.enter_context(closing(trainer.tracker))
+            if not run.exists():
+                trainer.tracker.start()  # may fail or ask for a login: before the check of the dataset, which is long
+            is_ready = yield from trainer.set_up(max_download)
+        except OSError as error:
+            raise TrainingError(error_reason(error, resolved)) from None
+        yield from _run_phase(trainer, is_ready=is_ready)
+
+
+def _run_phase(trainer: "Trainer", *, is_ready: bool) -> Iterator[events.Event]:
     try:
         if is_ready:
             yield from trainer.run_phase()
@@ -134,13 +144,15 @@ def _train_run(
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         yield events.Failed(f"torch.compile does not work here ({reason}); start again without compile.")
     except (RuntimeError, MemoryError, OSError) as error:
-        yield events.Failed(error_reason(error, resolved))
+        yield events.Failed(error_reason(error, trainer.config))
 
 
 def error_reason(error: Exception, config: TrainConfig) -> str:
     """Returns the message for a full disk, full memory or an `OSError`, and what to do; re-raises any other error."""
     if disk_is_full(error):
-        return f"The disk of {config.run} is full; free some space and resume, the last training state is kept."
+        has_state = RunDir(config.run).state.is_file()
+        advice = "resume, the last training state is kept" if has_state else "start again"
+        return f"The disk of {config.run} is full; free some space and {advice}."
     if memory_is_full(error):
         return (
             f"A batch of {config.batch_size} does not fit into memory; start again with a larger accumulate, or with a "
@@ -161,6 +173,7 @@ class Trainer:
         self.is_main: bool = self.accelerator.is_main_process
         self.is_in_phases = phase in ("prepare", "train")
         self.time_is_up = False
+        self.tracker = Tracker(self.accelerator, "none" if phase == "prepare" else config.log_to, run.folder)
         self.is_checked = False  # whether this call has checked the dataset
         self.base_note: str | None = None
         if config.base == AUTO:
@@ -257,6 +270,7 @@ class Trainer:
         """Decodes the images, fits the head of a base, and trains; returns whether the run is trained now."""
         start, position, run = time.monotonic(), self.position, self.run
         is_first_start_from_base = bool(self.config.base) and not is_resumed
+        self.tracker.describe_run(self.config)
         self.inputs = open_inputs(
             self.images,
             self.config,
@@ -281,9 +295,9 @@ class Trainer:
             run.evaluation.unlink(missing_ok=True)  # of a run that had ended early and is resumed
         try:
             training = closing(self._train_epochs(evaluates_first=is_first_start_from_base))
-            with start_tracker(self.accelerator, self.config, run.folder) as log, training as steps:
+            with closing(self.tracker), training as steps:
                 for event in steps:
-                    log(event, self._steps_done)
+                    self.tracker.log(event, self._steps_done)
                     yield event
         except GeneratorExit:
             self._save_between_steps()
@@ -331,8 +345,6 @@ class Trainer:
         self.train_step = TrainStep(
             config, self.accelerator, self.prepared, self.state, self.transform, self.class_weights
         )
-
-    # -- epochs and steps ----------------------------------------------------------------------------------------------
 
     def _train_epochs(self, *, evaluates_first: bool) -> Generator[events.Event]:
         position = self.position
@@ -552,7 +564,6 @@ def _create_accelerator(config: ResolvedTrainConfig, run: RunDir) -> Any:
         project_dir=run.folder / "logs",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)],
     )
-    if config.precision == "fp16" and accelerator.device.type == "cpu":
-        raise TrainingError("fp16 needs a GPU; choose bf16 or no.")
+    check_precision(config, accelerator.device)
     torch.backends.cudnn.benchmark = True  # the images of an epoch have one size
     return accelerator

@@ -15,6 +15,7 @@ import torch
 from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.dataset import TRAIN, VALIDATION, ImageDataset, Splits
 from resnet_hub.datasets.load import load_dataset, measure_storage
+from resnet_hub.datasets.report import check_counts
 from resnet_hub.datasets.storage import Storage
 from resnet_hub.datasets.stream import ImageStream, open_stream
 from resnet_hub.errors import DataError, HubError, ImageError, gpu_memory_is_full
@@ -24,12 +25,14 @@ from resnet_hub.inference.engines import has_bf16
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import AUTO, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.gpu_memory import free_gpu_memory
-from resnet_hub.training.initial_model import choose_base, create_model, read_model_config
-from resnet_hub.training.loader import FREE_DISK, MEMORY_SHARE, count_cores, measure_free_memory
+from resnet_hub.training.initial_model import check_batch_norm, choose_base, create_model, read_model_config
+from resnet_hub.training.loader import FREE_DISK, MEMORY_SHARE, count_cores, measure_free_memory, share_batch
 from resnet_hub.training.optimizer import frozen_modules, set_train_mode
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import MAX_CHECKED
 from resnet_hub.training.stream import BUFFER, BUFFER_BYTES, count_epoch_images
+from resnet_hub.training.tracking import check_tracker
+from resnet_hub.training.train_step import check_precision
 
 _SAMPLE = 64  # images that are decoded
 _FIRST_IMAGES = 4  # of the first step on a CPU, by which the next ones are chosen
@@ -64,23 +67,32 @@ def plan_run(config: TrainConfig) -> Plan:
     Raises:
         ResNetHubError: If the run could not start.
     """
+    run = RunDir(config.run)
+    run.check_location(config.data)
     if config.base == AUTO:
         config = replace(config, base=str(choose_base().source))
-    resolved = config.resolved()
+    resolved = config.resolved(is_recorded=run.exists())
+    check_tracker(config.log_to)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    check_precision(config, device)
     if config.base:
-        resolved = resolved.choose_sizes(read_model_config(config).image_size)
+        resolved = resolved.choose_sizes(read_model_config(config, run).image_size)
     data = _Data.open(config)
+    if config.stream or not data.stream:  # else the sample may lack classes of the dataset
+        check_counts(data.splits)
     stream = data.stream if config.stream else None
     count, labels = data.count(TRAIN), data.splits[TRAIN].labels
-    held_out = 0 if VALIDATION in data.splits else min(round(count * config.validation), MAX_CHECKED)
+    held_out = 0 if VALIDATION in data.splits else min(max(1, round(count * config.validation)), MAX_CHECKED)
     validation_images = held_out or data.count(VALIDATION)
     train_images = count_epoch_images(resolved, stream, held_out) if stream else count - held_out
     epochs = resolved.choose_epochs(train_images)
-    steps = max(1, train_images // resolved.batch_size)
+    batch_size = share_batch(resolved, train_images, 1)
+    steps = train_images // batch_size
 
-    model, _ = create_model(resolved, RunDir(config.run), labels, copies_base=False)
+    model, _ = create_model(resolved, run, labels, copies_base=False)
+    check_batch_norm(resolved, model.config, batch_size)
     sizes, loaded_per_second = _measure_loading(data.splits[TRAIN], model.config, config.workers or count_cores())
-    trained_per_second = _measure_steps(model, resolved)
+    trained_per_second = _measure_steps(model, resolved, device)
     total = int(np.mean(sizes) * (validation_images if stream else count + validation_images - held_out))
     in_memory, on_disk = _distribute_images(total, resolved)
     decoded_again = 1.0 if stream else 1 - (in_memory + on_disk) / total
@@ -165,21 +177,20 @@ def _measure_loading(images: ImageDataset, model_config: ResNetConfig, threads: 
     return [size for size in sizes if size] or [1], len(sizes) / (time.monotonic() - start)
 
 
-def _measure_steps(model: ResNet, config: ResolvedTrainConfig) -> float:
+def _measure_steps(model: ResNet, config: ResolvedTrainConfig, device: torch.device) -> float:
     """Returns how many images a second the model is trained on, in the precision of the run.
 
     A GPU trains on chunks of the run, a CPU on as many images as are cheap: it depends little on their number.
     """
-    gpu = torch.accelerator.current_accelerator(check_available=True)
+    is_gpu = device.type != "cpu"
     size, count = config.crop_size or model.config.image_size, math.ceil(config.batch_size / config.accumulate)
-    device = gpu or torch.device("cpu")
     precision = config.precision or ("bf16" if has_bf16() else "no")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     frozen = frozen_modules(model, config.frozen_stages)
     for module in frozen:
         module.requires_grad_(False)
     model = model.to(memory_format=torch.channels_last).to(device)
-    set_train_mode(model, frozen, frozen_norm=config.frozen_norm)
+    set_train_mode(model, frozen, frozen_norm=config.frozen_norm or config.epochs == 0)
 
     def train(images: int, steps: int) -> float:
         batch = torch.randn(images, 3, size, size, device=device).to(memory_format=torch.channels_last)
@@ -188,11 +199,11 @@ def _measure_steps(model: ResNet, config: ResolvedTrainConfig) -> float:
             with torch.autocast(device.type, dtype) if dtype else nullcontext():
                 logits = model(batch)
             logits.float().square().mean().backward()
-        if gpu:
+        if is_gpu:
             torch.accelerator.synchronize()
         return images * steps / (time.monotonic() - start)
 
-    if not gpu:
+    if not is_gpu:
         first = min(count, _FIRST_IMAGES)
         speed = train(first, 1)
         count = min(count, int(speed * _STEP_SECONDS / _TIMED_STEPS))

@@ -1,13 +1,15 @@
 """Sends losses and metrics to TensorBoard, Trackio or Weights & Biases, through Accelerate's trackers."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from resnet_hub.errors import TrainingError
+from resnet_hub.errors import TrainingError, one_line
 from resnet_hub.training import events
 from resnet_hub.training.config import LogTo, ResolvedTrainConfig
 
@@ -22,25 +24,57 @@ def check_tracker(name: LogTo) -> None:
         raise TrainingError(f"log_to is {name}, which is not installed: pip install {name}.")
 
 
-@contextmanager
-def start_tracker(
-    accelerator: Any, config: ResolvedTrainConfig, run: Path
-) -> Iterator[Callable[[events.Event, int], None]]:
-    """Starts the tracker that `config` names, if any; gives a function that logs an event at a step of the run."""
-    if config.log_to == "none":
-        yield lambda event, step: None
-        return
-    settings = {key: value for key, value in asdict(config).items() if key not in _PRIVATE and value is not None}
-    names = {"wandb": {"name": run.name}} if config.log_to == "wandb" else {}
-    accelerator.init_trackers("resnet_hub", settings, names)
+class Tracker:
+    """The tracker that the settings of a run name; with "none" it does nothing.
 
-    def log(event: events.Event, step: int) -> None:
-        if isinstance(event, events.Progress | events.Epoch):
+    Each method raises `TrainingError` if the tracker raises an error.
+    """
+
+    def __init__(self, accelerator: Any, name: LogTo, run: Path):
+        self.accelerator, self.name, self.run = accelerator, name, run
+        self.has_started = False
+
+    def start(self) -> None:
+        """Starts the tracker, unless it has started: here it asks for a login, or fails without one."""
+        if self.name == "none" or self.has_started:
+            return
+        settings = {"wandb": {"name": self.run.name}} if self.name == "wandb" else {}
+        with self._convert_output("start"):
+            self.accelerator.init_trackers("resnet_hub", init_kwargs=settings)
+        self.has_started = True
+
+    def describe_run(self, config: ResolvedTrainConfig) -> None:
+        """Starts the tracker, unless it has started, and stores the settings of the run."""
+        self.start()
+        settings = {key: value for key, value in asdict(config).items() if key not in _PRIVATE and value is not None}
+        with self._convert_output("store the settings"):
+            for tracker in self.accelerator.trackers:
+                tracker.store_init_configuration(settings)
+
+    def log(self, event: events.Event, step: int) -> None:
+        """Logs an event at a step of the run."""
+        if self.name != "none" and isinstance(event, events.Progress | events.Epoch):
             numbers = {key: value for key, value in event._asdict().items() if key in _LOGGED and value is not None}
-            accelerator.log(numbers, step=step)
+            with self._convert_output("log a step"):
+                self.accelerator.log(numbers, step=step)
 
-    try:
-        yield log
-    finally:
-        for tracker in accelerator.trackers:
-            tracker.finish()
+    def close(self) -> None:
+        """Finishes the tracker if it has started."""
+        trackers = [*self.accelerator.trackers] if self.has_started and self.accelerator.is_main_process else []
+        self.accelerator.trackers.clear()
+        with self._convert_output("finish"):
+            for tracker in trackers:
+                if self.name == "trackio":
+                    import_module("trackio").finish()  # else Trackio finishes, and prints, again at exit
+                else:
+                    tracker.finish()
+
+    @contextmanager
+    def _convert_output(self, action: str) -> Iterator[None]:
+        """Sends what the tracker prints to stderr, since the output may be JSON, and raises `TrainingError`."""
+        try:
+            with redirect_stdout(sys.stderr):
+                yield
+        except Exception as error:
+            cause = one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+            raise TrainingError(f"{self.name} cannot {action}: {cause}. Mend that, or leave out log_to.") from None

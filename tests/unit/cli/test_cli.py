@@ -385,10 +385,10 @@ def test_train_prints_each_epoch_and_the_same_command_resumes(
 def test_the_card_of_a_run_has_its_command_and_no_local_path(
     capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path
 ) -> None:
-    arguments = ["--recipe", "head", "--label-smoothing", "0.1", "--no-nesterov"]
+    arguments = ["--recipe", "head", "--balance", "loss", "--no-nesterov"]
     assert run(capfd, "train", "--out", tmp_path / "run", "--data", colours, "--base", model, *arguments)[0] == 0
     card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
-    assert "resnet-hub train --data colours --run run --base tiny --recipe head --label-smoothing 0.1\n" in card
+    assert "resnet-hub train --data colours --run run --base tiny --recipe head --balance loss\n" in card
     assert str(tmp_path) not in card
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
     assert f"| accuracy | {evaluation['accuracy']:.2%} |".replace("%", " %") in card

@@ -213,6 +213,9 @@ def test_what_is_no_stream_is_refused(cache: Path, hub: Hub, tmp_path: Path) -> 
     repo.commit("main", {path.relative_to(photos).as_posix(): path.read_bytes() for path in photos.rglob("*.png")}, "")
     with pytest.raises(DataError, match=f"^user/photos {refused}"):
         open_stream("user/photos")
+    for read in (open_stream, load_dataset):
+        with pytest.raises(DataError, match=r"^photos has no revision 'main': only datasets on the Hub have one"):
+            read(photos, revision="main")
     tars = write_tars(tmp_path / "tars", 1, 4)
     with pytest.raises(DataError, match="tars has no label_column 'kind': it holds tars"):
         open_stream(tars, label_column="kind")

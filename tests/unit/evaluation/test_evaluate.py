@@ -168,6 +168,7 @@ def test_ten_crops_are_those_of_torchvision(model, data, scales):
 
 def test_scales_alone_average_the_center(model, data):
     assert evaluate(model, data, scales=(20,)).loss == pytest.approx(evaluate(model, data).loss, rel=1e-6)
+    assert "each resized to 20 pixels" in evaluate(model, data, scales=(20,)).to_text()
     assert evaluate(model, data, scales=(16, 20)).loss != evaluate(model, data).loss
 
 
@@ -175,6 +176,7 @@ def test_scales_alone_average_the_center(model, data):
     ("options", "message"),
     [
         ({"crops": 5}, "crops is 5. Choose 1 or 10."),
+        ({"scales": (20, 20_000)}, "The scale 20000 is too large. Choose scales up to 4096 pixels."),
         ({"scales": (20, 15)}, "The scale 15 is smaller than the crop. Choose scales from 16 pixels on."),
         ({"crops": 10, "tta": True}, "Ten crops include the mirror image; leave out tta, or the crops."),
     ],
@@ -307,8 +309,8 @@ def test_unreadable_images_are_named_or_skipped(model, folder):
     assert found.classes[0].support == 0 and found.confusion.sum() == 17
     assert "4 unreadable ones skipped" in found.to_text()
     broken = ImageDataset(("ant",), [b"x", b"y"], np.zeros(2, np.int64))
-    with pytest.raises(DataError, match="None of the 2 images"):
-        evaluate(network(("ant",)), broken, skip_unreadable=True)
+    with pytest.raises(DataError, match=r"^None of the 2 images of the split test can be read\. Cannot read image 0: "):
+        evaluate(network(("ant",)), broken, split="test", skip_unreadable=True)
 
 
 def test_names_of_files_send_no_codes_to_the_terminal(model, data):

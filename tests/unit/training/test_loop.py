@@ -1,6 +1,7 @@
 """Training runs: their events and files, their options, and that interruptions do not change the weights."""
 
 import copy
+import errno
 import json
 import math
 import os
@@ -1079,8 +1080,34 @@ print(event)
 """
     before = RunDir(config.run).state.read_bytes()
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "Failed(reason='The disk of" in result.stdout
+    assert "Failed(reason='The disk of" in result.stdout and "the last training state is kept" in result.stdout
     assert RunDir(config.run).state.read_bytes() == before
+
+
+def test_a_disk_that_is_full_before_the_first_state_leaves_nothing_to_resume(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("resnet_hub.training.state.TrainingState.save", fail)
+    words = ["train", "--data", config.data, "--architecture", "resnet20", "--image-size", "16", "--epochs", "1"]
+    assert cli.main(words) == 2
+    folder = Path("runs") / Path(config.data).name
+    assert f"error: The disk of {folder} is full; free some space and start again.\n" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_a_test_split_that_vanishes_is_named(config: TrainConfig, colours: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(colours, tmp_path / "data" / split)
+    run = train(replace(config, data=str(tmp_path / "data"), epochs=1))
+    skip_to_started(run)
+    shutil.rmtree(tmp_path / "data" / "test")
+    *_, last = run
+    assert isinstance(last, Failed)
+    assert last.reason.startswith("None of the 72 images of the split test can be read. Cannot read test/blue/00.png:")
 
 
 def test_a_damaged_state_fails_with_its_path(config: TrainConfig) -> None:
@@ -1182,12 +1209,6 @@ def test_losses_and_metrics_go_to_tensorboard(config: TrainConfig) -> None:
     assert [value for _, value in sorted(found["accuracy"])] == pytest.approx([event.accuracy for event in history])
     assert len(found["loss"]) == 2 * found["accuracy"][0][0] and found["loss"][0][0] == 1
     assert str(config.data) not in "".join(path.read_text() for path in Path(config.run, "logs").rglob("hparams.yml"))
-
-
-def test_a_tracker_that_is_not_installed(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_hub.training.tracking.find_spec", lambda name: None)
-    with pytest.raises(TrainingError, match="log_to is wandb, which is not installed: pip install wandb"):
-        list(train(replace(config, log_to="wandb")))
 
 
 class CountingMode(TorchDispatchMode):

@@ -67,6 +67,69 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(config: TrainConfig, capsy
     assert not Path(config.run).exists()
 
 
+SMALL = ("--architecture", "resnet20", "--image-size", "16")
+REFUSED = {  # options, and the images of each class -> the error
+    "one value a channel": (
+        ("--architecture", "resnet18", "--image-size", "8", "--batch-size", "8", "--accumulate", "8"),
+        (10, 10),
+        "BatchNorm cannot be trained on one value a channel: of the batch of 8, a chunk has one image",
+    ),
+    "precision": ((*SMALL, "--precision", "fp16"), (10, 10), "fp16 needs a GPU"),
+    "tracker": ((*SMALL, "--log-to", "wandb"), (10, 10), "log_to is wandb, which is not installed"),
+    "one class": (SMALL, (10,), "'0' is the only class with images"),
+    "two images": (SMALL, (1, 1), "None of the 2 classes has two different images"),
+    "run directory": ((*SMALL, "--run", "data"), (10, 10), "is in the run directory data"),
+    "no steps": ((*SMALL, "--max-steps", "0"), (10, 10), "max_steps is 0; expected at least 1."),
+    "duration": ((*SMALL, "--stop-after", "5x"), (10, 10), "'5x' is not a duration"),
+    "limits": (
+        (*SMALL, "--stop-after", "0", "--max-steps", "5"),
+        (10, 10),
+        "A time limit of 0 evaluates the best model, max_steps stops without; leave out one.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "counts", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_dry_run_raises_the_errors_of_the_run(
+    options: tuple[str, ...],
+    counts: tuple[int, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for label, count in enumerate(counts):
+        (tmp_path / "data" / str(label)).mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / "data" / str(label) / f"{number}.png").write_bytes(encode_image(label, number))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("resnet_hub.training.tracking.find_spec", lambda name: None)
+    errors = []
+    for is_dry in (True, False):
+        assert cli.main(["train", "--data", "data", "--run", "run", *options, *["--dry-run"] * is_dry]) == 2
+        errors.append(capsys.readouterr().err)
+    assert errors[0] == errors[1] and errors[0].startswith("error: ") and message in errors[0]
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_of_several_processes_only_the_first_one_prints_the_plan(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["train", "--data", config.data, "--run", config.run, *SMALL, "--dry-run"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_sample_of_one_class_is_no_dataset_of_one(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_hub.datasets.stream.MAX_SAMPLED", 1)
+    folder = write_parquet(tmp_path / "tables", 1, 300)
+    assert plan_run(replace(config, data=str(folder))).train_images > 200
+    with pytest.raises(DataError, match="is the only class with images"):
+        plan_run(replace(config, data=str(folder), stream=True))
+
+
 def test_tables_on_the_hub_are_planned_without_a_download(
     config: TrainConfig, tables: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,5 +175,5 @@ def test_steps_are_timed_in_the_precision_and_the_batch_of_the_run(
     model, steps = ResNet(ResNetConfig.from_name("resnet20", image_size=16, num_classes=2)), []
     monkeypatch.setattr(plans, "_STEP_SECONDS", seconds)  # on a CPU
     model.register_forward_hook(lambda _, batches, logits: steps.append((len(batches[0]), logits.dtype)))
-    assert plans._measure_steps(model, resolved) > 0
+    assert plans._measure_steps(model, resolved, torch.device("cpu")) > 0
     assert steps == [(count, torch.bfloat16) for count in expected]

@@ -25,8 +25,8 @@ def test_a_recipe_fills_only_fields_that_are_none() -> None:
     assert TrainConfig(data="a", run="b", base="c").resolved().recipe == "finetune"
     for recipe, row in RECIPES.items():
         base = "base" if recipe in ("finetune", "head") else None
-        chosen = TrainConfig(data="a", run="b", base=base, recipe=recipe, ema=0.5).resolved()
-        assert {key: getattr(chosen, key) for key in row} == row | {"ema": 0.5}
+        chosen = TrainConfig(data="a", run="b", base=base, recipe=recipe, batch_size=7).resolved()
+        assert {key: getattr(chosen, key) for key in row} == row | {"batch_size": 7}
         assert chosen.resolved() == chosen
 
 
@@ -87,6 +87,28 @@ def test_a_fine_tuning_sees_more_pixels_than_its_base(base_size: int, sizes: tup
             {"recipe": "paper-imagenet", "select": "last"},
             "The schedule plateau needs a metric to compare epochs; set select to accuracy or loss.",
         ),
+        ({"body_rate": 0.1}, "body_rate is relative to the new head of a base; name one as base, or leave it out."),
+        (
+            {"first_size": 32, "crop_size": 16},
+            "first_size 32 is above the size of the crops, 16; choose a smaller one.",
+        ),
+        ({"first_size": 96, "image_size": 64}, "first_size 96 is above the size of the crops, 64"),
+        (
+            {"mixup": 0.2, "batch_size": 1},
+            "mixup mixes the images of a batch, which has only one; leave it out, or raise batch_size.",
+        ),
+        ({"cutmix": 1.0, "batch_size": 1}, "cutmix mixes the images of a batch"),
+        *(
+            ({"base": "b", **change}, f"{[*change][-1]} has no effect if only the head is fitted; leave it out, or")
+            for change in (
+                {"recipe": "head", "mixup": 0.2},
+                {"recipe": "head", "cutmix": 1.0},
+                {"recipe": "head", "stochastic_depth": 0.1},
+                {"recipe": "head", "schedule": "cosine"},
+                {"recipe": "head", "frozen_norm": False},
+                {"epochs": 0, "label_smoothing": 0.1},
+            )
+        ),
         ({"batch_size": 0}, "batch_size is 0; expected 1 to 65536."),
         ({"learning_rate": math.nan}, "learning_rate is nan; expected 0 to 100."),
         ({"validation": 1.0}, "validation is 1.0; expected 0.01 to 0.9."),
@@ -96,6 +118,29 @@ def test_invalid_settings_raise(change: dict, message: str) -> None:
     with pytest.raises(TrainingError) as error:
         TrainConfig(**vars(CONFIG) | change).resolved()
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base": "b", "recipe": "head", "augmentation": "none"},
+        {"base": "b", "recipe": "head", "balance": "loss", "crop_size": 64, "select": "last"},
+        {"base": "b", "epochs": 0},  # the other values are those of the recipe finetune
+        {"recipe": "a3", "batch_size": 1},
+        {"recipe": "a3", "batch_size": 1, "mixup": 0.0},
+        {"first_size": 64, "crop_size": 64, "image_size": 32},
+    ],
+)
+def test_what_a_recipe_sets_or_a_head_uses_is_accepted(change: dict) -> None:
+    resolved = TrainConfig(**vars(CONFIG) | change).resolved()
+    assert {key: getattr(resolved, key) for key in change} == change
+
+
+def test_a_run_that_an_earlier_version_accepted_goes_on() -> None:
+    recorded = TrainConfig(**vars(CONFIG) | {"base": "b", "recipe": "head", "mixup": 0.2})
+    assert recorded.resolved(is_recorded=True).mixup == 0.2
+    with pytest.raises(TrainingError, match="seed is -1"):
+        replace(recorded, seed=-1).resolved(is_recorded=True)
 
 
 def test_a_run_resumes_only_with_its_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

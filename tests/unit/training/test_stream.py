@@ -121,8 +121,8 @@ def test_processes_share_the_files(config: TrainConfig, tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate(numbers), alone)
     with pytest.raises(TrainingError, match=r"whose images 2 processes shared. Resume it with 2 processes, not with 1"):
         create_sampler(config, tmp_path / "log" / "0.jsonl").iterate(0, 3)
-    with pytest.raises(TrainingError, match=r"within epoch 1, .* not with 3"):  # the third has no log
-        create_sampler(config, tmp_path / "log" / "2.jsonl", 2, 3).iterate(0, 3)
+    with pytest.raises(TrainingError, match=r"within epoch 1, .* not with 4"):  # the fourth has no log
+        create_sampler(config, tmp_path / "log" / "3.jsonl", 3, 4).iterate(0, 3)
     assert len(read_names(create_sampler(config, tmp_path / "log" / "0.jsonl"), 1, 0)) == 7  # between two epochs
 
 

@@ -92,7 +92,7 @@ def submit(
     """
     from huggingface_hub import CommitOperationAdd, HfApi, Volume, get_token
 
-    config.resolved()
+    config.resolved().check_processes(_count_gpus(flavor))
     train_seconds = _training_time(timeout)
     token = token or get_token()
     if not token:
@@ -213,11 +213,16 @@ def record(run: RunDir, events: Iterator[Event | str]) -> Iterator[Event | str]:
 
 def _launch(flavor: str) -> list[str]:
     """Returns the arguments of Python that start a process for each GPU of a flavor such as l40sx4; none for one."""
-    number = re.search(r"x(\d+)$", flavor)
-    if number is None or number[1] == "1":
+    if (count := _count_gpus(flavor)) == 1:
         return []
-    words = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", number[1], "--num_machines", "1"]
+    words = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count), "--num_machines", "1"]
     return [*words, "--mixed_precision", "no", "--dynamo_backend", "no"]  # as the run sets them itself
+
+
+def _count_gpus(flavor: str) -> int:
+    """Returns the number at the end of a flavor such as l40sx4, else 1."""
+    number = re.search(r"x(\d+)$", flavor)
+    return int(number[1]) if number else 1
 
 
 def _training_time(timeout: str) -> int:

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from resnet_hub.analysis import cifar
-from resnet_hub.analysis.curves import Curve as Curve
-from resnet_hub.analysis.curves import average_by_x
+from resnet_hub.analysis.curves import Curve, average_by_x
 from resnet_hub.analysis.labelled_images import LabelledImages
 from resnet_hub.analysis.lesions import (
     BlockLesion,

@@ -20,6 +20,10 @@ _FAST_GRADIENTS = {"width": 64, "inputs": 48, "draws": 4}
 _FAST_IDENTITY = {"blocks": 3, "steps": 150}
 _FAST_PATHS = {"samples": 2}
 _FAST_TRAINING = {"width": 8, "steps": 100}
+_COMPUTED = {  # options of what is computed, with their defaults
+    **{"fast": False, "data": _DATA, "model": None, "split": None, "jpeg_quality": None},
+    **{"images": 1000, "draws": 5, "seed": 0, "seeds": 1, "work": Path("runs/cifar")},
+}
 
 
 def add_parsers(commands: options.Commands) -> None:
@@ -189,9 +193,10 @@ def _format_command(arguments: options.Arguments) -> str:
 
 def _check_recorded(arguments: options.Arguments) -> None:
     """Raise `AnalysisError` for options of a computation beside --recorded, which computes nothing."""
-    for name, default in (("fast", False), ("model", None), ("data", _DATA)):
+    for name, default in _COMPUTED.items():
         if getattr(arguments, name, default) != default:
-            raise AnalysisError(f"--{name} has no effect with --recorded. Leave out one of them.")
+            option = name.replace("_", "-")
+            raise AnalysisError(f"--{option} has no effect with --recorded. Leave out one of them.")
 
 
 def _get_folder(arguments: options.Arguments) -> Path | None:

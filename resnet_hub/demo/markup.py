@@ -50,6 +50,11 @@ def render_error(error: Exception, request: gr.Request) -> str:
     return render_text(translate_error(request, error), "alert")
 
 
+def render_search_notice(matches: list[str] | None, request: gr.Request) -> str:
+    """Says that the Hub did not answer a search for models, whose result is None then."""
+    return render_text(translate(request, "search_failed"), "status") if matches is None else ""
+
+
 def shorten_label(label: str) -> str:
     return label if len(label) <= 32 else f"{label[:31]}…"
 

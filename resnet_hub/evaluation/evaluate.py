@@ -122,7 +122,7 @@ class _Scores:
     def check(self, split: str | None) -> None:
         """Raises `DataError` if no image could be read."""
         if not self.is_readable.any():
-            images = f"images of the split {split}" if split else "images"
+            images = f"images ({split})" if split else "images"
             count, reason = len(self.is_readable), self.first_error or ""
             raise DataError(f"None of the {count:,} {images} can be read. {reason}".strip())
 

@@ -150,7 +150,7 @@ class TrainConfig:
     patience: int | None = option(None, "stop after so many evaluations without improvement", (1, 10_000))
     precision: Precision | None = option(None, "of the forward pass; default: bf16 if the hardware has it")
     compile: bool = option(False, "use torch.compile: takes minutes at the start, then a CPU is up to a seventh faster")
-    cache: Cache = option("auto", "where decoded images are kept; auto: in half of the free memory, the rest on disk")
+    cache: Cache = option("auto", "of decoded images; auto: half the free memory, then disk; several processes: disk")
     workers: int | None = option(None, "threads that load images ahead of the steps; default: one per core", (1, 1024))
     log_to: LogTo = option("none", "also send losses and metrics to this tracker, which has to be installed")
     seed: int = option(0, "random seed", (0, 2**63 - 1))
@@ -194,11 +194,6 @@ class TrainConfig:
         """The arguments of `load_dataset` that select a part of the dataset."""
         return {name: getattr(self, key) for key, name in DATASET_FIELDS.items()}
 
-    @property
-    def is_data_gone(self) -> bool:
-        """Whether a run that has started read a file or folder that is no longer there: of the Hub it has a commit."""
-        return not self.data_revision and not Path(self.data).exists()
-
     def check_same(self, other: "TrainConfig", explicit: Collection[str] = ()) -> None:
         """Checks that these settings can resume the run that was started with `other`.
 
@@ -212,9 +207,9 @@ class TrainConfig:
             value, recorded = getattr(self, name), getattr(other, name)
             is_default = value in (None, "", default) and name not in explicit
             is_default |= name == "base" and value == AUTO
-            has_moved = (
-                other.is_data_gone if name == "data" else name == "base" and bool(recorded) and is_gone(recorded)
-            )
+            has_moved = name == "base" and bool(recorded) and is_gone(recorded)
+            # A dataset on the Hub has a commit, unless the Hub did not answer. The images tell another dataset.
+            has_moved |= name == "data" and not other.data_revision and not Path(recorded).exists()
             has_moved |= name == "data_revision" and _is_commit(recorded) and not _is_commit(value)
             if name not in ("run", *_RESOURCES) and value != recorded and not is_default and not has_moved:
                 advice = f"resume it with `resnet-hub train --run {self.run}`, or name another run directory"
@@ -227,6 +222,8 @@ class TrainConfig:
             TrainingError: If a field differs that may not.
         """
         self.check_same(recorded)
+        if not self.data and is_gone(recorded.data):
+            raise TrainingError(f"The data of the run, {recorded.data}, is gone; name its new path as data.")
         resources = {name: getattr(self, name) for name in _RESOURCES if getattr(self, name) not in (None, "auto")}
         data, base = self.data or recorded.data, recorded.base if self.base in (None, AUTO) else self.base
         return replace(recorded, run=self.run, data=data, base=base, **resources)
@@ -254,6 +251,19 @@ class ResolvedTrainConfig(TrainConfig):
     cutmix: float
     rand_augment: float
     colour: float
+
+    def check_processes(self, count: int) -> None:
+        """Checks that so many processes can share a batch equally; else steps would have other images than the run's.
+
+        Raises:
+            TrainingError: They cannot.
+        """
+        multiple = 2 * count if count > 1 and (self.mixup or self.cutmix) else count  # images are mixed in pairs
+        if self.epochs != 0 and self.batch_size % multiple:
+            advice = f"set batch_size to a multiple of {multiple}, or take another number of processes"
+            raise TrainingError(
+                f"{count} processes cannot share a batch of {self.batch_size} images equally; {advice}."
+            )
 
     def choose_epochs(self, num_images: int) -> int:
         """Returns `epochs`; for a fine-tuning without them 3 to 10, fewer the more training images there are."""
@@ -317,7 +327,7 @@ def _check_effects(config: ResolvedTrainConfig) -> None:
 
 def _is_chosen(config: ResolvedTrainConfig, name: str) -> bool:
     """Whether a field has another value than its recipe or its default gives it, and is not switched off."""
-    return getattr(config, name) not in (RECIPES[config.recipe].get(name, getattr(TrainConfig, name)), NONE)
+    return getattr(config, name) not in (RECIPES[config.recipe].get(name, getattr(TrainConfig, name)), NONE, 0)
 
 
 def _check_values(config: ResolvedTrainConfig) -> None:
@@ -366,7 +376,7 @@ def is_hub_id(source: str | None) -> bool:
 
 def is_gone(source: str) -> bool:
     """Whether `source` is a file or folder of this machine that no longer exists."""
-    is_on_hub = "://" in source or (is_hub_id(source) and not source.lower().endswith(".zip"))
+    is_on_hub = "://" in source or (is_hub_id(source) and not source.lower().endswith((".zip", ".tar", ".gz", ".tgz")))
     return not is_on_hub and not Path(source).exists()
 
 

@@ -359,18 +359,13 @@ def share_batch(config: ResolvedTrainConfig, count: int, processes: int) -> int:
     """Returns the images of a step, which `processes` share equally: those of `config`, or fewer of a small dataset.
 
     Raises:
-        TrainingError: If the processes cannot share the batch, or the `count` images are too few.
+        TrainingError: If the `count` images are too few.
     """
     is_mixed = processes > 1 and (config.mixup or config.cutmix)  # images are mixed in pairs
     multiple = 2 * processes if is_mixed else processes
-    if config.batch_size % multiple:
-        raise TrainingError(
-            f"{processes} processes cannot share a batch of {config.batch_size} images equally; set batch_size to a "
-            f"multiple of {multiple}."
-        )
     batch_size = min(config.batch_size, count) // multiple * multiple
     if not batch_size:
-        raise TrainingError(f"{count} images cannot be shared by {processes} processes.")
+        raise TrainingError(f"{count} images are too few for {processes} process{'es' * (processes > 1)}.")
     return batch_size
 
 

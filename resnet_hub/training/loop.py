@@ -114,13 +114,12 @@ def _train_run(
 ) -> Iterator[events.Event]:
     if run.exists():
         config = config.resume(run.config)
-        if config.is_data_gone:
-            raise TrainingError(f"The data of the run, {config.data}, is gone; name its new place as data.")
     resolved = config.resolved(is_recorded=run.exists())
     with ExitStack() as stack:
         try:
             run.stop.unlink(missing_ok=True)
             trainer = Trainer(resolved, run, phase, limits)
+            resolved.check_processes(trainer.num_processes)
             stack.enter_context(closing(trainer.tracker))
             if not run.exists():
                 trainer.tracker.start()  # may fail or ask for a login: before the check of the dataset, which is long
@@ -527,10 +526,8 @@ def _record_unreadable(run: RunDir, inputs: Inputs, is_main: bool) -> events.Che
 
 def _check_loss(loss: float, epoch: int, config: TrainConfig) -> None:
     if not math.isfinite(loss):
-        raise TrainingError(
-            f"The loss became {loss} in epoch {epoch}; the last training state is kept. Start again with a "
-            f"learning_rate below {config.learning_rate:g}."
-        )
+        advice = f"Start again with a learning_rate below {config.learning_rate:g}."
+        raise TrainingError(f"The loss became {loss} in epoch {epoch}. {advice}")
 
 
 def _is_best(loss: float, accuracy: float, best: Best | None, config: TrainConfig) -> bool:

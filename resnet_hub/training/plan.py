@@ -1,6 +1,7 @@
 """Estimates what a run will take before it starts: disk, memory and time, by a sample of its images and a few steps."""
 
 import math
+import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,7 @@ def plan_run(config: TrainConfig) -> Plan:
     if config.base == AUTO:
         config = replace(config, base=str(choose_base().source))
     resolved = config.resolved(is_recorded=run.exists())
+    resolved.check_processes(int(os.environ.get("WORLD_SIZE", "1")))
     check_tracker(config.log_to)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     check_precision(config, device)

@@ -118,7 +118,7 @@ class RunDir:
                 "deletes. Name another run directory."
             )
         if run.is_relative_to(source) and self.folder.is_dir():
-            names = {path.name for path in self.folder.iterdir()} - {"lock", "stop", "end"}
+            names = {path.name for path in self.folder.iterdir()} - {"lock", "stop", "end", "logs"}
             if names and not names & {"split.json", "report.json"}:  # of a start that failed
                 raise TrainingError(
                     f"The run directory {self.folder} is a folder of the dataset {data} with other files in it. Name "
@@ -137,7 +137,7 @@ class RunDir:
         """The settings that `create` wrote; raises `TrainingError` if they cannot be read."""
         try:
             content = json.loads(self.settings.read_text(encoding="utf-8"))
-            return TrainConfig(**{"optimizer": "sgd"} | content)  # older runs have no such key
+            return TrainConfig(**{"optimizer": "sgd", "min_area": 0.35} | content)  # older runs have no such keys
         except (OSError, ValueError, TypeError) as error:
             raise TrainingError(f"Cannot read the run in {self.folder}: {error}.") from None
 

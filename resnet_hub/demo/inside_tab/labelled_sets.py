@@ -17,16 +17,10 @@ class TestSet(NamedTuple):
 
 
 CIFAR10 = TestSet("inside_cifar10", "uoft-cs/cifar10", "test")
-
-
 # Ten easy classes of ImageNet by fast.ai, Apache-2.0, 31 MB; ImageNet itself is given to registered users only. Most of
 # the images are of ImageNet's training set, which its authors split anew. The commit has parquet files.
 _IMAGENETTE_COMMIT = "4b23ffb92a8029db9958bdfdbd6978427d09b1a0"
-
-
 IMAGENETTE = TestSet("inside_imagenette", "frgfm/imagenette", "validation", "160px", _IMAGENETTE_COMMIT)
-
-
 IMAGENETTE_CLASSES = {  # and their indices in ImageNet
     "tench": 0,
     "English springer": 217,

@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
     from resnet_hub.model import ResNet
 
-
 MAX_WORK = 40e9  # multiply-adds: some seconds on two cores
-
-
 _MAX_SAMPLES = 4  # paths of each length
 
 

@@ -11,8 +11,8 @@ import gradio as gr
 from markupsafe import Markup
 
 from resnet_hub.analysis.cifar import TrainingRecord, average_errors, list_records
+from resnet_hub.analysis.curves import Curve
 from resnet_hub.analysis.lesion_records import (
-    Curve,
     LesionRecord,
     average_lesions,
     average_removal,

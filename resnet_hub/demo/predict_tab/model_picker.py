@@ -56,7 +56,7 @@ class ModelPicker:
         if typed.key == "Enter":  # a choice, whose error stays
             return gr.skip(), gr.skip()
         matches = self.models.search(typed.input_value.strip())
-        notice = markup.render_text(translate(request, "search_failed"), "status") if matches is None else ""
+        notice = markup.render_search_notice(matches, request)
         return gr.update(choices=self.list_choices(current, request, *(matches or ()))), notice
 
     def list_choices(self, current: str, request: gr.Request, *others: str) -> list[tuple[str, str]]:

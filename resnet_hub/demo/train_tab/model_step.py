@@ -166,7 +166,7 @@ class ModelStep:
     def _suggest(self, request: gr.Request, typed: gr.KeyUpData) -> tuple[Any, str]:
         """Models of the page and of the Hub whose names match what is typed, and whether the search failed."""
         matches = self.models.search(typed.input_value.strip())
-        notice = markup.render_text(translate(request, "search_failed"), "status") if matches is None else ""
+        notice = markup.render_search_notice(matches, request)
         return gr.update(choices=list(dict.fromkeys([*self.models.names(), *(matches or ())]))), notice
 
     # -- the page ------------------------------------------------------------------------------------------------------

@@ -11,6 +11,16 @@ from resnet_hub.checkpoints.load import read_card
 from resnet_hub.checkpoints.model_card import read_license
 from resnet_hub.datasets.report import DatasetReport, format_bytes
 from resnet_hub.demo.i18n import translate, translate_text
+from resnet_hub.demo.licenses import describe_terms
+from resnet_hub.demo.markup import (
+    encode_thumbnail,
+    format_duration,
+    load_thumbnail,
+    render,
+    render_images,
+    render_text,
+    shorten_label,
+)
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Status
 from resnet_hub.demo.space import is_zero_gpu
@@ -23,16 +33,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from resnet_hub.datasets.dataset import ImageDataset
-from resnet_hub.demo.licenses import describe_terms
-from resnet_hub.demo.markup import (
-    encode_thumbnail,
-    format_duration,
-    load_thumbnail,
-    render,
-    render_images,
-    render_text,
-    shorten_label,
-)
 
 MAX_ROWS = 1000  # of a table
 FEW_TO_CALIBRATE = 50  # images; with fewer, scores and accuracy differ by chance alone

@@ -813,7 +813,9 @@ def test_a_run_resumes_after_data_and_base_have_moved(config: TrainConfig, base:
     with pytest.raises(TrainingError, match=r"has data .*, not"):
         list(train(replace(moved, data=str(new / "colours"))))
     old.rename(new)
-    with pytest.raises(TrainingError, match=r"The data of the run, .*colours, is gone; name its new place as data"):
+    with pytest.raises(TrainingError, match=r"The data of the run, .*colours, is gone; name its new path as data"):
+        list(train(replace(moved, data="")))
+    with pytest.raises(DataError):
         list(train(moved))
     again = replace(moved, data=str(new / "colours"), base=str(new / "base"))
     assert isinstance(list(train(again))[-1], Finished)
@@ -1107,7 +1109,7 @@ def test_a_test_split_that_vanishes_is_named(config: TrainConfig, colours: Path,
     shutil.rmtree(tmp_path / "data" / "test")
     *_, last = run
     assert isinstance(last, Failed)
-    assert last.reason.startswith("None of the 72 images of the split test can be read. Cannot read test/blue/00.png:")
+    assert last.reason.startswith("None of the 72 images (test) can be read. Cannot read test/blue/00.png:")
 
 
 def test_a_damaged_state_fails_with_its_path(config: TrainConfig) -> None:

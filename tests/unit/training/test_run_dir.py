@@ -30,6 +30,17 @@ def test_a_recipe_fills_only_fields_that_are_none() -> None:
         assert chosen.resolved() == chosen
 
 
+def test_processes_share_a_batch_equally_and_mixed_images_in_pairs() -> None:
+    plain, mixed = (replace(CONFIG, batch_size=12, mixup=mixup).resolved() for mixup in (0.0, 0.2))
+    for config, counts in ((plain, (1, 2, 3, 4, 6, 12)), (mixed, (1, 2, 3, 6))):
+        for count in counts:
+            config.check_processes(count)
+    for config, count, multiple in ((plain, 5, 5), (mixed, 4, 8)):
+        with pytest.raises(TrainingError, match=f"^{count} processes cannot share .* to a multiple of {multiple}, or"):
+            config.check_processes(count)
+    TrainConfig(data="a", run="b", base="c", recipe="head").resolved().check_processes(5)  # takes no steps
+
+
 @pytest.mark.parametrize(("images", "epochs"), [(10, 10), (160, 10), (1000, 8), (2766, 3), (50_000, 3)])
 def test_fewer_images_are_trained_for_more_epochs(images: int, epochs: int) -> None:
     config = TrainConfig(data="a", run="b", base="c").resolved()
@@ -105,7 +116,7 @@ def test_a_fine_tuning_sees_more_pixels_than_its_base(base_size: int, sizes: tup
                 {"recipe": "head", "cutmix": 1.0},
                 {"recipe": "head", "stochastic_depth": 0.1},
                 {"recipe": "head", "schedule": "cosine"},
-                {"recipe": "head", "frozen_norm": False},
+                {"recipe": "head", "ema": 0.9},
                 {"epochs": 0, "label_smoothing": 0.1},
             )
         ),

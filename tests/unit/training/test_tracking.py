@@ -69,7 +69,7 @@ def test_a_tracker_that_cannot_start_is_an_error_before_the_dataset_is_read(
 ) -> None:
     done = run_with("wandb", code, "nowhere", tmp_path)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.splitlines()[-1] == f"error: wandb cannot start: {cause}. Mend that, or leave out log_to."
+    assert done.stderr.splitlines()[-1] == f"error: wandb cannot start: {cause}. Fix that, or set log_to to none."
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
 
 
@@ -80,6 +80,18 @@ def test_what_a_tracker_prints_is_not_among_the_events(tmp_path: Path) -> None:
     assert [json.loads(line)["event"] for line in done.stdout.splitlines()][-1] == "Finished"
     printed = [line for line in done.stderr.splitlines() if line.startswith("*")]
     assert printed == ["* Created new run", "* Run finished with 2 rows and seed 0"]  # a step and an epoch
+
+
+def test_a_tracker_that_fails_later_costs_the_run_nothing(tmp_path: Path) -> None:
+    write_zip(tmp_path / "d.zip")
+    failing = PRINTING.replace("rows.append(values)", 'raise RuntimeError("no network")').replace(
+        "    run.finish()\n    run = None", '    run = None\n    raise RuntimeError("no network")'
+    )
+    done = run_with("trackio", failing, "d.zip", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["event"] == "Finished"
+    for action in ("log a step", "finish"):
+        assert f"trackio cannot {action}: no network." in done.stderr.splitlines()
 
 
 def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,7 +309,7 @@ def test_unreadable_images_are_named_or_skipped(model, folder):
     assert found.classes[0].support == 0 and found.confusion.sum() == 17
     assert "4 unreadable ones skipped" in found.to_text()
     broken = ImageDataset(("ant",), [b"x", b"y"], np.zeros(2, np.int64))
-    with pytest.raises(DataError, match=r"^None of the 2 images (test) can be read\. Cannot read image 0: "):
+    with pytest.raises(DataError, match=r"^None of the 2 images \(test\) can be read\. Cannot read image 0: "):
         evaluate(network(("ant",)), broken, split="test", skip_unreadable=True)
 
 

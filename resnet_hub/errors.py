@@ -95,6 +95,11 @@ def one_line(text: object, max_length: int = 300) -> str:
     return line if len(line) <= max_length else f"{line[: max_length - 1]}…"
 
 
+def first_line(error: object) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    return one_line((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
 def printable(text: str) -> str:
     """Replace unprintable characters by `?`, and cut the text to 200 characters."""
     return "".join(char if char.isprintable() else "?" for char in text)[:200]

@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnet_hub.analysis.activations import feature_maps as feature_maps
-    from resnet_hub.analysis.activations import residual_ratios as residual_ratios
     from resnet_hub.analysis.anatomy import describe_anatomy as describe_anatomy
+    from resnet_hub.analysis.block_effects import feature_maps as feature_maps
+    from resnet_hub.analysis.block_effects import residual_ratios as residual_ratios
     from resnet_hub.analysis.gradients import expected_correlation as expected_correlation
     from resnet_hub.analysis.gradients import gradient_autocorrelation as gradient_autocorrelation
     from resnet_hub.analysis.gradients import gradient_correlation as gradient_correlation
@@ -34,7 +34,7 @@ _MODULES = {  # no module has the name of its function, which would hide the fun
     "compute_accuracy": "labelled_images",
     "describe_anatomy": "anatomy",
     "expected_correlation": "gradients",
-    "feature_maps": "activations",
+    "feature_maps": "block_effects",
     "gradient_autocorrelation": "gradients",
     "gradient_correlation": "gradients",
     "learn_identity": "races",
@@ -49,7 +49,7 @@ _MODULES = {  # no module has the name of its function, which would hide the fun
     "remove_each_block": "lesions",
     "reorder_blocks": "lesions",
     "reorder_curve": "lesions",
-    "residual_ratios": "activations",
+    "residual_ratios": "block_effects",
 }
 
 __all__ = [*_MODULES]

@@ -26,8 +26,16 @@ from resnet_hub.config import ResNetConfig
 from resnet_hub.convert.config_json import parse_config
 from resnet_hub.convert.state_dict import describe_mismatch, fill_counters
 from resnet_hub.convert.weights_file import rename_key
-from resnet_hub.errors import CheckpointError, ConfigError, HubError, list_untrusted, memory_errors, one_line
-from resnet_hub.hub_client.errors import error_message, first_line, hub_errors
+from resnet_hub.errors import (
+    CheckpointError,
+    ConfigError,
+    HubError,
+    first_line,
+    list_untrusted,
+    memory_errors,
+    one_line,
+)
+from resnet_hub.hub_client.errors import error_message, hub_errors
 from resnet_hub.hub_client.listing import digest_file, fetch_digests, read_listing
 from resnet_hub.hub_client.retry import RETRIED_STATUSES, call_once, retry_call
 

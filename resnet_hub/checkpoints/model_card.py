@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-from resnet_hub.calibration_record import CalibrationRecord
 from resnet_hub.config import CUSTOM, ResNetConfig
+from resnet_hub.int8_calibration import CalibrationRecord
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -15,8 +15,7 @@ from resnet_hub.convert.state_dict import (
     describe_reparametrization,
     list_expected_shapes,
 )
-from resnet_hub.errors import CheckpointError, disk_is_full, list_untrusted, memory_errors
-from resnet_hub.hub_client.errors import first_line
+from resnet_hub.errors import CheckpointError, disk_is_full, first_line, list_untrusted, memory_errors
 from resnet_hub.hub_client.listing import sha256_file
 
 if TYPE_CHECKING:

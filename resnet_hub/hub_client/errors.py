@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from resnet_hub.errors import HubError, disk_is_full, one_line
+from resnet_hub.errors import HubError, disk_is_full, first_line, one_line
 from resnet_hub.hub_client.retry import is_short_body, parse_retry_after
 from resnet_hub.hub_client.xet import XetTransferError
 
@@ -140,8 +140,3 @@ def _format_delay(seconds: float | None) -> str:
         if seconds > 2 * length:
             return f"{math.ceil(seconds / length)} {unit}"
     return f"{math.ceil(seconds)} seconds"
-
-
-def first_line(error: object) -> str:
-    """The first line of an error's text, or its type where it has none."""
-    return one_line((str(error).strip().splitlines() or [type(error).__name__])[0])

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from resnet_hub.calibration_record import CalibrationRecord
 from resnet_hub.errors import CheckpointError, ResNetHubError
 from resnet_hub.inference.onnx_graph import (
     FEATURE_MAP,
@@ -29,6 +28,7 @@ from resnet_hub.inference.onnx_graph import (
     digest_weights,
     fold_batchnorm,
 )
+from resnet_hub.int8_calibration import CalibrationRecord
 from resnet_hub.model import ResNet
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]

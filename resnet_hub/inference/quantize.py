@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnet_hub.calibration_record import CalibrationRecord
 from resnet_hub.checkpoints.model_card import add_int8_section
 from resnet_hub.checkpoints.save import CALIBRATION_FILE, CARD_FILE, QUANTIZED_FILE
 from resnet_hub.datasets.dataset import TRAIN, ImageDataset, choose_split
@@ -20,6 +19,7 @@ from resnet_hub.inference.classifier import Classifier, load_inputs
 from resnet_hub.inference.engines import create_session
 from resnet_hub.inference.onnx_export import require_checkpoint_folder, require_onnx, write_onnx_files
 from resnet_hub.inference.onnx_graph import INPUT, build_onnx, digest_weights, fold_batchnorm
+from resnet_hub.int8_calibration import CalibrationRecord
 from resnet_hub.model import ResNet
 
 CALIBRATION_IMAGES = 512  # evenly spaced in the training split; more images hardly change the ranges

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from resnet_hub.errors import TrainingError, one_line
+from resnet_hub.errors import TrainingError, first_line
 from resnet_hub.training import events
 from resnet_hub.training.config import LogTo, ResolvedTrainConfig
 
@@ -51,7 +51,7 @@ class Tracker:
                 self.accelerator.init_trackers("resnet_hub", init_kwargs=settings)
         except Exception as error:
             advice = "Fix that, or set log_to to none."
-            raise TrainingError(f"{self.name} cannot start: {_get_cause(error)}. {advice}") from None
+            raise TrainingError(f"{self.name} cannot start: {first_line(error)}. {advice}") from None
         self.has_started = True
 
     def describe_run(self, config: ResolvedTrainConfig) -> None:
@@ -87,8 +87,4 @@ class Tracker:
             with redirect_stdout(sys.stderr):
                 yield
         except Exception as error:
-            _log.warning("%s cannot %s: %s.", self.name, action, _get_cause(error))
-
-
-def _get_cause(error: Exception) -> str:
-    return one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+            _log.warning("%s cannot %s: %s.", self.name, action, first_line(error))

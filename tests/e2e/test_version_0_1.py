@@ -8,10 +8,10 @@ import pytest
 import torch
 from helpers import ROOT
 
-from resnet_hub.calibration_record import CalibrationRecord
 from resnet_hub.checkpoints.model_card import Metric, add_int8_section, is_generated, read_metrics, set_repo_id
 from resnet_hub.checkpoints.save import CALIBRATION_FILE, CARD_FILE, WEIGHTS_FILE
 from resnet_hub.inference.classifier import Classifier
+from resnet_hub.int8_calibration import CalibrationRecord
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Finished, Started

@@ -4,10 +4,10 @@ import onnx
 import torch
 from torch import nn
 
-from resnet_hub.calibration_record import CalibrationRecord
 from resnet_hub.config import ResNetConfig
 from resnet_hub.inference.engines import create_session
 from resnet_hub.inference.onnx_graph import build_onnx, fold_batchnorm
+from resnet_hub.int8_calibration import CalibrationRecord
 from resnet_hub.model import ResNet
 
 

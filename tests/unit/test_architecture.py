@@ -22,7 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("images",),
     ("hub_client",),
     ("config",),
-    ("calibration_record", "bundled_models"),
+    ("int8_calibration", "bundled_models"),
     ("atomic", "package_files", "paths", "errors", "requirements", "threads", "version"),
 )
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}

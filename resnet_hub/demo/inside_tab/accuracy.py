@@ -20,7 +20,7 @@ import numpy as np
 
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import PageError, translate
-from resnet_hub.demo.inside_tab.labelled_sets import TestSet, find_test_set
+from resnet_hub.demo.inside_tab.test_sets import TestSet, find_test_set
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.space import get_token
 from resnet_hub.errors import ResNetHubError

@@ -15,7 +15,7 @@ from resnet_hub.demo.i18n import translate, translate_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from resnet_hub.analysis.activations import FeatureMaps
+    from resnet_hub.analysis.block_effects import FeatureMaps
     from resnet_hub.model import ResNet
 
 

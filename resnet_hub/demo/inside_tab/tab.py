@@ -67,7 +67,7 @@ class InsideTab:
     def _measure_block(
         self, facts: str, block: str, classifier: "Classifier", photo: dict[str, Any] | None, request: gr.Request
     ) -> Iterator[tuple[str, str, str]]:
-        from resnet_hub.analysis.activations import feature_maps, residual_ratios
+        from resnet_hub.analysis.block_effects import feature_maps, residual_ratios
 
         images = preprocess(classifier, photo)
         strongest = feature_maps(classifier.model, images, block, strongest=model_markup.STRONGEST)

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from resnet_hub.calibration_record import CalibrationRecord
 from resnet_hub.checkpoints.model_card import (
     CardContent,
     Metric,
@@ -29,6 +28,7 @@ from resnet_hub.checkpoints.model_card import (
     update_metadata,
 )
 from resnet_hub.config import VARIANTS, ResNetConfig
+from resnet_hub.int8_calibration import CalibrationRecord
 
 OLD, NEW = "0" * 64, "f" * 64
 FLOWERS = ResNetConfig.from_name("resnet18", id2label={0: "daisy", 1: "rose"})

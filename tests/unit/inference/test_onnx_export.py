@@ -10,13 +10,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from resnet_hub import Classifier, ResNet, cli, evaluate
-from resnet_hub.calibration_record import CalibrationRecord
 from resnet_hub.checkpoints.push import push_folder
 from resnet_hub.checkpoints.save import CALIBRATION_FILE, CARD_FILE, QUANTIZED_FILE, WEIGHTS_FILE
 from resnet_hub.errors import CheckpointError, DataError, ResNetHubError
 from resnet_hub.inference.onnx_export import EXPORTED_FILE, export_onnx
 from resnet_hub.inference.onnx_graph import build_onnx, fold_batchnorm
 from resnet_hub.inference.quantize import quantize
+from resnet_hub.int8_calibration import CalibrationRecord
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import torch
 from helpers.networks import calibration, network, ranges, run
 from torch import nn
 
-from resnet_hub.calibration_record import CalibrationRecord
 from resnet_hub.config import VARIANTS, ResNetConfig
 from resnet_hub.errors import CheckpointError, ResNetHubError
 from resnet_hub.inference.onnx_graph import build_onnx, digest_weights, fold_batchnorm
+from resnet_hub.int8_calibration import CalibrationRecord
 from resnet_hub.model import ResNet
 
 KINDS = {

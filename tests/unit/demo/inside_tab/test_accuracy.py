@@ -17,7 +17,7 @@ from markupsafe import escape
 from resnet_hub import ResNet, ResNetConfig, TrainConfig, train
 from resnet_hub.convert.config_json import read_label_set
 from resnet_hub.demo.i18n import MESSAGES
-from resnet_hub.demo.inside_tab import accuracy, labelled_sets
+from resnet_hub.demo.inside_tab import accuracy, test_sets
 from resnet_hub.demo.inside_tab.tab import InsideTab
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.runs.scheduler import Scheduler
@@ -53,12 +53,12 @@ def test_photos_that_were_held_out_measure_it(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("test_set", "labels", "label_set"),
     [
-        (labelled_sets.CIFAR10, read_label_set("cifar10"), "cifar10"),
-        (labelled_sets.IMAGENETTE, list(labelled_sets.IMAGENETTE_CLASSES), "imagenet"),
+        (test_sets.CIFAR10, read_label_set("cifar10"), "cifar10"),
+        (test_sets.IMAGENETTE, list(test_sets.IMAGENETTE_CLASSES), "imagenet"),
     ],
 )
 def test_models_of_known_labels_are_measured_on_images_of_the_hub(
-    test_set: labelled_sets.TestSet,
+    test_set: test_sets.TestSet,
     labels: list[str],
     label_set: str,
     tables: Repo,
@@ -69,7 +69,7 @@ def test_models_of_known_labels_are_measured_on_images_of_the_hub(
     id2label = dict(enumerate(read_label_set(label_set)))
     model = ResNet(ResNetConfig(depths=(3, 3, 3), width=4, stem="3x3", image_size=32, id2label=id2label))
     with torch.no_grad():  # the model always gives this label
-        model.fc.bias[labelled_sets.IMAGENETTE_CLASSES["English springer"] if label_set == "imagenet" else 1] = 1e6
+        model.fc.bias[test_sets.IMAGENETTE_CLASSES["English springer"] if label_set == "imagenet" else 1] = 1e6
     model.save_pretrained(tmp_path / "shelf" / "known")
     inside = InsideTab(Models(tmp_path / "shelf"))
     missing = MESSAGES["en"]["inside_no_labelled"]
@@ -113,10 +113,8 @@ def test_a_large_model_is_not_measured_on_a_handful_of_images(tmp_path: Path, mo
 
 def test_other_labels_have_no_test_images() -> None:
     imagenet = read_label_set("imagenet")
-    assert labelled_sets.find_test_set(imagenet) == (labelled_sets.IMAGENETTE, labelled_sets.IMAGENETTE_CLASSES)
-    assert labelled_sets.find_test_set([label.partition(",")[0] for label in imagenet]) is not None
-    assert (
-        labelled_sets.find_test_set(imagenet[::-1]) is None and labelled_sets.find_test_set(["daisy", "tulip"]) is None
-    )
+    assert test_sets.find_test_set(imagenet) == (test_sets.IMAGENETTE, test_sets.IMAGENETTE_CLASSES)
+    assert test_sets.find_test_set([label.partition(",")[0] for label in imagenet]) is not None
+    assert test_sets.find_test_set(imagenet[::-1]) is None and test_sets.find_test_set(["daisy", "tulip"]) is None
     numbered = [f"class {index}" for index in range(1000)]
-    assert labelled_sets.find_test_set(numbered) is None
+    assert test_sets.find_test_set(numbered) is None

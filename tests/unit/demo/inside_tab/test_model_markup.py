@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers.page import from_browser
 
-from resnet_hub.analysis.activations import feature_maps, residual_ratios
 from resnet_hub.analysis.anatomy import describe_anatomy
+from resnet_hub.analysis.block_effects import feature_maps, residual_ratios
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.inside_tab import model_markup
 from resnet_hub.model import ResNet

@@ -252,13 +252,17 @@ class ResolvedTrainConfig(TrainConfig):
     rand_augment: float
     colour: float
 
+    def batch_multiple(self, processes: int) -> int:
+        """Returns the number that divides a batch which so many processes share; images are mixed in pairs."""
+        return 2 * processes if processes > 1 and (self.mixup or self.cutmix) else processes
+
     def check_processes(self, count: int) -> None:
         """Checks that so many processes can share a batch equally; else steps would have other images than the run's.
 
         Raises:
             TrainingError: They cannot.
         """
-        multiple = 2 * count if count > 1 and (self.mixup or self.cutmix) else count  # images are mixed in pairs
+        multiple = self.batch_multiple(count)
         if self.epochs != 0 and self.batch_size % multiple:
             advice = f"set batch_size to a multiple of {multiple}, or take another number of processes"
             raise TrainingError(

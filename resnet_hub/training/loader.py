@@ -361,8 +361,7 @@ def share_batch(config: ResolvedTrainConfig, count: int, processes: int) -> int:
     Raises:
         TrainingError: If the `count` images are too few.
     """
-    is_mixed = processes > 1 and (config.mixup or config.cutmix)  # images are mixed in pairs
-    multiple = 2 * processes if is_mixed else processes
+    multiple = config.batch_multiple(processes)
     batch_size = min(config.batch_size, count) // multiple * multiple
     if not batch_size:
         raise TrainingError(f"{count} images are too few for {processes} process{'es' * (processes > 1)}.")

@@ -70,7 +70,7 @@ def train(
         time_limit: Seconds of training in this call. In phase "all" the run then yields `TimeUp` and evaluates the best
             model so far, as it does after a file `end` appeared in the run directory. It can be resumed.
         max_steps: Steps of the run, counted from its start, after which it stops with its state saved, and without an
-            evaluation. A later call resumes it.
+            evaluation of the epoch. A later call resumes it.
         max_download: Largest size in bytes of a dataset on the Hub; None: no limit.
         force_unlock: Train even if another process seems to train in the run directory.
 
@@ -294,7 +294,7 @@ class Trainer:
             run.evaluation.unlink(missing_ok=True)  # of a run that had ended early and is resumed
         try:
             training = closing(self._train_epochs(evaluates_first=is_first_start_from_base))
-            with closing(self.tracker), training as steps:
+            with training as steps:
                 for event in steps:
                     self.tracker.log(event, self._steps_done)
                     yield event

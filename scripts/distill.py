@@ -15,9 +15,11 @@ computed: a folder of `view-0.npy`, `view-1.npy`, ..., each float16 (images, 100
 
 Teacher and student see the same crops ("function matching", https://arxiv.org/abs/2106.05237): view v of an image is
 computed from (seed, v), and the teacher's logits of it are stored. The loss is the divergence at temperature 1 and, so
-that classes which no image shows are learned too, at temperature 3. Images of rare classes are sampled more often. The
-rate is constant, so that the training can continue for as long as there is time; `--cooldown` lets it fall to 0 and
-stores the resulting weights in a separate file.
+that classes which no image shows are learned too, at temperature 3. With `--component-weight` a linear layer also
+predicts the principal components of the teacher's logits from the student's features: the softmax ignores most of what
+the teacher sees in an image, such as the kind of a flower, which no class is about. Images of rare classes are sampled
+more often. The rate is constant, so that the training can continue for as long as there is time; `--cooldown` lets it
+fall to 0 and stores the resulting weights in a separate file.
 """
 
 import argparse
@@ -49,6 +51,7 @@ SHORT_SIDE = 144  # pixels
 MAX_RATIO = 2.0  # long side over short side; what is longer is cut
 HELD_OUT = 3000  # images that are not trained on
 TEMPERATURE = 3.0  # of the second half of the loss
+COMPONENTS = 256  # of the teacher's logits that the student's features predict
 CHUNK = 64  # images that the teacher sees at a time
 SURE_TEACHER = 0.7  # score from which on its first choice is taken for the true class
 HIGH, MOST_WRONG = 0.6, 0.003  # share of the photos that may have a wrong label above that score
@@ -251,6 +254,22 @@ def compute_teacher_logits(work: Path, views: int, threads: int) -> None:
 # -- student -----------------------------------------------------------------------------------------------------------
 
 
+class Components:
+    """The first `COMPONENTS` principal components of the teacher's logits, each with a variance of 1."""
+
+    def __init__(self, logits: np.ndarray):
+        rows = np.linspace(0, len(logits) - 1, min(len(logits), 20_000)).astype(int)
+        sample = torch.from_numpy(np.asarray(logits[rows], np.float32))
+        sample = sample - sample.mean(1, keepdim=True)  # of an image: the softmax does not depend on it
+        self.mean = sample.mean(0)
+        variances, directions = torch.linalg.eigh(torch.cov(sample.T))  # in ascending order
+        self.directions = directions[:, -COMPONENTS:] / variances[-COMPONENTS:].sqrt()
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The components (N, COMPONENTS) of logits (N, 1000)."""
+        return (logits - logits.mean(1, keepdim=True) - self.mean) @ self.directions
+
+
 class Student:
     """The network in training, the average of its weights, and the number of its steps."""
 
@@ -258,9 +277,15 @@ class Student:
         self.model = ResNet.from_pretrained(base).to(memory_format=torch.channels_last).train()
         if self.model.config.num_classes != CLASSES:
             self.model.reset_head(num_classes=CLASSES)
+        width = self.model.config.num_features
+        linear = torch.nn.Linear(width, COMPONENTS)
+        torch.nn.init.zeros_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
+        self.projection = torch.nn.Sequential(torch.nn.BatchNorm1d(width, affine=False), linear)
         self.average = {key: value.clone() for key, value in self.model.state_dict().items()}
+        self.parameters = [*self.model.parameters(), *self.projection.parameters()]
         self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
+            self.parameters, lr=rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
         )
         self.rate, self.step = rate, 0
 
@@ -274,9 +299,10 @@ class Student:
                 self.average[key].copy_(value)
 
     def save(self, path: Path) -> None:
-        momentum = [self.optimizer.state[p].get("momentum_buffer") for p in self.model.parameters()]
+        momentum = [self.optimizer.state[parameter].get("momentum_buffer") for parameter in self.parameters]
         content = {
             "model": self.model.state_dict(),
+            "projection": self.projection.state_dict(),
             "average": self.average,
             "momentum": momentum,
             "step": self.step,
@@ -290,7 +316,8 @@ class Student:
         self.model.load_state_dict(content["model"])
         for key, value in content["average"].items():
             self.average[key].copy_(value)
-        for weight, momentum in zip(self.model.parameters(), content["momentum"], strict=True):
+        self.projection.load_state_dict(content["projection"])
+        for weight, momentum in zip(self.parameters, content["momentum"], strict=True):
             if momentum is not None:
                 self.optimizer.state[weight]["momentum_buffer"] = torch.empty_like(weight).copy_(momentum)
         self.step = content["step"]
@@ -459,6 +486,7 @@ def train(args: argparse.Namespace) -> None:
         torch.nn.init.zeros_(student.model.fc.bias)
     stores = [Store(images, logits), *(Store(Images(more), more / "logits") for more in args.more)]
     batches = Batches(stores, student.model.config, args.batch_size)
+    components = Components(stores[0].logits[0]) if args.component_weight else None
     validation = Validation(images, logits, args.validation)
     first_step, deadline = student.step, time.monotonic() + args.hours * 3600
     cooldown_from = first_step
@@ -467,7 +495,7 @@ def train(args: argparse.Namespace) -> None:
         cooldown_from = json.loads(mark.read_text())["from"] if cooled.is_file() else first_step
         mark.write_text(json.dumps({"from": cooldown_from, "steps": args.cooldown}))
     target = cooled if args.cooldown else state
-    reported, saved, loss_sum, loss_count = time.monotonic(), time.monotonic(), 0.0, 0
+    reported, saved, loss_sum, error_sum, loss_count = time.monotonic(), time.monotonic(), 0.0, 0.0, 0
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
     while time.monotonic() < deadline:
         rate = args.rate * min(1, (student.step + 1) / 500)
@@ -480,10 +508,15 @@ def train(args: argparse.Namespace) -> None:
             group["lr"] = rate
         inputs, teacher, targets = batches.sample(student.step, args.size)
         with autocast:
-            outputs = student.model(inputs.contiguous(memory_format=torch.channels_last))
+            feature_maps = student.model.forward_features(inputs.contiguous(memory_format=torch.channels_last))
+            features = student.model.avgpool(feature_maps).flatten(1)
+            outputs = student.model.fc(features)
         loss = distillation_loss(outputs.float(), teacher, targets, args.label_weight)
+        if components:
+            error = F.mse_loss(student.projection(features.float()), components(teacher))
+            loss, error_sum = loss + args.component_weight * error, error_sum + float(error.detach())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(student.model.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(student.parameters, 5.0)
         student.optimizer.step()
         student.optimizer.zero_grad()
         student.step += 1
@@ -492,8 +525,11 @@ def train(args: argparse.Namespace) -> None:
         if student.step % 50 == 0:
             speed = 50 * args.batch_size / (time.monotonic() - reported)
             loss_mean = loss_sum / loss_count
-            print(f"step {student.step} loss {loss_mean:.3f} rate {rate:.4f} {speed:.0f} images/s", flush=True)
-            reported, loss_sum, loss_count = time.monotonic(), 0.0, 0
+            error_mean = f" components {error_sum / loss_count:.3f}" if components else ""
+            print(
+                f"step {student.step} loss {loss_mean:.3f}{error_mean} rate {rate:.4f} {speed:.0f} images/s", flush=True
+            )
+            reported, loss_sum, error_sum, loss_count = time.monotonic(), 0.0, 0.0, 0
         if time.monotonic() - saved > args.save_every:
             student.save(target)
             saved = time.monotonic()
@@ -670,6 +706,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--weight-decay", type=float, default=5e-5)
     parser.add_argument("--label-weight", type=float, default=0.5)
+    parser.add_argument("--component-weight", type=float, default=0.0, help="weight of the error of the components")
     parser.add_argument("--hours", type=float, default=8.0)
     parser.add_argument("--cooldown", type=int, default=0, help="steps in which the rate falls to 0")
     parser.add_argument("--threads", type=int, default=1)

@@ -25,6 +25,8 @@ from resnet_hub.evaluation.metrics import (
 )
 from resnet_hub.images.transforms import crops_transform
 from resnet_hub.inference.classifier import Classifier, limit_batch_size, load_inputs
+from resnet_hub.inference.engines import create_bf16_engine
+from resnet_hub.inference.onnx_graph import fold_batchnorm
 from resnet_hub.model import ResNet
 
 
@@ -85,17 +87,41 @@ def evaluate(
         scores.add(classifier, inputs, targets, tta)
         if progress is not None:
             progress(scores.done, len(targets))
-    scores.check(split)
+    return _summarize(scores, data, config.labels, targets, split, worst, tta=tta, crops=crops, scales=tuple(scales))
 
-    is_readable, is_correct, labels = scores.is_readable, scores.predicted == targets, config.labels
+
+def evaluate_outputs(
+    model: ResNet, data: ImageDataset, outputs: "Outputs", *, split: str, worst: int = 16
+) -> Evaluation:
+    """Evaluates what `compute_outputs` has computed of `data`, as `evaluate` does that leaves out unreadable images.
+
+    The head is that of `model`: it may have been fitted since.
+    """
+    targets, labels = match_labels(model.config.labels, data), model.config.labels
+    scores = _Scores(len(targets))
+    with torch.inference_mode():
+        logs = F.log_softmax(model.fc(outputs.features.to(model.device)).cpu().double(), 1).numpy()
+    scores.set(outputs.indices.numpy(), logs, targets)
+    return _summarize(scores, data, labels, targets, split, worst, tta=False, crops=1, scales=())
+
+
+def _summarize(
+    scores: "_Scores",
+    data: ImageDataset,
+    labels: Sequence[str],
+    targets: np.ndarray,
+    split: str | None,
+    worst: int,
+    **how: Any,
+) -> Evaluation:
+    scores.check(split)
+    is_readable, is_correct = scores.is_readable, scores.predicted == targets
     confusion = compute_confusion(targets[is_readable], scores.predicted[is_readable], len(labels))
     classes = compute_class_scores(labels, confusion)
     occurs = confusion.sum(0) + confusion.sum(1) > 0
     return Evaluation(
         split=split,
-        tta=tta,
-        crops=crops,
-        scales=tuple(scales),
+        **how,
         num_images=int(is_readable.sum()),
         skipped=int(np.sum(~is_readable)),
         accuracy=float(is_correct[is_readable].mean()),
@@ -133,28 +159,33 @@ class _Scores:
         if tensors := [item for item in inputs if isinstance(item, Tensor)]:
             rows = np.array([self.done + i for i, item in enumerate(inputs) if isinstance(item, Tensor)])
             crops = torch.stack(tensors, -4).view(-1, len(tensors), *tensors[0].shape[-3:])
-            logs = _compute_log_scores(classifier, crops, tta)
-            self.is_readable[rows], self.predicted[rows] = True, logs.argmax(1)
-            self.confidences[rows] = np.exp(logs.max(1).clip(max=0))
-            self.losses[rows] = -logs[np.arange(len(rows)), targets[rows]]
-            self.ranks[rows] = compute_target_ranks(logs, targets[rows])
+            self.set(rows, _compute_log_scores(classifier, crops, tta), targets)
         self.first_error = self.first_error or next((item for item in inputs if isinstance(item, ImageError)), None)
         self.done += len(inputs)
 
+    def set(self, rows: np.ndarray, logs: np.ndarray, targets: np.ndarray) -> None:
+        """Set the log-scores (N, classes) of the images `rows` (N,) among all, whose classes are `targets`."""
+        self.is_readable[rows], self.predicted[rows] = True, logs.argmax(1)
+        self.confidences[rows] = np.exp(logs.max(1).clip(max=0))
+        self.losses[rows] = -logs[np.arange(len(rows)), targets[rows]]
+        self.ranks[rows] = compute_target_ranks(logs, targets[rows])
+
 
 class Outputs(NamedTuple):
-    """The outputs of a model for labelled images."""
+    """The outputs of a model for the readable images of a dataset, float32 on the CPU."""
 
     logits: Tensor  # (N, classes)
     targets: Tensor  # their classes (N,)
     features: Tensor  # their pooled features (N, C)
+    indices: Tensor  # of the images in the dataset (N,)
 
 
-def compute_outputs(model: ResNet, data: ImageDataset, *, batch_size: int = 64) -> Outputs:
-    """Computes a model's outputs for labelled images; skips unreadable ones."""
+def compute_outputs(model: ResNet, data: ImageDataset, *, batch_size: int = 64, in_bf16: bool = False) -> Outputs:
+    """Computes a model's outputs for labelled images, in float32 or, for features alone, in bfloat16."""
     classifier = _load_classifier(model)
     targets = torch.from_numpy(match_labels(classifier.config.labels, data))
     network = classifier.model
+    engine = create_bf16_engine(fold_batchnorm(network)) if in_bf16 else None
     features: list[Tensor] = []
     indices, done = [], 0
     with torch.inference_mode():
@@ -165,12 +196,14 @@ def compute_outputs(model: ResNet, data: ImageDataset, *, batch_size: int = 64) 
             if readable:
                 batch = torch.stack([inputs[row] for row in readable])  # type: ignore[misc]
                 batch = batch.to(classifier.device, memory_format=torch.channels_last)
-                features.append(network.avgpool(network.forward_features(batch)).flatten(1))
+                feature_maps = engine(batch).feature_maps if engine else network.forward_features(batch)
+                features.append(network.avgpool(feature_maps).flatten(1).float().cpu())
                 indices += [done + row for row in readable]
             done += len(inputs)
         pooled = torch.cat(features) if features else torch.empty(0, network.config.num_features)
-        logits = network.fc(pooled)
-    return Outputs(logits.float().cpu().clone(), targets[indices], pooled.float().cpu().clone())
+        logits = network.fc(pooled.to(classifier.device)).cpu()
+    rows = torch.tensor(indices, dtype=torch.int64)
+    return Outputs(logits.clone(), targets[rows], pooled.clone(), rows)
 
 
 def _list_mistakes(

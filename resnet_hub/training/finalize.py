@@ -20,11 +20,11 @@ from resnet_hub.checkpoints.save import CARD_FILE, WEIGHTS_FILE
 from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.errors import ResNetHubError
-from resnet_hub.evaluation.evaluate import compute_outputs, evaluate
+from resnet_hub.evaluation.evaluate import Outputs, compute_outputs, evaluate, evaluate_outputs
 from resnet_hub.evaluation.metrics import COVERAGE, MAX_NOVELTY_LABELS, PRECISION, Evaluation, Fit, fit_reliability
 from resnet_hub.evaluation.plots import plot_confusion_matrix, plot_training_curves
 from resnet_hub.hub_client.listing import sha256_file
-from resnet_hub.inference.engines import has_bf16
+from resnet_hub.inference.engines import has_bf16, multiplies_bf16
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import TrainConfig, command_line_options, is_gone, is_hub_id
 from resnet_hub.training.events import Finished
@@ -46,10 +46,12 @@ def finalize_run(run: RunDir, images: RunImages, hardware: str) -> Evaluation:
     """
     trained, evaluated = images.train, images.evaluation
     model = ResNet.from_pretrained(run.model)
-    fit = _calibrate(run, model, images)
+    fit, outputs = _calibrate(run, model, images)
     split = run.evaluation_split().name
-    # Of a large dataset only a sample was checked.
-    evaluation = evaluate(model, evaluated, split=split, skip_unreadable=True)
+    if evaluated is images.validation:
+        evaluation = evaluate_outputs(model, evaluated, outputs, split=split)
+    else:  # of a large dataset only a sample was checked
+        evaluation = evaluate(model, evaluated, split=split, skip_unreadable=True)
     curves = plot_training_curves([epoch._asdict() for epoch in run.epochs()])
     for name, plot in ((CURVES, curves), (CONFUSION, plot_confusion_matrix(evaluation))):
         content = io.BytesIO()
@@ -67,8 +69,8 @@ def finalize_run(run: RunDir, images: RunImages, hardware: str) -> Evaluation:
     return evaluation
 
 
-def _calibrate(run: RunDir, model: ResNet, images: RunImages) -> Fit | None:
-    """Fits how far the scores can be trusted, and saves the model with it.
+def _calibrate(run: RunDir, model: ResNet, images: RunImages) -> tuple[Fit | None, Outputs]:
+    """Fits how far the scores can be trusted, and saves the model with it; also returns the validation outputs.
 
     The head from before is stored first: a run that is resumed and finalized again starts from it.
     """
@@ -80,13 +82,13 @@ def _calibrate(run: RunDir, model: ResNet, images: RunImages) -> Fit | None:
     if model.config.num_classes <= MAX_NOVELTY_LABELS:
         count = len(images.train)
         chosen = np.random.default_rng(0).choice(count, min(count, _NOVELTY_IMAGES), replace=False)
-        train_features = compute_outputs(model, images.train.subset(chosen)).features
+        train_features = compute_outputs(model, images.train.subset(chosen), in_bf16=multiplies_bf16()).features
     fit = fit_reliability(
         model, outputs.logits, outputs.targets, features=outputs.features, train_features=train_features
     )
     if fit:
         model.save_pretrained(run.model)
-    return fit
+    return fit, outputs
 
 
 def _describe_fit(fit: Fit) -> str:

@@ -81,7 +81,7 @@ class RunImages(NamedTuple):
 
     train: ImageDataset
     validation: ImageDataset  # compares the epochs
-    evaluation: ImageDataset  # evaluates the saved model at the end
+    evaluation: ImageDataset  # evaluates the saved model at the end; `validation` itself where those are the same
     validation_name: str  # such as "validation" or "20% held out"
 
 
@@ -169,12 +169,10 @@ def select_images(splits: Splits, config: TrainConfig, run: RunDir) -> RunImages
                 f"The dataset {config.data} changed since the run began: other images are in {names}. Restore them, or "
                 "start a new run."
             )
-    return RunImages(
-        splits[TRAIN].subset(record.train),
-        splits[record.validation_split].subset(record.validation),
-        splits[evaluation.split].subset(evaluation.indices),
-        record.validation_name,
-    )
+    validation = splits[record.validation_split].subset(record.validation)
+    is_same = (evaluation.split, evaluation.indices) == (record.validation_split, record.validation)
+    evaluated = validation if is_same else splits[evaluation.split].subset(evaluation.indices)
+    return RunImages(splits[TRAIN].subset(record.train), validation, evaluated, record.validation_name)
 
 
 def digest_images(splits: Splits) -> dict[str, str]:

@@ -95,6 +95,7 @@ def serving(folder: Path, program: str = "", **settings: str) -> Iterator[str]:
     # Gradio prints a traceback of its own, without a line of ours, where a browser goes in the midst of an answer.
     assert "resnet_hub/" not in said, said[said.index("Traceback") :]
     assert WRITER not in said
+    assert " ERROR " not in said, said  # an error of the page that it did not expect
     for path in (folder / "runs").rglob("*"):
         assert not path.is_file() or WRITER.encode() not in path.read_bytes()
 

@@ -1,5 +1,6 @@
 """Every figure against scikit-learn, on scores that the classifier gives for the same pictures."""
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -15,8 +16,9 @@ from torchvision.transforms import v2
 from resnet_hub import cli
 from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.dataset import ImageDataset
+from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import CheckpointError, DataError, ResNetHubError
-from resnet_hub.evaluation.evaluate import evaluate
+from resnet_hub.evaluation.evaluate import compute_outputs, evaluate, evaluate_outputs
 from resnet_hub.evaluation.metrics import CALIBRATION_BINS, Evaluation
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
@@ -311,6 +313,22 @@ def test_unreadable_images_are_named_or_skipped(model, folder):
     broken = ImageDataset(("ant",), [b"x", b"y"], np.zeros(2, np.int64))
     with pytest.raises(DataError, match=r"^None of the 2 images \(test\) can be read\. Cannot read image 0: "):
         evaluate(network(("ant",)), broken, split="test", skip_unreadable=True)
+
+
+def test_outputs_are_evaluated_as_the_images_are_with_the_present_head(model, folder):
+    next((folder / "test").rglob("*.png")).write_bytes(b"broken")
+    data = load_dataset(folder)["test"]
+    outputs, changed = compute_outputs(model, data), copy.deepcopy(model)
+    with torch.no_grad():
+        changed.fc.weight /= 2
+    found = evaluate_outputs(changed, data, outputs, split="test")
+    expected = evaluate(changed, data, split="test", skip_unreadable=True)
+    assert found.skipped == 1
+    exact = {"accuracy", "top5", "num_images", "skipped", "split", "classes"}
+    assert {name: getattr(found, name) for name in exact} == {name: getattr(expected, name) for name in exact}
+    assert (found.confusion == expected.confusion).all()
+    assert [found.loss, found.calibration_error] == pytest.approx([expected.loss, expected.calibration_error], rel=1e-5)
+    assert [mistake.name for mistake in found.worst] == [mistake.name for mistake in expected.worst]
 
 
 def test_names_of_files_send_no_codes_to_the_terminal(model, data):

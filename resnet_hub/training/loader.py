@@ -5,20 +5,18 @@ where a platform forbids other processes, as ZeroGPU does.
 """
 
 import os
-import re
 import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 from torch import Tensor
@@ -29,6 +27,7 @@ from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.errors import ImageError, TrainingError, disk_is_full
 from resnet_hub.images.load import load_image
 from resnet_hub.images.transforms import MAX_ASPECT, resize_and_crop, resize_whole
+from resnet_hub.memory import measure_free_memory
 from resnet_hub.training import schedule
 from resnet_hub.training.config import ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.events import Preparing
@@ -109,24 +108,6 @@ class ImageCache:
                 file.truncate(size)
             arrays.append(np.memmap(path, dtype, "r+", shape=shape).view(np.ndarray))
         self._pixels, self._sizes = arrays
-
-
-def measure_free_memory() -> int:
-    """Returns the bytes of memory that this process may still use: free on the machine, in its container, allowed."""
-    free = [int(psutil.virtual_memory().available)]
-    with suppress(OSError, ValueError):  # of a container: of the memory in use, the cached files can be dropped
-        root = Path("/sys/fs/cgroup")
-        used, limit = (int((root / name).read_text()) for name in ("memory.current", "memory.max"))
-        cached = re.search(r"^inactive_file (\d+)$", (root / "memory.stat").read_text(), re.MULTILINE)
-        free.append(limit - used + (int(cached[1]) if cached else 0))
-    with suppress(ImportError, OSError, TypeError):
-        import resource
-
-        allowed = resource.getrlimit(resource.RLIMIT_DATA)[0]
-        data = re.search(r"^VmData:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-        if allowed != resource.RLIM_INFINITY and data:
-            free.append(allowed - 1024 * int(data[1]))
-    return max(0, min(free))
 
 
 _CHUNK = 32  # images that a thread loads at a time

@@ -23,11 +23,12 @@ from resnet_hub.errors import DataError, HubError, ImageError, gpu_memory_is_ful
 from resnet_hub.images.load import load_image
 from resnet_hub.images.transforms import resize_whole
 from resnet_hub.inference.engines import has_bf16
+from resnet_hub.memory import measure_free_memory
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import AUTO, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.gpu_memory import free_gpu_memory
 from resnet_hub.training.initial_model import check_batch_norm, choose_base, create_model, read_model_config
-from resnet_hub.training.loader import FREE_DISK, MEMORY_SHARE, count_cores, measure_free_memory, share_batch
+from resnet_hub.training.loader import FREE_DISK, MEMORY_SHARE, count_cores, share_batch
 from resnet_hub.training.optimizer import frozen_modules, set_train_mode
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import MAX_CHECKED

@@ -53,7 +53,7 @@ def _create_parser() -> argparse.ArgumentParser:
     parser.add_argument("config", help="the fields of TrainConfig as a JSON object")
     parser.add_argument("--phase", choices=get_args(Phase), default="all")
     parser.add_argument("--time-limit", type=float, metavar="SECONDS")
-    parser.add_argument("--max-memory", type=int, metavar="BYTES", help="of data in main memory; ignored with a GPU")
+    parser.add_argument("--max-memory", type=int, metavar="BYTES", help="of data in memory; only on Linux without a GPU")
     parser.add_argument("--max-download", type=int, metavar="BYTES", help="of a dataset on the Hub")
     parser.add_argument("--niceness", type=int, default=0, help="added to that of the parent")
     return parser
@@ -73,7 +73,8 @@ def _lower_priority(niceness: int) -> None:
 def _limit_memory(size: int) -> None:
     import torch
 
-    if sys.platform == "win32" or torch.cuda.is_available():  # CUDA reserves far more addresses than it uses
+    # Only Linux counts all of a process's data for this limit. CUDA reserves far more addresses than it uses.
+    if sys.platform != "linux" or torch.cuda.is_available():
         return
     import resource
 

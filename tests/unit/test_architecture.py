@@ -23,7 +23,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("hub_client",),
     ("config",),
     ("int8_calibration", "bundled_models"),
-    ("atomic", "package_files", "paths", "errors", "requirements", "threads", "version"),
+    ("atomic", "memory", "package_files", "paths", "errors", "requirements", "threads", "version"),
 )
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 PACKAGE = ROOT / "resnet_hub"

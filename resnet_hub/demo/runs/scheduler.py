@@ -18,6 +18,7 @@ from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.runs.run import MAX_BYTES, PageRun
 from resnet_hub.demo.runs.store import RunStore
 from resnet_hub.demo.space import get_token, is_space, is_zero_gpu
+from resnet_hub.memory import measure_free_memory
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Failed
 
@@ -27,6 +28,7 @@ TIME_SLICE = 600.0  # seconds of training after which a run goes to the end of t
 RUN_LIFETIME = 86_400.0  # seconds after its last change when a run is deleted
 _STOP_TIMEOUT = 20.0  # seconds that a worker has to save its state and stop, before it is killed
 _EVALUATION_TIMEOUT = 600.0  # seconds past the training limit that a worker has to evaluate
+_MEMORY_SHARE = 0.9  # of the free memory that a worker may use
 _POLL_INTERVAL = 0.3  # seconds
 _CLEANUP_INTERVAL = 60.0  # seconds
 
@@ -70,7 +72,7 @@ class WorkerProcess:
         options = {
             "phase": phase,
             "time-limit": time_limit,
-            "max-memory": measure_free_memory(),
+            "max-memory": int(_MEMORY_SHARE * measure_free_memory()),
             "max-download": MAX_BYTES,  # a dataset on the Hub may have grown since it was checked
             "niceness": 10,  # predictions go first
         }
@@ -116,28 +118,6 @@ def write_stop_file(run: PageRun) -> None:
     """Ask the process that trains the run to stop. Repeat it until it does: a starting run deletes old stop files."""
     with suppress(OSError):
         run.run_dir.stop.touch()
-
-
-def measure_free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes of memory that one more process may use: nine tenths of what is free; None if not on Linux.
-
-    Considers the limit of the container too, in control groups of version 2 and 1.
-    """
-    free = []
-    with suppress(OSError, ValueError, KeyError):
-        free.append(1024 * _read_numbers(root / "proc/meminfo")["MemAvailable"])
-    for folder, limit_name, used_name in (("", "max", "anon"), ("memory", "limit_in_bytes", "total_rss")):
-        group = root / "sys/fs/cgroup" / folder
-        with suppress(OSError, ValueError, KeyError):  # the other version, or no limit
-            limit = int((group / f"memory.{limit_name}").read_text())
-            free.append(limit - _read_numbers(group / "memory.stat")[used_name])
-    return max(0, min(free)) * 9 // 10 if free else None
-
-
-def _read_numbers(path: Path) -> dict[str, int]:
-    """The lines of a file such as `MemFree: 12 kB`."""
-    lines = [line.replace(":", " ").split() for line in path.read_text().splitlines()]
-    return {name: int(number) for name, number, *_ in lines}
 
 
 def _import_path() -> list[str]:

@@ -1,7 +1,6 @@
 """Batches that threads load ahead: their order and content, what they decode, and how they end."""
 
 import io
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,6 @@ from resnet_hub.training.loader import (
     DecodedImages,
     ImageCache,
     Loader,
-    measure_free_memory,
     split_batches,
 )
 from resnet_hub.training.schedule import draw_numbers
@@ -257,19 +255,6 @@ def test_a_full_disk_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.undo()
     cache.put(2, image(2))
     assert kept(cache) == [0]
-
-
-def test_free_memory_is_that_of_this_process() -> None:
-    resource = pytest.importorskip("resource")
-    assert 2**20 < measure_free_memory() < 2**50
-    old = resource.getrlimit(resource.RLIMIT_DATA)
-    used = re.search(r"^VmData:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert used
-    try:
-        resource.setrlimit(resource.RLIMIT_DATA, (1024 * int(used[1]) + 2**28, old[1]))
-        assert 2**27 < measure_free_memory() <= 2**28
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, old)
 
 
 def resolve(**settings: object) -> ResolvedTrainConfig:

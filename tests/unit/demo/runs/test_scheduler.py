@@ -272,29 +272,14 @@ while True:
     scheduler.close()
 
 
-@pytest.mark.parametrize(
-    ("files", "found"),
-    [
-        ({}, None),
-        ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    10 kB"}, 9 * 1024),
-        ({"sys/fs/cgroup/memory.max": "max", "proc/meminfo": "MemAvailable: 10 kB"}, 9 * 1024),
-        ({"sys/fs/cgroup/memory.max": "500", "sys/fs/cgroup/memory.stat": "anon 100\nfile 300"}, 360),
-        ({"sys/fs/cgroup/memory.max": "500", "sys/fs/cgroup/memory.stat": "anon 600"}, 0),
-        (
-            {
-                "proc/meminfo": "MemAvailable: 10 kB",
-                "sys/fs/cgroup/memory/memory.limit_in_bytes": "500",
-                "sys/fs/cgroup/memory/memory.stat": "cache 9\ntotal_rss 400",
-            },
-            90,
-        ),
-    ],
-)
-def test_the_memory_that_is_left(tmp_path: Path, files: dict[str, str], found: int | None) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert scheduler_module.measure_free_memory(tmp_path) == found
+def test_a_worker_may_use_nine_tenths_of_the_free_memory(
+    runs: RunStore, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(scheduler_module.subprocess, "Popen", lambda command, **_: commands.append(command))
+    monkeypatch.setattr(scheduler_module, "measure_free_memory", lambda: 1000)
+    WorkerProcess(made(runs, data), math.inf)
+    assert "--max-memory=900" in commands[0]
 
 
 def test_the_worker_ends_with_the_app_and_holds_no_token_of_a_space(data: Path, base: Path, tmp_path: Path) -> None:

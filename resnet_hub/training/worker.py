@@ -53,7 +53,7 @@ def _create_parser() -> argparse.ArgumentParser:
     parser.add_argument("config", help="the fields of TrainConfig as a JSON object")
     parser.add_argument("--phase", choices=get_args(Phase), default="all")
     parser.add_argument("--time-limit", type=float, metavar="SECONDS")
-    parser.add_argument("--max-memory", type=int, metavar="BYTES", help="of data in memory; only on Linux without a GPU")
+    parser.add_argument("--max-memory", type=int, metavar="BYTES", help="of data in memory, on Linux without a GPU")
     parser.add_argument("--max-download", type=int, metavar="BYTES", help="of a dataset on the Hub")
     parser.add_argument("--niceness", type=int, default=0, help="added to that of the parent")
     return parser

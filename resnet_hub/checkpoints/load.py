@@ -35,9 +35,9 @@ from resnet_hub.errors import (
     memory_errors,
     one_line,
 )
-from resnet_hub.hub_client.errors import error_message, hub_errors
+from resnet_hub.hub_client.errors import RETRIED_STATUSES, error_message, hub_errors
 from resnet_hub.hub_client.listing import digest_file, fetch_digests, read_listing
-from resnet_hub.hub_client.retry import RETRIED_STATUSES, call_once, retry_call
+from resnet_hub.hub_client.retry import call_once, retry_call
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

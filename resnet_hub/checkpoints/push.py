@@ -27,9 +27,9 @@ from resnet_hub.config import ResNetConfig
 from resnet_hub.convert.state_dict import describe_shape_mismatch, list_expected_shapes
 from resnet_hub.convert.weights_file import rename_key
 from resnet_hub.errors import CheckpointError, HubError, one_line
-from resnet_hub.hub_client.errors import hub_errors, is_token_error
+from resnet_hub.hub_client.errors import RETRIED_STATUSES, hub_errors, is_token_error
 from resnet_hub.hub_client.listing import RepoListing, fetch_digests, git_digest, read_listing
-from resnet_hub.hub_client.retry import RETRIED_STATUSES, call_once, retry_call
+from resnet_hub.hub_client.retry import call_once, retry_call
 from resnet_hub.hub_client.upload import find_or_create_repo, upload_large_files
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 from resnet_hub.datasets.remote_errors import explain_error
 from resnet_hub.errors import DataError
-from resnet_hub.hub_client.retry import request_timeout
+from resnet_hub.hub_client.timeouts import request_timeout
 from resnet_hub.threads import ReadAhead
 
 READ_ROWS, _READ_BYTES = 100, 2**20  # of a parquet file at a time

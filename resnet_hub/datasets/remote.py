@@ -22,7 +22,8 @@ from resnet_hub.datasets.storage import Storage, check_free_space, check_row_gro
 from resnet_hub.datasets.tables import METADATA_NAMES, load_tables
 from resnet_hub.errors import DataError, HubError, TooLargeError
 from resnet_hub.hub_client.listing import read_listing
-from resnet_hub.hub_client.retry import request_timeout, retry_call
+from resnet_hub.hub_client.retry import retry_call
+from resnet_hub.hub_client.timeouts import request_timeout
 from resnet_hub.images.load import SUFFIXES
 from resnet_hub.threads import map_ahead
 

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from resnet_hub.errors import DataError, ResNetHubError, one_line
-from resnet_hub.hub_client.errors import error_message
-from resnet_hub.hub_client.retry import is_short_body
-from resnet_hub.hub_client.xet import XetTransferError
+from resnet_hub.hub_client.errors import XetTransferError, error_message, is_short_body
 
 _MISSING_CHOICES = {  # patterns of errors of `datasets`, whose second group lists the choices -> our text
     r"(?s)Config name is missing()(.*?)(?:`load_dataset|$)": "has subsets",

@@ -26,7 +26,7 @@ from resnet_hub.datasets.tables import MAX_LABELS, choose_columns, explain_no_la
 from resnet_hub.datasets.tar import TarArchive, is_tar, read_label_files
 from resnet_hub.errors import DataError, ImageError, ResNetHubError
 from resnet_hub.hub_client import timeouts
-from resnet_hub.hub_client.retry import count_progress, request_timeout
+from resnet_hub.hub_client.timeouts import count_progress, request_timeout
 from resnet_hub.paths import expand_home
 from resnet_hub.threads import ReadAhead
 

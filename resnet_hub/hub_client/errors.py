@@ -1,14 +1,20 @@
-"""Translates errors of huggingface_hub to `HubError`, each with one readable message."""
+"""What errors of the Hub mean: which may pass, and when; `HubError` with one readable message for each."""
 
 import math
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from resnet_hub.errors import HubError, disk_is_full, first_line, one_line
-from resnet_hub.hub_client.retry import is_short_body, parse_retry_after
-from resnet_hub.hub_client.xet import XetTransferError
+
+RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)  # may succeed when retried
+_MAX_RETRY_AFTER = 1e6  # seconds, about eleven days
+
+
+class XetTransferError(RuntimeError):
+    """A transfer by Xet failed, or its store does not respond."""
 
 
 @contextmanager
@@ -107,6 +113,27 @@ def error_message(
 def is_token_error(response: Any) -> bool:
     """Whether the token is expired or deleted; huggingface_hub raises `RepositoryNotFoundError` for that too."""
     return response.status_code == 401 and "token" in response.headers.get("X-Error-Message", "").lower()
+
+
+def is_short_body(error: OSError) -> bool:
+    """Whether huggingface_hub received a file shorter or longer than the Hub lists it."""
+    return str(error).startswith("Consistency check failed")
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """The delay in seconds that a response asks for, by any of the headers for that."""
+    from email.utils import parsedate_to_datetime
+
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    text = headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return min(float(text), _MAX_RETRY_AFTER)
+    try:
+        return min(max(0.0, parsedate_to_datetime(text).timestamp() - time.time()), _MAX_RETRY_AFTER)
+    except (ValueError, OverflowError):
+        limit = parse_ratelimit_headers(headers)
+        return min(float(limit.reset_in_seconds), _MAX_RETRY_AFTER) if limit and not limit.remaining else None
 
 
 def _explain_status(error: Any, subject: str, failure: str, writing: bool, action: str) -> str:

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 from resnet_hub.errors import one_line
 from resnet_hub.hub_client import timeouts
+from resnet_hub.hub_client.errors import XetTransferError
 from resnet_hub.hub_client.unsent import read_unsent_bytes
 
 T = TypeVar("T")
 
-TOKEN_ROUTE = r"/xet-(read|write)-token/"  # a pattern of the paths at the Hub that give access to the store
 _POLL_SECONDS = 0.1
 _PLAIN_HTTP_SECONDS = 600.0  # for which a broken store is not tried again
 # A setting of the environment comes before these. Retries are few, since plain HTTP is the better retry.
@@ -36,10 +36,6 @@ _watching = 0  # how many calls are watched now
 _plain = 0  # how many calls use plain HTTP now
 _disabled_before = False
 _broken_until = 0.0
-
-
-class XetTransferError(RuntimeError):
-    """A transfer by Xet failed, or its store does not respond."""
 
 
 def is_xet_available() -> bool:

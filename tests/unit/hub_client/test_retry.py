@@ -20,7 +20,7 @@ from resnet_hub.checkpoints.push import push_folder
 from resnet_hub.checkpoints.search import search_models
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import HubError
-from resnet_hub.hub_client.retry import parse_retry_after
+from resnet_hub.hub_client.errors import parse_retry_after
 from resnet_hub.model import ResNet
 
 SECONDS = 4.0  # in place of timeouts.SILENCE

@@ -98,7 +98,7 @@ NOT_SURE_BELOW = 0.35  # score; for models that store no threshold
 
 @dataclass(frozen=True, kw_only=True)
 class Reliability:
-    """The reliability of the scores of a model, which `evaluation.metrics` fits on held-out images."""
+    """The reliability of the scores of a model, which `evaluation.reliability` fits on held-out images."""
 
     threshold: float = NOT_SURE_BELOW  # a label with a lower score is not sure
     subspace: str | None = None  # `FeatureSubspace` of the images that the model knows

@@ -43,7 +43,8 @@ from torch.nn import functional as F
 from resnet_hub import ResNet, ResNetConfig
 from resnet_hub.checkpoints.model_card import CardContent
 from resnet_hub.errors import ImageError
-from resnet_hub.evaluation.metrics import Fit, choose_threshold, compute_calibration_error, fit_reliability
+from resnet_hub.evaluation.metrics import compute_calibration_error
+from resnet_hub.evaluation.reliability import Fit, choose_threshold, fit_reliability
 from resnet_hub.images.load import list_images, load_image
 
 CLASSES = 1000

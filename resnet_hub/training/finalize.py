@@ -21,8 +21,9 @@ from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.evaluation.evaluate import Outputs, compute_outputs, evaluate, evaluate_outputs
-from resnet_hub.evaluation.metrics import COVERAGE, MAX_NOVELTY_LABELS, PRECISION, Evaluation, Fit, fit_reliability
+from resnet_hub.evaluation.metrics import Evaluation
 from resnet_hub.evaluation.plots import plot_confusion_matrix, plot_training_curves
+from resnet_hub.evaluation.reliability import COVERAGE, MAX_NOVELTY_LABELS, PRECISION, Fit, fit_reliability
 from resnet_hub.hub_client.listing import sha256_file
 from resnet_hub.inference.engines import has_bf16, multiplies_bf16
 from resnet_hub.model import ResNet

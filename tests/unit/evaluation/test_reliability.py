@@ -1,4 +1,4 @@
-"""How far scores can be trusted: temperature, threshold and least energy, fitted on images of known classes."""
+"""How far scores can be trusted: temperature, threshold and novelty, fitted on images of known classes."""
 
 import json
 import runpy
@@ -14,7 +14,7 @@ from PIL import Image
 
 from resnet_hub.config import NOT_SURE_BELOW, Reliability, ResNetConfig
 from resnet_hub.errors import ConfigError
-from resnet_hub.evaluation.metrics import choose_threshold, fit_reliability, fit_temperature
+from resnet_hub.evaluation.reliability import choose_threshold, fit_reliability, fit_temperature
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.inference.novelty import FeatureSubspace
 from resnet_hub.model import ResNet

@@ -1,0 +1,114 @@
+"""How far the scores of a model can be trusted: its temperature, threshold and novelty, fitted on held-out images.
+
+A temperature makes the scores honest (https://arxiv.org/abs/1706.04599); it is folded into the head's weights, so that
+every library has it. A threshold says from which score on the label is right nearly always. A distance says from where
+on an image is unlike all that the model knows; see `inference.novelty`. The last two are stored in `config.json`; see
+`Reliability`.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnet_hub.config import NOT_SURE_BELOW, Reliability
+from resnet_hub.errors import CheckpointError
+from resnet_hub.evaluation.metrics import compute_calibration_error
+from resnet_hub.inference.novelty import FeatureSubspace
+from resnet_hub.model import ResNet
+
+PRECISION = 0.9  # of the labels that are given as sure
+COVERAGE = 0.95  # of the images that a model knows
+MAX_NOVELTY_LABELS = 100  # with more labels, few images show none of them
+_TEMPERATURES = torch.logspace(-1, 1, 401)  # from 0.1 to 10, 1.2% apart
+_MIN_IMAGES = 20  # fewer say too little to fit anything
+
+
+class Fit(NamedTuple):
+    """The fitted reliability, with the expected calibration error before and after."""
+
+    temperature: float
+    error_before: float
+    error_after: float
+    reliability: Reliability
+
+
+def fit_reliability(
+    model: ResNet,
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    features: Tensor | None = None,
+    train_features: Tensor | None = None,
+    precision: float = PRECISION,
+) -> Fit | None:
+    """Fits temperature, threshold and novelty of a model; changes its head and its config.
+
+    Args:
+        model: A model with a head. The temperature is folded into it: its logits are divided by it from now on.
+        logits: Its logits (N, classes) on images that it was not trained on.
+        targets: Their classes (N,).
+        features: Their pooled features (N, C).
+        train_features: Pooled features (M, C) of training images. Without them, or with more than
+            `MAX_NOVELTY_LABELS` labels, the model does not detect unknown images.
+        precision: Fraction of right labels among those that are given as sure.
+
+    Returns:
+        What was fitted, or None if there are too few images; then the model is unchanged.
+    """
+    if len(targets) < _MIN_IMAGES:
+        return None
+    logits = logits.double()
+    temperature = fit_temperature(logits, targets)
+    head = model.fc
+    if not isinstance(head, nn.Linear):
+        raise CheckpointError("The model has no head, so there are no scores to fit.")
+    with torch.no_grad():
+        head.weight.div_(temperature)
+        head.bias.div_(temperature)
+    before, after = (_rate(logits / divisor, targets) for divisor in (1.0, temperature))
+    reliability = Reliability(threshold=choose_threshold(*after, precision=precision))
+    if features is not None and train_features is not None and model.config.num_classes <= MAX_NOVELTY_LABELS:
+        subspace = FeatureSubspace.fit(train_features)
+        most_distance = float(subspace.measure_distances(features).quantile(COVERAGE))
+        reliability = replace(reliability, subspace=subspace.encode(), most_distance=most_distance)
+    model.config = replace(model.config, reliability=reliability)
+    error_before, error_after = (
+        compute_calibration_error(scores.numpy(), is_correct.numpy()) for scores, is_correct in (before, after)
+    )
+    return Fit(temperature, error_before, error_after, reliability)
+
+
+def fit_temperature(logits: Tensor, targets: Tensor) -> float:
+    """Returns the number to divide logits (N, classes) by so that their cross-entropy with the targets is lowest."""
+    losses = torch.stack([F.cross_entropy(logits / temperature, targets) for temperature in _TEMPERATURES])
+    return float(_TEMPERATURES[losses.argmin()])
+
+
+def choose_threshold(
+    scores: Tensor, is_correct: Tensor, *, precision: float = PRECISION, least: float = NOT_SURE_BELOW
+) -> float:
+    """Returns the lowest score from `least` on, from which on that fraction of the labels is right.
+
+    Args:
+        scores: The score of each predicted label (N,), in 0..1.
+        is_correct: Whether each predicted label is the true one (N,).
+        precision: The fraction.
+        least: The lowest threshold.
+
+    Returns:
+        The threshold; 1 if no score is that reliable.
+    """
+    ordered, order = scores.sort(descending=True)
+    precisions = is_correct[order].double().cumsum(0) / torch.arange(1, len(scores) + 1)
+    reliable = (precisions >= precision).nonzero()
+    threshold = float(ordered[reliable[-1, 0]]) if len(reliable) else 1.0
+    return max(threshold, least)
+
+
+def _rate(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the score of each predicted label, and whether it is right."""
+    scores, predicted = logits.softmax(1).max(1)
+    return scores, predicted == targets

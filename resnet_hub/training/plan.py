@@ -27,8 +27,9 @@ from resnet_hub.memory import measure_free_memory
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import AUTO, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.gpu_memory import free_gpu_memory
+from resnet_hub.training.image_cache import FREE_DISK, MEMORY_SHARE
 from resnet_hub.training.initial_model import check_batch_norm, choose_base, create_model, read_model_config
-from resnet_hub.training.loader import FREE_DISK, MEMORY_SHARE, count_cores, share_batch
+from resnet_hub.training.loader import count_cores, share_batch
 from resnet_hub.training.optimizer import frozen_modules, set_train_mode
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import MAX_CHECKED

@@ -13,8 +13,9 @@ from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.model import ResNet
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.image_cache import ImageCache
 from resnet_hub.training.linear_probe import create_engine, extract_features, fit_head, fit_linear_probe
-from resnet_hub.training.loader import DecodedImages, ImageCache, Loader
+from resnet_hub.training.loader import DecodedImages, Loader
 
 
 @pytest.fixture

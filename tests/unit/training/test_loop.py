@@ -647,7 +647,7 @@ def test_workers_and_the_cache_do_not_change_the_weights(
         if isinstance(event, Progress) and (event.epoch, event.step) == (1, 2):
             RunDir(config.run).stop.touch()
     assert isinstance(event, Stopped) and (RunDir(config.run).images / "pixels").exists()
-    monkeypatch.setattr("resnet_hub.training.loader.FREE_DISK", 2**60)
+    monkeypatch.setattr("resnet_hub.training.image_cache.FREE_DISK", 2**60)
     assert isinstance(list(train(replace(mixed, workers=4)))[-1], Finished)
     assert RunDir(config.run).config.workers == 4 and RunDir(config.run).config.cache == "disk"
     assert equal(weights(config), weights(run))

@@ -213,9 +213,9 @@ class Trainer:
         self.transform = BatchTransform(config, model.config)
         sampler: BatchSampler | StreamSampler
         if stream:
-            log = run.stream / f"{share[0]}.jsonl"
+            positions = run.stream / f"{share[0]}.jsonl"
             should_stop, crop_size = self._should_stop_waiting, self.transform.crop_size
-            sampler = StreamSampler(config, stream, skipped, log, crop_size, *share, should_stop)
+            sampler = StreamSampler(config, stream, skipped, positions, crop_size, *share, should_stop)
         else:
             sampler = BatchSampler(config, self.targets, len(self.labels), self.transform.crop_size, *share)
         self.sampler = sampler

@@ -25,7 +25,7 @@ from resnet_hub.training.config import ResolvedTrainConfig
 from resnet_hub.training.loader import Batch, share_batch
 from resnet_hub.training.run_dir import SplitRecord
 
-FIRST_LOG = "0.jsonl"  # of the first process
+_FIRST_POSITIONS = "0.jsonl"  # those of the first process
 BUFFER = 4_096  # images
 BUFFER_BYTES = 2**28  # of encoded images, at which a buffer is full too
 _READ_AHEAD = 4  # batches
@@ -57,7 +57,7 @@ class StreamSampler:
         config: The settings of the run, with its epochs.
         stream: The stream.
         skipped: Images that are not trained on.
-        log: The file for the positions of this process in the stream.
+        positions: The file that records the positions of this process in the stream.
         crop_size: Height and width of the training crops.
         process: The index of this process among `num_processes`.
         should_stop: Called while a batch is waited for; the batches then end.
@@ -68,7 +68,7 @@ class StreamSampler:
     config: ResolvedTrainConfig
     stream: ImageStream
     skipped: Collection[Location]
-    log: Path
+    positions: Path
     crop_size: int
     process: int = 0
     num_processes: int = 1
@@ -87,7 +87,7 @@ class StreamSampler:
             TrainingError: Another number of processes began the epoch.
             DataError: The files cannot be read, or the Hub is silent.
         """
-        starts = [start for start in _read_starts(self.log.with_name(FIRST_LOG)) if start.epoch == epoch]
+        starts = [start for start in _read_starts(self.positions.with_name(_FIRST_POSITIONS)) if start.epoch == epoch]
         if step and starts and all(start.processes != self.num_processes for start in starts):
             raise TrainingError(
                 f"The run stopped within epoch {epoch + 1}, whose images {_count(starts[-1].processes)} shared. Resume "
@@ -161,18 +161,18 @@ class StreamSampler:
         first = _Start(epoch, 0, 0, 0, None, self.num_processes)
         usable = [
             start
-            for start in _read_starts(self.log)
+            for start in _read_starts(self.positions)
             if (start.epoch, start.processes) == (epoch, self.num_processes) and start.position <= position
         ]
         return max(usable, key=lambda start: start.position, default=first) if position else first
 
     def _record(self, start: "_Start") -> None:
-        """Adds the start of a buffer to the log, which keeps those of this epoch and of the one before."""
+        """Adds the start of a buffer to the positions, which keep those of this epoch and of the one before."""
         if not start.number:
-            self.log.parent.mkdir(exist_ok=True)
-            before = [other for other in _read_starts(self.log) if other.epoch == start.epoch - 1]
-            write_atomic(self.log, "".join(f"{json.dumps(other)}\n" for other in before))
-        with self.log.open("a", encoding="utf-8") as file:
+            self.positions.parent.mkdir(exist_ok=True)
+            before = [other for other in _read_starts(self.positions) if other.epoch == start.epoch - 1]
+            write_atomic(self.positions, "".join(f"{json.dumps(other)}\n" for other in before))
+        with self.positions.open("a", encoding="utf-8") as file:
             file.write(f"\n{json.dumps(start)}\n")  # a line that a killed process left unfinished ends here
 
 
@@ -191,10 +191,10 @@ def _count(processes: int) -> str:
     return "1 process" if processes == 1 else f"{processes} processes"
 
 
-def _read_starts(log: Path) -> list[_Start]:
+def _read_starts(positions: Path) -> list[_Start]:
     starts = []
     with suppress(OSError):
-        for line in log.read_text(encoding="utf-8").splitlines():
+        for line in positions.read_text(encoding="utf-8").splitlines():
             with suppress(ValueError, TypeError):  # an empty line, or one that is unfinished
                 starts.append(_Start(*json.loads(line)))
     return starts

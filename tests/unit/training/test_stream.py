@@ -55,9 +55,9 @@ def config(shards: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(data=str(shards), run=str(tmp_path / "run"), **settings)
 
 
-def create_sampler(config: TrainConfig, log: Path, process: int = 0, processes: int = 1) -> StreamSampler:
+def create_sampler(config: TrainConfig, positions: Path, process: int = 0, processes: int = 1) -> StreamSampler:
     stream = open_stream(config.data)
-    return StreamSampler(config.resolved(), stream, SKIPPED, log, 16, process, processes)
+    return StreamSampler(config.resolved(), stream, SKIPPED, positions, 16, process, processes)
 
 
 def read_names(sampler: StreamSampler, epoch: int = 0, step: int = 0) -> list[list[str]]:
@@ -77,7 +77,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_an_epoch_has_each_image_once_in_a_seeded_order(config: TrainConfig, tmp_path: Path) -> None:
-    sampler = create_sampler(config, tmp_path / "log" / "0.jsonl")
+    sampler = create_sampler(config, tmp_path / "stream" / "0.jsonl")
     assert (sampler.steps, sampler.batch_size) == ((FILES * ROWS - 4) // 8, 8)
     names = read_names(sampler)
     first, second = (flatten(names[start : start + 7]) for start in (0, 7))
@@ -85,15 +85,15 @@ def test_an_epoch_has_each_image_once_in_a_seeded_order(config: TrainConfig, tmp
     assert len(first) == 56 and set(first) == set(second) == all_names
     assert first != second and first != sorted(first)
     assert len({name.split(":")[0] for name in first[:8]}) > 1  # the buffer holds more than a file
-    assert read_names(create_sampler(config, tmp_path / "log" / "1.jsonl")) == names
-    assert read_names(create_sampler(replace(config, seed=1), tmp_path / "log" / "2.jsonl")) != names
+    assert read_names(create_sampler(config, tmp_path / "stream" / "1.jsonl")) == names
+    assert read_names(create_sampler(replace(config, seed=1), tmp_path / "stream" / "2.jsonl")) != names
     batch = next(sampler.iterate(0, 0))
     assert batch.images and batch.indices.tolist() == list(range(8)) and batch.numbers.shape[0] == 8
 
 
-@pytest.mark.parametrize("keeps_log", [True, False])
-def test_an_order_goes_on_from_any_step(config: TrainConfig, tmp_path: Path, keeps_log: bool) -> None:
-    sampler = create_sampler(config, tmp_path / "log" / "0.jsonl")
+@pytest.mark.parametrize("keeps_positions", [True, False])
+def test_an_order_goes_on_from_any_step(config: TrainConfig, tmp_path: Path, keeps_positions: bool) -> None:
+    sampler = create_sampler(config, tmp_path / "stream" / "0.jsonl")
     names = read_names(sampler)
     opened: list[int] = []
     files = sampler.stream.files
@@ -102,16 +102,17 @@ def test_an_order_goes_on_from_any_step(config: TrainConfig, tmp_path: Path, kee
     ]
     for epoch, step in ((0, 1), (0, 6), (1, 0), (1, 3), (1, 6)):
         opened.clear()
-        if not keeps_log:
-            sampler.log.unlink(missing_ok=True)
+        if not keeps_positions:
+            sampler.positions.unlink(missing_ok=True)
         assert read_names(sampler, epoch, step) == names[7 * epoch + step :]
-    assert len(opened) == (1 if keeps_log else FILES)  # at the last of them: the end of an epoch needs no earlier file
-    sampler.log.write_text(sampler.log.read_text() + "\n[1, 3, 40, 0, [2, 5")  # a process was killed here
+    # At the last of the positions: the end of an epoch needs no earlier file.
+    assert len(opened) == (1 if keeps_positions else FILES)
+    sampler.positions.write_text(sampler.positions.read_text() + "\n[1, 3, 40, 0, [2, 5")  # a process was killed here
     assert read_names(sampler, 1, 6) == names[13:]
 
 
 def test_processes_share_the_files(config: TrainConfig, tmp_path: Path) -> None:
-    samplers = [create_sampler(config, tmp_path / "log" / f"{process}.jsonl", process, 2) for process in range(2)]
+    samplers = [create_sampler(config, tmp_path / "stream" / f"{process}.jsonl", process, 2) for process in range(2)]
     first, second = map(read_names, samplers)
     assert len(first) == len(second) == 14 and {len(names) for names in first + second} == {4}
     shares = [set(flatten(names[:7])) for names in (first, second)]
@@ -120,16 +121,16 @@ def test_processes_share_the_files(config: TrainConfig, tmp_path: Path) -> None:
     alone = next(create_sampler(config, tmp_path / "alone" / "0.jsonl").iterate(0, 2)).numbers
     assert np.array_equal(np.concatenate(numbers), alone)
     with pytest.raises(TrainingError, match=r"whose images 2 processes shared. Resume it with 2 processes, not with 1"):
-        create_sampler(config, tmp_path / "log" / "0.jsonl").iterate(0, 3)
-    with pytest.raises(TrainingError, match=r"within epoch 1, .* not with 4"):  # the fourth has no log
-        create_sampler(config, tmp_path / "log" / "3.jsonl", 3, 4).iterate(0, 3)
-    assert len(read_names(create_sampler(config, tmp_path / "log" / "0.jsonl"), 1, 0)) == 7  # between two epochs
+        create_sampler(config, tmp_path / "stream" / "0.jsonl").iterate(0, 3)
+    with pytest.raises(TrainingError, match=r"within epoch 1, .* not with 4"):  # the fourth has no positions
+        create_sampler(config, tmp_path / "stream" / "3.jsonl", 3, 4).iterate(0, 3)
+    assert len(read_names(create_sampler(config, tmp_path / "stream" / "0.jsonl"), 1, 0)) == 7  # between two epochs
 
 
 def test_few_images_are_read_ahead_and_a_dataset_may_be_longer_than_an_epoch(
     config: TrainConfig, tmp_path: Path
 ) -> None:
-    sampler = create_sampler(replace(config, epoch_images=21, epochs=3), tmp_path / "log" / "0.jsonl")
+    sampler = create_sampler(replace(config, epoch_images=21, epochs=3), tmp_path / "stream" / "0.jsonl")
     assert sampler.steps == 2
     read: list[str] = []
     stream = sampler.stream
@@ -154,7 +155,7 @@ def test_few_images_are_read_ahead_and_a_dataset_may_be_longer_than_an_epoch(
     batches.close()
     assert not any(thread.name.startswith("stream") for thread in threading.enumerate())
     assert 16 <= len(read) <= 16 * 4
-    longer = create_sampler(replace(config, epoch_images=100), tmp_path / "log" / "1.jsonl")
+    longer = create_sampler(replace(config, epoch_images=100), tmp_path / "stream" / "1.jsonl")
     names = flatten(read_names(longer)[:12])
     assert len(names) == 96 and len(set(names)) == 56 and len(set(names[:56])) == 56
 
@@ -352,8 +353,8 @@ def test_the_length_of_an_epoch_must_be_known(config: TrainConfig, tmp_path: Pat
     stream = open_stream(config.data)
     stream.count = None
     with pytest.raises(DataError, match=r"The number of training images of data is not known .* with epoch_images"):
-        StreamSampler(config.resolved(), stream, [], tmp_path / "log", 16)
-    sampler = StreamSampler(replace(config, epoch_images=16).resolved(), stream, [], tmp_path / "log", 16)
+        StreamSampler(config.resolved(), stream, [], tmp_path / "0.jsonl", 16)
+    sampler = StreamSampler(replace(config, epoch_images=16).resolved(), stream, [], tmp_path / "0.jsonl", 16)
     assert sampler.steps == 2
     stream.count = 3  # of an old card
-    assert StreamSampler(config.resolved(), stream, SKIPPED, tmp_path / "log", 16).steps == (FILES * ROWS - 4) // 8
+    assert StreamSampler(config.resolved(), stream, SKIPPED, tmp_path / "0.jsonl", 16).steps == (FILES * ROWS - 4) // 8

@@ -8,21 +8,26 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
-from datetime import timedelta
 from importlib.util import find_spec
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from resnet_hub.atomic import write_atomic
-from resnet_hub.checkpoints.default_model import DefaultModel
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.stream import open_stream
 from resnet_hub.errors import DataError, ResNetHubError, TrainingError, disk_is_full, memory_is_full
-from resnet_hub.inference.engines import has_bf16
 from resnet_hub.training import events, schedule
+from resnet_hub.training.accelerator import (
+    agree_to_stop,
+    create_accelerator,
+    decide_once,
+    mean_over_processes,
+    multiplies_in_bf16,
+    share_batch_norm,
+)
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.config import AUTO, Phase, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.finalize import describe_hardware, describe_result, finalize_run, is_finalized
@@ -35,16 +40,14 @@ from resnet_hub.training.split import create_split, describe_report, record_unre
 from resnet_hub.training.state import Best, Position, SavedState, TrainingState
 from resnet_hub.training.stochastic_depth import add_stochastic_depth
 from resnet_hub.training.stream import StreamSampler, count_epoch_images, find_skipped
-from resnet_hub.training.tracking import Tracker, check_tracker
-from resnet_hub.training.train_step import TrainStep, check_precision
-from resnet_hub.training.validation import ValidationSet, multiplies_in_bf16
+from resnet_hub.training.tracking import Tracker
+from resnet_hub.training.train_step import TrainStep
+from resnet_hub.training.validation import ValidationSet
 
 T = TypeVar("T")
 
 _FITTED = 20_000  # images that the head is fitted to before a fine-tuning
 _PLATEAU = 5  # evaluations without improvement, after which the schedule "plateau" divides the learning rate by 10
-_WAIT = timedelta(days=1)  # of processes for the first one, which checks the dataset; by default NCCL's is 10 minutes
-_AGREE_STEPS = 10  # between two exchanges among several processes on whether to stop
 
 
 def train(
@@ -119,7 +122,6 @@ def _train_run(
         try:
             run.stop.unlink(missing_ok=True)
             trainer = Trainer(resolved, run, phase, limits)
-            resolved.check_processes(trainer.num_processes)
             stack.enter_context(closing(trainer.tracker))
             if not run.exists():
                 trainer.tracker.start()  # may fail or ask for a login: before the check of the dataset, which is long
@@ -167,7 +169,7 @@ class Trainer:
 
     def __init__(self, config: ResolvedTrainConfig, run: RunDir, phase: Phase = "all", limits: Limits | None = None):
         self.config, self.run, self.phase, self.limits = config, run, phase, limits or Limits()
-        self.accelerator = _create_accelerator(config, run)
+        self.accelerator = create_accelerator(config, run)
         self.device, self.num_processes = self.accelerator.device, self.accelerator.num_processes
         self.is_main: bool = self.accelerator.is_main_process
         self.is_in_phases = phase in ("prepare", "train")
@@ -176,7 +178,7 @@ class Trainer:
         self.is_checked = False  # whether this call has checked the dataset
         self.base_note: str | None = None
         if config.base == AUTO:
-            choice = _choose_base(self.is_main)
+            choice = decide_once(self.accelerator, choose_base)  # the Hub might not answer each process
             self.base_note = choice.reason
             self.config = config = replace(config, base=str(choice.source))
         if config.base:
@@ -327,12 +329,11 @@ class Trainer:
             module.requires_grad_(False)
         optimizer = create_optimizer(model, config)
         average = copy.deepcopy(model) if config.ema else None
-        prepared: nn.Module = model
-        if self.num_processes > 1 and self.device.type == "cuda" and not config.frozen_norm:
-            prepared = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if not config.frozen_norm:
+            share_batch_norm(self.accelerator, model)
         if config.stochastic_depth:
             add_stochastic_depth(model, config.stochastic_depth)
-        self.prepared, optimizer = self.accelerator.prepare(prepared, optimizer)
+        self.prepared, optimizer = self.accelerator.prepare(model, optimizer)
         # Only the steps run in half precision, by `autocast`; the model, which is evaluated, stays in float32.
         model = self.accelerator.unwrap_model(self.prepared, keep_fp32_wrapper=False)
         self.frozen = frozen_modules(model, config.frozen_stages)
@@ -400,7 +401,7 @@ class Trainer:
                 return True
             if is_stopping:
                 # All processes decide alike.
-                is_requested = _average(float(self.run.stop.exists()), self.accelerator) > 0
+                is_requested = mean_over_processes(self.accelerator, float(self.run.stop.exists())) > 0
                 self.time_is_up = not (is_requested or self.is_in_phases)
                 yield (events.TimeUp if self.time_is_up else events.Stopped)(position.epoch, position.step)
                 return not self.time_is_up
@@ -418,14 +419,8 @@ class Trainer:
             raise DataError(f"{error} {resume}") from None
 
     def _should_stop_after_step(self) -> bool:
-        is_due = self.limits.is_due(self.run)
-        if self._steps_done >= self.limits.steps:
-            return True
-        if self.num_processes == 1:
-            return is_due
-        if is_due:
-            self.accelerator.set_trigger()
-        return self._steps_done % _AGREE_STEPS == 0 and bool(self.accelerator.check_trigger())
+        is_at_limit = self._steps_done >= self.limits.steps
+        return is_at_limit or agree_to_stop(self.accelerator, self.limits.is_due(self.run), self._steps_done)
 
     @property
     def _steps_done(self) -> int:
@@ -435,7 +430,7 @@ class Trainer:
         """Evaluates the epoch, saves the model if it is the best so far, and adds a line to the history."""
         start, config, position = time.monotonic(), self.config, self.position
         is_partial = position.step < self.steps  # only the head is fitted, or the time is up
-        train_loss = _average(position.loss_sum / position.step, self.accelerator) if position.step else None
+        train_loss = mean_over_processes(self.accelerator, position.loss_sum / position.step) if position.step else None
         if not is_partial:
             position.epoch += 1
         loss, accuracy, is_best = None, None, False
@@ -534,33 +529,3 @@ def _is_best(loss: float, accuracy: float, best: Best | None, config: TrainConfi
     if not best or config.select == "last":
         return True
     return loss < best.loss if config.select == "loss" else accuracy > best.accuracy
-
-
-def _average(value: float, accelerator: Any) -> float:
-    """Returns the mean of a value over the processes of a run."""
-    return float(accelerator.reduce(torch.tensor(value, device=accelerator.device), "mean"))
-
-
-def _choose_base(is_main: bool) -> DefaultModel:
-    """Chooses what the base "auto" stands for, once for all processes: the Hub might not answer each of them."""
-    from accelerate.utils import broadcast_object_list
-
-    choice: DefaultModel = broadcast_object_list([choose_base() if is_main else None])[0]
-    return choice
-
-
-def _create_accelerator(config: ResolvedTrainConfig, run: RunDir) -> Any:
-    from accelerate import Accelerator, InitProcessGroupKwargs
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()  # it refuses another precision than that of an earlier run in this process
-    check_tracker(config.log_to)
-    accelerator = Accelerator(
-        mixed_precision=config.precision or ("bf16" if has_bf16() else "no"),
-        log_with=None if config.log_to == "none" else config.log_to,
-        project_dir=run.folder / "logs",
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)],
-    )
-    check_precision(config, accelerator.device)
-    torch.backends.cudnn.benchmark = True  # the images of an epoch have one size
-    return accelerator

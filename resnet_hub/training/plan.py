@@ -25,6 +25,7 @@ from resnet_hub.images.transforms import resize_whole
 from resnet_hub.inference.engines import has_bf16
 from resnet_hub.memory import measure_free_memory
 from resnet_hub.model import ResNet
+from resnet_hub.training.accelerator import check_precision
 from resnet_hub.training.config import AUTO, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.gpu_memory import free_gpu_memory
 from resnet_hub.training.image_cache import FREE_DISK, MEMORY_SHARE
@@ -35,7 +36,6 @@ from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import MAX_CHECKED
 from resnet_hub.training.stream import BUFFER, BUFFER_BYTES, count_epoch_images
 from resnet_hub.training.tracking import check_tracker
-from resnet_hub.training.train_step import check_precision
 
 _SAMPLE = 64  # images that are decoded
 _FIRST_IMAGES = 4  # of the first step on a CPU, by which the next ones are chosen

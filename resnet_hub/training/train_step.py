@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from resnet_hub.errors import TrainingError, gpu_memory_is_full
 from resnet_hub.training import schedule
 from resnet_hub.training.augmentation import BatchTransform
-from resnet_hub.training.config import ResolvedTrainConfig, TrainConfig
+from resnet_hub.training.config import ResolvedTrainConfig
 from resnet_hub.training.events import OutOfMemory
 from resnet_hub.training.gpu_memory import free_gpu_memory
 from resnet_hub.training.initial_model import check_batch_norm
@@ -21,12 +21,6 @@ from resnet_hub.training.optimizer import update_average
 from resnet_hub.training.state import TrainingState
 
 _PRESENT = 0.2  # share of a mixed image from which on its class counts as present (arXiv 2110.00476, section 3.1)
-
-
-def check_precision(config: TrainConfig, device: torch.device) -> None:
-    """Raises `TrainingError` if a device does not compute in the precision of a run."""
-    if config.precision == "fp16" and device.type == "cpu":
-        raise TrainingError("fp16 needs a GPU; choose bf16 or no.")
 
 
 class TrainStep:

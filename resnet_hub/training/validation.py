@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from resnet_hub.inference.engines import create_bf16_engine
 from resnet_hub.inference.onnx_graph import fold_batchnorm
 from resnet_hub.model import ResNet
+from resnet_hub.training.accelerator import multiplies_in_bf16
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.events import Sample
 from resnet_hub.training.gpu_memory import ChunkedFunction
@@ -74,8 +75,3 @@ class ValidationSet:
                 return logits.float().cpu()
 
         return ChunkedFunction(forward)
-
-
-def multiplies_in_bf16(accelerator: Any) -> bool:
-    """Whether a run on the CPU evaluates in bfloat16: where its steps do, without a measurement, so that it repeats."""
-    return bool(accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu")

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Collection
 from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -68,20 +69,24 @@ DATASET_FIELDS = {
 AUTO, NONE = "auto", "none"  # bases: the default model of `choose_base`, and random weights
 # The fields that do not change the result: a resumed run may have other values.
 _RESOURCES = ("cache", "workers", "log_to")
-# Fields that only steps use: without epochs they have no effect.
-_OF_STEPS = (
-    *("first_size", "optimizer", "learning_rate", "body_rate", "schedule", "warmup", "momentum", "nesterov"),
-    *("weight_decay", "loss", "label_smoothing", "augmentation", "min_area", "mixup", "cutmix", "rand_augment"),
-    *("colour", "erasing", "stochastic_depth", "ema", "clip", "frozen_norm", "frozen_stages", "patience"),
-)
 _SHELF = "weights"  # name of the folder of checkpoints that ship with the project
 _ENLARGED = range(96, 161)  # sizes of a base that is fine-tuned for more pixels
 _FINETUNE_IMAGES = 8_000  # that a fine-tuning sees in all its epochs: two or three minutes on a CPU at 64 pixels
 
 
-def option(default: Any, help: str, limits: tuple[float, float] | None = None) -> Any:
-    """A field with the default, help text and limits (lowest and highest value) of an option of the command line."""
-    return field(default=default, metadata={"help": help, "limits": limits})
+def option(default: Any, help: str, limits: tuple[float, float] | None = None, *, of_steps: bool = False) -> Any:
+    """A field that is an option of the command line.
+
+    Args:
+        default: Its default.
+        help: Its help text.
+        limits: Its lowest and its highest value.
+        of_steps: Whether only steps use it, so that it has no effect without epochs.
+    """
+    return field(default=default, metadata={"help": help, "limits": limits, "of_steps": of_steps})
+
+
+_step_option = partial(option, of_steps=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +116,7 @@ class TrainConfig:
     architecture: str = option("resnet18", "name of the network, such as resnet50; only without a base")
     image_size: int | None = option(None, "height and width in pixels", (8, 1024))
     crop_size: int | None = option(None, "height and width of the training crops; default: image_size", (8, 1024))
-    first_size: int | None = option(
+    first_size: int | None = _step_option(
         None, "size of the training crops in the first epochs; grows in steps of 16 up to crop_size", (8, 1024)
     )
     crop_pct: float | None = option(None, "fraction of the image's short side that the network sees", (0.1, 1))
@@ -119,35 +124,41 @@ class TrainConfig:
     epochs: int | None = option(None, "passes over the training images", (0, 10_000))
     batch_size: int | None = option(None, "images per step, over all processes", (1, 65_536))
     accumulate: int = option(1, "chunks that each batch is split into, to save memory", (1, 1024))
-    optimizer: Optimizer | None = option(None, "default: the recipe's")
-    learning_rate: float | None = option(None, "highest value; adamw needs about a hundredth of sgd's", (0, 100))
-    body_rate: float = option(1.0, "learning rate of the backbone relative to the head; only with a base", (0, 1))
-    schedule: Schedule | None = option(None, "schedule of the rate after the warm-up")
-    warmup: float | None = option(None, "fraction of all steps in which the learning rate rises from 0", (0, 0.9))
-    momentum: float = option(0.9, "momentum of sgd, or beta1 of adamw", (0, 0.9999))
-    nesterov: bool | None = option(None, "use Nesterov momentum; only with sgd")
-    weight_decay: float | None = option(None, "applied to all weights, as in the paper", (0, 1))
-    loss: Loss | None = option(None, "binary: each class on its own, and both of a mixed image count as present")
-    label_smoothing: float = option(0.0, "fraction of each target that is spread over all classes", (0, 0.9))
+    optimizer: Optimizer | None = _step_option(None, "default: the recipe's")
+    learning_rate: float | None = _step_option(None, "highest value; adamw needs about a hundredth of sgd's", (0, 100))
+    body_rate: float = _step_option(1.0, "learning rate of the backbone relative to the head; only with a base", (0, 1))
+    schedule: Schedule | None = _step_option(None, "schedule of the rate after the warm-up")
+    warmup: float | None = _step_option(None, "fraction of all steps in which the learning rate rises from 0", (0, 0.9))
+    momentum: float = _step_option(0.9, "momentum of sgd, or beta1 of adamw", (0, 0.9999))
+    nesterov: bool | None = _step_option(None, "use Nesterov momentum; only with sgd")
+    weight_decay: float | None = _step_option(None, "applied to all weights, as in the paper", (0, 1))
+    loss: Loss | None = _step_option(None, "binary: each class on its own, and both of a mixed image count as present")
+    label_smoothing: float = _step_option(0.0, "fraction of each target that is spread over all classes", (0, 0.9))
     balance: Balance = option("none", "sample rare classes more often, or weight them higher in the loss")
-    augmentation: Augmentation | None = option(None, "default: shift for images up to 64 pixels, else crop")
-    min_area: float | None = option(None, "smallest share of an image that a resized crop shows", (0.01, 1))
-    mixup: float | None = option(None, "alpha of mixup; 0: off", (0, 10))
-    cutmix: float | None = option(None, "alpha of CutMix; 0: off", (0, 10))
-    rand_augment: float | None = option(None, "strength of RandAugment's two changes of an image; 0: off", (0, 10))
-    colour: float | None = option(None, "strength of AlexNet's random change of an image's colours; 0: off", (0, 1))
-    erasing: float = option(0.0, "fraction of images that lose a random rectangle", (0, 1))
-    stochastic_depth: float = option(
+    augmentation: Augmentation | None = _step_option(None, "default: shift for images up to 64 pixels, else crop")
+    min_area: float | None = _step_option(None, "smallest share of an image that a resized crop shows", (0.01, 1))
+    mixup: float | None = _step_option(None, "alpha of mixup; 0: off", (0, 10))
+    cutmix: float | None = _step_option(None, "alpha of CutMix; 0: off", (0, 10))
+    rand_augment: float | None = _step_option(
+        None, "strength of RandAugment's two changes of an image; 0: off", (0, 10)
+    )
+    colour: float | None = _step_option(
+        None, "strength of AlexNet's random change of an image's colours; 0: off", (0, 1)
+    )
+    erasing: float = _step_option(0.0, "fraction of images that lose a random rectangle", (0, 1))
+    stochastic_depth: float = _step_option(
         0.0, "fraction of images that skip the last block in a step; earlier blocks less; 0: off", (0, 0.9)
     )
-    ema: float | None = option(None, "decay per step of the averaged weights, which are saved; 0: off", (0, 0.99999))
-    clip: float | None = option(None, "norm to which larger gradients are scaled down; 0: off", (0, 1000))
-    frozen_norm: bool | None = option(None, "keep the BatchNorm statistics of the base")
-    frozen_stages: int | None = option(None, "stages of the base, after the stem, that are not trained", (0, 3))
+    ema: float | None = _step_option(
+        None, "decay per step of the averaged weights, which are saved; 0: off", (0, 0.99999)
+    )
+    clip: float | None = _step_option(None, "norm to which larger gradients are scaled down; 0: off", (0, 1000))
+    frozen_norm: bool | None = _step_option(None, "keep the BatchNorm statistics of the base")
+    frozen_stages: int | None = _step_option(None, "stages of the base, after the stem, that are not trained", (0, 3))
     validation: float = option(0.2, "fraction to hold out if the dataset has no validation or test split", (0.01, 0.9))
     select: Literal["accuracy", "loss", "last"] = option("accuracy", "which epoch's weights are kept")
     evaluate_every: int = option(1, "epochs between two evaluations; the last is always evaluated", (1, 10_000))
-    patience: int | None = option(None, "stop after so many evaluations without improvement", (1, 10_000))
+    patience: int | None = _step_option(None, "stop after so many evaluations without improvement", (1, 10_000))
     precision: Precision | None = option(None, "of the forward pass; default: bf16 if the hardware has it")
     compile: bool = option(False, "use torch.compile: takes minutes at the start, then a CPU is up to a seventh faster")
     cache: Cache = option("auto", "of decoded images; auto: half the free memory, then disk; several processes: disk")
@@ -163,15 +174,23 @@ class TrainConfig:
         if self.base == NONE:
             object.__setattr__(self, "base", None)
 
-    def resolved(self, *, is_recorded: bool = False) -> "ResolvedTrainConfig":
-        """Returns the settings with the recipe's choices filled in.
-
-        Args:
-            is_recorded: Whether a run already has these settings. Their combination was checked at its start, perhaps
-                by an earlier version that accepted more.
+    def resolved(self) -> "ResolvedTrainConfig":
+        """Returns the settings of a new run, with the recipe's choices filled in.
 
         Raises:
             TrainingError: If a value is out of its range, or contradicts another one.
+        """
+        config = self.recorded()
+        _check_combination(config)
+        return config
+
+    def recorded(self) -> "ResolvedTrainConfig":
+        """Returns the settings of a run that has started, with the recipe's choices filled in.
+
+        Whether they fit together was checked at its start, perhaps by an earlier version that accepted more.
+
+        Raises:
+            TrainingError: If a value is out of its range.
         """
         recipe = self.recipe or ("finetune" if self.base else "modern")
         if recipe not in RECIPES:
@@ -183,9 +202,6 @@ class TrainConfig:
         if self.crop_size is None and self.image_size is not None and (values["crop_size"] or 0) > self.image_size:
             values["crop_size"] = None  # a recipe's crops are no larger than the images that are asked for
         config = ResolvedTrainConfig(**values)
-        if not is_recorded:
-            _check_combination(config)
-            _check_effects(config)
         _check_values(config)
         return config
 
@@ -287,6 +303,11 @@ class ResolvedTrainConfig(TrainConfig):
 
 
 def _check_combination(config: ResolvedTrainConfig) -> None:
+    """Checks that the settings fit together, and that each one which was chosen has an effect."""
+    crops = config.crop_size or config.image_size
+    mixing = next((name for name in ("mixup", "cutmix") if getattr(config, name) and _is_chosen(config, name)), None)
+    of_steps = [entry.name for entry in fields(TrainConfig) if entry.metadata["of_steps"]]
+    unused = next((name for name in of_steps if config.epochs == 0 and _is_chosen(config, name)), None)
     message = ""
     if not config.base and config.epochs == 0:
         message = "epochs is 0; only the head of a base can be fitted without epochs."
@@ -294,37 +315,28 @@ def _check_combination(config: ResolvedTrainConfig) -> None:
         message = "frozen_norm keeps the statistics of a base; name one as base, or leave it out."
     elif not config.base and config.frozen_stages:
         message = "frozen_stages are stages of a base; name one as base, or leave it out."
+    elif not config.base and config.body_rate != 1:
+        message = "body_rate is relative to the new head of a base; name one as base, or leave it out."
     elif config.base and config.architecture != TrainConfig.architecture:
         message = f"The base {config.base} sets the architecture; leave out the architecture or the base."
-    elif config.nesterov and config.optimizer != "sgd":
-        message = "nesterov is an option of sgd; leave it out, or choose sgd as optimizer."
     elif config.recipe == "head" and config.epochs:
         message = "The recipe 'head' has no epochs; choose finetune, or leave out epochs."
-    elif config.epoch_images is not None and not config.stream:
-        message = "epoch_images is an option of a stream; leave it out, or set stream."
-    elif config.stream and config.balance != "none":
-        message = "balance needs the number of images of each class, which a stream does not know; leave it out."
+    elif unused:
+        message = f"{unused} has no effect if only the head is fitted; leave it out, or choose finetune with epochs."
+    elif config.nesterov and config.optimizer != "sgd":
+        message = "nesterov is an option of sgd; leave it out, or choose sgd as optimizer."
+    elif config.batch_size == 1 and mixing:
+        message = f"{mixing} mixes the images of a batch, which has only one; leave it out, or raise batch_size."
+    elif config.first_size and crops and config.first_size > crops:
+        message = f"first_size {config.first_size} is above the size of the crops, {crops}; choose a smaller one."
     elif config.patience is not None and config.select == "last":
         message = "patience needs a metric to compare epochs; set select to accuracy or loss, or leave it out."
     elif config.schedule == "plateau" and config.select == "last":
         message = "The schedule plateau needs a metric to compare epochs; set select to accuracy or loss."
-    if message:
-        raise TrainingError(message)
-
-
-def _check_effects(config: ResolvedTrainConfig) -> None:
-    """Checks that the settings have an effect which were chosen, and are not those of the recipe."""
-    message, largest = "", config.crop_size or config.image_size
-    mixing = next((name for name in ("mixup", "cutmix") if getattr(config, name) and _is_chosen(config, name)), None)
-    unused = next((name for name in _OF_STEPS if _is_chosen(config, name)), None) if config.epochs == 0 else None
-    if not config.base and config.body_rate != 1:
-        message = "body_rate is relative to the new head of a base; name one as base, or leave it out."
-    elif config.first_size and largest and config.first_size > largest:
-        message = f"first_size {config.first_size} is above the size of the crops, {largest}; choose a smaller one."
-    elif config.batch_size == 1 and mixing:
-        message = f"{mixing} mixes the images of a batch, which has only one; leave it out, or raise batch_size."
-    elif unused:
-        message = f"{unused} has no effect if only the head is fitted; leave it out, or choose finetune with epochs."
+    elif config.epoch_images is not None and not config.stream:
+        message = "epoch_images is an option of a stream; leave it out, or set stream."
+    elif config.stream and config.balance != "none":
+        message = "balance needs the number of images of each class, which a stream does not know; leave it out."
     if message:
         raise TrainingError(message)
 

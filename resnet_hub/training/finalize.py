@@ -135,7 +135,7 @@ def describe_result(run: RunDir, best: Best, seconds: float) -> Finished:
 
 
 def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, hardware: str) -> CardContent:
-    config, history, split = run.config.resolved(is_recorded=True), run.epochs(), run.evaluation_split()
+    config, history, split = run.config.recorded(), run.epochs(), run.evaluation_split()
     epochs, minutes = history[-1].epoch, history[-1].seconds / 60
     length = _count(epochs, "epoch")
     if config.epochs and epochs < config.epochs:  # out of time, or early stopping

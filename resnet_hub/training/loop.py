@@ -117,7 +117,7 @@ def _train_run(
 ) -> Iterator[events.Event]:
     if run.exists():
         config = config.resume(run.config)
-    resolved = config.resolved(is_recorded=run.exists())
+    resolved = config.recorded() if run.exists() else config.resolved()
     with ExitStack() as stack:
         try:
             run.stop.unlink(missing_ok=True)

@@ -74,7 +74,7 @@ def plan_run(config: TrainConfig) -> Plan:
     run.check_location(config.data)
     if config.base == AUTO:
         config = replace(config, base=str(choose_base().source))
-    resolved = config.resolved(is_recorded=run.exists())
+    resolved = config.recorded() if run.exists() else config.resolved()
     resolved.check_processes(int(os.environ.get("WORLD_SIZE", "1")))
     check_tracker(config.log_to)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -96,7 +96,7 @@ def _describe_event(run: PageRun, event: dict[str, Any], request: gr.Request) ->
         return translate(request, "starting"), 0, 1
     has_run_dir = run.run_dir.exists()  # the run directory of a job is on the job's machine
     config = run.run_dir.config if has_run_dir else TrainConfig(**run.read_facts()["config"])
-    epochs = config.resolved(is_recorded=True).epochs or 1
+    epochs = config.recorded().epochs or 1
     parts = (
         translate(request, "at_epoch", epoch=event["epoch"], epochs=epochs),
         translate(request, "speed", speed=f"{event['images_per_second']:,.0f}"),

@@ -149,9 +149,9 @@ def test_what_a_recipe_sets_or_a_head_uses_is_accepted(change: dict) -> None:
 
 def test_a_run_that_an_earlier_version_accepted_goes_on() -> None:
     recorded = TrainConfig(**vars(CONFIG) | {"base": "b", "recipe": "head", "mixup": 0.2})
-    assert recorded.resolved(is_recorded=True).mixup == 0.2
+    assert recorded.recorded().mixup == 0.2
     with pytest.raises(TrainingError, match="seed is -1"):
-        replace(recorded, seed=-1).resolved(is_recorded=True)
+        replace(recorded, seed=-1).recorded()
 
 
 def test_a_run_resumes_only_with_its_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

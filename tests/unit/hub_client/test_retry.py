@@ -20,7 +20,6 @@ from resnet_hub.checkpoints.push import push_folder
 from resnet_hub.checkpoints.search import search_models
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import HubError
-from resnet_hub.hub_client.errors import parse_retry_after
 from resnet_hub.model import ResNet
 
 SECONDS = 4.0  # in place of timeouts.SILENCE
@@ -253,42 +252,3 @@ def test_an_expired_token_is_called_so(what: str, hub: Hub, folders: dict[str, P
     hub.fail(".", 401, headers=header)
     sentence, _ = said(lambda: attempt(what, "user/tiny", folders["create"]))
     assert 'does not accept the token (User Access Token "laptop" is expired). Log in' in sentence
-
-
-def test_who_waits_is_not_hurried_elsewhere(hub: Hub, folders: dict[str, Path]) -> None:
-    from huggingface_hub import get_session
-
-    put(hub, "user/tiny", folders["create"])
-    read_config("user/tiny")
-    hub.fail("GET /api/models/user/tiny", seconds=SECONDS + 0.5, times=1)
-    assert get_session().get(f"{hub.url}/api/models/user/tiny").status_code == 200
-
-
-def test_slow_transfers_that_move_are_not_ended(
-    hub: Hub, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(hub, "user/tiny", folders["create"])
-    monkeypatch.setattr("resnet_hub.hub_client.timeouts.MIN_PROGRESS", 1000)
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # the client goes on after what it has written
-    size = len(hub.repos["user/tiny"].files()["model.safetensors"])
-    hub.fail("GET .*safetensors", cut=size // 5, hold=0.8, times=3)
-    start = time.monotonic()
-    assert load_checkpoint("user/tiny").config == TINY
-    assert time.monotonic() - start > SECONDS  # in which not nothing came
-
-
-def test_the_same_bytes_again_are_no_progress(hub: Hub, folders: dict[str, Path], monkeypatch: Any) -> None:
-    put(hub, "user/tiny", folders["create"])
-    monkeypatch.setattr("resnet_hub.hub_client.timeouts.MIN_PROGRESS", 1000)
-    hub.fail("GET .*safetensors", cut=5000, hold=3)  # the client has not written them: it begins anew
-    sentence, seconds = said(lambda: load_checkpoint("user/tiny"))
-    assert REACHED in sentence
-    assert seconds < 2 * SECONDS
-
-
-@pytest.mark.parametrize(
-    "text", ["9" * 400, "Fri, 31 Dec 2030 23:59:59 +9999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"]
-)
-def test_no_wait_is_too_long_to_be_a_number(text: str) -> None:
-    wait = parse_retry_after({"Retry-After": text})
-    assert wait is None or 0 <= wait <= 1e6

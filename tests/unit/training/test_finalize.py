@@ -4,12 +4,14 @@ from pathlib import Path
 
 import torch
 from helpers.data import save_base, write_zip
+from PIL import Image
 from safetensors.torch import load_file
 
 from resnet_hub.config import Reliability
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.finalize import CONFUSION, CURVES
 from resnet_hub.training.loop import train
 from resnet_hub.training.run_dir import RunDir
 
@@ -27,6 +29,9 @@ def test_the_saved_model_is_calibrated_once(tmp_path: Path) -> None:
     torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))  # one temperature for all labels
     card = (run.model / "README.md").read_text(encoding="utf-8")
     assert f"Temperature scaling by {float(ratio[0, 0]):.2f}, fitted on the validation images" in card
+    for name in (CURVES, CONFUSION):
+        with Image.open(run.model / name) as plot:
+            assert min(plot.size) > 300 and f"]({name})" in card
     noise = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
     assert Classifier(model)(noise).verdict in ("sure", "not sure", "none")
 

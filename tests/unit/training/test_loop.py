@@ -77,19 +77,15 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def create_config(colours: Path, run: Path) -> TrainConfig:
+    settings: dict[str, Any] = {"architecture": "resnet20", "image_size": 16, "epochs": 2, "batch_size": 16}
+    return TrainConfig(data=str(colours), run=str(run), precision="no", checkpoint_seconds=0, **settings)
+
+
 @pytest.fixture
-def config(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+def config(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_plots: None) -> TrainConfig:
     monkeypatch.setattr("resnet_hub.training.events.PROGRESS_SECONDS", 0.0)  # an event per step, and per image
-    return TrainConfig(
-        data=str(colours),
-        run=str(tmp_path / "run"),
-        architecture="resnet20",
-        image_size=16,
-        epochs=2,
-        batch_size=16,
-        precision="no",
-        checkpoint_seconds=0,
-    )
+    return create_config(colours, tmp_path / "run")
 
 
 @pytest.fixture(scope="session")
@@ -1342,14 +1338,14 @@ def launch_two(arguments: list[str], folder: Path) -> "subprocess.CompletedProce
     )
 
 
-_COUNTING = """
-import json, os, sys
+_TOGETHER = """
+import json, os, runpy, sys
 from pathlib import Path
 import torch
 from resnet_hub.training import loader, validation
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.loop import train
-config, folder, load_image, decoded = json.loads(sys.argv[1]), Path(sys.argv[2]), loader.load_image, []
+folder, load_image, decoded = Path(sys.argv[1]), loader.load_image, []
 evaluate, buffers = validation.ValidationSet.evaluate, []
 def evaluate_and_note(self, model):
     result = evaluate(self, model)
@@ -1357,56 +1353,62 @@ def evaluate_and_note(self, model):
     return result
 validation.ValidationSet.evaluate = evaluate_and_note
 loader.load_image = lambda *arguments, **named: (decoded.append(named["name"]), load_image(*arguments, **named))[1]
-for event in train(TrainConfig(**config)):
-    pass
-(folder / f"decoded-{os.environ['RANK']}.json").write_text(json.dumps([type(event).__name__, *decoded]))
-(folder / f"buffers-{os.environ['RANK']}.json").write_text(json.dumps(buffers))
-backend = torch.distributed.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
-(folder / f"timeout-{os.environ['RANK']}").write_text(str(backend.options._timeout))
+for name in ("images", "stream"):
+    decoded.clear()
+    buffers.clear()
+    for event in train(TrainConfig(**json.loads((folder / f"{name}.json").read_text()))):
+        pass
+    backend = torch.distributed.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+    noted = {"last": type(event).__name__, "decoded": decoded, "buffers": buffers}
+    noted["timeout"] = str(backend.options._timeout)
+    (folder / f"{name}-{os.environ['RANK']}.json").write_text(json.dumps(noted))
+sys.argv[1:] = json.loads((folder / "words.json").read_text())
+runpy.run_module("resnet_hub", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.fixture(scope="module")
+def together(colours: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of three runs of two processes, which are started once: they take longer to start than to train."""
+    folder = tmp_path_factory.mktemp("together")
+    shards = {"data": str(write_parquet(folder / "shards", 3, 24)), "stream": True}
+    for name, settings in {"images": {}, "stream": shards}.items():
+        counted = replace(
+            create_config(colours, folder / name), epochs=1, batch_size=8, validation=1 / 3, select="last"
+        )
+        (folder / f"{name}.json").write_text(json.dumps(vars(replace(counted, **settings))))
+    words = ["train", "--data", str(colours), "--base", str(base), "--run", str(folder / "two"), "--epochs", "2"]
+    words += ["--seed", "3", "--batch-size", "16", "--precision", "no", "--select", "last"]
+    (folder / "words.json").write_text(json.dumps(words))
+    (folder / "together.py").write_text(_TOGETHER)
+    done = launch_two([str(folder / "together.py"), str(folder)], folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(path.parent.name for path in folder.glob("logs/*/*/*/stdout.log")) == ["0", "1"]
+    return folder
+
+
 @pytest.mark.parametrize("stream", [False, True])
-def test_two_processes_decode_each_image_once(config: TrainConfig, tmp_path: Path, stream: bool) -> None:
-    config = replace(config, epochs=1, batch_size=8, validation=1 / 3, select="last")
-    if stream:
-        config = replace(config, data=str(write_parquet(tmp_path / "shards", 3, 24)), stream=True)
-    (tmp_path / "counting.py").write_text(_COUNTING)
-    done = launch_two([str(tmp_path / "counting.py"), json.dumps(vars(config)), str(tmp_path)], tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    shares = [json.loads((tmp_path / f"decoded-{rank}.json").read_text()) for rank in (0, 1)]
-    assert [last for last, *_ in shares] == ["Finished", "Finished"]
-    first, second = (names for _, *names in shares)
+def test_two_processes_decode_each_image_once(together: Path, stream: bool) -> None:
+    name = "stream" if stream else "images"
+    one, other = (json.loads((together / f"{name}-{rank}.json").read_text()) for rank in (0, 1))
+    assert [one["last"], other["last"]] == ["Finished", "Finished"]
     # Each process has its own statistics of BatchNorm, but both evaluate the model that is saved.
-    assert (tmp_path / "buffers-0.json").read_text() == (tmp_path / "buffers-1.json").read_text() != "[]"
+    assert one["buffers"] == other["buffers"] != []
     # The second process waits while the first one checks a dataset, which may take hours.
-    assert [(tmp_path / f"timeout-{rank}").read_text() for rank in (0, 1)] == ["1 day, 0:00:00"] * 2
+    assert [one["timeout"], other["timeout"]] == ["1 day, 0:00:00"] * 2
     # Six steps of eight images, and a third of 72 to validate on; the samples of the first process are kept by then.
-    assert len(set(first) | set(second)) >= (72 if not stream else 68)
-    assert len(first) + len(second) - 72 <= 6
+    assert len({*one["decoded"], *other["decoded"]}) >= (72 if not stream else 68)
+    assert len(one["decoded"]) + len(other["decoded"]) - 72 <= 6
 
 
-def test_two_processes_give_the_metrics_of_one(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_metrics_of_one(config: TrainConfig, base: Path, together: Path) -> None:
     """The global batch is the same, and BatchNorm keeps the statistics of the base, as equal weights need."""
-    one = replace(
-        config,
-        base=str(base),
-        architecture="resnet18",
-        image_size=None,
-        run=str(tmp_path / "one"),
-        select="last",
-        seed=3,
-    )
+    one = replace(config, base=str(base), architecture="resnet18", image_size=None, select="last", seed=3)
     list(train(one))
-    two = replace(one, run=str(tmp_path / "two"))
-    words = ["train", "--data", two.data, "--base", str(base), "--run", two.run, "--epochs", "2", "--seed", "3"]
-    words += ["--batch-size", "16", "--precision", "no", "--select", "last"]
-    done = launch_two(["-m", "resnet_hub", *words], tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert sorted(path.parent.name for path in tmp_path.glob("logs/*/*/*/stdout.log")) == ["0", "1"]
-    alone, together = weights(one), weights(two)
+    two = replace(one, run=str(together / "two"))
+    alone, together_weights = weights(one), weights(two)
     for key, value in alone.items():
-        torch.testing.assert_close(together[key], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together_weights[key], value, rtol=1e-4, atol=1e-5)
     for mine, theirs in zip(RunDir(one.run).epochs(), RunDir(two.run).epochs(), strict=True):
         assert theirs.validation_loss == pytest.approx(mine.validation_loss, rel=1e-4)
         if mine.epoch:

@@ -52,7 +52,7 @@ SHORT_SIDE = 144  # pixels
 MAX_RATIO = 2.0  # long side over short side; what is longer is cut
 HELD_OUT = 3000  # images that are not trained on
 TEMPERATURE = 3.0  # of the second half of the loss
-COMPONENTS = 256  # of the teacher's logits that the student's features predict
+COMPONENTS = 128  # of the teacher's logits that the student's features predict
 CHUNK = 64  # images that the teacher sees at a time
 SURE_TEACHER = 0.7  # score from which on its first choice is taken for the true class
 HIGH, MOST_WRONG = 0.6, 0.003  # share of the photos that may have a wrong label above that score
@@ -256,7 +256,11 @@ def compute_teacher_logits(work: Path, views: int, threads: int) -> None:
 
 
 class Components:
-    """The first `COMPONENTS` principal components of the teacher's logits, each with a variance of 1."""
+    """The first `COMPONENTS` principal components of the teacher's logits.
+
+    Each is divided by the square root of its standard deviation: as they are, the first few would be all that counts,
+    and with equal variances the many last ones, of which a small student can predict next to nothing (docs/log.md).
+    """
 
     def __init__(self, logits: np.ndarray):
         rows = np.linspace(0, len(logits) - 1, min(len(logits), 20_000)).astype(int)
@@ -264,7 +268,8 @@ class Components:
         sample = sample - sample.mean(1, keepdim=True)  # of an image: the softmax does not depend on it
         self.mean = sample.mean(0)
         variances, directions = torch.linalg.eigh(torch.cov(sample.T))  # in ascending order
-        self.directions = directions[:, -COMPONENTS:] / variances[-COMPONENTS:].sqrt()
+        deviations = variances[-COMPONENTS:].sqrt()
+        self.directions = directions[:, -COMPONENTS:] / (deviations * deviations.mean()).sqrt()
 
     def __call__(self, logits: Tensor) -> Tensor:
         """The components (N, COMPONENTS) of logits (N, 1000)."""

@@ -43,7 +43,7 @@ def render_summary(config: "ResNetConfig", model: str, title: str, card: str, qu
         query: The query of a link that opens the page with this model; "" for the run of a visitor, whose id is secret.
         request: The request, for its language.
     """
-    step = -(-config.num_classes // _LABELS_IN_SUMMARY)  # from all over the list: neighbours are alike
+    step = max(1, -(-config.num_classes // _LABELS_IN_SUMMARY))  # from all over the list: neighbours are alike
     labels = [name_label(label, request) for label in config.labels[::step]]
     some, license = translate(request, "comma").join(labels), read_license(card)
     key = "purpose_many" if config.num_classes > _LABELS_IN_SUMMARY else "purpose"

@@ -82,7 +82,8 @@ class RunPanel:
 
     def _describe(self, run: PageRun, request: gr.Request) -> dict[str, Any]:
         """The row of a run in the table."""
-        changed, evaluation = datetime.fromtimestamp(run.log.stat().st_mtime, UTC), run.read_evaluation()
+        written = run.log if run.log.exists() else run.folder  # a run in the queue has no log yet
+        changed, evaluation = datetime.fromtimestamp(written.stat().st_mtime, UTC), run.read_evaluation()
         state = translate(request, f"state_{self.scheduler.get_status(run).state}")
         return {
             "id": run.id,

@@ -14,7 +14,7 @@ import gradio as gr
 import pytest
 from helpers.data import NAMED, encode_image, save_base, write_zip
 from helpers.hub_server import Repo
-from helpers.page import from_browser
+from helpers.page import from_browser, started
 
 from resnet_hub import jobs
 from resnet_hub.demo import corrections
@@ -301,6 +301,14 @@ def test_a_browser_remembers_its_runs_and_lists_those_that_exist(tab: Any) -> No
     for broken in (None, [], {"runs": "x"}):
         assert tab.panel.list_runs("", broken, from_browser())[tab.panel.mine]["visible"] is False
     tab.scheduler.delete(new)
+
+
+def test_a_run_in_the_queue_is_listed(tab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tab.scheduler, "at_once", 0)  # it waits
+    run = started(tab.scheduler, folder / "colours.zip", folder / "shelf" / "tiny", "ann")
+    table = tab.panel.list_runs(run.id, None, from_browser())[tab.panel.table]
+    assert run.id in table and MESSAGES["en"]["state_queued"] in table
+    tab.scheduler.delete(run)
 
 
 def test_both_buttons_delete_all_of_a_run(tab: Any, page: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,12 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     long = (
         "test_train_page",
         "test_loop",
-        "test_predict_page",
-        "test_whole_page",
+        "test_scheduler",
         "test_hostile",
+        "test_whole_page",
         "test_strangers",
         "test_zero_gpu",
-        "test_runs",
+        "test_predict_page",
     )
     items.sort(key=lambda item: long.index(item.path.stem) if item.path.stem in long else len(long))
 

@@ -19,6 +19,7 @@ from helpers import ROOT
 from helpers.data import wait
 from helpers.hub_server import WRITER, Hub, Repo
 from helpers.page import as_local_user, at_work, made, started
+from helpers.program import Program
 
 from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.runs import scheduler as scheduler_module
@@ -29,12 +30,24 @@ from resnet_hub.demo.runs.store import RunStore
 from resnet_hub.model import ResNet
 
 
-def test_a_run_from_a_zip_to_a_model(runs: RunStore, scheduler: Scheduler, data: Path, base: Path) -> None:
+def test_a_run_from_a_zip_to_a_model_after_a_start_that_failed(
+    runs: RunStore, scheduler: Scheduler, data: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = made(runs, data)
     assert scheduler.get_status(run).state == "new" and scheduler.find_model(run.id) is None
     report = run.read_report()
     assert report and report.images == 36
-    scheduler.start(run, {"visitor"}, configure(run, base, recipe="head"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as short_of_processes:
+        short_of_processes.setattr(scheduler_module.subprocess, "Popen", refuse)
+        scheduler.start(run, {"visitor"}, configure(run, base, recipe="head"))
+        wait(lambda: scheduler.get_status(run).state == "failed")
+    event = scheduler.get_status(run).event
+    assert event and event["reason"].startswith("The run could not be started (Resource temporarily unavailable)")
+    scheduler.start(run, {"visitor"})  # the failed start does not block the queue
     wait(lambda: scheduler.get_status(run).state == "finished")
     folder = scheduler.find_model(run.id)
     assert folder and ResNet.from_pretrained(folder).config.labels == ["blue", "green", "red"]
@@ -127,22 +140,6 @@ def test_a_run_has_one_controlling_tab_and_can_be_taken_over(runs: RunStore, sch
         assert scheduler.get_status(run).state == "new"
     with scheduler.supervise(other, {"ann"}):
         pass
-
-
-def test_a_run_that_cannot_be_started_does_not_block_the_queue(
-    scheduler: Scheduler, data: Path, base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
-
-    with monkeypatch.context() as short_of_processes:
-        short_of_processes.setattr(scheduler_module.subprocess, "Popen", refuse)
-        first = started(scheduler, data, base, "ann", recipe="head", epochs=None)
-        wait(lambda: scheduler.get_status(first).state == "failed")
-    event = scheduler.get_status(first).event
-    assert event and event["reason"].startswith("The run could not be started (Resource temporarily unavailable)")
-    scheduler.start(first, {"ann"})
-    wait(lambda: scheduler.get_status(first).state == "finished")
 
 
 def test_a_long_run_goes_back_to_the_queue(data: Path, base: Path, tmp_path: Path) -> None:
@@ -299,16 +296,20 @@ time.sleep(600)
 """
     arguments = [str(tmp_path / "runs"), str(data), str(base), str(ROOT / "tests")]
     env = os.environ | {"PYTHONPATH": str(ROOT), "SPACE_ID": "user/space", "HF_TOKEN": "hf_secret", "MY_TOKEN": "x"}
-    app = subprocess.Popen([sys.executable, "-c", program, *arguments], env=env, stdout=subprocess.PIPE, text=True)
-    assert app.stdout
-    with app.stdout:
-        name, worker = app.stdout.readline().split()
+    output, errors = tmp_path / "output", tmp_path / "errors"
+    output.touch()
+    app = Program(program, *arguments, cwd=tmp_path, env=env, output=output, errors=errors)
+    try:
+        wait(lambda: output.read_text().endswith("\n") or app.poll() is not None)
+        assert app.poll() is None, errors.read_text()
+        name, worker = output.read_text().split()
         process = Path("/proc", worker)
         assert b"TOKEN=" not in process.joinpath("environ").read_bytes().replace(b"IMPLICIT_TOKEN=1", b"")
         assert b"--niceness=10" in process.joinpath("cmdline").read_bytes()
         assert os.getpriority(os.PRIO_PROCESS, int(worker)) == min(os.getpriority(os.PRIO_PROCESS, app.pid) + 10, 19)
         assert process.joinpath("oom_score_adj").read_text() == "1000\n"
         assert re.search(r"Max data size +\d+ +\d+ +bytes", process.joinpath("limits").read_text())
+    finally:
         app.kill()
         app.wait()
     wait(lambda: not process.exists() or ") Z " in process.joinpath("stat").read_text(), seconds=10)

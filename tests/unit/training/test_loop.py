@@ -83,7 +83,7 @@ def create_config(colours: Path, run: Path) -> TrainConfig:
 
 
 @pytest.fixture
-def config(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_plots: None) -> TrainConfig:
+def config(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     monkeypatch.setattr("resnet_hub.training.events.PROGRESS_SECONDS", 0.0)  # an event per step, and per image
     return create_config(colours, tmp_path / "run")
 

@@ -49,7 +49,7 @@ def _small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def config(shards: Path, tmp_path: Path, blank_plots: None) -> TrainConfig:
+def config(shards: Path, tmp_path: Path) -> TrainConfig:
     settings: dict[str, Any] = {"architecture": "resnet20", "image_size": 16, "epochs": 2, "batch_size": 8}
     settings |= {"precision": "no", "checkpoint_seconds": 0, "select": "last", "stream": True}
     return TrainConfig(data=str(shards), run=str(tmp_path / "run"), **settings)

@@ -353,13 +353,9 @@ def record(page: Page, class_index: int, photos: int) -> None:
     ).to_be_visible()
 
 
-def test_two_classes_from_the_camera_become_a_model_on_one_screen(browser: Browser, address: str, folder: Path) -> None:
-    context = browser.new_context(viewport={"width": 390, "height": 844})
-    context.add_init_script(f"({CAMERA})()")
-    page = context.new_page()
-    page.set_default_timeout(240_000)
-    page.on("pageerror", lambda error: ERRORS.append(str(error)))
-    page.goto(address)
+def test_two_classes_from_the_camera_become_a_model_on_one_screen(page: Page, folder: Path) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.evaluate(CAMERA)
     page.get_by_role("tab", name="Train").click()
     page.evaluate("window.hue = -1")
     page.locator(".record:visible").first.click()
@@ -390,7 +386,6 @@ def test_two_classes_from_the_camera_become_a_model_on_one_screen(browser: Brows
     expect(page.locator("#own-photos")).to_contain_text("Your model: blue, red")
     page.locator("#own-photos button").first.click()
     expect(page.locator("#classes .name").first).to_have_text(re.compile("red|blue"))
-    page.context.close()
 
 
 def test_findings_of_the_report_are_corrected_with_one_click(page: Page, tmp_path: Path) -> None:
@@ -550,8 +545,8 @@ COPY = """async () => {
 }"""
 
 
-def test_photos_from_the_camera_and_the_clipboard(browser: Browser, address: str) -> None:
-    page = visit(browser, address, permissions=["camera", "clipboard-read", "clipboard-write"])
+def test_photos_from_the_camera_and_the_clipboard(page: Page) -> None:
+    page.context.grant_permissions(["camera", "clipboard-read", "clipboard-write"])
     page.get_by_role("tab", name="Train").click()
     classes = page.locator("#own-classes")
     classes.get_by_role("button", name="Capture from camera").first.click()
@@ -566,7 +561,7 @@ def test_photos_from_the_camera_and_the_clipboard(browser: Browser, address: str
     taken, pasted = classes.locator(".thumbnail-item img").all()
     expect(pasted).to_have_js_property("naturalWidth", 300)  # a canvas as it is by itself
     expect(taken).not_to_have_js_property("naturalWidth", 0)
-    page.context.close()
+    page.context.clear_permissions()
 
 
 def test_a_base_that_cannot_be_used_is_refused(page: Page, folder: Path, hub: Hub) -> None:

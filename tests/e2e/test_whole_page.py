@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from helpers.data import save_base, write_zip
 from helpers.hostile import CARD
-from helpers.page import open_page, serving
+from helpers.page import clear_tab, open_page, serving
 from playwright.sync_api import Browser, Page, expect
 
 from resnet_hub.demo.i18n import MESSAGES
@@ -41,6 +41,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(folder: Path) -> Iterator[str]:
     with serving(folder) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Browser) -> Iterator[Page]:
+    tab = open_page(browser, "about:blank")
+    yield tab
+    tab.close()
+
+
+@pytest.fixture
+def page(tab: Page, address: str) -> Iterator[Page]:
+    """The page as a newcomer opens it."""
+    tab.set_viewport_size({"width": 1280, "height": 800})
+    tab.goto(address)
+    expect(tab.locator("#summary h2")).to_be_visible()
+    yield tab
+    clear_tab(tab)
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +127,13 @@ def test_every_step_is_accessible(browser: Browser, address: str, folder: Path, 
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_description_of_the_api_has_a_link(browser: Browser, address: str, width: int) -> None:
-    page = open_page(browser, f"{address}/?view=api", width=width)
+def test_the_description_of_the_api_has_a_link(page: Page, address: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
     docs = page.locator(".api-docs")
-    expect(docs).to_contain_text("/predict")
-    page.goto(address)
     page.locator("footer .show-api").click()
     expect(docs).to_contain_text("/predict")
-    page.close()
+    page.goto(f"{address}/?view=api")
+    expect(docs).to_contain_text("/predict")
 
 
 def test_the_console_stays_empty(browser: Browser, address: str, folder: Path) -> None:
@@ -135,8 +151,7 @@ def test_the_console_stays_empty(browser: Browser, address: str, folder: Path) -
     assert messages == []
 
 
-def test_a_card_of_a_stranger_runs_nothing_and_loads_nothing(browser: Browser, address: str) -> None:
-    page = open_page(browser, address)  # a dialog fails the test
+def test_a_card_of_a_stranger_runs_nothing_and_loads_nothing(page: Page) -> None:
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     page.get_by_role("button", name="About this model").click()
@@ -147,7 +162,6 @@ def test_a_card_of_a_stranger_runs_nothing_and_loads_nothing(browser: Browser, a
         element.dispatch_event("mouseover")
     assert card.locator("script, iframe, img, svg, style").count() == 0
     assert [url for url in requests if "evil.example" in url] == []
-    page.close()
 
 
 def test_fingers_hit_every_button(browser: Browser, address: str) -> None:

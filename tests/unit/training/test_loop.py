@@ -85,6 +85,7 @@ def create_config(colours: Path, run: Path) -> TrainConfig:
 @pytest.fixture
 def config(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     monkeypatch.setattr("resnet_hub.training.events.PROGRESS_SECONDS", 0.0)  # an event per step, and per image
+    monkeypatch.setattr("resnet_hub.evaluation.plots.DPI", 20)  # of plots that nobody looks at
     return create_config(colours, tmp_path / "run")
 
 

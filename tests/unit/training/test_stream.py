@@ -46,6 +46,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "BUFFER", 16)
     monkeypatch.setattr("resnet_hub.training.events.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("resnet_hub.evaluation.plots.DPI", 20)  # of plots that nobody looks at
 
 
 @pytest.fixture

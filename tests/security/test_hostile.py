@@ -59,7 +59,7 @@ def test_the_page_gives_every_sender_the_same_error(hub: Hub, tmp_path: Path) ->
     save_base(tmp_path / "shelf" / "tiny")
     (tmp_path / "red.png").write_bytes(encode_image(0, 99))
     settings = {"TMPDIR": str(tmp_path / "temporary"), "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    with serving(tmp_path, **settings) as address:
+    with serving(tmp_path, is_attacked=True, **settings) as address:
         (app,) = find_listeners(urlsplit(address).port)
         caller = Sender(address)
         for _ in range(3):

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    with serving(folder) as address:
+    with serving(folder, is_attacked=True) as address:
         yield address
 
 
@@ -144,7 +144,7 @@ def test_an_attacker_finds_nothing_of_another_visitor(address: str, folder: Path
 
 
 def test_runs_started_and_stopped_leave_nothing_behind(folder: Path, tmp_path: Path) -> None:
-    """Of one after the first; of a hundred with RUNS=100."""
+    """Of three after the first; of a hundred with RUNS=100."""
     runs, me = RunStore(tmp_path / "runs"), psutil.Process()
     scheduler = Scheduler(runs)
 
@@ -158,7 +158,7 @@ def test_runs_started_and_stopped_leave_nothing_behind(folder: Path, tmp_path: P
 
     one()
     before = me.num_fds(), me.num_threads(), len(me.children(recursive=True))
-    for _ in range(int(os.environ.get("RUNS", "1"))):
+    for _ in range(int(os.environ.get("RUNS", "3"))):
         one()
     assert (me.num_fds(), me.num_threads(), len(me.children(recursive=True))) == before
     assert list(runs.root.iterdir()) == []

@@ -205,7 +205,7 @@ def test_the_saved_token_of_a_local_user(folder: Path, hub: Hub) -> None:
     saved = (folder / "home" / "token", folder / "home" / "stored_tokens")
     saved[0].write_text(MINE)
     saved[1].write_text(f"[mine]\nhf_token = {MINE}\n")
-    with serving(folder, **env) as address:
+    with serving(folder, is_attacked=True, **env) as address:
         me = Visitor(address)
         me.everything(folder, "user/base", (MINE,))
         assert "score" in me.tell("predict", me.upload(folder / "red.png"), "user/base", 2)  # a private one of mine
@@ -228,7 +228,7 @@ def test_the_tokens_of_a_space_and_of_its_visitor(folder: Path, hub: Hub) -> Non
     env |= {"SYSTEM": "spaces", "SPACE_ID": "owner/space", "HF_TOKEN": OWNERS}
     env |= {"OAUTH_CLIENT_ID": "app", "OAUTH_CLIENT_SECRET": secret, "OPENID_PROVIDER_URL": hub.url}
     env |= {"OAUTH_SCOPES": "openid profile contribute-repos jobs"}
-    with serving(folder, **env) as address:
+    with serving(folder, is_attacked=True, **env) as address:
         visitor = Visitor(address, Cookie=cookie(secret, MINE))
         visitor.everything(folder, "tiny", (MINE, OWNERS))
         for model in ("user/base", "owner/secret"):  # the page reads as nobody

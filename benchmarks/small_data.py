@@ -72,7 +72,7 @@ def run(train_folder: Path, test_folder: Path, base: str, seed: int, options: di
     paths = RunDir(folder)
     model = ResNet.from_pretrained(paths.model)
     assert isinstance(model.fc, torch.nn.Linear)
-    logits, targets, _ = compute_outputs(model, load_dataset(test_folder)[TRAIN])
+    logits, targets, *_ = compute_outputs(model, load_dataset(test_folder)[TRAIN])
     before = load_file(paths.head)["weight"] if paths.head.is_file() else model.fc.weight
     temperature = float(before.norm() / model.fc.weight.norm())
 

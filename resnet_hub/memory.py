@@ -13,11 +13,12 @@ _CONTAINER_FILES = (
 )
 
 
-def measure_free_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
+def measure_free_memory(groups: Path = Path("/sys/fs/cgroup"), *, for_new_process: bool = False) -> int:
     """Returns the bytes of memory that this process may still use: free on the machine, in its container, allowed.
 
     Args:
         groups: The folder of the control groups, which limit a container on Linux.
+        for_new_process: Whether it is for a process that this one starts, which has nothing of its allowance yet.
     """
     free = [int(psutil.virtual_memory().available)]
     for limit, used, fields, prefix in _CONTAINER_FILES:
@@ -30,7 +31,7 @@ def measure_free_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
         allowed = resource.getrlimit(resource.RLIMIT_DATA)[0]
         data = re.search(r"^VmData:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
         if allowed != resource.RLIM_INFINITY and data:
-            free.append(allowed - 1024 * int(data[1]))
+            free.append(allowed - (0 if for_new_process else 1024 * int(data[1])))
     return max(0, min(free))
 
 

@@ -258,8 +258,9 @@ def compute_teacher_logits(work: Path, views: int, threads: int) -> None:
 class Components:
     """The first `COMPONENTS` principal components of the teacher's logits.
 
-    Each is divided by the square root of its standard deviation: as they are, the first few would be all that counts,
-    and with equal variances the many last ones, of which a small student can predict next to nothing (docs/log.md).
+    Each is divided by the square root of its standard deviation, and all so that their mean variance is 1. As they are,
+    the first few would be all that counts; with equal variances it would be the many last ones, of which a small
+    student can predict next to nothing (docs/log.md).
     """
 
     def __init__(self, logits: np.ndarray):

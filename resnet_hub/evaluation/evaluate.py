@@ -1,4 +1,4 @@
-"""Evaluates a model on labelled images, in one pass and in float32."""
+"""Evaluates a model on labelled images: metrics in one pass and in float32, and the outputs behind them."""
 
 import copy
 import math
@@ -29,6 +29,8 @@ from resnet_hub.inference.engines import create_bf16_engine
 from resnet_hub.inference.onnx_graph import fold_batchnorm
 from resnet_hub.model import ResNet
 
+_WORST = 16  # mistakes that are listed
+
 
 def evaluate(
     model: ResNet | Classifier | str | Path,
@@ -40,7 +42,7 @@ def evaluate(
     tta: bool = False,
     crops: int = 1,
     scales: Sequence[int] = (),
-    worst: int = 16,
+    worst: int = _WORST,
     skip_unreadable: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
@@ -90,19 +92,21 @@ def evaluate(
     return _summarize(scores, data, config.labels, targets, split, worst, tta=tta, crops=crops, scales=tuple(scales))
 
 
-def evaluate_outputs(
-    model: ResNet, data: ImageDataset, outputs: "Outputs", *, split: str, worst: int = 16
-) -> Evaluation:
+def evaluate_outputs(model: ResNet, data: ImageDataset, outputs: "Outputs", *, split: str) -> Evaluation:
     """Evaluates what `compute_outputs` has computed of `data`, as `evaluate` does that leaves out unreadable images.
 
     The head is that of `model`: it may have been fitted since.
+
+    Raises:
+        DataError: If no image could be read.
+        CheckpointError: If the outputs are not finite.
     """
     targets, labels = match_labels(model.config.labels, data), model.config.labels
     scores = _Scores(len(targets))
     with torch.inference_mode():
         logs = F.log_softmax(model.fc(outputs.features.to(model.device)).cpu().double(), 1).numpy()
     scores.set(outputs.indices.numpy(), logs, targets)
-    return _summarize(scores, data, labels, targets, split, worst, tta=False, crops=1, scales=())
+    return _summarize(scores, data, labels, targets, split, tta=False, crops=1, scales=())
 
 
 def _summarize(
@@ -111,8 +115,8 @@ def _summarize(
     labels: Sequence[str],
     targets: np.ndarray,
     split: str | None,
-    worst: int,
-    **how: Any,
+    worst: int = _WORST,
+    **crops: Any,
 ) -> Evaluation:
     scores.check(split)
     is_readable, is_correct = scores.is_readable, scores.predicted == targets
@@ -121,7 +125,7 @@ def _summarize(
     occurs = confusion.sum(0) + confusion.sum(1) > 0
     return Evaluation(
         split=split,
-        **how,
+        **crops,
         num_images=int(is_readable.sum()),
         skipped=int(np.sum(~is_readable)),
         accuracy=float(is_correct[is_readable].mean()),
@@ -165,6 +169,8 @@ class _Scores:
 
     def set(self, rows: np.ndarray, logs: np.ndarray, targets: np.ndarray) -> None:
         """Set the log-scores (N, classes) of the images `rows` (N,) among all, whose classes are `targets`."""
+        if not np.isfinite(logs).all():
+            raise CheckpointError("The model's outputs are not finite numbers: its weights are damaged.")
         self.is_readable[rows], self.predicted[rows] = True, logs.argmax(1)
         self.confidences[rows] = np.exp(logs.max(1).clip(max=0))
         self.losses[rows] = -logs[np.arange(len(rows)), targets[rows]]
@@ -253,6 +259,4 @@ def _compute_log_scores(classifier: Classifier, crops: Tensor, tta: bool) -> np.
             for one in (batch, batch.flip(3)) if tta else (batch,):
                 logs.append(F.log_softmax(classifier.model(one).cpu().double(), 1))
         mean = torch.stack(logs).logsumexp(0) - math.log(len(logs))
-    if not mean.isfinite().all():
-        raise CheckpointError("The model's outputs are not finite numbers: its weights are damaged.")
     return mean.numpy()

@@ -54,7 +54,7 @@ def multiplies_in_bf16(accelerator: Any) -> bool:
     return bool(accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu")
 
 
-def share_batch_norm(accelerator: Any, model: nn.Module) -> None:
+def synchronize_batch_norm(accelerator: Any, model: nn.Module) -> None:
     """Makes the BatchNorm layers of a model use the statistics of the whole batch, if several GPUs share it."""
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # replaces them: hooks are added later

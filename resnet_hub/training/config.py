@@ -190,7 +190,7 @@ class TrainConfig:
         Whether they fit together was checked at its start, perhaps by an earlier version that accepted more.
 
         Raises:
-            TrainingError: If a value is out of its range.
+            TrainingError: If a value is out of its range, or the recipe is unknown or lacks its base.
         """
         recipe = self.recipe or ("finetune" if self.base else "modern")
         if recipe not in RECIPES:

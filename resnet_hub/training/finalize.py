@@ -49,9 +49,9 @@ def finalize_run(run: RunDir, images: RunImages, hardware: str) -> Evaluation:
     model = ResNet.from_pretrained(run.model)
     fit, outputs = _calibrate(run, model, images)
     split = run.evaluation_split().name
-    if evaluated is images.validation:
+    if evaluated is images.validation and len(outputs.indices):
         evaluation = evaluate_outputs(model, evaluated, outputs, split=split)
-    else:  # of a large dataset only a sample was checked
+    else:  # of a large dataset only a sample was checked: images may be unreadable, and if all are, the error says why
         evaluation = evaluate(model, evaluated, split=split, skip_unreadable=True)
     curves = plot_training_curves([epoch._asdict() for epoch in run.epochs()])
     for name, plot in ((CURVES, curves), (CONFUSION, plot_confusion_matrix(evaluation))):
@@ -83,7 +83,8 @@ def _calibrate(run: RunDir, model: ResNet, images: RunImages) -> tuple[Fit | Non
     if model.config.num_classes <= MAX_NOVELTY_LABELS:
         count = len(images.train)
         chosen = np.random.default_rng(0).choice(count, min(count, _NOVELTY_IMAGES), replace=False)
-        train_features = compute_outputs(model, images.train.subset(chosen), in_bf16=multiplies_bf16()).features
+        is_exact = run.config.precision == "no" or torch.cuda.is_available() or not multiplies_bf16()
+        train_features = compute_outputs(model, images.train.subset(chosen), in_bf16=not is_exact).features
     fit = fit_reliability(
         model, outputs.logits, outputs.targets, features=outputs.features, train_features=train_features
     )

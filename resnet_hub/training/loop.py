@@ -26,7 +26,7 @@ from resnet_hub.training.accelerator import (
     decide_once,
     mean_over_processes,
     multiplies_in_bf16,
-    share_batch_norm,
+    synchronize_batch_norm,
 )
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.config import AUTO, Phase, ResolvedTrainConfig, TrainConfig
@@ -330,7 +330,7 @@ class Trainer:
         optimizer = create_optimizer(model, config)
         average = copy.deepcopy(model) if config.ema else None
         if not config.frozen_norm:
-            share_batch_norm(self.accelerator, model)
+            synchronize_batch_norm(self.accelerator, model)
         if config.stochastic_depth:
             add_stochastic_depth(model, config.stochastic_depth)
         self.prepared, optimizer = self.accelerator.prepare(model, optimizer)

@@ -90,6 +90,7 @@ def page(tab: Page, address: str) -> Iterator[Page]:
     tab.goto(address)
     expect(tab.locator("#summary h2")).to_be_attached()
     yield tab
+    tab.context.clear_permissions()
     clear_tab(tab)
 
 
@@ -561,7 +562,6 @@ def test_photos_from_the_camera_and_the_clipboard(page: Page) -> None:
     taken, pasted = classes.locator(".thumbnail-item img").all()
     expect(pasted).to_have_js_property("naturalWidth", 300)  # a canvas as it is by itself
     expect(taken).not_to_have_js_property("naturalWidth", 0)
-    page.context.clear_permissions()
 
 
 def test_a_base_that_cannot_be_used_is_refused(page: Page, folder: Path, hub: Hub) -> None:

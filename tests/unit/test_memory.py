@@ -50,5 +50,7 @@ def test_free_memory_is_what_this_process_is_allowed() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_DATA, (1024 * int(used[1]) + 2**28, old[1]))
         assert 2**27 < measure_free_memory() <= 2**28
+        new = measure_free_memory(for_new_process=True)  # may use all that is allowed, as far as the machine has it
+        assert new == 1024 * int(used[1]) + 2**28 or new > 2**28
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, old)

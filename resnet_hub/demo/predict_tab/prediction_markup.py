@@ -43,8 +43,8 @@ def render_summary(config: "ResNetConfig", model: str, title: str, card: str, qu
         query: The query of a link that opens the page with this model; "" for the run of a visitor, whose id is secret.
         request: The request, for its language.
     """
-    step = max(1, -(-config.num_classes // _LABELS_IN_SUMMARY))  # from all over the list: neighbours are alike
-    labels = [name_label(label, request) for label in config.labels[::step]]
+    count = min(_LABELS_IN_SUMMARY, config.num_classes)  # from all over the list: neighbours are alike
+    labels = [name_label(config.labels[i * config.num_classes // count], request) for i in range(count)]
     some, license = translate(request, "comma").join(labels), read_license(card)
     key = "purpose_many" if config.num_classes > _LABELS_IN_SUMMARY else "purpose"
     return render(

@@ -72,7 +72,7 @@ class WorkerProcess:
         options = {
             "phase": phase,
             "time-limit": time_limit,
-            "max-memory": int(_MEMORY_SHARE * measure_free_memory()),
+            "max-memory": int(_MEMORY_SHARE * measure_free_memory(for_new_process=True)),
             "max-download": MAX_BYTES,  # a dataset on the Hub may have grown since it was checked
             "niceness": 10,  # predictions go first
         }

@@ -329,6 +329,10 @@ def test_outputs_are_evaluated_as_the_images_are_with_the_present_head(model, fo
     assert (found.confusion == expected.confusion).all()
     assert [found.loss, found.calibration_error] == pytest.approx([expected.loss, expected.calibration_error], rel=1e-5)
     assert [mistake.name for mistake in found.worst] == [mistake.name for mistake in expected.worst]
+    with torch.no_grad():
+        changed.fc.weight[0] = float("nan")
+    with pytest.raises(CheckpointError, match="not finite numbers: its weights are damaged"):
+        evaluate_outputs(changed, data, outputs, split="test")
 
 
 def test_names_of_files_send_no_codes_to_the_terminal(model, data):

@@ -1,4 +1,4 @@
-"""How long requests wait without progress: what moves goes on, and only requests of the library are hurried."""
+"""How long requests wait without progress: what moves goes on, and only requests of the library have a timeout."""
 
 import time
 from pathlib import Path
@@ -28,7 +28,7 @@ def tiny(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo:
     return repo
 
 
-def test_who_waits_is_not_hurried_elsewhere(hub: Hub) -> None:
+def test_other_requests_have_no_timeout(hub: Hub) -> None:
     from huggingface_hub import get_session
 
     read_config("user/tiny")
@@ -50,6 +50,7 @@ def test_the_same_bytes_again_are_no_progress(hub: Hub, monkeypatch: pytest.Monk
     monkeypatch.setattr("resnet_hub.hub_client.timeouts.MIN_PROGRESS", 1000)
     hub.fail("GET .*safetensors", cut=5000, hold=3)  # the client has not written them: it begins anew
     start = time.monotonic()
-    with pytest.raises(HubError, match=r"cannot be reached .*\.$"):
+    with pytest.raises(HubError, match=r"cannot be reached .*\.$") as failed:
         load_checkpoint("user/tiny")
     assert time.monotonic() - start < 2 * SECONDS
+    assert len(str(failed.value)) < 300 and "\n" not in str(failed.value)

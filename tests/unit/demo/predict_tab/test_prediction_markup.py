@@ -1,5 +1,6 @@
 """What the page shows of a model: its facts, its labels, and its card as text."""
 
+import re
 from html.parser import HTMLParser
 
 from helpers.hostile import CARD
@@ -18,6 +19,13 @@ def test_the_facts_of_a_model_distinguish_a_crop_from_a_resize_of_both_sides() -
     assert "224 × 224 pixels, 87.5% centre crop" in prediction_markup.render_model(cropped, None, request)
     html = prediction_markup.render_model(squashed, None, request)
     assert "224 × 224 pixels, both sides resized" in html and "centre crop" not in html
+
+
+def test_the_line_of_a_model_names_labels_from_all_over_its_list() -> None:
+    for classes, shown in ((0, []), (1, [0]), (3, [0, 1, 2]), (5, [0, 1, 2, 3]), (1000, [0, 250, 500, 750])):
+        config = ResNetConfig(id2label={index: f"kind {index}" for index in range(classes)})
+        html = prediction_markup.render_summary(config, "m", "Title", "", "", from_browser())
+        assert re.findall(r"kind (\d+)", html) == [str(index) for index in shown]
 
 
 def test_all_labels_of_a_model_can_be_searched() -> None:

@@ -274,7 +274,7 @@ def test_a_worker_may_use_nine_tenths_of_the_free_memory(
 ) -> None:
     commands: list[list[str]] = []
     monkeypatch.setattr(scheduler_module.subprocess, "Popen", lambda command, **_: commands.append(command))
-    monkeypatch.setattr(scheduler_module, "measure_free_memory", lambda: 1000)
+    monkeypatch.setattr(scheduler_module, "measure_free_memory", lambda for_new_process: 1000 * for_new_process)
     WorkerProcess(made(runs, data), math.inf)
     assert "--max-memory=900" in commands[0]
 

@@ -83,7 +83,7 @@ def build_front_matter(hardware: str = HARDWARE[0]) -> dict[str, Any]:
         "hf_oauth": True,
         "hf_oauth_scopes": ["contribute-repos"],
         "suggested_hardware": hardware,
-        "preload_from_hub": [f"{model} {CONFIG_FILE},{WEIGHTS_FILE}" for model in models],
+        "preload_from_hub": [f"{model} {CONFIG_FILE},{WEIGHTS_FILE},{CARD_FILE}" for model in models],
     }
 
 

@@ -5,13 +5,15 @@
     python scripts/distill.py teacher --work distill --views 3
     python scripts/distill.py train   --work distill --base weights/resnet18-imagenet --size 96 --hours 8
     python scripts/distill.py train   --work distill --size 128 --cooldown 2000
-    python scripts/distill.py save    --work distill --folder weights/resnet18-imagenet
+    python scripts/distill.py save    --work distill --folder weights/resnet18-imagenet --validation validation.parquet
 
 The first base was version 0.1's `weights/resnet18-tiny-imagenet`, which is in the history of this repository.
 
-Each command resumes where it was stopped: the images are decoded once, the teacher's logits are computed a chunk at a
-time, the training saves its state every few minutes. `--teacher-logits` takes logits that another teacher has
-computed: a folder of `view-0.npy`, `view-1.npy`, ..., each float16 (images, 1000).
+`teacher` and `train` resume where they were stopped: the logits are computed a chunk at a time, the training saves its
+state every few minutes. `--teacher-logits` takes logits that another teacher has computed: a folder of `view-0.npy`,
+`view-1.npy`, ..., each float16 (images, 1000), of the crops that `Images.boxes` gives, and of `view-center.npy` for
+the central squares of the images that `images.json` lists as held out. The model card then leaves out what it says of
+our teacher and images.
 
 Teacher and student see the same crops ("function matching", https://arxiv.org/abs/2106.05237): view v of an image is
 computed from (seed, v), and the teacher's logits of it are stored. The loss is the divergence at temperature 1 and, so
@@ -50,7 +52,7 @@ from resnet_hub.images.load import list_images, load_image
 CLASSES = 1000
 SHORT_SIDE = 144  # pixels
 MAX_RATIO = 2.0  # long side over short side; what is longer is cut
-HELD_OUT = 3000  # images that are not trained on
+HELD_OUT = 3000  # images that are not trained on, at most a tenth
 TEMPERATURE = 3.0  # of the second half of the loss
 COMPONENTS = 128  # of the teacher's logits that the student's features predict
 CHUNK = 64  # images that the teacher sees at a time
@@ -124,7 +126,7 @@ def prepare_images(work: Path, folders: list[Path]) -> None:
                 waiting = []
     # Images without a label are held out: the metrics are about those.
     unlabelled = np.array([index for index, label in enumerate(labels) if not label])
-    held_out = np.sort(np.random.default_rng(0).permutation(unlabelled)[:HELD_OUT])
+    held_out = np.sort(np.random.default_rng(0).permutation(unlabelled)[: min(HELD_OUT, len(sizes) // 10)])
     content = {"sizes": np.array(sizes).tolist(), "labels": labels, "held_out": held_out.tolist()}
     (work / "images.json").write_text(json.dumps(content))
     print(f"{len(sizes)} images, {skipped} could not be read, {len(held_out)} held out")
@@ -365,6 +367,8 @@ class Store:
             self.logits.append(np.load(path, mmap_mode="r"))
         if not self.logits:
             raise SystemExit(f"There are no logits in {logits}; run the teacher first.")
+        if any(len(view) != len(images) for view in self.logits):
+            raise SystemExit(f"The logits in {logits} are not of the {len(images)} images; compute them again.")
         self.boxes = [images.boxes(view) for view in range(len(self.logits))]
         classes = find_classes(sorted(set(images.labels) - {""}))
         self.targets = np.array([classes.get(label, -1) for label in images.labels])
@@ -426,7 +430,10 @@ class Validation:
 
     def __init__(self, images: Images, logits: Path, validation: Path | None, most: int = 2000):
         self.images = images
-        self.teacher_scores = torch.from_numpy(np.load(logits / "view-center.npy").astype(np.float32)).softmax(1)
+        center = logits / "view-center.npy"
+        if not center.is_file():
+            raise SystemExit(f"{center} is missing: the teacher's logits of the images held out.")
+        self.teacher_scores = torch.from_numpy(np.load(center).astype(np.float32)).softmax(1)
         self.validation: list[Image.Image] = []
         self.targets = torch.empty(0)
         if validation:
@@ -457,6 +464,7 @@ class Validation:
             "agreement": float(agrees.mean()),
             "agreement_over_classes": float(per_class.mean()),
             "agreement_where_sure": float(agrees[sure].mean()),
+            "held_out": len(agrees),
         }
         if self.validation:
             crops = [image.resize((size, size), Image.Resampling.BICUBIC) for image in self.validation]
@@ -509,6 +517,7 @@ def train(args: argparse.Namespace) -> None:
         if args.cooldown:
             left = 1 - (student.step - cooldown_from) / args.cooldown
             if left <= 0:
+                print(f"The rate is at 0; remove {cooled} for another cooldown.")
                 break
             rate = args.rate * left
         for group in student.optimizer.param_groups:
@@ -633,7 +642,11 @@ def save(args: argparse.Namespace) -> None:
     stores += [Store(Images(more), more / "logits") for more in args.more]
     learned = sum(store.count_classes() for store in stores)
     count = sum(len(store.train) for store in stores)
-    content = describe(fit, caution, metrics, count, student.step, args)
+    if args.teacher_logits:
+        text = f"Distilled from another model's logits of {count:,} images in {student.step:,} steps."
+        content = CardContent(title="A distilled ResNet", training=text)
+    else:
+        content = describe(fit, caution, metrics, count, student.step, args)
     content = replace(content, **rate_classes(model.config.labels, logits.argmax(1), targets, learned))
     model.save_pretrained(args.folder, card=content, dtype="float16")
 
@@ -660,7 +673,7 @@ logits of random crops of {count:,} images in {step + args.steps_before:,} steps
 training). The images are those of Tiny ImageNet's training split, with their labels too, and unlabelled photos of
 research data sets.
 
-On {HELD_OUT:,} photos held out, its first label is the teacher's for {metrics["agreement"]:.1%}, and for
+On {metrics["held_out"]:,} photos held out, its first label is the teacher's for {metrics["agreement"]:.1%}, and for
 {metrics["agreement_where_sure"]:.1%} of those that the teacher gives a score above 0.5.
 
 The accuracy of each class is of Tiny ImageNet's validation images and of the held-out photos together; of the latter
@@ -683,8 +696,9 @@ shows none of them."""
     return CardContent(
         title="ResNet-18 for 1,000 everyday things and animals",
         summary="Labels photos with one of ImageNet's 1,000 labels, offline and quickly: a standard ResNet-18 "
-        "([He et al. 2015](https://arxiv.org/abs/1512.03385)) at 128 pixels, distilled from EfficientNet-Lite2. It is "
-        "the model that resnet_hub brings along, and a base to train from. For research, not for commercial use.",
+        f"([He et al. 2015](https://arxiv.org/abs/1512.03385)) at {args.measure_size} pixels, distilled from "
+        "EfficientNet-Lite2. It is the model that resnet_hub brings along, and a base to train from. For research, not "
+        "for commercial use.",
         license="cc-by-nc-4.0",
         datasets=("zh-plus/tiny-imagenet",),
         dataset_name="Tiny ImageNet, whose 200 classes are among the 1,000 labels",
@@ -723,6 +737,10 @@ def main() -> None:
     parser.add_argument("--precision", type=float, default=0.75, help="share of right labels among those called sure")
     parser.add_argument("--folder", type=Path, help="checkpoint folder to write")
     args = parser.parse_args()
+    if args.command == "images" and not args.images:
+        parser.error("images needs --images")
+    if args.command == "save" and not args.folder:
+        parser.error("save needs --folder")
     if args.command == "images":
         prepare_images(args.work, args.images)
     elif args.command == "teacher":

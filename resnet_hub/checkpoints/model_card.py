@@ -61,6 +61,11 @@ class CardContent:
     limits: str = ""
     image_files: Sequence[str] = ()  # names of image files in the folder
 
+    @property
+    def terms(self) -> str:
+        """What the licence forbids, in a sentence with the way out."""
+        return describe_terms(self.license)
+
 
 def render_card(
     config: ResNetConfig,
@@ -163,6 +168,16 @@ def add_int8_section(card: str, record: CalibrationRecord) -> str:
     before, use, after = _INT8_SECTION.sub("", parsed.body).partition(_USE)
     section = _render("int8_section.md", record=record)
     return _compose(parsed._replace(body=f"{before}{section}\n\n{use}{after}"))
+
+
+def describe_terms(license: str | None) -> str:
+    """Returns what a licence forbids, in a sentence with the way out; "" if it allows commercial use, or is unknown."""
+    if "-nc" not in (license or "").lower():
+        return ""
+    return (
+        f"The licence {license} does not allow commercial use of the model, nor of models trained from it; for that, "
+        "train from another base, such as timm/resnet18.a1_in1k (Apache-2.0)."
+    )
 
 
 def read_license(card: str) -> str | None:

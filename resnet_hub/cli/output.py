@@ -1,5 +1,6 @@
 """Terminal output of commands: safe text, aligned rows, a progress bar."""
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,15 @@ def print_table(rows: Iterable[Sequence[str | Path]], right: Collection[int] = (
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
+
+
+def print_terms(folder: Path) -> None:
+    """Print to stderr what the licence of a checkpoint folder forbids, if it does."""
+    from resnet_hub.checkpoints.load import read_card
+    from resnet_hub.checkpoints.model_card import describe_terms, read_license
+
+    if terms := describe_terms(read_license(read_card(folder) or "")):
+        print(escape(terms), file=sys.stderr)
 
 
 @contextmanager

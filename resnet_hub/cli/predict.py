@@ -5,10 +5,10 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resnet_hub.atomic import open_atomic
-from resnet_hub.bundled_models import DEFAULT_MODEL
+from resnet_hub.bundled_models import DEFAULT_MODEL, find_default_model
 from resnet_hub.checkpoints.default_model import PREDICT_MODEL, choose_default_model
 from resnet_hub.cli import options, output
 from resnet_hub.errors import CheckpointError, ImageError
@@ -50,7 +50,7 @@ def run(arguments: options.Arguments) -> int:
     if arguments.model:
         classify = Classifier.from_pretrained(arguments.model, revision=arguments.revision, **settings)
     else:
-        classify = Classifier.from_pretrained(_choose_default_model(arguments), local_files_only=True, **settings)
+        classify = _load_default_model(arguments, settings)
     if title := read_heading(classify.model.card or "").title:
         print(f"title: {output.escape(title)}", file=sys.stderr)
     paths = [path for item in arguments.images for path in _list_images(item)]
@@ -110,11 +110,24 @@ def _list_images(item: Path) -> list[Path]:
         return [item]
 
 
-def _choose_default_model(arguments: options.Arguments) -> str | Path:
-    """Return the model to use if the command names none, which is on this disk, and print its name to stderr."""
+def _load_default_model(arguments: options.Arguments, settings: dict[str, Any]) -> "Classifier":
+    """Load the model to use if the command names none, and print its name to stderr.
+
+    It is the included one if the preferred one cannot serve, such as one with damaged weights or without a head.
+    """
+    from resnet_hub.inference.classifier import Classifier
+
     if arguments.revision:
         raise CheckpointError("--revision is a version of the Hub model that --model names. Add that, or leave it out.")
     source, reason = choose_default_model("predict")
-    text = f"model: {source}" if reason is None else f"using the included model {Path(source).name}: {reason}"
-    print(text, file=sys.stderr)
-    return source
+    if reason is None:
+        try:
+            classify = Classifier.from_pretrained(source, local_files_only=True, **settings)
+            print(f"model: {source}", file=sys.stderr)
+            return classify
+        except CheckpointError as error:
+            if source == (included := find_default_model()):
+                raise
+            source, reason = included, str(error)
+    print(f"using the included model {Path(source).name}: {reason}", file=sys.stderr)
+    return Classifier.from_pretrained(source, local_files_only=True, **settings)

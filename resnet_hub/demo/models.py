@@ -64,6 +64,10 @@ class Models:
         self._added[name] = Path(source) if is_local else source
         return name
 
+    def remove(self, name: str) -> None:
+        """Offer an added model no longer."""
+        self._added.pop(name, None)
+
     def source(self, name: str) -> str | Path:
         """The folder or the Hub id behind a name.
 
@@ -251,7 +255,11 @@ class DefaultModels:
                 name = self.models.add(source)
                 if purpose == "predict":
                     self.models.warm_up(name)
-                    self.models.get(name)  # raises what prevents it from serving
+                    try:
+                        self.models.get(name)
+                    except ResNetHubError:  # what prevents it from serving
+                        self.models.remove(name)
+                        raise
                 self._names[purpose] = name
         except ResNetHubError as error:
             reason = str(error)

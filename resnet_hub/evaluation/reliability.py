@@ -82,8 +82,16 @@ def fit_reliability(
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
-    """Returns the number to divide logits (N, classes) by so that their cross-entropy with the targets is lowest."""
-    losses = torch.stack([F.cross_entropy(logits / temperature, targets) for temperature in _TEMPERATURES])
+    """Returns the number to divide logits (N, classes) by so that their cross-entropy with the targets is lowest.
+
+    A target has a probability of (N + 1) / (N + 2), as in Platt's scaling: without a mistake among few images, all
+    scores would become 1 else.
+    """
+    count, classes = logits.shape
+    smoothing = min(1.0, classes / (max(1, classes - 1) * (count + 2)))
+    losses = torch.stack(
+        [F.cross_entropy(logits / divisor, targets, label_smoothing=smoothing) for divisor in _TEMPERATURES]
+    )
     return float(_TEMPERATURES[losses.argmin()])
 
 

@@ -130,7 +130,8 @@ class Classifier:
         exact: Whether large images are preprocessed exactly as `transform` does, which is slower.
 
     Raises:
-        ResNetHubError: If the model has no head, cannot run on the device or in int8, or if memory is full.
+        CheckpointError: If the model has no head.
+        ResNetHubError: If it cannot run on the device or in int8, or if memory is full.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class Classifier:
         if precision not in get_args(Precision):
             raise ResNetHubError(f"precision is {precision!r}; choose one of {', '.join(get_args(Precision))}.")
         if not model.config.num_classes:
-            raise ResNetHubError("The model has no head and so no classes; load it with id2label= or num_classes=.")
+            raise CheckpointError("The model has no head and so no classes; load it with id2label= or num_classes=.")
         self.transform = eval_transform(model.config)
         self._transform = eval_transform(model.config, exact=exact)
         self.decode_size = None if exact else max(_DECODE_FACTOR * model.config.resize_size, _MIN_DECODE_SIZE)

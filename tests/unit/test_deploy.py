@@ -84,7 +84,7 @@ def test_the_front_matter_fits_the_installed_gradio_and_the_page() -> None:
     assert gradio.extras == {"oauth"} and front_matter["hf_oauth"] is True
     assert front_matter["hf_oauth_scopes"] == ["contribute-repos"]
     assert front_matter["suggested_hardware"] == "t4-small"
-    assert "timm/resnet50.a1_in1k config.json,model.safetensors" in front_matter["preload_from_hub"]
+    assert "timm/resnet50.a1_in1k config.json,model.safetensors,README.md" in front_matter["preload_from_hub"]
     assert len(front_matter["short_description"]) <= 60  # what the Hub accepts
     card = build_space("t4-small")["README.md"]
     assert isinstance(card, bytes) and read_front_matter(card) == front_matter

@@ -13,7 +13,7 @@ from helpers import ROOT
 from resnet_hub import cli
 from resnet_hub.bundled_models import DEFAULT_MODEL
 from resnet_hub.checkpoints.default_model import BASE_ON_CPU, BASE_ON_GPU, PREDICT_MODEL
-from resnet_hub.checkpoints.save import CONFIG_FILE, WEIGHTS_FILE
+from resnet_hub.checkpoints.save import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -51,7 +51,7 @@ def test_the_readme_uses_the_default_models() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f'from_pretrained("weights/{DEFAULT_MODEL}")' in readme
     preloaded = yaml.safe_load(readme.split("---")[1])["preload_from_hub"]
-    files = f"{CONFIG_FILE},{WEIGHTS_FILE}"
+    files = f"{CONFIG_FILE},{WEIGHTS_FILE},{CARD_FILE}"
     assert {*preloaded} == {f"{repo} {files}" for repo in (PREDICT_MODEL, BASE_ON_CPU, BASE_ON_GPU)}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from resnet_hub.checkpoints.model_card import read_license
+from resnet_hub.checkpoints.model_card import read_heading, read_license
 from resnet_hub.demo.i18n import translate, translate_label, translate_text
 from resnet_hub.demo.licenses import name_license
 from resnet_hub.demo.markup import encode_jpeg, render, shorten_label
@@ -27,7 +27,6 @@ _LABELS_IN_SUMMARY, _LABELS_IN_FACTS = 4, 5  # of a model
 _LABELS_SEARCHED = 5_000  # most that the page lists for its search
 _FRONT_MATTER = re.compile(r"\A\s*---\s*\n.*?\n---\s*(\n|\Z)", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
 _DETAILS = re.compile("<p>&lt;details&gt;&lt;summary&gt;([^<>]*)&lt;/summary&gt;</p>")  # as Markdown shows it
 _VERDICTS = {"not sure": "not_sure", "none": "none_of_these"}  # messages
 
@@ -46,12 +45,13 @@ def render_summary(config: "ResNetConfig", model: str, title: str, card: str, qu
     count = min(_LABELS_IN_SUMMARY, config.num_classes)  # from all over the list: neighbours are alike
     labels = [name_label(config.labels[i * config.num_classes // count], request) for i in range(count)]
     some, license = translate(request, "comma").join(labels), read_license(card)
+    heading = read_heading(card[:_MAX_CARD]).title
     key = "purpose_many" if config.num_classes > _LABELS_IN_SUMMARY else "purpose"
     return render(
         "summary.html",
         request,
         model=model,
-        title=translate_text(request, _find_title(card)) if query and _find_title(card) else title,
+        title=translate_text(request, heading) if query and heading else title,
         purpose=translate(request, key, count=f"{config.num_classes:,}", some=some),
         license=name_license(license, request),
         parameters=f"{config.num_parameters / 1e6:,.1f}",
@@ -64,11 +64,6 @@ def render_model(config: "ResNetConfig", url: str | None, request: gr.Request) -
     labels = ", ".join(map(shorten_label, config.labels[:_LABELS_IN_FACTS]))
     limits = {"labels_shown": _LABELS_IN_FACTS, "labels_searched": _LABELS_SEARCHED}
     return render("model.html", request, config=config, url=url, labels=labels, **limits)
-
-
-def _find_title(card: str) -> str:
-    match = _TITLE.search(_FRONT_MATTER.sub("", card[:_MAX_CARD], count=1))
-    return re.sub(r"[`*\\]", "", match[1]).strip()[:120] if match else ""
 
 
 def render_card(card: str, request: gr.Request) -> str:

@@ -233,6 +233,40 @@ def test_predict_uses_the_preferred_model_if_the_hub_has_it(
     assert lines == run(capfd, "predict", images, "--model", model)[1]
 
 
+@pytest.mark.parametrize("damage", ["no head", "cut weights"])
+def test_predict_uses_the_included_model_if_the_preferred_one_cannot_serve(
+    capfd: pytest.CaptureFixture[str], model: Path, images: Path, tmp_path: Path, monkeypatch: Any, damage: str
+) -> None:
+    preferred = ResNet.from_pretrained(model)
+    if damage == "no head":
+        preferred.reset_head()
+    folder = preferred.save_pretrained(tmp_path / "preferred")
+    if damage == "cut weights":
+        weights = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(weights[:-8])
+    monkeypatch.setenv("RESNET_HUB_MODEL", str(folder))
+    monkeypatch.setattr("resnet_hub.bundled_models.SHELF", model.parent)
+    monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", model.name)
+    code, lines, errors = run(capfd, "predict", images)
+    assert code == 0 and errors[0].startswith(f"using the included model {model.name}: ")
+    assert lines == run(capfd, "predict", images, "--model", model)[1]
+
+
+def test_the_terms_of_a_licence_are_said_before_a_push(
+    capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    network = ResNet.from_pretrained(model)
+    network.card = None
+    folder = network.save_pretrained(tmp_path / "bound", card=CardContent(license="cc-by-nc-4.0"))
+    said = "The licence cc-by-nc-4.0 does not allow commercial use of the model, nor of models trained from it"
+    assert said in (folder / "README.md").read_text(encoding="utf-8")
+    code, _, errors = run(capfd, "push", folder, "user/bound", "--dry-run")
+    assert code == 0 and errors[0].startswith(said)
+    free = network.save_pretrained(tmp_path / "free", card=CardContent(license="apache-2.0"))
+    assert "commercial" not in (free / "README.md").read_text(encoding="utf-8")
+    assert run(capfd, "push", free, "user/free", "--dry-run")[2] == []
+
+
 def test_the_default_model_is_on_the_shelf(
     capfd: pytest.CaptureFixture[str], model: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,15 @@ def test_a_repo_that_is_no_resnet_never_serves(hub: Hub, watched: DefaultModels)
     assert watched.get("predict") == "embedded" and watched.models.names() == ["embedded"]
 
 
+def test_a_model_without_a_head_is_not_offered(hub: Hub, watched: DefaultModels, tmp_path: Path) -> None:
+    model = ResNet.from_pretrained(tmp_path / "shelf" / "embedded")
+    model.reset_head()
+    publish(hub, model.save_pretrained(tmp_path / "headless"), BETTER)
+    wait(lambda: sum(f"/{BETTER}/" in request for request in hub.requests) > 2, 20)
+    wait(lambda: watched.models.names() == ["embedded"], 20)
+    assert watched.get("predict") == "embedded"
+
+
 def test_offline_no_request_reaches_the_hub(
     hub: Hub, defaults: DefaultModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

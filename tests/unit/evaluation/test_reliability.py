@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import ROOT
 from PIL import Image
+from torch.nn import functional as F
 
 from resnet_hub.config import NOT_SURE_BELOW, Reliability, ResNetConfig
 from resnet_hub.errors import ConfigError
@@ -38,6 +39,14 @@ def draw_logits(count: int = 4000, classes: int = 3) -> tuple[torch.Tensor, torc
 def test_the_temperature_makes_scores_honest(factor: float) -> None:
     logits, targets = draw_logits()
     assert fit_temperature(factor * logits, targets) == pytest.approx(factor, rel=0.08)
+
+
+@pytest.mark.parametrize("count", [24, 200])
+def test_a_few_images_without_a_mistake_do_not_make_scores_certain(count: int) -> None:
+    targets = torch.arange(count) % 2
+    logits = 3 * F.one_hot(targets, 2).float()
+    scores = (logits / fit_temperature(logits, targets)).softmax(1).amax(1)
+    assert scores.mean() == pytest.approx((count + 1) / (count + 2), abs=0.003)
 
 
 def test_the_threshold_is_the_lowest_with_that_precision() -> None:

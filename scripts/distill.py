@@ -623,6 +623,24 @@ def readable_labels() -> list[str]:
     return labels
 
 
+@torch.no_grad()
+def match_norms(model: ResNet, base: ResNet) -> None:
+    """Gives each convolution the norm that it has in `base`, and its BatchNorm the statistics for that: outputs stay.
+
+    SGD lets the norms grow. A fine-tuning by Adam has steps of a fixed size, so its rate would suit no longer
+    (docs/log.md).
+    """
+    norms = dict(model.named_modules())
+    earlier = dict(base.named_modules())
+    for name, module in list(norms.items()):
+        if isinstance(module, torch.nn.Conv2d):
+            scale = earlier[name].weight.norm() / module.weight.norm()
+            norm = norms[name.replace("downsample.0", "downsample.1").replace("conv", "bn")]
+            module.weight.mul_(scale)
+            norm.running_mean.mul_(scale)
+            norm.running_var.mul_(scale**2)
+
+
 def save(args: argparse.Namespace) -> None:
     """Writes the averaged weights, with their model card, as a checkpoint folder in half precision."""
     images = Images(args.work)
@@ -632,6 +650,9 @@ def save(args: argparse.Namespace) -> None:
     model = student.averaged()
     model.config = replace(model.config, image_size=args.measure_size, crop_pct=1.0)
     model.card = None
+    base = ResNet.from_pretrained(args.base)
+    if base.config.architecture == model.config.architecture:
+        match_norms(model, base)
     validation = Validation(images, args.teacher_logits or args.work / "logits", args.validation, most=10_000)
     logits, targets = validation.compute_logits(model, args.measure_size)
     fit, caution = calibrate(model, validation, logits, targets, args.precision)

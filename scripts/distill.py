@@ -630,13 +630,11 @@ def match_norms(model: ResNet, base: ResNet) -> None:
     SGD lets the norms grow. A fine-tuning by Adam has steps of a fixed size, so its rate would suit no longer
     (docs/log.md).
     """
-    norms = dict(model.named_modules())
-    earlier = dict(base.named_modules())
-    for name, module in list(norms.items()):
-        if isinstance(module, torch.nn.Conv2d):
-            scale = earlier[name].weight.norm() / module.weight.norm()
-            norm = norms[name.replace("downsample.0", "downsample.1").replace("conv", "bn")]
-            module.weight.mul_(scale)
+    for name, convolution in model.named_modules():
+        if isinstance(convolution, torch.nn.Conv2d):
+            scale = base.get_submodule(name).weight.norm() / convolution.weight.norm()
+            norm = model.get_submodule(name.replace("downsample.0", "downsample.1").replace("conv", "bn"))
+            convolution.weight.mul_(scale)
             norm.running_mean.mul_(scale)
             norm.running_var.mul_(scale**2)
 

@@ -62,9 +62,9 @@ class CardContent:
     image_files: Sequence[str] = ()  # names of image files in the folder
 
     @property
-    def terms(self) -> str:
+    def restriction(self) -> str:
         """What the licence forbids, in a sentence with the way out."""
-        return describe_terms(self.license)
+        return describe_restriction(self.license)
 
 
 def render_card(
@@ -170,7 +170,7 @@ def add_int8_section(card: str, record: CalibrationRecord) -> str:
     return _compose(parsed._replace(body=f"{before}{section}\n\n{use}{after}"))
 
 
-def describe_terms(license: str | None) -> str:
+def describe_restriction(license: str | None) -> str:
     """Returns what a licence forbids, in a sentence with the way out; "" if it allows commercial use, or is unknown."""
     if "-nc" not in (license or "").lower():
         return ""

@@ -24,13 +24,13 @@ def print_table(rows: Iterable[Sequence[str | Path]], right: Collection[int] = (
         print("  ".join(cells).rstrip())
 
 
-def print_terms(folder: Path) -> None:
+def print_restriction(folder: Path) -> None:
     """Print to stderr what the licence of a checkpoint folder forbids, if it does."""
     from resnet_hub.checkpoints.load import read_card
-    from resnet_hub.checkpoints.model_card import describe_terms, read_license
+    from resnet_hub.checkpoints.model_card import describe_restriction, read_license
 
-    if terms := describe_terms(read_license(read_card(folder) or "")):
-        print(escape(terms), file=sys.stderr)
+    if restriction := describe_restriction(read_license(read_card(folder) or "")):
+        print(escape(restriction), file=sys.stderr)
 
 
 @contextmanager

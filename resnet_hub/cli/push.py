@@ -35,7 +35,7 @@ def run(arguments: options.Arguments) -> int:
     selection = select_upload_files(folder, arguments.include)
     if selection.skipped:
         print(f"not uploaded: {', '.join(map(output.escape, selection.skipped))}", file=sys.stderr)
-    output.print_terms(folder)
+    output.print_restriction(folder)
     if arguments.dry_run:
         print(*map(output.escape, selection.files), sep="\n")
         return 0

@@ -290,7 +290,7 @@ def _print_events(run_events: Iterator[events.Event], *, as_json: bool) -> int:
     if isinstance(event, events.Failed):
         raise TrainingError(event.reason)
     if isinstance(event, events.Finished) and is_main:
-        output.print_terms(Path(event.model))
+        output.print_restriction(Path(event.model))
     if isinstance(event, events.Stopped):
         return 0 if event.is_at_limit else 130
     return 1 if unreadable else 0

@@ -49,7 +49,7 @@ def check_precision(config: TrainConfig, device: torch.device) -> None:
         raise TrainingError("fp16 needs a GPU; choose bf16 or no.")
 
 
-def multiplies_in_bf16(accelerator: Any) -> bool:
+def evaluates_in_bf16(accelerator: Any) -> bool:
     """Whether a run on the CPU evaluates in bfloat16: where its steps do, without a measurement, so that it repeats."""
     return bool(accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu")
 

@@ -24,8 +24,8 @@ from resnet_hub.training.accelerator import (
     agree_to_stop,
     create_accelerator,
     decide_once,
+    evaluates_in_bf16,
     mean_over_processes,
-    multiplies_in_bf16,
     synchronize_batch_norm,
 )
 from resnet_hub.training.augmentation import BatchTransform
@@ -319,7 +319,7 @@ class Trainer:
             self.transform,
             self.inputs.loader,
             self.run.features if self.is_main else None,
-            in_bf16=multiplies_in_bf16(self.accelerator),
+            in_bf16=evaluates_in_bf16(self.accelerator),
             mirrored=not self.epochs,
         )
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from resnet_hub.inference.engines import create_bf16_engine
 from resnet_hub.inference.onnx_graph import fold_batchnorm
 from resnet_hub.model import ResNet
-from resnet_hub.training.accelerator import multiplies_in_bf16
+from resnet_hub.training.accelerator import evaluates_in_bf16
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.events import Sample
 from resnet_hub.training.gpu_memory import ChunkedFunction
@@ -63,7 +63,7 @@ class ValidationSet:
     def _prepare_forward(self, model: ResNet) -> Callable[[Tensor], Tensor]:
         """Returns a function from pixels to logits on the CPU."""
         model.eval()
-        engine = create_bf16_engine(fold_batchnorm(model)) if multiplies_in_bf16(self.accelerator) else None
+        engine = create_bf16_engine(fold_batchnorm(model)) if evaluates_in_bf16(self.accelerator) else None
 
         def forward(pixels: Tensor) -> Tensor:
             with torch.inference_mode():

@@ -46,13 +46,6 @@ def show_inside(page: Page) -> None:
     expect(page.locator("#inside-drawing svg")).to_be_visible()
 
 
-@pytest.fixture(scope="module")
-def tab(browser: Browser) -> Iterator[Page]:
-    tab = open_page(browser, "about:blank")
-    yield tab
-    tab.close()
-
-
 @pytest.fixture
 def page(tab: Page, address: str) -> Iterator[Page]:
     """The page as a newcomer opens it."""

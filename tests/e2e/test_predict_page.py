@@ -118,13 +118,6 @@ def visit(browser: Browser, address: str, *, width: int = 1280, locale: str = "e
     return page
 
 
-@pytest.fixture(scope="module")
-def tab(browser: Browser) -> Iterator[Page]:
-    tab = open_page(browser, "about:blank")
-    yield tab
-    tab.close()
-
-
 @pytest.fixture
 def page(tab: Page, address: str) -> Iterator[Page]:
     """The page as a newcomer opens it."""

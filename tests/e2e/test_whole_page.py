@@ -45,13 +45,6 @@ def address(folder: Path) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module")
-def tab(browser: Browser) -> Iterator[Page]:
-    tab = open_page(browser, "about:blank")
-    yield tab
-    tab.close()
-
-
 @pytest.fixture
 def page(tab: Page, address: str) -> Iterator[Page]:
     """The page as a newcomer opens it."""

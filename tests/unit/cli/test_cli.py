@@ -193,8 +193,8 @@ def test_results_are_streamed_and_ctrl_c_exits_without_a_traceback(model: Path, 
         assert process.stdout.readline().startswith(bytes(images / "a.png"))
         process.send_signal(signal.SIGINT)
         lines = process.stdout.readlines()
-        (title,) = process.stderr.readlines()
-        assert title.startswith(b"title: ")
+        errors = process.stderr.readlines()
+        assert len(errors) == 1 and errors[0].startswith(b"title: "), errors
         assert process.wait() == 130
     assert len(lines) < 14_000
 

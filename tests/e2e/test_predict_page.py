@@ -17,7 +17,7 @@ import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from helpers import ROOT
-from helpers.page import as_local_user, clear_tab, find_free_port, open_page, wait_for_server
+from helpers.page import as_local_user, clear_tab, open_page, wait_for_server
 from helpers.program import Program
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
@@ -88,10 +88,8 @@ def address(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     """The page as a newcomer starts it, in a process of its own; it must not print a traceback."""
     hub = ThreadingHTTPServer(("127.0.0.1", 0), HubSearch)
     threading.Thread(target=hub.serve_forever, daemon=True).start()
-    port = find_free_port()
     folder = tmp_path_factory.mktemp("server")
     settings = {
-        "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
         "HF_HOME": str(folder / "hub"),
         "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
@@ -102,8 +100,7 @@ def address(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     program = "import sys; from resnet_hub.demo import build, launch; launch(build(sys.argv[1]))"
     server = Program(program, str(shelf), cwd=folder, env=os.environ | settings, output=folder / "log")
     try:
-        wait_for_server(server, port, folder / "log")
-        yield f"http://127.0.0.1:{port}"
+        yield wait_for_server(server, folder / "log")
     finally:
         server.terminate()
         server.wait(10)

@@ -2,9 +2,9 @@
 
 import json
 import os
+import re
 import secrets
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,12 +25,6 @@ from resnet_hub.demo.runs.run import PageRun, configure
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.runs.store import RunStore
 from resnet_hub.demo.space import note_local_user
-
-
-def find_free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def open_page(browser: Browser, address: str, *, width: int = 1280, locale: str = "en-US") -> Page:
@@ -56,17 +50,24 @@ def clear_tab(page: Page) -> None:
 
 
 class Server(Protocol):
+    pid: int
+
     def poll(self) -> int | None: ...
 
 
-def wait_for_server(server: Server, port: int, log: Path) -> None:
-    """Wait until the server listens; fail with its log if it ends."""
-    for _ in range(3000):
-        assert server.poll() is None, log.read_text()
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+def wait_for_server(server: Server, log: Path) -> str:
+    """Wait until the page is served, and return its address, of which Gradio chooses the port.
+
+    Fail with the server's log if it ends, and with its stack, too, if it hangs.
+    """
+    for _ in range(2400):
+        if address := re.search(r"Running on local URL: *(http\S+)", said := log.read_text() if log.exists() else ""):
+            return address[1]
+        assert server.poll() is None, said
         time.sleep(0.1)
+    os.kill(server.pid, signal.SIGABRT)
+    wait(lambda: server.poll() is not None, 30)
+    pytest.fail(f"The page is not served.\n{log.read_text()}")
 
 
 @contextmanager
@@ -75,9 +76,7 @@ def serving(folder: Path, program: str = "", *, is_attacked: bool = False, **set
 
     It must log no error that it did not expect either, unless it `is_attacked`, with values of other types.
     """
-    port = find_free_port()
     settings |= {
-        "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
         "RESNET_HUB_RUNS": str(folder / "runs"),
         "PYTHONPATH": str(ROOT),
@@ -85,8 +84,7 @@ def serving(folder: Path, program: str = "", *, is_attacked: bool = False, **set
     program += "\nfrom resnet_hub.demo import build, launch; launch(build('shelf'))"
     server = Program(program, cwd=folder, env=os.environ | settings, output=folder / "log")
     try:
-        wait_for_server(server, port, folder / "log")
-        yield f"http://127.0.0.1:{port}"
+        yield wait_for_server(server, folder / "log")
     finally:
         server.terminate()
         with suppress(TimeoutError):

@@ -4,6 +4,7 @@ PyTorch and what a web server consists of take the processor 4 s to load. What r
 (Gradio, huggingface_hub, datasets, this project) is loaded by each program.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -56,6 +57,7 @@ def _run(code: str, arguments: tuple[str, ...], cwd: Path, env: dict[str, str], 
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
         os.close(file)
+    faulthandler.enable()
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import httpx2
 import pytest
 from helpers import ROOT
 from helpers.data import encode_image, save_base, write_zip
+from helpers.page import wait_for_server
 from helpers.program import Program
 from PIL import Image
 
@@ -48,11 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def site(folder: Path) -> Iterator[httpx2.Client]:
     """A client without manners, at the page."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     settings = {
-        "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
         "RESNET_HUB_RUNS": str(folder / "runs"),
         "RESNET_HUB_LOG": "info",
@@ -61,15 +57,9 @@ def site(folder: Path) -> Iterator[httpx2.Client]:
     program = "from resnet_hub.demo import build, launch; launch(build('shelf'))"
     server = Program(program, cwd=folder, env=os.environ | settings, output=folder / "log")
     try:
+        address = wait_for_server(server, folder / "log")
         limits = httpx2.Limits(max_keepalive_connections=0)  # the server ends idle ones, also while this process waits
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as client:
-            for _ in range(3000):
-                assert server.poll() is None, (folder / "log").read_text()
-                try:
-                    if client.get("/health").status_code == 200:
-                        break
-                except httpx2.TransportError:
-                    time.sleep(0.1)
+        with httpx2.Client(base_url=address, timeout=60, limits=limits) as client:
             yield client
     finally:
         server.terminate()

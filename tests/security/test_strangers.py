@@ -6,7 +6,6 @@ The page runs as a process of its own; its callers have no manners, which browse
 import http.client
 import os
 import re
-import secrets
 import signal
 from collections.abc import Iterator
 from hashlib import sha256
@@ -19,7 +18,7 @@ import psutil
 import pytest
 from helpers import ROOT
 from helpers.data import save_base, wait, write_zip
-from helpers.page import API, Caller, made, serving
+from helpers.page import API, Caller, made, serving, wait_for_server
 from helpers.program import Program
 
 from resnet_hub.demo.runs.run import configure
@@ -167,9 +166,7 @@ def test_runs_started_and_stopped_leave_nothing_behind(folder: Path, tmp_path: P
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_app(end: signal.Signals, folder: Path, tmp_path: Path) -> None:
-    port = 20_000 + secrets.randbelow(20_000)
     env = os.environ | {
-        "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(tmp_path / "uploads"),
         "RESNET_HUB_RUNS": str(tmp_path / "runs"),
         "PYTHONPATH": str(ROOT),
@@ -178,15 +175,7 @@ def test_workers_end_with_the_app(end: signal.Signals, folder: Path, tmp_path: P
     program += "from resnet_hub.demo import build, launch; launch(build('shelf'))"
     app = Program(program, cwd=folder, env=env, output=tmp_path / "log")
     try:
-
-        def up() -> bool:
-            try:
-                return httpx2.get(f"http://127.0.0.1:{port}/health").status_code == 200
-            except httpx2.TransportError:
-                return False
-
-        wait(up, 240)
-        caller = Caller(f"http://127.0.0.1:{port}")
+        caller = Caller(wait_for_server(app, tmp_path / "log"))
         caller.call("check_zip", caller.upload(folder / "anns-colours.zip"))
         caller.call("begin", caller.stored, "tiny", "finetune", 100)
         wait(lambda: "Epoch" in str(caller.call("watch")), 240)

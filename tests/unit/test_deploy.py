@@ -14,7 +14,7 @@ import yaml
 from gradio_client import Client, handle_file
 from helpers import ROOT
 from helpers.hub_server import READER, STRANGER, WRITER, Hub, Repo
-from helpers.page import find_free_port, wait_for_server
+from helpers.page import wait_for_server
 from packaging.requirements import Requirement
 
 from resnet_hub import package_files, requirements
@@ -60,15 +60,18 @@ def test_a_checkout_of_the_space_answers_without_secrets(hub: Hub, tmp_path: Pat
         (folder / name).write_bytes(content)
     (folder / "resnet_hub" / "version.py").write_text('__version__ = "0.0.7"\n')  # shows whose package runs
     settings = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "PYTHONPATH")}
-    settings |= {"SPACE_ID": "other/page", "GRADIO_SERVER_PORT": str(port := find_free_port())}
-    settings |= {"GRADIO_TEMP_DIR": str(tmp_path / "uploads"), "RESNET_HUB_RUNS": str(tmp_path / "runs")}
+    settings |= {
+        "SPACE_ID": "other/page",
+        "GRADIO_TEMP_DIR": str(tmp_path / "uploads"),
+        "RESNET_HUB_RUNS": str(tmp_path / "runs"),
+    }
     with (tmp_path / "log").open("w") as log:
         options: dict[str, Any] = {"cwd": folder, "env": settings, "stdout": log, "stderr": subprocess.STDOUT}
         with subprocess.Popen([sys.executable, "app.py"], **options) as server:
             try:
-                wait_for_server(server, port, tmp_path / "log")
-                health = httpx2.get(f"http://127.0.0.1:{port}/health", timeout=60)
-                client = Client(f"http://127.0.0.1:{port}", verbose=False, analytics_enabled=False)
+                address = wait_for_server(server, tmp_path / "log")
+                health = httpx2.get(f"{address}/health", timeout=60)
+                client = Client(address, verbose=False, analytics_enabled=False)
                 answer = client.predict(handle_file(PHOTO), api_name="/predict")
             finally:
                 server.terminate()

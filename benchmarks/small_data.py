@@ -5,7 +5,8 @@
 
 Each seed selects some of the classes, and `--photos` photos of each. A run holds out a fifth of them, to choose its
 epoch and its temperature. The metrics are on other photos of the same classes, which no run sees. `--photos 0` trains
-on nine tenths of the photos of all classes, as in the flowers benchmark.
+on nine tenths of the photos of all classes, as in the flowers benchmark. `--others` are photos that show none of the
+labels: how many of them pass for one, and how many of the measured photos are taken for "None of these".
 """
 
 import argparse
@@ -30,6 +31,8 @@ class Row(NamedTuple):
     error: float  # expected calibration error
     error_before: float  # without the temperature
     wrong_and_sure: float  # share of the photos with a wrong label and a score above `SURE`
+    lost: float  # share of the photos that are taken for none of the labels
+    passed: float  # share of other photos that are not
     cpu_seconds: float
 
 
@@ -51,12 +54,20 @@ def select_photos(data: Path, photos: int, seed: int, folder: Path) -> tuple[Pat
     return train, test
 
 
-def run(train_folder: Path, test_folder: Path, base: str, seed: int, options: dict[str, Any], folder: Path) -> Row:
-    """Trains on one folder and evaluates the saved model on the other."""
+def run(
+    train_folder: Path,
+    test_folder: Path,
+    others: list[Path],
+    base: str,
+    seed: int,
+    options: dict[str, Any],
+    folder: Path,
+) -> Row:
+    """Trains on one folder, and evaluates the saved model on the other and on photos of other things."""
     import torch
     from safetensors.torch import load_file
 
-    from resnet_hub import ResNet, TrainConfig, train
+    from resnet_hub import Classifier, ResNet, TrainConfig, train
     from resnet_hub.datasets.dataset import TRAIN
     from resnet_hub.datasets.load import load_dataset
     from resnet_hub.evaluation.evaluate import compute_outputs
@@ -81,12 +92,19 @@ def run(train_folder: Path, test_folder: Path, base: str, seed: int, options: di
         return scores.numpy(), (predicted == targets).numpy()
 
     scores, correct = rate(logits)
+    classify = Classifier.from_pretrained(paths.model)
+    lost, passed = (
+        np.mean([prediction.verdict == "none" for prediction in classify(iter(images))]) if images else np.nan
+        for images in (sorted(test_folder.rglob("*.jpg")), others)
+    )
     return Row(
         model.config.image_size,
         float(correct.mean()),
         compute_calibration_error(scores, correct),
         compute_calibration_error(*rate(logits * temperature)),
         float(((scores > SURE) & ~correct).mean()),
+        float(lost),
+        1 - float(passed),
         seconds,
     )
 
@@ -97,6 +115,8 @@ def main() -> None:
     parser.add_argument("--base", required=True, help="checkpoint folder")
     parser.add_argument("--photos", nargs="+", type=int, default=[25, 50], help="of each class; 0: all")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--others", type=Path, help="folder of photos of other things; default: not measured")
+    parser.add_argument("--num-others", type=int, default=500, help="of them, drawn by chance")
     parser.add_argument(
         "--options", nargs="+", default=["{}"], metavar="JSON", help="fields of TrainConfig, a run each"
     )
@@ -108,8 +128,11 @@ def main() -> None:
 
     print(f"{describe_hardware()}, torch {torch.__version__}, seeds 0 to {arguments.seeds - 1}")
     columns = ["photos of each class", "options", "size", "accuracy", "of each seed", "calibration error, before"]
-    columns += ["after", "wrong above 60%", "processor time"]
-    print(f"| {' | '.join(columns)} |", "|---:|---|---:|---:|---|---:|---:|---:|---:|", sep="\n", flush=True)
+    columns += ["after", "wrong above 60%", "lost", "others that pass", "processor time"]
+    print(f"| {' | '.join(columns)} |", f"|---:|---|---:|---:|---{'|---:' * 7}|", sep="\n", flush=True)
+    files = [path for path in sorted(arguments.others.rglob("*")) if path.is_file()] if arguments.others else []
+    drawn = np.random.default_rng(0).permutation(len(files))[: arguments.num_others]
+    others = [files[index] for index in drawn]
     with tempfile.TemporaryDirectory() as scratch:
         for photos in arguments.photos:
             folders = [select_photos(arguments.data, photos, seed, Path(scratch)) for seed in range(arguments.seeds)]
@@ -117,13 +140,14 @@ def main() -> None:
                 rows = []
                 for seed, (train, test) in enumerate(folders):
                     folder = Path(scratch, f"run-{photos}-{number}-{seed}")
-                    rows.append(run(train, test, arguments.base, seed, json.loads(text), folder))
+                    rows.append(run(train, test, others, arguments.base, seed, json.loads(text), folder))
                     print(f"# {photos} {text} {rows[-1]}", flush=True)
                 mean = Row(*np.mean(rows, 0))
                 each = ", ".join(f"{row.accuracy:.1%}" for row in rows)
                 print(
                     f"| {photos or 'all'} | `{text}` | {mean.size:.0f} | {mean.accuracy:.1%} | {each} "
                     f"| {mean.error_before:.1%} | {mean.error:.1%} | {mean.wrong_and_sure:.1%} "
+                    f"| {mean.lost:.1%} | {mean.passed:.1%} "
                     f"| {mean.cpu_seconds:.0f} s |",
                     flush=True,
                 )

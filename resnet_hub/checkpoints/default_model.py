@@ -1,7 +1,7 @@
 """Choose the default model: ImageNet weights of the Hub, else the folder that ships with the project.
 
 The environment variables `RESNET_HUB_MODEL` (for predictions) and `RESNET_HUB_BASE` (to train from) name another
-folder or Hub id; an empty value means the embedded folder.
+folder, bundled model or Hub id; an empty value means the embedded folder.
 """
 
 import os
@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from resnet_hub.bundled_models import find_default_model
+from resnet_hub.bundled_models import find_bundled_model, find_default_model
 from resnet_hub.errors import CheckpointError, ResNetHubError
 from resnet_hub.hub_client import timeouts
 from resnet_hub.hub_client.repo_name import is_repo_name
@@ -40,10 +40,12 @@ def preferred_model(purpose: Purpose, *, on_gpu: bool = False) -> str:
     name = os.environ.get(variable, default).strip()
     if is_folder(name):
         return str(Path(name).expanduser())
+    if bundled := find_bundled_model(name):
+        return str(bundled)
     if name and not _is_hub_id(name):
         raise CheckpointError(
-            f"{variable} is {name}, which is neither a folder that exists nor the name of a model on the Hub "
-            "(user/name). Correct or unset it."
+            f"{variable} is {name}, which is neither a folder that exists, nor a model that is included, nor the name "
+            "of a model on the Hub (user/name). Correct or unset it."
         )
     return name
 

@@ -16,6 +16,8 @@ from huggingface_hub import HfApi
 from huggingface_hub import get_token as get_saved_token
 
 from resnet_hub.checkpoints.default_model import Purpose, is_folder, obtain, preferred_model
+from resnet_hub.checkpoints.load import read_card
+from resnet_hub.checkpoints.model_card import read_heading
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.i18n import PageError
 from resnet_hub.demo.runs.scheduler import Scheduler
@@ -56,6 +58,11 @@ class Models:
         """The models that were added, and the folders on the shelf."""
         shelf = sorted(path.parent.name for path in self.shelf.glob("[!.]*/config.json"))  # a dot: being written
         return list(dict.fromkeys([*self._added, *shelf]))
+
+    def list_choices(self, *others: str) -> list[tuple[str, str]]:
+        """Those names and others for a picker, each after what it shows: the name and the title on the model's card."""
+        choices = {name: _join_title(name, self._added.get(name, self.shelf / name)) for name in self.names()}
+        return [(text, name) for name, text in ({name: name for name in others} | choices).items()]
 
     def add(self, source: str) -> str:
         """Offer a folder, or a Hub model in the cache, to all visitors; returns its name on the page."""
@@ -194,6 +201,13 @@ class Models:
         except Exception:  # a suggestion is not worth an error
             self._search_again = time.monotonic() + _SEARCH_PAUSE
             return None
+
+
+def _join_title(name: str, source: str | Path) -> str:
+    title = ""
+    with suppress(ResNetHubError):
+        title = read_heading(read_card(source, local_files_only=True) or "").title
+    return f"{name} · {title}" if title else name
 
 
 @lru_cache(maxsize=1024)

@@ -47,6 +47,7 @@ _FORWARD_SHARE = 1 / 3  # of the time of a step
 class Plan(NamedTuple):
     """An estimate of a run. Sizes are in bytes, times in seconds."""
 
+    base: str | None  # None: random weights
     train_images: int
     validation_images: int
     labels: int
@@ -106,6 +107,7 @@ def plan_run(config: TrainConfig) -> Plan:
     evaluations = math.ceil(epochs / config.evaluate_every) + 1
     seconds += evaluations * validation_images * _FORWARD_SHARE / trained_per_second
     return Plan(
+        config.base,
         train_images,
         validation_images,
         len(labels),

@@ -98,8 +98,8 @@ class ResultStep:
         is_deleted = self.predict.models.title(name) == "" and self.runs.find(name) is None
         if not is_deleted:
             return gr.skip()
-        names, default = self.predict.models.names(), self.predict.defaults.get("predict")
-        return gr.update(choices=list(dict.fromkeys([*names, default])), value=default)
+        default = self.predict.defaults.get("predict")
+        return gr.update(choices=self.predict.models.list_choices(default), value=default)
 
     def connect_deletion(self, deletion: Any) -> None:
         """After the event `deletion`, the Predict tab shows no deleted model."""

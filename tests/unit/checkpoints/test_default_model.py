@@ -66,6 +66,8 @@ def test_the_environment_names_another_model_or_the_embedded_one(
     assert choose_default_model("predict") == (embedded, None)
     monkeypatch.setenv("RESNET_HUB_MODEL", str(tmp_path / "timm"))
     assert choose_default_model("predict") == (str(tmp_path / "timm"), None)
+    monkeypatch.setenv("RESNET_HUB_MODEL", "timm")  # by its name among the included models
+    assert choose_default_model("predict") == (str(tmp_path / "timm"), None)
     monkeypatch.setenv("RESNET_HUB_BASE", PREDICT_MODEL)
     assert choose_default_model("base") == (PREDICT_MODEL, None)
 
@@ -80,7 +82,7 @@ def test_a_path_that_does_not_exist_is_an_error(
         monkeypatch.setenv(variable, name)
         with pytest.raises(CheckpointError) as error:
             choose_default_model(purpose)  # type: ignore[arg-type]
-        assert str(error.value).startswith(f"{variable} is {name}, which is neither a folder that exists nor")
+        assert str(error.value).startswith(f"{variable} is {name}, which is neither a folder that exists, nor a model")
     assert hub.requests == []
 
 

@@ -123,6 +123,15 @@ def publish(hub: Hub, folder: Path, *names: str) -> None:
         repo.commit("main", {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}, "A model")
 
 
+def test_a_picker_shows_the_titles_of_the_cards(tmp_path: Path) -> None:
+    for name in ("plain", "titled"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    (tmp_path / "titled" / "README.md").write_text("---\nlicense: mit\n---\n\n# Ten kinds of birds\n\nFor the garden.")
+    choices = Models(tmp_path).list_choices("user/found", "plain")
+    assert choices == [("user/found", "user/found"), ("plain", "plain"), ("titled · Ten kinds of birds", "titled")]
+
+
 def test_it_serves_as_soon_as_the_hub_has_it(hub: Hub, watched: DefaultModels, tmp_path: Path) -> None:
     wait(lambda: sum("/api/models/" in request for request in hub.requests) > 3)  # it is asked again and again
     assert (watched.get("predict"), watched.get("base")) == ("embedded", "embedded")

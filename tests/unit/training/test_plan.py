@@ -60,8 +60,8 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(config: TrainConfig, capsy
     words = ["train", "--data", config.data, "--run", config.run, "--architecture", "resnet20", "--image-size", "16"]
     assert cli.main([*words, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "17 images of 2 classes, 4 to evaluate on"
-    assert lines[1].startswith("50 epochs of 1 steps: about ") and len(lines) == 7
+    assert lines[:2] == ["base: none, random weights", "17 images of 2 classes, 4 to evaluate on"]
+    assert lines[2].startswith("50 epochs of 1 steps: about ") and len(lines) == 8
     assert cli.main([*words, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["train_images"] == 17
     assert not Path(config.run).exists()

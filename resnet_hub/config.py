@@ -168,6 +168,9 @@ class ResNetConfig:
             num_classes: Number of classes, with numbered labels unless `id2label` is given too.
             changes: Other values for any field. Without `num_classes` and `id2label` the network has no head.
 
+        Returns:
+            The config.
+
         Raises:
             ConfigError: The name is unknown, or a field is unknown or invalid.
         """
@@ -242,7 +245,11 @@ class ResNetConfig:
         return int(self.image_size / self.crop_pct)
 
     def convolutions(self) -> Iterator[Convolution]:
-        """Every convolution in order, including the projections of the shortcuts."""
+        """List the convolutions.
+
+        Yields:
+            Every convolution in order, including the projections of the shortcuts.
+        """
         size, inputs = self.image_size, self.in_channels
         if self.stem != "3x3":
             size = math.ceil(size / 2)
@@ -301,7 +308,11 @@ class ResNetConfig:
         return 2 if newer else 1
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `config.json`: timm's keys at the root, which transformers reads too, and our own section."""
+        """Describe the network as the content of `config.json`.
+
+        Returns:
+            A dict of JSON types: timm's keys at the root, which transformers reads too, and our own section.
+        """
         content: dict[str, Any] = {
             "architecture": self.architecture,
             "num_classes": self.num_classes,
@@ -331,6 +342,12 @@ class ResNetConfig:
 
         `convert.config_json.parse_config` reads those of timm and transformers too.
 
+        Args:
+            content: The content of a `config.json`.
+
+        Returns:
+            The config.
+
         Raises:
             ConfigError: A value is missing, invalid or contradicts another.
         """
@@ -354,10 +371,23 @@ class ResNetConfig:
         return config
 
     def to_json(self) -> str:
+        """Describe the network as the text of `config.json`.
+
+        Returns:
+            The text, which ends in a line break.
+        """
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
+        """Read the text of a `config.json` that `to_json` wrote; see `from_dict`.
+
+        Args:
+            text: The text.
+
+        Returns:
+            The config.
+        """
         return cls.from_dict(parse_json_object(text, "config.json"))
 
 

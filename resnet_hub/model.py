@@ -180,21 +180,50 @@ class ResNet(nn.Module):
         return self.bn1.weight.device
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits, or the pooled features of a network without a head.
+
+        Args:
+            x: Preprocessed images (N, in_channels, H, W).
+
+        Returns:
+            Logits (N, num_classes), or features (N, num_features).
+        """
         logits: Tensor = self.fc(self.avgpool(self.forward_features(x)).flatten(1))
         return logits
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last stage's feature map (N, num_features, h, w)."""
+        """Compute the last feature map.
+
+        Args:
+            x: Preprocessed images (N, in_channels, H, W).
+
+        Returns:
+            The last stage's feature map (N, num_features, h, w).
+        """
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.forward_stem(x)))))
         return x
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """The input of the first block (N, stem_outputs[-1], h, w)."""
+        """Compute what the first block sees.
+
+        Args:
+            x: Preprocessed images (N, in_channels, H, W).
+
+        Returns:
+            The input of the first block (N, stem_outputs[-1], h, w).
+        """
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return x
 
     def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """The feature map of each stage (N, stage_channels[i], h_i, w_i), each half the size of the one before."""
+        """Compute the feature map of each stage.
+
+        Args:
+            x: Preprocessed images (N, in_channels, H, W).
+
+        Returns:
+            A feature map (N, stage_channels[i], h_i, w_i) for each stage, each half the size of the one before.
+        """
         x = self.forward_stem(x)
         feature_maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4)[: len(self.config.depths)]:
@@ -266,7 +295,7 @@ class ResNet(nn.Module):
         Args:
             folder: The folder, created if it does not exist. If saving fails, it is unchanged.
             card: The text of the model card, or facts to render one from. By default the card that the model was loaded
-                with is kept, without metrics if the weights have changed.
+                with is kept, without metrics if the weights have changed, and its license always.
             dtype: "float16" or "bfloat16" to halve the file. By default weights loaded in half precision are saved in
                 it again, unless that would change their values; others are saved as float32.
 

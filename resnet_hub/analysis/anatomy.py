@@ -52,6 +52,12 @@ def describe_anatomy(config: ResNetConfig) -> tuple[ModuleSummary, ...]:
     """Describe stem, blocks and head of a network, in order.
 
     The sums of `num_parameters` and `multiply_adds` over the modules are those of the config.
+
+    Args:
+        config: The network.
+
+    Returns:
+        A summary of each module.
     """
     groups: dict[str, list[Convolution]] = {}
     for convolution in config.convolutions():

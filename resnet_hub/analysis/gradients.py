@@ -192,6 +192,9 @@ def gradient_correlation(
         draws: Random networks.
         seed: Of weights and inputs.
 
+    Returns:
+        The correlation at each depth.
+
     Raises:
         AnalysisError: A value is out of its range.
     """
@@ -225,6 +228,9 @@ def expected_correlation(
         normalization: As in `gradient_correlation`.
         gates: As in `gradient_correlation`.
         beta: As in `gradient_correlation`.
+
+    Returns:
+        The correlation at each depth (depth,).
     """
     RandomNetwork(kind=kind, depth=depth, normalization=normalization, gates=gates, beta=beta)  # checks the values
     has_angles = gates == "rectifier" and normalization == "none"
@@ -325,6 +331,9 @@ def gradient_autocorrelation(
         draws: Random networks.
         seed: Of the weights.
 
+    Returns:
+        The derivative of the first network, and the autocorrelation over all networks.
+
     Raises:
         AnalysisError: A value is out of its range.
     """
@@ -335,6 +344,15 @@ def gradient_autocorrelation(
 
 def noise_autocorrelation(noise: Noise, *, points: int = 256, draws: int = 20, seed: int = 0) -> Autocorrelation:
     """Compute the same for white noise (independent normal values) or brown noise (their running sum).
+
+    Args:
+        noise: "white" or "brown".
+        points: Values of a draw.
+        draws: Independent draws.
+        seed: Of the draws.
+
+    Returns:
+        The values of the first draw, and the autocorrelation over all draws.
 
     Raises:
         AnalysisError: A value is out of its range.

@@ -52,6 +52,9 @@ def load_labelled_images(
         seed: Of the draw.
         jpeg_quality: If set, the images are encoded again first; see `encode_as_jpeg`.
 
+    Returns:
+        The images, with their class indices in the model.
+
     Raises:
         AnalysisError: The model has no head.
         DataError: The dataset has labels that the model does not have, or images without a label.
@@ -126,6 +129,13 @@ def _check_head(config: ResNetConfig) -> None:
 
 def compute_accuracy(model: ResNet, labelled: LabelledImages) -> float:
     """Compute the accuracy (0 to 1) of a model, in evaluation mode; the model does not change.
+
+    Args:
+        model: The model, with a head.
+        labelled: The images, from `load_labelled_images`.
+
+    Returns:
+        The share of right labels, 0 to 1.
 
     Raises:
         AnalysisError: The model has no head, or the images do not fit it.

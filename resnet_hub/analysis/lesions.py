@@ -111,6 +111,13 @@ def remove_blocks(model: ResNet, blocks: BlockNames) -> ResNet:
 
     See `lesion` for what replaces a block. The result is for inference: its layers are those of the given model.
 
+    Args:
+        model: The model, which does not change.
+        blocks: The names of the blocks, such as "layer1.0".
+
+    Returns:
+        A model without those blocks.
+
     Raises:
         AnalysisError: The model has no such block.
     """
@@ -129,6 +136,9 @@ def reorder_blocks(model: ResNet, order: Mapping[str, str]) -> ResNet:
     Args:
         model: The model, which does not change.
         order: From the name of a block to the name of the block that takes its place; other blocks stay where they are.
+
+    Returns:
+        A model with the blocks in that order.
 
     Raises:
         AnalysisError: The model has no such block, a block is used twice or not at all, or shapes differ.
@@ -149,6 +159,9 @@ def remove_each_block(model: ResNet, labelled: LabelledImages) -> LesionStudy:
     Args:
         model: The model, with a head.
         labelled: The images, from `load_labelled_images`.
+
+    Returns:
+        The accuracy of the whole model, and without each block.
 
     Raises:
         AnalysisError: The model has no head, or the images do not fit it.
@@ -188,6 +201,9 @@ def removal_curve(
         draws: Random choices of blocks for each point.
         seed: Of the choices.
 
+    Returns:
+        A point with the accuracies of its draws for each count.
+
     Raises:
         AnalysisError: A count is larger than the number of blocks that keep the shape.
     """
@@ -220,6 +236,9 @@ def reorder_curve(
         swaps: How many pairs to swap, one after the other: one point of the curve for each.
         draws: Random choices of pairs for each point.
         seed: Of the choices.
+
+    Returns:
+        A point with the accuracies of its draws for each number of swaps.
 
     Raises:
         AnalysisError: No stage has two blocks that keep the shape.

@@ -68,6 +68,9 @@ def path_gradients(model: ResNet, images: Tensor, targets: Tensor, *, samples: i
         samples: Random paths of each length.
         seed: Of the choices.
 
+    Returns:
+        The mean norm of the gradient through a path of each length, and the share that each length carries.
+
     Raises:
         AnalysisError: The network is plain or has no head, the images or targets do not fit it, or the loss has no
             gradient, such as with a single label.

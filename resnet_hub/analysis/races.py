@@ -224,6 +224,9 @@ def learn_identity(
         steps: Steps of Adam.
         seed: Of weights and inputs.
 
+    Yields:
+        The losses of both stacks, after each step.
+
     Raises:
         AnalysisError: A value is out of its range.
     """

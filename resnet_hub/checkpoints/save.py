@@ -54,8 +54,8 @@ def save_checkpoint(
         folder: The folder, created if it does not exist.
         config: The network of the weights.
         weights: The state dict.
-        card: The text of the model card, or facts to render it from; None to keep `old_card`, without metrics of other
-            weights.
+        card: The text of the model card, or facts to render it from; None to keep `old_card`, of other weights without
+            metrics, or its license at least.
         old_card: The card that the model was loaded with.
         dtype: The dtype to store the weights in; None for their current dtype.
 
@@ -70,7 +70,13 @@ def save_checkpoint(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from resnet_hub.checkpoints.model_card import carry_over_card, mark_generated, render_card
+    from resnet_hub.checkpoints.model_card import (
+        CardContent,
+        carry_over_card,
+        mark_generated,
+        read_license,
+        render_card,
+    )
 
     _check_weights(config, weights, folder)
     names = (*STALE_FILES, CARD_FILE, WEIGHTS_FILE, CONFIG_FILE)
@@ -88,8 +94,10 @@ def save_checkpoint(
             if isinstance(card, str):
                 text = mark_generated(card, sha256)
             else:
-                text = render_card(config, card, weights_sha256=sha256, dtype=storage_dtype(weights))
-                text = carry_over_card(old_card, text) if old_card is not None and card is None else text
+                kept = old_card if card is None else None
+                facts = CardContent(license=read_license(kept)) if kept else card
+                text = render_card(config, facts, weights_sha256=sha256, dtype=storage_dtype(weights))
+                text = carry_over_card(kept, text) if kept is not None else text
             (new_folder / CARD_FILE).write_bytes(text.encode())
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         reason = "the disk is full" if disk_is_full(error) else getattr(error, "strerror", None) or first_line(error)

@@ -66,6 +66,9 @@ def evaluate(
         skip_unreadable: Whether to leave out images that cannot be read, instead of raising an error.
         progress: Called with the number of images done and their total after each batch.
 
+    Returns:
+        The metrics, per class and over all images, and the most confident mistakes.
+
     Raises:
         DataError: If the model does not have a label of the dataset, or an image has no label or cannot be read.
         ConfigError: If there is no such number of crops, or a scale is smaller than the model's input or too large.

@@ -204,7 +204,11 @@ class Classifier:
             return cls(ResNet.from_pretrained(source, **kwargs), device=device, precision=precision, exact=exact)
 
     def prepare_engine(self) -> Self:
-        """Builds the fastest engine now, which takes about a second, instead of in the background. Returns self."""
+        """Builds the fastest engine now, which takes about a second, instead of in the background.
+
+        Returns:
+            This classifier.
+        """
         with self._engine_lock:
             if not self._is_prepared:
                 self._engine.engine = select_engine(self.model, self._options["precision"])
@@ -271,17 +275,41 @@ class Classifier:
             return error
 
     def predict_with_feature_maps(self, image: Any, top_k: int | None = 5) -> tuple[Prediction, Tensor]:
-        """Returns the labels of one image, as a call does, and the last stage's feature maps (K, h, w)."""
+        """Predicts the labels of one image, as a call does, and keeps what a heat map is computed from.
+
+        Args:
+            image: An image as a call takes it.
+            top_k: How many labels; None for all.
+
+        Returns:
+            The prediction, and the last stage's feature maps (K, h, w).
+        """
         outputs = self.compute_outputs(self.preprocess(image).unsqueeze(0))
         return self._rank(outputs.logits[0], outputs.feature_maps[0], top_k), outputs.feature_maps[0]
 
     def predict_scores(self, images: Iterable[Any]) -> Tensor:
-        """Returns the scores (N, num_classes), float32 on the CPU, of images that the model computes in one batch."""
+        """Computes the scores of images in one batch.
+
+        Args:
+            images: Images as `load_image` takes them.
+
+        Returns:
+            The scores (N, num_classes), float32 on the CPU.
+        """
         scores = self._compute_batch([self.preprocess(image) for image in images]).logits.softmax(1)
         return scores.clone()  # outside of inference mode, so that the caller may use it with gradients
 
     def preprocess(self, image: Any, *, name: str | None = None, errors: Literal["raise", "return"] = "raise") -> Any:
-        """Returns the model's input (C, side, side) for an image as `load_image` takes it."""
+        """Preprocesses an image for the model.
+
+        Args:
+            image: An image as `load_image` takes it.
+            name: What errors call it; by default its path.
+            errors: "return" to return an `ImageError` in place of raising it.
+
+        Returns:
+            The model's input (C, side, side), float32.
+        """
         try:
             with memory_errors("this image"):
                 return self._transform(load_image(image, name=name, near=self.decode_size))
@@ -291,7 +319,14 @@ class Classifier:
             return error
 
     def compute_outputs(self, inputs: Tensor) -> EngineOutput:
-        """Returns the logits and last feature maps of preprocessed inputs (N, C, side, side)."""
+        """Computes the network's outputs.
+
+        Args:
+            inputs: Preprocessed images (N, C, side, side).
+
+        Returns:
+            The logits (N, num_classes) and the last stage's feature maps (N, K, h, w).
+        """
         with self._count_lock:
             self._num_batches += 1
             is_second = self._num_batches == 2  # a single image is classified faster than an engine is built

@@ -175,7 +175,10 @@ class TrainConfig:
             object.__setattr__(self, "base", None)
 
     def resolved(self) -> "ResolvedTrainConfig":
-        """Returns the settings of a new run, with the recipe's choices filled in.
+        """Fills in the recipe's choices for a new run.
+
+        Returns:
+            The settings, with the recipe's values in place of None.
 
         Raises:
             TrainingError: If a value is out of its range, or contradicts another one.
@@ -185,9 +188,12 @@ class TrainConfig:
         return config
 
     def recorded(self) -> "ResolvedTrainConfig":
-        """Returns the settings of a run that has started, with the recipe's choices filled in.
+        """Fills in the recipe's choices for a run that has started.
 
         Whether they fit together was checked at its start, perhaps by an earlier version that accepted more.
+
+        Returns:
+            The settings, with the recipe's values in place of None.
 
         Raises:
             TrainingError: If a value is out of its range, or the recipe is unknown or lacks its base.
@@ -216,6 +222,10 @@ class TrainConfig:
         A field at its default accepts any value, unless it is among `explicit`. The dataset and the base may have
         moved, and a branch of the dataset may point elsewhere.
 
+        Args:
+            other: The settings that the run was started with.
+            explicit: Names of fields that must agree even at their defaults.
+
         Raises:
             TrainingError: If a field differs.
         """
@@ -232,7 +242,13 @@ class TrainConfig:
                 raise TrainingError(f"The run {self.run} has {name} {recorded!r}, not {value!r}; {advice}.")
 
     def resume(self, recorded: "TrainConfig") -> "TrainConfig":
-        """Returns the settings of a run that was started with `recorded` and is resumed with these.
+        """Combines the settings of a run with the ones that it is resumed with.
+
+        Args:
+            recorded: The settings that the run was started with.
+
+        Returns:
+            The settings to go on with.
 
         Raises:
             TrainingError: If a field differs that may not.

@@ -135,6 +135,12 @@ def describe_result(run: RunDir, best: Best, seconds: float) -> Finished:
     return Finished(str(run.model), best.epoch, accuracy, loss, seconds, split, unreadable)
 
 
+def create_interim_card(config: TrainConfig, run: RunDir) -> CardContent:
+    """Returns the card of a model that is not evaluated yet, with the license of its base."""
+    _, license = _describe_base(config.base, run)
+    return CardContent(license=license, base_model=config.base if is_hub_id(config.base) else None)
+
+
 def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, hardware: str) -> CardContent:
     config, history, split = run.config.recorded(), run.epochs(), run.evaluation_split()
     epochs, minutes = history[-1].epoch, history[-1].seconds / 60

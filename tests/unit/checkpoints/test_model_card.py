@@ -27,7 +27,7 @@ from resnet_hub.checkpoints.model_card import (
     set_repo_id,
     update_metadata,
 )
-from resnet_hub.config import VARIANTS, ResNetConfig
+from resnet_hub.config import VARIANTS, Reliability, ResNetConfig
 from resnet_hub.int8_calibration import CalibrationRecord
 
 OLD, NEW = "0" * 64, "f" * 64
@@ -95,6 +95,13 @@ def test_nothing_is_claimed_that_is_not_known() -> None:
 def test_a_plain_network_is_not_called_residual() -> None:
     assert "A residual network (" in render(None)
     assert "A plain network without shortcuts (" in render(None, replace(FLOWERS, shortcut="none"))
+
+
+def test_the_limits_say_whether_unknown_images_are_recognized() -> None:
+    assigns = "assigns one of them to any image"
+    assert assigns in render(None)
+    recognizes = replace(FLOWERS, reliability=Reliability(most_distance=0.1))
+    assert assigns not in (text := render(None, recognizes)) and "some of the images that show none of them" in text
 
 
 def test_a_licence_without_a_name_is_no_section_of_one_word() -> None:

@@ -1,10 +1,18 @@
 """Images unlike all that a model knows, told by their pooled features."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from resnet_hub.bundled_models import SHELF
+from resnet_hub.checkpoints.save import CALIBRATION_FILE
 from resnet_hub.errors import ConfigError
+from resnet_hub.evaluation.reliability import MAX_NOVELTY_LABELS
+from resnet_hub.inference.classifier import Classifier
 from resnet_hub.inference.novelty import DIRECTIONS, FeatureSubspace
+from resnet_hub.inference.onnx_graph import digest_weights
+from resnet_hub.int8_calibration import CalibrationRecord
 
 
 def draw_features(count: int, directions: torch.Tensor) -> torch.Tensor:
@@ -49,3 +57,16 @@ def test_few_images_have_fewer_directions() -> None:
     assert len(FeatureSubspace.fit(draw_features(9, torch.eye(64)[:4])).directions) == 2
     assert len(FeatureSubspace.fit(torch.rand(100, 16)).directions) == 4
     assert FeatureSubspace.fit(torch.rand(1, 16)).measure_distances(torch.rand(2, 16)).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in SHELF.glob("[!.]*/config.json")), ids=lambda p: p.name
+)
+def test_included_models_of_few_labels_recognize_unknown_images(folder: Path) -> None:
+    model = Classifier.from_pretrained(folder, device="cpu", precision="fp32").model
+    reliability = model.config.reliability
+    if model.config.num_classes <= MAX_NOVELTY_LABELS:
+        assert reliability.most_distance is not None and reliability.subspace is not None
+    if (folder / CALIBRATION_FILE).is_file():
+        record = CalibrationRecord.from_json((folder / CALIBRATION_FILE).read_bytes())
+        assert record.weights == digest_weights(model) and "pictures" not in record.data

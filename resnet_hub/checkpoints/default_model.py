@@ -6,12 +6,13 @@ folder, bundled model or Hub id; an empty value means the embedded folder.
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from resnet_hub.bundled_models import find_bundled_model, find_default_model
-from resnet_hub.errors import CheckpointError, ResNetHubError
+from resnet_hub.errors import CheckpointError, ConfigError, ResNetHubError, TrainingError
 from resnet_hub.hub_client import timeouts
 from resnet_hub.hub_client.repo_name import is_repo_name
 
@@ -50,12 +51,16 @@ def preferred_model(purpose: Purpose, *, on_gpu: bool = False) -> str:
     return name
 
 
-def choose_default_model(purpose: Purpose, *, on_gpu: bool = False) -> DefaultModel:
+def choose_default_model(
+    purpose: Purpose, *, on_gpu: bool = False, check: Callable[[str], object] | None = None
+) -> DefaultModel:
     """Choose the preferred model if it is on this disk or the Hub answers in time, else the embedded folder.
 
     Args:
         purpose: "predict", or "base" for a model to train from.
         on_gpu: Whether training runs on a GPU, which is fast enough for a larger base model.
+        check: Called with the preferred model; the embedded folder is chosen too if it raises a `CheckpointError`,
+            `ConfigError` or `TrainingError`.
 
     Returns:
         The model, with the reason if it is not the preferred one. A failing Hub raises no error.
@@ -68,12 +73,26 @@ def choose_default_model(purpose: Purpose, *, on_gpu: bool = False) -> DefaultMo
     if not preferred:
         return DefaultModel(find_default_model())
     reason = obtain(preferred)
+    if reason is None and check is not None:
+        try:
+            check(preferred)
+        except (CheckpointError, ConfigError, TrainingError) as error:
+            reason = describe_failure(error, purpose)
     if reason is None:
         return DefaultModel(preferred)
     try:
-        return DefaultModel(find_default_model(), reason)
+        embedded = find_default_model()
     except CheckpointError as error:
         raise CheckpointError(f"{reason} {error}") from None
+    if is_folder(preferred) and Path(preferred).expanduser().resolve() == embedded.resolve():
+        raise CheckpointError(reason)
+    return DefaultModel(embedded, reason)
+
+
+def describe_failure(error: ResNetHubError, purpose: Purpose) -> str:
+    """Describe why the preferred model cannot serve; names the environment variable if that has chosen it."""
+    variable = _VARIABLES[purpose]
+    return f"{error} {variable} names that model." if os.environ.get(variable) else str(error)
 
 
 def obtain(source: str, **hub: Any) -> str | None:

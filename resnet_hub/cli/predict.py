@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_hub.atomic import open_atomic
-from resnet_hub.bundled_models import DEFAULT_MODEL, find_default_model
+from resnet_hub.bundled_models import DEFAULT_MODEL
 from resnet_hub.checkpoints.default_model import PREDICT_MODEL, choose_default_model
 from resnet_hub.cli import options, output
 from resnet_hub.errors import CheckpointError, ImageError
@@ -119,15 +119,13 @@ def _load_default_model(arguments: options.Arguments, settings: dict[str, Any]) 
 
     if arguments.revision:
         raise CheckpointError("--revision is a version of the Hub model that --model names. Add that, or leave it out.")
-    source, reason = choose_default_model("predict")
-    if reason is None:
-        try:
-            classify = Classifier.from_pretrained(source, local_files_only=True, **settings)
-            print(f"model: {source}", file=sys.stderr)
-            return classify
-        except CheckpointError as error:
-            if source == (included := find_default_model()):
-                raise
-            source, reason = included, str(error)
-    print(f"using the included model {Path(source).name}: {reason}", file=sys.stderr)
-    return Classifier.from_pretrained(source, local_files_only=True, **settings)
+    loaded: list[Classifier] = []
+
+    def load(source: str | Path) -> None:
+        loaded.append(Classifier.from_pretrained(source, local_files_only=True, **settings))
+
+    source, reason = choose_default_model("predict", check=load)
+    if not loaded:
+        load(source)
+    print(f"using the included model {Path(source).name}: {reason}" if reason else f"model: {source}", file=sys.stderr)
+    return loaded[0]

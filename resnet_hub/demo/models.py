@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import HfApi
 from huggingface_hub import get_token as get_saved_token
 
-from resnet_hub.checkpoints.default_model import Purpose, is_folder, obtain, preferred_model
+from resnet_hub.checkpoints.default_model import Purpose, describe_failure, is_folder, obtain, preferred_model
 from resnet_hub.checkpoints.load import read_card
 from resnet_hub.checkpoints.model_card import read_heading
 from resnet_hub.config import ResNetConfig
@@ -66,10 +66,21 @@ class Models:
 
     def add(self, source: str) -> str:
         """Offer a folder, or a Hub model in the cache, to all visitors; returns its name on the page."""
-        is_local = is_folder(source)
-        name = Path(source).resolve().name if is_local else source
-        self._added[name] = Path(source) if is_local else source
+        if not is_folder(source):
+            self._added[source] = source
+            return source
+        folder = Path(source).expanduser()
+        name, number = folder.resolve().name, 1
+        while (other := self._find_folder(name)) and other.resolve() != folder.resolve():
+            number += 1
+            name = f"{folder.resolve().name} ({number})"
+        self._added[name] = folder
         return name
+
+    def _find_folder(self, name: str) -> Path | None:
+        """The folder that is offered under a name, or None."""
+        source = self._added.get(name, self.shelf / name if name in self.names() else None)
+        return source if isinstance(source, Path) else None
 
     def remove(self, name: str) -> None:
         """Offer an added model no longer."""
@@ -120,8 +131,9 @@ class Models:
 
     def command_name(self, name: str) -> str:
         """The model as a command on another machine may name it; MODEL for a run or a folder of this one."""
-        is_repo = is_repo_name(name) and name not in self._added
-        return name if name in self.names() or (is_repo and self.title(name) is None) else "MODEL"
+        if folder := self._find_folder(name):
+            return name if folder.resolve().parent == self.shelf.resolve() else "MODEL"
+        return name if is_repo_name(name) and self.title(name) is None else "MODEL"
 
     def forget(self, name: str) -> None:
         """Drop a loaded model, so that its next use loads it again: a resumed run changes its model."""
@@ -266,22 +278,31 @@ class DefaultModels:
                 return True
             reason = obtain(source, token=False if is_space() else None)  # who started the page has chosen it
             if reason is None:
-                name = self.models.add(source)
-                if purpose == "predict":
-                    self.models.warm_up(name)
-                    try:
-                        self.models.get(name)
-                    except ResNetHubError:  # what prevents it from serving
-                        self.models.remove(name)
-                        raise
-                self._names[purpose] = name
+                self._names[purpose] = self._add(source, purpose)
         except ResNetHubError as error:
-            reason = str(error)
+            reason = describe_failure(error, purpose)
         if reason is None:
             log.info("%s is the default model to %s.", Path(source).name if is_folder(source) else source, purpose)
         else:
             log.info("The included model serves for now: %s", reason)
         return reason is None
+
+    def _add(self, source: str, purpose: Purpose) -> str:
+        """Add a model that can serve, and return its name; raises `ResNetHubError` for another."""
+        from resnet_hub.training.initial_model import check_base
+
+        if purpose == "base":
+            check_base(source)
+        name = self.models.add(source)
+        if purpose == "predict":
+            self.models.warm_up(name)
+            try:
+                self.models.get(name)
+            except ResNetHubError:  # what prevents it from serving
+                if name not in self._names.values():  # it may still be a base
+                    self.models.remove(name)
+                raise
+        return name
 
 
 def _has_gpu() -> bool:

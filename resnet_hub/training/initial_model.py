@@ -11,7 +11,8 @@ from resnet_hub.checkpoints.default_model import DefaultModel, choose_default_mo
 from resnet_hub.checkpoints.load import read_config
 from resnet_hub.checkpoints.save import CONFIG_FILE
 from resnet_hub.config import Reliability, ResNetConfig
-from resnet_hub.errors import TrainingError
+from resnet_hub.convert.state_dict import describe_bad_values
+from resnet_hub.errors import CheckpointError, TrainingError
 from resnet_hub.model import ResNet
 from resnet_hub.training import schedule
 from resnet_hub.training.config import ResolvedTrainConfig, TrainConfig
@@ -19,8 +20,26 @@ from resnet_hub.training.run_dir import RunDir
 
 
 def choose_base() -> DefaultModel:
-    """Returns the base that "auto" stands for: larger on a GPU, and the embedded one if the Hub does not answer."""
-    return choose_default_model("base", on_gpu=torch.cuda.is_available() or torch.backends.mps.is_available())
+    """Returns the base that "auto" stands for: larger on a GPU, and the embedded one if that cannot serve."""
+    on_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return choose_default_model("base", on_gpu=on_gpu, check=check_base)
+
+
+def check_base(source: str) -> None:
+    """Checks that a run can start from a model on this disk.
+
+    Raises:
+        ResNetHubError: If its files are damaged, or it does not take RGB images.
+    """
+    hub: dict[str, Any] = {"local_files_only": True}
+    _check_channels(read_config(source, **hub), source)
+    if problem := describe_bad_values(ResNet.from_pretrained(source, **hub).state_dict()):
+        raise CheckpointError(f"The weights of {source} are damaged: the model has {problem}.")
+
+
+def _check_channels(config: ResNetConfig, base: str) -> None:
+    if config.in_channels != 3:
+        raise TrainingError(f"The base {base} takes {config.in_channels} channels, images have 3; choose another base.")
 
 
 def create_model(
@@ -55,10 +74,7 @@ def read_model_config(
     if not config.base:
         return _set_preprocessing(ResNetConfig.from_name(config.architecture), config)
     base = read_config(_find_base(config.base, run) if run else config.base, token=token)
-    if base.in_channels != 3:
-        raise TrainingError(
-            f"The base {config.base} takes {base.in_channels} channels, images have 3; choose another base."
-        )
+    _check_channels(base, config.base)
     return _set_preprocessing(base, config)
 
 

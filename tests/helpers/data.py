@@ -4,6 +4,7 @@ import json
 import time
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.model import ResNet
@@ -70,6 +72,22 @@ def save_base(folder: Path) -> Path:
             module.momentum = None  # average over all batches, as a trained model does
     model.train()(torch.randn(64, 3, 16, 16))
     model.eval().save_pretrained(folder)
+    return folder
+
+
+def damage_base(folder: Path, damage: str) -> Path:
+    """Damage a base: "cut" its weights, make one of them "nan", or give it four input "channels"."""
+    weights = folder / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-8])
+    elif damage == "nan":
+        tensors = load_file(weights)
+        tensors["conv1.weight"][0, 0, 0, 0] = float("nan")
+        save_file(tensors, weights)
+    else:
+        config = ResNet.from_pretrained(folder).config
+        four = replace(config, in_channels=4, mean=(0.5,) * 4, std=(0.5,) * 4)
+        ResNet(four).save_pretrained(folder)
     return folder
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.data import damage_base
 from helpers.hub_server import WRITER, Hub, Repo
 from helpers.records import create_lesions, create_record
 from PIL import Image
@@ -233,7 +234,7 @@ def test_predict_uses_the_preferred_model_if_the_hub_has_it(
     assert lines == run(capfd, "predict", images, "--model", model)[1]
 
 
-@pytest.mark.parametrize("damage", ["no head", "cut weights"])
+@pytest.mark.parametrize("damage", ["no head", "cut", "channels"])
 def test_predict_uses_the_included_model_if_the_preferred_one_cannot_serve(
     capfd: pytest.CaptureFixture[str], model: Path, images: Path, tmp_path: Path, monkeypatch: Any, damage: str
 ) -> None:
@@ -241,15 +242,22 @@ def test_predict_uses_the_included_model_if_the_preferred_one_cannot_serve(
     if damage == "no head":
         preferred.reset_head()
     folder = preferred.save_pretrained(tmp_path / "preferred")
-    if damage == "cut weights":
-        weights = (folder / "model.safetensors").read_bytes()
-        (folder / "model.safetensors").write_bytes(weights[:-8])
+    if damage != "no head":
+        damage_base(folder, damage)
     monkeypatch.setenv("RESNET_HUB_MODEL", str(folder))
     monkeypatch.setattr("resnet_hub.bundled_models.SHELF", model.parent)
     monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", model.name)
     code, lines, errors = run(capfd, "predict", images)
     assert code == 0 and errors[0].startswith(f"using the included model {model.name}: ")
+    assert errors[0].endswith("RESNET_HUB_MODEL names that model.")
     assert lines == run(capfd, "predict", images, "--model", model)[1]
+    monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", "missing")
+    code, _, errors = run(capfd, "predict", images)
+    assert code == 2 and "RESNET_HUB_MODEL names that model. This installation has no default model." in errors[0]
+    monkeypatch.setattr("resnet_hub.bundled_models.SHELF", folder.parent)
+    monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", folder.name)
+    code, _, errors = run(capfd, "predict", images)
+    assert code == 2 and errors[0].endswith("RESNET_HUB_MODEL names that model.")  # there is no other
 
 
 def test_the_terms_of_a_licence_are_said_before_a_push(
@@ -474,6 +482,20 @@ def test_training_starts_from_the_default_base(
     monkeypatch.setenv("RESNET_HUB_BASE", str(tmp_path / "nowhere"))
     code, lines, errors = run(capfd, *words, "--run", tmp_path / "none")
     assert (code, lines) == (2, []) and errors[0].startswith("error: RESNET_HUB_BASE is")
+
+
+@pytest.mark.parametrize("damage", ["cut", "nan", "channels"])
+def test_training_uses_the_included_base_if_the_preferred_one_cannot_serve(
+    capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path, monkeypatch: Any, damage: str
+) -> None:
+    monkeypatch.setattr("resnet_hub.bundled_models.SHELF", model.parent)
+    monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", model.name)
+    folder = damage_base(ResNet.from_pretrained(model).save_pretrained(tmp_path / "preferred"), damage)
+    monkeypatch.setenv("RESNET_HUB_BASE", str(folder))
+    code, lines, errors = run(capfd, "train", "--data", colours, *QUICK, "--run", tmp_path / "run")
+    assert code == 0 and lines[0].endswith(f", from {model}")
+    assert errors[0].startswith(f"using the included base {model.name}: ") and str(folder) in errors[0]
+    assert errors[0].endswith("RESNET_HUB_BASE names that model.")
 
 
 @pytest.mark.parametrize("words", [["--base", "none"], ["--architecture", "resnet20"], ["--recipe", "paper"]])

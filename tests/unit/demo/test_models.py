@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from helpers.data import save_base, wait
+from helpers.data import damage_base, save_base, wait
 from helpers.hub_server import WRITER, Hub, Repo
 from helpers.page import Caller, as_local_user, serving
 from huggingface_hub import constants
@@ -191,6 +191,41 @@ def test_the_environment_names_a_folder_or_the_embedded_model(
     defaults.watch(lambda: True)
     assert (defaults.get("predict"), defaults.get("base"), hub.requests) == ("mine", "embedded", [])
     assert defaults.models.source("mine") == tmp_path / "mine"
+
+
+def test_folders_of_one_name_have_names_of_their_own(
+    defaults: DefaultModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, folder in (("RESNET_HUB_MODEL", "a/embedded"), ("RESNET_HUB_BASE", "b/embedded")):
+        monkeypatch.setenv(variable, str(save_base(tmp_path / folder)))
+    defaults.watch(lambda: True)
+    names = {"embedded": "shelf/embedded", "embedded (2)": "a/embedded", "embedded (3)": "b/embedded"}
+    assert (defaults.get("predict"), defaults.get("base")) == ("embedded (2)", "embedded (3)")
+    assert {name: defaults.models.source(name) for name in names} == {
+        name: tmp_path / folder for name, folder in names.items()
+    }
+    assert [defaults.models.command_name(name) for name in names] == ["embedded", "MODEL", "MODEL"]
+    assert defaults.models.add(str(tmp_path / "a" / "embedded")) == "embedded (2)"
+    assert defaults.models.add(str(tmp_path / "shelf" / "embedded")) == "embedded"
+
+
+@pytest.mark.parametrize("damage", ["cut", "nan", "channels"])
+def test_a_base_that_cannot_serve_is_not_offered(
+    defaults: DefaultModels,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+) -> None:
+    folder = damage_base(save_base(tmp_path / "mine"), damage)
+    monkeypatch.setenv("RESNET_HUB_MODEL", "")
+    monkeypatch.setenv("RESNET_HUB_BASE", str(folder))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # asks once
+    caplog.set_level("INFO", "resnet_hub.demo.models")
+    defaults.watch(lambda: True)
+    assert defaults.get("base") == "embedded" and defaults.models.names() == ["embedded"]
+    (message,) = caplog.messages
+    assert str(folder) in message and message.endswith("RESNET_HUB_BASE names that model.")
 
 
 @pytest.mark.parametrize(

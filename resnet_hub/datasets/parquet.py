@@ -46,6 +46,7 @@ def _read_tables(
 ) -> Iterator[tuple[Any, Any]]:
     """Yield the rows of parquet files, in place of the method `read_groups` of the builder."""
     import pyarrow as pa
+    from datasets.table import table_cast
 
     for number, file in enumerate(files):
         read = read_remote if "://" in file else _read_pages
@@ -53,7 +54,8 @@ def _read_tables(
             yield from read_groups(files=[file], row_groups_list=[row_groups_list[number]])
             continue
         for index, batch in enumerate(read(file, builder.config.columns)):
-            yield (number, index), builder._cast_table(pa.Table.from_batches([batch]))
+            table, features = pa.Table.from_batches([batch]), builder.info.features
+            yield (number, index), table if features is None else table_cast(table, features.arrow_schema)
 
 
 def _read_pages(file: str, columns: Sequence[str] | None) -> Iterator[Any]:

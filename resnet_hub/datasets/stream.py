@@ -296,7 +296,7 @@ def _open_tables(
             by_split = name_splits(by_name, title)
             names = {id(table): str(name) for name, table in by_name.items()}  # as the builder has them
             names_of = {name: names[id(table)] for name, table in by_split.items()}  # of the builder's splits
-            features = by_split[TRAIN].features or by_split[TRAIN]._resolve_features().features
+            features = by_split[TRAIN].features or _infer_features(by_split[TRAIN])
         image_column, label_column = choose_columns(features, *columns)
         feature = features[label_column]
         as_bytes = datasets.Image(decode=False)
@@ -324,6 +324,14 @@ def _open_tables(
         stream = _create_stream(title, labels, count, files, label_column, has_indices=has_indices)
         stream.sample.commit, stream.is_remote = commit, not isinstance(origin, Path)
         return stream
+
+
+def _infer_features(table: Any) -> Any:
+    """The features of a table whose files do not name them, such as CSV: those of its first row."""
+    import datasets
+
+    row = next(iter(table.with_format("arrow")), None)
+    return datasets.Features({} if row is None else datasets.Features.from_arrow_schema(row.schema))
 
 
 def _list_shards(path: Path) -> tuple[list[Path], list[Path]]:

@@ -8,6 +8,7 @@ import logging
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from types import CodeType, MappingProxyType
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import gradio as gr
 
 EXPECTED_VERSION = "6.31"
+_KEYWORDS = {"state", "request", "event_id"}  # of `process_api`
 log = logging.getLogger("resnet_hub")
 
 
@@ -24,6 +26,9 @@ def _find_missing_names() -> list[str]:
     def get_code(function: Any) -> CodeType | None:
         return getattr(function, "__code__", None)
 
+    def get_parameters(function: Any) -> set[str]:
+        return set(signature(function).parameters) if callable(function) else set()
+
     try:
         module = import_module("gradio.state_holder")
         holder, session = module.StateHolder, module.SessionState
@@ -32,7 +37,7 @@ def _find_missing_names() -> list[str]:
         return ["gradio.state_holder"]
     set_blocks, init_session = get_code(getattr(holder, "set_blocks", None)), get_code(session.__init__)
     is_present = {
-        "Blocks.process_api": hasattr(gr.Blocks, "process_api"),
+        "Blocks.process_api": get_parameters(getattr(gr.Blocks, "process_api", None)) >= _KEYWORDS,
         "Blocks.state_holder": set_blocks is not None and "state_holder" in set_blocks.co_names,
         "StateHolder.blocks": set_blocks is not None and "blocks" in set_blocks.co_names,
         "StateHolder.session_data": hasattr(empty_holder, "session_data"),

@@ -46,12 +46,14 @@ _PREVIEW_TAGS = re.compile(r'<meta\s+(?:property="og:|name="twitter:)[^>]*/>\s*'
 
 
 class PageHead:
-    """The middleware. It changes `GET /` only."""
+    """The middleware. It changes `GET /` only, and notes the first request, which Gradio itself sends."""
 
-    def __init__(self, app: App):
-        self.app = app
+    def __init__(self, app: App, is_up: threading.Event):
+        self.app, self.is_up = app, is_up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self.is_up.set()
         if scope["type"] != "http" or scope["path"] != "/" or scope["method"] != "GET":
             return await self.app(scope, receive, send)
         start: Message = {}
@@ -191,12 +193,7 @@ def build(shelf: str | Path, default: str | None = None) -> Page:
             with gr.Tab(message("inside_tab"), id="inside") as inside:
                 InsideTab(models).render(inside, *predict.classifying["inputs"])
         gr.HTML(message("photos_kept"), elem_classes="hint small")
-        version = gr.HTML(f"<p>resnet_hub {__version__}</p>", elem_id="version")
-    # At each step of a call, Gradio's script copies the values of all components below those that show its progress:
-    # by default all outputs, which took a whole core while a run was watched.
-    for event in demo.fns.values():
-        if event.show_progress == "hidden" and event.show_progress_on is None:
-            event.show_progress_on = [version]
+        gr.HTML(f"<p>resnet_hub {__version__}</p>", elem_id="version")
     if default:  # so that the first visitor does not wait for torch
         threading.Thread(target=models.warm_up, args=[default], daemon=True).start()
     return demo
@@ -214,7 +211,8 @@ def launch(demo: Page, **options: Any) -> None:
         sys.stdout.reconfigure(line_buffering=True)  # the address is shown at once in a file or pipe too
     uploads = get_upload_folder()
     threading.Thread(target=clean_up, args=[demo.runs, uploads], daemon=True).start()
-    threading.Thread(target=demo.defaults.watch, args=[lambda: demo.is_running], daemon=True).start()
+    is_up = threading.Event()
+    threading.Thread(target=demo.defaults.watch, args=[is_up.is_set], daemon=True).start()
     demo.launch(
         theme=THEME,
         css_paths=STYLES,
@@ -230,7 +228,10 @@ def launch(demo: Page, **options: Any) -> None:
         max_threads=MAX_THREADS,
         state_session_capacity=SESSIONS,
         app_kwargs={
-            "middleware": [Middleware(PageHead), Middleware(Guard, uploads=uploads, calls=demo.open_calls)],
+            "middleware": [
+                Middleware(PageHead, is_up=is_up),
+                Middleware(Guard, uploads=uploads, calls=demo.open_calls),
+            ],
             "routes": [Route(LIVE, demo.live.classify, methods=["POST"])],
         },
         **options,

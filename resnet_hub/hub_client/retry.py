@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 from resnet_hub.errors import HubError
 from resnet_hub.hub_client.errors import RETRIED_STATUSES, XetTransferError, is_short_body, parse_retry_after
 from resnet_hub.hub_client.timeouts import NO_XET_TOKEN, import_http_library, request_timeout
-from resnet_hub.hub_client.xet import is_store_broken, plain_http, report_store, watched_transfers
+from resnet_hub.hub_client.xet import can_watch, is_store_broken, plain_http, report_store, watched_transfers
 
 _UNEXPECTED = (LookupError, TypeError, AttributeError, AssertionError, NameError)  # raised on malformed responses
 
@@ -53,7 +53,7 @@ def _call(call: Callable[[], T], *, retry: bool, timeout: float | None = None) -
     attempt = partial(_call_with_retries, call, retry=retry, timeout=timeout)
     if constants.HF_HUB_DISABLE_XET:
         return attempt()
-    if is_store_broken():
+    if is_store_broken() or not can_watch():
         with plain_http():
             return attempt()
     try:

@@ -26,6 +26,7 @@ from importlib import import_module
 from typing import Any
 
 from resnet_hub.hub_client.errors import RETRIED_STATUSES, XetTransferError, parse_retry_after
+from resnet_hub.hub_client.hub_compat import HTTP_LOGGER
 from resnet_hub.hub_client.unsent import read_unsent_bytes
 
 SILENCE = 15.0
@@ -74,7 +75,7 @@ class _QuietDuringCalls(logging.Filter):
         return _current_clock.get() is None
 
 
-logging.getLogger("huggingface_hub.utils._http").addFilter(_QuietDuringCalls())
+logging.getLogger(HTTP_LOGGER).addFilter(_QuietDuringCalls())
 
 
 @contextmanager

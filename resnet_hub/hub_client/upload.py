@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from resnet_hub.hub_client.errors import is_token_error
+from resnet_hub.hub_client.hub_compat import fetch_upload_modes, is_xet_available
 from resnet_hub.hub_client.listing import malformed_response_error
 from resnet_hub.hub_client.retry import retry_call
-from resnet_hub.hub_client.xet import is_xet_available
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -59,19 +58,10 @@ def upload_large_files(
     One request asks about all files. Large files go together by Xet; by plain HTTP one after the other, since threads
     of huggingface_hub would have no timeouts. A repeated call continues with those that are missing.
     """
-    from huggingface_hub import _commit_api, constants
+    from huggingface_hub import constants
 
-    retry_call(
-        _commit_api._fetch_upload_modes,
-        additions,
-        repo_type,
-        repo_id,
-        headers=api._build_hf_headers(),
-        revision=quote(revision or constants.DEFAULT_REVISION, safe=""),
-        endpoint=api.endpoint,
-        create_pr=create_pr,
-    )
-    large = [addition for addition in additions if addition._upload_mode == "lfs"]
+    branch = revision or constants.DEFAULT_REVISION
+    large = retry_call(fetch_upload_modes, api, repo_id, additions, repo_type, branch, create_pr)
 
     def upload() -> None:
         for batch in [large] if is_xet_available() else [[addition] for addition in large]:

@@ -2,7 +2,7 @@
 
 hf_xet retries a broken store for six minutes without a word, waits five minutes for a silent one, and ignores Ctrl-C
 while it asks for a token. So its blocking functions run in a thread of their own, and the caller watches whether bytes
-move. This module alone knows how huggingface_hub holds its session with hf_xet.
+move.
 """
 
 import os
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from resnet_hub.errors import one_line
 from resnet_hub.hub_client import timeouts
 from resnet_hub.hub_client.errors import XetTransferError
+from resnet_hub.hub_client.hub_compat import replace_sessions
 from resnet_hub.hub_client.unsent import read_unsent_bytes
 
 T = TypeVar("T")
@@ -36,13 +37,6 @@ _watching = 0  # how many calls are watched now
 _plain = 0  # how many calls use plain HTTP now
 _disabled_before = False
 _broken_until = 0.0
-
-
-def is_xet_available() -> bool:
-    """Whether huggingface_hub transfers files by Xet now."""
-    from huggingface_hub.utils import _runtime
-
-    return _runtime.is_xet_available()
 
 
 def is_store_broken() -> bool:
@@ -75,11 +69,20 @@ def plain_http() -> Iterator[None]:
                 constants.HF_HUB_DISABLE_XET = _disabled_before
 
 
+def can_watch() -> bool:
+    """Whether transfers can be watched, with the installed huggingface_hub."""
+    return replace_sessions(_create_session, _wrap_session)
+
+
+def _wrap_session(session: Any, abort: Callable[[], None]) -> Any:
+    """Return a watched session while calls are watched, else the session itself."""
+    return _WatchedSession(session, abort) if _watching else session
+
+
 @contextmanager
 def watched_transfers() -> Iterator[None]:
     """Let transfers by Xet raise `XetTransferError` where they fail, or do not move for `timeouts.XET_SILENCE`."""
     global _watching
-    _install()
     with _lock:
         _watching += 1
     try:
@@ -87,30 +90,6 @@ def watched_transfers() -> Iterator[None]:
     finally:
         with _lock:
             _watching -= 1
-
-
-def _install() -> None:
-    """Make huggingface_hub use watched sessions."""
-    from huggingface_hub.utils import _xet
-
-    class WatchedSessionHolder(_xet.XetSessionHolder):
-        """Gives out a watched session while calls are watched, else the session itself."""
-
-        def get(self) -> Any:
-            with self._lock:
-                if self._session is None or self._session_pid != os.getpid():  # of a parent process
-                    self._session, self._session_pid = _create_session(), os.getpid()
-                return _WatchedSession(self._session, self.sigint_abort) if _watching else self._session
-
-        def sigint_abort(self) -> None:
-            with self._lock:
-                session, self._session = self._session, None
-            if session is not None:  # in a thread, since it blocks while a token is requested
-                threading.Thread(target=session.sigint_abort, daemon=True).start()
-
-    with _lock:
-        if type(_xet._GLOBAL_XET_HOLDER).__name__ != WatchedSessionHolder.__name__:
-            _xet._GLOBAL_XET_HOLDER = WatchedSessionHolder()
 
 
 def _create_session() -> Any:

@@ -90,8 +90,10 @@ def train(
         ResNetHubError: If the run cannot start, for example because of a wrong setting, an unreadable dataset, or
             another process that trains in the run directory.
     """
-    if not all(map(find_spec, ("accelerate", "matplotlib", "psutil"))):  # the plots at the end must not be what fails
-        raise TrainingError("Training needs accelerate and matplotlib: pip install 'resnet_hub[train]'.")
+    # At once, since the plots at the end must not be what fails.
+    missing = [name for name in ("accelerate", "matplotlib", "psutil", "torchvision") if not find_spec(name)]
+    if missing:
+        raise TrainingError(f"Training needs {', '.join(missing)}. Install it with: pip install 'resnet_hub[train]'")
     run = RunDir(config.run)
     run.check_location(config.data)
     with run.lock.hold(force=force_unlock):

@@ -84,30 +84,30 @@ class LiveExperiments:
                 batchnorm = gr.Checkbox(True, label=message("inside_batchnorm"), min_width=160)
                 start = _run_button()
             shown = gr.HTML(elem_id="inside-gradient-charts")
-        start.click(self.show_gradients, [depth, batchnorm], shown, **live)
+        start.click(self.show_gradients, [depth, batchnorm], shown, show_progress_on=[shown], **live)
         with self._create_panel("inside_identity", opening):
             with gr.Row():
                 blocks = gr.Slider(1, MAX_BLOCKS, 5, step=1, label=message("inside_blocks"), min_width=200)
                 is_near = gr.Checkbox(False, label=message("inside_near"), min_width=160)
                 start = _run_button()
             shown = gr.HTML(elem_id="inside-identity-chart")
-        start.click(self.show_identity, [blocks, is_near], shown, **live)
+        start.click(self.show_identity, [blocks, is_near], shown, show_progress_on=[shown], **live)
         with self._create_panel("inside_race", opening):
             with gr.Row():
                 layers = gr.Slider(*RACE_DEPTHS, 32, step=6, label=message("inside_layers"), min_width=200)
                 start = _run_button()
                 stop = gr.Button(message("stop"), min_width=80)
             shown = gr.HTML(elem_id="inside-race-charts")
-        racing = start.click(self.show_race, layers, shown, **live)
+        racing = start.click(self.show_race, layers, shown, show_progress_on=[shown], **live)
         stop.click(None, shown, shown, js=_KEEP_CHARTS, cancels=racing, api_visibility="private")
 
     @contextmanager
     def _create_panel(self, name: str, opening: dict[str, Any]) -> Iterator[None]:
         """A closed panel with a hint; to open it starts the process, so that the first answer comes sooner."""
         with gr.Accordion(message(name), elem_id=name.replace("_", "-"), open=False) as panel:
-            gr.HTML(message(f"{name}_hint"), elem_classes="hint")
+            hint = gr.HTML(message(f"{name}_hint"), elem_classes="hint")
             yield
-        panel.expand(self.worker.start, **opening)
+        panel.expand(self.worker.start, show_progress_on=[hint], **opening)
 
 
 def _run_button() -> gr.Button:

@@ -162,7 +162,7 @@ class InsideTab:
         switches.select(self.switch_blocks, self._visit, labels, **choosing)
         # In a queue of its own: the labels come at once, and the accuracy when it is there.
         measuring: dict[str, Any] = choosing | {"concurrency_id": "inside_accuracy", "show_progress": "hidden"}
-        switches.select(self.measure_accuracy, self._visit[1], accuracy, **measuring)
+        switches.select(self.measure_accuracy, self._visit[1], accuracy, show_progress_on=[accuracy], **measuring)
         accordion.expand(_show_records(recorded.render_lesions), None, lesions, **self._options)
         return switches, labels, accuracy
 

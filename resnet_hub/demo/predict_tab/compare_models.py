@@ -101,5 +101,5 @@ class ModelComparison:
         self._button.click(**comparing)
         self._other.input(**comparing)
         searching: dict[str, Any] = private | {"concurrency_id": "suggest", "concurrency_limit": 4}
-        outputs = [self._other, self._notice]
-        self._other.key_up(self.picker.suggest, self.picker.current, outputs, show_progress="hidden", **searching)
+        searching |= {"show_progress": "hidden", "show_progress_on": [self._notice]}
+        self._other.key_up(self.picker.suggest, self.picker.current, [self._other, self._notice], **searching)

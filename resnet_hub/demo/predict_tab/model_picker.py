@@ -112,4 +112,5 @@ class ModelPicker:
         opening: dict[str, Any] = self.choosing | {"fn": self.open}
         page.load(**opening)
         searching: dict[str, Any] = loading | {"concurrency_id": "suggest"}
-        self.picker.key_up(self.suggest, self.current, [self.picker, self.notice], show_progress="hidden", **searching)
+        searching |= {"show_progress": "hidden", "show_progress_on": [self.notice]}
+        self.picker.key_up(self.suggest, self.current, [self.picker, self.notice], **searching)

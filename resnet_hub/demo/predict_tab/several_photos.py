@@ -113,6 +113,7 @@ class SeveralPhotos:
             "inputs": [self.button, self.picker.current],
             "outputs": shown,
             "show_progress": "hidden",
+            "show_progress_on": [self._summary],
             "preprocess": False,
             "concurrency_limit": 2,
             "concurrency_id": "several",
@@ -122,6 +123,7 @@ class SeveralPhotos:
         self._clear.click(lambda: (None, "", ""), None, [self.button, *shown], cancels=[classified], **private)
         self._refused.click(self.refuse, None, shown, **private)
         opening: dict[str, Any] = private | {"preprocess": False, "show_progress": "hidden"}
+        opening["show_progress_on"] = [self._summary]
         self._gallery.select(self.open_photo, self.button, photo, **opening).success(**classifying_one)
 
 

@@ -14,7 +14,7 @@ from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.train_tab import run_markup
-from resnet_hub.demo.train_tab.tab_state import QUICK, SLOW, TabState, Updates, hide
+from resnet_hub.demo.train_tab.tab_state import SLOW, TabState, Updates, hide
 from resnet_hub.demo.visitor import get_address
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.images.load import SUFFIXES
@@ -228,7 +228,7 @@ class DataStep:
         def remove(removed: int, visible: list[bool]) -> list[Any]:
             return [*show([value and index != removed for index, value in enumerate(visible)]), "", []]
 
-        add_button.click(add, is_visible, [is_visible, *columns], **QUICK)
+        add_button.click(add, is_visible, [is_visible, *columns], **self.state.quick)
         for index, (button, *emptied) in enumerate(zip(remove_buttons, names, galleries, strict=True)):
-            button.click(partial(remove, index), is_visible, [is_visible, *columns, *emptied], **QUICK)
+            button.click(partial(remove, index), is_visible, [is_visible, *columns, *emptied], **self.state.quick)
         return names, galleries

@@ -15,7 +15,7 @@ from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.space import is_space
-from resnet_hub.demo.train_tab.tab_state import PRIVATE, TabState, Updates
+from resnet_hub.demo.train_tab.tab_state import TabState, Updates
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Pushed, Started, TimeUp
@@ -103,6 +103,7 @@ class JobPanel:
 
     def connect(self) -> None:
         """Attach the handlers, once all components of the tab exist."""
-        options = {"concurrency_id": "follow", "concurrency_limit": 16, "show_progress": "hidden"}
         outputs = [self.state.timer, self.state.notice]
-        self.state.followed.change(self.follow, self.state.followed, outputs, **PRIVATE | options)
+        self.state.followed.change(
+            self.follow, self.state.followed, outputs, **self.state.quick | {"concurrency_id": "follow"}
+        )

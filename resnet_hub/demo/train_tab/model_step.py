@@ -18,7 +18,7 @@ from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.store import RunStore
 from resnet_hub.demo.space import get_token, is_zero_gpu
 from resnet_hub.demo.train_tab.job_panel import JobPanel
-from resnet_hub.demo.train_tab.tab_state import QUICK, SLOW, TabState, Updates
+from resnet_hub.demo.train_tab.tab_state import SLOW, TabState, Updates
 from resnet_hub.errors import ResNetHubError, TrainingError
 from resnet_hub.training.config import TrainConfig
 
@@ -203,8 +203,9 @@ class ModelStep:
 
     def connect(self, page: gr.Blocks) -> None:
         """Attach the handlers, once all components of the tab exist."""
+        quick = self.state.quick
         recipe, base, architecture = (self.inputs[name] for name in ("recipe", "base", "architecture"))
-        page.load(self.open, base, base, **QUICK)
+        page.load(self.open, base, base, **quick)
 
         def show_options(recipe: str) -> list[Any]:
             from_scratch = recipe == "modern"
@@ -213,12 +214,12 @@ class ModelStep:
 
         # Not `change`, which also fires when the step is shown.
         changed = [base, architecture, self._options, self.augmented, self.state.notice]
-        recipe.input(show_options, recipe, changed, **QUICK)
-        suggesting = QUICK | {"concurrency_id": "suggest", "concurrency_limit": 4, "trigger_mode": "always_last"}
+        recipe.input(show_options, recipe, changed, **quick)
+        suggesting = quick | {"concurrency_id": "suggest", "concurrency_limit": 4, "trigger_mode": "always_last"}
         base.key_up(self._suggest, None, [base, self.state.notice], **suggesting)
         inputs, outputs = {self.state.run, *self.inputs.values()}, [self.state.notice, self.augmented]
         planned = [self.planned, *(self.inputs[name] for name in ("epochs", "learning_rate", "image_size"))]
-        options = QUICK | {"concurrency_id": "plan", "concurrency_limit": 2, "trigger_mode": "always_last"}
+        options = quick | {"concurrency_id": "plan", "concurrency_limit": 2, "trigger_mode": "always_last"}
         changes = [recipe.input, base.input, architecture.input, self.state.run.change]
         changes += [self.inputs[name].blur for name in ("epochs", "learning_rate", "image_size")]
         gr.on(changes, self.plan, inputs, planned, **options)

@@ -17,7 +17,7 @@ from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.train_tab import run_markup
 from resnet_hub.demo.train_tab.data_step import DataStep
-from resnet_hub.demo.train_tab.tab_state import QUICK, RESULT, SLOW, TabState, Updates, hide
+from resnet_hub.demo.train_tab.tab_state import RESULT, SLOW, TabState, Updates, hide
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.images.load import load_image
 
@@ -104,7 +104,7 @@ class ResultStep:
     def connect_deletion(self, deletion: Any) -> None:
         """After the event `deletion`, the Predict tab shows no deleted model."""
         picker = self.predict.model.picker
-        leaving = deletion.success(self.leave_deleted, picker, picker, **QUICK)
+        leaving = deletion.success(self.leave_deleted, picker, picker, **self.state.quick)
         leaving.success(**self.predict.model.choosing).success(**self.predict.classifying)
 
     def export_web_page(self, run_id: str, request: gr.Request) -> Updates:
@@ -185,15 +185,15 @@ class ResultStep:
 
     def connect(self, page: gr.Blocks) -> None:
         """Attach the handlers, once all components of the tab exist."""
-        state = self.state
+        state, quick = self.state, self.state.quick
         for event in (page.load, state.result.change):  # the second time a local user may have logged in meanwhile
-            event(self.show_push_help, None, self.push_help, **QUICK)
+            event(self.show_push_help, None, self.push_help, **quick)
         outputs = [self.metrics, self.confusion, self.charts, self.mistakes, self.actions, self.download]
         outputs += [self.outcome, self.evaluate_button, self.web_file, self.onnx_file, self.terms, state.steps]
         state.result.change(
-            self.result, [state.run, state.result, state.stays], outputs, **QUICK | {"concurrency_id": "result"}
+            self.result, [state.run, state.result, state.stays], outputs, **quick | {"concurrency_id": "result"}
         )
-        self._name.input(self.check_name, self._name, self.outcome, trigger_mode="always_last", **QUICK)
+        self._name.input(self.check_name, self._name, self.outcome, trigger_mode="always_last", **quick)
         pushing = SLOW | {"concurrency_id": "push", "concurrency_limit": 4, "show_progress_on": [self.outcome]}
         self._push_button.click(self.push, [state.run, self._name, self._private], self.outcome, **pushing)
         exporting = SLOW | {"concurrency_id": "export", "concurrency_limit": 2, "show_progress_on": [self.web_file]}
@@ -202,8 +202,8 @@ class ResultStep:
         self._web_button.click(self.export_web_page, state.run, self.web_file, **exporting)
         own, picker = self.predict.own_photos, self.predict.model.picker
         buttons = [self._try_button.click, self.data.try_button.click]
-        trying = gr.on(buttons, self.try_it, state.run, [picker, state.tabs, own], **QUICK)
-        picker.change(self.clear_own_photos, picker, own, **QUICK)
-        tapping = own.select(self.tap, picker, self.predict.photo, **QUICK)
+        trying = gr.on(buttons, self.try_it, state.run, [picker, state.tabs, own], **quick)
+        picker.change(self.clear_own_photos, picker, own, **quick)
+        tapping = own.select(self.tap, picker, self.predict.photo, **quick)
         tapping.success(**self.predict.classifying)
         trying.success(**self.predict.model.choosing).success(**self.predict.classifying)

@@ -14,7 +14,7 @@ from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.train_tab import run_markup
 from resnet_hub.demo.train_tab.job_panel import JobPanel
-from resnet_hub.demo.train_tab.tab_state import QUICK, TabState, Updates
+from resnet_hub.demo.train_tab.tab_state import TabState, Updates
 from resnet_hub.errors import ResNetHubError
 
 MAX_TITLE = 60  # characters
@@ -135,37 +135,39 @@ class RunPanel:
             with gr.Row():
                 self.new_button = gr.Button(message("new_run"), visible=False)
                 self._copy_button = gr.Button(message("copy_run_link"), elem_id="copy-run-link")
-            self.delete_button = _ConfirmedButton("delete_run", "delete_run_ask", "delete-run")
+            self.delete_button = _ConfirmedButton("delete_run", "delete_run_ask", "delete-run", self.state.quick)
         with gr.Column(visible=False, elem_id="my-runs-panel") as self.mine:
             gr.HTML(message("my_runs"), elem_classes="panel-head")
             self.table = gr.HTML(elem_id="my-runs")
             self._chosen = gr.Textbox(visible=False)  # ids, as the script sends them
             with gr.Row():
                 self._compare_button = gr.Button(message("compare_runs"), size="sm", elem_id="compare-runs")
-            self._delete_chosen = _ConfirmedButton("delete_chosen", "delete_chosen_ask", "delete-runs")
+            self._delete_chosen = _ConfirmedButton(
+                "delete_chosen", "delete_chosen_ask", "delete-runs", self.state.quick
+            )
             self.comparison = gr.HTML(elem_id="comparison")
 
     def connect(self, page: gr.Blocks) -> None:
         """Attach the handlers, once all components of the tab exist."""
-        state = self.state
+        state, quick = self.state, self.state.quick
         listed: dict[str, Any] = {"inputs": [state.run, state.browser], "outputs": [self.mine, self.table]}
         listed["outputs"].append(self.comparison)
         for event in (state.shown.change, page.load):
-            event(self.list_runs, **listed, **QUICK)
+            event(self.list_runs, **listed, **quick)
         for event in (self.title.submit, self.title.blur):
-            event(self.rename, [state.run, self.title], self.title, **QUICK).success(self.list_runs, **listed, **QUICK)
+            event(self.rename, [state.run, self.title], self.title, **quick).success(self.list_runs, **listed, **quick)
         self.link.change(None, self.link, None, js=_SHOW_ADDRESS)
         self._copy_button.click(None, None, None, js=_COPY_LINK)
-        self._compare_button.click(self.compare, self._chosen, self.comparison, js=f"() => [{_CHOSEN}]", **QUICK)
+        self._compare_button.click(self.compare, self._chosen, self.comparison, js=f"() => [{_CHOSEN}]", **quick)
         deleting: dict[str, Any] = {"inputs": [*listed["inputs"], self._chosen], "outputs": listed["outputs"]}
         deleting["js"] = f"(run, stored) => [run, stored, {_CHOSEN}]"
-        self.deletion = self._delete_chosen.confirm.click(self.delete_chosen, **deleting, **QUICK)
+        self.deletion = self._delete_chosen.confirm.click(self.delete_chosen, **deleting, **quick)
 
 
 class _ConfirmedButton:
     """A red button that asks before anything is lost: the question takes its place, with a way back."""
 
-    def __init__(self, label: str, question: str, elem_id: str):
+    def __init__(self, label: str, question: str, elem_id: str, options: dict[str, Any]):
         with gr.Row():
             self._button = gr.Button(message(label), variant="stop", size="sm", elem_id=elem_id)
         with gr.Column(visible=False) as self._asking:
@@ -174,9 +176,9 @@ class _ConfirmedButton:
                 keep = gr.Button(message("keep"), elem_id=f"{elem_id}-no")
                 self.confirm = gr.Button(message("delete"), variant="stop", elem_id=f"{elem_id}-yes")
         both = [self._button, self._asking]
-        self._button.click(lambda: self._show(True), None, both, **QUICK)
+        self._button.click(lambda: self._show(True), None, both, **options)
         for button in (keep, self.confirm):
-            button.click(lambda: self._show(False), None, both, **QUICK)
+            button.click(lambda: self._show(False), None, both, **options)
 
     @staticmethod
     def _show(asking: bool) -> list[Any]:

@@ -24,7 +24,7 @@ from resnet_hub.demo.train_tab.job_panel import JobPanel
 from resnet_hub.demo.train_tab.model_step import ModelStep
 from resnet_hub.demo.train_tab.result_step import ResultStep
 from resnet_hub.demo.train_tab.run_panel import RunPanel
-from resnet_hub.demo.train_tab.tab_state import DATA, MODEL, QUICK, RESULT, SLOW, TRAINING, TabState, Updates
+from resnet_hub.demo.train_tab.tab_state import DATA, MODEL, RESULT, SLOW, TRAINING, TabState, Updates
 from resnet_hub.demo.train_tab.training_step import TrainingStep
 from resnet_hub.demo.visitor import get_visitor_id
 from resnet_hub.errors import ResNetHubError
@@ -213,38 +213,38 @@ class TrainTab:
         self._connect(page)
 
     def _connect(self, page: gr.Blocks) -> None:
-        state, training = self.state, self.training
+        state, training, quick = self.state, self.training, self.state.quick
         outputs = [*training.outputs, state.run, state.notice, state.browser, state.steps, state.driven, state.followed]
         outputs.append(state.alert)
         all_outputs = [*outputs, *self.data.outputs]
         leads_to = {self.data.continue_button: MODEL, state.training_button: TRAINING, training.result_button: RESULT}
         leads_to[self.data.result_button] = RESULT
         for button, step in leads_to.items():
-            button.click(lambda step=step: gr.Walkthrough(selected=step), None, state.steps, **QUICK)
+            button.click(lambda step=step: gr.Walkthrough(selected=step), None, state.steps, **quick)
         leaving = (lambda: [gr.Walkthrough(selected=TRAINING), ""], None, [state.steps, state.stays])
-        self.data.charts_button.click(*leaving, **QUICK)
+        self.data.charts_button.click(*leaving, **quick)
         inputs = {state.run, state.browser, *self.model.inputs.values()}
-        starting = self.model.start_button.click(self.begin, inputs, outputs, **QUICK)
+        starting = self.model.start_button.click(self.begin, inputs, outputs, **quick)
         training_now = self.data.training_now.success(
-            self.begin_checked, inputs | {state.checked}, [*outputs, state.checked, state.stays], **QUICK
+            self.begin_checked, inputs | {state.checked}, [*outputs, state.checked, state.stays], **quick
         )
         repo = self.job.repo
-        repo.input(self.result.check_name, repo, state.notice, trigger_mode="always_last", **QUICK)
+        repo.input(self.result.check_name, repo, state.notice, trigger_mode="always_last", **quick)
         starting_job = SLOW | {"concurrency_id": "job", "concurrency_limit": 8, "show_progress_on": [state.notice]}
         self.job.start_button.click(self.begin_job, inputs | {*self.job.inputs}, outputs, **starting_job)
-        resuming = training.resume_button.click(self.resume, [state.run, state.browser], outputs, **QUICK)
+        resuming = training.resume_button.click(self.resume, [state.run, state.browser], outputs, **quick)
         if is_zero_gpu():
             for started in (starting, training_now, resuming):
-                started.success(self.drive, state.driven, training.gpu, **QUICK | {"concurrency_id": "gpu"})
-        training.stop_button.click(training.stop, state.run, training.outputs, **QUICK)
-        deleting = self.panel.delete_button.confirm.click(self.delete, [state.run, state.browser], all_outputs, **QUICK)
+                started.success(self.drive, state.driven, training.gpu, **quick | {"concurrency_id": "gpu"})
+        training.stop_button.click(training.stop, state.run, training.outputs, **quick)
+        deleting = self.panel.delete_button.confirm.click(self.delete, [state.run, state.browser], all_outputs, **quick)
         for deletion in (deleting, self.panel.deletion):
             self.result.connect_deletion(deletion)
-        self.panel.new_button.click(self.start_over, state.browser, all_outputs, **QUICK)
-        self.result.evaluate_button.click(self.measure, [state.run, state.browser], outputs, **QUICK)
+        self.panel.new_button.click(self.start_over, state.browser, all_outputs, **quick)
+        self.result.evaluate_button.click(self.measure, [state.run, state.browser], outputs, **quick)
         correcting: dict[str, Any] = SLOW | {"concurrency_id": "data", "concurrency_limit": 2}
         correcting |= {"inputs": state.run, "outputs": [*all_outputs, state.checked]}
         for images in (self.data.duplicates, self.result.mistakes):
             images.select(self.correct, show_progress_on=[images], **correcting)
-        state.timer.tick(training.watch, [state.run, state.shown], training.outputs, trigger_mode="once", **QUICK)
-        page.load(self.find, state.browser, [*all_outputs, state.tabs], **QUICK)
+        state.timer.tick(training.watch, [state.run, state.shown], training.outputs, trigger_mode="once", **quick)
+        page.load(self.find, state.browser, [*all_outputs, state.tabs], **quick)

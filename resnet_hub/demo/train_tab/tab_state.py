@@ -11,9 +11,8 @@ DATA, MODEL, TRAINING, RESULT = 1, 2, 3, 4  # the steps
 
 MAX_REMEMBERED = 30  # runs of a browser
 
-# Options of calls that the page makes itself: of those that are answered at once, and of those that take long.
+# Options of calls that the page makes itself, and of those that take long; for short ones see `TabState.quick`.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # not for programs
-QUICK = PRIVATE | {"concurrency_limit": 16, "concurrency_id": "watch", "show_progress": "hidden"}
 SLOW = PRIVATE | {"concurrency_limit": 1, "trigger_mode": "once"}
 
 Updates = dict[Any, Any]  # component -> its new value, as Gradio's handlers return them
@@ -45,6 +44,10 @@ class TabState:
         self.followed = gr.State("")  # id of the run whose job this page follows
         self.alert = gr.HTML(elem_id="train-alert")  # above all: why a link shows no run, or that one was deleted
         self.timer = gr.Timer(1.0, active=False)
+        # Options of short calls. At each step of a call, Gradio's script copies the values of all components below
+        # those that show its progress: by default all outputs, which took a whole core while a run was watched.
+        self.quick = PRIVATE | {"concurrency_limit": 16, "concurrency_id": "watch"}
+        self.quick |= {"show_progress": "hidden", "show_progress_on": [self.alert]}
 
     def show_step(self, step: int) -> Updates:
         return {self.steps: gr.Walkthrough(selected=step)}

@@ -187,6 +187,13 @@ def test_a_dataset_of_the_hub_is_read_and_not_stored(cache: Path, tables: Repo, 
         open_stream("user/tables", split="train[:10%]", **columns)
 
 
+def test_a_table_whose_files_name_no_features_shows_its_columns(cache: Path, hub: Hub) -> None:
+    repo = hub.repos["datasets/user/words"] = Repo()
+    repo.commit("main", {"train.csv": b"word,count\ncat,1\ndog,2\n"}, "CSV")
+    with pytest.raises(DataError, match=r"word, count"):
+        open_stream("user/words")
+
+
 def test_tars_of_the_hub_have_the_labels_of_their_sample(
     cache: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,10 +108,20 @@ def test_another_version_of_gradio_is_named_at_import() -> None:
     assert gradio_compat._find_missing_names() == []
 
 
+def test_a_process_api_with_other_keywords_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def process_api(
+        self: gr.Blocks, block_fn: Any, inputs: Any, session: Any = None, request: Any = None
+    ) -> None:
+        """As a later version might have it."""
+
+    monkeypatch.setattr(gr.Blocks, "process_api", process_api)
+    assert gradio_compat._find_missing_names() == ["Blocks.process_api"]
+
+
 def test_private_names_of_gradio_are_in_one_module() -> None:
     names = re.compile(
         r"\b(process_api|state_holder|session_data|time_last_used|config_values|keep_in_cache|get_upload_folder\(\).*gradio"
-        r"|pending_\w+|event_queue_per\w+|default_config)\b|gradio\.(utils|routes|queueing|blocks|state_holder)|\._queue\b(?!:)"
+        r"|pending_\w+|event_queue_per\w+|default_config|demo\.is_running)\b|\.fns\b|gradio\.(utils|routes|queueing|blocks|state_holder)|\._queue\b(?!:)"
     )
     own = {"gradio_compat.py", "scheduler.py"}  # the scheduler has a queue of its own
     for path in (ROOT / "resnet_hub" / "demo").rglob("*.py"):

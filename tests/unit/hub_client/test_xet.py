@@ -1,6 +1,7 @@
 """Uploads and downloads by Xet, as the client does by default: broken stores, slow ones, and Ctrl-C."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,18 +9,22 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers import ROOT
 from helpers.checkpoints import is_one_sentence
 from helpers.hub_server import WRITER, Hub, Repo
 from helpers.xet_store import XetStore
-from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub import CommitOperationAdd, HfApi, _commit_api, constants
+from huggingface_hub.utils import _xet as hub_xet
 
 from resnet_hub.errors import HubError
 from resnet_hub.hub_client import timeouts, xet
 from resnet_hub.hub_client.errors import hub_errors
 from resnet_hub.hub_client.retry import retry_call
+from resnet_hub.hub_client.upload import upload_large_files
 
 SIZE = 300_000
 PACE = 150_000  # bytes a second; the server's own buffer takes less than half a second of it
@@ -217,3 +222,40 @@ def test_other_transfers_of_the_process_are_not_watched(hub: Hub, content: bytes
     hub.fail("GET /cas/xorbs", seconds=2 * timeouts.XET_SILENCE, times=1)
     path = HfApi(token=WRITER).hf_hub_download("user/m", "w.safetensors")
     assert Path(path).read_bytes() == content
+
+
+@pytest.mark.parametrize("holder", [None, SimpleNamespace(acquire=hub_xet.get_xet_session)])
+def test_another_version_without_its_holder_of_sessions_transfers_by_plain_http(
+    holder: object, hub: Hub, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_xet, "_GLOBAL_XET_HOLDER", holder)
+    if holder is None:
+        monkeypatch.delattr(hub_xet, "_GLOBAL_XET_HOLDER")
+    upload(content)
+    assert hub.repos["user/m"].files()["w.safetensors"] == content == download()
+    assert hub.blobs and not any("/cas/" in request for request in hub.requests)
+
+
+def test_another_version_with_another_request_for_upload_modes_uploads(
+    hub: Hub, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = _commit_api._fetch_upload_modes
+
+    def fetch_by_keywords(*, additions: Any, repo_type: str, repo_id: str, **options: Any) -> None:
+        fetch(additions, repo_type, repo_id, **options)
+
+    monkeypatch.setattr(_commit_api, "_fetch_upload_modes", fetch_by_keywords)
+    api = HfApi(token=WRITER)
+    files = [CommitOperationAdd("w.safetensors", content), CommitOperationAdd("README.md", b"small")]
+    upload_large_files(api, "user/m", files)
+    retry_call(lambda: api.create_commit("user/m", files, commit_message="x"))
+    assert hub.repos["user/m"].files() == {"w.safetensors": content, "README.md": b"small"}
+    assert download() == content
+
+
+def test_private_names_of_huggingface_hub_are_in_one_module() -> None:
+    names = re.compile(
+        r"huggingface_hub(\.\w+)*(\._| import _)|\b(api|addition)\._|import .*\b_(xet|runtime|commit_api)\b"
+    )
+    users = [path.name for path in (ROOT / "resnet_hub").rglob("*.py") if names.search(path.read_text("utf-8"))]
+    assert users == ["hub_compat.py"]

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.images.transforms import mirror_pixels, resize_pixels
@@ -17,7 +19,7 @@ from resnet_hub.training.augmentation import (
 )
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.loader import Batch
-from resnet_hub.training.rand_augment import rand_augment
+from resnet_hub.training.rand_augment import _OPERATIONS, rand_augment
 from resnet_hub.training.schedule import NUMBERS, draw_numbers
 
 
@@ -196,6 +198,22 @@ def test_rand_augment_depends_on_its_numbers_only() -> None:
     assert len({one.tobytes() for one in first}) > 40
     extremes = [rand_augment(image, np.full(6, value), 10.0) for value in (0.0, 1 - 1e-12)]
     assert all(one.shape == image.shape for one in extremes)
+
+
+def test_the_operations_of_rand_augment_are_those_of_torchvision() -> None:
+    reference = v2.RandAugment(num_magnitude_bins=31)
+    options = {"interpolation": reference.interpolation, "fill": reference._fill}
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 331, 3), np.uint8)
+    image, space = Image.fromarray(pixels), reference._AUGMENTATION_SPACE.items()
+    for (name, (get_levels, is_signed)), own in zip(space, _OPERATIONS.values(), strict=True):
+        (first, last), own_is_signed, change = own
+        assert is_signed == own_is_signed
+        for level, sign in ((0, 1), (9, -1), (16, 1), (30, -1)):
+            levels, factor = get_levels(31, 24, 331), sign if is_signed else 1
+            amount = 0.0 if levels is None else float(levels[level]) * factor
+            expected = reference._apply_image_or_video_transform(image, name, amount, **options)
+            changed = change(image, float(torch.linspace(first, last, 31)[level]) * factor)
+            assert np.array_equal(np.asarray(changed), np.asarray(expected)), (name, level)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])

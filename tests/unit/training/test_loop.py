@@ -1420,3 +1420,10 @@ def test_two_processes_give_the_metrics_of_one(config: TrainConfig, base: Path, 
         assert theirs.validation_loss == pytest.approx(mine.validation_loss, rel=1e-4)
         if mine.epoch:
             assert theirs.train_loss == pytest.approx(mine.train_loss, rel=1e-4)
+
+
+def test_a_missing_package_of_the_extra_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_hub.training.loop.find_spec", lambda name: None if name == "torchvision" else object())
+    config = TrainConfig(data="missing", run=tmp_path / "run", rand_augment=5.0)
+    with pytest.raises(TrainingError, match=r"Training needs torchvision\. .*pip install 'resnet_hub\[train\]'"):
+        next(train(config))

@@ -31,6 +31,8 @@ class Row(NamedTuple):
     error: float  # expected calibration error
     error_before: float  # without the temperature
     wrong_and_sure: float  # share of the photos with a wrong label and a score above `SURE`
+    sure: float  # share of the photos with the verdict "sure"
+    right: float  # share of right labels among those
     lost: float  # share of the photos that are taken for none of the labels
     passed: float  # share of other photos that are not
     cpu_seconds: float
@@ -84,8 +86,8 @@ def run(
     model = ResNet.from_pretrained(paths.model)
     assert isinstance(model.fc, torch.nn.Linear)
     logits, targets, *_ = compute_outputs(model, load_dataset(test_folder)[TRAIN])
-    before = load_file(paths.head)["weight"] if paths.head.is_file() else model.fc.weight
-    temperature = float(before.norm() / model.fc.weight.norm())
+    before = load_file(paths.head)["weight"] if paths.head.is_file() else model.fc.weight.detach()
+    temperature = float(before.norm() / model.fc.weight.detach().norm())
 
     def rate(logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         scores, predicted = logits.double().softmax(1).max(1)
@@ -93,9 +95,11 @@ def run(
 
     scores, correct = rate(logits)
     classify = Classifier.from_pretrained(paths.model)
-    lost, passed = (
-        np.mean([prediction.verdict == "none" for prediction in classify(iter(images))]) if images else np.nan
-        for images in (sorted(test_folder.rglob("*.jpg")), others)
+    photos = sorted(test_folder.rglob("*.jpg"))
+    predictions, of_others = list(classify(iter(photos))), list(classify(iter(others)))
+    verdicts = np.array([prediction.verdict for prediction in predictions])
+    is_right = np.array(
+        [prediction[0]["label"] == photo.parent.name for prediction, photo in zip(predictions, photos, strict=True)]
     )
     return Row(
         model.config.image_size,
@@ -103,8 +107,10 @@ def run(
         compute_calibration_error(scores, correct),
         compute_calibration_error(*rate(logits * temperature)),
         float(((scores > SURE) & ~correct).mean()),
-        float(lost),
-        1 - float(passed),
+        float((verdicts == "sure").mean()),
+        float(is_right[verdicts == "sure"].mean()),
+        float((verdicts == "none").mean()),
+        float(np.mean([prediction.verdict != "none" for prediction in of_others])) if others else float("nan"),
         seconds,
     )
 
@@ -128,8 +134,8 @@ def main() -> None:
 
     print(f"{describe_hardware()}, torch {torch.__version__}, seeds 0 to {arguments.seeds - 1}")
     columns = ["photos of each class", "options", "size", "accuracy", "of each seed", "calibration error, before"]
-    columns += ["after", "wrong above 60%", "lost", "others that pass", "processor time"]
-    print(f"| {' | '.join(columns)} |", f"|---:|---|---:|---:|---{'|---:' * 7}|", sep="\n", flush=True)
+    columns += ["after", "wrong above 60%", "sure", "right of those", "lost", "others that pass", "processor time"]
+    print(f"| {' | '.join(columns)} |", f"|---:|---|---:|---:|---{'|---:' * 9}|", sep="\n", flush=True)
     files = [path for path in sorted(arguments.others.rglob("*")) if path.is_file()] if arguments.others else []
     drawn = np.random.default_rng(0).permutation(len(files))[: arguments.num_others]
     others = [files[index] for index in drawn]
@@ -142,12 +148,12 @@ def main() -> None:
                     folder = Path(scratch, f"run-{photos}-{number}-{seed}")
                     rows.append(run(train, test, others, arguments.base, seed, json.loads(text), folder))
                     print(f"# {photos} {text} {rows[-1]}", flush=True)
-                mean = Row(*np.mean(rows, 0))
+                mean = Row(*np.nanmean(rows, 0))
                 each = ", ".join(f"{row.accuracy:.1%}" for row in rows)
                 print(
                     f"| {photos or 'all'} | `{text}` | {mean.size:.0f} | {mean.accuracy:.1%} | {each} "
                     f"| {mean.error_before:.1%} | {mean.error:.1%} | {mean.wrong_and_sure:.1%} "
-                    f"| {mean.lost:.1%} | {mean.passed:.1%} "
+                    f"| {mean.sure:.1%} | {mean.right:.1%} | {mean.lost:.1%} | {mean.passed:.1%} "
                     f"| {mean.cpu_seconds:.0f} s |",
                     flush=True,
                 )

@@ -7,6 +7,7 @@ on an image is unlike all that the model knows; see `inference.novelty`. The las
 """
 
 from dataclasses import replace
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,10 @@ PRECISION = 0.9  # of the labels that are given as sure
 COVERAGE = 0.95  # of the images that a model knows
 MAX_NOVELTY_LABELS = 100  # with more labels, few images show none of them
 _TEMPERATURES = torch.logspace(-1, 1, 401)  # from 0.1 to 10, 1.2% apart
-_MIN_IMAGES = 20  # fewer say too little to fit anything
+_MIN_DISTANCES = 5  # of fewer images, the distances say too little
+_FEW_DISTANCES = 100  # too few to take a quantile of
+_PRIOR_DEVIATION = 0.5  # of the logarithm of a temperature, before any image is seen
+_PRIOR_IMAGES = 10  # that the calibrated scores count for beside the images, when a threshold is chosen
 
 
 class Fit(NamedTuple):
@@ -52,13 +56,13 @@ def fit_reliability(
         targets: Their classes (N,).
         features: Their pooled features (N, C).
         train_features: Pooled features (M, C) of training images. Without them, or with more than
-            `MAX_NOVELTY_LABELS` labels, the model does not detect unknown images.
+            `MAX_NOVELTY_LABELS` labels, or with fewer than five images, the model does not detect unknown images.
         precision: Fraction of right labels among those that are given as sure.
 
     Returns:
-        What was fitted, or None if there are too few images; then the model is unchanged.
+        What was fitted, or None if there are no images; then the model is unchanged.
     """
-    if len(targets) < _MIN_IMAGES:
+    if not len(targets):
         return None
     logits = logits.double()
     temperature = fit_temperature(logits, targets)
@@ -70,9 +74,10 @@ def fit_reliability(
         head.bias.div_(temperature)
     before, after = (_rate(logits / divisor, targets) for divisor in (1.0, temperature))
     reliability = Reliability(threshold=choose_threshold(*after, precision=precision))
-    if features is not None and train_features is not None and model.config.num_classes <= MAX_NOVELTY_LABELS:
+    detects = model.config.num_classes <= MAX_NOVELTY_LABELS and len(targets) >= _MIN_DISTANCES
+    if detects and features is not None and train_features is not None:
         subspace = FeatureSubspace.fit(train_features)
-        most_distance = float(subspace.measure_distances(features).quantile(COVERAGE))
+        most_distance = _estimate_quantile(subspace.measure_distances(features), COVERAGE)
         reliability = replace(reliability, subspace=subspace.encode(), most_distance=most_distance)
     model.config = replace(model.config, reliability=reliability)
     error_before, error_after = (
@@ -92,15 +97,13 @@ def describe_fit(fit: Fit, images: str) -> str:
 
 def describe_reliability(reliability: Reliability, images: str) -> str:
     """Describes for a model card the threshold and the distance that were fitted on `images`."""
-    text = (
-        f"On the {images}, {PRECISION:.0%} of the labels with a score of {reliability.threshold:.2f} or more are right."
-    )
+    text = f"About {PRECISION:.0%} of the labels with a score of {reliability.threshold:.2f} or more are right."
     if reliability.threshold == 1:
-        text = f"No score is so high that {PRECISION:.0%} of the labels of the {images} are right."
+        text = f"No score was found from which on {PRECISION:.0%} of the labels are right."
     if reliability.most_distance is not None:
         text += (
             f" An image whose features are farther than {reliability.most_distance:.2f} from the plane of those of the "
-            f"training images, as {1 - COVERAGE:.0%} of the {images} are, is most likely none of the labels."
+            f"training images, as about {1 - COVERAGE:.0%} of the {images} are, is most likely none of the labels."
         )
     return text
 
@@ -109,14 +112,16 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     """Returns the number to divide logits (N, classes) by so that their cross-entropy with the targets is lowest.
 
     A target has a probability of (N + 1) / (N + 2), as in Platt's scaling: without a mistake among few images, all
-    scores would become 1 else.
+    scores would become 1 else. And the temperature is 1 unless the images say otherwise: its logarithm has a normal
+    prior, which counts little beside more than some tens of images (docs/log.md).
     """
     count, classes = logits.shape
     smoothing = min(1.0, classes / (max(1, classes - 1) * (count + 2)))
     losses = torch.stack(
         [F.cross_entropy(logits / divisor, targets, label_smoothing=smoothing) for divisor in _TEMPERATURES]
     )
-    return float(_TEMPERATURES[losses.argmin()])
+    prior = (_TEMPERATURES.log() / _PRIOR_DEVIATION) ** 2 / 2
+    return float(_TEMPERATURES[(count * losses + prior).argmin()])
 
 
 def choose_threshold(
@@ -124,8 +129,11 @@ def choose_threshold(
 ) -> float:
     """Returns the lowest score from `least` on, from which on that fraction of the labels is right.
 
+    The scores themselves say how many labels should be right. They count as much as ten images, since a few images
+    alone say little: three right labels of three do not make 90%.
+
     Args:
-        scores: The score of each predicted label (N,), in 0..1.
+        scores: The calibrated score of each predicted label (N,), in 0..1.
         is_correct: Whether each predicted label is the true one (N,).
         precision: The fraction.
         least: The lowest threshold.
@@ -134,10 +142,19 @@ def choose_threshold(
         The threshold; 1 if no score is that reliable.
     """
     ordered, order = scores.sort(descending=True)
-    precisions = is_correct[order].double().cumsum(0) / torch.arange(1, len(scores) + 1)
+    counts = torch.arange(1, len(scores) + 1)
+    expected = _PRIOR_IMAGES * ordered.double().cumsum(0) / counts
+    precisions = (is_correct[order].double().cumsum(0) + expected) / (counts + _PRIOR_IMAGES)
     reliable = (precisions >= precision).nonzero()
     threshold = float(ordered[reliable[-1, 0]]) if len(reliable) else 1.0
     return max(threshold, least)
+
+
+def _estimate_quantile(values: Tensor, share: float) -> float:
+    """Returns the value that this share of all values is below, of few as if they were normally distributed."""
+    if len(values) >= _FEW_DISTANCES:
+        return float(values.quantile(share))
+    return float(values.mean() + NormalDist().inv_cdf(share) * values.std())
 
 
 def _rate(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,13 +50,39 @@ def test_a_few_images_without_a_mistake_do_not_make_scores_certain(count: int) -
 
 
 def test_the_threshold_is_the_lowest_with_that_precision() -> None:
-    scores = torch.tensor([0.95, 0.9, 0.8, 0.7, 0.6, 0.5])
-    is_correct = torch.tensor([True, True, True, True, False, False])
-    assert choose_threshold(scores, is_correct, precision=0.8) == pytest.approx(0.6)
-    assert choose_threshold(scores, is_correct, precision=0.9) == pytest.approx(0.7)
+    scores = torch.linspace(1, 0.4, 60_000)
+    is_correct = torch.arange(60_000) < 40_000
+    assert choose_threshold(scores, is_correct, precision=0.8) == pytest.approx(0.5, abs=1e-3)
+    assert choose_threshold(scores, is_correct, precision=0.9) == pytest.approx(0.555, abs=1e-3)
     assert choose_threshold(scores, ~is_correct, precision=0.9) == 1.0
     assert choose_threshold(scores * 0.3, is_correct, precision=0.5) == NOT_SURE_BELOW
-    assert choose_threshold(scores * 0.3, is_correct, precision=0.8, least=0.0) == pytest.approx(0.18)
+    assert choose_threshold(scores * 0.3, is_correct, precision=0.8, least=0.0) == pytest.approx(0.15, abs=1e-3)
+
+
+def test_few_right_labels_do_not_make_a_low_score_sure() -> None:
+    scores, is_correct = torch.tensor([0.99, 0.95, 0.7, 0.6]), torch.ones(4, dtype=torch.bool)
+    assert choose_threshold(scores, is_correct) == pytest.approx(0.7)
+    assert choose_threshold(scores[2:], is_correct[2:]) == 1.0
+    assert choose_threshold(scores[2:].repeat(100), is_correct[2:].repeat(100)) == pytest.approx(0.6)
+
+
+def test_few_images_hardly_change_the_temperature() -> None:
+    logits, targets = draw_logits(4000)
+    few = [fit_temperature(3 * logits[start : start + 8], targets[start : start + 8]) for start in range(0, 800, 8)]
+    assert 1 < np.mean(few) < 2.5 < fit_temperature(3 * logits, targets)
+
+
+def test_a_distance_of_few_images_is_not_that_of_the_farthest_one() -> None:
+    torch.manual_seed(0)
+    model, shares = ResNet(CONFIG).eval(), []
+    for _ in range(50):
+        features, known, others = torch.rand(8, 32), torch.rand(50, 32), torch.rand(500, 32)
+        logits, targets = draw_logits(8)
+        fit = fit_reliability(model, logits, targets, features=features, train_features=known)
+        assert fit is not None and fit.reliability.subspace is not None and fit.reliability.most_distance is not None
+        distances = FeatureSubspace.decode(fit.reliability.subspace, 32).measure_distances(others)
+        shares.append(float((distances <= fit.reliability.most_distance).double().mean()))
+    assert np.mean(shares) == pytest.approx(0.92, abs=0.02)  # seven eighths up to the farthest
 
 
 def test_the_model_has_the_temperature_in_its_head_and_the_rest_in_its_config(tmp_path: Path) -> None:
@@ -84,8 +110,10 @@ def test_the_model_has_the_temperature_in_its_head_and_the_rest_in_its_config(tm
 def test_few_images_and_many_labels_have_less_to_fit() -> None:
     model = ResNet(CONFIG)
     before = model.fc.weight.clone()
-    logits, targets = draw_logits(10)
-    assert fit_reliability(model, logits, targets) is None and torch.equal(model.fc.weight, before)
+    logits, targets = draw_logits(4)
+    assert fit_reliability(model, logits[:0], targets[:0]) is None and torch.equal(model.fc.weight, before)
+    fit = fit_reliability(model, logits, targets, features=torch.rand(4, 32), train_features=torch.rand(50, 32))
+    assert fit is not None and fit.reliability.most_distance is None
     logits, targets = draw_logits(200, classes=101)
     many = ResNet(
         ResNetConfig(depths=(1,), width=8, stem="3x3", image_size=16, id2label=dict(enumerate(map(str, range(101)))))

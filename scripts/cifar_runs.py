@@ -136,9 +136,11 @@ def save_checkpoint(record: TrainingRecord, folder: Path, arguments: argparse.Na
         dtype = None
         model.save_pretrained(draft)
     evaluation = evaluate(ResNet.from_pretrained(draft), arguments.data, split="test", worst=0)
-    kind = "plain network" if record.shortcut == "none" else f"residual network with shortcuts {record.shortcut}"
+    is_plain = record.shortcut == "none"
+    kind = "plain network" if is_plain else f"residual network with shortcuts {record.shortcut}"
+    name = f"Plain network of {record.layers} layers" if is_plain else f"ResNet-{record.layers}"
     card = CardContent(
-        title=f"{record.network} for CIFAR-10",
+        title=f"{name} for 10 kinds of vehicles and animals, 32 pixels",
         summary=f"The {kind} of {record.layers} layers of He et al. 2015 (https://arxiv.org/abs/1512.03385), section "
         "4.2, one of several that were trained alike to compare them: see `resnet-hub reproduce degradation`.",
         license="apache-2.0",

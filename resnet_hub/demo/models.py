@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gradio as gr
 from huggingface_hub import HfApi
 from huggingface_hub import get_token as get_saved_token
 
@@ -19,7 +20,7 @@ from resnet_hub.checkpoints.default_model import Purpose, describe_failure, is_f
 from resnet_hub.checkpoints.load import read_card
 from resnet_hub.checkpoints.model_card import read_heading
 from resnet_hub.config import ResNetConfig
-from resnet_hub.demo.i18n import PageError
+from resnet_hub.demo.i18n import PageError, translate_text
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.space import get_token, is_space, is_zero_gpu
 from resnet_hub.errors import ResNetHubError
@@ -59,10 +60,11 @@ class Models:
         shelf = sorted(path.parent.name for path in self.shelf.glob("[!.]*/config.json"))  # a dot: being written
         return list(dict.fromkeys([*self._added, *shelf]))
 
-    def list_choices(self, *others: str) -> list[tuple[str, str]]:
-        """Those names and others for a picker, each after what it shows: the name and the title on the model's card."""
-        choices = {name: _join_title(name, self._added.get(name, self.shelf / name)) for name in self.names()}
-        return [(text, name) for name, text in ({name: name for name in others} | choices).items()]
+    def list_choices(self, request: gr.Request | None, *others: str) -> list[tuple[str, str]]:
+        """Those names and others for a picker, each after what it shows: the title on the model's card and the name."""
+        titles = {name: _read_title(self._added.get(name, self.shelf / name)) for name in self.names()}
+        titles = dict.fromkeys(others, "") | {name: translate_text(request, title) for name, title in titles.items()}
+        return [(f"{title} · {name}" if title and title not in name else name, name) for name, title in titles.items()]
 
     def add(self, source: str) -> str:
         """Offer a folder, or a Hub model in the cache, to all visitors; returns its name on the page."""
@@ -215,11 +217,12 @@ class Models:
             return None
 
 
-def _join_title(name: str, source: str | Path) -> str:
-    title = ""
+def _read_title(source: str | Path) -> str:
+    """The title on the card of a model that is on this disk; "" if there is none."""
     with suppress(ResNetHubError):
-        title = read_heading(read_card(source, local_files_only=True) or "").title
-    return f"{name} · {title}" if title else name
+        card = read_card(source, local_files_only=True) or ""
+        return read_heading(card).title.removeprefix("Model card for ")  # as timm's begin
+    return ""
 
 
 @lru_cache(maxsize=1024)

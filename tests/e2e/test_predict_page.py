@@ -229,7 +229,7 @@ def test_a_model_that_cannot_be_used_leaves_the_one_before(page: Page, photo: Pa
         choose_model(page, name)
         expect(page.get_by_role("alert")).to_contain_text(sentence)
         expect(page.get_by_role("alert")).to_contain_text("Still using tiny-a.")
-        expect(page.locator("#model input")).to_have_value("tiny-a · ResNet with 6 labels")
+        expect(page.locator("#model input")).to_have_value("ResNet with 6 labels · tiny-a")
     drop(page, photo)
     expect(page.locator("#classes .took")).to_contain_text("tiny-a")
 

@@ -76,7 +76,7 @@ class ModelComparison:
             gr.HTML(message("compare_hint"), elem_classes="hint")
             with gr.Row(elem_id="compare-choice", equal_height=True):
                 self._other = gr.Dropdown(
-                    self.picker.models.list_choices(),
+                    self.picker.models.list_choices(None),
                     value=None,
                     allow_custom_value=True,
                     label=message("other_model"),

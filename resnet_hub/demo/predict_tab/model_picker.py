@@ -62,7 +62,7 @@ class ModelPicker:
     def list_choices(self, current: str, request: gr.Request, *others: str) -> list[tuple[str, str]]:
         """Titles and values for the picker. `current` is among them if it is a run of the visitor."""
         own_runs = [(self.get_title(current, request), current)] if self.models.title(current) else []
-        return [*own_runs, *self.models.list_choices(*others)]
+        return [*own_runs, *self.models.list_choices(request, *others)]
 
     def get_title(self, model: str, request: gr.Request) -> str:
         """The model's name to show. The id of a visitor's run is a secret that no screenshot must show."""
@@ -81,7 +81,7 @@ class ModelPicker:
         with gr.Row(elem_id="model-panel"):
             with gr.Column(min_width=280):
                 self.picker = gr.Dropdown(
-                    self.models.list_choices(),
+                    self.models.list_choices(None),
                     value=self.defaults.embedded,
                     allow_custom_value=True,
                     label=message("model"),

@@ -158,16 +158,16 @@ class ModelStep:
             text += translate(request, "plan_time", time=time)
         return shown | {self.planned: markup.render_text(text, "status")}
 
-    def open(self, base: str | None) -> Any:
+    def open(self, base: str | None, request: gr.Request) -> Any:
         """The default base for a visitor who has just opened the page."""
         name = base if base != self.defaults.embedded else self.defaults.get("base")  # else chosen meanwhile
-        return gr.update(choices=self.models.list_choices(), value=name)
+        return gr.update(choices=self.models.list_choices(request), value=name)
 
     def _suggest(self, request: gr.Request, typed: gr.KeyUpData) -> tuple[Any, str]:
         """Models of the page and of the Hub whose names match what is typed, and whether the search failed."""
         matches = self.models.search(typed.input_value.strip())
         notice = markup.render_search_notice(matches, request)
-        return gr.update(choices=self.models.list_choices(*(matches or ()))), notice
+        return gr.update(choices=self.models.list_choices(request, *(matches or ()))), notice
 
     # -- the page ------------------------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class ModelStep:
         """Add the step to the page that is being built."""
         # Gradio sorts the inputs of a handler by their creation, and programs that call it pass them in this order.
         self.job.create_inputs()
-        self.inputs = create_inputs(base={"choices": self.models.list_choices(), "value": self.defaults.embedded})
+        self.inputs = create_inputs(base={"choices": self.models.list_choices(None), "value": self.defaults.embedded})
         with gr.Column(elem_id="choices-panel"):
             self._render_fields("recipe", "base", "architecture")
             with gr.Accordion(message("more_choices"), open=False):

@@ -93,13 +93,13 @@ class ResultStep:
         """Hide the photos once another model is chosen."""
         return gr.skip() if self.runs.find(model) else ""
 
-    def leave_deleted(self, name: str) -> Any:
+    def leave_deleted(self, name: str, request: gr.Request) -> Any:
         """The default model in place of one that was deleted with its run."""
         is_deleted = self.predict.models.title(name) == "" and self.runs.find(name) is None
         if not is_deleted:
             return gr.skip()
         default = self.predict.defaults.get("predict")
-        return gr.update(choices=self.predict.models.list_choices(default), value=default)
+        return gr.update(choices=self.predict.models.list_choices(request, default), value=default)
 
     def connect_deletion(self, deletion: Any) -> None:
         """After the event `deletion`, the Predict tab shows no deleted model."""

@@ -559,7 +559,7 @@ def test_an_included_model_is_named_without_its_folder(
     monkeypatch.chdir(tmp_path)
     assert json.loads("".join(run(capfd, "info", "resnet20-cifar10", "--json")[1]))["architecture"] == "resnet20"
     code, lines, errors = run(capfd, "predict", images / "a.png", "--model", "resnet20-cifar10")
-    assert (code, errors, len(lines)) == (0, ["title: ResNet-20 for CIFAR-10"], 1)
+    assert (code, errors, len(lines)) == (0, ["title: ResNet-20 for 10 kinds of vehicles and animals, 32 pixels"], 1)
     parse = cli.create_parser().parse_args
     assert parse(["evaluate", "resnet20-cifar10", "--data", "a"]).model == str(SHELF / "resnet20-cifar10")
     assert parse(["train", "--base", "resnet20-cifar10"]).base == str(SHELF / "resnet20-cifar10")

@@ -128,8 +128,8 @@ def test_a_picker_shows_the_titles_of_the_cards(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
     (tmp_path / "titled" / "README.md").write_text("---\nlicense: mit\n---\n\n# Ten kinds of birds\n\nFor the garden.")
-    choices = Models(tmp_path).list_choices("user/found", "plain")
-    assert choices == [("user/found", "user/found"), ("plain", "plain"), ("titled · Ten kinds of birds", "titled")]
+    choices = Models(tmp_path).list_choices(None, "user/found", "plain")
+    assert choices == [("user/found", "user/found"), ("plain", "plain"), ("Ten kinds of birds · titled", "titled")]
 
 
 def test_it_serves_as_soon_as_the_hub_has_it(hub: Hub, watched: DefaultModels, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from resnet_hub.bundled_models import find_bundled_model, find_default_model
 from resnet_hub.errors import CheckpointError, ConfigError, ResNetHubError, TrainingError
 from resnet_hub.hub_client import timeouts
 from resnet_hub.hub_client.repo_name import is_repo_name
+from resnet_hub.hub_client.retry import without_retries
 
 PREDICT_MODEL = "timm/resnet50.a1_in1k"  # Apache-2.0, 224 pixels, 1000 labels, 102 MB
 BASE_ON_CPU, BASE_ON_GPU = "timm/resnet18.a1_in1k", "timm/resnet50.a1_in1k"
@@ -153,7 +154,8 @@ def _probe(repo_id: str, **hub: Any) -> str | None:
 
     def check() -> None:
         try:
-            read_config(repo_id, **hub)
+            with without_retries():
+                read_config(repo_id, **hub)
             reasons.append(None)
         except ResNetHubError as error:
             reasons.append(str(error))

@@ -34,7 +34,14 @@ _TORCHVISION = {
 }
 _ONNX_SAMPLE = re.compile(r"\n\n### ONNX Runtime\n\n```python\n.*?```", re.DOTALL)
 _INT8_SECTION = re.compile(rf"## int8\n\n.*?(?={re.escape(_USE)})", re.DOTALL)
+# Blank lines, comments, images (also as links), and HTML up to a blank line or a heading
+_BEFORE_TEXT = re.compile(r"\A(?:\s+|<!--.*?-->|\[?!\[[^\n]*|<[a-zA-Z/][^\n]*(?:\n(?!\s*\n|# )[^\n]*)*)+", re.DOTALL)
+_ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "et al.", "vs.", "cf.", "approx.", "Dr.", "St.")
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?])" + "".join(rf"(?<!\b{re.escape(text)})" for text in _ABBREVIATIONS) + r"(?<!\b[A-Z]\.)\s+(?=[A-Z])"
+)
 _MAX_TITLE, _MAX_PURPOSE = 100, 300  # characters that are shown of a stranger's card
+_UNLISTED = "other: "  # before the name of a licence that the Hub does not list
 _FOLD_ABOVE = 20  # labels; a longer list is collapsed
 
 
@@ -44,7 +51,8 @@ class CardContent:
 
     title: str = ""
     summary: str = ""
-    license: str | None = None  # identifier of https://huggingface.co/docs/hub/repositories-licenses
+    # Identifier of https://huggingface.co/docs/hub/repositories-licenses, or "other: NAME" for one that is not there
+    license: str | None = None
     datasets: Sequence[str] = ()  # ids on the Hub
     dataset_name: str = ""  # shown to readers, also for data that is not on the Hub
     base_model: str | None = None  # id on the Hub
@@ -170,20 +178,40 @@ def add_int8_section(card: str, record: CalibrationRecord) -> str:
     return _compose(parsed._replace(body=f"{before}{section}\n\n{use}{after}"))
 
 
+def excludes_commercial_use(license: str | None) -> bool:
+    """Whether a licence forbids commercial use, by its name: cc-by-nc-4.0, or one with the word noncommercial."""
+    return re.search(r"(^|-)nc(-|$)|non-?commercial", (license or "").lower()) is not None
+
+
 def describe_restriction(license: str | None) -> str:
     """Returns what a licence forbids, in a sentence with the way out; "" if it allows commercial use, or is unknown."""
-    if "-nc" not in (license or "").lower():
+    if not excludes_commercial_use(license):
         return ""
     return (
-        f"The licence {license} does not allow commercial use of the model, nor of models trained from it; for that, "
-        "train from another base, such as timm/resnet18.a1_in1k (Apache-2.0)."
+        f"The licence {name_license(license)} does not allow commercial use of the model, nor of models trained from "
+        "it; for that, train from another base, such as timm/resnet18.a1_in1k (Apache-2.0)."
     )
 
 
+def name_license(license: str | None) -> str:
+    """The name of a licence to show: `CardContent.license` without the mark of a licence that the Hub does not list."""
+    return (license or "").removeprefix(_UNLISTED)
+
+
 def read_license(card: str) -> str | None:
-    """The identifier of a card's licence, from its metadata."""
-    identifier = _parse(card).metadata.get("license")
-    return identifier if isinstance(identifier, str) else None
+    """The licence of a card, from its metadata, as `CardContent.license` has it.
+
+    Of several, it is the first that forbids commercial use, or the first.
+    """
+    match _parse(card).metadata:
+        case {"license": "other", "license_name": str(name)} if name.strip():
+            return _UNLISTED + " ".join(name.split())[:_MAX_TITLE]
+        case {"license": str(license)}:
+            return license
+        case {"license": [*licenses]}:
+            names = [license for license in licenses if isinstance(license, str)]
+            return next(filter(excludes_commercial_use, names), names[0] if names else None)
+    return None
 
 
 class Heading(NamedTuple):
@@ -195,13 +223,13 @@ class Heading(NamedTuple):
 
 def read_heading(card: str) -> Heading:
     """The heading of a card as plain text without links; empty texts where it has none."""
-    title, _, text = _parse(card).body.strip().partition("\n")
+    title, _, text = _BEFORE_TEXT.sub("", _parse(card).body).partition("\n")
     if not title.startswith("# "):
         return Heading("", "")
-    paragraph = next((block for block in text.split("\n\n") if block.strip()), "")
-    if paragraph.lstrip().startswith(("#", "|", "!", "<", "`", "-", "*")):  # not a paragraph
+    paragraph = _BEFORE_TEXT.sub("", text).split("\n\n")[0]
+    if paragraph.startswith(("#", "|", "<", "`", "-", "*")):  # not a paragraph
         paragraph = ""
-    purpose = re.split(r"(?<=[.!?])\s+(?=[A-Z])", _strip_markdown(paragraph), maxsplit=1)[0]
+    purpose = _SENTENCE_END.split(_strip_markdown(paragraph), maxsplit=1)[0]
     return Heading(_strip_markdown(title[2:])[:_MAX_TITLE], purpose[:_MAX_PURPOSE])
 
 
@@ -246,6 +274,8 @@ def _merge_metadata(old: _Card, new: _Card) -> dict[str, Any]:
     merged = {key: value for key, value in old.metadata.items() if key != "model-index"} | new.metadata
     if old.origin == "edited" and "license" in old.metadata:  # the choice of a person, whose text may state it too
         merged["license"] = old.metadata["license"]
+    if merged.get("license") != "other":
+        merged.pop("license_name", None)
     lists = [card.metadata["tags"] for card in (old, new) if isinstance(card.metadata.get("tags"), list)]
     if lists:
         # Only plain values: YAML aliases can nest lists without end.
@@ -323,11 +353,13 @@ def _metadata(config: ResNetConfig, facts: CardContent) -> dict[str, Any]:
         )
         for metric, value in facts.metrics.items()
     ]
+    is_unlisted = (facts.license or "").startswith(_UNLISTED)
     data: Any = ModelCardData(
         library_name="timm" if others else "resnet_hub",
         pipeline_tag=task,
         tags=[task, "resnet", "resnet_hub", *others],
-        license=facts.license,
+        license="other" if is_unlisted else facts.license,
+        license_name=name_license(facts.license) if is_unlisted else None,
         datasets=list(facts.datasets) or None,
         base_model=facts.base_model,
         model_name=facts.title or _create_title(config),
@@ -355,6 +387,7 @@ def _templates() -> "Environment":
         "percent": _format_percent,
         "numbers": _format_numbers,
         "quote": quote,
+        "license_name": name_license,
     }
     return environment
 

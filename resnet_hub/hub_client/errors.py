@@ -99,7 +99,10 @@ def error_message(
         case errors.HfHubHTTPError():
             return _explain_status(error, subject, failure, writing, action)
         case errors.HTTPError():
-            reason = type(error).__name__ if type(error) is not errors.HTTPError else str(error)
+            name = type(error).__name__
+            reason = str(error) if type(error) is errors.HTTPError else name
+            if name in ("RemoteProtocolError", "ReadError"):
+                reason = "the connection broke off"
             return f"{failure}: the Hub at {hub} cannot be reached ({reason}). Check the connection and try again."
     if isinstance(error, XetTransferError):
         return f"{failure}: its store fails ({error}), by plain HTTP too. Try again in some minutes."

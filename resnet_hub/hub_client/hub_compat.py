@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
 
 HTTP_LOGGER = "huggingface_hub.utils._http"  # logs each retry
+DOWNLOAD_LOGGER = "huggingface_hub.file_download"  # logs each connection that breaks off
 
 _lock = threading.Lock()
 

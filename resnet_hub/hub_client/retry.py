@@ -5,7 +5,9 @@ retries other responses without end.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from json import JSONDecodeError
 from typing import ParamSpec, TypeVar
@@ -16,6 +18,8 @@ from resnet_hub.hub_client.timeouts import NO_XET_TOKEN, import_http_library, re
 from resnet_hub.hub_client.xet import can_watch, is_store_broken, plain_http, report_store, watched_transfers
 
 _UNEXPECTED = (LookupError, TypeError, AttributeError, AssertionError, NameError)  # raised on malformed responses
+
+_retries: ContextVar[bool] = ContextVar("_retries", default=True)  # whether this thread's calls are retried
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,11 +50,21 @@ def call_within(timeout: float, call: Callable[P, T], *args: P.args, **options: 
     return _call(partial(call, *args, **options), retry=False, timeout=timeout)
 
 
+@contextmanager
+def without_retries() -> Iterator[None]:
+    """Make each `retry_call` of this thread a `call_once`."""
+    token = _retries.set(False)
+    try:
+        yield
+    finally:
+        _retries.reset(token)
+
+
 def _call(call: Callable[[], T], *, retry: bool, timeout: float | None = None) -> T:
     """Call a function, and again by plain HTTP if the store behind Xet fails."""
     from huggingface_hub import constants, errors
 
-    attempt = partial(_call_with_retries, call, retry=retry, timeout=timeout)
+    attempt = partial(_call_with_retries, call, retry=retry and _retries.get(), timeout=timeout)
     if constants.HF_HUB_DISABLE_XET:
         return attempt()
     if is_store_broken() or not can_watch():
@@ -78,7 +92,7 @@ def _call_with_retries(call: Callable[[], T], *, retry: bool, timeout: float | N
     from huggingface_hub import constants, errors
 
     http = import_http_library()
-    with request_timeout(timeout) as clock:
+    with request_timeout(timeout, retry=retry) as clock:
         backoff, was_short = 1.0, False
         while True:
             try:

@@ -26,7 +26,7 @@ from importlib import import_module
 from typing import Any
 
 from resnet_hub.hub_client.errors import RETRIED_STATUSES, XetTransferError, parse_retry_after
-from resnet_hub.hub_client.hub_compat import HTTP_LOGGER
+from resnet_hub.hub_client.hub_compat import DOWNLOAD_LOGGER, HTTP_LOGGER
 from resnet_hub.hub_client.unsent import read_unsent_bytes
 
 SILENCE = 15.0
@@ -46,8 +46,9 @@ _POLL_SECONDS = 0.1
 class Clock:
     """When a call last made progress; the time that sending takes is not counted."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, *, retry: bool = True) -> None:
         self.timeout = timeout
+        self.retry = retry  # whether huggingface_hub may repeat requests
         self.last_progress = time.monotonic()
         self.failure: Any = None  # exception or response since the last progress
         self.awaits_token = False  # of Xet
@@ -62,7 +63,9 @@ class Clock:
             if hasattr(self.failure, "status_code"):
                 _raise_for_status(self.failure)
             # The base class: huggingface_hub retries only subclasses of it.
-            raise import_http_library().HTTPError(f"no answer for {self.timeout:.0f} seconds")
+            has_broken_off = isinstance(self.failure, _broken_off_errors())
+            reason = "the connection broke off" if has_broken_off else f"no answer for {self.timeout:.0f} seconds"
+            raise import_http_library().HTTPError(reason)
 
 
 _current_clock: ContextVar[Clock | None] = ContextVar("_current_clock", default=None)  # of this thread's call
@@ -72,17 +75,22 @@ class _QuietDuringCalls(logging.Filter):
     """Drops the lines that huggingface_hub logs about its retries within `request_timeout`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return _current_clock.get() is None
+        is_of_retry = record.name == HTTP_LOGGER or str(record.msg).startswith("Error while downloading")
+        return _current_clock.get() is None or not is_of_retry
 
 
-logging.getLogger(HTTP_LOGGER).addFilter(_QuietDuringCalls())
+for _logger in (HTTP_LOGGER, DOWNLOAD_LOGGER):
+    logging.getLogger(_logger).addFilter(_QuietDuringCalls())
 
 
 @contextmanager
-def request_timeout(timeout: float | None = None) -> Iterator[Clock]:
-    """Limit how long requests of this thread to the Hub wait without progress, in place of `SILENCE`."""
+def request_timeout(timeout: float | None = None, *, retry: bool = True) -> Iterator[Clock]:
+    """Limit how long requests of this thread to the Hub wait without progress, in place of `SILENCE`.
+
+    Without `retry`, a response that huggingface_hub would ask for again raises its error.
+    """
     _install_hooks()
-    clock = Clock(timeout or SILENCE)
+    clock = Clock(timeout or SILENCE, retry=retry)
     token = _current_clock.set(clock)
     try:
         yield clock
@@ -142,7 +150,7 @@ def _after_response(response: Any) -> None:
     if response.status_code in RETRIED_STATUSES:
         clock.failure = response
         retry_after = parse_retry_after(response.headers)
-        if (MAX_BACKOFF if retry_after is None else retry_after + 1) >= clock.seconds_left:
+        if not clock.retry or (MAX_BACKOFF if retry_after is None else retry_after + 1) >= clock.seconds_left:
             _raise_for_status(response)
     else:
         start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
@@ -167,6 +175,12 @@ def import_http_library() -> Any:
     from huggingface_hub import errors
 
     return import_module(errors.HTTPError.__module__.partition(".")[0])
+
+
+def _broken_off_errors() -> tuple[type[Exception], ...]:
+    """The errors of the HTTP library for a connection that ends before the response does."""
+    http = import_http_library()
+    return http.RemoteProtocolError, http.ReadError
 
 
 def _await_receipt(clock: Clock) -> None:
@@ -209,9 +223,13 @@ def _measured_stream() -> Any:
                 clock.last_progress = time.monotonic()
 
         def _split_stream(self) -> Iterator[bytes]:
-            for chunk in self.stream:  # of a commit: its whole body
-                for start in range(0, len(chunk), MIN_PROGRESS):
-                    yield chunk[start : start + MIN_PROGRESS]
+            try:
+                for chunk in self.stream:  # of a commit: its whole body
+                    for start in range(0, len(chunk), MIN_PROGRESS):
+                        yield chunk[start : start + MIN_PROGRESS]
+            except _broken_off_errors() as error:  # huggingface_hub resumes the download
+                self.clock.failure = error
+                raise
 
         def close(self) -> None:
             if close := getattr(self.stream, "close", None):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.checkpoints.load import read_card
-from resnet_hub.checkpoints.model_card import CardContent, read_license, render_card
+from resnet_hub.checkpoints.model_card import CardContent, name_license, read_license, render_card
 from resnet_hub.checkpoints.save import CARD_FILE, WEIGHTS_FILE
 from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.datasets.remote import HUB_PREFIX
@@ -177,7 +177,7 @@ def _describe_base(base: str | None, run: RunDir) -> tuple[str, str | None]:
             license = read_license(read_card(source) or "")
     if is_hub_id(base):
         return "", license
-    stated = f", whose card states the license: {license}" if license else ""
+    stated = f", whose card states the license: {name_license(license)}" if license else ""
     return f" It started from the weights of {_get_public_name(base)}{stated}.", license
 
 

@@ -11,7 +11,7 @@ import gradio as gr
 
 from resnet_hub.checkpoints.model_card import read_heading, read_license
 from resnet_hub.demo.i18n import translate, translate_label, translate_text
-from resnet_hub.demo.licenses import name_license
+from resnet_hub.demo.licenses import describe_license
 from resnet_hub.demo.markup import encode_jpeg, render, shorten_label
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def render_summary(config: "ResNetConfig", model: str, title: str, card: str, qu
         model=model,
         title=translate_text(request, heading) if query and heading else title,
         purpose=translate(request, key, count=f"{config.num_classes:,}", some=some),
-        license=name_license(license, request),
+        license=describe_license(license, request),
         parameters=f"{config.num_parameters / 1e6:,.1f}",
         query=query,
     )

@@ -109,6 +109,31 @@ def test_a_download_that_breaks_is_named(timms: Repo, hub: Hub, embedded: Path) 
     assert choose_default_model("predict") == (PREDICT_MODEL, None)
 
 
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(429, "the Hub limits the rate of requests"), (500, "a server error (500)"), (503, "a server error (503)")],
+)
+@pytest.mark.parametrize("request_of", ["GET /api/models/.*", "(GET|HEAD) .*/config.json"])
+def test_a_refusal_is_named_at_once(
+    timms: Repo, hub: Hub, embedded: Path, monkeypatch: pytest.MonkeyPatch, status: int, reason: str, request_of: str
+) -> None:
+    monkeypatch.setattr(timeouts, "SILENCE", 15.0)
+    hub.fail(request_of, status)
+    start = time.monotonic()
+    source, said = choose_default_model("predict")
+    assert time.monotonic() - start < 2
+    assert source == embedded and said is not None and said.startswith(PREDICT_MODEL) and reason in said
+
+
+def test_a_download_that_breaks_off_is_named_without_lines_of_the_client(
+    timms: Repo, hub: Hub, embedded: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.fail("GET .*/model.safetensors", cut=1000)
+    source, reason = choose_default_model("predict")
+    assert source == embedded and reason is not None and "the connection broke off" in reason
+    assert caplog.messages == []
+
+
 def test_it_serves_once_the_hub_has_it(hub: Hub, embedded: Path, request: pytest.FixtureRequest) -> None:
     source, reason = choose_default_model("predict")
     assert source == embedded and reason is not None

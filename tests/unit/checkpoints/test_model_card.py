@@ -20,8 +20,11 @@ from resnet_hub.checkpoints.model_card import (
     Metric,
     add_int8_section,
     carry_over_card,
+    describe_restriction,
+    excludes_commercial_use,
     mark_generated,
     read_heading,
+    read_license,
     read_metrics,
     render_card,
     set_repo_id,
@@ -108,6 +111,32 @@ def test_a_licence_without_a_name_is_no_section_of_one_word() -> None:
     card = render(CardContent(license="other"))
     assert ModelCard(card).data.license == "other"
     assert "The licence is not in the Hub's list" in text_of(card).partition("## Licence")[2]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "license", "is_free"),
+    [
+        ("license: mit", "mit", True),
+        ("license: cc-by-nc-nd-3.0", "cc-by-nc-nd-3.0", False),
+        ("license: fair-noncommercial-research-license", "fair-noncommercial-research-license", False),
+        ("license: [mit, cc-by-nc-4.0]", "cc-by-nc-4.0", False),
+        ("license: [mit, apache-2.0]", "mit", True),
+        ("license: [1]", None, True),
+        ("license: other\nlicense_name: acme Non-Commercial", "other: acme Non-Commercial", False),
+        ("license: other", "other", True),
+        ("license: ncsa", "ncsa", True),
+    ],
+)
+def test_the_licence_of_a_card_is_read_and_written(metadata: str, license: str | None, is_free: bool) -> None:
+    assert read_license(f"---\n{metadata}\n---\n# A model\n") == license
+    assert (describe_restriction(license) == "") == is_free != excludes_commercial_use(license)
+    card = render(CardContent(license=license))
+    assert read_license(card) == license and ("does not allow commercial use" in text_of(card)) != is_free
+    data = ModelCard(card).data
+    if "license_name" in metadata:
+        assert (data.license, data.license_name) == ("other", "acme Non-Commercial") and "other:" not in text_of(card)
+        merged = ModelCard(update_metadata(card, render(CardContent(license="mit")))).data.to_dict()
+        assert merged["license"] == "mit" and "license_name" not in merged
 
 
 def test_the_int8_section_is_added_once() -> None:
@@ -317,6 +346,14 @@ def test_aliases_and_lists_without_end_cost_no_time() -> None:
             ("1,000 things", "Dogs and cats."),
         ),
         ("# Model \\#1\n\n| a | b |\n", ("Model #1", "")),
+        (
+            "<!-- badges -->\n[![ci](a.svg)](b)\n![logo](c.png)\n\n<p>\n  Icon\n</p>\n\n# Roses\n\n<br>\n\nRed.",
+            ("Roses", "Red."),
+        ),
+        ("<img src='a.png'>\n# Roses\n\n![b](b.svg)\n\nRed.", ("Roses", "Red.")),
+        ("# Roses\n\nTells flowers apart, e.g. Roses. More.", ("Roses", "Tells flowers apart, e.g. Roses.")),
+        ("# Roses\n\nBy J. Doe et al. Much used. More.", ("Roses", "By J. Doe et al. Much used.")),
+        ("<!-- never closed\n# Roses", ("", "")),
         ("no heading", ("", "")),
         ("", ("", "")),
         ("# " + "x" * 500 + "\n\n" + "y" * 500, ("x" * 100, "y" * 300)),

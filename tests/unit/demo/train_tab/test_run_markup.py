@@ -113,6 +113,8 @@ def test_calibration_is_described_in_a_sentence(error: float, images: int, key: 
     [
         ("Apache-2.0", "terms_free"),
         ("cc-by-nc-4.0", "terms_noncommercial"),
+        ("cc-by-nc-2.0", "terms_noncommercial"),
+        ("acme-noncommercial", "terms_noncommercial"),
         (EVIL, "terms_other"),
         ("", "terms_unknown"),
     ],

@@ -6,6 +6,8 @@ Wide ResNet (https://arxiv.org/abs/1605.07146); deep stems and shortcut D from *
 with Convolutional Neural Networks* (https://arxiv.org/abs/1812.01187).
 """
 
+import base64
+import binascii
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -105,7 +107,7 @@ class Reliability:
     most_distance: float | None = None  # an image whose features are farther from it shows none of the labels
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1 or not math.isfinite(self.most_distance or 0.0):
+        if not 0 <= self.threshold <= 1 or not 0 <= (self.most_distance or 0.0) < math.inf:
             raise ConfigError(f"The reliability {brief(vars(self))} is invalid; fit it again, or remove it.")
 
 
@@ -506,12 +508,29 @@ def _validate(values: Mapping[str, Any]) -> dict[str, Any]:
     if checked["stem_channels"] == config.stem_outputs:
         checked["stem_channels"] = ()
     config.__dict__.update(checked)
+    if subspace := config.reliability.subspace:
+        _check_subspace(subspace, config.num_features)
     if config.num_parameters > _MAX_PARAMETERS:
         limit = f"{_MAX_PARAMETERS:,}"
         raise ConfigError(f"The network has {config.num_parameters:,} parameters; the limit is {limit}.")
     if config.peak_numbers > _MAX_PEAK:
         raise ConfigError(f"The network keeps {config.peak_numbers:,} values for one image; at most {_MAX_PEAK:,} fit.")
     return checked
+
+
+def _check_subspace(text: str, num_features: int) -> None:
+    """Raise `ConfigError` unless a text holds rows of `num_features` finite values, as `FeatureSubspace` has them."""
+    try:
+        values = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        values = b""
+    rows, rest = divmod(len(values), 2 * num_features)  # in half precision
+    is_finite = all(byte & 0x7C != 0x7C for byte in values[1::2])  # the exponents
+    if rest or not 0 < rows <= num_features + 1 or not is_finite:
+        raise ConfigError(
+            f"The reliability.subspace of config.json is damaged: it holds no rows of {num_features} numbers, the "
+            "features of the network. Fit it again, or remove it."
+        )
 
 
 def _validate_type(key: str, value: Any, hint: Any) -> Any:

@@ -266,7 +266,7 @@ def test_every_field_survives_json() -> None:
         interpolation="bicubic",
         mean=(0.1,),
         std=(0.3,),
-        reliability=Reliability(threshold=0.6, subspace="AAAA", most_distance=1.5),
+        reliability=Reliability(threshold=0.6, subspace="AAAA" * 256, most_distance=1.5),
     )
     default = ResNetConfig()
     assert all(getattr(config, key) != getattr(default, key) for key in vars(config))

@@ -22,7 +22,7 @@ from resnet_hub.checkpoints.save import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 
 CARDS = sorted(SHELF.glob(f"[!.]*/{CARD_FILE}"))
 # Words that the glossary avoids, without those that have other meanings.
-AVOIDED = r"\b(pictures?|data sets?|kinds?|model folders?|answers?|foreign|learnt)\b"
+AVOIDED = r"\b(pictures?|data sets?|model folders?|answers?|foreign|learnt)\b"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

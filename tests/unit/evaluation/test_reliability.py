@@ -76,11 +76,11 @@ def test_a_distance_of_few_images_is_not_that_of_the_farthest_one() -> None:
     torch.manual_seed(0)
     model, shares = ResNet(CONFIG).eval(), []
     for _ in range(50):
-        features, known, others = torch.rand(8, 32), torch.rand(50, 32), torch.rand(500, 32)
+        features, known, others = torch.rand(8, 16), torch.rand(50, 16), torch.rand(500, 16)
         logits, targets = draw_logits(8)
         fit = fit_reliability(model, logits, targets, features=features, train_features=known)
         assert fit is not None and fit.reliability.subspace is not None and fit.reliability.most_distance is not None
-        distances = FeatureSubspace.decode(fit.reliability.subspace, 32).measure_distances(others)
+        distances = FeatureSubspace.decode(fit.reliability.subspace, 16).measure_distances(others)
         shares.append(float((distances <= fit.reliability.most_distance).double().mean()))
     assert np.mean(shares) == pytest.approx(0.92, abs=0.02)  # seven eighths up to the farthest
 
@@ -91,7 +91,7 @@ def test_the_model_has_the_temperature_in_its_head_and_the_rest_in_its_config(tm
     images = torch.randn(2, 3, 16, 16)
     expected = model(images).detach()
     logits, targets = draw_logits()
-    features, known = torch.rand(len(logits), 32), torch.rand(50, 32)
+    features, known = torch.rand(len(logits), 16), torch.rand(50, 16)
     fit = fit_reliability(model, 4 * logits, targets, features=features, train_features=known)
     assert fit is not None and fit.error_after < 0.03 < fit.error_before
     loaded = ResNet.from_pretrained(model.save_pretrained(tmp_path / "model"))
@@ -101,7 +101,7 @@ def test_the_model_has_the_temperature_in_its_head_and_the_rest_in_its_config(tm
     is_sure = scores >= fit.reliability.threshold
     assert float((predicted == targets)[is_sure].double().mean()) == pytest.approx(0.9, abs=0.01)
     assert fit.reliability.subspace is not None and fit.reliability.most_distance is not None
-    distances = FeatureSubspace.decode(fit.reliability.subspace, 32).measure_distances(features)
+    distances = FeatureSubspace.decode(fit.reliability.subspace, 16).measure_distances(features)
     assert float((distances <= fit.reliability.most_distance).double().mean()) == pytest.approx(0.95, abs=0.01)
     loaded.reset_head(["x", "y"])
     assert loaded.config.reliability == Reliability()  # of the old head
@@ -146,7 +146,7 @@ def test_distilled_weights_are_rarely_wrong_and_sure() -> None:
     [
         (Reliability(), "not sure"),  # three labels with nearly equal scores
         (Reliability(threshold=0.0), "sure"),
-        (Reliability(threshold=0.0, subspace=NOTHING, most_distance=-1.0), "none"),
+        (Reliability(threshold=0.0, subspace=NOTHING, most_distance=0.0), "none"),
         (Reliability(threshold=1.0, subspace=NOTHING, most_distance=2.0), "not sure"),
     ],
 )
@@ -170,5 +170,21 @@ def test_configs_without_the_record_and_with_a_damaged_one() -> None:
         content["resnet_hub"]["reliability"] = damaged
         with pytest.raises(ConfigError, match="reliability"):
             ResNetConfig.from_dict(content)
+    content["resnet_hub"]["reliability"] = {"subspace": NOTHING, "most_distance": 0.0}
+    assert ResNetConfig.from_dict(content).reliability.subspace == NOTHING
     content["resnet_hub"]["reliability"] = {"threshold": 0.5, "of a later version": 1}
     assert ResNetConfig.from_dict(content).reliability == Reliability(threshold=0.5)
+
+
+def test_a_damaged_record_is_named_with_its_folder_and_not_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    folder = ResNet(CONFIG).save_pretrained(tmp_path / "model")
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    content["resnet_hub"]["reliability"] = {"subspace": FeatureSubspace(torch.zeros(15), torch.zeros(0, 15)).encode()}
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    for load in (ResNet.from_pretrained, Classifier.from_pretrained):
+        with pytest.raises(ConfigError, match=r"reliability\.subspace .* no rows of 16 numbers") as failed:
+            load(folder)
+        assert str(failed.value).startswith(f"{folder}: ")
+    with pytest.raises(ConfigError, match="reliability"):
+        Reliability(most_distance=-1.0)

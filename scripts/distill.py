@@ -43,7 +43,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnet_hub import ResNet, ResNetConfig
-from resnet_hub.checkpoints.model_card import CardContent
+from resnet_hub.checkpoints.model_card import CardContent, read_license
 from resnet_hub.errors import ImageError
 from resnet_hub.evaluation.metrics import compute_calibration_error
 from resnet_hub.evaluation.reliability import Fit, choose_threshold, fit_reliability
@@ -625,7 +625,9 @@ def readable_labels() -> list[str]:
 
 @torch.no_grad()
 def match_norms(model: ResNet, base: ResNet) -> None:
-    """Gives each convolution the norm that it has in `base`, and its BatchNorm the statistics for that: outputs stay.
+    """Gives each convolution the norm that it has in `base`, and its BatchNorm the statistics for that.
+
+    Outputs stay, except where a variance would be below 0: it is scaled with `eps`, which cannot change.
 
     SGD lets the norms grow. A fine-tuning by Adam has steps of a fixed size, so its rate would suit no longer
     (docs/log.md).
@@ -636,7 +638,7 @@ def match_norms(model: ResNet, base: ResNet) -> None:
             norm = model.get_submodule(name.replace("downsample.0", "downsample.1").replace("conv", "bn"))
             convolution.weight.mul_(scale)
             norm.running_mean.mul_(scale)
-            norm.running_var.mul_(scale**2)
+            norm.running_var.add_(norm.eps).mul_(scale**2).sub_(norm.eps).clamp_(min=0)
 
 
 def save(args: argparse.Namespace) -> None:
@@ -662,12 +664,17 @@ def save(args: argparse.Namespace) -> None:
     learned = sum(store.count_classes() for store in stores)
     count = sum(len(store.train) for store in stores)
     if args.teacher_logits:
-        text = f"Distilled from another model's logits of {count:,} images in {student.step:,} steps."
-        content = CardContent(title="A distilled ResNet", training=text)
+        content = describe_other(base, count, student.step)
     else:
         content = describe(fit, caution, metrics, count, student.step, args)
     content = replace(content, **rate_classes(model.config.labels, logits.argmax(1), targets, learned))
     model.save_pretrained(args.folder, card=content, dtype="float16")
+
+
+def describe_other(base: ResNet, count: int, steps: int) -> CardContent:
+    """The facts for the model card of a student of another teacher; the license of its base applies to it too."""
+    text = f"Distilled from another model's logits of {count:,} images in {steps:,} steps."
+    return CardContent(title="A distilled ResNet", training=text, license=read_license(base.card or ""))
 
 
 def rate_classes(labels: list[str], predicted: Tensor, targets: Tensor, learned: np.ndarray) -> dict[str, Any]:

@@ -129,7 +129,8 @@ def _describe(config: ResNetConfig, runtime_files: dict[str, bytes]) -> dict[str
         url = f"runtime/{name}" if runtime_files else RUNTIME_URL + name
         runtime[role] = {"url": url, "integrity": integrity, "bytes": size}
     keys = ("labels", "image_size", "resize_size", "crop_mode", "interpolation", "in_channels", "mean", "std")
-    return {key: getattr(config, key) for key in keys} | {"runtime": runtime}
+    values = {key: getattr(config, key) for key in keys}
+    return values | {"threshold": config.reliability.threshold, "runtime": runtime}
 
 
 def _create_title(model: ResNet) -> str:

@@ -12,6 +12,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from PIL import Image
 
 from resnet_hub import Classifier
 from resnet_hub.bundled_models import SHELF
-from resnet_hub.config import ResNetConfig
+from resnet_hub.config import Reliability, ResNetConfig
 from resnet_hub.images.transforms import resize_and_crop
 from resnet_hub.inference.web_export import RUNTIME_URL, RUNTIME_VERSION, build_web_page, export_web
 from resnet_hub.model import ResNet
@@ -202,6 +203,21 @@ def test_other_preprocessing(page: "Page", runtime: Path, tmp_path: Path, change
             scores = {row["label"]: row["score"] for row in classify(page, path)}
             for row in classifier(path, top_k=10):
                 assert scores[row["label"]] == pytest.approx(row["score"], abs=0.02)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_a_label_below_the_threshold_is_not_sure(page: "Page", runtime: Path, tmp_path: Path, threshold: float) -> None:
+    model = ResNet.from_pretrained(CIFAR)
+    model.config = replace(model.config, reliability=Reliability(threshold=threshold))
+    with serving_files(export_web(model.save_pretrained(tmp_path / "model"), runtime=runtime)) as address:
+        page.goto(address)
+        best = classify(page, EXAMPLES[0])[0]
+        text = f"{best['label']}, {best['score']:.1%}"
+        page.get_by_text(f"Not sure: {text}" if threshold else text, exact=True).wait_for()
+        assert not page.locator("#doubt").is_visible()
+        page.get_by_role("button", name="Camera").click()
+        page.get_by_text("The camera is on").wait_for()
+        assert page.locator("#doubt").is_visible() == bool(threshold)
 
 
 def test_a_pasted_and_a_dropped_photo(page: "Page", site: str) -> None:

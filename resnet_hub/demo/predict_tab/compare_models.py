@@ -58,6 +58,7 @@ class ModelComparison:
         return {
             "title": self.picker.get_title(name, request),
             "best": prediction_markup.name_label(top[0]["label"], request),
+            "is_sure": top.verdict == "sure",
             "prediction": prediction_markup.render_prediction(top, "", request, is_live=True),
             "heat": markup.encode_jpeg(heat_map),
             "photo": markup.encode_jpeg(image.resize(heat_map.size)),

@@ -56,15 +56,16 @@ export class Classifier {
    * @param {CanvasImageSource} image
    * @param {number} width In pixels.
    * @param {number} height In pixels.
-   * @returns {Promise<{label: string, score: number}[]>}
+   * @returns {Promise<{label: string, score: number}[]>} With `isSure`: whether the best score reaches the threshold.
    */
   async classify(image, width, height) {
-    const { image_size: side, in_channels: channels, labels } = this.#config;
+    const { image_size: side, in_channels: channels, labels, threshold } = this.#config;
     const pixels = resizeAndCrop(createReader(image), width, height, this.#config);
     const input = new this.#runtime.Tensor("float32", this.#normalize(pixels), [1, channels, side, side]);
     const { logits } = await this.#session.run({ pixel_values: input });
     const scores = softmax(logits.data);
-    return labels.map((label, index) => ({ label, score: scores[index] })).sort((a, b) => b.score - a.score);
+    const ranked = labels.map((label, index) => ({ label, score: scores[index] })).sort((a, b) => b.score - a.score);
+    return Object.assign(ranked, { isSure: ranked[0].score >= threshold });
   }
 
   /** From interleaved bytes to planes of floats. */

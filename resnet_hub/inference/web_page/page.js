@@ -64,10 +64,12 @@ function showPreview(file) {
 function show(prediction, isAnnounced = false) {
   find("best").replaceChildren(...prediction.slice(0, SHOWN).map(createRow));
   find("others").replaceChildren(...prediction.slice(SHOWN).map(createRow));
+  const isDoubtful = prediction.length > 0 && !prediction.isSure;
+  find("doubt").hidden = isAnnounced || !isDoubtful; // of the camera: its labels are not announced
   find("more").hidden = prediction.length <= SHOWN;
   find("more").querySelector("summary").textContent = `${prediction.length - SHOWN} more labels`;
   if (!isAnnounced) return;
-  setStatus(`${prediction[0].label}, ${formatPercent(prediction[0].score)}`);
+  setStatus(`${isDoubtful ? "Not sure: " : ""}${prediction[0].label}, ${formatPercent(prediction[0].score)}`);
   find("best").scrollIntoView({ block: "nearest" });
 }
 

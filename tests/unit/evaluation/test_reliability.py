@@ -141,6 +141,31 @@ def test_distilled_weights_are_rarely_wrong_and_sure() -> None:
     assert float((predicted == targets)[is_sure].double().mean()) == pytest.approx(0.8, abs=0.02)
 
 
+def test_distilled_weights_with_the_norms_of_their_base_have_the_same_outputs() -> None:
+    distill = runpy.run_path(str(ROOT / "scripts" / "distill.py"))
+    torch.manual_seed(0)
+    base, model = ResNet(CONFIG), ResNet(CONFIG)
+    model.train()(torch.randn(64, 3, 16, 16))
+    with torch.no_grad():
+        for module in model.eval().modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.mul_(3)
+            elif isinstance(module, torch.nn.BatchNorm2d):
+                module.running_var.mul_(1e-4)  # eps counts
+        images = torch.randn(2, 3, 16, 16)
+        expected = model(images)
+        distill["match_norms"](model, base)
+        torch.testing.assert_close(model(images), expected, rtol=1e-3, atol=1e-3)
+    assert model.conv1.weight.norm().item() == pytest.approx(base.conv1.weight.norm().item(), rel=1e-4)
+
+
+def test_the_license_of_the_base_is_that_of_a_distilled_model_too() -> None:
+    distill = runpy.run_path(str(ROOT / "scripts" / "distill.py"))
+    base = ResNet(CONFIG)
+    base.card = "---\nlicense: cc-by-nc-4.0\n---\n# Base\n"
+    assert distill["describe_other"](base, 10, 20).restriction.startswith("The licence cc-by-nc-4.0 does not allow")
+
+
 @pytest.mark.parametrize(
     ("reliability", "verdict"),
     [

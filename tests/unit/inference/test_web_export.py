@@ -61,6 +61,7 @@ def test_the_page_names_a_pinned_runtime_with_its_hashes(folder: Path) -> None:
     about = json.loads((folder / "web" / "model.json").read_text(encoding="utf-8"))
     assert about["labels"] == TINY.labels
     assert (about["image_size"], about["resize_size"], about["mean"]) == (32, 35, [0.1, 0.2, 0.3])
+    assert about["threshold"] == TINY.reliability.threshold
     assert RUNTIME_VERSION in RUNTIME_URL
     for file, name in zip(about["runtime"].values(), RUNTIME, strict=True):
         assert file["url"] == RUNTIME_URL + name

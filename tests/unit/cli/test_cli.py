@@ -88,7 +88,7 @@ def test_predict_gives_one_line_per_image(capfd: pytest.CaptureFixture[str], mod
     [
         (Reliability(threshold=0.0), "sure", ""),
         (Reliability(threshold=1.0), "not sure", "Not sure:  "),
-        (Reliability(subspace=NOTHING.encode(), most_distance=-1.0), "none", "None of these, most likely:  "),
+        (Reliability(subspace=NOTHING.encode(), most_distance=0.0), "none", "None of these, most likely:  "),
     ],
 )
 def test_predict_prints_the_verdict(

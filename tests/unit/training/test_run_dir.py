@@ -41,7 +41,7 @@ def test_processes_share_a_batch_equally_and_mixed_images_in_pairs() -> None:
     TrainConfig(data="a", run="b", base="c", recipe="head").resolved().check_processes(5)  # takes no steps
 
 
-@pytest.mark.parametrize(("images", "epochs"), [(10, 10), (160, 10), (1000, 8), (2766, 3), (50_000, 3)])
+@pytest.mark.parametrize(("images", "epochs"), [(10, 10), (160, 10), (2000, 7), (2766, 5), (50_000, 3)])
 def test_fewer_images_are_trained_for_more_epochs(images: int, epochs: int) -> None:
     config = TrainConfig(data="a", run="b", base="c").resolved()
     assert config.choose_epochs(images) == epochs

@@ -253,18 +253,27 @@ class ResNet(nn.Module):
         id2label: Mapping[int, str] | list[str] | None = None,
         num_classes: int | None = None,
         dtype: str = "float32",
-        **hub: Any,
+        weights: str | None = None,
+        subfolder: str = "",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
     ) -> Self:
         """Load a model from a checkpoint folder or the Hub, in evaluation mode.
 
         Args:
-            source: A checkpoint folder, or a Hub repo `user/name`.
+            source: A checkpoint folder, a Hub repo `user/name`, or an included model such as "resnet18-imagenet".
             id2label: Labels of a new head on the same backbone, by class index or as a list.
             num_classes: Number of classes of a new head, with numbered labels.
             dtype: "float32", "float16" or "bfloat16" to cast the weights, "auto" to keep the dtype of the file. The
                 default represents all of them exactly, and on a CPU it is faster than half precision.
-            hub: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, and `weights`, the name of the
-                weights file where there are several.
+            weights: The name of the weights file, where there are several.
+            subfolder: Path of the checkpoint inside the source.
+            revision: Branch, tag or commit of a repo.
+            token: A token of the Hub; False for none, None for the one that is logged in.
+            cache_dir: The cache to fetch into, instead of the default one.
+            local_files_only: Use the cached copy of a repo, without any request.
 
         Returns:
             The model, whose config holds labels and preprocessing.
@@ -277,11 +286,19 @@ class ResNet(nn.Module):
         from resnet_hub.checkpoints.load import check_weights, load_checkpoint
         from resnet_hub.checkpoints.save import cast_weights
 
-        checkpoint = load_checkpoint(source, **hub)
+        checkpoint = load_checkpoint(
+            source,
+            weights=weights,
+            subfolder=subfolder,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
         with torch.device("meta"), _SkipInitialisation():  # the loaded tensors become the parameters: no second copy
             model = cls(checkpoint.config)
-        weights = check_weights(model.state_dict(), checkpoint.weights)
-        model.load_state_dict(weights if dtype == "auto" else cast_weights(weights, dtype), assign=True)
+        tensors = check_weights(model.state_dict(), checkpoint.weights)
+        model.load_state_dict(tensors if dtype == "auto" else cast_weights(tensors, dtype), assign=True)
         model.card, model.stored_as, model.calibration = checkpoint.card, checkpoint.dtype, checkpoint.calibration
         if id2label is not None or num_classes is not None:
             model.reset_head(id2label, num_classes)
@@ -319,7 +336,11 @@ class ResNet(nn.Module):
         *,
         card: "str | CardContent | None" = None,
         dtype: str | None = None,
-        **hub: Any,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        branch: str | None = None,
+        create_pr: bool = False,
+        message: str | None = None,
     ) -> str:
         """Save the model as `save_pretrained` does, and upload it to the Hub in one commit.
 
@@ -327,7 +348,11 @@ class ResNet(nn.Module):
             repo_id: The repo `user/name`, created if it does not exist.
             card: See `save_pretrained`. A card that was edited on the Hub keeps its text.
             dtype: See `save_pretrained`.
-            hub: `private`, `token`, `branch`, `create_pr`, `message`: see `checkpoints.push.push_folder`.
+            private: Whether a new repo is private; an existing public one is then refused.
+            token: A token of the Hub; None for the one that is logged in.
+            branch: The branch to commit to, created if it does not exist; None for `main`.
+            create_pr: Open a pull request instead of committing to the branch.
+            message: The commit message.
 
         Returns:
             The URL of the commit or pull request.
@@ -340,4 +365,6 @@ class ResNet(nn.Module):
 
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, card=card, dtype=dtype)
-            return push_folder(folder, repo_id, **hub)
+            return push_folder(
+                folder, repo_id, private=private, token=token, branch=branch, create_pr=create_pr, message=message
+            )

@@ -678,7 +678,7 @@ def describe_other(base: ResNet, count: int, steps: int) -> CardContent:
 
 
 def rate_classes(labels: list[str], predicted: Tensor, targets: Tensor, learned: np.ndarray) -> dict[str, Any]:
-    """The accuracy of each class that was measured, with the numbers of its images."""
+    """The recall of each class that was measured, with the numbers of its images."""
     measured = torch.bincount(targets, minlength=CLASSES)
     right = torch.bincount(targets[predicted == targets], minlength=CLASSES)
     indices = [index for index in range(CLASSES) if measured[index]]
@@ -702,7 +702,7 @@ research datasets.
 On {metrics["held_out"]:,} photos held out, its first label is the teacher's for {metrics["agreement"]:.1%}, and for
 {metrics["agreement_where_sure"]:.1%} of those that the teacher gives a score above 0.5.
 
-The accuracy of each class is of Tiny ImageNet's validation images and of the held-out photos together; of the latter
+The recall of each class is of Tiny ImageNet's validation images and of the held-out photos together; of the latter
 the teacher's first choice counts as right, so classes with few images have rough figures only.
 
 Its scores are cautious. A temperature of {fit.temperature:.2f} makes them honest on the labelled images and on held-out

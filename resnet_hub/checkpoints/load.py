@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_hub.atomic import write_atomic
+from resnet_hub.bundled_models import find_bundled_model
 from resnet_hub.checkpoints.save import (
     CALIBRATION_FILE,
     CARD_FILE,
@@ -160,7 +161,7 @@ def open_source(
     """List the files of a checkpoint, without fetching any.
 
     Args:
-        source: A folder, or the name `user/name` of a Hub repo.
+        source: A folder, the name `user/name` of a Hub repo, or the name of an included model.
         subfolder: Path of the checkpoint inside the source.
         revision: Branch, tag or commit of a repo.
         token: A token of the Hub; False for none, None for the one that is logged in.
@@ -182,6 +183,8 @@ def open_source(
     with suppress(OSError, RuntimeError):  # a name too long for the disk, an unknown home directory
         path = Path(source).expanduser()
         folder = path if path.exists() else None
+    if folder is None and isinstance(source, str):
+        folder = find_bundled_model(source)
     if folder:
         return _open_folder(source, folder, subfolder)
     if isinstance(source, Path) or source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") != 1:

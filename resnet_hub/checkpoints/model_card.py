@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from resnet_hub.config import CUSTOM, ResNetConfig
 from resnet_hub.int8_calibration import CalibrationRecord
@@ -40,6 +40,7 @@ _ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "et al.", "vs.", "cf.", "approx.", "Dr
 _SENTENCE_END = re.compile(
     r"(?<=[.!?])" + "".join(rf"(?<!\b{re.escape(text)})" for text in _ABBREVIATIONS) + r"(?<!\b[A-Z]\.)\s+(?=[A-Z])"
 )
+_IMAGE = re.compile(r"^!\[.*\]\(([^()\s:]+)\)\s+", re.MULTILINE)  # of a file, in a line of its own
 _MAX_TITLE, _MAX_PURPOSE = 100, 300  # characters that are shown of a stranger's card
 _UNLISTED = "other: "  # before the name of a licence that the Hub does not list
 _FOLD_ABOVE = 20  # labels; a longer list is collapsed
@@ -59,9 +60,10 @@ class CardContent:
     metrics: Mapping[str, float] = field(default_factory=dict)  # name -> value in 0..1
     split: str = ""  # that the metrics were measured on
     num_images: int = 0  # in that split
+    accuracy_note: str = ""  # beside the accuracy, such as its 95% interval
     chose_epoch: bool = False  # whether the kept weights are those with the best metric on that split
     measured_by: str = ""  # engine and precision of the evaluation
-    per_class: Mapping[str, float] = field(default_factory=dict)  # label -> accuracy in 0..1
+    per_class: Mapping[str, float] = field(default_factory=dict)  # label -> recall in 0..1
     class_counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # label -> training, evaluation images
     command: str = ""  # repeats the training
     training: str = ""  # a paragraph: hardware, minutes, seed, epochs
@@ -133,6 +135,13 @@ def carry_over_card(old_card: str, new_card: str) -> str:
         body = _INT8_SECTION.sub("", old.body)
         return old_card if body == old.body or old.origin == "edited" else _compose(old._replace(body=body))
     return new_card if old.origin == "generated" else _merge(old, new)
+
+
+def remove_missing_images(card: str, folder: Path) -> str:
+    """Remove the images whose files a folder lacks; a card that was edited is returned unchanged."""
+    parsed = _parse(card)
+    body = _IMAGE.sub(lambda image: image[0] if (folder / unquote(image[1])).is_file() else "", parsed.body)
+    return card if body == parsed.body or parsed.origin == "edited" else _compose(parsed._replace(body=body))
 
 
 def update_metadata(remote_card: str, local_card: str) -> str:

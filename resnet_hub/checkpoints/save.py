@@ -75,6 +75,7 @@ def save_checkpoint(
         carry_over_card,
         mark_generated,
         read_license,
+        remove_missing_images,
         render_card,
     )
 
@@ -97,7 +98,8 @@ def save_checkpoint(
                 kept = old_card if card is None else None
                 facts = CardContent(license=read_license(kept)) if kept else card
                 text = render_card(config, facts, weights_sha256=sha256, dtype=storage_dtype(weights))
-                text = carry_over_card(kept, text) if kept is not None else text
+                if kept is not None:
+                    text = remove_missing_images(carry_over_card(kept, text), folder)
             (new_folder / CARD_FILE).write_bytes(text.encode())
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         reason = "the disk is full" if disk_is_full(error) else getattr(error, "strerror", None) or first_line(error)

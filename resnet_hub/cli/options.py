@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from resnet_hub.bundled_models import DEFAULT_MODEL, find_bundled_model, find_default_model
+from resnet_hub.bundled_models import DEFAULT_MODEL, find_default_model
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Arguments: TypeAlias = argparse.Namespace
@@ -50,7 +50,7 @@ def add_folder(parser: argparse.ArgumentParser, help_text: str = "checkpoint fol
 def add_optional_model(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
     """Add the argument `name`, a model that has a default, and `--revision`; `choose_model` applies the default."""
     help_text = f"{MODEL_HELP} (default: {DEFAULT_MODEL})"
-    parser.add_argument(name, type=parse_model, metavar="MODEL", help=help_text, **settings)
+    parser.add_argument(name, metavar="MODEL", help=help_text, **settings)
     add_revision(parser)
 
 
@@ -97,12 +97,6 @@ def select(arguments: Arguments, *names: str) -> dict[str, Any]:
 def get_dataset_options(arguments: Arguments) -> dict[str, Any]:
     """Return the options of `add_dataset_options`, as keyword arguments of `load_dataset`."""
     return select(arguments, "subset", "image_column", "label_column") | {"revision": arguments.data_revision}
-
-
-def parse_model(text: str) -> str:
-    """Return a model as the library takes it: the folder of an included one, unless a folder here has its name."""
-    folder = find_bundled_model(text)
-    return text if folder is None or Path(text).exists() else str(folder)
 
 
 def parse_positive_int(text: str) -> int:

@@ -24,7 +24,7 @@ def add_parsers(commands: options.Commands) -> None:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
     default = f"RESNET_HUB_MODEL, or {PREDICT_MODEL} if it is cached or the Hub answers, or {DEFAULT_MODEL}"
     help_text = f"{options.MODEL_HELP} (default: {default})"
-    parser.add_argument("--model", type=options.parse_model, metavar="MODEL", help=help_text)
+    parser.add_argument("--model", metavar="MODEL", help=help_text)
     options.add_revision(parser)
     options.add_count(parser, "--top-k", 5, "labels per image")
     options.add_device(parser)

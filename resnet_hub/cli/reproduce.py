@@ -46,13 +46,13 @@ def add_parsers(commands: options.Commands) -> None:
     lesion.add_argument("--data", default=_DATA, help=f"{options.DATA_HELP} (default: {_DATA})")
     lesion.add_argument("--split", help=options.SPLIT_HELP)
     help_text = f"checkpoint folders, Hub models or included models (default: {' '.join(_MODELS)})"
-    lesion.add_argument("--model", type=options.parse_model, nargs="+", metavar="MODEL", help=help_text)
+    lesion.add_argument("--model", nargs="+", metavar="MODEL", help=help_text)
     options.add_count(lesion, "--images", 1000, "images to measure on")
     options.add_count(lesion, "--draws", 5, "random choices for each point of the curves")
     help_text = "encode the images again as JPEG, as for the recorded networks: 75"
     lesion.add_argument("--jpeg-quality", type=options.parse_positive_int, metavar="Q", help=help_text)
     help_text = f"{options.MODEL_HELP} (default: {_MODELS[0]})"
-    paths.add_argument("--model", type=options.parse_model, metavar="MODEL", help=help_text)
+    paths.add_argument("--model", metavar="MODEL", help=help_text)
     paths.add_argument("--image", type=Path, metavar="IMAGE", help="image to measure on (default: random numbers)")
     for recorded in (degradation, shortcuts, lesion, tables):
         help_text = (

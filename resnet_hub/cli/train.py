@@ -54,9 +54,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         types = [union] if get_origin(union) is Literal else [*get_args(union), union]
         hint = next(hint for hint in types if isinstance(hint, type) or get_origin(hint) is Literal)
         settings: dict[str, Any] = {"type": hint, "metavar": field.name.upper()}
-        if field.name == "base":
-            settings["type"] = options.parse_model
-        elif hint is bool:
+        if hint is bool:
             settings = {"action": argparse.BooleanOptionalAction}
         elif get_origin(hint) is Literal:
             settings = {"choices": get_args(hint)}
@@ -300,6 +298,7 @@ def _print_events(run_events: Iterator[events.Event], *, as_json: bool) -> int:
 def _format_event(event: events.Event, run: str) -> str:
     """Return the line for an event of a run, or an empty string for one that only the progress bar shows."""
     from resnet_hub.datasets.report import Finding, format_finding
+    from resnet_hub.evaluation.metrics import describe_uncertainty
 
     match event:
         case events.Checked():
@@ -321,7 +320,8 @@ def _format_event(event: events.Event, run: str) -> str:
                 line += "  best so far" if event.best else ""
             return line
         case events.Finished():
-            split = f" on {event.split}" if event.split else ""
+            uncertainty = describe_uncertainty(event.accuracy, event.num_images)
+            split = (f" ({uncertainty})" if uncertainty else "") + (f" on {event.split}" if event.split else "")
             return f"accuracy {event.accuracy:.2%}{split} after {event.seconds:.0f} s: {output.escape(event.model)}"
         case events.Stopped():
             return f"stopped in epoch {event.epoch + 1}; `resnet-hub train --run {output.escape(run)}` resumes it"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _MAX_CLASSES_SHOWN = 50  # of the table for the terminal; with more classes it shows those with the lowest F1
 _LABEL_COLUMNS = 32
 _MAX_MISTAKES = 3  # that the text shows
+MANY_IMAGES = 1000  # from here on an accuracy is exact to three points
 
 
 class ClassScore(NamedTuple):
@@ -108,7 +109,8 @@ class Evaluation:
             sizes = f" at {', '.join(map(str, self.scales))} pixels" if self.scales else ""
             averaged += f", each averaged over {self.crops * max(1, len(self.scales))} crops{sizes}"
         lines = [f"{images}{skipped}{averaged}", ""]
-        lines.append(f"{'accuracy':<20}{self.accuracy:>8.2%}")
+        uncertainty = describe_uncertainty(self.accuracy, self.num_images)
+        lines.append(f"{'accuracy':<20}{self.accuracy:>8.2%}  {uncertainty}".rstrip())
         if len(self.classes) > 5:
             lines.append(f"{'top-5 accuracy':<20}{self.top5:>8.2%}")
         lines.append(f"{'macro F1':<20}{self.macro_f1:>8.2%}")
@@ -187,6 +189,15 @@ def compute_wilson_interval(correct: int, total: int) -> tuple[float, float]:
     width = z * (share * (1 - share) / total + spread / (4 * total)) ** 0.5
     low, high = (middle - width) / (1 + spread), (middle + width) / (1 + spread)
     return max(0.0, low), min(1.0, high)
+
+
+def describe_uncertainty(accuracy: float, num_images: int) -> str:
+    """Returns the counts behind an accuracy and its 95% interval; "" if there are many images, or their number is 0."""
+    if not 0 < num_images < MANY_IMAGES:
+        return ""
+    correct = round(accuracy * num_images)
+    low, high = compute_wilson_interval(correct, num_images)
+    return f"{correct:,} of {num_images:,}, 95% interval {100 * low:.0f} to {high:.0%}"
 
 
 CALIBRATION_BINS = 15  # of equal width, as in the paper below

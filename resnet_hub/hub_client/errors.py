@@ -149,7 +149,10 @@ def _explain_status(error: Any, subject: str, failure: str, writing: bool, actio
         case 403 | 404 if action:  # the Hub hides what a token has no access to
             return f"{failure}: it does not exist, or not for this token ({status}). Use a token of its owner."
         case 403 if writing:
-            return f"The token cannot write to {subject}. Use one that can, or propose the change with create_pr."
+            return (
+                f"The token cannot write to {subject}. Use one that can, or open a pull request (--create-pr, in "
+                "Python create_pr=True)."
+            )
         case 403:
             return f"The token cannot read {subject}. Use one with that permission."
         case 409 | 412:

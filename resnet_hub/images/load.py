@@ -164,7 +164,9 @@ def read_encoded(source: Any, name: str) -> bytes:
         raise ImageError(f"Cannot read {name}: {reason}. Check the file.") from None
     if not isinstance(data, bytes):
         accepted = "a path, bytes, a binary file, a PIL image or a NumPy array"
-        raise ImageError(f"Cannot read {name}: it has the type {type(source).__name__}. Give {accepted}.")
+        kind = type(source).__name__
+        remedy = " `Classifier.compute_outputs` takes tensors as `preprocess` returns them." if kind == "Tensor" else ""
+        raise ImageError(f"Cannot read {name}: it has the type {kind}. Give {accepted}.{remedy}")
     if not data:
         raise ImageError(f"Cannot read {name}: the file is empty. Save it again.")
     if len(data) > limits.MAX_IMAGE_BYTES:

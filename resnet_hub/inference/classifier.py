@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -188,7 +189,7 @@ class Classifier:
         """Loads the classifier of a checkpoint folder or a Hub repo.
 
         Args:
-            source: A checkpoint folder, or the id of a repo on the Hub.
+            source: A checkpoint folder, the id of a repo on the Hub, or the name of an included model.
             device: As in `Classifier`.
             precision: As in `Classifier`.
             exact: As in `Classifier`.
@@ -200,6 +201,8 @@ class Classifier:
         Raises:
             ResNetHubError: As `ResNet.from_pretrained`; or the device or the precision is not available here.
         """
+        if unknown := kwargs.keys() - signature(ResNet.from_pretrained).parameters.keys():
+            raise TypeError(f"{cls.__name__}.from_pretrained() got an unexpected keyword argument {min(unknown)!r}")
         with memory_errors(f"the model {source}"):
             return cls(ResNet.from_pretrained(source, **kwargs), device=device, precision=precision, exact=exact)
 

@@ -76,20 +76,20 @@ def quantize(
     ranges = _compute_ranges(folded, load_batches(sample, 0))
     quantized = build_onnx(folded, ranges=ranges)
     sessions = [create_session(build_onnx(folded)), create_session(quantized)]
-    (before, after), count = _measure_accuracy(sessions, load_batches(measured, len(sample)), targets)
-    passed = before - after <= MAX_ACCURACY_LOSS
+    (correct, correct_int8), count = _count_correct(sessions, load_batches(measured, len(sample)), targets)
+    passed = is_loss_accepted(correct, correct_int8, count)
     if not passed and not force:
         raise ResNetHubError(
-            f"int8 classifies {after:.2%} of {count:,} images correctly, float32 {before:.2%}: more than half a point "
-            "is lost, so nothing is saved; force it if that accuracy is enough."
+            f"int8 classifies {correct_int8:,} of {count:,} images correctly, float32 {correct:,}: more than half a "
+            "point is lost, so nothing is saved. If that accuracy is enough, add --force (in Python: force=True)."
         )
     record = CalibrationRecord(
         weights=digest_weights(model),
         ranges=ranges,
         data=f"{name} split, {count:,} images",
         num_images=count,
-        accuracy=before,
-        accuracy_int8=after,
+        accuracy=correct / count,
+        accuracy_int8=correct_int8 / count,
         passed=passed,
     )
     files = {QUANTIZED_FILE: quantized, CALIBRATION_FILE: record.to_json().encode()}
@@ -97,6 +97,11 @@ def quantize(
         files[CARD_FILE] = add_int8_section(model.card, record).encode()
     write_onnx_files(folder, files)
     return record
+
+
+def is_loss_accepted(correct: int, correct_int8: int, count: int) -> bool:
+    """Returns whether int8 loses at most `MAX_ACCURACY_LOSS`. Counts are exact, unlike a difference of accuracies."""
+    return correct - correct_int8 <= MAX_ACCURACY_LOSS * count
 
 
 def calibrate_on_batch(model: ResNet, batch: Tensor) -> ResNet:
@@ -135,11 +140,11 @@ def _compute_ranges(folded: ResNet, batches: Iterable[Sequence[Tensor | None]]) 
     return {name: (low[name], high[name]) for name in low}
 
 
-def _measure_accuracy(
+def _count_correct(
     sessions: Sequence[Any], batches: Iterable[Sequence[Tensor | None]], targets: np.ndarray
-) -> tuple[list[float], int]:
-    """Measures the accuracy of each session, and counts the readable images. None is an unreadable image."""
-    correct, count, start = np.zeros(len(sessions)), 0, 0
+) -> tuple[list[int], int]:
+    """Counts the correct labels of each session, and the readable images. None is an unreadable image."""
+    correct, count, start = np.zeros(len(sessions), int), 0, 0
     for items in batches:
         readable = [i for i, item in enumerate(items) if item is not None]
         if inputs := [item for item in items if item is not None]:
@@ -148,4 +153,4 @@ def _measure_accuracy(
         count, start = count + len(inputs), start + len(items)
     if not count:
         raise DataError(f"None of the {start:,} images can be read.")
-    return (correct / count).tolist(), count
+    return correct.tolist(), count

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from resnet_hub.bundled_models import find_bundled_model
 from resnet_hub.errors import TrainingError
 from resnet_hub.hub_client.repo_name import is_repo_name
 from resnet_hub.paths import expand_home
@@ -173,6 +174,8 @@ class TrainConfig:
                 object.__setattr__(self, name, expand_home(value))
         if self.base == NONE:
             object.__setattr__(self, "base", None)
+        elif self.base and not Path(self.base).exists() and (included := find_bundled_model(self.base)):
+            object.__setattr__(self, "base", str(included))
 
     def resolved(self) -> "ResolvedTrainConfig":
         """Fills in the recipe's choices for a new run.

@@ -102,6 +102,7 @@ class Finished(NamedTuple):
     seconds: float
     split: str = ""  # such as "test" or "20% held out"
     unreadable: int = 0  # images that were left out
+    num_images: int = 0  # that the accuracy was measured on; 0 if it is not known
 
 
 class Stopped(NamedTuple):

@@ -21,7 +21,7 @@ from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.evaluation.evaluate import Outputs, compute_outputs, evaluate, evaluate_outputs
-from resnet_hub.evaluation.metrics import Evaluation
+from resnet_hub.evaluation.metrics import Evaluation, describe_uncertainty
 from resnet_hub.evaluation.plots import plot_confusion_matrix, plot_training_curves
 from resnet_hub.evaluation.reliability import MAX_NOVELTY_LABELS, Fit, describe_fit, fit_reliability
 from resnet_hub.hub_client.listing import sha256_file
@@ -110,13 +110,14 @@ def is_finalized(run: RunDir) -> bool:
 
 def describe_result(run: RunDir, best: Best, seconds: float) -> Finished:
     """Returns the event with the metrics of the card, or of the validation in a process that evaluates nothing."""
-    split, accuracy, loss = run.read_split().validation_name, best.accuracy, best.loss
+    split, accuracy, loss, num_images = run.read_split().validation_name, best.accuracy, best.loss, 0
     with suppress(OSError, ValueError, KeyError):
         evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
-        accuracy, loss, split = evaluation["accuracy"], evaluation["loss"], run.evaluation_split().name
+        accuracy, loss, num_images = (evaluation[key] for key in ("accuracy", "loss", "num_images"))
+        split = run.evaluation_split().name
     report = run.read_report()
     unreadable = len(report.unreadable) if report else 0
-    return Finished(str(run.model), best.epoch, accuracy, loss, seconds, split, unreadable)
+    return Finished(str(run.model), best.epoch, accuracy, loss, seconds, split, unreadable, num_images)
 
 
 def create_interim_card(config: TrainConfig, run: RunDir) -> CardContent:
@@ -148,6 +149,7 @@ def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, ha
         metrics=metrics | {"expected calibration error": evaluation.calibration_error},
         split=split.name,
         num_images=evaluation.num_images,
+        accuracy_note=describe_uncertainty(evaluation.accuracy, evaluation.num_images),
         chose_epoch=split.chose_epoch,
         measured_by="PyTorch in float32",
         per_class={score.label: score.recall for score in evaluation.classes if score.support},

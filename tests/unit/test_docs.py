@@ -76,7 +76,7 @@ def test_commands_of_the_pages_are_parsed(page: Path) -> None:
 
 def test_the_readme_uses_the_default_models() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f'from_pretrained("weights/{DEFAULT_MODEL}")' in readme
+    assert f'from_pretrained("{DEFAULT_MODEL}")' in readme
     preloaded = yaml.safe_load(readme.split("---")[1])["preload_from_hub"]
     files = f"{CONFIG_FILE},{WEIGHTS_FILE},{CARD_FILE}"
     assert {*preloaded} == {f"{repo} {files}" for repo in (PREDICT_MODEL, BASE_ON_CPU, BASE_ON_GPU)}

@@ -21,10 +21,13 @@ from helpers.checkpoints import (
 from helpers.hub_server import WRITER, Hub, Repo
 from safetensors.torch import load_file, save_file
 
+from resnet_hub.bundled_models import SHELF
 from resnet_hub.checkpoints.load import count_parameters_by_dtype, load_checkpoint, read_config
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import CheckpointError, ConfigError
+from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
+from resnet_hub.training.config import TrainConfig
 
 
 def test_loading_draws_no_random_numbers(model: ResNet, tmp_path: Path) -> None:
@@ -33,6 +36,35 @@ def test_loading_draws_no_random_numbers(model: ResNet, tmp_path: Path) -> None:
     loaded = ResNet.from_pretrained(folder)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.requires_grad and not parameter.is_meta for parameter in loaded.parameters())
+
+
+def test_an_included_model_is_loaded_by_its_name_unless_a_folder_here_has_it(
+    model: ResNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    included = read_config("resnet20-cifar10")
+    assert included == read_config(SHELF / "resnet20-cifar10")
+    assert TrainConfig(data="d", run="r", base="resnet20-cifar10").base == str(SHELF / "resnet20-cifar10")
+    with pytest.raises(CheckpointError, match=r"^There is no folder resnet20-cifar10\."):
+        read_config(Path("resnet20-cifar10"))
+    model.save_pretrained("resnet20-cifar10")
+    assert read_config("resnet20-cifar10") == model.config != included
+    assert TrainConfig(data="d", run="r", base="resnet20-cifar10").base == "resnet20-cifar10"
+
+
+def test_an_argument_that_does_not_exist_is_an_error_of_the_method_that_was_called(
+    model: ResNet, tmp_path: Path
+) -> None:
+    folder = model.save_pretrained(tmp_path / "m")
+    for method in (ResNet.from_pretrained, Classifier.from_pretrained):
+        with pytest.raises(
+            TypeError, match=rf"^{method.__qualname__}\(\) got an unexpected keyword argument 'revison'"
+        ):
+            method(folder, revison="x")
+    with pytest.raises(TypeError, match=r"^ResNet.push_to_hub\(\) got an unexpected keyword argument 'privat'"):
+        model.push_to_hub("user/tiny", privat=True)
+    loaded = Classifier.from_pretrained(folder, id2label=["a", "b"], dtype="float16")
+    assert list(loaded.config.labels) == ["a", "b"]
 
 
 LOAD = """

@@ -180,6 +180,7 @@ def test_long_lists_are_folded_away() -> None:
     config = ResNetConfig.from_name("resnet18", num_classes=1000)
     card = render(CardContent(per_class=dict.fromkeys(config.labels, 0.5)), config)
     assert card.count("<details>") == card.count("</details>") == 2
+    assert "| Label | Recall |\n" in card
     assert "999. class 999" in card
 
 

@@ -61,7 +61,7 @@ def test_private_branch_and_pull_request(model: ResNet, hub: Hub) -> None:
 def test_a_pull_request_to_the_repo_of_another_user(model: ResNet, hub: Hub) -> None:
     model.push_to_hub("user/tiny", token=WRITER)
     torch.nn.init.ones_(model.fc.bias)
-    with pytest.raises(HubError, match=r"cannot write to user/tiny.*create_pr"):
+    with pytest.raises(HubError, match=r"cannot write to user/tiny.*--create-pr, in Python create_pr=True"):
         model.push_to_hub("user/tiny", token=STRANGER)
     assert model.push_to_hub("user/tiny", token=STRANGER, create_pr=True).endswith("/discussions/1")
 

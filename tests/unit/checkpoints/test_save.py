@@ -65,6 +65,28 @@ def test_half_precision_is_kept_as_long_as_it_is_lossless(model: ResNet, tmp_pat
     assert ResNet.from_pretrained(model.half().save_pretrained(tmp_path / "4")).stored_as == "float16"
 
 
+def test_a_card_shows_only_images_that_are_saved_with_it(model: ResNet, hub: Hub, tmp_path: Path) -> None:
+    facts = CardContent(image_files=["curves.png", "confusion matrix.png"], metrics={"accuracy": 0.9})
+    folder = model.save_pretrained(tmp_path / "run", card=facts)
+    for name in facts.image_files:
+        (folder / name).write_bytes(b"PNG")
+    loaded = ResNet.from_pretrained(folder)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "curves.png").write_bytes(b"PNG")
+    loaded.save_pretrained(other)
+    card = (other / "README.md").read_text(encoding="utf-8")
+    assert card.count("![") == 1 and "\n\n![curves](curves.png)\n\n## " in card and "90.00 %" in card
+    assert ResNet.from_pretrained(loaded.save_pretrained(folder)).card == loaded.card
+    loaded.push_to_hub("user/flowers", token=WRITER)
+    pushed = hub.repos["user/flowers"].files()["README.md"].decode()
+    assert "![" not in pushed and "90.00 %" in pushed and "user/flowers" in pushed
+
+    (folder / "README.md").write_text(f"My words\n\n{card}", encoding="utf-8")
+    edited = ResNet.from_pretrained(folder).save_pretrained(tmp_path / "edited") / "README.md"
+    assert edited.read_text(encoding="utf-8") == f"My words\n\n{card}"
+
+
 def test_a_weight_that_overflows_in_float16_raises(model: ResNet, tmp_path: Path) -> None:
     with torch.no_grad():
         model.bn1.running_var[0] = 1e5

@@ -30,6 +30,7 @@ from resnet_hub.analysis.lesion_records import LESIONS, list_lesions, write_lesi
 from resnet_hub.bundled_models import SHELF
 from resnet_hub.checkpoints.model_card import CardContent, render_card
 from resnet_hub.config import Reliability
+from resnet_hub.evaluation.metrics import describe_uncertainty
 from resnet_hub.inference.novelty import FeatureSubspace
 from resnet_hub.training.events import Started
 from resnet_hub.training.run_dir import RunDir
@@ -409,7 +410,8 @@ def test_train_prints_each_epoch_and_the_same_command_resumes(
     assert lines[0].startswith("26 images of 2 classes, 6 to evaluate on (20% held out)")
     assert lines[1].startswith("Warning: Fewer than 20 training images: blue (16)")
     assert [line.split()[:2] for line in lines[-3:-1]] == [["epoch", "0"], ["epoch", "1"]]
-    assert " on 20% held out after " in lines[-1] and lines[-1].endswith(str(tmp_path / "run" / "model"))
+    assert re.match(r"accuracy .*% \(\d of 6, 95% interval \d+ to \d+%\) on 20% held out after ", lines[-1])
+    assert lines[-1].endswith(str(tmp_path / "run" / "model"))
     assert ResNet.from_pretrained(tmp_path / "run" / "model").config.labels == ["blue", "red"]
 
     code, lines, errors = run(capfd, "train", "--run", tmp_path / "run", "--json")
@@ -433,7 +435,9 @@ def test_the_card_of_a_run_has_its_command_and_no_local_path(
     assert "resnet-hub train --data colours --run run --base tiny --recipe head --balance loss\n" in card
     assert str(tmp_path) not in card
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
-    assert f"| accuracy | {evaluation['accuracy']:.2%} |".replace("%", " %") in card
+    uncertainty = describe_uncertainty(evaluation["accuracy"], evaluation["num_images"])
+    assert uncertainty.endswith("%")
+    assert f"| accuracy | {evaluation['accuracy']:.2%} ({uncertainty}) |".replace("%", " %") in card
 
 
 QUICK = ("--recipe", "head", "--precision", "no")
@@ -554,22 +558,15 @@ def test_ctrl_c_before_a_run_begins_stops_no_other(
 
 
 def test_an_included_model_is_named_without_its_folder(
-    capfd: pytest.CaptureFixture[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], images: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert json.loads("".join(run(capfd, "info", "resnet20-cifar10", "--json")[1]))["architecture"] == "resnet20"
     code, lines, errors = run(capfd, "predict", images / "a.png", "--model", "resnet20-cifar10")
     assert (code, errors, len(lines)) == (0, ["title: ResNet-20 for 10 kinds of vehicles and animals, 32 pixels"], 1)
-    parse = cli.create_parser().parse_args
-    assert parse(["evaluate", "resnet20-cifar10", "--data", "a"]).model == str(SHELF / "resnet20-cifar10")
-    assert parse(["train", "--base", "resnet20-cifar10"]).base == str(SHELF / "resnet20-cifar10")
-    assert parse(["train", "--base", "none"]).base == "none"
-    assert parse(["reproduce", "lesion", "--model", "resnet20-cifar10", "a/b"]).model == [
-        str(SHELF / "resnet20-cifar10"),
-        "a/b",
-    ]
+    plan = run(capfd, "train", "--data", colours, "--base", "resnet20-cifar10", "--dry-run")[1]
+    assert plan[0] == f"base: {SHELF / 'resnet20-cifar10'}"
     (tmp_path / "resnet20-cifar10").mkdir()  # a folder here has that name
-    assert parse(["train", "--base", "resnet20-cifar10"]).base == "resnet20-cifar10"
     assert "resnet20-cifar10 has no config.json" in run(capfd, "info", "resnet20-cifar10")[2][0]
 
 

@@ -19,7 +19,7 @@ from resnet_hub.datasets.dataset import ImageDataset
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import CheckpointError, DataError, ResNetHubError
 from resnet_hub.evaluation.evaluate import compute_outputs, evaluate, evaluate_outputs
-from resnet_hub.evaluation.metrics import CALIBRATION_BINS, Evaluation
+from resnet_hub.evaluation.metrics import CALIBRATION_BINS, Evaluation, describe_uncertainty
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
 
@@ -397,6 +397,11 @@ def test_memory_stays_bounded_and_progress_is_reported(model, data):
     assert max(ahead) <= 20
 
 
+def test_an_accuracy_of_few_images_has_its_counts_and_interval():
+    assert describe_uncertainty(2 / 3, 6) == "4 of 6, 95% interval 30 to 90%"
+    assert describe_uncertainty(0.9, 1000) == describe_uncertainty(0.9, 0) == ""
+
+
 def test_json_and_text(model, data):
     found = evaluate(model, data, split="validation")
     content = json.loads(found.to_json())
@@ -407,6 +412,7 @@ def test_json_and_text(model, data):
     assert content["worst"][0].keys() == {"index", "name", "label", "predicted", "score"}
     text = found.to_text()
     assert f"{found.accuracy:.2%}" in text and "150 images of the split validation" in text
+    assert re.search(rf"accuracy +{found.accuracy:.2%}  {describe_uncertainty(found.accuracy, 150)}\n", text)
     rows = [line for line in text.splitlines() if line.startswith(LABELS)]
     assert len(rows) == 7 and len({len(row) for row in rows}) == 1
 

@@ -466,6 +466,7 @@ def test_sources_of_another_type(tmp_path):
     refused(closed, "closed file")
     for source in (None, 3, torch.zeros(3, 2, 2), {"image": 1}):
         refused(source, f"has the type {type(source).__name__}")
+    refused(torch.zeros(3, 2, 2), "`Classifier.compute_outputs` takes tensors as `preprocess` returns them")
 
 
 def test_the_message_names_the_file(tmp_path):

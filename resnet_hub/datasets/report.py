@@ -246,7 +246,10 @@ class DatasetReport:
             lines.append(f"{shorten(label):{width}}{cells}  {format_bytes(sum(row.bytes for row in rows)):>9}")
         if self.sizes:
             (w0, w1, w2), (h0, h1, h2) = self.sizes["width"], self.sizes["height"]
-            lines += ["", f"Width {w0} to {w2} pixels (median {w1}), height {h0} to {h2} (median {h1})."]
+            if (w0, h0) == (w2, h2):
+                lines += ["", f"All images have {w0} x {h0} pixels."]
+            else:
+                lines += ["", f"Width {w0} to {w2} pixels (median {w1}), height {h0} to {h2} (median {h1})."]
         lines += ["", *map(format_finding, self.findings)]
         return "\n".join(lines).rstrip() + "\n"
 

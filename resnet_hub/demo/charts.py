@@ -50,6 +50,7 @@ def render_chart(
     y_range: tuple[float, ...] = (),
     percent: bool = False,
     is_played: bool = False,
+    marked: tuple[float, str] | None = None,
 ) -> str:
     """Render a chart; empty if it has no finite value.
 
@@ -59,6 +60,7 @@ def render_chart(
         y_range: Values that the y axis has, whatever the lines have.
         percent: Whether the y axis shows percentages.
         is_played: Whether a script draws it up to a value of x; see `inside.js`.
+        marked: A value of x that a vertical line marks, and what it is.
     """
     transform = math.log10 if chart.log_y else float
     lines: list[dict[str, Any]] = []
@@ -108,6 +110,7 @@ def render_chart(
         chart=chart,
         lines=lines,
         is_played=is_played,
+        marked=(scale_x(marked[0]), marked[1]) if marked else None,
         x_ticks=[(scale_x(x), f"{x:g}") for x in x_ticks],
         y_ticks=[(scale_y(y), show_y.format(10**y if chart.log_y else y)) for y in y_ticks],
         box=box | {"width": WIDTH, "height": HEIGHT},
@@ -135,6 +138,11 @@ def choose_log_ticks(logarithms: Sequence[float]) -> list[float]:
     return rounds[first : last + 1]
 
 
+def find_kept_epoch(history: Sequence[Epoch]) -> int | None:
+    """The epoch of the model that is kept, by the run's own choice; None before the first evaluation."""
+    return max((epoch.epoch for epoch in history if epoch.best), default=None)
+
+
 def render_curves(history: Sequence[Epoch], request: gr.Request) -> str:
     """Loss and accuracy over the epochs; a table as long as a chart would show one point."""
     measured = [epoch for epoch in history if epoch.accuracy is not None]
@@ -155,9 +163,14 @@ def render_curves(history: Sequence[Epoch], request: gr.Request) -> str:
             lines[translate(request, name)] = ([x for x, _ in measured], [y for _, y in measured])
         return make_chart(request, title, "epoch_axis", "", lines)
 
-    loss = render_chart(make_curves("loss_chart", "train_loss", "validation_loss"), request, y_range=(0,))
+    kept = find_kept_epoch(history)
+    marked = None if kept is None else (kept, translate(request, "marked_epoch", epoch=kept))
+    loss = make_curves("loss_chart", "train_loss", "validation_loss")
     accuracy = make_curves("accuracy_axis", "", "accuracy")
-    charts = [loss, render_chart(accuracy, request, y_range=(0, 1), percent=True)]
+    charts = [
+        render_chart(loss, request, y_range=(0,), marked=marked),
+        render_chart(accuracy, request, y_range=(0, 1), percent=True, marked=marked),
+    ]
     return markup.render("curves.html", request, charts=[Markup(chart) for chart in charts], rows=[])
 
 

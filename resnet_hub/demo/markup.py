@@ -1,5 +1,6 @@
 """HTML and formats that several tabs share."""
 
+import math
 from base64 import b64encode
 from collections.abc import Sequence
 from functools import partial
@@ -74,10 +75,12 @@ def load_thumbnail(source: Any, side: int, name: str | None = None) -> "Image.Im
 
 
 def format_about(seconds: float, request: gr.Request) -> str:
-    """An estimated time in round numbers."""
-    if seconds < 50:
-        return translate(request, "about_seconds", seconds=max(10, round(seconds / 10) * 10))
-    return translate(request, "about_minutes", minutes=f"{max(1, round(seconds / 60)):,}")
+    """An estimated time as a range of round numbers: other work on the machine makes it half as long again."""
+    unit, key = (10, "about_seconds") if seconds < 50 else (60, "about_minutes")
+    low = max(1, round(seconds / unit))
+    high = max(low + 1, math.ceil(1.5 * seconds / unit))
+    low, high = (10 * low, 10 * high) if unit == 10 else (low, high)
+    return translate(request, key, low=f"{low:,}", high=f"{high:,}")
 
 
 def encode_thumbnail(images: "ImageDataset", index: int, side: int) -> str:

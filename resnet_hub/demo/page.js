@@ -80,7 +80,12 @@
     const button = target.closest?.("[data-copy]");
     if (!button) return;
     const link = new URL(button.dataset.copy, location.origin + location.pathname);
-    await navigator.clipboard.writeText(link);
+    try {
+      await navigator.clipboard.writeText(link);
+    } catch {
+      prompt("", link); // without HTTPS there is no clipboard
+      return;
+    }
     announce(button.dataset.done);
     button.textContent = button.dataset.done;
   }
@@ -115,6 +120,11 @@
     // Gradio names its upload areas otherwise than they read, in English.
     for (const area of document.querySelectorAll("button[aria-dropeffect][aria-label]")) {
       if (area.textContent.trim()) area.removeAttribute("aria-label");
+    }
+    // Gradio's title of a step on a phone is English: "Step 1/4:".
+    for (const title of document.querySelectorAll(".step-title strong")) {
+      const text = title.firstChild;
+      if (text?.data?.startsWith("Step ")) text.data = text.data.slice("Step ".length);
     }
     // Gradio shows 0 in an empty field, and hides what the placeholder says.
     for (const field of document.querySelectorAll("input[type=number][placeholder]:not(:focus)")) {

@@ -22,6 +22,7 @@ from resnet_hub.training.gpu_memory import ChunkedFunction
 from resnet_hub.training.loader import DecodedImages, Loader, split_batches
 
 _BATCH = 64
+MAX_FITTED = 20_000  # images that the head is fitted to before a fine-tuning, which sees all of them
 
 
 def fit_linear_probe(

@@ -38,7 +38,7 @@ from resnet_hub.training.finalize import (
     is_finalized,
 )
 from resnet_hub.training.initial_model import check_batch_norm, choose_base, create_model, read_model_config
-from resnet_hub.training.linear_probe import fit_linear_probe
+from resnet_hub.training.linear_probe import MAX_FITTED, fit_linear_probe
 from resnet_hub.training.loader import Batch, BatchSampler, Inputs, fill_cache, open_inputs
 from resnet_hub.training.optimizer import create_optimizer, frozen_modules, set_train_mode
 from resnet_hub.training.run_dir import RunDir
@@ -52,7 +52,6 @@ from resnet_hub.training.validation import ValidationSet
 
 T = TypeVar("T")
 
-_FITTED = 20_000  # images that the head is fitted to before a fine-tuning
 _PLATEAU = 5  # evaluations without improvement, after which the schedule "plateau" divides the learning rate by 10
 
 
@@ -317,8 +316,8 @@ class Trainer:
 
     def _fit_head(self) -> Generator[events.Preparing, None, nn.Linear]:
         indices = np.arange(len(self.targets))
-        if self.epochs and len(indices) > _FITTED:  # the training that follows sees all images
-            indices = np.sort(np.random.default_rng(self.config.seed).choice(indices, _FITTED, replace=False))
+        if self.epochs and len(indices) > MAX_FITTED:  # the training that follows sees all images
+            indices = np.sort(np.random.default_rng(self.config.seed).choice(indices, MAX_FITTED, replace=False))
         return fit_linear_probe(
             self.model.eval(),
             self.inputs.train,

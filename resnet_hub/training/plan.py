@@ -30,6 +30,7 @@ from resnet_hub.training.config import AUTO, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.gpu_memory import free_gpu_memory
 from resnet_hub.training.image_cache import FREE_DISK, MEMORY_SHARE
 from resnet_hub.training.initial_model import check_batch_norm, choose_base, create_model, read_model_config
+from resnet_hub.training.linear_probe import MAX_FITTED
 from resnet_hub.training.loader import count_cores, share_batch
 from resnet_hub.training.optimizer import frozen_modules, set_train_mode
 from resnet_hub.training.run_dir import RunDir
@@ -42,6 +43,7 @@ _FIRST_IMAGES = 4  # of the first step on a CPU, by which the next ones are chos
 _TIMED_STEPS, _STEP_SECONDS = 2, 1.0  # and how long they take together on a CPU
 _WEIGHT_COPIES = 7  # in the run directory: training state with average and moments, best model, base
 _FORWARD_SHARE = 1 / 3  # of the time of a step
+_START_AND_END = 8.0  # seconds of a worker: imports, then plots and card; measured on two cores of an AMD EPYC
 
 
 class Plan(NamedTuple):
@@ -102,10 +104,15 @@ def plan_run(config: TrainConfig) -> Plan:
     in_memory, on_disk = _distribute_images(total, resolved)
     decoded_again = 1.0 if stream else 1 - (in_memory + on_disk) / total
 
-    training, loading = train_images / trained_per_second, train_images / loaded_per_second
-    seconds = loading if not epochs else max(training, loading) + (epochs - 1) * max(training, decoded_again * loading)
-    evaluations = math.ceil(epochs / config.evaluate_every) + 1
-    seconds += evaluations * validation_images * _FORWARD_SHARE / trained_per_second
+    seconds = _estimate_seconds(
+        config,
+        epochs,
+        training=train_images / trained_per_second,
+        fitting=(min(train_images, MAX_FITTED) if epochs else 2 * train_images) * _FORWARD_SHARE / trained_per_second,
+        loading=train_images / loaded_per_second,
+        evaluating=validation_images * _FORWARD_SHARE / trained_per_second,
+        decoded_again=decoded_again,
+    )
     return Plan(
         config.base,
         train_images,
@@ -122,6 +129,36 @@ def plan_run(config: TrainConfig) -> Plan:
         round(trained_per_second, 1),
         round(seconds, 1),
     )
+
+
+def _estimate_seconds(
+    config: TrainConfig,
+    epochs: int,
+    *,
+    training: float,
+    fitting: float,
+    loading: float,
+    evaluating: float,
+    decoded_again: float,
+) -> float:
+    """Returns the seconds of a run, from its start to its model card.
+
+    Args:
+        config: Its settings.
+        epochs: The number of epochs.
+        training: Seconds of the steps of an epoch.
+        fitting: Seconds to compute the features that the head of a base is fitted to.
+        loading: Seconds to decode the training images.
+        evaluating: Seconds of an evaluation.
+        decoded_again: Fraction of the images that are decoded in each epoch.
+    """
+    seconds = _START_AND_END
+    if config.base:
+        seconds += max(fitting, loading) + evaluating
+        seconds += epochs * max(training, decoded_again * loading)
+    elif epochs:
+        seconds += max(training, loading) + (epochs - 1) * max(training, decoded_again * loading)
+    return seconds + (math.ceil(epochs / config.evaluate_every) + 1) * evaluating  # the last one is for the card
 
 
 class _Data(NamedTuple):

@@ -246,7 +246,7 @@ def test_a_file_that_is_no_image_gets_a_sentence(page: Page, tmp_path: Path, pho
     (tmp_path / "notes.jpg").write_text("No picture at all.")
     drop(page, tmp_path / "notes.jpg")
     expect(page.get_by_role("alert")).to_contain_text("notes.jpg")
-    clear(page)
+    expect(page.locator("#photo img")).to_have_count(0)  # no empty box
     drop(page, photo)
     expect(page.locator("#classes .took")).to_contain_text("tiny-a")
 
@@ -320,9 +320,13 @@ def test_the_live_camera_answers_until_it_is_off_or_hidden(page: Page) -> None:
 
 
 def test_two_models_are_compared_and_the_answer_is_saved(page: Page, photo: Path) -> None:
+    page.get_by_role("button", name="Classify").click()
+    expect(page.locator("#photo-notice").get_by_role("alert")).to_have_text("Add a photo first.")
     page.get_by_role("button", name="Compare").click()
     expect(page.locator("#compared").get_by_role("alert")).to_have_text("Add a photo first.")
+    expect(page.get_by_role("alert")).to_have_count(1)
     drop(page, photo)
+    expect(page.get_by_role("alert")).to_have_count(0)
     expect(page.locator("#why img.heat")).to_be_visible()
     page.locator("#other-model input").fill("tiny-b")
     page.locator("#other-model input").press("Enter")

@@ -218,6 +218,9 @@ def test_from_200_photos_to_a_model_on_the_hub(browser: Browser, address: str, h
     expect(figures.locator("tbody tr")).to_have_count(4)
     expect(page.locator("#confusion tbody tr")).to_have_count(4)
     expect(page.locator("#result-charts figure")).to_have_count(2)
+    kept = re.search(r"The model is that of epoch (\d+) of 30, which the charts mark\.", figures.inner_text())
+    assert kept
+    expect(page.locator("#result-charts .marker title").first).to_have_text(f"Epoch {kept[1]}: the model that is kept")
     said = dict(zip(figures.locator("dt").all_inner_texts(), figures.locator("dd").all_inner_texts(), strict=True))
     assert float(said["Accuracy"].rstrip("%")) > 50  # of four classes: it has learnt something
 
@@ -431,6 +434,10 @@ def test_a_run_can_be_named_found_again_compared_and_deleted(browser: Browser, a
         expect(page.locator("#figures dl")).to_be_visible()
 
     train_head()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#run-link").get_by_role("button", name=text["copy_run_link"]).click()
+    expect(page.locator("#run-link button")).to_have_text(text["copied"])
+    assert page.evaluate("navigator.clipboard.readText()") == f"{address}/{link_of(page)}"
     first = link_of(page)
     page.wait_for_url(address + "/" + first)
     name = page.locator("#run-name input, #run-name textarea")

@@ -83,10 +83,11 @@ def render_lesions(request: gr.Request) -> str:
     keys = ("inside_network", "accuracy_figure", "inside_mean_cost", "inside_highest_cost")
     first = groups[order[0]][0]
     every = [record for name in order for record in groups[name]]
-    facts = _join_facts(every, request) | {"images": f"{first.study.num_images:,}", "split": first.split}
-    note = translate(request, "inside_lesions_note", **facts)
+    sources = _render_sources(
+        "inside_lesions_note", every, request, images=f"{first.study.num_images:,}", split=first.split
+    )
     row = f'<div class="chart-row">{"".join(charts)}</div>'
-    return f"{_render_table(keys, rows, request)}{row}{markup.render_hint(note)}"
+    return f"{_render_table(keys, rows, request)}{row}{sources}"
 
 
 def render_tables(request: gr.Request) -> str:
@@ -98,7 +99,7 @@ def render_tables(request: gr.Request) -> str:
         ours = _format_errors(row.test_errors, request, digits=2)
         rows.append([row.network, parameters, f"{row.num_parameters:,}", paper, ours, *_describe_run(row, request)])
     names = ("network", "paper_parameters", "our_parameters", "paper_error", "our_error", "data", "time", "command")
-    errors = _render_table([f"inside_{name}" for name in names], rows, request)
+    errors = _render_table([f"inside_{name}" for name in names], rows, request, texts=3)
     sizes = [
         [
             row.network,
@@ -124,19 +125,32 @@ def _describe_run(row: ErrorRow, request: gr.Request) -> list[str]:
         return ["–", "–", "–"]
     facts = _join_facts(row.records, request)
     time = translate(request, "inside_minutes_on", minutes=f"{row.minutes:.0f}", hardware=facts["hardware"])
-    return [facts["data"], time, facts["command"]]
+    commands = markup.render("commands.html", request, commands=_list_commands(row.records))
+    return [facts["data"], time, Markup(commands)]
 
 
 def _join_facts(records: Sequence[TrainingRecord | LesionRecord], request: gr.Request) -> dict[str, str]:
-    """The data, the hardware and the command of records; a command with `--only` names all of them."""
+    """The data and the hardware of records."""
+    data, hardware = ({translate_text(request, getattr(record, name)) for record in records} for name in _FACTS)
+    facts = {"data": sorted(data), "hardware": sorted(hardware)}
+    return {name: translate(request, "semicolon").join(texts) for name, texts in facts.items()}
+
+
+def _list_commands(records: Sequence[TrainingRecord | LesionRecord]) -> list[str]:
+    """The commands of records; one with `--only` names all of its networks."""
     networks: dict[str, list[str]] = {}
     for record in records:
         template = re.sub(r"(?<= --only )\S+", "{}", record.command)
         networks.setdefault(template, []).append(record.name)
-    commands = [template.replace("{}", " ".join(names)) for template, names in networks.items()]
-    data, hardware = ({translate_text(request, getattr(record, name)) for record in records} for name in _FACTS)
-    facts = {"data": sorted(data), "hardware": sorted(hardware), "command": commands}
-    return {name: translate(request, "semicolon").join(texts) for name, texts in facts.items()}
+    return [template.replace("{}", " ".join(names)) for template, names in networks.items()]
+
+
+def _render_sources(
+    note: str, records: Sequence[TrainingRecord | LesionRecord], request: gr.Request, **values: object
+) -> str:
+    """The message `note` with the data and the hardware of records, above a list of their commands."""
+    text = translate(request, note, **_join_facts(records, request), **values)
+    return markup.render("sources.html", request, note=text, commands=_list_commands(records))
 
 
 def _group(networks: Sequence[str]) -> Groups:
@@ -180,7 +194,7 @@ def _render_player(groups: Groups, claim: str, note: str, request: gr.Request) -
     charts = [_create_chart(groups, split, request) for split in ("train", "test")]
     last = max(group[0].last.epoch for group in groups.values())
     rows = [[name, *(f"{mean(errors):.1%}" for errors in _list_last_errors(group))] for name, group in groups.items()]
-    facts = _join_facts([record for group in groups.values() for record in group], request)
+    records = [record for group in groups.values() for record in group]
     return markup.render(
         "player.html",
         request,
@@ -188,7 +202,7 @@ def _render_player(groups: Groups, claim: str, note: str, request: gr.Request) -
         last=last,
         rows=rows,
         note=note,
-        origin=translate(request, "inside_recorded_note", **facts, claim=claim),
+        origin=Markup(_render_sources("inside_recorded_note", records, request, claim=claim)),
     )
 
 
@@ -200,8 +214,9 @@ def _create_chart(groups: Groups, split: str, request: gr.Request) -> Chart:
     return make_chart(request, *texts, lines, bands=bands, log_y=True)  # from ninety percent to a few
 
 
-def _render_table(keys: Sequence[str], rows: Sequence[Sequence[str]], request: gr.Request) -> str:
-    return markup.render("recorded_table.html", request, keys=keys, rows=rows)
+def _render_table(keys: Sequence[str], rows: Sequence[Sequence[str]], request: gr.Request, *, texts: int = 0) -> str:
+    """A table whose last `texts` columns hold texts, not numbers."""
+    return markup.render("recorded_table.html", request, keys=keys, rows=rows, texts=texts)
 
 
 def _render_heading(key: str, request: gr.Request) -> str:

@@ -99,6 +99,7 @@ class ModelComparison:
             "concurrency_limit": 2,
             "concurrency_id": "compare",
         }
+        self.asked = self._button.click
         self._button.click(**comparing)
         self._other.input(**comparing)
         searching: dict[str, Any] = private | {"concurrency_id": "suggest", "concurrency_limit": 4}

@@ -16,7 +16,7 @@ from resnet_hub.demo.predict_tab.compare_models import ModelComparison
 from resnet_hub.demo.predict_tab.live_camera import LiveCamera
 from resnet_hub.demo.predict_tab.model_picker import ModelPicker
 from resnet_hub.demo.predict_tab.several_photos import SeveralPhotos
-from resnet_hub.errors import ResNetHubError
+from resnet_hub.errors import ImageError, ResNetHubError
 from resnet_hub.images.load import load_image
 
 if TYPE_CHECKING:
@@ -48,14 +48,17 @@ class PredictTab:
     def classify(self, photo: dict[str, Any] | None, model: str, request: gr.Request) -> tuple[Any, ...]:
         """The top classes, the photo under the heat map of the first, an error, and the photo itself.
 
-        The photo is returned where a browser cannot show its format. Without a photo, everything is cleared.
+        The photo is returned where a browser cannot show its format, and removed if it cannot be read. Without a photo,
+        everything is cleared.
         """
         if photo is None:
             return "", "", "", gr.skip()
         try:
             classifier, image, top, feature_maps, seconds = self._classify(photo, model, TOP)
         except ResNetHubError as error:
-            return "", "", markup.render_error(error, request), gr.skip()
+            # The preview of a photo that cannot be read would be an empty box.
+            shown = None if isinstance(error, ImageError) else gr.skip()
+            return "", "", markup.render_error(error, request), shown
         took = prediction_markup.describe_time(seconds, classifier, self.model.get_title(model, request), request)
         shown = gr.skip() if Path(photo["path"]).suffix.lower() in _BROWSER_FORMATS else image
         why = _render_heat_map(classifier, image, top[0]["label"], request, feature_maps)
@@ -221,6 +224,8 @@ class PredictTab:
             button.click(None, js=f"() => resnetHub.{script}()", api_visibility="private")
         self.several.connect(photo, self.classifying)
         self.comparison.connect(photo)
+        photo.change(lambda: "", None, self.comparison.result, **private)  # it was of another photo, or asked for one
+        gr.on([self.comparison.asked, self.several.button.upload], lambda: "", None, self._alert, **private)
         self.model.connect(page, self.classifying, self.several.classifying)
 
 

@@ -10,6 +10,7 @@ import gradio as gr
 from resnet_hub.checkpoints.load import read_card
 from resnet_hub.checkpoints.model_card import read_license
 from resnet_hub.datasets.report import DatasetReport, format_bytes
+from resnet_hub.demo.charts import find_kept_epoch
 from resnet_hub.demo.i18n import translate, translate_text
 from resnet_hub.demo.licenses import describe_terms
 from resnet_hub.demo.markup import (
@@ -131,9 +132,9 @@ def render_own_photos(run: PageRun, images: "ImageDataset | None", request: gr.R
     return render("own_photos.html", request, labels=labels, images=shown)
 
 
-def render_run_link(run: PageRun, request: gr.Request) -> str:
+def render_run_link(run: PageRun, request: gr.Request, *, is_active: bool) -> str:
     """The time until the run is deleted, and a link to it."""
-    return render("run_link.html", request, run=run, is_zero_gpu=is_zero_gpu())
+    return render("run_link.html", request, run=run, is_active=is_active, is_zero_gpu=is_zero_gpu())
 
 
 def render_metrics(run: PageRun, evaluation: dict[str, Any] | None, request: gr.Request) -> str:
@@ -150,7 +151,7 @@ def render_metrics(run: PageRun, evaluation: dict[str, Any] | None, request: gr.
         ]
         for index, (row, counts) in enumerate(zip(evaluation["classes"], confusion, strict=True))
     ]
-    split = run.run_dir.evaluation_split()
+    split, history = run.run_dir.evaluation_split(), run.run_dir.epochs()
     percent = split.name.removesuffix("% held out")
     values = {
         "accuracy": format_accuracy(evaluation, request),
@@ -158,6 +159,8 @@ def render_metrics(run: PageRun, evaluation: dict[str, Any] | None, request: gr.
         "split": split,
         "split_name": translate(request, "held_out", percent=percent) if percent != split.name else split.name,
         "rows": rows,
+        "kept": find_kept_epoch(history) if len(history) > 1 else None,
+        "epochs": history[-1].epoch if history else 0,
     }
     return render("metrics.html", request, evaluation=evaluation, **values)
 

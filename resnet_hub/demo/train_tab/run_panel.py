@@ -25,15 +25,6 @@ _SHOW_ADDRESS = """(html) => {
   else url.searchParams.delete("run");
   if (url.href !== location.href) history.replaceState(history.state, "", url);
 }"""
-_COPY_LINK = """async () => {
-  const link = document.querySelector("#run-link a"), button = document.querySelector("#copy-run-link");
-  try {
-    await navigator.clipboard.writeText(link.href);
-    button.classList.add("done");
-  } catch {
-    prompt("", link.href);
-  }
-}"""
 _CHOSEN = '[...document.querySelectorAll("#my-runs input:checked")].map((box) => box.value).join(" ")'
 
 
@@ -50,7 +41,9 @@ class RunPanel:
         return {
             self.panel: gr.update(visible=status.state != "new"),
             self.title: run.title if is_other else gr.skip(),
-            self.link: run_markup.render_run_link(run, request) if status.state != "new" else "",
+            self.link: (
+                run_markup.render_run_link(run, request, is_active=status.is_active) if status.state != "new" else ""
+            ),
             self.new_button: gr.update(visible=not status.is_active),
         }
 
@@ -132,9 +125,7 @@ class RunPanel:
                     label=message("run_name"), info=message("run_name_info"), max_length=MAX_TITLE, elem_id="run-name"
                 )
             self.link = gr.HTML(elem_id="run-link")
-            with gr.Row():
-                self.new_button = gr.Button(message("new_run"), visible=False)
-                self._copy_button = gr.Button(message("copy_run_link"), elem_id="copy-run-link")
+            self.new_button = gr.Button(message("new_run"), visible=False)
             self.delete_button = _ConfirmedButton("delete_run", "delete_run_ask", "delete-run", self.state.quick)
         with gr.Column(visible=False, elem_id="my-runs-panel") as self.mine:
             gr.HTML(message("my_runs"), elem_classes="panel-head")
@@ -157,7 +148,6 @@ class RunPanel:
         for event in (self.title.submit, self.title.blur):
             event(self.rename, [state.run, self.title], self.title, **quick).success(self.list_runs, **listed, **quick)
         self.link.change(None, self.link, None, js=_SHOW_ADDRESS)
-        self._copy_button.click(None, None, None, js=_COPY_LINK)
         self._compare_button.click(self.compare, self._chosen, self.comparison, js=f"() => [{_CHOSEN}]", **quick)
         deleting: dict[str, Any] = {"inputs": [*listed["inputs"], self._chosen], "outputs": listed["outputs"]}
         deleting["js"] = f"(run, stored) => [run, stored, {_CHOSEN}]"

@@ -88,6 +88,7 @@ def test_a_good_dataset_has_no_findings() -> None:
     ]
     assert report.classes[0].bytes == sum(map(len, GOOD["cat"]))
     assert report.sizes["width"] == (96, 96, 96) and report.sizes["height"] == (64, 64, 64)
+    assert "\nAll images have 96 x 64 pixels.\n" in report.to_text()
     assert calls[-1] == (2 * FEW_IMAGES, 2 * FEW_IMAGES)
 
 

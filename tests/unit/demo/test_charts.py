@@ -32,6 +32,16 @@ def test_charts_have_whole_epochs_and_all_of_the_accuracy(language: str) -> None
     assert [len(points.split()) for points in validation] == [11, 12]  # a loss that is no number is left out
 
 
+def test_the_epoch_that_is_kept_is_marked_and_named() -> None:
+    history = [epoch._replace(best=epoch.epoch in (0, 2)) for epoch in make_history(5)]
+    shown = charts.render_curves(history, from_browser())
+    markers = re.findall(
+        r'<line class="marker" x1="([\d.]+)" x2="\1".*<title>Epoch 2: the model that is kept</title>', shown
+    )
+    assert [float(x) for x in markers] == [charts.LEFT + (charts.WIDTH - charts.LEFT - charts.RIGHT) / 2] * 2
+    assert shown.count('Accuracy on validation images. Epoch 2: the model that is kept"') == 1
+
+
 def test_one_point_is_a_table_and_none_is_nothing() -> None:
     shown = charts.render_curves(make_history(1), from_browser())
     assert "<svg" not in shown and "<td>0</td><td>–</td><td>1.30</td><td>50%</td>" in shown

@@ -56,6 +56,16 @@ def test_a_plan_has_the_sizes_of_the_images(config: TrainConfig, monkeypatch: py
         plan_run(replace(config, data=config.data + "-absent"))
 
 
+def test_the_time_includes_the_start_the_fit_of_the_head_and_the_end(config: TrainConfig, tmp_path: Path) -> None:
+    base = ResNet(ResNetConfig.from_name("resnet20", num_classes=2)).save_pretrained(tmp_path / "base")
+    head = plan_run(TrainConfig(data=config.data, run=config.run, base=str(base), recipe="head"))
+    forward = 1 / 3 / head.trained_per_second
+    fitting = max(2 * 17 * forward, 17 / head.loaded_per_second)  # the images and their mirror images
+    assert head.seconds == pytest.approx(plans._START_AND_END + fitting + 2 * 4 * forward, abs=0.1)
+    tuned = plan_run(TrainConfig(data=config.data, run=config.run, base=str(base), epochs=50))
+    assert tuned.seconds > plans._START_AND_END + 50 * 17 / tuned.trained_per_second
+
+
 def test_a_dry_run_prints_the_plan_and_trains_nothing(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "--data", config.data, "--run", config.run, "--architecture", "resnet20", "--image-size", "16"]
     assert cli.main([*words, "--dry-run"]) == 0

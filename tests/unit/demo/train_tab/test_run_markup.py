@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,8 @@ def test_a_report_escapes_names_of_files_and_classes() -> None:
     shown = run_markup.render_report(make_report([EVIL, "dog"]), from_browser())
     assert EVIL not in shown and shown.count("&lt;img src=x onerror=alert(1)&gt;") == 6
     assert "<td>dog</td><td>3</td><td>2.0 KB</td>" in shown
+    same = replace(make_report(["cat", "dog"]), sizes={"width": (160, 160, 160), "height": (213, 213, 213)})
+    assert "All images have 160 × 213 pixels." in run_markup.render_report(same, from_browser())
     many = run_markup.render_report(
         make_report([str(number) for number in range(run_markup.MAX_ROWS + 50)]), from_browser()
     )
@@ -81,7 +84,11 @@ def test_samples_are_shown_as_long_as_the_images_exist(
 
 
 def test_a_link_leads_to_the_run(run: PageRun) -> None:
-    assert f'href="?run={run.id}"' in run_markup.render_run_link(run, from_browser())
+    shown = run_markup.render_run_link(run, from_browser(), is_active=True)
+    assert f'href="?run={run.id}"' in shown and f'data-copy="?run={run.id}" data-done="Link copied"' in shown
+    assert "training continues" in shown
+    ended = run_markup.render_run_link(run, from_browser(), is_active=False)
+    assert "training continues" not in ended and "The link brings you back" in ended
 
 
 @pytest.mark.parametrize(

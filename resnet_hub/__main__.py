@@ -1,7 +1,5 @@
 """`python -m resnet_hub` is the command `resnet-hub`."""
 
-import sys
+from resnet_hub.cli import run_program
 
-from resnet_hub.cli import main
-
-sys.exit(main())
+run_program()

@@ -8,11 +8,15 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from resnet_hub.cli import convert, data, deploy, evaluate, info, onnx, predict, push, reproduce, search, train
 from resnet_hub.cli.options import EXIT_CODES
 from resnet_hub.errors import ResNetHubError, memory_is_full
 from resnet_hub.version import __version__
+
+_INTERRUPTED = 130  # the exit code after Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run_command(arguments)
     except KeyboardInterrupt:
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:  # the reader, such as `head`, has closed; nothing more may be written at exit
         _discard_output()
         return 141
@@ -48,6 +52,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: Not enough memory. Close other programs or use a smaller model.", file=sys.stderr)
         return 2
     return code
+
+
+def run_program() -> NoReturn:
+    """Run one command and end the process with its exit code.
+
+    After Ctrl-C it ends at once: a thread that builds an engine would be waited for, and native code that it has loaded
+    sometimes ends the process in its own way then.
+    """
+    code = main()
+    if code == _INTERRUPTED:
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _discard_output() -> None:

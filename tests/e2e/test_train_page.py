@@ -540,6 +540,8 @@ def test_photos_class_by_class(browser: Browser, address: str, tmp_path: Path) -
     expect(page.get_by_label(text["select"])).to_have_value(text["select_accuracy"])
     page.get_by_role("button", name=text["preview"]).click()
     expect(page.locator("#seen-by-training img")).to_have_count(12)
+    page.set_viewport_size({"width": 300, "height": 800})  # a title in place of the steps
+    expect(page.locator(".step-title")).to_have_text(re.compile(rf"^2/4:\s+{text['step_model']}"))
     assert page.locator("img[src='x']").count() == 0
     assert "__i18n__" not in page.locator("body").inner_text()
     page.context.close()

@@ -29,7 +29,7 @@ from PIL import Image
 from side_by_side import machine
 from soak import API, Pool, Tab, Tally, UnexpectedError, serving
 
-from resnet_hub.bundled_models import DEFAULT_MODEL
+from resnet_hub.included_models import DEFAULT_MODEL_NAME
 
 ALTERNATE_AFTER = 10  # requests, without and with a camera: other load of the machine then slows both
 VISITORS = 8  # who predict beside the Inside tab
@@ -69,7 +69,7 @@ def camera(address: str, photos: list[Path]) -> Iterator[list[float]]:
             while not is_off.is_set():
                 start = time.perf_counter()
                 frame = frames[len(times) % len(frames)]
-                client.post("/gradio_api/live", params={"model": DEFAULT_MODEL}, content=frame).raise_for_status()
+                client.post("/gradio_api/live", params={"model": DEFAULT_MODEL_NAME}, content=frame).raise_for_status()
                 times.append(time.perf_counter() - start)
                 is_off.wait(start + FRAME_INTERVAL - time.perf_counter())
 
@@ -211,7 +211,7 @@ def main() -> None:
                 if arguments.only_camera:
                     continue
                 other.call("check_zip", *other.upload(pool.zips[0]))
-                other.call("begin", other.stored, DEFAULT_MODEL, "finetune", 100)
+                other.call("begin", other.stored, DEFAULT_MODEL_NAME, "finetune", 100)
                 steps(other)
                 results["beside a run"] += time_predictions(visitor, pool.photos, arguments.requests)
                 other.call("delete", other.stored)

@@ -68,7 +68,7 @@ def measure_overlap(steps: int, rounds: int) -> None:
             epochs=last,
             evaluate_every=last,
             ema=0.0,
-            precision="no",
+            precision="fp32",
             cache="none",
             workers=1,
             checkpoint_seconds=3600,
@@ -149,7 +149,7 @@ def main() -> None:
             epochs=last,  # the first compiles, the last is followed by the evaluation
             evaluate_every=last,
             ema=0.0,
-            precision="no",
+            precision="fp32",
             compile=True,
             checkpoint_seconds=3600,
         )

@@ -42,14 +42,14 @@ FIRST = """
 import threading, time, urllib.request
 start = time.perf_counter()
 from resnet_hub.demo import build, launch
-from resnet_hub.bundled_models import DEFAULT_MODEL
+from resnet_hub.included_models import DEFAULT_MODEL_NAME
 demo = build("weights")
 launch(demo, prevent_thread_lock=True, quiet=True, server_port=7972)
 from gradio_client import Client, handle_file
 ready = time.perf_counter()
 client = Client("http://127.0.0.1:7972", verbose=False)
 connected = time.perf_counter()
-client.predict(handle_file("resnet_hub/demo/examples/espresso.jpg"), DEFAULT_MODEL, 5, api_name="/predict")
+client.predict(handle_file("resnet_hub/demo/examples/espresso.jpg"), DEFAULT_MODEL_NAME, 5, api_name="/predict")
 print(ready - start + time.perf_counter() - connected)
 import os; os._exit(0)
 """

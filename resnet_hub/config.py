@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from reprlib import repr as brief  # for values from untrusted files, which may be huge
 from typing import Any, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
-from resnet_hub.errors import ConfigError
+from resnet_hub.errors import ConfigError, format_bytes
 
 SCHEMA = 2  # version of the "resnet_hub" section of config.json; raised when older readers would misread it
 CUSTOM = "resnet_custom"  # the architecture of networks without a name below; no other library uses it
@@ -92,7 +92,7 @@ _MAX_IMAGE_SIZE = 2048
 _MAX_CHANNELS = 64
 _MAX_CLASSES = 100_000
 _MAX_LABEL_LENGTH = 1_000
-_MAX_CONFIG_BYTES = 16 * 2**20
+_MAX_CONFIG_BYTES = 16 * 10**6
 
 
 NOT_SURE_BELOW = 0.35  # score; for models that store no threshold
@@ -441,8 +441,9 @@ def _parse_reliability(content: Mapping[str, Any]) -> Reliability:
 def parse_json_object(text: str | bytes, name: str) -> dict[str, Any]:
     """Parse a JSON file from an untrusted repo; `name` is its name in messages."""
     if len(text) > _MAX_CONFIG_BYTES:
-        limit = f"{_MAX_CONFIG_BYTES // 2**20} MB"
-        raise ConfigError(f"{name} is larger than {limit}, so it is not a model configuration.")
+        raise ConfigError(
+            f"{name} is larger than {format_bytes(_MAX_CONFIG_BYTES)}, so it is not a model configuration."
+        )
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

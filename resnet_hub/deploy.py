@@ -9,7 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_hub.bundled_models import SHELF
 from resnet_hub.checkpoints.default_model import BASE_ON_CPU, BASE_ON_GPU, PREDICT_MODEL
 from resnet_hub.checkpoints.push import check_creation, select_upload_files
 from resnet_hub.checkpoints.save import CONFIG_FILE, WEIGHTS_FILE
@@ -19,6 +18,7 @@ from resnet_hub.hub_client.listing import RepoListing, read_listing
 from resnet_hub.hub_client.repo_name import is_repo_name
 from resnet_hub.hub_client.retry import call_once, retry_call
 from resnet_hub.hub_client.upload import upload_large_files
+from resnet_hub.included_models import INCLUDED_FOLDER
 from resnet_hub.package_files import list_package_files
 from resnet_hub.requirements import GRADIO_VERSION, HEIC, LIBRARY, ONNX, PAGE, TRAIN
 from resnet_hub.version import __version__
@@ -38,10 +38,10 @@ _NEW_SPACE = {".gitattributes", CARD_FILE}  # what the Hub puts into a new Space
 
 _APP = '''"""The web demo: `python app.py`, here or as a Hugging Face Space."""
 
-from resnet_hub.bundled_models import DEFAULT_MODEL, SHELF
+from resnet_hub.included_models import DEFAULT_MODEL_NAME, INCLUDED_FOLDER
 from resnet_hub.demo import build, launch
 
-demo = build(SHELF, default=DEFAULT_MODEL)
+demo = build(INCLUDED_FOLDER, default=DEFAULT_MODEL_NAME)
 
 if __name__ == "__main__":
     launch(demo)
@@ -109,9 +109,11 @@ def build_space(hardware: str = HARDWARE[0]) -> dict[str, bytes | Path]:
     Raises:
         CheckpointError: This installation has no checkpoint folders.
     """
-    checkpoints = sorted(path.parent for path in SHELF.glob(f"[!.]*/{CONFIG_FILE}"))
+    checkpoints = sorted(path.parent for path in INCLUDED_FOLDER.glob(f"[!.]*/{CONFIG_FILE}"))
     if not checkpoints:
-        raise CheckpointError(f"There is no checkpoint folder in {SHELF}. Install the package again, or clone it.")
+        raise CheckpointError(
+            f"There is no checkpoint folder in {INCLUDED_FOLDER}. Install the package again, or clone it."
+        )
     files: dict[str, bytes | Path] = {
         CARD_FILE: _compose_card(build_front_matter(hardware), _CARD),
         APP_FILE: _APP.encode(),

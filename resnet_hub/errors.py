@@ -37,9 +37,9 @@ class TooLargeError(DataError):
     """A dataset on the Hub that is larger than the download limit."""
 
     def __init__(self, name: str, size: int, most: int):
-        self.size = f"{size / 2**30:,.1f} GB"
-        limit = f"at most {most / 2**30:.0f} GB are downloaded"
-        super().__init__(f"The dataset {name!r} has {self.size}; {limit}. Choose a smaller one.")
+        self.size = format_bytes(size)
+        limit = format_bytes(most)
+        super().__init__(f"The dataset {name!r} has {self.size}; at most {limit} are downloaded. Choose a smaller one.")
 
 
 class MemoryFullError(ResNetHubError):
@@ -86,6 +86,12 @@ def memory_errors(subject: str) -> Iterator[None]:
         if isinstance(error, ResNetHubError) or not memory_is_full(error):
             raise
         raise MemoryFullError(f"There is too little memory for {subject}. Free some, or use a smaller model.") from None
+
+
+def format_bytes(count: float) -> str:
+    """Format a number of bytes with its decimal unit, such as `12.3 MB`, as disks and the Hub show them."""
+    unit, size = next(((unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6)) if count >= size), ("kB", 1e3))
+    return f"{f'{count / size:,.1f}'.removesuffix('.0')} {unit}"
 
 
 def one_line(text: object, max_length: int = 300) -> str:

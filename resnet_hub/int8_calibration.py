@@ -17,7 +17,7 @@ class CalibrationRecord:
     weights: str  # digest of the weights that the ranges belong to, from `inference.onnx_graph.digest_weights`
     ranges: dict[str, tuple[float, float]]  # name of a feature map in the graph -> its minimum and maximum
     data: str  # description of the evaluation data, for the model card
-    num_images: int  # number of images that the accuracies were measured on
+    num_images: int  # number of images that the accuracies were computed on
     accuracy: float  # in float32, 0..1
     accuracy_int8: float
     passed: bool  # whether int8 is accurate enough to be used wherever it is faster

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from resnet_hub.bundled_models import find_default_model
 from resnet_hub.checkpoints.default_model import preferred_model
 from resnet_hub.checkpoints.load import find_weights_files, open_source
 from resnet_hub.checkpoints.push import check_push_access, select_upload_files
@@ -29,6 +28,7 @@ from resnet_hub.errors import HubError, TrainingError
 from resnet_hub.hub_client.errors import hub_errors, translate_errors
 from resnet_hub.hub_client.retry import call_once, retry_call
 from resnet_hub.hub_client.upload import find_or_create_repo, upload_large_files
+from resnet_hub.included_models import find_default_model
 from resnet_hub.package_files import list_package_files
 from resnet_hub.requirements import HEIC, LIBRARY, TRAIN
 from resnet_hub.training.config import (

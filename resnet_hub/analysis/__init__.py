@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from resnet_hub.analysis.lesions import remove_each_block as remove_each_block
     from resnet_hub.analysis.lesions import reorder_blocks as reorder_blocks
     from resnet_hub.analysis.lesions import reorder_curve as reorder_curve
-    from resnet_hub.analysis.paths import path_gradients as path_gradients
-    from resnet_hub.analysis.paths import path_lengths as path_lengths
     from resnet_hub.analysis.races import learn_identity as learn_identity
     from resnet_hub.analysis.races import race as race
+    from resnet_hub.analysis.residual_paths import path_gradients as path_gradients
+    from resnet_hub.analysis.residual_paths import path_lengths as path_lengths
 
 _MODULES = {  # no module has the name of its function, which would hide the function once it is imported
     "compute_accuracy": "labelled_images",
@@ -41,8 +41,8 @@ _MODULES = {  # no module has the name of its function, which would hide the fun
     "lesion": "lesions",
     "load_labelled_images": "labelled_images",
     "noise_autocorrelation": "gradients",
-    "path_gradients": "paths",
-    "path_lengths": "paths",
+    "path_gradients": "residual_paths",
+    "path_lengths": "residual_paths",
     "race": "races",
     "removal_curve": "lesions",
     "remove_blocks": "lesions",

@@ -21,7 +21,7 @@ from resnet_hub.analysis.cifar import (
     train_network,
 )
 from resnet_hub.analysis.claims import HE, VEIT, Progress, finish_report
-from resnet_hub.analysis.curves import Curve, average_by_x
+from resnet_hub.analysis.experiment_report import Chart, Finding, Report
 from resnet_hub.analysis.labelled_images import load_labelled_images, name_dataset
 from resnet_hub.analysis.lesion_records import (
     LesionRecord,
@@ -31,9 +31,9 @@ from resnet_hub.analysis.lesion_records import (
     group_by_network,
     measure_lesions,
 )
+from resnet_hub.analysis.mean_curves import Curve, average_by_x
 from resnet_hub.analysis.paper_tables import compare_errors, compare_sizes
 from resnet_hub.analysis.races import CLASSES, RaceStep, create_cifar_config, race
-from resnet_hub.analysis.report import Chart, Finding, Report
 from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from resnet_hub.analysis.experiment_report import Chart, Finding, Report
 from resnet_hub.analysis.gradients import (
     Autocorrelation,
     Gates,
@@ -21,7 +22,6 @@ from resnet_hub.analysis.gradients import (
     noise_autocorrelation,
 )
 from resnet_hub.analysis.races import Target, learn_identity
-from resnet_hub.analysis.report import Chart, Finding, Report
 from resnet_hub.training.finalize import describe_hardware
 
 HE = "He et al. 2015, https://arxiv.org/abs/1512.03385"

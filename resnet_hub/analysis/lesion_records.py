@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from resnet_hub.analysis import cifar
-from resnet_hub.analysis.curves import Curve, average_by_x
 from resnet_hub.analysis.labelled_images import LabelledImages
 from resnet_hub.analysis.lesions import (
     BlockLesion,
@@ -23,6 +22,7 @@ from resnet_hub.analysis.lesions import (
     remove_each_block,
     reorder_curve,
 )
+from resnet_hub.analysis.mean_curves import Curve, average_by_x
 from resnet_hub.atomic import write_atomic
 from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet

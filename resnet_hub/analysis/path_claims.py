@@ -8,8 +8,8 @@ from torch import Tensor
 
 from resnet_hub.analysis.blocks import evaluation_mode, to_inputs
 from resnet_hub.analysis.claims import VEIT, finish_report
-from resnet_hub.analysis.paths import path_gradients, path_lengths
-from resnet_hub.analysis.report import Chart, Finding, Report
+from resnet_hub.analysis.experiment_report import Chart, Finding, Report
+from resnet_hub.analysis.residual_paths import path_gradients, path_lengths
 from resnet_hub.model import ResNet
 
 

@@ -1,7 +1,7 @@
 """Choose the default model: ImageNet weights of the Hub, else the folder that ships with the project.
 
 The environment variables `RESNET_HUB_MODEL` (for predictions) and `RESNET_HUB_BASE` (to train from) name another
-folder, bundled model or Hub id; an empty value means the embedded folder.
+folder, included model or Hub id; an empty value means the included model.
 """
 
 import os
@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from resnet_hub.bundled_models import find_bundled_model, find_default_model
 from resnet_hub.errors import CheckpointError, ConfigError, ResNetHubError, TrainingError
 from resnet_hub.hub_client import timeouts
 from resnet_hub.hub_client.repo_name import is_repo_name
 from resnet_hub.hub_client.retry import without_retries
+from resnet_hub.included_models import find_default_model, find_included_model
 
 PREDICT_MODEL = "timm/resnet50.a1_in1k"  # Apache-2.0, 224 pixels, 1000 labels, 102 MB
 BASE_ON_CPU, BASE_ON_GPU = "timm/resnet18.a1_in1k", "timm/resnet50.a1_in1k"
@@ -28,11 +28,11 @@ class DefaultModel(NamedTuple):
     """The chosen model, whose files are on this disk, and, if it is not the preferred one, the reason."""
 
     source: str | Path  # a folder, or the id of a Hub model in the cache
-    reason: str | None = None  # why the embedded folder is used instead of the preferred model
+    reason: str | None = None  # why the included model is used instead of the preferred model
 
 
 def preferred_model(purpose: Purpose, *, on_gpu: bool = False) -> str:
-    """Return the folder or Hub id that is preferred for a purpose; "" stands for the embedded folder.
+    """Return the folder or Hub id that is preferred for a purpose; "" stands for the included model.
 
     Raises:
         CheckpointError: The environment variable names a folder that does not exist.
@@ -42,8 +42,8 @@ def preferred_model(purpose: Purpose, *, on_gpu: bool = False) -> str:
     name = os.environ.get(variable, default).strip()
     if is_folder(name):
         return str(Path(name).expanduser())
-    if bundled := find_bundled_model(name):
-        return str(bundled)
+    if included := find_included_model(name):
+        return str(included)
     if name and not _is_hub_id(name):
         raise CheckpointError(
             f"{variable} is {name}, which is neither a folder that exists, nor a model that is included, nor the name "
@@ -55,19 +55,19 @@ def preferred_model(purpose: Purpose, *, on_gpu: bool = False) -> str:
 def choose_default_model(
     purpose: Purpose, *, on_gpu: bool = False, check: Callable[[str], object] | None = None
 ) -> DefaultModel:
-    """Choose the preferred model if it is on this disk or the Hub answers in time, else the embedded folder.
+    """Choose the preferred model if it is on this disk or the Hub answers in time, else the included model.
 
     Args:
         purpose: "predict", or "base" for a model to train from.
         on_gpu: Whether training runs on a GPU, which is fast enough for a larger base model.
-        check: Called with the preferred model; the embedded folder is chosen too if it raises a `CheckpointError`,
+        check: Called with the preferred model; the included model is chosen too if it raises a `CheckpointError`,
             `ConfigError` or `TrainingError`.
 
     Returns:
         The model, with the reason if it is not the preferred one. A failing Hub raises no error.
 
     Raises:
-        CheckpointError: An environment variable names a folder that does not exist, or the embedded folder is needed
+        CheckpointError: An environment variable names a folder that does not exist, or the included model is needed
             and this installation has none.
     """
     preferred = preferred_model(purpose, on_gpu=on_gpu)
@@ -82,12 +82,12 @@ def choose_default_model(
     if reason is None:
         return DefaultModel(preferred)
     try:
-        embedded = find_default_model()
+        included = find_default_model()
     except CheckpointError as error:
         raise CheckpointError(f"{reason} {error}") from None
-    if is_folder(preferred) and Path(preferred).expanduser().resolve() == embedded.resolve():
+    if is_folder(preferred) and Path(preferred).expanduser().resolve() == included.resolve():
         raise CheckpointError(reason)
-    return DefaultModel(embedded, reason)
+    return DefaultModel(included, reason)
 
 
 def describe_failure(error: ResNetHubError, purpose: Purpose) -> str:
@@ -163,7 +163,7 @@ def _probe(repo_id: str, **hub: Any) -> str | None:
     # The thread also limits waits that no timeout of the client covers, such as for a silent name server.
     thread = threading.Thread(target=check, daemon=True)
     thread.start()
-    thread.join(timeouts.DEFAULT_MODEL)
+    thread.join(timeouts.DEFAULT_MODEL_SECONDS)
     if reasons:
         return reasons[0]
-    return f"The Hub did not answer about {repo_id} within {timeouts.DEFAULT_MODEL:g} seconds."
+    return f"The Hub did not answer about {repo_id} within {timeouts.DEFAULT_MODEL_SECONDS:g} seconds."

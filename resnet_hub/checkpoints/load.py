@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_hub.atomic import write_atomic
-from resnet_hub.bundled_models import find_bundled_model
 from resnet_hub.checkpoints.save import (
     CALIBRATION_FILE,
     CARD_FILE,
@@ -32,6 +31,7 @@ from resnet_hub.errors import (
     ConfigError,
     HubError,
     first_line,
+    format_bytes,
     list_untrusted,
     memory_errors,
     one_line,
@@ -39,17 +39,18 @@ from resnet_hub.errors import (
 from resnet_hub.hub_client.errors import RETRIED_STATUSES, error_message, hub_errors
 from resnet_hub.hub_client.listing import digest_file, fetch_digests, read_listing
 from resnet_hub.hub_client.retry import call_once, retry_call
+from resnet_hub.included_models import find_included_model
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from torch import Tensor
 
-_MAX_TEXT_BYTES = 16 * 2**20  # of each file except weights; larger ones are not fetched
+_MAX_TEXT_BYTES = 16 * 10**6  # of each file except weights; larger ones are not fetched
 _BYTES_PER_PARAMETER = 9  # 8 of float64, and room for BatchNorm's statistics
 _MAX_NAME_LENGTH = 200  # characters of a file's path in a checkpoint; longer ones are ignored
 _MAX_CALIBRATION_BYTES = 2**20  # 1,202 layers need 250,000
-_MAX_INDEX_BYTES, _MAX_SHARDS = 16 * 2**20, 1000
-_MAX_HEADER_BYTES = 4 * 2**20  # of a weights file; 1,202 layers need 0.8 million, and 13 million take 9 s
+_MAX_INDEX_BYTES, _MAX_SHARDS = 16 * 10**6, 1000
+_MAX_HEADER_BYTES = 4 * 10**6  # of a weights file; 1,202 layers need 0.8 million, and 13 million take 9 s
 _POINTER, _MAX_POINTER_BYTES = b"version https://git-lfs", 1024  # of Git LFS
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 
@@ -116,8 +117,8 @@ class HubFiles(_Files):
         for name in names:
             size = self.sizes.get(name, 0)
             if size > _MAX_TEXT_BYTES and not name.endswith(".safetensors"):
-                limit = _MAX_TEXT_BYTES >> 20
-                raise CheckpointError(f"{name} of {self.source} has {size / 1e6:,.0f} MB; at most {limit} are read.")
+                limit = format_bytes(_MAX_TEXT_BYTES)
+                raise CheckpointError(f"{name} of {self.source} has {format_bytes(size)}; at most {limit} are read.")
         paths = [self._path(name) for name in names if name in self.sizes]
         with hub_errors(self.source, revision=self.revision):
             folder = fetch_files(self.api, self.source, paths, self.commit, self.cache_dir)
@@ -129,8 +130,8 @@ class HubFiles(_Files):
         size, limit = sum(self.sizes.get(name, 0) for name in weights), config.num_parameters * _BYTES_PER_PARAMETER
         if size > limit + _MAX_TEXT_BYTES:
             raise CheckpointError(
-                f"The weights of {self.source} have {size / 1e6:,.0f} MB, but those of the network in its "
-                f"{CONFIG_FILE} have at most {limit / 1e6:,.0f}. They are not fetched."
+                f"The weights of {self.source} have {format_bytes(size)}, but those of the network in its "
+                f"{CONFIG_FILE} have at most {format_bytes(limit)}. They are not fetched."
             )
 
     def read_header(self, name: str) -> dict[str, TensorHeader]:
@@ -184,7 +185,7 @@ def open_source(
         path = Path(source).expanduser()
         folder = path if path.exists() else None
     if folder is None and isinstance(source, str):
-        folder = find_bundled_model(source)
+        folder = find_included_model(source)
     if folder:
         return _open_folder(source, folder, subfolder)
     if isinstance(source, Path) or source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") != 1:
@@ -500,10 +501,9 @@ def _check_header_size(file: Path, source: str | Path) -> None:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
     if _MAX_HEADER_BYTES < length < file.stat().st_size:
-        size, limit = length / 2**20, _MAX_HEADER_BYTES >> 20
         raise CheckpointError(
-            f"The header of {file.name} of {source} has {size:,.0f} MB; at most {limit} MB are read. Save the weights "
-            "of one network alone."
+            f"The header of {file.name} of {source} has {format_bytes(length)}; at most "
+            f"{format_bytes(_MAX_HEADER_BYTES)} are read. Save the weights of one network alone."
         )
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from resnet_hub.cli import options, output
+from resnet_hub.errors import format_bytes
 
 
 def add_parsers(commands: options.Commands) -> None:
@@ -28,8 +29,8 @@ def run_deploy(arguments: options.Arguments) -> int:
         name: content.stat().st_size if isinstance(content, Path) else len(content)
         for name, content in deploy.build_space(arguments.hardware or deploy.HARDWARE[0]).items()
     }
-    output.print_table((f"{size / 1e3:,.1f} kB", name) for name, size in sizes.items())
-    print(f"{len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB")
+    output.print_table((format_bytes(size), name) for name, size in sizes.items())
+    print(f"{len(sizes)} files, {format_bytes(sum(sizes.values()))}")
     if not arguments.dry_run:
         print(deploy.deploy(arguments.space, **options.select(arguments, "hardware", "private")))
     return 0

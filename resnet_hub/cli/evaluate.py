@@ -1,4 +1,4 @@
-"""`resnet-hub evaluate`: measure a model on labelled images."""
+"""`resnet-hub evaluate`: evaluate a model on labelled images."""
 
 import argparse
 

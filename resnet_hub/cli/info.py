@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_hub.cli import options, output
-from resnet_hub.errors import CheckpointError, HubError, list_some
+from resnet_hub.errors import CheckpointError, HubError, format_bytes, list_some
 
 if TYPE_CHECKING:
     from resnet_hub.analysis.anatomy import ModuleSummary
@@ -60,7 +60,7 @@ def run(arguments: options.Arguments) -> int:
             facts["anatomy"] = [module.to_dict() | {"residual_ratio": ratio} for module, ratio in anatomy]
         print(json.dumps(facts, indent=2))
         return 0
-    rows = [("weights", f"{size / 1e6:.1f} MB of {dtypes or 'other types'}")] if counts else []
+    rows = [("weights", f"{format_bytes(size)} of {dtypes or 'other types'}")] if counts else []
     rows += _describe_config(config)
     rows += [(metric.name, f"{metric.value:g} on {', '.join(filter(None, metric[2:]))}") for metric in metrics]
     described = [(key, text) for key, text in heading._asdict().items() if text]

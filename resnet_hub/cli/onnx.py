@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from resnet_hub.cli import options, output
-from resnet_hub.errors import ResNetHubError
+from resnet_hub.errors import ResNetHubError, format_bytes
 
 
 def add_parsers(commands: options.Commands) -> None:
@@ -44,7 +44,7 @@ def run_export(arguments: options.Arguments) -> int:
     from resnet_hub.inference.onnx_export import export_onnx
 
     for path in export_onnx(folder):
-        print(f"{output.escape(path)}  {path.stat().st_size / 1e6:.1f} MB")
+        print(f"{output.escape(path)}  {format_bytes(path.stat().st_size)}")
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from resnet_hub.bundled_models import DEFAULT_MODEL, find_default_model
+from resnet_hub.included_models import DEFAULT_MODEL_NAME, find_default_model
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Arguments: TypeAlias = argparse.Namespace
@@ -49,7 +49,7 @@ def add_folder(parser: argparse.ArgumentParser, help_text: str = "checkpoint fol
 
 def add_optional_model(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
     """Add the argument `name`, a model that has a default, and `--revision`; `choose_model` applies the default."""
-    help_text = f"{MODEL_HELP} (default: {DEFAULT_MODEL})"
+    help_text = f"{MODEL_HELP} (default: {DEFAULT_MODEL_NAME})"
     parser.add_argument(name, metavar="MODEL", help=help_text, **settings)
     add_revision(parser)
 

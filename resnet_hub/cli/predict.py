@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_hub.atomic import open_atomic
-from resnet_hub.bundled_models import DEFAULT_MODEL
 from resnet_hub.checkpoints.default_model import PREDICT_MODEL, choose_default_model
 from resnet_hub.cli import options, output
 from resnet_hub.errors import CheckpointError, ImageError
+from resnet_hub.included_models import DEFAULT_MODEL_NAME
 
 if TYPE_CHECKING:
     from resnet_hub.inference.classifier import Classifier, Prediction
@@ -22,7 +22,7 @@ _VERDICTS = {"sure": [], "not sure": ["Not sure:"], "none": ["None of these, mos
 def add_parsers(commands: options.Commands) -> None:
     parser = options.add_command(commands, "predict", run, "label images")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
-    default = f"RESNET_HUB_MODEL, or {PREDICT_MODEL} if it is cached or the Hub answers, or {DEFAULT_MODEL}"
+    default = f"RESNET_HUB_MODEL, or {PREDICT_MODEL} if it is cached or the Hub answers, or {DEFAULT_MODEL_NAME}"
     help_text = f"{options.MODEL_HELP} (default: {default})"
     parser.add_argument("--model", metavar="MODEL", help=help_text)
     options.add_revision(parser)

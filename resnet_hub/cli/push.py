@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from resnet_hub.cli import options, output
+from resnet_hub.errors import format_bytes
 
 
 def add_parsers(commands: options.Commands) -> None:
@@ -41,7 +42,7 @@ def run(arguments: options.Arguments) -> int:
         return 0
     if sys.stderr.isatty():  # the client's progress bars follow, for large files
         size = sum(path.stat().st_size for path in selection.files.values())
-        print(f"uploading {len(selection.files)} files, {size / 1e6:,.1f} MB", file=sys.stderr)
+        print(f"uploading {len(selection.files)} files, {format_bytes(size)}", file=sys.stderr)
     settings = options.select(arguments, "private", "branch", "create_pr", "message", "include")
     print(push_folder(arguments.folder, arguments.repo, **settings))
     return 0

@@ -11,10 +11,10 @@ from resnet_hub.cli import options, output
 from resnet_hub.errors import AnalysisError, DataError, HubError
 
 if TYPE_CHECKING:
-    from resnet_hub.analysis.report import Report
+    from resnet_hub.analysis.experiment_report import Report
 
 _DATA = "uoft-cs/cifar10"
-_MODELS = ("resnet56-cifar10", "plain56-cifar10")  # folders of the shelf
+_MODELS = ("resnet56-cifar10", "plain56-cifar10")  # included models
 # Sizes of the smaller versions
 _FAST_GRADIENTS = {"width": 64, "inputs": 48, "draws": 4}
 _FAST_IDENTITY = {"blocks": 3, "steps": 150}
@@ -47,7 +47,7 @@ def add_parsers(commands: options.Commands) -> None:
     lesion.add_argument("--split", help=options.SPLIT_HELP)
     help_text = f"checkpoint folders, Hub models or included models (default: {' '.join(_MODELS)})"
     lesion.add_argument("--model", nargs="+", metavar="MODEL", help=help_text)
-    options.add_count(lesion, "--images", 1000, "images to measure on")
+    options.add_count(lesion, "--images", 1000, "images to evaluate on")
     options.add_count(lesion, "--draws", 5, "random choices for each point of the curves")
     help_text = "encode the images again as JPEG, as for the recorded networks: 75"
     lesion.add_argument("--jpeg-quality", type=options.parse_positive_int, metavar="Q", help=help_text)
@@ -210,9 +210,9 @@ def _get_folder(arguments: options.Arguments) -> Path | None:
 
 
 def _find_models(names: Sequence[str] = _MODELS) -> list[Path]:
-    from resnet_hub.bundled_models import SHELF
+    from resnet_hub.included_models import INCLUDED_FOLDER
 
-    folders = [SHELF / name for name in names]
+    folders = [INCLUDED_FOLDER / name for name in names]
     missing = [folder.name for folder in folders if not folder.is_dir()]
     if len(missing) == len(folders):
         raise AnalysisError(f"This installation has no {' and no '.join(missing)}. Name models with --model.")
@@ -223,7 +223,7 @@ def _find_models(names: Sequence[str] = _MODELS) -> list[Path]:
 
 def _print_report(report: "Report", arguments: options.Arguments) -> int:
     if plots := getattr(arguments, "plots", None):
-        from resnet_hub.analysis.report import plot_chart
+        from resnet_hub.analysis.experiment_report import plot_chart
 
         plots.mkdir(parents=True, exist_ok=True)
         for name, chart in report.charts.items():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from resnet_hub.cli import options, output
-from resnet_hub.errors import ResNetHubError, TrainingError
+from resnet_hub.errors import ResNetHubError, TrainingError, format_bytes
 from resnet_hub.training import events
 from resnet_hub.training.config import AUTO, Phase, TrainConfig, parse_duration
 
@@ -218,11 +218,11 @@ def _print_plan(config: TrainConfig, *, as_json: bool) -> int:
     print(f"{plan.train_images:,} images of {plan.labels:,} classes, {plan.validation_images:,} to evaluate on")
     print(f"{plan.epochs} epochs of {plan.steps:,} steps: about {tqdm.format_interval(plan.seconds)}")
     print(f"  {plan.loaded_per_second:,.0f} images decoded and {plan.trained_per_second:,.0f} trained on in a second")
-    print(f"memory for images: {plan.in_memory / 2**30:.1f} GB")
+    print(f"memory for images: {format_bytes(plan.in_memory)}")
     again = f"; {plan.decoded_again:.0%} of the images are decoded in each epoch" if plan.decoded_again else ""
-    print(f"disk for decoded images: {plan.on_disk / 2**30:.1f} GB{again}")
-    print(f"disk for the dataset: {plan.dataset / 2**30:.1f} GB")
-    print(f"disk for the training state and the model: {plan.files / 2**30:.1f} GB")
+    print(f"disk for decoded images: {format_bytes(plan.on_disk)}{again}")
+    print(f"disk for the dataset: {format_bytes(plan.dataset)}")
+    print(f"disk for the training state and the model: {format_bytes(plan.files)}")
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from resnet_hub.config import CUSTOM, ResNetConfig, label_table
-from resnet_hub.convert.weights_file import MAX_NAMES, StateDict, unwrap_state_dict
+from resnet_hub.convert.weights_file import MAX_LISTED_KEYS, StateDict, unwrap_state_dict
 from resnet_hub.errors import CheckpointError, ConfigError, list_untrusted
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def convert_state_dict(
         raise CheckpointError(
             f"{source} is not a ResNet of torchvision, timm or the CIFAR repositories: it has {stem} and "
             f"{len(depths)} stages layer1, layer2, ...; its keys are "
-            f"{list_untrusted([*(shapes or content)], MAX_NAMES) or 'none'}."
+            f"{list_untrusted([*(shapes or content)], MAX_LISTED_KEYS) or 'none'}."
         )
     if library not in (None, inferred_library):
         raise CheckpointError(f"{source} has a {fields['stem']} stem, as in {inferred_library}, not in {library}.")
@@ -272,7 +272,7 @@ def describe_shape_mismatch(
         ],
         "of an unsupported type": unsupported,
     }
-    lists = [f"{len(keys)} {name}: {list_untrusted(keys, MAX_NAMES)}" for name, keys in problems.items() if keys]
+    lists = [f"{len(keys)} {name}: {list_untrusted(keys, MAX_LISTED_KEYS)}" for name, keys in problems.items() if keys]
     return "; ".join(lists)
 
 
@@ -318,7 +318,7 @@ def describe_reparametrization(keys: Iterable[str]) -> str:
     """That weights are computed from other tensors and what undoes it, as text for a message; empty if they are not."""
     for fragments, state, remedy in _REPARAMETRIZED:
         if computed := [key for key in keys if any(fragment in key for fragment in fragments)]:
-            return f"{state} ({list_untrusted(computed, MAX_NAMES)}). Call {remedy}"
+            return f"{state} ({list_untrusted(computed, MAX_LISTED_KEYS)}). Call {remedy}"
     return ""
 
 
@@ -332,7 +332,7 @@ def describe_bad_values(tensors: "Mapping[str, Tensor]") -> str:
             key for key, tensor in floats.items() if key.endswith(".running_var") and bool((tensor < 0).any())
         ],
     }
-    return "; ".join(f"{name} in {list_untrusted(keys, MAX_NAMES)}" for name, keys in problems.items() if keys)
+    return "; ".join(f"{name} in {list_untrusted(keys, MAX_LISTED_KEYS)}" for name, keys in problems.items() if keys)
 
 
 def _is_supported(key: str, tensor: "Tensor") -> bool:

@@ -215,7 +215,7 @@ def _read_pickle(path: Path) -> bytes:
         return b""
 
 
-MAX_NAMES = 8  # keys that a message lists
+MAX_LISTED_KEYS = 8  # keys that a message lists
 _MAX_DEPTH, _MAX_MAPPINGS = 5, 1000  # of nested mappings that are searched
 _PREFIX = re.compile(r"(?:(?:module|_orig_mod|timm_model)\.)+")  # of DataParallel, torch.compile, transformers
 _WRAPPED = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -312,9 +312,9 @@ def unwrap_state_dict(content: Any, source: object, *, choice: str | None = None
         _take_head(own, unused, network.prefix, notes)
     _check_unused(unused, source, notes, ignore)
     if renamed:
-        notes.append(("renamed", list_untrusted(sorted(renamed), MAX_NAMES)))
+        notes.append(("renamed", list_untrusted(sorted(renamed), MAX_LISTED_KEYS)))
     if ignored:
-        notes.append(("ignored", f"{list_untrusted(ignored, MAX_NAMES)}: not weights"))
+        notes.append(("ignored", f"{list_untrusted(ignored, MAX_LISTED_KEYS)}: not weights"))
     return StateDict(source, own, notes)
 
 
@@ -400,7 +400,7 @@ def _choose(
         names = [network.name for network in chosen or networks]
         cause = "holds several networks" if chosen else f"has no network {one_line(str(choice), 80)!r} but these"
         raise CheckpointError(
-            f"{source} {cause}: {list_untrusted(names, MAX_NAMES)}. Choose one, such as --weights {names[0]}."
+            f"{source} {cause}: {list_untrusted(names, MAX_LISTED_KEYS)}. Choose one, such as --weights {names[0]}."
         )
     if is_named:
         notes.extend(("weights", f"{network.name}, as requested") for network in chosen)
@@ -487,7 +487,9 @@ def _check_unused(unused: Mapping[str, Any], source: object, notes: list[tuple[s
     """Raise `CheckpointError` for tensors beside the network, or note that they are left out."""
     if not unused:
         return
-    names = f"{len(unused)} {'tensors' if len(unused) > 1 else 'tensor'} ({list_untrusted(list(unused), MAX_NAMES)})"
+    names = (
+        f"{len(unused)} {'tensors' if len(unused) > 1 else 'tensor'} ({list_untrusted(list(unused), MAX_LISTED_KEYS)})"
+    )
     if not ignore:
         has_head = any({"fc", "linear"} & {*key.split(".")} for key in unused)
         reason = " Of heads, one linear layer is supported." if has_head else ""

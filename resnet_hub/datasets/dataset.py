@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from resnet_hub.errors import DataError, ImageError
-from resnet_hub.images.limits import MAX_IMAGE_BYTES
+from resnet_hub.images.decoding_limits import MAX_IMAGE_BYTES
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)

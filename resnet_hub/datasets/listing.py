@@ -7,8 +7,8 @@ from typing import Any
 
 from resnet_hub.datasets.labels import is_system_folder
 from resnet_hub.datasets.zip_names import decode_surrogates
-from resnet_hub.errors import DataError, ImageError
-from resnet_hub.images.limits import MAX_IMAGE_BYTES
+from resnet_hub.errors import DataError, ImageError, format_bytes
+from resnet_hub.images.decoding_limits import MAX_IMAGE_BYTES
 from resnet_hub.paths import walk_files
 
 MAX_ENTRIES = 200_000  # of an archive, nearly twice Tiny ImageNet; use a folder for more
@@ -68,7 +68,7 @@ class Listing(ABC):
     def check_unpacked(self, packed: int, unpacked: int) -> None:
         """Raise `DataError` for an archive of `packed` bytes that unpacks to too many."""
         if unpacked > min(MAX_UNPACKED, max(FREE_UNPACKED, MAX_RATIO * packed)):
-            sizes = f"{packed / 2**20:.1f} MB unpack to {unpacked / 2**30:,.1f} GB"
+            sizes = f"{format_bytes(packed)} unpack to {format_bytes(unpacked)}"
             raise DataError(f"{self.title} looks like a {self.kind} bomb: {sizes}. Save the images as JPEG or PNG.")
 
 

@@ -20,7 +20,7 @@ from resnet_hub.datasets.remote_errors import wrap_errors
 from resnet_hub.datasets.split_names import UNLABELLED, find_split
 from resnet_hub.datasets.storage import Storage, check_free_space, check_row_groups
 from resnet_hub.datasets.tables import METADATA_NAMES, load_tables
-from resnet_hub.errors import DataError, HubError, TooLargeError
+from resnet_hub.errors import DataError, HubError, TooLargeError, format_bytes
 from resnet_hub.hub_client.listing import read_listing
 from resnet_hub.hub_client.retry import retry_call
 from resnet_hub.hub_client.timeouts import request_timeout
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 HUB_PREFIX = "hf://datasets/"  # before an id: the dataset on the Hub, even if a folder has the same name
 _CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")  # the files that configure `datasets`
-_MAX_CARD = 2**20  # bytes
+_MAX_CARD = 10**6  # bytes
 _TABLES = {".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".tgz"}
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}")
 _DOWNLOADS = 8  # images at a time
@@ -374,4 +374,6 @@ def _explain_outside(name: str, file: str) -> str:
 
 
 def _explain_long_card(name: str) -> str:
-    return f"The dataset {name!r} has a card of over {_MAX_CARD // 2**20} MB, which is too large. Use another dataset."
+    return (
+        f"The dataset {name!r} has a card of over {format_bytes(_MAX_CARD)}, which is too large. Use another dataset."
+    )

@@ -18,7 +18,7 @@ from resnet_hub.datasets.duplicates import DuplicateGroup, Fingerprint, compute_
 from resnet_hub.datasets.labels import ASSETS
 from resnet_hub.datasets.layout import DOT_FOLDER, NO_IMAGES, NO_ROW
 from resnet_hub.datasets.tables import NO_FILE
-from resnet_hub.errors import DataError, ImageError, list_some, printable
+from resnet_hub.errors import DataError, ImageError, format_bytes, list_some, printable
 from resnet_hub.images.load import has_image_header
 from resnet_hub.threads import map_ahead
 
@@ -268,11 +268,6 @@ def count_items(items: Sized, singular: str, plural: str = "") -> str:
 def shorten(text: str) -> str:
     """Replace unprintable characters by `?`, and cut the start of a long text: file names differ at the end."""
     return printable(text if len(text) <= MAX_SHOWN else f"...{text[3 - MAX_SHOWN :]}")
-
-
-def format_bytes(count: int) -> str:
-    """Format a number of bytes with its unit, such as `12.3 MB`."""
-    return f"{count / 2**20:,.1f} MB" if count >= 2**20 else f"{count / 2**10:,.1f} KB"
 
 
 def create_report(

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnet_hub.errors import DataError
+from resnet_hub.errors import DataError, format_bytes
 
-_MAX_ROW_GROUP = 2**30  # bytes
+_MAX_ROW_GROUP = 10**9  # bytes
 
 
 class Storage(NamedTuple):
@@ -29,8 +29,8 @@ def check_free_space(name: str, sizes: Mapping[Path, int]) -> None:
         free = shutil.disk_usage(existing).free
         if size > free:
             raise DataError(
-                f"The dataset {name!r} needs {size / 2**30:,.1f} GB of the disk of {existing} for its files and the "
-                f"copy that is read, and {free / 2**30:,.1f} GB are free. Free some space, or set HF_HOME to a folder "
+                f"The dataset {name!r} needs {format_bytes(size)} of the disk of {existing} for its files and the "
+                f"copy that is read, and {format_bytes(free)} are free. Free some space, or set HF_HOME to a folder "
                 "on a larger disk."
             )
 
@@ -56,7 +56,7 @@ def check_row_groups(name: str, sizes: Mapping[str, int], **options: Any) -> Non
         )
         if largest > _MAX_ROW_GROUP:
             raise DataError(
-                f"The file {Path(file).name} of the dataset {name!r} has a row group of {largest / 2**30:,.1f} GB, "
-                f"which would be read into memory as a whole; at most {_MAX_ROW_GROUP / 2**30:.0f} GB is read. Write "
+                f"The file {Path(file).name} of the dataset {name!r} has a row group of {format_bytes(largest)}, "
+                f"which would be read into memory as a whole; at most {format_bytes(_MAX_ROW_GROUP)} are read. Write "
                 "the file again with row_group_size=100."
             )

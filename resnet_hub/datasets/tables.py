@@ -20,8 +20,8 @@ from resnet_hub.datasets.dataset import TRAIN, ImageDataset, LazySequence, Split
 from resnet_hub.datasets.labels import encode_label, natural_key
 from resnet_hub.datasets.listing import Listing
 from resnet_hub.datasets.split_names import are_all_splits, find_split
-from resnet_hub.errors import DataError, ImageError, list_some, list_untrusted
-from resnet_hub.images.limits import MAX_IMAGE_BYTES
+from resnet_hub.errors import DataError, ImageError, format_bytes, list_some, list_untrusted
+from resnet_hub.images.decoding_limits import MAX_IMAGE_BYTES
 
 METADATA_NAMES = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path")
@@ -149,7 +149,7 @@ def _read_rows(listing: Listing, path: str) -> list[dict[str, Any]]:
     try:
         content = listing.read(path)
         if len(content) > MAX_IMAGE_BYTES:
-            raise DataError(f"{path} has over {MAX_IMAGE_BYTES // 2**20} MB. Split it, one file per split.")
+            raise DataError(f"{path} has over {format_bytes(MAX_IMAGE_BYTES)}. Split it, one file per split.")
         if suffix == ".parquet":
             return _read_parquet(content)
         text = content.decode("utf-8-sig")

@@ -23,7 +23,7 @@ from resnet_hub.datasets.listing import MAX_ENTRIES, Listing
 from resnet_hub.datasets.tables import LABEL_COLUMNS, find_column, flatten
 from resnet_hub.datasets.zip_names import decode_surrogates
 from resnet_hub.errors import DataError, ImageError, disk_is_full
-from resnet_hub.images.limits import MAX_IMAGE_BYTES
+from resnet_hub.images.decoding_limits import MAX_IMAGE_BYTES
 
 _MAX_HEADER = 2**20  # bytes; a header with a long name has 1 KB
 _CHUNK = 2**22  # bytes that are unpacked at once

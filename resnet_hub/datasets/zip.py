@@ -10,11 +10,13 @@ from pathlib import Path, PurePosixPath
 
 from resnet_hub.datasets.listing import MAX_ENTRIES, Listing
 from resnet_hub.datasets.zip_names import decode_names
-from resnet_hub.errors import DataError, ImageError
-from resnet_hub.images.limits import MAX_IMAGE_BYTES
+from resnet_hub.errors import DataError, ImageError, format_bytes
+from resnet_hub.images.decoding_limits import MAX_IMAGE_BYTES
 
 MAX_DIRECTORY = 24 * 2**20  # bytes of the central directory, which zipfile reads at once: at most 5 s and 600 MB
-MAX_NAMES = 2**25  # bytes of memory for the names, copied ten times; enough for 200,000 names of 110 ASCII characters
+MAX_NAME_BYTES = (
+    2**25
+)  # bytes of memory for the names, copied ten times; enough for 200,000 names of 110 ASCII characters
 
 UNSUPPORTED_COMPRESSION = "unsupported compression method"  # the reason in `Archive.skipped`
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile limits the memory of no other method
@@ -37,7 +39,7 @@ class Archive(Listing):
         entries = self._zip.infolist()
         if len(entries) > MAX_ENTRIES:
             raise DataError(f"{path.name} contains {len(entries):,} files, which are too many. Unpack it to a folder.")
-        if sum(sys.getsizeof(entry.filename) for entry in entries) > MAX_NAMES:  # one emoji: 4 bytes a character
+        if sum(sys.getsizeof(entry.filename) for entry in entries) > MAX_NAME_BYTES:  # one emoji: 4 bytes a character
             raise DataError(f"{path.name} has file names that are too long. Shorten them, or unpack it to a folder.")
         self.check_unpacked(path.stat().st_size, sum(entry.file_size for entry in entries))
         for entry, name in zip(entries, decode_names(entries), strict=True):
@@ -72,7 +74,7 @@ class Archive(Listing):
         """Read the first `size` bytes of a file. Raises `ImageError` if it is damaged or exceeds `MAX_IMAGE_BYTES`."""
         entry, title = self.files[path], PurePosixPath(path).name
         if entry.file_size > MAX_IMAGE_BYTES:
-            limit = f"{MAX_IMAGE_BYTES // 2**20} MB"
+            limit = format_bytes(MAX_IMAGE_BYTES)
             raise ImageError(f"Cannot read {title}: the file is larger than {limit}. Save it smaller.")
         try:
             with self._lock:  # zipfile counts its readers without a lock

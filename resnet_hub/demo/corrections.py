@@ -13,7 +13,7 @@ from resnet_hub.demo.i18n import translate
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.errors import ResNetHubError
 
-MAX_GROUPS, MAX_IMAGES = 12, 4  # of duplicates that are shown
+MAX_GROUPS, MAX_SHOWN_IMAGES = 12, 4  # of duplicates that are shown
 _SIDE = 160  # pixels of a thumbnail
 SCRIPT = """
   element.addEventListener("click", ({ target }) => {
@@ -50,7 +50,7 @@ def render_duplicates(run: PageRun, request: gr.Request) -> str:
             sources |= {(split, images.name(index)): (images, index) for index in range(len(images))}
     shown = []
     for group in groups:
-        figures = [_show(image, sources, request) for image in group.images[:MAX_IMAGES]]
+        figures = [_show(image, sources, request) for image in group.images[:MAX_SHOWN_IMAGES]]
         keep = translate(request, "keep_first")
         shown.append({"figures": figures, "fixes": [(keep, write_fix(group.images[1:]))]})
     hidden = len(report.duplicates) - len(groups)

@@ -23,8 +23,9 @@ from starlette.requests import Request
 from resnet_hub.demo.i18n import translate
 from resnet_hub.demo.predict_tab.tab import TOP
 from resnet_hub.demo.runs.run import FREE_BYTES
-from resnet_hub.demo.usage_limits import MAX_WAITING, Budget, MemoryBudget, OpenCalls
+from resnet_hub.demo.usage_limits import MAX_WAITING_CALLS, Budget, MemoryBudget, OpenCalls
 from resnet_hub.demo.visitor import Scope, get_address, get_header, is_from_other_site, is_local_user
+from resnet_hub.errors import format_bytes
 from resnet_hub.version import __version__
 
 Message = MutableMapping[str, Any]
@@ -32,13 +33,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-MAX_UPLOAD = 4 * 2**30  # bytes an hour of one visitor address
-MAX_UPLOADS = 16 * 2**30  # bytes an hour of all visitors; uploads stay on the disk for an hour
+MAX_UPLOAD = 4 * 10**9  # bytes an hour of one visitor address
+MAX_UPLOADS = 16 * 10**9  # bytes an hour of all visitors; uploads stay on the disk for an hour
 MAX_CALLS = 3000  # calls a minute of one visitor address; a page that watches a run makes one a second
 MAX_FRAMES = 6000  # frames of cameras a minute of one visitor address, such as a school's; a camera sends up to 600
 MAX_FRAME = 2**18  # bytes
-MAX_CALL = 2**20  # bytes of a call; images are uploaded before it
-MAX_AGENT_CALL = 20 * 2**20  # bytes of an agent's call, which may hold an image
+MAX_CALL = 10**6  # bytes of a call; images are uploaded before it
+MAX_AGENT_CALL = 20 * 10**6  # bytes of an agent's call, which may hold an image
 CALL_TIME = 120.0  # seconds for a call to arrive
 UPLOAD_LIFETIME = 3600.0  # seconds after which an uploaded file is deleted
 
@@ -206,7 +207,7 @@ class Guard:
                         return message
                     chunk, has_more = message.get("body", b""), message.get("more_body", False)
                     if len(body) + len(chunk) > limit:
-                        raise RefusedError(413, f"The call is over {limit / 2**20:g} MB; upload images before it.")
+                        raise RefusedError(413, f"The call is over {format_bytes(limit)}; upload images before it.")
                     if not reserve(len(chunk)):
                         raise RefusedError(503, "Too much data arrives at once; try again in a minute.")
                     body += chunk
@@ -224,7 +225,7 @@ class Guard:
             return send
         session = str(call.get("session_hash") or "")
         if exceeded := self.open_calls.find_exceeded(address, session):
-            raise RefusedError(503, translate(gr.Request(Request(scope)), exceeded, count=MAX_WAITING // 4))
+            raise RefusedError(503, translate(gr.Request(Request(scope)), exceeded, count=MAX_WAITING_CALLS // 4))
 
         async def count(message: Message) -> None:
             if event := _EVENT_ID.search(message.get("body", b"")):
@@ -248,9 +249,11 @@ class Guard:
             message = await receive()
             exceeded = self.sent.use(address, len(message.get("body", b"")))
             if exceeded == "each":
-                raise RefusedError(413, f"A visitor may upload {MAX_UPLOAD / 2**30:g} GB an hour; wait, or send fewer.")
+                raise RefusedError(
+                    413, f"A visitor may upload {format_bytes(MAX_UPLOAD)} an hour; wait, or send fewer."
+                )
             if exceeded:
-                limit = f"{MAX_UPLOADS / 2**30:g} GB"
+                limit = format_bytes(MAX_UPLOADS)
                 raise RefusedError(507, f"All visitors may upload {limit} an hour; try again later.")
             return message
 

@@ -22,7 +22,7 @@ from resnet_hub.checkpoints.model_card import read_heading
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo.i18n import PageError, translate_text
 from resnet_hub.demo.runs.scheduler import Scheduler
-from resnet_hub.demo.space import get_token, is_space, is_zero_gpu
+from resnet_hub.demo.space import choose_hub_token, is_space, is_zero_gpu, may_use_saved_token
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.hub_client import timeouts
 from resnet_hub.hub_client.errors import hub_errors
@@ -105,7 +105,7 @@ class Models:
     def _may_be_private(self, name: str, source: str | Path) -> bool:
         """Whether the local user may be the only one who can read the model, and this is a call of another."""
         is_offered = isinstance(source, Path) or name in self._added or name in self._public
-        return not (is_offered or is_space() or get_token() is None or get_saved_token() is None)
+        return not (is_offered or is_space() or may_use_saved_token() or get_saved_token() is None)
 
     def _find_source(self, name: str) -> str | Path:
         if name in self._added:
@@ -174,7 +174,7 @@ class Models:
         from resnet_hub.checkpoints.load import read_config
         from resnet_hub.inference.classifier import Classifier
 
-        hub: dict[str, Any] = {"token": get_token(), "local_files_only": name in self._added}
+        hub: dict[str, Any] = {"token": choose_hub_token(), "local_files_only": name in self._added}
         config = read_config(source, **hub)  # a few kilobytes, before the weights are fetched
         if not config.num_classes:
             raise PageError("no_head", name=name)
@@ -246,15 +246,15 @@ class DefaultModels:
         ResNetHubError: An environment variable names a folder that does not exist, or an interval that is no number.
     """
 
-    def __init__(self, models: Models, embedded: str):
+    def __init__(self, models: Models, included: str):
         for purpose in _PURPOSES:
             preferred_model(purpose)  # a wrong name stops the page now, and not in the background
-        self.models, self.embedded, self.interval = models, embedded, _read_interval()
+        self.models, self.included, self.interval = models, included, _read_interval()
         self._names: dict[Purpose, str] = {}
 
     def get(self, purpose: Purpose) -> str:
         """The name of the model for a purpose; an empty text if the shelf is empty and the Hub has not answered."""
-        return self._names.get(purpose, self.embedded)
+        return self._names.get(purpose, self.included)
 
     def watch(self, is_running: Callable[[], bool]) -> None:
         """Bring the preferred models onto this disk and load them, and ask again where the Hub does not have them yet.
@@ -274,7 +274,7 @@ class DefaultModels:
             time.sleep(self.interval * (1 if questions < _OFTEN else 10))
 
     def _use_preferred(self, purpose: Purpose) -> bool:
-        """Return whether the preferred model serves now, or is the embedded one."""
+        """Return whether the preferred model serves now, or is the included one."""
         try:
             source = preferred_model(purpose, on_gpu=purpose == "base" and _has_gpu())
             if not source:

@@ -27,11 +27,11 @@ from resnet_hub.demo.inside_tab.tab import InsideTab
 from resnet_hub.demo.models import DefaultModels, Models
 from resnet_hub.demo.predict_tab.live_camera import LiveCamera
 from resnet_hub.demo.predict_tab.tab import EXAMPLES, PredictTab
-from resnet_hub.demo.runs.run import MAX_BYTES
+from resnet_hub.demo.runs.run import MAX_DATASET_BYTES
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.runs.store import RunStore, ServedFiles, create_private_folder
 from resnet_hub.demo.train_tab.tab import TrainTab
-from resnet_hub.demo.usage_limits import MAX_WAITING, OpenCalls
+from resnet_hub.demo.usage_limits import MAX_WAITING_CALLS, OpenCalls
 from resnet_hub.demo.visitor import Scope, get_address, get_header, note_sender
 from resnet_hub.errors import memory_is_full
 from resnet_hub.version import __version__
@@ -154,7 +154,7 @@ class Page(GuardedBlocks):
 
     def queue(self, *args: Any, **options: Any) -> Self:
         """Gradio's queue, with its length set from the start: to change it later, Gradio would build the app again."""
-        page: Self = super().queue(*args, **{"max_size": MAX_WAITING} | options)
+        page: Self = super().queue(*args, **{"max_size": MAX_WAITING_CALLS} | options)
         return page
 
     def describe_error(self, error: Exception, request: gr.Request | None) -> str:
@@ -166,7 +166,7 @@ def build(shelf: str | Path, default: str | None = None) -> Page:
 
     Args:
         shelf: The folder of the checkpoint folders.
-        default: Name of the embedded model, which predicts and is the base of a training until the preferred ones are
+        default: Name of the included model, which predicts and is the base of a training until the preferred ones are
             there; the first of the shelf if None.
 
     Raises:
@@ -218,7 +218,7 @@ def launch(demo: Page, **options: Any) -> None:
         css_paths=STYLES,
         favicon_path=ICON,
         i18n=I18N,
-        max_file_size=MAX_BYTES,
+        max_file_size=MAX_DATASET_BYTES,
         allowed_paths=[str(path) for path in EXAMPLES],
         footer_links=["api", "settings"],
         ssr_mode=False,

@@ -22,6 +22,11 @@ def note_local_user(is_local: bool) -> None:
     _is_local_user.set(is_local)
 
 
-def get_token() -> Literal[False] | None:
-    """The token to read from the Hub with in a call: None, the saved one, for the local user; for all others none."""
-    return None if _is_local_user.get() else False
+def may_use_saved_token() -> bool:
+    """Whether the local user sent the call that is answered."""
+    return _is_local_user.get()
+
+
+def choose_hub_token() -> Literal[False] | None:
+    """The `token` argument of reads from the Hub in a call: None, the saved one, for the local user, else False."""
+    return None if may_use_saved_token() else False

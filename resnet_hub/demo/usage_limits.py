@@ -11,7 +11,7 @@ from resnet_hub.demo.visitor import is_loopback
 
 MAX_MEMORY = 256 * 2**20  # bytes of calls that are in memory at once
 MAX_MEMORY_EACH = 40 * 2**20  # of one visitor address
-MAX_WAITING = 64  # calls in Gradio's queue; of one visitor address a quarter
+MAX_WAITING_CALLS = 64  # calls in Gradio's queue; of one visitor address a quarter
 MAX_UNREAD = 100  # calls of a session whose events it has not read
 MAX_UNREAD_EACH = 500  # of a visitor address
 _FORGET_AFTER = 3600.0  # seconds after which an open call is no longer counted
@@ -108,9 +108,9 @@ class OpenCalls:
         if unread >= MAX_UNREAD or sum(call.address == address for call in calls) >= MAX_UNREAD_EACH:
             return "crowded"
         waiting = sum(self._calls[event].address == address for event in self._waiting)
-        if waiting >= MAX_WAITING // 4 and not is_loopback(address):
+        if waiting >= MAX_WAITING_CALLS // 4 and not is_loopback(address):
             return "address_calls"
-        return "crowded" if len(self._waiting) >= MAX_WAITING else ""
+        return "crowded" if len(self._waiting) >= MAX_WAITING_CALLS else ""
 
     def add(self, event: str, address: str, session: str) -> None:
         """Count a call that Gradio has put into its queue."""

@@ -51,7 +51,7 @@ def is_local_user(scope: Scope) -> bool:
 
 
 def note_sender(scope: Scope | None) -> None:
-    """Let the rest of a call read from the Hub as its sender: see `space.get_token`.
+    """Let the rest of a call read from the Hub as its sender: see `space.choose_hub_token`.
 
     An agent reads as nobody: Gradio repeats its call from this machine, with the host that its sender chose to write.
     """

@@ -23,9 +23,9 @@ from resnet_hub.errors import ResNetHubError
 from resnet_hub.training.events import Event, Failed, Stopped
 from resnet_hub.training.run_dir import RunDir
 
-CALL = 60  # seconds of GPU time that a call requests
-SHARE = 0.8  # of which it trains; the rest is for the start, the saving and a long last step
-LEAST = 20  # seconds that are worth a request
+CALL_SECONDS = 60  # seconds of GPU time that a call requests
+TRAINING_SHARE = 0.8  # of which it trains; the rest is for the start, the saving and a long last step
+MIN_SECONDS = 20  # seconds that are worth a request
 _POLL_INTERVAL = 0.3  # seconds
 
 
@@ -50,7 +50,7 @@ def call(folder: str, seconds: int) -> Iterator[Event | None]:
     os.chdir(folder)  # the paths of a run are relative
     torch.set_num_threads(1)  # OpenMP's threads do not survive a fork: waiting for them would never end
     try:
-        yield from train(RunDir("run").config, phase="train", time_limit=seconds * SHARE)
+        yield from train(RunDir("run").config, phase="train", time_limit=seconds * TRAINING_SHARE)
     except ResNetHubError as error:  # of other errors only the type leaves the process, not the message
         yield Failed(str(error))
 
@@ -62,7 +62,7 @@ def drive(scheduler: Scheduler, run: PageRun) -> Iterator[float]:
     """
     with scheduler.supervise(run) as supervision, suppress(FileNotFoundError):  # the run was deleted meanwhile
         yield from _wait_for_worker(scheduler, run)
-        seconds = CALL
+        seconds = CALL_SECONDS
         while (
             run.last_event_name() == "Stopped" and not supervision.should_stop and not run.read_facts().get("trained")
         ):
@@ -77,7 +77,7 @@ def drive(scheduler: Scheduler, run: PageRun) -> Iterator[float]:
             except gr.Error as refusal:
                 # Only a refusal states the quota left: request that much.
                 requested, left = _parse_quota(str(refusal.message))
-                if not started_at and left < requested and seconds * left // requested >= LEAST:
+                if not started_at and left < requested and seconds * left // requested >= MIN_SECONDS:
                     seconds = seconds * left // requested
                     continue
                 run.log_event(Waiting(str(refusal.message), left if requested else None))

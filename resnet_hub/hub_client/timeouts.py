@@ -5,7 +5,7 @@
 | a model, dataset, search or upload of which no byte moves | `SILENCE` | the cached copy, or an error |
 | an upload or download by Xet of which no byte moves | `XET_SILENCE` | the same by plain HTTP, within `SILENCE` |
 | a dataset that is read as a stream, of which nothing arrives | `STREAM_SILENCE` | an error; the run can be resumed |
-| the question whether the Hub has the default model | `DEFAULT_MODEL` | the embedded model |
+| the question whether the Hub has the default model | `DEFAULT_MODEL_SECONDS` | the included model |
 | suggestions while a visitor of the page types | `SUGGESTIONS` | no suggestions |
 
 So a broken store behind Xet costs less than 30 seconds in all. What moves is never ended, however slow it is. Other
@@ -27,12 +27,12 @@ from typing import Any
 
 from resnet_hub.hub_client.errors import RETRIED_STATUSES, XetTransferError, parse_retry_after
 from resnet_hub.hub_client.hub_compat import DOWNLOAD_LOGGER, HTTP_LOGGER
-from resnet_hub.hub_client.unsent import read_unsent_bytes
+from resnet_hub.hub_client.send_buffer import read_unsent_bytes
 
 SILENCE = 15.0
 XET_SILENCE = 8.0
 STREAM_SILENCE = 600.0  # long: the Hub may ask for a pause of 300 s, and a run of days should outlast a short outage
-DEFAULT_MODEL = 5.0
+DEFAULT_MODEL_SECONDS = 5.0
 SUGGESTIONS = 3.0
 
 MIN_PROGRESS = 2**16  # bytes; a body that grows by fewer within `SILENCE` counts as silent

@@ -17,7 +17,7 @@ from resnet_hub.errors import one_line
 from resnet_hub.hub_client import timeouts
 from resnet_hub.hub_client.errors import XetTransferError
 from resnet_hub.hub_client.hub_compat import replace_sessions
-from resnet_hub.hub_client.unsent import read_unsent_bytes
+from resnet_hub.hub_client.send_buffer import read_unsent_bytes
 
 T = TypeVar("T")
 

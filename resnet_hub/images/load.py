@@ -1,7 +1,7 @@
 """Loads an image from any source as an upright 8-bit RGB image.
 
-Images are untrusted: only the listed formats are decoded, `limits` are checked before pixels are decoded, and every
-error of a decoder becomes an `ImageError`.
+Images are untrusted: only the listed formats are decoded, `decoding_limits` are checked before pixels are decoded, and
+every error of a decoder becomes an `ImageError`.
 """
 
 import os
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from resnet_hub.errors import ImageError, printable
-from resnet_hub.images import limits
+from resnet_hub.errors import ImageError, format_bytes, printable
+from resnet_hub.images import decoding_limits
 from resnet_hub.paths import walk_files
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "PPM")  # Pillow opens MPO as JPEG
@@ -84,12 +84,12 @@ def load_image(source: Any, *, name: str | None = None, near: int | None = None)
                 image = _open(read_encoded(source, name), name)
                 if near is not None:
                     image.draft(None, (near, near))
-            limits.check_size(image, name)
+            decoding_limits.check_size(image, name)
             is_large = image.width * image.height > _LARGE_PIXELS
             with _large_image_lock if is_large else nullcontext():
                 has_16_bits = any(_RAW_16_BIT.search(str(tile[3])) for tile in getattr(image, "tile", ()))
                 image.load()
-                limits.check_size(image, name)  # some formats know their size only now
+                decoding_limits.check_size(image, name)  # some formats know their size only now
                 _check_depth(image, has_16_bits, name)
                 transpose = _get_transpose(image)
                 image = _to_rgb(image)
@@ -99,7 +99,7 @@ def load_image(source: Any, *, name: str | None = None, near: int | None = None)
     except ImageError:
         raise
     except (Image.DecompressionBombError, MemoryError):
-        raise limits.too_large_error(name) from None
+        raise decoding_limits.too_large_error(name) from None
     except UnidentifiedImageError:
         reason = "the file is damaged or its format is not supported"
         raise ImageError(f"Cannot read {name}: {reason}. Use {_ACCEPTED}.") from None
@@ -158,7 +158,7 @@ def read_encoded(source: Any, name: str) -> bytes:
         elif hasattr(source, "read"):
             with suppress(OSError, AttributeError):  # read from the start if possible, as Pillow does
                 source.seek(0)
-            data = source.read(limits.MAX_IMAGE_BYTES + 1)
+            data = source.read(decoding_limits.MAX_IMAGE_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise ImageError(f"Cannot read {name}: {reason}. Check the file.") from None
@@ -169,9 +169,9 @@ def read_encoded(source: Any, name: str) -> bytes:
         raise ImageError(f"Cannot read {name}: it has the type {kind}. Give {accepted}.{remedy}")
     if not data:
         raise ImageError(f"Cannot read {name}: the file is empty. Save it again.")
-    if len(data) > limits.MAX_IMAGE_BYTES:
-        megabytes = limits.MAX_IMAGE_BYTES // 2**20
-        raise ImageError(f"Cannot read {name}: the file is larger than {megabytes} MB. Save it smaller.")
+    if len(data) > decoding_limits.MAX_IMAGE_BYTES:
+        limit = format_bytes(decoding_limits.MAX_IMAGE_BYTES)
+        raise ImageError(f"Cannot read {name}: the file is larger than {limit}. Save it smaller.")
     return data
 
 
@@ -181,25 +181,25 @@ def _read_path(path: Path, name: str) -> bytes:
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise ImageError(f"Cannot read {name}: it is {kind}. Give an image file.")
     with path.open("rb") as file:
-        return file.read(limits.MAX_IMAGE_BYTES + 1)
+        return file.read(decoding_limits.MAX_IMAGE_BYTES + 1)
 
 
 def _open(data: bytes, name: str) -> Image.Image:
     """Read the header of an image and check the limits. No pixels are decoded."""
     formats = _get_formats()
-    limits.check_tiff_tags(data, name)
-    data = limits.keep_first_exif(data)
+    decoding_limits.check_tiff_tags(data, name)
+    data = decoding_limits.keep_first_exif(data)
     try:
-        image = Image.open(limits.LimitedReader(data), formats=formats)
+        image = Image.open(decoding_limits.LimitedReader(data), formats=formats)
     except UnidentifiedImageError:
         if "HEIF" not in formats and _HEIC.match(data):
             raise ImageError(f"Cannot read {name}: HEIC needs another package. Run pip install pillow-heif.") from None
         raise
-    limits.check_size(image, name)
-    limits.check_cost(image, name, data)
+    decoding_limits.check_size(image, name)
+    decoding_limits.check_cost(image, name, data)
     if image.format == "PNG":
         image.verify()  # load() ignores the checksums of pixel data; the image cannot be used after verify()
-        image = Image.open(limits.LimitedReader(data), formats=formats)
+        image = Image.open(decoding_limits.LimitedReader(data), formats=formats)
     return image
 
 
@@ -287,8 +287,10 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         array = array[:, :, 0]
     if array.ndim != 2 and (array.ndim != 3 or array.shape[2] not in (3, 4)):
         raise ImageError(f"Cannot read {name}: its shape is {array.shape}. Give (H, W) or (H, W, 1, 3 or 4).")
-    if array.size == 0 or array.shape[0] * array.shape[1] > limits.MAX_PIXELS:
-        raise ImageError(f"Cannot read {name}: its shape is {array.shape}. Give 1 to {limits.MAX_PIXELS} pixels.")
+    if array.size == 0 or array.shape[0] * array.shape[1] > decoding_limits.MAX_PIXELS:
+        raise ImageError(
+            f"Cannot read {name}: its shape is {array.shape}. Give 1 to {decoding_limits.MAX_PIXELS} pixels."
+        )
     if array.dtype == np.uint16:
         if 0 < array.max() < _DARK_16_BIT:
             raise _depth_error(name, array.max())

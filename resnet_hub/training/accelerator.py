@@ -9,7 +9,7 @@ from torch import nn
 
 from resnet_hub.errors import TrainingError
 from resnet_hub.inference.engines import has_bf16
-from resnet_hub.training.config import ResolvedTrainConfig, TrainConfig
+from resnet_hub.training.config import ResolvedTrainConfig, TrainConfig, TrainPrecision
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.tracking import check_tracker
 
@@ -31,8 +31,9 @@ def create_accelerator(config: ResolvedTrainConfig, run: RunDir) -> Any:
 
     AcceleratorState._reset_state()  # it refuses another precision than that of an earlier run in this process
     check_tracker(config.log_to)
+    precision = choose_precision(config)
     accelerator = Accelerator(
-        mixed_precision=config.precision or ("bf16" if has_bf16() else "no"),
+        mixed_precision="no" if precision == "fp32" else precision,
         log_with=None if config.log_to == "none" else config.log_to,
         project_dir=run.folder / "logs",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)],
@@ -43,10 +44,15 @@ def create_accelerator(config: ResolvedTrainConfig, run: RunDir) -> Any:
     return accelerator
 
 
+def choose_precision(config: TrainConfig) -> TrainPrecision:
+    """Returns the precision of the steps of a run: bfloat16 by default, where the hardware has it."""
+    return config.precision or ("bf16" if has_bf16() else "fp32")
+
+
 def check_precision(config: TrainConfig, device: torch.device) -> None:
     """Raises `TrainingError` if a device does not compute in the precision of a run."""
     if config.precision == "fp16" and device.type == "cpu":
-        raise TrainingError("fp16 needs a GPU; choose bf16 or no.")
+        raise TrainingError("fp16 needs a GPU; choose bf16 or fp32.")
 
 
 def evaluates_in_bf16(accelerator: Any) -> bool:

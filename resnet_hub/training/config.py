@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from resnet_hub.bundled_models import find_bundled_model
 from resnet_hub.errors import TrainingError
 from resnet_hub.hub_client.repo_name import is_repo_name
+from resnet_hub.included_models import find_included_model
 from resnet_hub.paths import expand_home
 
 Phase = Literal["all", "prepare", "train", "evaluate"]  # parts of a run that `train` does in one call
@@ -24,7 +24,7 @@ Schedule = Literal["cosine", "steps", "plateau", "constant"]
 Augmentation = Literal["shift", "crop", "scale", "none"]
 Loss = Literal["cross-entropy", "binary"]
 Balance = Literal["none", "sampling", "loss"]
-Precision = Literal["no", "bf16", "fp16"]
+TrainPrecision = Literal["fp32", "bf16", "fp16"]
 Cache = Literal["auto", "memory", "disk", "none"]
 LogTo = Literal["none", "tensorboard", "trackio", "wandb"]
 
@@ -160,7 +160,7 @@ class TrainConfig:
     select: Literal["accuracy", "loss", "last"] = option("accuracy", "which epoch's weights are kept")
     evaluate_every: int = option(1, "epochs between two evaluations; the last is always evaluated", (1, 10_000))
     patience: int | None = _step_option(None, "stop after so many evaluations without improvement", (1, 10_000))
-    precision: Precision | None = option(None, "of the forward pass; default: bf16 if the hardware has it")
+    precision: TrainPrecision | None = option(None, "of the forward pass; default: bf16 if the hardware has it")
     compile: bool = option(False, "use torch.compile: takes minutes at the start, then a CPU is up to a seventh faster")
     cache: Cache = option("auto", "of decoded images; auto: half the free memory, then disk; several processes: disk")
     workers: int | None = option(None, "threads that load images ahead of the steps; default: one per core", (1, 1024))
@@ -174,7 +174,7 @@ class TrainConfig:
                 object.__setattr__(self, name, expand_home(value))
         if self.base == NONE:
             object.__setattr__(self, "base", None)
-        elif self.base and not Path(self.base).exists() and (included := find_bundled_model(self.base)):
+        elif self.base and not Path(self.base).exists() and (included := find_included_model(self.base)):
             object.__setattr__(self, "base", str(included))
 
     def resolved(self) -> "ResolvedTrainConfig":

@@ -25,8 +25,9 @@ from resnet_hub.evaluation.metrics import Evaluation, describe_uncertainty
 from resnet_hub.evaluation.plots import plot_confusion_matrix, plot_training_curves
 from resnet_hub.evaluation.reliability import MAX_NOVELTY_LABELS, Fit, describe_fit, fit_reliability
 from resnet_hub.hub_client.listing import sha256_file
-from resnet_hub.inference.engines import has_bf16, multiplies_bf16
+from resnet_hub.inference.engines import multiplies_bf16
 from resnet_hub.model import ResNet
+from resnet_hub.training.accelerator import choose_precision
 from resnet_hub.training.config import TrainConfig, command_line_options, is_gone, is_hub_id
 from resnet_hub.training.events import Finished
 from resnet_hub.training.run_dir import RunDir
@@ -84,7 +85,7 @@ def _calibrate(run: RunDir, model: ResNet, images: RunImages) -> tuple[Fit | Non
     if model.config.num_classes <= MAX_NOVELTY_LABELS:
         count = len(images.train)
         chosen = np.random.default_rng(0).choice(count, min(count, _NOVELTY_IMAGES), replace=False)
-        is_exact = run.config.precision == "no" or torch.cuda.is_available() or not multiplies_bf16()
+        is_exact = run.config.precision == "fp32" or torch.cuda.is_available() or not multiplies_bf16()
         train_features = compute_outputs(model, images.train.subset(chosen), in_bf16=not is_exact).features
     fit = fit_reliability(
         model, outputs.logits, outputs.targets, features=outputs.features, train_features=train_features
@@ -165,8 +166,8 @@ def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, ha
 
 def _describe_precision(config: TrainConfig) -> str:
     """Returns the precision of the steps, in which a CPU has also validated the epochs."""
-    precision = config.precision or ("bf16" if has_bf16() else "no")
-    return "float32" if precision == "no" else precision
+    precision = choose_precision(config)
+    return "float32" if precision == "fp32" else precision
 
 
 def _describe_base(base: str | None, run: RunDir) -> tuple[str, str | None]:

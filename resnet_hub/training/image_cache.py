@@ -9,7 +9,7 @@ import numpy as np
 from resnet_hub.errors import disk_is_full
 
 MEMORY_SHARE = 0.5  # of the free memory that decoded images may take
-FREE_DISK = 2 * 2**30  # bytes that stay free
+FREE_DISK = 2 * 10**9  # bytes that stay free
 _CHANNELS = 3
 
 

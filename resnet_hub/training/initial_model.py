@@ -20,7 +20,7 @@ from resnet_hub.training.run_dir import RunDir
 
 
 def choose_base() -> DefaultModel:
-    """Returns the base that "auto" stands for: larger on a GPU, and the embedded one if that cannot serve."""
+    """Returns the base that "auto" stands for: larger on a GPU, and the included one if that cannot serve."""
     on_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     return choose_default_model("base", on_gpu=on_gpu, check=check_base)
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from resnet_hub.atomic import write_atomic
+from resnet_hub.datasets.image_stream import open_stream
 from resnet_hub.datasets.load import load_dataset
-from resnet_hub.datasets.stream import open_stream
 from resnet_hub.errors import DataError, ResNetHubError, TrainingError, disk_is_full, memory_is_full
 from resnet_hub.training import events, schedule
 from resnet_hub.training.accelerator import (
@@ -45,10 +45,10 @@ from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import create_split, describe_report, record_unreadable, select_images
 from resnet_hub.training.state import Best, Position, SavedState, TrainingState
 from resnet_hub.training.stochastic_depth import add_stochastic_depth
-from resnet_hub.training.stream import StreamSampler, count_epoch_images, find_skipped
+from resnet_hub.training.stream_sampler import StreamSampler, count_epoch_images, find_skipped
 from resnet_hub.training.tracking import Tracker
 from resnet_hub.training.train_step import TrainStep
-from resnet_hub.training.validation import ValidationSet
+from resnet_hub.training.validation_set import ValidationSet
 
 T = TypeVar("T")
 

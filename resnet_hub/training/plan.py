@@ -15,17 +15,16 @@ import torch
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.datasets.dataset import TRAIN, VALIDATION, ImageDataset, Splits
+from resnet_hub.datasets.image_stream import ImageStream, open_stream
 from resnet_hub.datasets.load import load_dataset, measure_storage
 from resnet_hub.datasets.report import check_counts
 from resnet_hub.datasets.storage import Storage
-from resnet_hub.datasets.stream import ImageStream, open_stream
 from resnet_hub.errors import DataError, HubError, ImageError, gpu_memory_is_full
 from resnet_hub.images.load import load_image
 from resnet_hub.images.transforms import resize_whole
-from resnet_hub.inference.engines import has_bf16
 from resnet_hub.memory import measure_free_memory
 from resnet_hub.model import ResNet
-from resnet_hub.training.accelerator import check_precision
+from resnet_hub.training.accelerator import check_precision, choose_precision
 from resnet_hub.training.config import AUTO, ResolvedTrainConfig, TrainConfig
 from resnet_hub.training.gpu_memory import free_gpu_memory
 from resnet_hub.training.image_cache import FREE_DISK, MEMORY_SHARE
@@ -35,7 +34,7 @@ from resnet_hub.training.loader import count_cores, share_batch
 from resnet_hub.training.optimizer import frozen_modules, set_train_mode
 from resnet_hub.training.run_dir import RunDir
 from resnet_hub.training.split import MAX_CHECKED
-from resnet_hub.training.stream import BUFFER, BUFFER_BYTES, count_epoch_images
+from resnet_hub.training.stream_sampler import BUFFER, BUFFER_BYTES, count_epoch_images
 from resnet_hub.training.tracking import check_tracker
 
 _SAMPLE = 64  # images that are decoded
@@ -227,8 +226,7 @@ def _measure_steps(model: ResNet, config: ResolvedTrainConfig, device: torch.dev
     """
     is_gpu = device.type != "cpu"
     size, count = config.crop_size or model.config.image_size, math.ceil(config.batch_size / config.accumulate)
-    precision = config.precision or ("bf16" if has_bf16() else "no")
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(config))
     frozen = frozen_modules(model, config.frozen_stages)
     for module in frozen:
         module.requires_grad_(False)

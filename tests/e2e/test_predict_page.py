@@ -22,19 +22,19 @@ from helpers.program import Program
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from resnet_hub.bundled_models import DEFAULT_MODEL, SHELF
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import models as models_module
 from resnet_hub.demo.i18n import MESSAGES, PageError
 from resnet_hub.demo.models import Models
 from resnet_hub.demo.predict_tab.tab import EXAMPLES
 from resnet_hub.errors import ResNetHubError
+from resnet_hub.included_models import DEFAULT_MODEL_NAME, INCLUDED_FOLDER
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
 
 EVIL = "<img src=x onerror=alert(1)>"
 LABELS = ["cat", "dog", "ship", "truck", "bird", EVIL]
-EMBEDDED = SHELF / DEFAULT_MODEL
+INCLUDED = INCLUDED_FOLDER / DEFAULT_MODEL_NAME
 
 
 def save_tiny(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
@@ -527,8 +527,8 @@ def test_a_failure_is_not_remembered(tmp_path: Path) -> None:
     assert models.get("a").config.num_classes == 2
 
 
-def test_the_embedded_model_recognises_the_examples() -> None:
-    classify = Classifier.from_pretrained(EMBEDDED)
+def test_the_included_model_recognises_the_examples() -> None:
+    classify = Classifier.from_pretrained(INCLUDED)
     for name in ("espresso", "goldfish", "school_bus"):
         prediction = classify(next(path for path in EXAMPLES if path.stem == name), top_k=1)
         assert prediction[0]["label"] == name.replace("_", " ") and prediction.verdict == "sure"

@@ -23,8 +23,8 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from resnet_hub.checkpoints.model_card import read_metrics
 from resnet_hub.datasets.load import load_dataset
-from resnet_hub.datasets.report import format_bytes
 from resnet_hub.demo.i18n import MESSAGES
+from resnet_hub.errors import format_bytes
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
 from resnet_hub.training.run_dir import RunDir

@@ -24,9 +24,9 @@ from helpers.checkpoints import make_model
 from PIL import Image
 
 from resnet_hub import Classifier
-from resnet_hub.bundled_models import SHELF
 from resnet_hub.config import Reliability, ResNetConfig
 from resnet_hub.images.transforms import resize_and_crop
+from resnet_hub.included_models import INCLUDED_FOLDER
 from resnet_hub.inference.web_export import RUNTIME_URL, RUNTIME_VERSION, build_web_page, export_web
 from resnet_hub.model import ResNet
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 EXAMPLES = sorted((ROOT / "resnet_hub" / "demo" / "examples").glob("*.jpg"))
-CIFAR = SHELF / "resnet20-cifar10"
+CIFAR = INCLUDED_FOLDER / "resnet20-cifar10"
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

@@ -2,7 +2,7 @@
 
 import json
 
-from resnet_hub.analysis.report import Report, plot_chart
+from resnet_hub.analysis.experiment_report import Report, plot_chart
 
 
 def is_whole(report: Report) -> bool:

@@ -457,8 +457,8 @@ def test_refusals_of_uploads_and_calls_name_the_limit(tmp_path: Path, monkeypatc
 def test_an_address_has_a_quarter_of_the_queue_and_reads_its_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(usage_limits, "MAX_WAITING", 8)
-    monkeypatch.setattr(guard, "MAX_WAITING", 8)
+    monkeypatch.setattr(usage_limits, "MAX_WAITING_CALLS", 8)
+    monkeypatch.setattr(guard, "MAX_WAITING_CALLS", 8)
     monkeypatch.setattr(usage_limits, "MAX_UNREAD", 3)
     events = iter(f"{number:032x}" for number in range(100))
 

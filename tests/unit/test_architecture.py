@@ -22,7 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("images",),
     ("hub_client",),
     ("config",),
-    ("int8_calibration", "bundled_models"),
+    ("int8_calibration", "included_models"),
     ("atomic", "memory", "package_files", "paths", "errors", "requirements", "threads", "version"),
 )
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}

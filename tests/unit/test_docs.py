@@ -15,12 +15,12 @@ from helpers import ROOT
 
 import resnet_hub
 from resnet_hub import analysis, cli
-from resnet_hub.bundled_models import DEFAULT_MODEL, SHELF
 from resnet_hub.checkpoints.default_model import BASE_ON_CPU, BASE_ON_GPU, PREDICT_MODEL
 from resnet_hub.checkpoints.model_card import is_generated
 from resnet_hub.checkpoints.save import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from resnet_hub.included_models import DEFAULT_MODEL_NAME, INCLUDED_FOLDER
 
-CARDS = sorted(SHELF.glob(f"[!.]*/{CARD_FILE}"))
+CARDS = sorted(INCLUDED_FOLDER.glob(f"[!.]*/{CARD_FILE}"))
 # Words that the glossary avoids, without those that have other meanings.
 AVOIDED = r"\b(pictures?|data sets?|model folders?|answers?|foreign|learnt)\b"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -76,7 +76,7 @@ def test_commands_of_the_pages_are_parsed(page: Path) -> None:
 
 def test_the_readme_uses_the_default_models() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f'from_pretrained("{DEFAULT_MODEL}")' in readme
+    assert f'from_pretrained("{DEFAULT_MODEL_NAME}")' in readme
     preloaded = yaml.safe_load(readme.split("---")[1])["preload_from_hub"]
     files = f"{CONFIG_FILE},{WEIGHTS_FILE},{CARD_FILE}"
     assert {*preloaded} == {f"{repo} {files}" for repo in (PREDICT_MODEL, BASE_ON_CPU, BASE_ON_GPU)}

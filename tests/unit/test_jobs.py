@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def config(folder: Path) -> TrainConfig:
-    return TrainConfig(data="colours.zip", base="tiny", run="run", epochs=2, precision="no")
+    return TrainConfig(data="colours.zip", base="tiny", run="run", epochs=2, precision="fp32")
 
 
 def test_a_job_trains_on_uploaded_data_and_pushes_the_model(config: TrainConfig, hub: Hub) -> None:

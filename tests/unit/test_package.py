@@ -15,8 +15,8 @@ from helpers import ROOT
 
 import resnet_hub
 from resnet_hub import analysis, cli
-from resnet_hub.bundled_models import DEFAULT_MODEL, SHELF
 from resnet_hub.deploy import build_space
+from resnet_hub.included_models import DEFAULT_MODEL_NAME, INCLUDED_FOLDER
 
 TABLES = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, SETUPTOOLS = TABLES["project"], TABLES["tool"]["setuptools"]
@@ -119,7 +119,7 @@ def test_a_wheel_predicts_outside_a_clone(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed := tmp_path / "installed")
     shelf = installed / "resnet_hub" / "weights"
-    assert {path.name for path in shelf.iterdir()} == {path.name for path in SHELF.iterdir()}
+    assert {path.name for path in shelf.iterdir()} == {path.name for path in INCLUDED_FOLDER.iterdir()}
     kinds = {path.suffix for path in shelf.rglob("*") if path.is_file()}
     assert kinds == {".json", ".md", ".png", ".safetensors"}
     for name in SETUPTOOLS["package-data"]:
@@ -129,16 +129,16 @@ def test_a_wheel_predicts_outside_a_clone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "resnet_hub", "predict", photo, "--top-k", "1"]
     environment = os.environ | {"PYTHONPATH": str(installed), "RESNET_HUB_MODEL": ""}
     done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
-    lines = [f"model: {shelf / DEFAULT_MODEL}", "title: ResNet-18 for 1,000 everyday things and animals"]
+    lines = [f"model: {shelf / DEFAULT_MODEL_NAME}", "title: ResNet-18 for 1,000 everyday things and animals"]
     assert (done.returncode, done.stderr.splitlines()) == (0, lines)
     assert "school bus" in done.stdout
     listing = [sys.executable, "-m", "resnet_hub", "deploy", "user/page", "--dry-run"]
     deployed = subprocess.check_output(listing, cwd=elsewhere, env=environment, text=True).splitlines()[:-1]
     assert {line.split()[-1] for line in deployed} == build_space().keys()
-    program = "from resnet_hub.bundled_models import find_default_model as find; print(find())"
+    program = "from resnet_hub.included_models import find_default_model as find; print(find())"
     where = [sys.executable, "-c", program]
     found = subprocess.check_output(where, cwd=elsewhere, env=environment, text=True)
-    assert Path(found.strip()) == shelf / DEFAULT_MODEL
+    assert Path(found.strip()) == shelf / DEFAULT_MODEL_NAME
 
 
 def test_no_committed_file_names_the_folder_it_was_written_in() -> None:

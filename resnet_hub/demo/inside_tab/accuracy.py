@@ -22,7 +22,7 @@ from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import PageError, translate
 from resnet_hub.demo.inside_tab.test_sets import TestSet, find_test_set
 from resnet_hub.demo.models import Models
-from resnet_hub.demo.space import get_token
+from resnet_hub.demo.space import choose_hub_token
 from resnet_hub.errors import ResNetHubError
 from resnet_hub.hub_client import timeouts
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from resnet_hub.demo.runs.run import PageRun
     from resnet_hub.model import ResNet
 
-MAX_IMAGES = 256
-MAX_WORK = 100e9  # multiply-adds of one network over all images: some seconds of one thread
+MAX_TEST_IMAGES = 256
+MAX_MULTIPLY_ADDS = 100e9  # multiply-adds of one network over all images: some seconds of one thread
 _FEWEST_PHOTOS, _FEWEST_TEST_IMAGES = 5, 20  # an accuracy on fewer is meaningless
 _RETRY_SECONDS = 600.0  # until the next request to the Hub
 _NICENESS = 10
@@ -93,16 +93,16 @@ class AccuracyMeter:
         """
         from resnet_hub.analysis.labelled_images import load_labelled_images
         from resnet_hub.datasets.dataset import ImageDataset
-        from resnet_hub.datasets.stream import open_stream
+        from resnet_hub.datasets.image_stream import open_stream
 
         if test_set not in self._samples and time.monotonic() >= self._retry_at.get(test_set, 0.0):
             self._retry_at[test_set] = time.monotonic() + _RETRY_SECONDS
             with suppress(ResNetHubError):  # offline, for example
                 part = {"subset": test_set.subset, "split": test_set.split, "revision": test_set.revision}
-                stream = open_stream(test_set.repo_id, **part, token=get_token(), silence=timeouts.SILENCE)
+                stream = open_stream(test_set.repo_id, **part, token=choose_hub_token(), silence=timeouts.SILENCE)
                 images = next(iter(stream.sample.values()))
                 # Files may be sorted by class, so images are chosen all over them; only those stay in memory.
-                chosen = np.linspace(0, len(images) - 1, min(MAX_IMAGES, len(images))).astype(np.int64)
+                chosen = np.linspace(0, len(images) - 1, min(MAX_TEST_IMAGES, len(images))).astype(np.int64)
                 sources, names = [images.read(index) for index in chosen], [images.name(index) for index in chosen]
                 self._samples[test_set] = ImageDataset(images.labels, sources, images.targets[chosen], names)
         sample, count = self._samples.get(test_set), _count_images(model)
@@ -135,7 +135,7 @@ def load_held_out(run: "PageRun", model: "ResNet") -> "LabelledImages | None":
 
 
 def _count_images(model: "ResNet") -> int:
-    return min(MAX_IMAGES, int(MAX_WORK / model.config.multiply_adds))
+    return min(MAX_TEST_IMAGES, int(MAX_MULTIPLY_ADDS / model.config.multiply_adds))
 
 
 def _lower_priority() -> None:

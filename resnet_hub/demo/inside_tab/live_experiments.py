@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from resnet_hub.analysis.report import Chart
+from resnet_hub.analysis.experiment_report import Chart
 from resnet_hub.demo import markup
-from resnet_hub.demo.charts import Points, make_chart, render_chart
 from resnet_hub.demo.i18n import PageError, message, translate, translate_error
 from resnet_hub.demo.inside_tab.live_process import LiveWorker
+from resnet_hub.demo.svg_charts import Points, make_chart, render_chart
 from resnet_hub.demo.visitor import get_address
 
 MAX_DEPTH, MAX_BLOCKS = 100, 12

@@ -9,8 +9,8 @@ import gradio as gr
 from resnet_hub.analysis.anatomy import ModuleSummary, describe_anatomy
 from resnet_hub.config import ResNetConfig
 from resnet_hub.demo import markup
-from resnet_hub.demo.charts import make_chart, render_chart
 from resnet_hub.demo.i18n import translate, translate_text
+from resnet_hub.demo.svg_charts import make_chart, render_chart
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from resnet_hub.demo import markup
-from resnet_hub.demo.charts import Points, make_chart, render_chart
 from resnet_hub.demo.i18n import translate
+from resnet_hub.demo.svg_charts import Points, make_chart, render_chart
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from resnet_hub.model import ResNet
 
-MAX_WORK = 40e9  # multiply-adds: some seconds on two cores
+MAX_MULTIPLY_ADDS = 40e9  # multiply-adds: some seconds on two cores
 _MAX_SAMPLES = 4  # paths of each length
 
 
 def choose_samples(multiply_adds: int, blocks: int) -> int:
     """The number of paths of each length that can be computed, forward and backward; 0 if not even one."""
     # once forward, and backward through half of the blocks on average
-    return max(0, min(_MAX_SAMPLES, int((MAX_WORK / multiply_adds - 1) / ((blocks + 1) / 2))))
+    return max(0, min(_MAX_SAMPLES, int((MAX_MULTIPLY_ADDS / multiply_adds - 1) / ((blocks + 1) / 2))))
 
 
 def render_paths(model: "ResNet", images: "Tensor", request: gr.Request) -> Iterator[str]:
@@ -30,7 +30,7 @@ def render_paths(model: "ResNet", images: "Tensor", request: gr.Request) -> Iter
     import torch
 
     from resnet_hub.analysis.blocks import to_inputs
-    from resnet_hub.analysis.paths import path_gradients, path_lengths
+    from resnet_hub.analysis.residual_paths import path_gradients, path_lengths
 
     shares, blocks = path_lengths(model).tolist(), sum(model.config.depths)
     lengths = list(range(blocks + 1))

@@ -11,7 +11,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from resnet_hub.analysis.cifar import TrainingRecord, average_errors, list_records
-from resnet_hub.analysis.curves import Curve
+from resnet_hub.analysis.experiment_report import Chart
 from resnet_hub.analysis.lesion_records import (
     LesionRecord,
     average_lesions,
@@ -20,12 +20,12 @@ from resnet_hub.analysis.lesion_records import (
     group_by_network,
     list_lesions,
 )
+from resnet_hub.analysis.mean_curves import Curve
 from resnet_hub.analysis.paper_tables import ErrorRow, compare_errors, compare_sizes
 from resnet_hub.analysis.races import create_cifar_config
-from resnet_hub.analysis.report import Chart
 from resnet_hub.demo import markup
-from resnet_hub.demo.charts import make_chart, render_chart
 from resnet_hub.demo.i18n import translate, translate_text
+from resnet_hub.demo.svg_charts import make_chart, render_chart
 
 _DEGRADATION = ("plain20", "plain56", "resnet20", "resnet56")
 _FACTS = ("data", "hardware")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from resnet_hub.config import ResNetConfig
     from resnet_hub.inference.classifier import Classifier
 
-MAX_WORK = 12e9  # multiply-adds of a model whose blocks are computed here: about a second a pass on two cores
+MAX_MULTIPLY_ADDS = 12e9  # multiply-adds of a model whose blocks are computed here: about a second a pass on two cores
 _BUTTONS = "resnetHub.pressButtons(element, trigger)"  # in inside.js
 _PLAYER = "resnetHub.playCurves(element)"
 
@@ -56,7 +56,7 @@ class InsideTab:
             yield facts, "", ""
             if not module.shortcut:
                 return
-            if classifier.config.multiply_adds > MAX_WORK:
+            if classifier.config.multiply_adds > MAX_MULTIPLY_ADDS:
                 command = f"resnet-hub info {self.models.command_name(model)} --image PHOTO"
                 yield facts, markup.render_text(translate(request, "inside_too_slow", command=command), "status"), ""
                 return
@@ -90,11 +90,11 @@ class InsideTab:
     def _get_small(self, model: str, command: str) -> "Classifier":
         """The model, or an error with the command that computes the same in a terminal."""
         classifier = self.models.get(model)
-        if classifier.config.multiply_adds > MAX_WORK:
+        if classifier.config.multiply_adds > MAX_MULTIPLY_ADDS:
             raise PageError("inside_too_slow", command=command.format(model=self.models.command_name(model)))
         return classifier
 
-    def measure_accuracy(self, model: str, request: gr.Request, chosen: gr.SelectData) -> str:
+    def evaluate_accuracy(self, model: str, request: gr.Request, chosen: gr.SelectData) -> str:
         """The accuracy without the blocks that are switched off, or why there is none."""
         try:
             off = read_blocks(chosen, self.models.get(model).config)
@@ -161,8 +161,8 @@ class InsideTab:
         choosing: dict[str, Any] = self._choosing | {"concurrency_id": "inside_lesion"}
         switches.select(self.switch_blocks, self._visit, labels, **choosing)
         # In a queue of its own: the labels come at once, and the accuracy when it is there.
-        measuring: dict[str, Any] = choosing | {"concurrency_id": "inside_accuracy", "show_progress": "hidden"}
-        switches.select(self.measure_accuracy, self._visit[1], accuracy, show_progress_on=[accuracy], **measuring)
+        evaluating: dict[str, Any] = choosing | {"concurrency_id": "inside_accuracy", "show_progress": "hidden"}
+        switches.select(self.evaluate_accuracy, self._visit[1], accuracy, show_progress_on=[accuracy], **evaluating)
         accordion.expand(_show_records(recorded.render_lesions), None, lesions, **self._options)
         return switches, labels, accuracy
 

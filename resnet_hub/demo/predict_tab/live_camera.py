@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TOP = 5
 _AT_ONCE = 2  # frames that are decoded and computed at a time
-_MAX_WAITING = 32  # frames; the pages of further ones send theirs later
+_MAX_WAITING_FRAMES = 32  # frames; the pages of further ones send theirs later
 
 
 class LiveCamera:
@@ -36,7 +36,7 @@ class LiveCamera:
     async def classify(self, request: Request) -> Response:
         """The labels of the frame in the body, as HTML; an error has the status 400, too many frames 503."""
         note_sender(request.scope)
-        if self._frames.statistics().tasks_waiting >= _MAX_WAITING:
+        if self._frames.statistics().tasks_waiting >= _MAX_WAITING_FRAMES:
             return PlainTextResponse("There are too many cameras; send the frame again.", 503)
         name, gradio_request = request.query_params.get("model", ""), gr.Request(request)
         try:

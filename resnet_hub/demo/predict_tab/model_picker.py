@@ -44,7 +44,7 @@ class ModelPicker:
             name, alert = self.defaults.get("predict"), chosen[2]
         else:
             alert = ""
-            if (name or "") == self.defaults.embedded:  # else the visitor has chosen one while the page loaded
+            if (name or "") == self.defaults.included:  # else the visitor has chosen one while the page loaded
                 name = self.defaults.get("predict")
         if not name:
             return tuple(gr.skip() for _ in self.choosing["outputs"])
@@ -77,12 +77,12 @@ class ModelPicker:
 
     def render(self) -> None:
         """Add the panel to the page that is being built."""
-        self.current = gr.State(self.defaults.embedded)
+        self.current = gr.State(self.defaults.included)
         with gr.Row(elem_id="model-panel"):
             with gr.Column(min_width=280):
                 self.picker = gr.Dropdown(
                     self.models.list_choices(None),
-                    value=self.defaults.embedded,
+                    value=self.defaults.included,
                     allow_custom_value=True,
                     label=message("model"),
                     info=message("model_info"),

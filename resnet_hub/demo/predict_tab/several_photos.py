@@ -16,17 +16,17 @@ from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.predict_tab import prediction_markup
 from resnet_hub.demo.predict_tab.model_picker import ModelPicker
-from resnet_hub.errors import ImageError, ResNetHubError
+from resnet_hub.errors import ImageError, ResNetHubError, format_bytes
 from resnet_hub.images.load import SUFFIXES
 
 if TYPE_CHECKING:
     from resnet_hub.inference.classifier import Prediction
 
-MAX_PHOTOS, MAX_BYTES = 100, 250 * 10**6
+MAX_PHOTOS, MAX_TOTAL_BYTES = 100, 250 * 10**6
 _TOP = 5  # labels of a photo in the table
 _BATCH = 8  # photos that the model computes at once; other visitors wait for no more
 _THUMBNAIL_SIDE = 192
-_ON_LOAD = f"resnetHub.limits = {{ photos: {MAX_PHOTOS}, bytes: {MAX_BYTES} }}; resnetHub.tap(element, trigger);"
+_ON_LOAD = f"resnetHub.limits = {{ photos: {MAX_PHOTOS}, bytes: {MAX_TOTAL_BYTES} }}; resnetHub.tap(element, trigger);"
 
 Result = tuple[str, "Prediction | ImageError"]  # the name of a photo, and its labels or the error
 
@@ -128,11 +128,11 @@ class SeveralPhotos:
 
 
 def _create_size_error() -> PageError:
-    return PageError("too_many_photos", photos=MAX_PHOTOS, megabytes=MAX_BYTES // 10**6)
+    return PageError("too_many_photos", photos=MAX_PHOTOS, size=format_bytes(MAX_TOTAL_BYTES))
 
 
 def _check_size(photos: list[dict[str, Any]]) -> None:
-    if len(photos) > MAX_PHOTOS or sum(Path(photo["path"]).stat().st_size for photo in photos) > MAX_BYTES:
+    if len(photos) > MAX_PHOTOS or sum(Path(photo["path"]).stat().st_size for photo in photos) > MAX_TOTAL_BYTES:
         raise _create_size_error()
 
 

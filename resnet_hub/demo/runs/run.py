@@ -19,16 +19,16 @@ from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.datasets.report import DatasetReport, create_report
 from resnet_hub.demo.i18n import PageError
-from resnet_hub.demo.space import get_token, is_space
-from resnet_hub.errors import TooLargeError
+from resnet_hub.demo.space import choose_hub_token, is_space
+from resnet_hub.errors import TooLargeError, format_bytes
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Event, event_to_json
 from resnet_hub.training.run_dir import RunDir
 
-MAX_IMAGES = 20_000  # of a dataset
-MAX_BYTES = 2 * 2**30  # of a dataset, as a ZIP file or on the Hub
+MAX_DATASET_IMAGES = 20_000  # of a dataset
+MAX_DATASET_BYTES = 2 * 10**9  # of a dataset, as a ZIP file or on the Hub
 MAX_CHECK = 600.0  # seconds that the check of a dataset may take on a Space
-FREE_BYTES = 2 * 2**30  # that stay free on the disk
+FREE_BYTES = 2 * 10**9  # that stay free on the disk
 
 _LABELS_IN_TITLE = 4
 _TAIL = 16_384  # bytes at the end of the log; the last status event is in them
@@ -122,7 +122,7 @@ class PageRun:
         source = facts["data"]
         if source.startswith(HUB_PREFIX):
             config = TrainConfig(data=source, run="run", **facts.get("names", {}))
-            return load_dataset(source, **config.data_names, token=get_token(), max_bytes=MAX_BYTES)
+            return load_dataset(source, **config.data_names, token=choose_hub_token(), max_bytes=MAX_DATASET_BYTES)
         return load_dataset(self.folder / source)
 
     def load_readable_dataset(self) -> Splits:
@@ -136,7 +136,7 @@ class PageRun:
         return self.load_dataset()[split.validation_split].subset(split.validation)
 
     def load_evaluation_images(self) -> ImageDataset:
-        """The images that the metrics of the finished model are measured on."""
+        """The images that the metrics of the finished model are computed on."""
         evaluated = self.run_dir.evaluation_split()
         return self.load_dataset()[evaluated.split].subset(evaluated.indices)
 
@@ -195,9 +195,9 @@ class PageRun:
         chosen: dict[str, Any] = {field: value.strip() for field, value in names.items() if value.strip()}
         config = TrainConfig(data=source, run="run", **chosen)
         try:
-            splits = load_dataset(source, **config.data_names, token=get_token(), max_bytes=MAX_BYTES)
+            splits = load_dataset(source, **config.data_names, token=choose_hub_token(), max_bytes=MAX_DATASET_BYTES)
         except TooLargeError as error:
-            raise PageError("hub_too_large", size=error.size, most=f"{MAX_BYTES / 2**30:.0f} GB") from None
+            raise PageError("hub_too_large", size=error.size, most=format_bytes(MAX_DATASET_BYTES)) from None
         return self._import(
             splits, source, source.removeprefix(HUB_PREFIX), names=chosen | {"data_revision": splits.commit}
         )
@@ -290,8 +290,8 @@ def check_free_space(folder: Path, size: int = 0) -> None:
 
 
 def _check_size(images: int, size: int) -> None:
-    if images > MAX_IMAGES or size > MAX_BYTES:
-        raise PageError("data_too_large", images=f"{MAX_IMAGES:,}", size=f"{MAX_BYTES / 2**30:.0f} GB")
+    if images > MAX_DATASET_IMAGES or size > MAX_DATASET_BYTES:
+        raise PageError("data_too_large", images=f"{MAX_DATASET_IMAGES:,}", size=format_bytes(MAX_DATASET_BYTES))
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from resnet_hub.demo.i18n import PageError
-from resnet_hub.demo.runs.run import MAX_BYTES, PageRun
+from resnet_hub.demo.runs.run import MAX_DATASET_BYTES, PageRun
 from resnet_hub.demo.runs.store import RunStore
-from resnet_hub.demo.space import get_token, is_space, is_zero_gpu
+from resnet_hub.demo.space import is_space, is_zero_gpu, may_use_saved_token
 from resnet_hub.memory import measure_free_memory
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Failed
 
-MAX_WAITING = 20  # runs in the queue; one visitor address has at most half of them
-MAX_WORK = 7200.0  # seconds that a run may train on a Space, in all
+MAX_WAITING_RUNS = 20  # runs in the queue; one visitor address has at most half of them
+MAX_TRAINING_SECONDS = 7200.0  # seconds that a run may train on a Space, in all
 TIME_SLICE = 600.0  # seconds of training after which a run goes to the end of the queue, if others wait
 RUN_LIFETIME = 86_400.0  # seconds after its last change when a run is deleted
 _STOP_TIMEOUT = 20.0  # seconds that a worker has to save its state and stop, before it is killed
@@ -73,7 +73,7 @@ class WorkerProcess:
             "phase": phase,
             "time-limit": time_limit,
             "max-memory": int(_MEMORY_SHARE * measure_free_memory(for_new_process=True)),
-            "max-download": MAX_BYTES,  # a dataset on the Hub may have grown since it was checked
+            "max-download": MAX_DATASET_BYTES,  # a dataset on the Hub may have grown since it was checked
             "niceness": 10,  # predictions go first
         }
         # The folder is passed as working directory, not as an argument: an id may begin with a dash.
@@ -151,7 +151,7 @@ class Scheduler:
         runs: The folders of the runs.
         at_once: How many workers run at the same time.
         time_slice: Seconds that a run trains while others wait.
-        training_limit: Seconds that a run may train; by default `MAX_WORK` on a Space, and no limit elsewhere.
+        training_limit: Seconds that a run may train; by default `MAX_TRAINING_SECONDS` on a Space, none elsewhere.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Scheduler:
     ):
         self.runs = runs
         self.at_once, self.time_slice = at_once, time_slice
-        self.training_limit = training_limit or (MAX_WORK if is_space() else math.inf)
+        self.training_limit = training_limit or (MAX_TRAINING_SECONDS if is_space() else math.inf)
         self._lock = threading.RLock()
         # All by run id.
         self._queue: list[str] = []
@@ -195,15 +195,15 @@ class Scheduler:
                 raise PageError("one_run")
             if run.read_facts().get("worked", 0) >= self.training_limit and not evaluate_only:
                 raise self._limit_error()
-            if len(self._queue) >= MAX_WAITING:
+            if len(self._queue) >= MAX_WAITING_RUNS:
                 raise PageError("queue_full")
             address = self.runs.get_address(run)
             waiting = [self.runs.get_address(self.runs.get(other)) for other in self._queue]
-            if address and waiting.count(address) >= MAX_WAITING // 2:
-                raise PageError("address_waits", count=MAX_WAITING // 2)
+            if address and waiting.count(address) >= MAX_WAITING_RUNS // 2:
+                raise PageError("address_waits", count=MAX_WAITING_RUNS // 2)
             if config:
                 run.update_facts(config=asdict(config))
-            run.update_facts(ending=evaluate_only, reads_as_user=get_token() is None)
+            run.update_facts(ending=evaluate_only, reads_as_user=may_use_saved_token())
             self._owners[run.id] = owners
             self._queue.append(run.id)
 

@@ -16,7 +16,7 @@ from resnet_hub.demo.i18n import PageError, message, translate
 from resnet_hub.demo.models import DefaultModels, Models
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.store import RunStore
-from resnet_hub.demo.space import get_token, is_zero_gpu
+from resnet_hub.demo.space import choose_hub_token, is_zero_gpu
 from resnet_hub.demo.train_tab.job_panel import JobPanel
 from resnet_hub.demo.train_tab.tab_state import SLOW, TabState, Updates
 from resnet_hub.errors import ResNetHubError, TrainingError
@@ -130,7 +130,7 @@ class ModelStep:
             config = TrainConfig(data="", run="", base=str(base) if base else None, **options)
             images = self.runs.require(values[self.state.run]).load_readable_dataset()["train"]
             indices = np.linspace(0, len(images) - 1, min(6, len(images))).round().astype(int)
-            augmented = preview_augmentation(config, images.subset(indices.repeat(2)), token=get_token())
+            augmented = preview_augmentation(config, images.subset(indices.repeat(2)), token=choose_hub_token())
         except ResNetHubError as error:
             return self.state.show_error(error, request) | {self.augmented: ""}
         html = markup.render_images([(image, "") for image in augmented], request)
@@ -160,7 +160,7 @@ class ModelStep:
 
     def open(self, base: str | None, request: gr.Request) -> Any:
         """The default base for a visitor who has just opened the page."""
-        name = base if base != self.defaults.embedded else self.defaults.get("base")  # else chosen meanwhile
+        name = base if base != self.defaults.included else self.defaults.get("base")  # else chosen meanwhile
         return gr.update(choices=self.models.list_choices(request), value=name)
 
     def _suggest(self, request: gr.Request, typed: gr.KeyUpData) -> tuple[Any, str]:
@@ -175,7 +175,7 @@ class ModelStep:
         """Add the step to the page that is being built."""
         # Gradio sorts the inputs of a handler by their creation, and programs that call it pass them in this order.
         self.job.create_inputs()
-        self.inputs = create_inputs(base={"choices": self.models.list_choices(None), "value": self.defaults.embedded})
+        self.inputs = create_inputs(base={"choices": self.models.list_choices(None), "value": self.defaults.included})
         with gr.Column(elem_id="choices-panel"):
             self._render_fields("recipe", "base", "architecture")
             with gr.Accordion(message("more_choices"), open=False):
@@ -252,7 +252,7 @@ def estimate_run(run: PageRun, base: str | Path | None, options: dict[str, Any],
     if can_measure:  # not with a base that is on the Hub, as its config is
         network = ResNetConfig.from_name(config.architecture)
         if base:
-            network = read_config(base, token=get_token(), local_files_only=True)
+            network = read_config(base, token=choose_hub_token(), local_files_only=True)
         size = size or resolved.choose_sizes(network.image_size).image_size or network.image_size
         is_small = replace(network, image_size=size).multiply_adds <= MAX_MEASURED_WORK
         if is_small and is_local and not is_zero_gpu():

@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 
 from resnet_hub.checkpoints.push import push_folder
-from resnet_hub.demo import charts, corrections, markup, visitor
+from resnet_hub.demo import corrections, markup, svg_charts, visitor
 from resnet_hub.demo.i18n import PageError, message, translate, translate_error
 from resnet_hub.demo.predict_tab.tab import PredictTab
 from resnet_hub.demo.runs.run import PageRun
@@ -63,8 +63,8 @@ class ResultStep:
             return updates
         with suppress(ResNetHubError, OSError, ValueError):  # such as a dataset that was deleted from the Hub
             updates[self.mistakes] = corrections.render_mistakes(run, evaluation, request)
-        updates[self.charts] = charts.render_curves(run.run_dir.epochs(), request)
-        updates[self.confusion] = charts.render_confusion(evaluation, request)
+        updates[self.charts] = svg_charts.render_curves(run.run_dir.epochs(), request)
+        updates[self.confusion] = svg_charts.render_confusion(evaluation, request)
         return updates | (self.state.show_step(RESULT) if stays != run_id else {})
 
     def try_it(self, run_id: str, request: gr.Request) -> tuple[Any, ...]:
@@ -159,7 +159,7 @@ class ResultStep:
         """Add the step to the page that is being built."""
         with gr.Column(elem_id="result-panel"):
             self.metrics = gr.HTML(f"<p>{message('result_none')}</p>", elem_id="figures")
-            self.evaluate_button = gr.Button(message("measure"), visible=False)
+            self.evaluate_button = gr.Button(message("evaluate_now"), visible=False)
             with gr.Column(visible=False) as self.actions:
                 with gr.Row():
                     self._try_button = gr.Button(message("try_it"), variant="primary")

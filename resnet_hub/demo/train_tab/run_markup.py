@@ -9,8 +9,7 @@ import gradio as gr
 
 from resnet_hub.checkpoints.load import read_card
 from resnet_hub.checkpoints.model_card import read_license
-from resnet_hub.datasets.report import DatasetReport, format_bytes
-from resnet_hub.demo.charts import find_kept_epoch
+from resnet_hub.datasets.report import DatasetReport
 from resnet_hub.demo.i18n import translate, translate_text
 from resnet_hub.demo.licenses import describe_terms
 from resnet_hub.demo.markup import (
@@ -25,7 +24,8 @@ from resnet_hub.demo.markup import (
 from resnet_hub.demo.runs.run import PageRun
 from resnet_hub.demo.runs.scheduler import Status
 from resnet_hub.demo.space import is_zero_gpu
-from resnet_hub.errors import ResNetHubError
+from resnet_hub.demo.svg_charts import find_kept_epoch
+from resnet_hub.errors import ResNetHubError, format_bytes
 from resnet_hub.evaluation.metrics import compute_wilson_interval
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Epoch

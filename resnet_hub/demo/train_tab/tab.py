@@ -18,14 +18,14 @@ from resnet_hub.demo.models import DefaultModels, Models
 from resnet_hub.demo.predict_tab.tab import PredictTab
 from resnet_hub.demo.runs.run import PageRun, configure
 from resnet_hub.demo.runs.scheduler import Scheduler
-from resnet_hub.demo.space import get_token, is_zero_gpu
+from resnet_hub.demo.space import choose_hub_token, is_zero_gpu
 from resnet_hub.demo.train_tab.data_step import DataStep
 from resnet_hub.demo.train_tab.job_panel import JobPanel
 from resnet_hub.demo.train_tab.model_step import ModelStep
+from resnet_hub.demo.train_tab.progress_step import ProgressStep
 from resnet_hub.demo.train_tab.result_step import ResultStep
 from resnet_hub.demo.train_tab.run_panel import RunPanel
 from resnet_hub.demo.train_tab.tab_state import DATA, MODEL, RESULT, SLOW, TRAINING, TabState, Updates
-from resnet_hub.demo.train_tab.training_step import TrainingStep
 from resnet_hub.demo.visitor import get_visitor_id
 from resnet_hub.errors import ResNetHubError
 
@@ -40,7 +40,7 @@ class TrainTab:
         self.data = DataStep(scheduler, state)
         self.model = ModelStep(models, defaults, scheduler.runs, self.job, state)
         self.panel = RunPanel(scheduler, models, self.job, state)
-        self.training = TrainingStep(scheduler, self.data, self.job, self.panel, state)
+        self.training = ProgressStep(scheduler, self.data, self.job, self.panel, state)
         self.result = ResultStep(scheduler, predict, self.data, state)
 
     # -- start ---------------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ class TrainTab:
                 return {self.state.run: run.id}
             base, options = self.model.read_options(values)
             if base:
-                read_config(base, token=get_token())  # refuses one that cannot be read now, and not after a wait
+                read_config(base, token=choose_hub_token())  # refuses one that cannot be read now, and not after a wait
             with self._new_run(run) as run:
                 self.scheduler.start(run, owners, configure(run, base, **options))
             return {self.state.run: run.id, self.state.driven: run.id}
@@ -90,7 +90,7 @@ class TrainTab:
         """Continue the run from its training state."""
         return self._start(partial(self._restart, run_id), stored, request)
 
-    def measure(self, run_id: str, stored: Any, request: gr.Request) -> Updates:
+    def evaluate(self, run_id: str, stored: Any, request: gr.Request) -> Updates:
         """End a run that was stopped: its best model is evaluated and gets its model card."""
         return self._start(partial(self._restart, run_id, evaluate_only=True), stored, request)
 
@@ -241,7 +241,7 @@ class TrainTab:
         for deletion in (deleting, self.panel.deletion):
             self.result.connect_deletion(deletion)
         self.panel.new_button.click(self.start_over, state.browser, all_outputs, **quick)
-        self.result.evaluate_button.click(self.measure, [state.run, state.browser], outputs, **quick)
+        self.result.evaluate_button.click(self.evaluate, [state.run, state.browser], outputs, **quick)
         correcting: dict[str, Any] = SLOW | {"concurrency_id": "data", "concurrency_limit": 2}
         correcting |= {"inputs": state.run, "outputs": [*all_outputs, state.checked]}
         for images in (self.data.duplicates, self.result.mistakes):

@@ -19,9 +19,9 @@ from resnet_hub.analysis.cifar_claims import (
     reproduce_shortcuts,
     reproduce_tables,
 )
+from resnet_hub.analysis.experiment_report import Report
 from resnet_hub.analysis.lesion_records import LESIONS, average_reorder, list_lesions, write_lesions
 from resnet_hub.analysis.lesions import ReorderPoint
-from resnet_hub.analysis.report import Report
 from resnet_hub.errors import AnalysisError
 
 

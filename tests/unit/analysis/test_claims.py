@@ -4,7 +4,7 @@ import numpy as np
 from helpers.reports import is_whole
 
 from resnet_hub.analysis.claims import reproduce_identity, reproduce_shattered_gradients
-from resnet_hub.analysis.report import Chart, Finding, Report, plot_chart
+from resnet_hub.analysis.experiment_report import Chart, Finding, Report, plot_chart
 
 BLUE = (0, 114, 178)
 

@@ -24,14 +24,14 @@ SMALL = ResNetConfig(depths=(1, 1, 1, 1), image_size=64, id2label={0: "a", 1: "b
 
 
 @pytest.fixture(autouse=True)
-def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def included(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("RESNET_HUB_MODEL", raising=False)
     monkeypatch.delenv("RESNET_HUB_BASE", raising=False)
-    monkeypatch.setattr("resnet_hub.bundled_models.SHELF", tmp_path)
-    monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", "embedded")
-    (tmp_path / "embedded").mkdir()
-    return tmp_path / "embedded"
+    monkeypatch.setattr("resnet_hub.included_models.INCLUDED_FOLDER", tmp_path)
+    monkeypatch.setattr("resnet_hub.included_models.DEFAULT_MODEL_NAME", "included")
+    (tmp_path / "included").mkdir()
+    return tmp_path / "included"
 
 
 @pytest.fixture
@@ -59,11 +59,11 @@ def test_the_base_depends_on_the_device() -> None:
     assert preferred_model("base", on_gpu=True) == BASE_ON_GPU
 
 
-def test_the_environment_names_another_model_or_the_embedded_one(
-    timms: Repo, embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_environment_names_another_model_or_the_included_one(
+    timms: Repo, included: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESNET_HUB_MODEL", "")
-    assert choose_default_model("predict") == (embedded, None)
+    assert choose_default_model("predict") == (included, None)
     monkeypatch.setenv("RESNET_HUB_MODEL", str(tmp_path / "timm"))
     assert choose_default_model("predict") == (str(tmp_path / "timm"), None)
     monkeypatch.setenv("RESNET_HUB_MODEL", "timm")  # by its name among the included models
@@ -86,25 +86,25 @@ def test_a_path_that_does_not_exist_is_an_error(
     assert hub.requests == []
 
 
-def test_a_slow_hub_is_not_waited_for(timms: Repo, hub: Hub, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeouts, "DEFAULT_MODEL", 0.3)
+def test_a_slow_hub_is_not_waited_for(timms: Repo, hub: Hub, included: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeouts, "DEFAULT_MODEL_SECONDS", 0.3)
     hub.fail("GET /api/models/.*", seconds=3.0)
     start = time.monotonic()
     source, reason = choose_default_model("predict")
     assert time.monotonic() - start < 2
-    assert source == embedded and reason == f"The Hub did not answer about {PREDICT_MODEL} within 0.3 seconds."
+    assert source == included and reason == f"The Hub did not answer about {PREDICT_MODEL} within 0.3 seconds."
 
 
-def test_a_broken_hub_is_named(timms: Repo, hub: Hub, embedded: Path) -> None:
+def test_a_broken_hub_is_named(timms: Repo, hub: Hub, included: Path) -> None:
     hub.fail("GET /api/models/.*", 403)
     source, reason = choose_default_model("predict")
-    assert source == embedded and reason is not None and PREDICT_MODEL in reason
+    assert source == included and reason is not None and PREDICT_MODEL in reason
 
 
-def test_a_download_that_breaks_is_named(timms: Repo, hub: Hub, embedded: Path) -> None:
+def test_a_download_that_breaks_is_named(timms: Repo, hub: Hub, included: Path) -> None:
     hub.fail("(GET|HEAD) .*/model.safetensors", 403)
     source, reason = choose_default_model("predict")
-    assert source == embedded and reason is not None and PREDICT_MODEL in reason
+    assert source == included and reason is not None and PREDICT_MODEL in reason
     hub.faults.clear()
     assert choose_default_model("predict") == (PREDICT_MODEL, None)
 
@@ -115,40 +115,40 @@ def test_a_download_that_breaks_is_named(timms: Repo, hub: Hub, embedded: Path) 
 )
 @pytest.mark.parametrize("request_of", ["GET /api/models/.*", "(GET|HEAD) .*/config.json"])
 def test_a_refusal_is_named_at_once(
-    timms: Repo, hub: Hub, embedded: Path, monkeypatch: pytest.MonkeyPatch, status: int, reason: str, request_of: str
+    timms: Repo, hub: Hub, included: Path, monkeypatch: pytest.MonkeyPatch, status: int, reason: str, request_of: str
 ) -> None:
     monkeypatch.setattr(timeouts, "SILENCE", 15.0)
     hub.fail(request_of, status)
     start = time.monotonic()
     source, said = choose_default_model("predict")
     assert time.monotonic() - start < 2
-    assert source == embedded and said is not None and said.startswith(PREDICT_MODEL) and reason in said
+    assert source == included and said is not None and said.startswith(PREDICT_MODEL) and reason in said
 
 
 def test_a_download_that_breaks_off_is_named_without_lines_of_the_client(
-    timms: Repo, hub: Hub, embedded: Path, caplog: pytest.LogCaptureFixture
+    timms: Repo, hub: Hub, included: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub.fail("GET .*/model.safetensors", cut=1000)
     source, reason = choose_default_model("predict")
-    assert source == embedded and reason is not None and "the connection broke off" in reason
+    assert source == included and reason is not None and "the connection broke off" in reason
     assert caplog.messages == []
 
 
-def test_it_serves_once_the_hub_has_it(hub: Hub, embedded: Path, request: pytest.FixtureRequest) -> None:
+def test_it_serves_once_the_hub_has_it(hub: Hub, included: Path, request: pytest.FixtureRequest) -> None:
     source, reason = choose_default_model("predict")
-    assert source == embedded and reason is not None
+    assert source == included and reason is not None
     request.getfixturevalue("timms")
     assert choose_default_model("predict") == (PREDICT_MODEL, None)
 
 
-def test_a_repo_that_is_no_resnet_is_named(timms: Repo, embedded: Path) -> None:
+def test_a_repo_that_is_no_resnet_is_named(timms: Repo, included: Path) -> None:
     timms.commit("main", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b""}, "Another model")
     source, reason = choose_default_model("predict")
-    assert source == embedded and reason is not None and "bert" in reason
+    assert source == included and reason is not None and "bert" in reason
 
 
-def test_without_an_embedded_model_the_hub_suffices(timms: Repo, hub: Hub, embedded: Path) -> None:
-    embedded.rmdir()
+def test_without_an_included_model_the_hub_suffices(timms: Repo, hub: Hub, included: Path) -> None:
+    included.rmdir()
     hub.fail("GET /api/models/.*", 403)
     with pytest.raises(CheckpointError, match=f"{PREDICT_MODEL}.* This installation has no default model"):
         choose_default_model("predict")
@@ -157,12 +157,12 @@ def test_without_an_embedded_model_the_hub_suffices(timms: Repo, hub: Hub, embed
 
 
 def test_offline_the_cache_decides(
-    timms: Repo, hub: Hub, embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    timms: Repo, hub: Hub, included: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as offline:
         offline.setattr(constants, "HF_HUB_OFFLINE", True)
         reason = f"{PREDICT_MODEL} is not in the cache, and HF_HUB_OFFLINE is set."
-        assert choose_default_model("predict") == (embedded, reason)
+        assert choose_default_model("predict") == (included, reason)
         assert hub.requests == []
     assert not is_cached(PREDICT_MODEL)
     ResNet.from_pretrained(PREDICT_MODEL)
@@ -173,10 +173,10 @@ def test_offline_the_cache_decides(
 
 
 def test_a_cached_model_that_is_no_resnet_does_not_serve(
-    timms: Repo, embedded: Path, monkeypatch: pytest.MonkeyPatch
+    timms: Repo, included: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ResNet.from_pretrained(PREDICT_MODEL)
     (config,) = Path(constants.HF_HUB_CACHE).glob("*/snapshots/*/config.json")
     config.resolve().write_text('{"model_type": "bert"}', encoding="utf-8")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert choose_default_model("predict").source == embedded
+    assert choose_default_model("predict").source == included

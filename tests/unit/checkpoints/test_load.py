@@ -21,10 +21,10 @@ from helpers.checkpoints import (
 from helpers.hub_server import WRITER, Hub, Repo
 from safetensors.torch import load_file, save_file
 
-from resnet_hub.bundled_models import SHELF
 from resnet_hub.checkpoints.load import count_parameters_by_dtype, load_checkpoint, read_config
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import CheckpointError, ConfigError
+from resnet_hub.included_models import INCLUDED_FOLDER
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
 from resnet_hub.training.config import TrainConfig
@@ -43,8 +43,8 @@ def test_an_included_model_is_loaded_by_its_name_unless_a_folder_here_has_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     included = read_config("resnet20-cifar10")
-    assert included == read_config(SHELF / "resnet20-cifar10")
-    assert TrainConfig(data="d", run="r", base="resnet20-cifar10").base == str(SHELF / "resnet20-cifar10")
+    assert included == read_config(INCLUDED_FOLDER / "resnet20-cifar10")
+    assert TrainConfig(data="d", run="r", base="resnet20-cifar10").base == str(INCLUDED_FOLDER / "resnet20-cifar10")
     with pytest.raises(CheckpointError, match=r"^There is no folder resnet20-cifar10\."):
         read_config(Path("resnet20-cifar10"))
     model.save_pretrained("resnet20-cifar10")
@@ -300,8 +300,8 @@ def test_files_larger_than_the_network_are_not_fetched(model: ResNet, hub: Hub) 
             20,
             "The weights of user/large have 21 MB, but those of the network in its config.json",
         ),
-        ("README.md", 17, "README.md of user/large has 18 MB; at most 16 are read."),
-        ("config.json", 17, "config.json of user/large has 18 MB; at most 16 are read."),
+        ("README.md", 17, "README.md of user/large has 17.8 MB; at most 16 MB are read."),
+        ("config.json", 17, "config.json of user/large has 17.8 MB; at most 16 MB are read."),
     ):
         hub.repos["user/large"].commit("main", {**files, name: bytes(size * 2**20)}, name)
         hub.requests.clear()

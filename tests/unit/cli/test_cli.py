@@ -27,10 +27,10 @@ from PIL import Image
 from resnet_hub import Classifier, ResNet, ResNetConfig, TrainConfig, cli, train
 from resnet_hub.analysis.cifar import write_record
 from resnet_hub.analysis.lesion_records import LESIONS, list_lesions, write_lesions
-from resnet_hub.bundled_models import SHELF
 from resnet_hub.checkpoints.model_card import CardContent, render_card
 from resnet_hub.config import Reliability
 from resnet_hub.evaluation.metrics import describe_uncertainty
+from resnet_hub.included_models import INCLUDED_FOLDER
 from resnet_hub.inference.novelty import FeatureSubspace
 from resnet_hub.training.events import Started
 from resnet_hub.training.run_dir import RunDir
@@ -246,17 +246,17 @@ def test_predict_uses_the_included_model_if_the_preferred_one_cannot_serve(
     if damage != "no head":
         damage_base(folder, damage)
     monkeypatch.setenv("RESNET_HUB_MODEL", str(folder))
-    monkeypatch.setattr("resnet_hub.bundled_models.SHELF", model.parent)
-    monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", model.name)
+    monkeypatch.setattr("resnet_hub.included_models.INCLUDED_FOLDER", model.parent)
+    monkeypatch.setattr("resnet_hub.included_models.DEFAULT_MODEL_NAME", model.name)
     code, lines, errors = run(capfd, "predict", images)
     assert code == 0 and errors[0].startswith(f"using the included model {model.name}: ")
     assert errors[0].endswith("RESNET_HUB_MODEL names that model.")
     assert lines == run(capfd, "predict", images, "--model", model)[1]
-    monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", "missing")
+    monkeypatch.setattr("resnet_hub.included_models.DEFAULT_MODEL_NAME", "missing")
     code, _, errors = run(capfd, "predict", images)
     assert code == 2 and "RESNET_HUB_MODEL names that model. This installation has no default model." in errors[0]
-    monkeypatch.setattr("resnet_hub.bundled_models.SHELF", folder.parent)
-    monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", folder.name)
+    monkeypatch.setattr("resnet_hub.included_models.INCLUDED_FOLDER", folder.parent)
+    monkeypatch.setattr("resnet_hub.included_models.DEFAULT_MODEL_NAME", folder.name)
     code, _, errors = run(capfd, "predict", images)
     assert code == 2 and errors[0].endswith("RESNET_HUB_MODEL names that model.")  # there is no other
 
@@ -279,14 +279,14 @@ def test_the_terms_of_a_licence_are_said_before_a_push(
 def test_the_default_model_is_on_the_shelf(
     capfd: pytest.CaptureFixture[str], model: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_hub.bundled_models.SHELF", model.parent)
-    monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", model.name)
+    monkeypatch.setattr("resnet_hub.included_models.INCLUDED_FOLDER", model.parent)
+    monkeypatch.setattr("resnet_hub.included_models.DEFAULT_MODEL_NAME", model.name)
     code, _, errors = run(capfd, "predict", images)
     assert code == 0 and errors[0].startswith(
         f"using the included model {model.name}: There is no folder and no model on the Hub named timm/"
     )
     assert run(capfd, "info")[1][0].endswith(str(model))
-    monkeypatch.setattr("resnet_hub.bundled_models.SHELF", model / "nowhere")
+    monkeypatch.setattr("resnet_hub.included_models.INCLUDED_FOLDER", model / "nowhere")
     missing = "This installation has no default model. Name a checkpoint folder or a Hub model (user/name)."
     assert run(capfd, "info") == (2, [], [f"error: {missing}"])
     code, lines, errors = run(capfd, "predict", images)
@@ -403,7 +403,7 @@ def test_data_report_and_export(capfd: pytest.CaptureFixture[str], colours: Path
 def test_train_prints_each_epoch_and_the_same_command_resumes(
     capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path
 ) -> None:
-    settings = ["--run", tmp_path / "run", "--data", colours, "--base", model, "--epochs", "1", "--precision", "no"]
+    settings = ["--run", tmp_path / "run", "--data", colours, "--base", model, "--epochs", "1", "--precision", "fp32"]
     settings += ["--seed", "5"]
     code, lines, errors = run(capfd, "train", *settings)
     assert (code, errors) == (0, [])
@@ -440,7 +440,7 @@ def test_the_card_of_a_run_has_its_command_and_no_local_path(
     assert f"| accuracy | {evaluation['accuracy']:.2%} ({uncertainty}) |".replace("%", " %") in card
 
 
-QUICK = ("--recipe", "head", "--precision", "no")
+QUICK = ("--recipe", "head", "--precision", "fp32")
 
 
 def test_without_a_run_directory_one_is_named_after_the_data(
@@ -466,8 +466,8 @@ def test_training_starts_from_the_default_base(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("resnet_hub.bundled_models.SHELF", model.parent)
-    monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", model.name)
+    monkeypatch.setattr("resnet_hub.included_models.INCLUDED_FOLDER", model.parent)
+    monkeypatch.setattr("resnet_hub.included_models.DEFAULT_MODEL_NAME", model.name)
     monkeypatch.setenv("RESNET_HUB_BASE", "user/base")
     words = ["train", "--data", colours, *QUICK]
     code, lines, errors = run(capfd, *words, "--run", tmp_path / "offline")
@@ -492,8 +492,8 @@ def test_training_starts_from_the_default_base(
 def test_training_uses_the_included_base_if_the_preferred_one_cannot_serve(
     capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path, monkeypatch: Any, damage: str
 ) -> None:
-    monkeypatch.setattr("resnet_hub.bundled_models.SHELF", model.parent)
-    monkeypatch.setattr("resnet_hub.bundled_models.DEFAULT_MODEL", model.name)
+    monkeypatch.setattr("resnet_hub.included_models.INCLUDED_FOLDER", model.parent)
+    monkeypatch.setattr("resnet_hub.included_models.DEFAULT_MODEL_NAME", model.name)
     folder = damage_base(ResNet.from_pretrained(model).save_pretrained(tmp_path / "preferred"), damage)
     monkeypatch.setenv("RESNET_HUB_BASE", str(folder))
     code, lines, errors = run(capfd, "train", "--data", colours, *QUICK, "--run", tmp_path / "run")
@@ -506,7 +506,7 @@ def test_training_uses_the_included_base_if_the_preferred_one_cannot_serve(
 def test_training_from_random_weights(
     capfd: pytest.CaptureFixture[str], colours: Path, hub: Hub, tmp_path: Path, words: list[str]
 ) -> None:
-    words = [*words, "--image-size", "16", "--epochs", "1", "--precision", "no", "--data", str(colours)]
+    words = [*words, "--image-size", "16", "--epochs", "1", "--precision", "fp32", "--data", str(colours)]
     code, lines, errors = run(capfd, "train", *words, "--run", tmp_path / "run")
     assert (code, errors) == (0, []) and lines[0].endswith(", from random weights")
     assert "--base none" in (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
@@ -518,7 +518,7 @@ def test_python_takes_the_default_base_too(
 ) -> None:
     monkeypatch.setenv("RESNET_HUB_BASE", str(model))
     for base, expected in (("auto", str(model)), (None, None)):
-        config = TrainConfig(data=str(colours), run=str(tmp_path / str(base)), base=base, precision="no", epochs=1)
+        config = TrainConfig(data=str(colours), run=str(tmp_path / str(base)), base=base, precision="fp32", epochs=1)
         started = next(event for event in train(replace(config, image_size=16)) if isinstance(event, Started))
         assert (started.base, started.base_note) == (expected, None)
         assert RunDir(config.run).config.base == expected
@@ -528,7 +528,7 @@ def test_ctrl_c_saves_the_run_and_the_same_command_resumes_it(model: Path, colou
     command = [*COMMAND, "train", "--run", str(tmp_path / "run"), "--json"]
     settings = ["--data", str(colours), "--base", str(model), "--epochs", "60", "--batch-size", "4"]
     with subprocess.Popen(
-        [*command, *settings, "--precision", "no"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *settings, "--precision", "fp32"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as training:
         assert training.stdout is not None and training.stderr is not None
         for line in training.stdout:
@@ -565,7 +565,7 @@ def test_an_included_model_is_named_without_its_folder(
     code, lines, errors = run(capfd, "predict", images / "a.png", "--model", "resnet20-cifar10")
     assert (code, errors, len(lines)) == (0, ["title: ResNet-20 for 10 kinds of vehicles and animals, 32 pixels"], 1)
     plan = run(capfd, "train", "--data", colours, "--base", "resnet20-cifar10", "--dry-run")[1]
-    assert plan[0] == f"base: {SHELF / 'resnet20-cifar10'}"
+    assert plan[0] == f"base: {INCLUDED_FOLDER / 'resnet20-cifar10'}"
     (tmp_path / "resnet20-cifar10").mkdir()  # a folder here has that name
     assert "resnet20-cifar10 has no config.json" in run(capfd, "info", "resnet20-cifar10")[2][0]
 
@@ -825,7 +825,7 @@ def test_the_commands_of_records_are_commands() -> None:
         program, *words = record.command.split()
         if program == "resnet-hub":
             arguments = parse(words)
-            assert arguments.model == [f"{record.network}-cifar10"] and (SHELF / arguments.model[0]).is_dir()
+            assert arguments.model == [f"{record.network}-cifar10"] and (INCLUDED_FOLDER / arguments.model[0]).is_dir()
             assert (arguments.images, arguments.jpeg_quality) == (record.study.num_images, 75)
             assert arguments.draws == len(record.removal[0].accuracies)
     words = ["reproduce", "shortcuts", "--data", "a b", "--work", "runs/cifar", "--seeds", "2", "--seed", "0"]

@@ -244,7 +244,7 @@ def test_an_image_over_the_size_limit_is_named_and_not_unpacked(
     monkeypatch.setattr("resnet_hub.datasets.zip.MAX_IMAGE_BYTES", 10_000)
     report = create_report(load_dataset(written(zipped(GOOD | {"cat/large.png": bytes(20_000)}))))
     assert [(bad.name, bad.reason) for bad in report.unreadable] == [
-        ("cat/large.png", "Cannot read large.png: the file is larger than 0 MB. Save it smaller.")
+        ("cat/large.png", "Cannot read large.png: the file is larger than 10 kB. Save it smaller.")
     ]
     report.check()
 

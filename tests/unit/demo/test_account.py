@@ -10,7 +10,7 @@ import pytest
 
 from resnet_hub.demo import visitor
 from resnet_hub.demo.i18n import PageError
-from resnet_hub.demo.space import get_token
+from resnet_hub.demo.space import choose_hub_token
 
 
 def from_(client: str, host: str = "localhost:7860", **headers: str) -> gr.Request:
@@ -61,10 +61,10 @@ def test_only_a_local_user_reads_with_the_token_of_the_machine(
 
     def read() -> bool | None:
         visitor.note_sender(sender.request.scope if sender else None)
-        return get_token()
+        return choose_hub_token()
 
     assert copy_context().run(read) is token
-    assert get_token() is False  # outside of a call
+    assert choose_hub_token() is False  # outside of a call
 
 
 def test_who_has_no_token_learns_how_to_get_one_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,8 +91,8 @@ def _settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def defaults(tmp_path: Path) -> DefaultModels:
-    save_base(tmp_path / "shelf" / "embedded")
-    return DefaultModels(Models(tmp_path / "shelf"), "embedded")
+    save_base(tmp_path / "shelf" / "included")
+    return DefaultModels(Models(tmp_path / "shelf"), "included")
 
 
 @pytest.fixture
@@ -134,11 +134,11 @@ def test_a_picker_shows_the_titles_of_the_cards(tmp_path: Path) -> None:
 
 def test_it_serves_as_soon_as_the_hub_has_it(hub: Hub, watched: DefaultModels, tmp_path: Path) -> None:
     wait(lambda: sum("/api/models/" in request for request in hub.requests) > 3)  # it is asked again and again
-    assert (watched.get("predict"), watched.get("base")) == ("embedded", "embedded")
-    publish(hub, tmp_path / "shelf" / "embedded", BETTER)
+    assert (watched.get("predict"), watched.get("base")) == ("included", "included")
+    publish(hub, tmp_path / "shelf" / "included", BETTER)
     wait(lambda: watched.get("predict") == BETTER, 20)
-    assert watched.get("base") == "embedded" and watched.models.names() == [BETTER, "embedded"]
-    publish(hub, tmp_path / "shelf" / "embedded", BASE)
+    assert watched.get("base") == "included" and watched.models.names() == [BETTER, "included"]
+    publish(hub, tmp_path / "shelf" / "included", BASE)
     wait(lambda: watched.get("base") == BASE, 20)
     hub.requests.clear()
     assert watched.models.get(BETTER).config.labels == ["a", "b"]
@@ -146,12 +146,12 @@ def test_it_serves_as_soon_as_the_hub_has_it(hub: Hub, watched: DefaultModels, t
 
 
 @pytest.mark.parametrize("fault", [{"status": 403}, {"status": 500}, {"seconds": 0.3}, {"page": b"<html>"}])
-def test_a_broken_hub_leaves_the_embedded_model(hub: Hub, watched: DefaultModels, fault: dict, tmp_path: Path) -> None:
+def test_a_broken_hub_leaves_the_included_model(hub: Hub, watched: DefaultModels, fault: dict, tmp_path: Path) -> None:
     hub.fail("GET /api/models/.*", **({"status": 200} if "page" in fault else {}), **fault)
-    publish(hub, tmp_path / "shelf" / "embedded", BETTER, BASE)
+    publish(hub, tmp_path / "shelf" / "included", BETTER, BASE)
     if "seconds" not in fault:
         wait(lambda: len(hub.requests) > 1)
-        assert watched.get("predict") == "embedded"
+        assert watched.get("predict") == "included"
         hub.faults.clear()
     wait(lambda: watched.get("predict") == BETTER, 60)
 
@@ -160,53 +160,53 @@ def test_a_repo_that_is_no_resnet_never_serves(hub: Hub, watched: DefaultModels)
     hub.repos[BETTER] = repo = Repo()
     repo.commit("main", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b""}, "Another model")
     wait(lambda: sum(f"/api/models/{BETTER}" in request for request in hub.requests) > 2)
-    assert watched.get("predict") == "embedded" and watched.models.names() == ["embedded"]
+    assert watched.get("predict") == "included" and watched.models.names() == ["included"]
 
 
 def test_a_model_without_a_head_is_not_offered(hub: Hub, watched: DefaultModels, tmp_path: Path) -> None:
-    model = ResNet.from_pretrained(tmp_path / "shelf" / "embedded")
+    model = ResNet.from_pretrained(tmp_path / "shelf" / "included")
     model.reset_head()
     publish(hub, model.save_pretrained(tmp_path / "headless"), BETTER)
     wait(lambda: sum(f"/{BETTER}/" in request for request in hub.requests) > 2, 20)
-    wait(lambda: watched.models.names() == ["embedded"], 20)
-    assert watched.get("predict") == "embedded"
+    wait(lambda: watched.models.names() == ["included"], 20)
+    assert watched.get("predict") == "included"
 
 
 def test_offline_no_request_reaches_the_hub(
     hub: Hub, defaults: DefaultModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(hub, tmp_path / "shelf" / "embedded", BETTER, BASE)
+    publish(hub, tmp_path / "shelf" / "included", BETTER, BASE)
     ResNet.from_pretrained(BETTER)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.requests.clear()
     defaults.watch(lambda: True)  # returns
-    assert (defaults.get("predict"), defaults.get("base"), hub.requests) == (BETTER, "embedded", [])
+    assert (defaults.get("predict"), defaults.get("base"), hub.requests) == (BETTER, "included", [])
 
 
-def test_the_environment_names_a_folder_or_the_embedded_model(
+def test_the_environment_names_a_folder_or_the_included_model(
     hub: Hub, defaults: DefaultModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESNET_HUB_MODEL", str(save_base(tmp_path / "mine")))
     monkeypatch.setenv("RESNET_HUB_BASE", "")
     defaults.watch(lambda: True)
-    assert (defaults.get("predict"), defaults.get("base"), hub.requests) == ("mine", "embedded", [])
+    assert (defaults.get("predict"), defaults.get("base"), hub.requests) == ("mine", "included", [])
     assert defaults.models.source("mine") == tmp_path / "mine"
 
 
 def test_folders_of_one_name_have_names_of_their_own(
     defaults: DefaultModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable, folder in (("RESNET_HUB_MODEL", "a/embedded"), ("RESNET_HUB_BASE", "b/embedded")):
+    for variable, folder in (("RESNET_HUB_MODEL", "a/included"), ("RESNET_HUB_BASE", "b/included")):
         monkeypatch.setenv(variable, str(save_base(tmp_path / folder)))
     defaults.watch(lambda: True)
-    names = {"embedded": "shelf/embedded", "embedded (2)": "a/embedded", "embedded (3)": "b/embedded"}
-    assert (defaults.get("predict"), defaults.get("base")) == ("embedded (2)", "embedded (3)")
+    names = {"included": "shelf/included", "included (2)": "a/included", "included (3)": "b/included"}
+    assert (defaults.get("predict"), defaults.get("base")) == ("included (2)", "included (3)")
     assert {name: defaults.models.source(name) for name in names} == {
         name: tmp_path / folder for name, folder in names.items()
     }
-    assert [defaults.models.command_name(name) for name in names] == ["embedded", "MODEL", "MODEL"]
-    assert defaults.models.add(str(tmp_path / "a" / "embedded")) == "embedded (2)"
-    assert defaults.models.add(str(tmp_path / "shelf" / "embedded")) == "embedded"
+    assert [defaults.models.command_name(name) for name in names] == ["included", "MODEL", "MODEL"]
+    assert defaults.models.add(str(tmp_path / "a" / "included")) == "included (2)"
+    assert defaults.models.add(str(tmp_path / "shelf" / "included")) == "included"
 
 
 @pytest.mark.parametrize("damage", ["cut", "nan", "channels"])
@@ -223,7 +223,7 @@ def test_a_base_that_cannot_serve_is_not_offered(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # asks once
     caplog.set_level("INFO", "resnet_hub.demo.models")
     defaults.watch(lambda: True)
-    assert defaults.get("base") == "embedded" and defaults.models.names() == ["embedded"]
+    assert defaults.get("base") == "included" and defaults.models.names() == ["included"]
     (message,) = caplog.messages
     assert str(folder) in message and message.endswith("RESNET_HUB_BASE names that model.")
 
@@ -237,20 +237,20 @@ def test_a_wrong_setting_stops_the_page_at_its_start(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(ResNetHubError, match=f"^{variable} is .*{value}"):
-        DefaultModels(Models(tmp_path), "embedded")
+        DefaultModels(Models(tmp_path), "included")
 
 
 def test_new_visitors_get_the_better_model_and_choices_stay(hub: Hub, tmp_path: Path) -> None:
-    folder = save_base(tmp_path / "shelf" / "embedded")
+    folder = save_base(tmp_path / "shelf" / "included")
     cache = {"HF_HUB_CACHE": str(tmp_path / "cache"), "RESNET_HUB_ASK_SECONDS": "0.2"}
     with serving(tmp_path, **cache) as address:
         early = Caller(address)
-        assert early.call("open", "embedded")[1]["value"] == "embedded"
+        assert early.call("open", "included")[1]["value"] == "included"
         publish(hub, folder, BETTER, BASE)
 
         def get_default() -> str:
-            return Caller(address).call("open", "embedded")[1]["value"]
+            return Caller(address).call("open", "included")[1]["value"]
 
         wait(lambda: get_default() == BETTER, 60)
-        assert early.call("choose", "embedded")[1] == "embedded"
-        wait(lambda: Caller(address).call("open_1", "embedded")[0]["value"] == BASE, 20)
+        assert early.call("choose", "included")[1] == "included"
+        wait(lambda: Caller(address).call("open_1", "included")[0]["value"] == BASE, 20)

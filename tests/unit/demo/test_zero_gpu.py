@@ -37,7 +37,7 @@ runs = RunStore(folder / "runs")
 scheduler = Scheduler(runs)
 run = runs.create()
 run.import_zip(folder / "colours.zip", "colours.zip")
-config = configure(run, folder / "tiny", recipe="finetune", epochs=6, precision="no", checkpoint_seconds=0)
+config = configure(run, folder / "tiny", recipe="finetune", epochs=6, precision="fp32", checkpoint_seconds=0)
 def start(config=None):
     scheduler.start(run, {"ann"}, config)
     return zero_gpu.drive(scheduler, run)
@@ -87,7 +87,7 @@ def test_a_run_whose_quota_ends_is_resumed_in_many_calls_to_the_weights_of_an_un
 ) -> None:
     devices.left = [35, 3]
     program = """
-zero_gpu.SHARE = 1e-9  # one step a call
+zero_gpu.TRAINING_SHARE = 1e-9  # one step a call
 list(start(config))
 show()
 print(run.last_event_name(), scheduler.get_status(run).event["seconds_left"], len(run.run_dir.epochs()))

@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import ConfigError, ImageError
-from resnet_hub.images.limits import MAX_PIXELS
+from resnet_hub.images.decoding_limits import MAX_PIXELS
 from resnet_hub.images.load import _get_formats, list_images, load_image
 from resnet_hub.images.transforms import crop_box, eval_transform
 
@@ -374,8 +374,8 @@ def test_a_header_larger_than_its_file_raises_image_error():
 
 
 def test_limits_apply_to_pillow_images(monkeypatch):
-    monkeypatch.setattr("resnet_hub.images.limits.MAX_PIXELS", 100)
-    monkeypatch.setattr("resnet_hub.images.limits.MAX_SIDE", 20)
+    monkeypatch.setattr("resnet_hub.images.decoding_limits.MAX_PIXELS", 100)
+    monkeypatch.setattr("resnet_hub.images.decoding_limits.MAX_SIDE", 20)
     refused(Image.new("RGB", (11, 10)), r"too large \(11 x 10 pixels\)")
     refused(Image.new("RGB", (21, 1)), r"too large \(21 x 1 pixels\)")
     assert load_image(Image.new("RGB", (10, 10))).size == (10, 10)
@@ -383,7 +383,7 @@ def test_limits_apply_to_pillow_images(monkeypatch):
 
 
 def test_files_over_the_size_limit_raise_image_error(monkeypatch, tmp_path):
-    monkeypatch.setattr("resnet_hub.images.limits.MAX_IMAGE_BYTES", len(PNG) - 1)
+    monkeypatch.setattr("resnet_hub.images.decoding_limits.MAX_IMAGE_BYTES", len(PNG) - 1)
     (tmp_path / "photo.jpg").write_bytes(PNG)
     for source in (PNG, io.BytesIO(PNG), tmp_path / "photo.jpg"):
         refused(source, "is larger than")

@@ -7,9 +7,9 @@ import torch
 from helpers import ROOT
 from PIL import Image, ImageDraw
 
-from resnet_hub.bundled_models import find_default_model
 from resnet_hub.config import ResNetConfig
 from resnet_hub.images.transforms import eval_transform
+from resnet_hub.included_models import find_default_model
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.inference.gradcam import MIN_CELLS, compute_heat_map
 from resnet_hub.model import ResNet
@@ -72,7 +72,7 @@ def test_each_label_peaks_on_its_own_disk(changes: dict[str, object]) -> None:
             )  # its edge and half a cell
 
 
-def test_the_embedded_model_finds_each_object_on_its_own_half() -> None:
+def test_the_included_model_finds_each_object_on_its_own_half() -> None:
     classifier = Classifier.from_pretrained(find_default_model(), precision="fp32")
     photos = {label: Image.open(EXAMPLES / name).convert("RGB").resize((200, 200)) for label, name in OBJECTS.items()}
     sides = []

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_hub.bundled_models import SHELF
 from resnet_hub.checkpoints.save import CALIBRATION_FILE
 from resnet_hub.errors import ConfigError
 from resnet_hub.evaluation.reliability import MAX_NOVELTY_LABELS
+from resnet_hub.included_models import INCLUDED_FOLDER
 from resnet_hub.inference.classifier import Classifier
 from resnet_hub.inference.novelty import DIRECTIONS, FeatureSubspace
 from resnet_hub.inference.onnx_graph import digest_weights
@@ -60,7 +60,7 @@ def test_few_images_have_fewer_directions() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", sorted(path.parent for path in SHELF.glob("[!.]*/config.json")), ids=lambda p: p.name
+    "folder", sorted(path.parent for path in INCLUDED_FOLDER.glob("[!.]*/config.json")), ids=lambda p: p.name
 )
 def test_included_models_of_few_labels_recognize_unknown_images(folder: Path) -> None:
     model = Classifier.from_pretrained(folder, device="cpu", precision="fp32").model

@@ -80,7 +80,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def create_config(colours: Path, run: Path) -> TrainConfig:
     settings: dict[str, Any] = {"architecture": "resnet20", "image_size": 16, "epochs": 2, "batch_size": 16}
-    return TrainConfig(data=str(colours), run=str(run), precision="no", checkpoint_seconds=0, **settings)
+    return TrainConfig(data=str(colours), run=str(run), precision="fp32", checkpoint_seconds=0, **settings)
 
 
 @pytest.fixture
@@ -538,7 +538,7 @@ def test_a_run_can_stop_before_its_first_step(
 def test_the_card_names_the_images_of_the_evaluation(config: TrainConfig) -> None:
     list(train(config))
     card = (RunDir(config.run).model / "README.md").read_text()
-    assert re.search(r"Measured on 15 images of the 20% held out split of colours\d+ by PyTorch in float32\. ", card)
+    assert re.search(r"Evaluated on 15 images of the 20% held out split of colours\d+ by PyTorch in float32\. ", card)
     assert "The epoch to keep was chosen on the same images" in card
     rows = re.findall(r"^\| (\w+) \| [\d.]+ % \| (\d+) \| (\d+) \|$", card, re.MULTILINE)
     assert rows == [(label, "19", "5") for label in COLOURS]
@@ -1124,7 +1124,7 @@ def test_a_damaged_state_fails_with_its_path(config: TrainConfig) -> None:
 
 def test_half_precision_gives_nearly_the_same_loss(config: TrainConfig, tmp_path: Path) -> None:
     losses = []
-    for precision in ("no", "bf16"):
+    for precision in ("fp32", "bf16"):
         run = replace(config, run=str(tmp_path / precision), precision=precision, epochs=1, learning_rate=0.01)
         assert isinstance(list(train(run))[-1], Finished)
         assert all(value.dtype in (torch.float32, torch.int64) for value in weights(run).values())
@@ -1166,7 +1166,7 @@ def test_binary_loss_counts_both_classes_of_a_mixed_image(config: TrainConfig) -
 
 def test_the_learning_rate_falls_on_plateaus(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_hub.training.loop._PLATEAU", 2)
-    monkeypatch.setattr("resnet_hub.training.validation.ValidationSet.evaluate", lambda *_: (1.0, 0.5))
+    monkeypatch.setattr("resnet_hub.training.validation_set.ValidationSet.evaluate", lambda *_: (1.0, 0.5))
     paper = replace(config, recipe="paper-imagenet", epochs=6)
     list(train(paper, max_steps=13))
     rates = [event.learning_rate for event in train(paper) if isinstance(event, Progress)]
@@ -1346,16 +1346,16 @@ _TOGETHER = """
 import json, os, runpy, sys
 from pathlib import Path
 import torch
-from resnet_hub.training import loader, validation
+from resnet_hub.training import loader, validation_set
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.loop import train
 folder, load_image, decoded = Path(sys.argv[1]), loader.load_image, []
-evaluate, buffers = validation.ValidationSet.evaluate, []
+evaluate, buffers = validation_set.ValidationSet.evaluate, []
 def evaluate_and_note(self, model):
     result = evaluate(self, model)
     buffers[:] = [float(buffer.double().sum()) for buffer in model.buffers()]
     return result
-validation.ValidationSet.evaluate = evaluate_and_note
+validation_set.ValidationSet.evaluate = evaluate_and_note
 loader.load_image = lambda *arguments, **named: (decoded.append(named["name"]), load_image(*arguments, **named))[1]
 sys.argv[1:] = json.loads((folder / "words.json").read_text())
 try:  # first: the command itself starts the group of processes
@@ -1385,7 +1385,7 @@ def together(colours: Path, base: Path, tmp_path_factory: pytest.TempPathFactory
         )
         (folder / f"{name}.json").write_text(json.dumps(vars(replace(counted, **settings))))
     words = ["train", "--data", str(colours), "--base", str(base), "--run", str(folder / "two"), "--epochs", "2"]
-    words += ["--seed", "3", "--batch-size", "16", "--precision", "no", "--select", "last"]
+    words += ["--seed", "3", "--batch-size", "16", "--precision", "fp32", "--select", "last"]
     (folder / "words.json").write_text(json.dumps(words))
     (folder / "together.py").write_text(_TOGETHER)
     done = launch_two([str(folder / "together.py"), str(folder)], folder)

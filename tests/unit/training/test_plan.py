@@ -21,7 +21,7 @@ from resnet_hub.model import ResNet
 from resnet_hub.training import plan as plans
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.plan import plan_run
-from resnet_hub.training.stream import BUFFER
+from resnet_hub.training.stream_sampler import BUFFER
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_of_several_processes_only_the_first_one_prints_the_plan(
 def test_a_sample_of_one_class_is_no_dataset_of_one(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_hub.datasets.stream.MAX_SAMPLED", 1)
+    monkeypatch.setattr("resnet_hub.datasets.image_stream.MAX_SAMPLED", 1)
     folder = write_parquet(tmp_path / "tables", 1, 300)
     assert plan_run(replace(config, data=str(folder))).train_images > 200
     with pytest.raises(DataError, match="is the only class with images"):
@@ -160,7 +160,7 @@ def test_tables_on_the_hub_are_planned_without_a_download(
 def test_a_split_is_counted_by_the_sizes_of_its_files(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_hub.datasets.stream.MAX_SAMPLED", 10)
+    monkeypatch.setattr("resnet_hub.datasets.image_stream.MAX_SAMPLED", 10)
     folder = write_parquet(tmp_path / "tables", 1, 300)
     write_parquet(folder, 1, 100, split="validation", first=1000)
     plan = plan_run(replace(config, data=str(folder)))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from helpers.data import encode_image, write_files
 
+from resnet_hub.datasets.image_stream import open_stream
 from resnet_hub.datasets.load import load_dataset
-from resnet_hub.datasets.stream import open_stream
 from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.training.config import RECIPES, TrainConfig, command_line_options, is_hub_id
 from resnet_hub.training.events import Epoch

@@ -28,7 +28,7 @@ def choose(*names: str) -> Any:
     return SimpleNamespace(value=list(names))
 
 
-def test_photos_that_were_held_out_measure_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photos_that_were_held_out_evaluate_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = save_base(tmp_path / "shelf" / "tiny")
     scheduler = Scheduler(RunStore(tmp_path / "runs"))
     inside = InsideTab(Models(tmp_path / "shelf", scheduler))
@@ -37,16 +37,16 @@ def test_photos_that_were_held_out_measure_it(tmp_path: Path, monkeypatch: pytes
         data=str(run.folder / "colours.zip"), run=str(run.run_dir.folder), base=str(base), recipe="head"
     )
     assert list(train(config))
-    whole = inside.measure_accuracy(run.id, from_browser(), choose())
+    whole = inside.evaluate_accuracy(run.id, from_browser(), choose())
     held_out = len(run.load_evaluation_images())
     assert f"Of {held_out} photos" in whole and len(re.findall(r"\d%", whole)) == 1
-    without = inside.measure_accuracy(run.id, from_browser(), choose("layer1.0", "layer9.9"))
+    without = inside.evaluate_accuracy(run.id, from_browser(), choose("layer1.0", "layer9.9"))
     assert re.search(r"recognises \d+% with all blocks and \d+% without", without)
-    monkeypatch.setattr(accuracy, "MAX_WORK", 1.0)
-    assert MESSAGES["zh"]["inside_few_labelled"] in inside.measure_accuracy(run.id, from_browser("zh"), choose())
-    assert MESSAGES["en"]["inside_no_labelled"] in inside.measure_accuracy("tiny", from_browser(), choose())
+    monkeypatch.setattr(accuracy, "MAX_MULTIPLY_ADDS", 1.0)
+    assert MESSAGES["zh"]["inside_few_labelled"] in inside.evaluate_accuracy(run.id, from_browser("zh"), choose())
+    assert MESSAGES["en"]["inside_no_labelled"] in inside.evaluate_accuracy("tiny", from_browser(), choose())
     scheduler.delete(run)
-    assert 'role="alert"' in inside.measure_accuracy(run.id, from_browser(), choose())
+    assert 'role="alert"' in inside.evaluate_accuracy(run.id, from_browser(), choose())
     scheduler.close()
 
 
@@ -73,7 +73,7 @@ def test_models_of_known_labels_are_measured_on_images_of_the_hub(
     model.save_pretrained(tmp_path / "shelf" / "known")
     inside = InsideTab(Models(tmp_path / "shelf"))
     missing = MESSAGES["en"]["inside_no_labelled"]
-    assert missing in inside.measure_accuracy("known", from_browser(), choose())
+    assert missing in inside.evaluate_accuracy("known", from_browser(), choose())
     features = Features({"img": Image(), "label": ClassLabel(names=labels)})
     rows = {"img": [{"bytes": encode_image(n % 3, n)} for n in range(300)], "label": [n // 30 for n in range(300)]}
     repo = hub.repos[f"datasets/{test_set.repo_id}"] = Repo()
@@ -87,17 +87,17 @@ def test_models_of_known_labels_are_measured_on_images_of_the_hub(
         Dataset.from_dict(rows, features).to_parquet(tmp_path / f"{split}.parquet")
         files[f"{subset}/{split}-00000-of-00001.parquet"] = (tmp_path / f"{split}.parquet").read_bytes()
     repo.refs[test_set.revision or "main"] = repo.commit("main", files, "The images")
-    assert missing in inside.measure_accuracy("known", from_browser(), choose())  # the Hub is not asked again at once
+    assert missing in inside.evaluate_accuracy("known", from_browser(), choose())  # the Hub is not asked again at once
     monkeypatch.setattr(inside.meter, "_retry_at", {})
     monkeypatch.setenv("HF_TOKEN", WRITER)
     sent: set[str | None] = set()
     hub.heard = lambda request, headers, body: sent.add(headers.get("authorization"))
     hub.requests.clear()
-    whole = inside.measure_accuracy("known", from_browser(), choose())
+    whole = inside.evaluate_accuracy("known", from_browser(), choose())
     title = escape(MESSAGES["en"][test_set.title])
     assert f"Of 256 images of {title}, it recognises 10%" in whole  # of ten classes, sorted in the file
     asked = len(hub.requests)
-    without = inside.measure_accuracy("known", from_browser(), choose("layer2.1"))
+    without = inside.evaluate_accuracy("known", from_browser(), choose("layer2.1"))
     assert re.search(r"recognises 10% with all blocks and \d+% without", without) and len(hub.requests) == asked
     assert sent == {None}  # a visitor reads as nobody
 
@@ -106,8 +106,8 @@ def test_a_large_model_is_not_measured_on_a_handful_of_images(tmp_path: Path, mo
     id2label = dict(enumerate(read_label_set("cifar10")))
     config = ResNetConfig(depths=(1, 1), width=4, stem="3x3", image_size=32, id2label=id2label)
     ResNet(config).save_pretrained(tmp_path / "shelf" / "known")
-    monkeypatch.setattr(accuracy, "MAX_WORK", 19.9 * config.multiply_adds)
-    html = InsideTab(Models(tmp_path / "shelf")).measure_accuracy("known", from_browser(), choose())
+    monkeypatch.setattr(accuracy, "MAX_MULTIPLY_ADDS", 19.9 * config.multiply_adds)
+    html = InsideTab(Models(tmp_path / "shelf")).evaluate_accuracy("known", from_browser(), choose())
     assert "takes too long" in html and "resnet-hub reproduce lesion --model known --data DATA" in html
 
 

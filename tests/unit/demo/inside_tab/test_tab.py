@@ -59,7 +59,7 @@ def test_a_lesion_shows_both_scores_and_leaves_the_model_as_it_was(inside: Insid
 
 
 def test_a_slow_or_missing_model_gets_a_sentence(inside: InsideTab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tab_module, "MAX_WORK", 1e3)
+    monkeypatch.setattr(tab_module, "MAX_MULTIPLY_ADDS", 1e3)
     too_slow = MESSAGES["en"]["inside_too_slow"].format
     info, lesion = "resnet-hub info tiny --image PHOTO", "resnet-hub reproduce lesion --model tiny --data DATA"
     answers = list(inside.show_block(None, "tiny", from_browser(), chosen("layer1.0")))
@@ -87,7 +87,7 @@ def test_paths_of_residual_and_plain_networks(inside: InsideTab, monkeypatch: py
     assert "gradient for the photo" in residual and "a path passes 2 on average" in residual
     (plain,) = inside.show_paths(None, "plain", from_browser())
     assert MESSAGES["en"]["inside_paths_plain_note"] in plain and "gradient for the photo" not in plain
-    monkeypatch.setattr(paths_markup, "MAX_WORK", 1e3)
+    monkeypatch.setattr(paths_markup, "MAX_MULTIPLY_ADDS", 1e3)
     (slow,) = inside.show_paths(None, "tiny", from_browser())
     assert MESSAGES["en"]["inside_paths_slow_note"] in slow and "gradient for the photo" not in slow
 

@@ -76,7 +76,7 @@ def test_failures_are_one_sentence(camera: LiveCamera, frame: bytes, model: str,
 
 
 def test_too_many_frames_are_sent_again_later(camera: LiveCamera, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_camera, "_MAX_WAITING", 0)
+    monkeypatch.setattr(live_camera, "_MAX_WAITING_FRAMES", 0)
     assert send(camera, encode_frame())[0] == 503
 
 

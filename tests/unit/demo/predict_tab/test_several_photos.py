@@ -19,7 +19,7 @@ def several(tmp_path: Path) -> SeveralPhotos:
     return SeveralPhotos(ModelPicker(models, DefaultModels(models, "")))
 
 
-@pytest.mark.parametrize("limit", ["MAX_PHOTOS", "MAX_BYTES"])
+@pytest.mark.parametrize("limit", ["MAX_PHOTOS", "MAX_TOTAL_BYTES"])
 def test_too_many_are_refused_before_any_is_read(
     limit: str, several: SeveralPhotos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

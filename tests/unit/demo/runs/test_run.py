@@ -183,15 +183,15 @@ def test_data_that_cannot_be_learnt_from_is_refused_in_a_sentence(
     with pytest.raises(PageError, match=r"took more than 0 minutes .*fewer images, or smaller ones"):
         runs.create().import_zip(data, "colours.zip")
     monkeypatch.delenv("SPACE_ID")
-    monkeypatch.setattr(run_module, "MAX_IMAGES", 35)
+    monkeypatch.setattr(run_module, "MAX_DATASET_IMAGES", 35)
     with pytest.raises(PageError, match="at most 35 images"):
         runs.create().import_zip(data, "colours.zip")
-    monkeypatch.setattr(run_module, "MAX_BYTES", 1000)
+    monkeypatch.setattr(run_module, "MAX_DATASET_BYTES", 1000)
     with pytest.raises(PageError, match="too large for this page"):
         runs.create().import_zip(data, "colours.zip")
     hub.repos["datasets/user/colours"] = Repo()
     hub.repos["datasets/user/colours"].commit("main", {"train.parquet": bytes(2000)}, "Pictures")
-    with pytest.raises(PageError, match=r"has 0\.0 GB; this page allows at most 0 GB\. Choose a smaller one"):
+    with pytest.raises(PageError, match=r"has 2 kB; this page allows at most 1 kB\. Choose a smaller one"):
         runs.create().import_hub_dataset("user/colours")
     assert not any(request.endswith(".parquet") for request in hub.requests)
     with pytest.raises(TrainingError, match="image_size"):

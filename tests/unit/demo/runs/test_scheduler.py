@@ -85,12 +85,12 @@ def test_a_dataset_that_grew_on_the_hub_is_not_downloaded(
 ) -> None:
     hub.repos["datasets/user/colours"] = Repo()
     hub.repos["datasets/user/colours"].commit("main", {"train.parquet": bytes(2000)}, "Pictures")
-    monkeypatch.setattr(scheduler_module, "MAX_BYTES", 1000)
+    monkeypatch.setattr(scheduler_module, "MAX_DATASET_BYTES", 1000)
     run = runs.create()
     run.update_facts(data="hf://datasets/user/colours", title="colours")
     scheduler.start(run, {"visitor"}, configure(run, None, architecture="resnet18", image_size=32))
     wait(lambda: scheduler.get_status(run).state == "failed")
-    assert "at most 0 GB are downloaded" in scheduler.get_status(run).event["reason"]
+    assert "at most 1 kB are downloaded" in scheduler.get_status(run).event["reason"]
     assert not any(request.endswith(".parquet") for request in hub.requests)
 
 
@@ -156,7 +156,7 @@ def test_an_address_has_half_of_the_queue(
     runs: RunStore, scheduler: Scheduler, data: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "MAX_RUNS", 8)
-    monkeypatch.setattr(scheduler_module, "MAX_WAITING", 4)
+    monkeypatch.setattr(scheduler_module, "MAX_WAITING_RUNS", 4)
     scheduler.at_once = 0  # all of them wait
     kept = [runs.create("1.2.3.4") for _ in range(4)]
     with pytest.raises(PageError, match="has 4 runs here"):
@@ -223,7 +223,7 @@ def test_a_local_user_trains_for_as_long_as_they_like(tmp_path: Path, monkeypatc
     there = Scheduler(RunStore(tmp_path / "space"))
     monkeypatch.delenv("SPACE_ID")
     here = Scheduler(RunStore(tmp_path / "home"))
-    assert there.training_limit == scheduler_module.MAX_WORK and here.training_limit == float("inf")
+    assert there.training_limit == scheduler_module.MAX_TRAINING_SECONDS and here.training_limit == float("inf")
     there.close()
     here.close()
 

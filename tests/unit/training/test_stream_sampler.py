@@ -22,16 +22,16 @@ from helpers.shards import write_parquet, write_tars
 from safetensors.torch import load_file
 
 from resnet_hub import cli
-from resnet_hub.datasets.stream import open_stream
+from resnet_hub.datasets.image_stream import open_stream
 from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.hub_client import timeouts
 from resnet_hub.training import loader
-from resnet_hub.training import stream as streams
+from resnet_hub.training import stream_sampler as streams
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.events import Checked, Failed, Finished, Progress, Started, Stopped
 from resnet_hub.training.loop import train
 from resnet_hub.training.run_dir import RunDir
-from resnet_hub.training.stream import StreamSampler
+from resnet_hub.training.stream_sampler import StreamSampler
 
 FILES, ROWS = 5, 12
 SKIPPED = [(0, 0), (0, 1), (3, 7), (4, 11)]
@@ -52,7 +52,7 @@ def _small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def config(shards: Path, tmp_path: Path) -> TrainConfig:
     settings: dict[str, Any] = {"architecture": "resnet20", "image_size": 16, "epochs": 2, "batch_size": 8}
-    settings |= {"precision": "no", "checkpoint_seconds": 0, "select": "last", "stream": True}
+    settings |= {"precision": "fp32", "checkpoint_seconds": 0, "select": "last", "stream": True}
     return TrainConfig(data=str(shards), run=str(tmp_path / "run"), **settings)
 
 
@@ -190,7 +190,7 @@ def test_a_run_in_pieces_ends_with_the_weights_of_an_unbroken_one(
 def test_a_run_does_not_go_on_with_other_files(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_hub.datasets.stream._SAMPLED_FILES", 2)
+    monkeypatch.setattr("resnet_hub.datasets.image_stream._SAMPLED_FILES", 2)
     data = write_parquet(tmp_path / "data", 3, 12)
     config = replace(config, data=str(data), batch_size=4)
     assert isinstance(list(train(config, max_steps=2))[-1], Stopped)
@@ -202,10 +202,10 @@ def test_a_run_does_not_go_on_with_other_files(
 
 _KILLED = """
 import json, sys
-from resnet_hub.training import events, stream
+from resnet_hub.training import events, stream_sampler
 from resnet_hub.training.config import TrainConfig
 from resnet_hub.training.loop import train
-events.PROGRESS_SECONDS, stream.BUFFER = 0.0, 16
+events.PROGRESS_SECONDS, stream_sampler.BUFFER = 0.0, 16
 for event in train(TrainConfig(**json.loads(sys.argv[1]))):
     print(type(event).__name__, flush=True)
 """
@@ -247,7 +247,7 @@ def hub_config(config: TrainConfig, hub: Hub, tmp_path: Path, monkeypatch: pytes
     HfFileSystem.clear_instance_cache()
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    monkeypatch.setattr("resnet_hub.datasets.stream._SAMPLED_FILES", 1)
+    monkeypatch.setattr("resnet_hub.datasets.image_stream._SAMPLED_FILES", 1)
     folder = write_parquet(tmp_path / "shards", FILES, ROWS)
     repo = hub.repos["datasets/user/shards"] = Repo()
     repo.commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "Shards")
@@ -286,13 +286,13 @@ def test_a_stream_that_fails_within_an_epoch_loses_no_step(
 def test_the_report_and_the_card_are_on_a_sample(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("resnet_hub.datasets.stream.MAX_SAMPLED", 20)
+    monkeypatch.setattr("resnet_hub.datasets.image_stream.MAX_SAMPLED", 20)
     data = write_parquet(tmp_path / "data", FILES, ROWS)
     write_parquet(data, 1, 40, split="validation", first=1000)
     write_parquet(data, 1, 15, split="test", first=2000)
     base = save_base(tmp_path / "base")
     words = ["train", "--data", str(data), "--run", config.run, "--base", str(base), "--epochs", "1", "--stream"]
-    words += ["--batch-size", "8", "--precision", "no"]
+    words += ["--batch-size", "8", "--precision", "fp32"]
     assert cli.main([*words, "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("60 images of 3 classes, 20 to evaluate on\n1 epochs of 7 steps")
     assert cli.main(words) == 0
@@ -315,7 +315,7 @@ def test_sorted_files_are_noticed(config: TrainConfig, tmp_path: Path, monkeypat
     data = write_tars(tmp_path / "data", 1, 12, labels=("a", "a", "a"))
     write_tars(data / "more", 1, 12, labels=("b", "c", "d"))
     (data / "more" / "train-00000.tar").rename(data / "train-00001.tar")
-    monkeypatch.setattr("resnet_hub.datasets.stream._SAMPLED_FILES", 1)
+    monkeypatch.setattr("resnet_hub.datasets.image_stream._SAMPLED_FILES", 1)
     with pytest.raises(
         DataError, match=r"All training images of the sample have one label: the files .* sorted by class"
     ):
@@ -327,7 +327,7 @@ def test_an_image_that_cannot_be_read_is_replaced_by_another_of_its_batch(
 ) -> None:
     import pyarrow.parquet as pq
 
-    monkeypatch.setattr("resnet_hub.datasets.stream.MAX_SAMPLED", 20)
+    monkeypatch.setattr("resnet_hub.datasets.image_stream.MAX_SAMPLED", 20)
     data = write_parquet(tmp_path / "data", FILES, ROWS)
     path = data / "train-00002.parquet"
     rows = pq.read_table(path).to_pylist()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from resnet_hub.errors import ImageError
 
-MAX_IMAGE_BYTES = 50 * 2**20
+MAX_IMAGE_BYTES = 50 * 10**6
 MAX_PIXELS = 120_000_000  # enough for a 108-megapixel phone photo; Pillow uses 4 bytes for each
 MAX_SIDE = 65_535  # pixels; the maximum of JPEG
 

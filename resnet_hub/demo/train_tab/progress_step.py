@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from resnet_hub import jobs
-from resnet_hub.demo import charts, markup, visitor
+from resnet_hub.demo import markup, svg_charts, visitor
 from resnet_hub.demo.i18n import PageError, message, translate_error
 from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.train_tab import run_markup
@@ -19,7 +19,7 @@ from resnet_hub.errors import ResNetHubError
 UNFINISHED = ("stopped", "waiting", "failed", "interrupted")
 
 
-class TrainingStep:
+class ProgressStep:
     """Handlers and components of the step."""
 
     def __init__(self, scheduler: Scheduler, data: DataStep, job: JobPanel, panel: RunPanel, state: TabState):
@@ -46,7 +46,7 @@ class TrainingStep:
         return updates | {
             self.state.shown: now,
             self.samples: run_markup.render_samples(run, request),
-            self.charts: charts.render_curves(history, request),
+            self.charts: svg_charts.render_curves(history, request),
             self.stop_button: gr.update(visible=status.is_active, interactive=can_stop),
             self.resume_button: gr.update(visible=is_resumable),
             self.state.training_button: gr.update(visible=status.state != "new"),

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from resnet_hub.errors import CheckpointError
 
-DEFAULT_MODEL = "resnet18-imagenet"  # a folder of SHELF: the first model of the page, and the fallback of commands
+DEFAULT_MODEL_NAME = "resnet18-imagenet"  # the first model of the page, and the fallback of commands
 _IN_WHEEL, _IN_CLONE = Path(__file__).with_name("weights"), Path(__file__).parents[1] / "weights"
-SHELF = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CLONE
+INCLUDED_FOLDER = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CLONE
 
 
-def find_bundled_model(name: str) -> Path | None:
-    """Return the bundled checkpoint folder of that name, such as "resnet20-cifar10", or None."""
-    return next((path.parent for path in SHELF.glob("[!.]*/config.json") if path.parent.name == name), None)
+def find_included_model(name: str) -> Path | None:
+    """Return the included checkpoint folder of that name, such as "resnet20-cifar10", or None."""
+    return next((path.parent for path in INCLUDED_FOLDER.glob("[!.]*/config.json") if path.parent.name == name), None)
 
 
 def find_default_model() -> Path:
@@ -20,7 +20,7 @@ def find_default_model() -> Path:
     Raises:
         CheckpointError: This installation has no such folder.
     """
-    folder = SHELF / DEFAULT_MODEL
+    folder = INCLUDED_FOLDER / DEFAULT_MODEL_NAME
     if not folder.is_dir():
         raise CheckpointError(
             "This installation has no default model. Name a checkpoint folder or a Hub model (user/name)."

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from resnet_hub.analysis.report import Chart
+from resnet_hub.analysis.experiment_report import Chart
 from resnet_hub.demo import markup
 from resnet_hub.demo.i18n import translate
 from resnet_hub.training.events import Epoch

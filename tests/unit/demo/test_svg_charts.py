@@ -6,8 +6,8 @@ import re
 import pytest
 from helpers.page import from_browser
 
-from resnet_hub.analysis.report import Chart
-from resnet_hub.demo import charts
+from resnet_hub.analysis.experiment_report import Chart
+from resnet_hub.demo import svg_charts
 from resnet_hub.demo.i18n import MESSAGES
 from resnet_hub.training.events import Epoch
 
@@ -22,7 +22,7 @@ def make_history(count: int) -> list[Epoch]:
 @pytest.mark.parametrize("language", MESSAGES)
 def test_charts_have_whole_epochs_and_all_of_the_accuracy(language: str) -> None:
     texts = MESSAGES[language]
-    shown = charts.render_curves(make_history(12), from_browser(language))
+    shown = svg_charts.render_curves(make_history(12), from_browser(language))
     labels = re.findall(r"<text[^>]*>([^<]*)</text>", shown)
     loss, accuracy = (labels[: labels.index(texts["epoch_axis"])], labels[labels.index(texts["epoch_axis"]) + 1 :])
     assert loss == ["0", "0.5", "1", "1.5", "0", "5", "10"]
@@ -34,33 +34,35 @@ def test_charts_have_whole_epochs_and_all_of_the_accuracy(language: str) -> None
 
 def test_the_epoch_that_is_kept_is_marked_and_named() -> None:
     history = [epoch._replace(best=epoch.epoch in (0, 2)) for epoch in make_history(5)]
-    shown = charts.render_curves(history, from_browser())
+    shown = svg_charts.render_curves(history, from_browser())
     markers = re.findall(
         r'<line class="marker" x1="([\d.]+)" x2="\1".*<title>Epoch 2: the model that is kept</title>', shown
     )
-    assert [float(x) for x in markers] == [charts.LEFT + (charts.WIDTH - charts.LEFT - charts.RIGHT) / 2] * 2
+    assert [float(x) for x in markers] == [
+        svg_charts.LEFT + (svg_charts.WIDTH - svg_charts.LEFT - svg_charts.RIGHT) / 2
+    ] * 2
     assert shown.count('Accuracy on validation images. Epoch 2: the model that is kept"') == 1
 
 
 def test_one_point_is_a_table_and_none_is_nothing() -> None:
-    shown = charts.render_curves(make_history(1), from_browser())
+    shown = svg_charts.render_curves(make_history(1), from_browser())
     assert "<svg" not in shown and "<td>0</td><td>–</td><td>1.30</td><td>50%</td>" in shown
-    assert charts.render_curves([], from_browser()) == ""
+    assert svg_charts.render_curves([], from_browser()) == ""
 
 
 def test_a_confusion_matrix_has_counts_beside_percentages() -> None:
     evaluation = {"confusion": [[33, 7], [0, 0]], "classes": [{"label": "daisy"}, {"label": EVIL}]}
-    shown = charts.render_confusion(evaluation, from_browser())
+    shown = svg_charts.render_confusion(evaluation, from_browser())
     assert re.search(r'class="right"[^>]*>33 <small>82%</small>', shown) and ">7 <small>18%</small>" in shown
     assert shown.count(">0</td>") == 2 and EVIL not in shown
-    for count, is_shown in ((charts.MAX_CLASSES, True), (charts.MAX_CLASSES + 1, False)):
+    for count, is_shown in ((svg_charts.MAX_CLASSES, True), (svg_charts.MAX_CLASSES + 1, False)):
         many = {"confusion": [[0] * count] * count, "classes": [{"label": str(number)} for number in range(count)]}
-        assert bool(charts.render_confusion(many, from_browser())) == is_shown
+        assert bool(svg_charts.render_confusion(many, from_browser())) == is_shown
 
 
 def draw(**changes: object) -> str:
     settings = {"title": "T", "x_label": "depth", "y_label": "loss", "note": "See.", "lines": {"a": ([1, 2], [0, 3])}}
-    return charts.render_chart(Chart(**settings | changes), from_browser())  # type: ignore[arg-type]
+    return svg_charts.render_chart(Chart(**settings | changes), from_browser())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def draw(**changes: object) -> str:
     ],
 )
 def test_ticks_are_round_numbers_around_the_values(values: list[float], ticks: list[float]) -> None:
-    assert charts.choose_ticks(values) == ticks
+    assert svg_charts.choose_ticks(values) == ticks
 
 
 def test_a_chart_has_axis_titles_and_a_note() -> None:
@@ -82,7 +84,7 @@ def test_a_chart_has_axis_titles_and_a_note() -> None:
     for text in (">depth<", ">loss<", '<p class="hint">See.</p>', 'role="img"', "<title>2: 3</title>"):
         assert text in svg
     points = [tuple(map(float, pair.split(","))) for pair in re.findall(r"[\d.]+,[\d.]+", svg)]
-    assert len(points) == 2 and all(0 <= x <= charts.WIDTH and 0 <= y <= charts.HEIGHT for x, y in points)
+    assert len(points) == 2 and all(0 <= x <= svg_charts.WIDTH and 0 <= y <= svg_charts.HEIGHT for x, y in points)
     assert points[0][1] > points[1][1]  # larger values lie higher
 
 
@@ -98,7 +100,7 @@ def test_a_logarithmic_axis_shows_the_values_and_leaves_out_zero() -> None:
 
 
 def test_few_powers_of_ten_have_ticks_between_them() -> None:
-    svg = charts.render_chart(
+    svg = svg_charts.render_chart(
         Chart(title="T", x_label="x", y_label="y", lines={"a": ([1, 2], [0.03, 0.9])}, log_y=True),
         from_browser(),
         percent=True,

@@ -17,9 +17,9 @@ from helpers.hub_server import Hub, Repo
 from helpers.shards import LABELS, write_parquet, write_tar, write_tars
 from huggingface_hub import constants
 
-from resnet_hub.datasets import stream as streams
+from resnet_hub.datasets import image_stream as streams
+from resnet_hub.datasets.image_stream import FileSlice, ImageStream, open_stream
 from resnet_hub.datasets.load import load_dataset
-from resnet_hub.datasets.stream import FileSlice, ImageStream, open_stream
 from resnet_hub.errors import DataError
 
 FILES, ROWS = 4, 15

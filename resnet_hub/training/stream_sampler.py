@@ -17,7 +17,7 @@ import torch
 
 from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import ImageDataset
-from resnet_hub.datasets.stream import FileSlice, ImageStream, Location, Reader, SilenceLimit, StreamedImage
+from resnet_hub.datasets.image_stream import FileSlice, ImageStream, Location, Reader, SilenceLimit, StreamedImage
 from resnet_hub.errors import DataError, TrainingError
 from resnet_hub.threads import ReadAhead
 from resnet_hub.training import schedule

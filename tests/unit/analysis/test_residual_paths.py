@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from resnet_hub.analysis import path_gradients, path_lengths
 from resnet_hub.analysis.blocks import forward_head, list_blocks
-from resnet_hub.analysis.paths import _compute_path_norm, _run_forward
+from resnet_hub.analysis.residual_paths import _compute_path_norm, _run_forward
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import AnalysisError
 

@@ -310,7 +310,7 @@ def test_info_in_text(capfd: pytest.CaptureFixture[str], model: Path) -> None:
         f"{config.num_parameters:,} parameters, 0.00079 billion multiply-adds per image.",
         "architecture": "resnet_custom",
         "blocks": "1 + 1 + 1 basic, shortcut A",
-        "weights": "0.1 MB of float32",
+        "weights": "77 kB of float32",
         "parameters": f"{config.num_parameters:,}",
         "multiply-adds": f"{config.multiply_adds:,} per image",
         "labels": "3: cat, dog, 雏菊",
@@ -605,7 +605,7 @@ def test_search_lists_models_that_open(capfd: pytest.CaptureFixture[str], model:
     assert (code, errors) == (0, ["1 more match but do not open here; `resnet-hub info` prints the reason."])
     assert run(capfd, "search", "nothing")[0] == 2
     _, lines, _ = run(capfd, "info", "user/pets-small")
-    assert dict(line.split(maxsplit=1) for line in lines)["weights"].endswith("MB of float16")
+    assert dict(line.split(maxsplit=1) for line in lines)["weights"] == "38.5 kB of float16"
 
 
 def test_push_prints_the_url_of_the_model(

@@ -44,7 +44,7 @@ def make_report(labels: list[str]) -> DatasetReport:
 def test_a_report_escapes_names_of_files_and_classes() -> None:
     shown = run_markup.render_report(make_report([EVIL, "dog"]), from_browser())
     assert EVIL not in shown and shown.count("&lt;img src=x onerror=alert(1)&gt;") == 6
-    assert "<td>dog</td><td>3</td><td>2.0 KB</td>" in shown
+    assert "<td>dog</td><td>3</td><td>2 kB</td>" in shown
     same = replace(make_report(["cat", "dog"]), sizes={"width": (160, 160, 160), "height": (213, 213, 213)})
     assert "All images have 160 × 213 pixels." in run_markup.render_report(same, from_browser())
     many = run_markup.render_report(

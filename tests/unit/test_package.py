@@ -90,9 +90,9 @@ def test_help_imports_no_torch() -> None:
     assert not imported_by(program) & {"torch", "torchvision", "gradio", "datasets"}
 
 
-def test_the_command_is_the_terminals_main() -> None:
+def test_the_command_is_the_terminals_program() -> None:
     module, name = PROJECT["scripts"]["resnet-hub"].split(":")
-    assert getattr(importlib.import_module(module), name) is cli.main
+    assert getattr(importlib.import_module(module), name) is cli.run_program
 
 
 def test_requirements_are_the_projects() -> None:

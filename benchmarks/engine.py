@@ -16,11 +16,11 @@ import onnxruntime
 import timm
 import torch
 import torchvision
+from int8 import calibrate_on_batch
 from side_by_side import machine, race, show
 
 from resnet_hub import Classifier, ResNet, ResNetConfig
 from resnet_hub.inference.onnx_export import EXPORTED_FILE, export_onnx
-from resnet_hub.inference.quantize import calibrate_on_batch
 
 
 def main() -> None:

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 import torchvision
+from int8 import calibrate_on_batch
 from PIL import Image
 from side_by_side import machine, race, show
 from torchvision import transforms
 from transformers import pipeline
 
 from resnet_hub import Classifier, ResNet, ResNetConfig
-from resnet_hub.inference.quantize import calibrate_on_batch
 
 
 def photo(path: Path, width: int, height: int, seed: int = 0) -> Path:

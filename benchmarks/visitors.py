@@ -159,8 +159,9 @@ def main() -> None:
 
 
 def calibrate(folder: Path, model: ResNet) -> None:
+    from int8 import calibrate_on_batch
+
     from resnet_hub.checkpoints.save import CALIBRATION_FILE
-    from resnet_hub.inference.quantize import calibrate_on_batch
 
     content = json.loads(calibrate_on_batch(model, torch.randn(8, 3, 224, 224)).calibration or b"")
     (folder / CALIBRATION_FILE).parent.mkdir()

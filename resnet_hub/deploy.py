@@ -33,19 +33,10 @@ SHELF_FOLDER = "weights"
 # ZeroGPU has builds of torch up to this version, and fails to build a Space whose range holds none of them.
 _ZERO_GPU_TORCH = "<2.14"
 _ZERO_GPU = ("spaces>=0.51",)  # does nothing on other hardware
+_APP = Path(__file__).with_name("demo") / APP_FILE  # as app.py of a clone
 _MARKER = "resnet_hub/version.py"  # a Space with this file was made from this package
 _NEW_SPACE = {".gitattributes", CARD_FILE}  # what the Hub puts into a new Space
 
-_APP = '''"""The web demo: `python app.py`, here or as a Hugging Face Space."""
-
-from resnet_hub.included_models import DEFAULT_MODEL_NAME, INCLUDED_FOLDER
-from resnet_hub.demo import build, launch
-
-demo = build(INCLUDED_FOLDER, default=DEFAULT_MODEL_NAME)
-
-if __name__ == "__main__":
-    launch(demo)
-'''
 _CARD = f"""
 # resnet_hub
 
@@ -116,7 +107,7 @@ def build_space(hardware: str = HARDWARE[0]) -> dict[str, bytes | Path]:
         )
     files: dict[str, bytes | Path] = {
         CARD_FILE: _compose_card(build_front_matter(hardware), _CARD),
-        APP_FILE: _APP.encode(),
+        APP_FILE: _APP,
         REQUIREMENTS_FILE: build_requirements().encode(),
         **list_package_files(),
     }

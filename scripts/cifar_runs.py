@@ -17,6 +17,7 @@ resumes. The recorded networks learned a JPEG copy of CIFAR-10, which `--jpeg-qu
 """
 
 import argparse
+import json
 import shlex
 import time
 from pathlib import Path
@@ -27,7 +28,8 @@ from datasets import ClassLabel, Dataset, Features, Image
 from resnet_hub import ResNet, evaluate
 from resnet_hub.analysis.cifar import EPOCHS, RUNS, NetworkRun, TrainingRecord, list_records, train_network
 from resnet_hub.analysis.labelled_images import JPEG_COPY, encode_as_jpeg, load_labelled_images, name_dataset
-from resnet_hub.analysis.lesion_records import LESIONS, measure_lesions, write_lesions
+from resnet_hub.analysis.lesion_records import LESIONS, measure_lesions
+from resnet_hub.atomic import write_atomic
 from resnet_hub.checkpoints.model_card import CardContent
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import CheckpointError
@@ -173,7 +175,7 @@ def measure_network(record: TrainingRecord, folder: Path, path: Path, arguments:
         split="test",
     )
     path.parent.mkdir(exist_ok=True)
-    write_lesions(path, lesions)
+    write_atomic(path, json.dumps(lesions.to_dict(), indent=1) + "\n")
     print(f"{time.strftime('%H:%M:%S')}   a block costs {lesions.study.mean_drop:.2%} on average", flush=True)
 
 

@@ -23,7 +23,6 @@ from resnet_hub.analysis.lesions import (
     reorder_curve,
 )
 from resnet_hub.analysis.mean_curves import Curve, average_by_x
-from resnet_hub.atomic import write_atomic
 from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet
 from resnet_hub.training.finalize import describe_hardware
@@ -132,11 +131,6 @@ def measure_lesions(
         seconds=round(time.monotonic() - start, 1),
         date=f"{datetime.now(UTC):%Y-%m-%d}",
     )
-
-
-def write_lesions(path: str | Path, record: LesionRecord) -> None:
-    """Write a record; a crash leaves the old or the new one."""
-    write_atomic(path, json.dumps(record.to_dict(), indent=1) + "\n")
 
 
 def list_lesions(folder: str | Path | None = None) -> list[LesionRecord]:

@@ -14,7 +14,7 @@ def add_parsers(commands: options.Commands) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="weights: safetensors, or a pickle (.pth, .pt, .bin)")
     options.add_folder(parser, "checkpoint folder to write")
     libraries = ("auto", "torchvision", "timm", "cifar")
-    parser.add_argument("--library", "--layout", choices=libraries, default="auto", help="default: auto")
+    parser.add_argument("--library", choices=libraries, default="auto", help="default: auto")
     help_text = "the expected architecture, such as resnet50; any other is an error"
     parser.add_argument("--architecture", choices=VARIANTS, metavar="NAME", help=help_text)
     labels = parser.add_mutually_exclusive_group()

@@ -22,7 +22,7 @@ def add_parsers(commands: options.Commands) -> None:
     for parser in (report, export):
         parser.add_argument("source", metavar="DATA", help=options.DATA_HELP)
         parser.add_argument("--split", help="training split of parquet files or a Hub dataset, such as train[:10%%]")
-        options.add_dataset_options(parser, "--revision", "--data-revision")
+        options.add_dataset_options(parser, "--revision")
         options.add_json(parser)
     export.add_argument("target", type=Path, metavar="ZIP", help="the file to write")
 

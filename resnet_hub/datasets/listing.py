@@ -1,9 +1,10 @@
 """The files of a source, listed in the same way for a folder, a ZIP and a tar: what `layout` decides on."""
 
+import io
 import re
 from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from resnet_hub.datasets.labels import is_system_folder
 from resnet_hub.datasets.zip_names import decode_surrogates
@@ -17,6 +18,37 @@ FREE_UNPACKED = 2**30  # bytes that any archive may unpack to, whatever its rati
 MAX_RATIO = 50  # of unpacked to packed bytes above that; photos have 1.1, a bomb 1,000
 MAX_DEPTH = 32  # folders above a file of an archive
 _DRIVE = re.compile(r"^[A-Za-z]:")
+
+
+class LimitedReader(io.BufferedIOBase):
+    """An open file that raises an error if a header lets the library of its format read too much of it at once.
+
+    Args:
+        file: The file.
+        most: Bytes.
+        error: What is raised.
+    """
+
+    def __init__(self, file: IO[bytes], most: int, error: Exception):
+        self._file, self._most, self._error = file, most, error
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size == -1:
+            position = self._file.tell()
+            size = self._file.seek(0, io.SEEK_END) - position
+            self._file.seek(position)
+        if not 0 <= size <= self._most:
+            raise self._error
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
 
 
 class Listing(ABC):

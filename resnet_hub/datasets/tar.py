@@ -6,7 +6,6 @@ Samples of WebDataset (https://github.com/webdataset/webdataset) are files of on
 
 import bz2
 import gzip
-import io
 import itertools
 import json
 import os
@@ -19,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
 
 from resnet_hub.datasets.labels import encode_label
-from resnet_hub.datasets.listing import MAX_ENTRIES, Listing
+from resnet_hub.datasets.listing import MAX_ENTRIES, LimitedReader, Listing
 from resnet_hub.datasets.tables import LABEL_COLUMNS, find_column, flatten
 from resnet_hub.datasets.zip_names import decode_surrogates
 from resnet_hub.errors import DataError, ImageError, disk_is_full
@@ -49,7 +48,8 @@ class TarArchive(Listing):
         self._lock = threading.Lock()
         try:
             self._file = self._open(path)
-            with tarfile.open(fileobj=_LimitedReader(self._file), mode="r:") as tar:
+            limited = LimitedReader(self._file, _MAX_HEADER, tarfile.ReadError("header too large"))
+            with tarfile.open(fileobj=limited, mode="r:") as tar:
                 self._list_members(tar)
         except DataError:
             raise
@@ -115,24 +115,6 @@ class TarArchive(Listing):
         with self._lock:
             self._file.seek(offset)
             return self._file.read(size)
-
-
-class _LimitedReader(io.BufferedIOBase):
-    """A file that raises an error when more than `_MAX_HEADER` bytes are read at once."""
-
-    def __init__(self, file: IO[bytes]):
-        self._file = file
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= _MAX_HEADER:
-            raise tarfile.ReadError("header too large")
-        return self._file.read(size)
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
 
 
 def is_tar(path: Path) -> bool:

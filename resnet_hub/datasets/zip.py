@@ -1,22 +1,20 @@
 """Reads files of an untrusted ZIP. Nothing is extracted, and the names in the ZIP never become paths to write to."""
 
-import io
 import os
 import stat
 import sys
 import threading
 import zipfile
 from pathlib import Path, PurePosixPath
+from typing import IO
 
-from resnet_hub.datasets.listing import MAX_ENTRIES, Listing
+from resnet_hub.datasets.listing import MAX_ENTRIES, LimitedReader, Listing
 from resnet_hub.datasets.zip_names import decode_names
 from resnet_hub.errors import DataError, ImageError, format_bytes
 from resnet_hub.images.decoding_limits import MAX_IMAGE_BYTES
 
 MAX_DIRECTORY = 24 * 2**20  # bytes of the central directory, which zipfile reads at once: at most 5 s and 600 MB
-MAX_NAME_BYTES = (
-    2**25
-)  # bytes of memory for the names, copied ten times; enough for 200,000 names of 110 ASCII characters
+MAX_NAME_BYTES = 2**25  # of memory for the names, copied ten times; enough for 200,000 names of 110 ASCII characters
 
 UNSUPPORTED_COMPRESSION = "unsupported compression method"  # the reason in `Archive.skipped`
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile limits the memory of no other method
@@ -45,13 +43,14 @@ class Archive(Listing):
         for entry, name in zip(entries, decode_names(entries), strict=True):
             self._add(entry, name)
 
-    def _open(self) -> tuple["_LimitedReader", zipfile.ZipFile]:
+    def _open(self) -> tuple[IO[bytes], zipfile.ZipFile]:
         try:
-            file = _LimitedReader(io.FileIO(self.path))
+            file = self.path.open("rb")
         except OSError as error:
             raise DataError(f"Cannot read {self.path}: {error.strerror}. Check the file.") from None
         try:
-            return file, zipfile.ZipFile(file)
+            too_large = zipfile.BadZipFile("central directory too large")
+            return file, zipfile.ZipFile(LimitedReader(file, MAX_DIRECTORY, too_large))
         except Exception:  # a damaged central directory can raise nearly any exception
             file.close()
             raise DataError(f"{self.path.name} is damaged, incomplete or not a ZIP. Pack it again as a ZIP.") from None
@@ -84,12 +83,3 @@ class Archive(Listing):
                     return file.read(size)
         except Exception:  # wrong checksum, damaged stream, another name in the file header, a file that changed
             raise ImageError(f"Cannot read {title}: it is damaged in {self.path.name}. Pack it again.") from None
-
-
-class _LimitedReader(io.BufferedReader):
-    """A file that raises `BadZipFile` when more than `MAX_DIRECTORY` bytes are read at once."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > MAX_DIRECTORY:
-            raise zipfile.BadZipFile("central directory too large")
-        return super().read(size)

@@ -290,18 +290,6 @@ class Classifier:
         outputs = self.compute_outputs(self.preprocess(image).unsqueeze(0))
         return self._rank(outputs.logits[0], outputs.feature_maps[0], top_k), outputs.feature_maps[0]
 
-    def predict_scores(self, images: Iterable[Any]) -> Tensor:
-        """Computes the scores of images in one batch.
-
-        Args:
-            images: Images as `load_image` takes them.
-
-        Returns:
-            The scores (N, num_classes), float32 on the CPU.
-        """
-        scores = self._compute_batch([self.preprocess(image) for image in images]).logits.softmax(1)
-        return scores.clone()  # outside of inference mode, so that the caller may use it with gradients
-
     def preprocess(self, image: Any, *, name: str | None = None, errors: Literal["raise", "return"] = "raise") -> Any:
         """Preprocesses an image for the model.
 

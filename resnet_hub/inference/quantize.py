@@ -1,6 +1,5 @@
 """Calibrates a checkpoint folder for int8 and measures how much accuracy that costs."""
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ def quantize(
     folded = fold_batchnorm(model)
     if not all(weights.isfinite().all() for weights in folded.parameters()):
         raise CheckpointError(f"The weights in {folder} are not finite numbers: they are damaged.")
-    ranges = _compute_ranges(folded, load_batches(sample, 0))
+    ranges = compute_ranges(folded, load_batches(sample, 0))
     quantized = build_onnx(folded, ranges=ranges)
     sessions = [create_session(build_onnx(folded)), create_session(quantized)]
     (correct, correct_int8), count = _count_correct(sessions, load_batches(measured, len(sample)), targets)
@@ -104,24 +103,7 @@ def is_loss_accepted(correct: int, correct_int8: int, count: int) -> bool:
     return correct - correct_int8 <= MAX_ACCURACY_LOSS * count
 
 
-def calibrate_on_batch(model: ResNet, batch: Tensor) -> ResNet:
-    """Returns a copy calibrated on one batch of inputs (N, C, side, side), without accuracies, to compare speed."""
-    model = copy.deepcopy(model)
-    ranges = _compute_ranges(fold_batchnorm(model), [list(batch)])
-    record = CalibrationRecord(
-        weights=digest_weights(model),
-        ranges=ranges,
-        data="",
-        num_images=0,
-        accuracy=0.0,
-        accuracy_int8=0.0,
-        passed=False,
-    )
-    model.calibration = record.to_json().encode()
-    return model
-
-
-def _compute_ranges(folded: ResNet, batches: Iterable[Sequence[Tensor | None]]) -> dict[str, tuple[float, float]]:
+def compute_ranges(folded: ResNet, batches: Iterable[Sequence[Tensor | None]]) -> dict[str, tuple[float, float]]:
     """Computes the minimum and maximum of each feature map, widened to include 0. None is an unreadable image."""
     session = create_session(build_onnx(folded, extra="all"))
     names = [output.name for output in session.get_outputs()]

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.page import clear_tab, open_page, serving
-from helpers.records import create_lesions, create_record
+from helpers.records import create_lesions, create_record, write_lesions
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from resnet_hub.analysis.cifar import write_record
-from resnet_hub.analysis.lesion_records import LESIONS, write_lesions
+from resnet_hub.analysis.lesion_records import LESIONS
 from resnet_hub.config import ResNetConfig
 from resnet_hub.model import ResNet
 

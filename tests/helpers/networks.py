@@ -24,6 +24,12 @@ def network(seed=0, **config):
     return model.eval()
 
 
+def predict_scores(classifier, images):
+    """The scores (N, num_classes) of images, which are read, preprocessed and computed as for a prediction."""
+    inputs = torch.stack([classifier.preprocess(image) for image in images])
+    return classifier.compute_outputs(inputs).logits.softmax(1).clone()
+
+
 def run(graph, batch):
     return create_session(graph).run(None, {"pixel_values": batch.numpy()})
 

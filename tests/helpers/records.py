@@ -1,5 +1,7 @@
 """Records of trainings and lesions that nobody ran."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from resnet_hub.analysis.cifar import EpochRecord, TrainingRecord
@@ -48,3 +50,8 @@ def create_lesions(name: str, without: list[float], *, accuracy: float) -> Lesio
         seconds=7.0,
         **_FACTS,
     )
+
+
+def write_lesions(path: Path, record: LesionRecord) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record.to_dict()), encoding="utf-8")

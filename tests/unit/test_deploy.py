@@ -95,7 +95,8 @@ def test_the_front_matter_fits_the_installed_gradio_and_the_page() -> None:
 
 def test_the_repository_is_a_space_too() -> None:
     assert read_front_matter((ROOT / "README.md").read_bytes()) == build_front_matter()
-    assert build_space()["app.py"] == (ROOT / "app.py").read_bytes()
+    app = build_space()["app.py"]
+    assert isinstance(app, Path) and app.read_bytes() == (ROOT / "app.py").read_bytes()
 
 
 def test_requirements_are_those_of_the_project_with_a_torch_that_zero_gpu_has() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.data import encode_image
 from helpers.networks import network
-from helpers.records import create_lesions, create_record
+from helpers.records import create_lesions, create_record, write_lesions
 from helpers.reports import is_whole
 
 from resnet_hub.analysis.cifar import list_records
@@ -20,7 +20,7 @@ from resnet_hub.analysis.cifar_claims import (
     reproduce_tables,
 )
 from resnet_hub.analysis.experiment_report import Report
-from resnet_hub.analysis.lesion_records import LESIONS, average_reorder, list_lesions, write_lesions
+from resnet_hub.analysis.lesion_records import LESIONS, average_reorder, list_lesions
 from resnet_hub.analysis.lesions import ReorderPoint
 from resnet_hub.errors import AnalysisError
 

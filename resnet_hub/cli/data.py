@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def add_parsers(commands: options.Commands) -> None:
     data = commands.add_parser("data", help="check a dataset, or pack it as a ZIP")
     actions = data.add_subparsers(metavar="ACTION", required=True)
-    report = options.add_command(actions, "report", run_report, "report the contents and problems of a dataset")
+    report = options.add_command(
+        actions, "report", run_report, "report the contents and problems of a dataset", skips_images=True
+    )
     export = options.add_command(actions, "export", run_export, "pack a dataset as a ZIP of class folders")
     for parser in (report, export):
         parser.add_argument("source", metavar="DATA", help=options.DATA_HELP)

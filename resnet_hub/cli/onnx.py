@@ -16,7 +16,7 @@ def add_parsers(commands: options.Commands) -> None:
     quantize = options.add_command(commands, "quantize", run_quantize, "calibrate a model for int8")
     options.add_folder(quantize)
     quantize.add_argument("--calibrate", required=True, metavar="DATA", help=options.DATA_HELP)
-    quantize.add_argument("--split", help=options.SPLIT_HELP)
+    quantize.add_argument("--split", help=f"{options.SPLIT_HELP}; ranges come from the training split")
     options.add_dataset_options(quantize, "--data-revision")
     quantize.add_argument("--force", action="store_true", help="save the calibration even if int8 loses more accuracy")
 

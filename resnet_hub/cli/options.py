@@ -3,19 +3,22 @@
 import argparse
 import inspect
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from resnet_hub.included_models import DEFAULT_MODEL_NAME, find_default_model
+from resnet_hub.training.config import TrainConfig
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Arguments: TypeAlias = argparse.Namespace
 
 EXIT_CODES = """exit codes:
   0    success
-  1    some images could not be read; the others were processed
   2    failure: invalid arguments, or a model or dataset that cannot be used
   130  interrupted"""
+
+_SKIPPED = "  1    some images could not be read; the others were processed\n"
 
 MODEL_HELP = "checkpoint folder, Hub model (user/name) or included model"
 DATA_HELP = "folder, ZIP or tar of class folders, folder of parquet files, or Hub dataset (user/name)"
@@ -23,7 +26,7 @@ SPLIT_HELP = "split to evaluate on (default: the first that exists of validation
 
 
 def add_command(
-    commands: Commands, name: str, run: Callable[[Arguments], int], help_text: str
+    commands: Commands, name: str, run: Callable[[Arguments], int], help_text: str, *, skips_images: bool = False
 ) -> argparse.ArgumentParser:
     """Add the command `name` and return its parser, to which its options are added.
 
@@ -31,12 +34,13 @@ def add_command(
         commands: The commands of `resnet-hub`, or the actions of one.
         run: The function that runs the command and returns the exit code. Its docstring describes the command.
         help_text: A few words for the list of commands.
+        skips_images: Whether the command continues without the images that cannot be read, and returns 1 then.
     """
     parser = commands.add_parser(
         name,
         help=help_text,
         description=inspect.getdoc(run),
-        epilog=EXIT_CODES,
+        epilog=EXIT_CODES.replace("  2  ", f"{_SKIPPED}  2  ") if skips_images else EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run_command=run)
@@ -60,9 +64,9 @@ def add_revision(parser: argparse.ArgumentParser) -> None:
 
 def add_dataset_options(parser: argparse.ArgumentParser, *revision: str) -> None:
     """Add the options that choose the contents of a parquet or Hub dataset; `get_dataset_options` reads them."""
-    parser.add_argument("--subset", help="subset of a parquet or Hub dataset that has several")
-    parser.add_argument("--image-column", help="column of the images (default: detected)")
-    parser.add_argument("--label-column", help="column of the labels (default: detected)")
+    for field in fields(TrainConfig):
+        if field.name in ("subset", "image_column", "label_column"):  # as of `train`
+            parser.add_argument(f"--{field.name.replace('_', '-')}", help=field.metadata["help"])
     parser.add_argument(*revision, dest="data_revision", help="branch, tag or commit of a Hub dataset")
 
 

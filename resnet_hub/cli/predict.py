@@ -20,9 +20,9 @@ _VERDICTS = {"sure": [], "not sure": ["Not sure:"], "none": ["None of these, mos
 
 
 def add_parsers(commands: options.Commands) -> None:
-    parser = options.add_command(commands, "predict", run, "label images")
+    parser = options.add_command(commands, "predict", run, "label images", skips_images=True)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
-    default = f"RESNET_HUB_MODEL, or {PREDICT_MODEL} if it is cached or the Hub answers, or {DEFAULT_MODEL_NAME}"
+    default = f"RESNET_HUB_MODEL, or {PREDICT_MODEL} if it is cached or the Hub responds, or {DEFAULT_MODEL_NAME}"
     help_text = f"{options.MODEL_HELP} (default: {default})"
     parser.add_argument("--model", metavar="MODEL", help=help_text)
     options.add_revision(parser)

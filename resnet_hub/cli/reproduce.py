@@ -36,7 +36,7 @@ def add_parsers(commands: options.Commands) -> None:
     lesion = options.add_command(claims, "lesion", run_lesion, "networks without some of their blocks")
     gradients = options.add_command(claims, "shattered-gradients", run_gradients, "gradients at initialisation")
     identity = options.add_command(claims, "identity", run_identity, "learning the identity")
-    paths = options.add_command(claims, "paths", run_paths, "path lengths, and the gradient that each length carries")
+    paths = options.add_command(claims, "paths", run_paths, "path lengths, and the share of the gradient of each")
     tables = options.add_command(claims, "tables", run_tables, "tables 1 and 6 of the paper beside ours")
     for training in (degradation, shortcuts):
         training.add_argument("--data", default=_DATA, help=f"{options.DATA_HELP} (default: {_DATA}); not with --fast")
@@ -89,7 +89,7 @@ def run_shortcuts(arguments: options.Arguments) -> int:
 
 
 def run_lesion(arguments: options.Arguments) -> int:
-    """Measure the accuracy of networks without each one of their blocks, without several, and with blocks swapped.
+    """Measure the accuracy after removing one block, several blocks, or swapping blocks.
 
     With --fast: 200 images, and no curves. With --recorded: what was measured before, of all networks over their seeds.
     """
@@ -134,7 +134,7 @@ def run_identity(arguments: options.Arguments) -> int:
 
 
 def run_paths(arguments: options.Arguments) -> int:
-    """Measure how much of the gradient paths of each length through a residual network carry.
+    """Measure the share of the gradient that the paths of each length carry.
 
     With --fast: 2 random paths of each length in place of 8.
     """

@@ -23,7 +23,7 @@ _FROM_A_BASE = ("finetune", "head")  # recipes; others start from random weights
 
 
 def add_parsers(commands: options.Commands) -> None:
-    parser = options.add_command(commands, "train", run, "train a model, or resume a run")
+    parser = options.add_command(commands, "train", run, "train a model, or resume a run", skips_images=True)
     _add_settings(parser)
     add = parser.add_argument
     options.add_json(parser, "each event as a JSON object on its own line")
@@ -70,7 +70,7 @@ def run(arguments: options.Arguments) -> int:
     """Train a model. If the run directory holds a stopped or killed run, the run is resumed.
 
     Without --base, training starts from ImageNet weights of the Hub, or from the included model if the Hub does not
-    answer; with --base none, --architecture, or another recipe than finetune and head, it starts from random weights.
+    respond; with --base none, --architecture, or another recipe than finetune and head, it starts from random weights.
     Without --run, the run directory is a new folder in runs/, named after the data.
 
     Ctrl-C stops after the current step and saves the run; a second Ctrl-C exits at once.

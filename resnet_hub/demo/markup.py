@@ -52,7 +52,7 @@ def render_error(error: Exception, request: gr.Request) -> str:
 
 
 def render_search_notice(matches: list[str] | None, request: gr.Request) -> str:
-    """Says that the Hub did not answer a search for models, whose result is None then."""
+    """Says that the Hub did not respond a search for models, whose result is None then."""
     return render_text(translate(request, "search_failed"), "status") if matches is None else ""
 
 

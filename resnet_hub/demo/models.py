@@ -37,7 +37,7 @@ _BYTES_PER_PARAMETER = 12  # float32: in PyTorch, in ONNX Runtime, and there aga
 _PEAK, _WORK = 2**26, 200e9  # numbers in memory and multiplications for one image; ResNeXt-101: 14e6 and 87e9
 _MAX_BYTES = 2**31  # about, of the models in memory
 _MAX_LOADED = 8  # models in memory: each takes some megabytes besides its parameters
-_SEARCH_PAUSE = 60.0  # seconds without suggestions after the Hub did not answer
+_SEARCH_PAUSE = 60.0  # seconds without suggestions after the Hub did not respond
 
 
 class Models:
@@ -205,7 +205,7 @@ class Models:
             classifier.prepare_engine()
 
     def search(self, text: str) -> list[str] | None:
-        """Ids of matching image classifiers on the Hub, most used first; None if the Hub does not answer."""
+        """Ids of matching image classifiers on the Hub, most used first; None if the Hub does not respond."""
         if not 2 <= len(text) <= 96:  # no id is longer
             return []
         if time.monotonic() < self._search_again:
@@ -253,7 +253,7 @@ class DefaultModels:
         self._names: dict[Purpose, str] = {}
 
     def get(self, purpose: Purpose) -> str:
-        """The name of the model for a purpose; an empty text if the shelf is empty and the Hub has not answered."""
+        """The name of the model for a purpose; an empty text if the shelf is empty and the Hub has not responded."""
         return self._names.get(purpose, self.included)
 
     def watch(self, is_running: Callable[[], bool]) -> None:

@@ -99,7 +99,8 @@ def _call_with_retries(call: Callable[[], T], *, retry: bool, timeout: float | N
                 return call()
             except (JSONDecodeError, RecursionError, *_UNEXPECTED, http.InvalidURL):
                 raise HubError(
-                    f"The server at {constants.ENDPOINT} is no Hub. Check HF_ENDPOINT, the connection and its proxy."
+                    f"The server at {constants.ENDPOINT} does not respond like a Hugging Face Hub. Check HF_ENDPOINT, "
+                    "the connection and its proxy."
                 ) from None
             except errors.HTTPError as error:
                 if clock.awaits_token:

@@ -64,7 +64,7 @@ class Clock:
                 _raise_for_status(self.failure)
             # The base class: huggingface_hub retries only subclasses of it.
             has_broken_off = isinstance(self.failure, _broken_off_errors())
-            reason = "the connection broke off" if has_broken_off else f"no answer for {self.timeout:.0f} seconds"
+            reason = "the connection broke off" if has_broken_off else f"no response for {self.timeout:.0f} seconds"
             raise import_http_library().HTTPError(reason)
 
 

@@ -101,8 +101,8 @@ class TrainConfig:
     run: str = option(MISSING, "run directory: created if missing, resumed if it already holds a run")
     subset: str | None = option(None, "subset of a parquet or Hub dataset that has several")
     train_split: str | None = option(None, "split to train on and to hold out from, such as train[:10%]")
-    image_column: str | None = option(None, "column with the images; default: detected")
-    label_column: str | None = option(None, "column with the classes; default: detected")
+    image_column: str | None = option(None, "column of the images; default: detected")
+    label_column: str | None = option(None, "column of the labels; default: detected")
     data_revision: str | None = option(None, "branch, tag or commit of a Hub dataset; a resumed run keeps its commit")
     stream: bool = option(
         False,
@@ -112,7 +112,7 @@ class TrainConfig:
     base: str | None = option(
         None,
         "checkpoint folder or Hub id of the base model; none: random weights; auto: ImageNet weights of the Hub if it "
-        "answers, else the included model; default: auto in the terminal, none in Python",
+        "responds, else the included model; default: auto in the terminal, none in Python",
     )
     architecture: str = option("resnet18", "name of the network, such as resnet50; only without a base")
     image_size: int | None = option(None, "height and width in pixels", (8, 1024))
@@ -237,7 +237,7 @@ class TrainConfig:
             is_default = value in (None, "", default) and name not in explicit
             is_default |= name == "base" and value == AUTO
             has_moved = name == "base" and bool(recorded) and is_gone(recorded)
-            # A dataset on the Hub has a commit, unless the Hub did not answer. The images tell another dataset.
+            # A dataset on the Hub has a commit, unless the Hub did not respond. The images tell another dataset.
             has_moved |= name == "data" and not other.data_revision and not Path(recorded).exists()
             has_moved |= name == "data_revision" and _is_commit(recorded) and not _is_commit(value)
             if name not in ("run", *_RESOURCES) and value != recorded and not is_default and not has_moved:

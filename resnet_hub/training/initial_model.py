@@ -109,6 +109,6 @@ def check_batch_norm(config: ResolvedTrainConfig, model: ResNetConfig, batch_siz
         return
     cause = "the batch has" if batch_size == 1 else f"of the batch of {batch_size}, a chunk has"
     raise TrainingError(
-        f"BatchNorm cannot be trained on one value a channel: {cause} one image, and at {size} pixels the last feature "
+        f"BatchNorm needs at least two values per channel: {cause} one image, and at {size} pixels the last feature "
         "map has one pixel. Choose a batch_size that leaves at least two images, a larger image_size, or frozen_norm."
     )

@@ -110,7 +110,9 @@ class Limits(NamedTuple):
         if max_steps is not None and max_steps < 1:
             raise TrainingError(f"max_steps is {max_steps}; expected at least 1.")
         if phase == "evaluate" and max_steps is not None:
-            raise TrainingError("A time limit of 0 evaluates the best model, max_steps stops without; leave out one.")
+            raise TrainingError(
+                "time_limit=0 evaluates the best model; max_steps stops without an evaluation. Set only one."
+            )
         seconds = 0.0 if phase == "evaluate" else math.inf if time_limit is None else time_limit
         return cls(time.monotonic() + seconds, math.inf if max_steps is None else max_steps)
 
@@ -185,7 +187,7 @@ class Trainer:
         self.is_checked = False  # whether this call has checked the dataset
         self.base_note: str | None = None
         if config.base == AUTO:
-            choice = decide_once(self.accelerator, choose_base)  # the Hub might not answer each process
+            choice = decide_once(self.accelerator, choose_base)  # the Hub might not respond to each process
             self.base_note = choice.reason
             self.config = config = replace(config, base=str(choice.source))
         if config.base:

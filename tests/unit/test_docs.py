@@ -72,6 +72,16 @@ def test_files_of_the_pages_exist(page: Path) -> None:
     assert [name for name in names if not any((root / name).exists() for root in roots)] == []
 
 
+def test_limits_of_the_security_page_are_constants() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    limits = re.findall(r"((?:`[A-Z_]+`(?:, )?)+) in `(demo/[\w/]+\.py)`", text)
+    assert len(limits) > 15
+    for names, path in limits:
+        source = (ROOT / "resnet_hub" / path).read_text(encoding="utf-8")
+        for name in re.findall(r"\w+", names):
+            assert re.search(rf"^(?:\w+, )*{name}\b.* = ", source, re.MULTILINE), (name, path)
+
+
 def test_modules_and_arrows_of_the_architecture_exist() -> None:
     text, package = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), ROOT / "resnet_hub"
     names = [name.split(".") for name in re.findall(r"`([a-z]\w*(?:\.\w+)+)`", text)]

@@ -258,7 +258,7 @@ def test_users_with_write_access_may_push(folder: Path, hub: Hub) -> None:
         check_push_access(repo, private=True)
     push_folder("tiny", "user/colours", create_pr=True)
     hub.fail("GET /api/whoami", 200, page=b"[]")
-    with pytest.raises(HubError, match="is no Hub"):
+    with pytest.raises(HubError, match="does not respond like a Hugging Face Hub"):
         check_push_access("user/new")
 
 

@@ -92,7 +92,7 @@ def test_a_slow_hub_is_not_waited_for(timms: Repo, hub: Hub, included: Path, mon
     start = time.monotonic()
     source, reason = choose_default_model("predict")
     assert time.monotonic() - start < 2
-    assert source == included and reason == f"The Hub did not answer about {PREDICT_MODEL} within 0.3 seconds."
+    assert source == included and reason == f"The Hub did not respond about {PREDICT_MODEL} within 0.3 seconds."
 
 
 def test_a_broken_hub_is_named(timms: Repo, hub: Hub, included: Path) -> None:

@@ -747,7 +747,8 @@ def test_version_and_help(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(capfd, "--version") == (0, [f"resnet-hub {__version__}"], [])
     code, lines, _ = run(capfd, "predict", "--help")
     assert code == 0
-    assert "exit codes:" in lines
+    assert "exit codes:" in lines and any(line.startswith("  1  ") for line in lines)
+    assert not any(line.startswith("  1  ") for line in run(capfd, "info", "--help")[1])  # it reads no list of images
     done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
     assert {"predict", "info"} <= set(done.stdout.split())
 

@@ -27,7 +27,7 @@ def test_one_value_a_channel(settings: dict[str, int], batch_size: int, is_refus
     config = TrainConfig(data="d", run="r", **settings).resolved()  # type: ignore[arg-type]
     model = ResNetConfig.from_name("resnet18", num_classes=2, image_size=settings["image_size"])
     if is_refused:
-        with pytest.raises(TrainingError, match="BatchNorm cannot be trained on one value a channel"):
+        with pytest.raises(TrainingError, match="BatchNorm needs at least two values per channel"):
             check_batch_norm(config, model, batch_size)
     else:
         check_batch_norm(config, model, batch_size)

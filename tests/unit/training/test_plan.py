@@ -82,7 +82,7 @@ REFUSED = {  # options, and the images of each class -> the error
     "one value a channel": (
         ("--architecture", "resnet18", "--image-size", "8", "--batch-size", "8", "--accumulate", "8"),
         (10, 10),
-        "BatchNorm cannot be trained on one value a channel: of the batch of 8, a chunk has one image",
+        "BatchNorm needs at least two values per channel: of the batch of 8, a chunk has one image",
     ),
     "precision": ((*SMALL, "--precision", "fp16"), (10, 10), "fp16 needs a GPU"),
     "tracker": ((*SMALL, "--log-to", "wandb"), (10, 10), "log_to is wandb, which is not installed"),
@@ -94,7 +94,7 @@ REFUSED = {  # options, and the images of each class -> the error
     "limits": (
         (*SMALL, "--stop-after", "0", "--max-steps", "5"),
         (10, 10),
-        "A time limit of 0 evaluates the best model, max_steps stops without; leave out one.",
+        "time_limit=0 evaluates the best model; max_steps stops without an evaluation. Set only one.",
     ),
 }
 

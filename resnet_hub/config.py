@@ -529,8 +529,8 @@ def _check_subspace(text: str, num_features: int) -> None:
     is_finite = all(byte & 0x7C != 0x7C for byte in values[1::2])  # the exponents
     if rest or not 0 < rows <= num_features + 1 or not is_finite:
         raise ConfigError(
-            f"The reliability.subspace of config.json is damaged: it holds no rows of {num_features} numbers, the "
-            "features of the network. Fit it again, or remove it."
+            f"The subspace of the reliability does not fit this network of {num_features} features, or is damaged. "
+            "Fit it again, or leave it out: reliability=Reliability(), in config.json the section reliability."
         )
 
 

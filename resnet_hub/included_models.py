@@ -1,5 +1,6 @@
 """The checkpoint folders that ship with the project: inside the package in a wheel, beside it in a clone."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from resnet_hub.errors import CheckpointError
@@ -12,6 +13,14 @@ INCLUDED_FOLDER = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CLONE
 def find_included_model(name: str) -> Path | None:
     """Return the included checkpoint folder of that name, such as "resnet20-cifar10", or None."""
     return next((path.parent for path in INCLUDED_FOLDER.glob("[!.]*/config.json") if path.parent.name == name), None)
+
+
+def find_local_model(source: str | Path) -> Path | None:
+    """Return the file or folder of that path, else, for a text, the included model of that name, or None."""
+    with suppress(OSError, RuntimeError, ValueError):  # a name that no file can have, an unknown home directory
+        if str(source) and (path := Path(source).expanduser()).exists():
+            return path
+    return find_included_model(source) if isinstance(source, str) else None
 
 
 def find_default_model() -> Path:

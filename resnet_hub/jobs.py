@@ -28,7 +28,7 @@ from resnet_hub.errors import HubError, TrainingError
 from resnet_hub.hub_client.errors import hub_errors, translate_errors
 from resnet_hub.hub_client.retry import call_once, retry_call
 from resnet_hub.hub_client.upload import find_or_create_repo, upload_large_files
-from resnet_hub.included_models import find_default_model
+from resnet_hub.included_models import find_default_model, find_included_model
 from resnet_hub.package_files import list_package_files
 from resnet_hub.requirements import HEIC, LIBRARY, TRAIN
 from resnet_hub.training.config import (
@@ -236,7 +236,7 @@ def _training_time(timeout: str) -> int:
 def _choose_base(base: str | None, flavor: str) -> str | None:
     """Returns the base, with "auto" replaced by the preferred one for that hardware: a job reaches the Hub."""
     if base != AUTO:
-        return base
+        return str(find_included_model(base) or base) if base else None
     return preferred_model("base", on_gpu=not flavor.startswith("cpu")) or str(find_default_model())
 
 

@@ -323,12 +323,18 @@ class ResNet(nn.Module):
             CheckpointError: Names or shapes of the weights do not fit the config, a value is NaN or overflows in
                 `dtype`, or the folder cannot be written.
         """
+        return self._save(folder, card, dtype)
+
+    def _save(
+        self, folder: str | Path, card: "str | CardContent | None", dtype: str | None, *, keeps_images: bool = False
+    ) -> Path:
         from resnet_hub.checkpoints.save import is_lossless_cast, save_checkpoint
 
         weights = self.state_dict()
         if dtype is None and self.stored_as != "float32" and is_lossless_cast(weights, self.stored_as):
             dtype = self.stored_as
-        return save_checkpoint(folder, self.config, weights, card, old_card=self.card, dtype=dtype)
+        options: dict[str, Any] = {"old_card": self.card, "dtype": dtype, "keeps_images": keeps_images}
+        return save_checkpoint(folder, self.config, weights, card, **options)
 
     def push_to_hub(
         self,
@@ -364,7 +370,7 @@ class ResNet(nn.Module):
         from resnet_hub.checkpoints.push import push_folder
 
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, card=card, dtype=dtype)
+            self._save(folder, card, dtype, keeps_images=True)  # the repo may have their files
             return push_folder(
                 folder, repo_id, private=private, token=token, branch=branch, create_pr=create_pr, message=message
             )

@@ -15,7 +15,7 @@ from resnet_hub.errors import CheckpointError, ConfigError, ResNetHubError, Trai
 from resnet_hub.hub_client import timeouts
 from resnet_hub.hub_client.repo_name import is_repo_name
 from resnet_hub.hub_client.retry import without_retries
-from resnet_hub.included_models import find_default_model, find_included_model
+from resnet_hub.included_models import find_default_model, find_local_model
 
 PREDICT_MODEL = "timm/resnet50.a1_in1k"  # Apache-2.0, 224 pixels, 1000 labels, 102 MB
 BASE_ON_CPU, BASE_ON_GPU = "timm/resnet18.a1_in1k", "timm/resnet50.a1_in1k"
@@ -40,10 +40,8 @@ def preferred_model(purpose: Purpose, *, on_gpu: bool = False) -> str:
     default = PREDICT_MODEL if purpose == "predict" else BASE_ON_GPU if on_gpu else BASE_ON_CPU
     variable = _VARIABLES[purpose]
     name = os.environ.get(variable, default).strip()
-    if is_folder(name):
-        return str(Path(name).expanduser())
-    if included := find_included_model(name):
-        return str(included)
+    if folder := find_local_model(name):
+        return str(folder)
     if name and not _is_hub_id(name):
         raise CheckpointError(
             f"{variable} is {name}, which is neither a folder that exists, nor a model that is included, nor the name "
@@ -73,7 +71,7 @@ def choose_default_model(
     preferred = preferred_model(purpose, on_gpu=on_gpu)
     if not preferred:
         return DefaultModel(find_default_model())
-    reason = obtain(preferred)
+    reason = obtain(preferred, asks_again=purpose == "base")
     if reason is None and check is not None:
         try:
             check(preferred)
@@ -96,11 +94,13 @@ def describe_failure(error: ResNetHubError, purpose: Purpose) -> str:
     return f"{error} {variable} names that model." if os.environ.get(variable) else str(error)
 
 
-def obtain(source: str, **hub: Any) -> str | None:
+def obtain(source: str, *, asks_again: bool = False, **hub: Any) -> str | None:
     """Bring a preferred model onto this disk, unless it is there.
 
     Args:
         source: A folder that exists, or a Hub id.
+        asks_again: Whether to ask a Hub that refuses again, as long as it is waited for. Another base means another
+            license for all that is trained from it.
         hub: `token`.
 
     Returns:
@@ -114,7 +114,7 @@ def obtain(source: str, **hub: Any) -> str | None:
         return None
     if constants.is_offline_mode():
         return f"{source} is not in the cache, and HF_HUB_OFFLINE is set."
-    reason = _probe(source, **hub)
+    reason = _probe(source, asks_again, **hub)
     if reason is None:
         try:
             fetch_checkpoint(source, **hub)
@@ -146,7 +146,7 @@ def _is_hub_id(name: str) -> bool:
     return is_repo_name(name) and not Path(name).parent.is_dir()
 
 
-def _probe(repo_id: str, **hub: Any) -> str | None:
+def _probe(repo_id: str, asks_again: bool, **hub: Any) -> str | None:
     """Return None if the Hub has a supported ResNet of that id, else the reason in one sentence."""
     from resnet_hub.checkpoints.load import read_config
 
@@ -159,11 +159,15 @@ def _probe(repo_id: str, **hub: Any) -> str | None:
             reasons.append(None)
         except ResNetHubError as error:
             reasons.append(str(error))
+            if asks_again:
+                with suppress(ResNetHubError):
+                    read_config(repo_id, **hub)
+                    reasons.append(None)
 
     # The thread also limits waits that no timeout of the client covers, such as for a silent name server.
     thread = threading.Thread(target=check, daemon=True)
     thread.start()
     thread.join(timeouts.DEFAULT_MODEL_SECONDS)
     if reasons:
-        return reasons[0]
+        return reasons[-1]
     return f"The Hub did not respond about {repo_id} within {timeouts.DEFAULT_MODEL_SECONDS:g} seconds."

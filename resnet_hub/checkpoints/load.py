@@ -39,7 +39,7 @@ from resnet_hub.errors import (
 from resnet_hub.hub_client.errors import RETRIED_STATUSES, error_message, hub_errors
 from resnet_hub.hub_client.listing import digest_file, fetch_digests, read_listing
 from resnet_hub.hub_client.retry import call_once, retry_call
-from resnet_hub.included_models import find_included_model
+from resnet_hub.included_models import find_local_model
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -180,13 +180,7 @@ def open_source(
     if ".." in subfolder.split("/") or "\\" in subfolder:
         raise CheckpointError(f"{subfolder!r} is not a folder inside {source}.")
     subfolder = subfolder.strip("/")
-    folder: Path | None = None
-    with suppress(OSError, RuntimeError):  # a name too long for the disk, an unknown home directory
-        path = Path(source).expanduser()
-        folder = path if path.exists() else None
-    if folder is None and isinstance(source, str):
-        folder = find_included_model(source)
-    if folder:
+    if folder := find_local_model(source):
         return _open_folder(source, folder, subfolder)
     if isinstance(source, Path) or source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") != 1:
         raise CheckpointError(f"There is no folder {one_line(source)}. A model on the Hub is named user/name.")

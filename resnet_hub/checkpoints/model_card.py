@@ -6,7 +6,7 @@ never overwritten. https://huggingface.co/docs/hub/model-cards describes the met
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -40,7 +40,7 @@ _ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "et al.", "vs.", "cf.", "approx.", "Dr
 _SENTENCE_END = re.compile(
     r"(?<=[.!?])" + "".join(rf"(?<!\b{re.escape(text)})" for text in _ABBREVIATIONS) + r"(?<!\b[A-Z]\.)\s+(?=[A-Z])"
 )
-_IMAGE = re.compile(r"^!\[.*\]\(([^()\s:]+)\)\s+", re.MULTILINE)  # of a file, in a line of its own
+_IMAGE = re.compile(r"^!\[.*\]\(([^()\s:]+)\)(?:\s+|\Z)", re.MULTILINE)  # of a file, in a line of its own
 _MAX_TITLE, _MAX_PURPOSE = 100, 300  # characters that are shown of a stranger's card
 _UNLISTED = "other: "  # before the name of a licence that the Hub does not list
 _FOLD_ABOVE = 20  # labels; a longer list is collapsed
@@ -137,11 +137,28 @@ def carry_over_card(old_card: str, new_card: str) -> str:
     return new_card if old.origin == "generated" else _merge(old, new)
 
 
-def remove_missing_images(card: str, folder: Path) -> str:
-    """Remove the images whose files a folder lacks; a card that was edited is returned unchanged."""
+def remove_missing_images(card: str, names: Container[str]) -> str:
+    """Remove the images other than those of these names from a generated card; other cards are returned unchanged."""
     parsed = _parse(card)
-    body = _IMAGE.sub(lambda image: image[0] if (folder / unquote(image[1])).is_file() else "", parsed.body)
-    return card if body == parsed.body or parsed.origin == "edited" else _compose(parsed._replace(body=body))
+    body = _IMAGE.sub(lambda image: image[0] if unquote(image[1]) in names else "", parsed.body)
+    return _compose(parsed._replace(body=body)) if parsed.origin == "generated" and body != parsed.body else card
+
+
+def has_same_weights(card: str, other: str) -> bool:
+    """Whether two cards state that they describe the same weights."""
+    weights = _parse(card).weights
+    return weights == _parse(other).weights != "unknown"
+
+
+def carry_over_facts(card: str) -> CardContent:
+    """The facts of a card that hold for weights which are made from those that it describes."""
+    metadata = _parse(card).metadata
+    base, datasets = metadata.get("base_model"), metadata.get("datasets")
+    return CardContent(
+        license=read_license(card),
+        base_model=base if isinstance(base, str) else None,
+        datasets=[name for name in datasets if isinstance(name, str)] if isinstance(datasets, list) else (),
+    )
 
 
 def update_metadata(remote_card: str, local_card: str) -> str:
@@ -189,7 +206,7 @@ def add_int8_section(card: str, record: CalibrationRecord) -> str:
 
 def excludes_commercial_use(license: str | None) -> bool:
     """Whether a licence forbids commercial use, by its name: cc-by-nc-4.0, or one with the word noncommercial."""
-    return re.search(r"(^|-)nc(-|$)|non-?commercial", (license or "").lower()) is not None
+    return re.search(r"(?<![a-z])nc(?![a-z])|non[-_ ]?commercial", (license or "").lower()) is not None
 
 
 def describe_restriction(license: str | None) -> str:

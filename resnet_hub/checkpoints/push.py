@@ -1,7 +1,7 @@
 """Upload checkpoint folders to the Hub, in one commit: only the files of the checkpoint, none else of this machine."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from contextlib import suppress
 from fnmatch import fnmatch
 from functools import partial
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from resnet_hub.checkpoints.load import fetch_files, find_weights_files, open_source, read_config, read_shard_names
-from resnet_hub.checkpoints.model_card import set_repo_id, update_metadata
+from resnet_hub.checkpoints.model_card import has_same_weights, remove_missing_images, set_repo_id, update_metadata
 from resnet_hub.checkpoints.save import (
     CALIBRATION_FILE,
     CARD_FILE,
@@ -296,7 +296,7 @@ def push_folder(
         listing = read_listing(repo_id, info)
         additions = {name: CommitOperationAdd(name, path) for name, path in files.items()}
         if CARD_FILE in additions:
-            card = _merge_cards(api, folder, repo_id, listing, onnx=ONNX_FILE in additions)
+            card = _merge_cards(api, folder, repo_id, listing, additions.keys())
             additions[CARD_FILE] = CommitOperationAdd(CARD_FILE, card.encode())
         others = listing.sizes.keys() - additions.keys()
         stale = [name for name in others if name in STALE_FILES or _ONNX.fullmatch(name)]
@@ -323,13 +323,18 @@ def push_folder(
     return commit.pr_url or commit.commit_url
 
 
-def _merge_cards(api: "HfApi", folder: Path, repo_id: str, listing: RepoListing, *, onnx: bool) -> str:
-    """The folder's card with the repo's name in its code, merged with the card in the repo."""
-    card = set_repo_id((folder / CARD_FILE).read_bytes().decode(errors="replace"), repo_id, onnx=onnx)
+def _merge_cards(api: "HfApi", folder: Path, repo_id: str, listing: RepoListing, names: Set[str]) -> str:
+    """The folder's card with the repo's name in its code, merged with the card in the repo.
+
+    It keeps the images that are among the `names` to upload, or already in the repo beside the same weights.
+    """
+    card = set_repo_id((folder / CARD_FILE).read_bytes().decode(errors="replace"), repo_id, onnx=ONNX_FILE in names)
     if CARD_FILE not in listing.sizes:
-        return card
-    remote = fetch_files(api, repo_id, [CARD_FILE], listing.commit) / CARD_FILE
-    return update_metadata(remote.read_bytes().decode(errors="replace"), card)
+        return remove_missing_images(card, names)
+    file = fetch_files(api, repo_id, [CARD_FILE], listing.commit) / CARD_FILE
+    remote = file.read_bytes().decode(errors="replace")
+    others = listing.sizes.keys() if has_same_weights(remote, card) else set()
+    return update_metadata(remote, remove_missing_images(card, names | others))
 
 
 def _find_pushed_commit(

@@ -42,6 +42,7 @@ def save_checkpoint(
     *,
     old_card: str | None = None,
     dtype: str | None = None,
+    keeps_images: bool = False,
 ) -> Path:
     """Write a checkpoint folder. If the new files cannot be written, the old ones are unchanged; others stay.
 
@@ -58,6 +59,7 @@ def save_checkpoint(
             metrics, or its license at least.
         old_card: The card that the model was loaded with.
         dtype: The dtype to store the weights in; None for their current dtype.
+        keeps_images: Whether a generated `old_card` keeps the images whose files are not in the folder.
 
     Returns:
         The path of the folder.
@@ -71,10 +73,9 @@ def save_checkpoint(
     from safetensors.torch import save_file
 
     from resnet_hub.checkpoints.model_card import (
-        CardContent,
         carry_over_card,
+        carry_over_facts,
         mark_generated,
-        read_license,
         remove_missing_images,
         render_card,
     )
@@ -96,15 +97,26 @@ def save_checkpoint(
                 text = mark_generated(card, sha256)
             else:
                 kept = old_card if card is None else None
-                facts = CardContent(license=read_license(kept)) if kept else card
+                facts = carry_over_facts(kept) if kept else card
                 text = render_card(config, facts, weights_sha256=sha256, dtype=storage_dtype(weights))
                 if kept is not None:
-                    text = remove_missing_images(carry_over_card(kept, text), folder)
+                    text = carry_over_card(kept, text)
+                    text = text if keeps_images else remove_missing_images(text, _list_files(folder, text))
             (new_folder / CARD_FILE).write_bytes(text.encode())
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         reason = "the disk is full" if disk_is_full(error) else getattr(error, "strerror", None) or first_line(error)
         raise CheckpointError(f"Cannot save the model to {folder}: {reason}.") from None
     return folder
+
+
+def _list_files(folder: Path, card: str) -> list[str]:
+    """List the files of a folder if it holds the model of that card; another model has images of its own."""
+    from resnet_hub.checkpoints.model_card import has_same_weights
+
+    file = folder / CARD_FILE
+    if not file.is_file() or not has_same_weights(file.read_text(encoding="utf-8", errors="replace"), card):
+        return []
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
 
 
 def cast_weights(weights: "Mapping[str, Tensor]", dtype: str) -> "dict[str, Tensor]":

@@ -215,6 +215,8 @@ def _print_plan(config: TrainConfig, *, as_json: bool) -> int:
         print(json.dumps(plan._asdict()))
         return 0
     print(f"base: {output.escape(plan.base) if plan.base else 'none, random weights'}")
+    if plan.base_reason:
+        print(f"  {output.escape(plan.base_reason)}")
     print(f"{plan.train_images:,} images of {plan.labels:,} classes, {plan.validation_images:,} to evaluate on")
     print(f"{plan.epochs} epochs of {plan.steps:,} steps: about {tqdm.format_interval(plan.seconds)}")
     print(f"  {plan.loaded_per_second:,.0f} images decoded and {plan.trained_per_second:,.0f} trained on in a second")

@@ -25,7 +25,7 @@ COVERAGE = 0.95  # of the images that a model knows
 MAX_NOVELTY_LABELS = 100  # with more labels, few images show none of them
 _TEMPERATURES = torch.logspace(-1, 1, 401)  # from 0.1 to 10, 1.2% apart
 _MIN_DISTANCES = 5  # of fewer images, the distances say too little
-_FEW_DISTANCES = 100  # too few to take a quantile of
+FEW_IMAGES = 100  # fewer are too few for a calibration error, or a quantile
 _PRIOR_DEVIATION = 0.5  # of the logarithm of a temperature, before any image is seen
 _PRIOR_IMAGES = 10  # that the calibrated scores count for beside the images, when a threshold is chosen
 
@@ -33,6 +33,7 @@ _PRIOR_IMAGES = 10  # that the calibrated scores count for beside the images, wh
 class Fit(NamedTuple):
     """The fitted reliability, with the expected calibration error before and after."""
 
+    num_images: int
     temperature: float
     error_before: float
     error_after: float
@@ -83,16 +84,17 @@ def fit_reliability(
     error_before, error_after = (
         compute_calibration_error(scores.numpy(), is_correct.numpy()) for scores, is_correct in (before, after)
     )
-    return Fit(temperature, error_before, error_after, reliability)
+    return Fit(len(targets), temperature, error_before, error_after, reliability)
 
 
 def describe_fit(fit: Fit, images: str) -> str:
     """Describes for a model card what was fitted on `images`, such as "validation images"."""
-    return (
-        f"Temperature scaling by {fit.temperature:.2f}, fitted on the {images} and folded into the head, changed the "
-        f"expected calibration error there from {fit.error_before:.2%} to {fit.error_after:.2%}. "
-        + describe_reliability(fit.reliability, images)
-    )
+    count = f"{fit.num_images:,} {images}"
+    text = f"Temperature scaling by {fit.temperature:.2f}, fitted on the {count} and folded into the head"
+    if fit.num_images >= FEW_IMAGES:
+        text += f", changed the expected calibration error there from {fit.error_before:.2%} to {fit.error_after:.2%}"
+    text += f". {describe_reliability(fit.reliability, images)}"
+    return text if fit.num_images >= FEW_IMAGES else f"{text} So few images make these values rough."
 
 
 def describe_reliability(reliability: Reliability, images: str) -> str:
@@ -151,10 +153,17 @@ def choose_threshold(
 
 
 def _estimate_quantile(values: Tensor, share: float) -> float:
-    """Returns the value that this share of all values is below, of few as if they were normally distributed."""
-    if len(values) >= _FEW_DISTANCES:
+    """Returns the value that this share of all values is below.
+
+    Few values are taken as normally distributed, and for as many as they are: their deviation is uncertain (Student's
+    quantile, to the first order), and so is their mean.
+    """
+    count = len(values)
+    if count >= FEW_IMAGES:
         return float(values.quantile(share))
-    return float(values.mean() + NormalDist().inv_cdf(share) * values.std())
+    z = NormalDist().inv_cdf(share)
+    student = z + (z**3 + z) / (4 * (count - 1))
+    return float(values.mean() + student * (1 + 1 / count) ** 0.5 * values.std())
 
 
 def _rate(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

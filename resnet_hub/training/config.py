@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from resnet_hub.errors import TrainingError
 from resnet_hub.hub_client.repo_name import is_repo_name
-from resnet_hub.included_models import find_included_model
+from resnet_hub.included_models import find_local_model
 from resnet_hub.paths import expand_home
 
 Phase = Literal["all", "prepare", "train", "evaluate"]  # parts of a run that `train` does in one call
@@ -70,7 +70,7 @@ DATASET_FIELDS = {
 AUTO, NONE = "auto", "none"  # bases: the default model of `choose_base`, and random weights
 # The fields that do not change the result: a resumed run may have other values.
 _RESOURCES = ("cache", "workers", "log_to")
-_SHELF = "weights"  # name of the folder of checkpoints that ship with the project
+_INCLUDED = "weights"  # name of the folder of checkpoints that ship with the project
 _ENLARGED = range(96, 161)  # sizes of a base that is fine-tuned for more pixels
 _FINETUNE_IMAGES = 13_000  # that a fine-tuning sees in all its epochs: minutes on a CPU
 
@@ -174,8 +174,8 @@ class TrainConfig:
                 object.__setattr__(self, name, expand_home(value))
         if self.base == NONE:
             object.__setattr__(self, "base", None)
-        elif self.base and not Path(self.base).exists() and (included := find_included_model(self.base)):
-            object.__setattr__(self, "base", str(included))
+        if str(self.precision) == "no":  # as version 0.1 called it
+            object.__setattr__(self, "precision", "fp32")
 
     def resolved(self) -> "ResolvedTrainConfig":
         """Fills in the recipe's choices for a new run.
@@ -236,7 +236,7 @@ class TrainConfig:
             value, recorded = getattr(self, name), getattr(other, name)
             is_default = value in (None, "", default) and name not in explicit
             is_default |= name == "base" and value == AUTO
-            has_moved = name == "base" and bool(recorded) and is_gone(recorded)
+            has_moved = name == "base" and bool(recorded) and (is_gone(recorded) or _is_same_model(value, recorded))
             # A dataset on the Hub has a commit, unless the Hub did not respond. The images tell another dataset.
             has_moved |= name == "data" and not other.data_revision and not Path(recorded).exists()
             has_moved |= name == "data_revision" and _is_commit(recorded) and not _is_commit(value)
@@ -405,14 +405,20 @@ def is_hub_id(source: str | None) -> bool:
 
     A path that exists is none, and neither is a folder `weights/name`, which the base of an old run may have been.
     """
-    has_form = source and is_repo_name(source) and not source.startswith(f"{_SHELF}/")
+    has_form = source and is_repo_name(source) and not source.startswith(f"{_INCLUDED}/")
     return bool(source and has_form and not Path(source).exists())
 
 
 def is_gone(source: str) -> bool:
     """Whether `source` is a file or folder of this machine that no longer exists."""
     is_on_hub = "://" in source or (is_hub_id(source) and not source.lower().endswith((".zip", ".tar", ".gz", ".tgz")))
-    return not is_on_hub and not Path(source).exists()
+    return not is_on_hub and find_local_model(source) is None
+
+
+def _is_same_model(source: str | None, other: str) -> bool:
+    """Whether both name the same folder, which the path and the name of an included model do."""
+    folder, other_folder = find_local_model(source or ""), find_local_model(other)
+    return bool(folder and other_folder and folder.resolve() == other_folder.resolve())
 
 
 def _is_commit(revision: str | None) -> bool:

@@ -23,7 +23,7 @@ from resnet_hub.errors import ResNetHubError
 from resnet_hub.evaluation.evaluate import Outputs, compute_outputs, evaluate, evaluate_outputs
 from resnet_hub.evaluation.metrics import Evaluation, describe_uncertainty
 from resnet_hub.evaluation.plots import plot_confusion_matrix, plot_training_curves
-from resnet_hub.evaluation.reliability import MAX_NOVELTY_LABELS, Fit, describe_fit, fit_reliability
+from resnet_hub.evaluation.reliability import FEW_IMAGES, MAX_NOVELTY_LABELS, Fit, describe_fit, fit_reliability
 from resnet_hub.hub_client.listing import sha256_file
 from resnet_hub.inference.engines import multiplies_bf16
 from resnet_hub.model import ResNet
@@ -135,6 +135,8 @@ def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, ha
         length += f" of {config.epochs}"
     best = max((event.epoch for event in history if event.best), default=0)
     metrics = {"accuracy": evaluation.accuracy, "top-5 accuracy": evaluation.top5, "macro F1": evaluation.macro_f1}
+    if evaluation.num_images >= FEW_IMAGES:
+        metrics["expected calibration error"] = evaluation.calibration_error
     if len(evaluation.classes) <= 5:  # any five labels include the correct one
         del metrics["top-5 accuracy"]
     training_counts = dict(
@@ -147,7 +149,7 @@ def _describe_run(run: RunDir, trained: ImageDataset, evaluation: Evaluation, ha
         dataset_name=_get_public_name(config.data).removeprefix(HUB_PREFIX),
         datasets=[config.data.removeprefix(HUB_PREFIX)] if _is_on_hub(config.data) else [],
         base_model=config.base if is_hub_id(config.base) else None,
-        metrics=metrics | {"expected calibration error": evaluation.calibration_error},
+        metrics=metrics,
         split=split.name,
         num_images=evaluation.num_images,
         accuracy_note=describe_uncertainty(evaluation.accuracy, evaluation.num_images),

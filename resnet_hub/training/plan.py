@@ -49,6 +49,7 @@ class Plan(NamedTuple):
     """An estimate of a run. Sizes are in bytes, times in seconds."""
 
     base: str | None  # None: random weights
+    base_reason: str | None  # why the included model replaces the preferred base
     train_images: int
     validation_images: int
     labels: int
@@ -74,8 +75,10 @@ def plan_run(config: TrainConfig) -> Plan:
     """
     run = RunDir(config.run)
     run.check_location(config.data)
+    reason = None
     if config.base == AUTO:
-        config = replace(config, base=str(choose_base().source))
+        source, reason = choose_base()
+        config = replace(config, base=str(source))
     resolved = config.recorded() if run.exists() else config.resolved()
     resolved.check_processes(int(os.environ.get("WORLD_SIZE", "1")))
     check_tracker(config.log_to)
@@ -114,6 +117,7 @@ def plan_run(config: TrainConfig) -> Plan:
     )
     return Plan(
         config.base,
+        reason,
         train_images,
         validation_images,
         len(labels),

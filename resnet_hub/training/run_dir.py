@@ -137,8 +137,6 @@ class RunDir:
         """The settings that `create` wrote; raises `TrainingError` if they cannot be read."""
         try:
             content = json.loads(self.settings.read_text(encoding="utf-8"))
-            if content.get("precision") == "no":  # as older runs have it
-                content["precision"] = "fp32"
             return TrainConfig(**{"optimizer": "sgd", "min_area": 0.35} | content)  # older runs have no such keys
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise TrainingError(f"Cannot read the run in {self.folder}: {error}.") from None

@@ -52,7 +52,9 @@ def list_public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
 @pytest.mark.parametrize(("name", "function"), [pytest.param(*item, id=item[0]) for item in list_public_functions()])
 def test_docstrings_of_public_functions_have_their_sections(name: str, function: Callable[..., Any]) -> None:
     text, signature = inspect.getdoc(function) or "", inspect.signature(function)
-    assert "Args:\n" in text or not {*signature.parameters} - {"self", "cls"}
+    arguments = re.split(r"\n\n(?! )", text.partition("Args:\n")[2])[0]
+    named = [key for key, value in signature.parameters.items() if value.kind < inspect.Parameter.VAR_KEYWORD]
+    assert [key for key in named if key not in ("self", "cls") and f"    {key}: " not in arguments] == []
     assert re.search("^(Returns|Yields):\n", text, re.MULTILINE) or signature.return_annotation in (None, "None")
 
 

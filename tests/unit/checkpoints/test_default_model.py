@@ -125,6 +125,13 @@ def test_a_refusal_is_named_at_once(
     assert source == included and said is not None and said.startswith(PREDICT_MODEL) and reason in said
 
 
+def test_a_base_is_asked_for_again(timms: Repo, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another base has another license."""
+    hub.repos[BASE_ON_CPU] = timms
+    hub.fail(f"GET /api/models/{BASE_ON_CPU}.*", 503, times=1)
+    assert choose_default_model("base") == (BASE_ON_CPU, None)
+
+
 def test_a_download_that_breaks_off_is_named_without_lines_of_the_client(
     timms: Repo, hub: Hub, included: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

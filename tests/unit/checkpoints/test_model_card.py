@@ -125,6 +125,9 @@ def test_a_licence_without_a_name_is_no_section_of_one_word() -> None:
         ("license: other\nlicense_name: acme Non-Commercial", "other: acme Non-Commercial", False),
         ("license: other", "other", True),
         ("license: ncsa", "ncsa", True),
+        ("license: CC BY-NC 4.0", "CC BY-NC 4.0", False),
+        ("license: CC-BY-NC4.0", "CC-BY-NC4.0", False),
+        ("license: non commercial", "non commercial", False),
     ],
 )
 def test_the_licence_of_a_card_is_read_and_written(metadata: str, license: str | None, is_free: bool) -> None:

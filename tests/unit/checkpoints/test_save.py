@@ -9,9 +9,11 @@ import torch
 import torch.nn.utils.prune
 from helpers.checkpoints import TINY, compute_logits, is_one_sentence, make_model, rewrite_weights
 from helpers.hub_server import WRITER, Hub
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, safe_open
 
-from resnet_hub.checkpoints.model_card import CardContent, read_license
+from resnet_hub.checkpoints.model_card import CardContent
+from resnet_hub.checkpoints.push import push_folder
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import CheckpointError
 from resnet_hub.model import ResNet
@@ -65,6 +67,10 @@ def test_half_precision_is_kept_as_long_as_it_is_lossless(model: ResNet, tmp_pat
     assert ResNet.from_pretrained(model.half().save_pretrained(tmp_path / "4")).stored_as == "float16"
 
 
+def save_and_read(model: ResNet, folder: Path, card: str | None) -> str:
+    return (model.save_pretrained(folder, card=card) / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_card_shows_only_images_that_are_saved_with_it(model: ResNet, hub: Hub, tmp_path: Path) -> None:
     facts = CardContent(image_files=["curves.png", "confusion matrix.png"], metrics={"accuracy": 0.9})
     folder = model.save_pretrained(tmp_path / "run", card=facts)
@@ -76,12 +82,21 @@ def test_a_card_shows_only_images_that_are_saved_with_it(model: ResNet, hub: Hub
     (other / "curves.png").write_bytes(b"PNG")
     loaded.save_pretrained(other)
     card = (other / "README.md").read_text(encoding="utf-8")
-    assert card.count("![") == 1 and "\n\n![curves](curves.png)\n\n## " in card and "90.00 %" in card
+    assert "![" not in card and "90.00 %" in card  # the file there is of another model
     assert ResNet.from_pretrained(loaded.save_pretrained(folder)).card == loaded.card
     loaded.push_to_hub("user/flowers", token=WRITER)
     pushed = hub.repos["user/flowers"].files()["README.md"].decode()
     assert "![" not in pushed and "90.00 %" in pushed and "user/flowers" in pushed
 
+    push_folder(folder, "user/flowers", token=WRITER)
+    assert hub.repos["user/flowers"].files()["curves.png"] == b"PNG"
+    ResNet.from_pretrained("user/flowers").push_to_hub("user/flowers", token=WRITER)
+    again = hub.repos["user/flowers"].files()
+    assert again["README.md"].decode().count("![") == 2 and "curves.png" in again  # its files are in the repo
+
+    written = "Mine\n\n![arch](arch.png)"
+    assert "arch.png" in save_and_read(loaded, tmp_path / "written", written)
+    assert "arch.png" in save_and_read(ResNet.from_pretrained(tmp_path / "written"), tmp_path / "again", None)
     (folder / "README.md").write_text(f"My words\n\n{card}", encoding="utf-8")
     edited = ResNet.from_pretrained(folder).save_pretrained(tmp_path / "edited") / "README.md"
     assert edited.read_text(encoding="utf-8") == f"My words\n\n{card}"
@@ -263,11 +278,16 @@ def test_a_folder_that_cannot_be_written_raises(model: ResNet, tmp_path: Path) -
 
 
 def test_the_card_of_unchanged_weights_is_kept(model: ResNet, hub: Hub, tmp_path: Path) -> None:
-    model.push_to_hub("user/tiny", token=WRITER, card=CardContent(metrics={"accuracy": 0.5}, license="mit"))
+    model.push_to_hub(
+        "user/tiny",
+        token=WRITER,
+        card=CardContent(metrics={"accuracy": 0.5}, license="mit", base_model="a/b", datasets=["c/d"]),
+    )
     loaded = ResNet.from_pretrained("user/tiny")
     folder = loaded.save_pretrained(tmp_path / "m")
     assert (folder / "README.md").read_text(encoding="utf-8") == loaded.card
     torch.nn.init.ones_(loaded.fc.bias)
     loaded.save_pretrained(folder)
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "50.00 %" not in card and read_license(card) == "mit"  # of the weights that these were made from
+    data = ModelCard(card).data  # of the weights that these were made from
+    assert "50.00 %" not in card and (data.license, data.base_model, data.datasets) == ("mit", "a/b", ["c/d"])

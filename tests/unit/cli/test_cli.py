@@ -426,6 +426,9 @@ def test_train_prints_each_epoch_and_the_same_command_resumes(
     assert (code, len(errors)) == (2, 1) and "has seed 5, not 0" in errors[0]
 
 
+QUICK = ("--recipe", "head", "--precision", "fp32")
+
+
 def test_the_card_of_a_run_has_its_command_and_no_local_path(
     capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path
 ) -> None:
@@ -434,13 +437,16 @@ def test_the_card_of_a_run_has_its_command_and_no_local_path(
     card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
     assert "resnet-hub train --data colours --run run --base tiny --recipe head --balance loss\n" in card
     assert str(tmp_path) not in card
+    included = ["train", "--out", tmp_path / "of-included", "--base", "resnet20-cifar10", *QUICK]
+    assert run(capfd, *included, "--data", colours)[0] == 0
+    of_included = (tmp_path / "of-included" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "--base resnet20-cifar10 " in of_included and str(INCLUDED_FOLDER) not in of_included
+    path = str(INCLUDED_FOLDER / "resnet20-cifar10")
+    assert run(capfd, *included[:4], path, *QUICK)[0] == 0  # resumed under the same model's path
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
     uncertainty = describe_uncertainty(evaluation["accuracy"], evaluation["num_images"])
     assert uncertainty.endswith("%")
     assert f"| accuracy | {evaluation['accuracy']:.2%} ({uncertainty}) |".replace("%", " %") in card
-
-
-QUICK = ("--recipe", "head", "--precision", "fp32")
 
 
 def test_without_a_run_directory_one_is_named_after_the_data(
@@ -565,7 +571,7 @@ def test_an_included_model_is_named_without_its_folder(
     code, lines, errors = run(capfd, "predict", images / "a.png", "--model", "resnet20-cifar10")
     assert (code, errors, len(lines)) == (0, ["title: ResNet-20 for 10 kinds of vehicles and animals, 32 pixels"], 1)
     plan = run(capfd, "train", "--data", colours, "--base", "resnet20-cifar10", "--dry-run")[1]
-    assert plan[0] == f"base: {INCLUDED_FOLDER / 'resnet20-cifar10'}"
+    assert plan[0] == "base: resnet20-cifar10"
     (tmp_path / "resnet20-cifar10").mkdir()  # a folder here has that name
     assert "resnet20-cifar10 has no config.json" in run(capfd, "info", "resnet20-cifar10")[2][0]
 

@@ -82,7 +82,7 @@ def test_a_distance_of_few_images_is_not_that_of_the_farthest_one() -> None:
         assert fit is not None and fit.reliability.subspace is not None and fit.reliability.most_distance is not None
         distances = FeatureSubspace.decode(fit.reliability.subspace, 16).measure_distances(others)
         shares.append(float((distances <= fit.reliability.most_distance).double().mean()))
-    assert np.mean(shares) == pytest.approx(0.92, abs=0.02)  # seven eighths up to the farthest
+    assert np.mean(shares) == pytest.approx(0.95, abs=0.02)  # seven eighths up to the farthest
 
 
 def test_the_model_has_the_temperature_in_its_head_and_the_rest_in_its_config(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_damaged_record_is_named_with_its_folder_and_not_saved(tmp_path: Path)
     content["resnet_hub"]["reliability"] = {"subspace": FeatureSubspace(torch.zeros(15), torch.zeros(0, 15)).encode()}
     (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
     for load in (ResNet.from_pretrained, Classifier.from_pretrained):
-        with pytest.raises(ConfigError, match=r"reliability\.subspace .* no rows of 16 numbers") as failed:
+        with pytest.raises(ConfigError, match=r"subspace .* does not fit this network of 16 features") as failed:
             load(folder)
         assert str(failed.value).startswith(f"{folder}: ")
     with pytest.raises(ConfigError, match="reliability"):

@@ -56,9 +56,9 @@ def classic(name: str, base: str | None, data: str, split: Any) -> Iterator[tupl
     size = CLASSIC["size"]
     normalize = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     crop = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
-    centre = [transforms.Resize(size * 256 // 224), transforms.CenterCrop(size)]
+    center = [transforms.Resize(size * 256 // 224), transforms.CenterCrop(size)]
     learn = ImagesOnDisk(data, split.train, transforms.Compose([*crop, transforms.ToTensor(), normalize]))
-    held_out = ImagesOnDisk(data, split.validation, transforms.Compose([*centre, transforms.ToTensor(), normalize]))
+    held_out = ImagesOnDisk(data, split.validation, transforms.Compose([*center, transforms.ToTensor(), normalize]))
     workers = min(os.cpu_count() or 1, 8)
     batches = DataLoader(learn, CLASSIC["batch"], shuffle=True, num_workers=workers)
     checks = DataLoader(held_out, CLASSIC["batch"], num_workers=workers)

@@ -119,19 +119,19 @@ class Pool:
             with zipfile.ZipFile(path, "w") as out:
                 for channel, label in enumerate(("red", "green", "blue")):
                     for index in range(num_images):
-                        out.writestr(f"{label}/{index}.png", _coloured(noise, channel))
+                        out.writestr(f"{label}/{index}.png", _colored(noise, channel))
             self.zips.append(path)
         self.classes = []
         for channel in range(2):
             for index in range(4):
                 path = folder / f"own{channel}-{index}.png"
-                path.write_bytes(_coloured(noise, channel))
+                path.write_bytes(_colored(noise, channel))
                 self.classes.append(path)
         self.invalid = folder / "invalid.jpg"
         self.invalid.write_bytes(b"not an image")
 
 
-def _coloured(noise: np.random.Generator, channel: int) -> bytes:
+def _colored(noise: np.random.Generator, channel: int) -> bytes:
     pixels = noise.integers(0, 100, (32, 32, 3), np.uint8)
     pixels[..., channel] += 100
     content = BytesIO()

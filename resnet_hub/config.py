@@ -150,7 +150,7 @@ class ResNetConfig:
     in_channels: int = 3
 
     image_size: int = 224  # both sides of the input, in pixels
-    crop_pct: float = 0.875  # the short side is resized to int(image_size / crop_pct), then the centre is cropped
+    crop_pct: float = 0.875  # the short side is resized to int(image_size / crop_pct), then the center is cropped
     crop_mode: Literal["center", "squash"] = "center"  # squash: both sides are resized, ignoring the ratio
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of each channel, for pixels in 0..1
@@ -243,7 +243,7 @@ class ResNetConfig:
 
     @property
     def resize_size(self) -> int:
-        """Short side of the image before the centre crop, in pixels."""
+        """Short side of the image before the center crop, in pixels."""
         return int(self.image_size / self.crop_pct)
 
     def convolutions(self) -> Iterator[Convolution]:

@@ -46,7 +46,7 @@ the Hugging Face Hub.
 *Duplicate this Space* copies the page to your account. It needs no secrets: visitors sign in with their own account to
 push a model.
 
-Made by `resnet-hub deploy` of resnet_hub {__version__}. The model cards in `{SHELF_FOLDER}` name the licences of the
+Made by `resnet-hub deploy` of resnet_hub {__version__}. The model cards in `{SHELF_FOLDER}` name the licenses of the
 weights.
 """
 
@@ -125,7 +125,7 @@ def deploy(
     """Create a Space from this package, or update one, in one commit.
 
     Of a Space that exists, files of this package and of its checkpoints are replaced or deleted; all others stay, and
-    so do the text, the title and the colours of its README.md.
+    so do the text, the title and the colors of its README.md.
 
     Args:
         repo_id: The Space, as user/name.
@@ -276,7 +276,7 @@ def _compose_card(front_matter: dict[str, Any], text: str) -> bytes:
 
 
 def _find_license() -> Path | None:
-    """Return the licence of this package: beside it in a clone, among its metadata where it is installed."""
+    """Return the license of this package: beside it in a clone, among its metadata where it is installed."""
     if (path := Path(__file__).parents[1] / LICENSE_FILE).is_file():
         return path
     try:

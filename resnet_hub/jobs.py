@@ -198,7 +198,7 @@ def cancel(job: Job, *, token: str | None = None) -> None:
     """Ends the job at once, without a model."""
     from huggingface_hub import HfApi
 
-    with translate_errors(f"The job {job.id}", action="cancelled"):
+    with translate_errors(f"The job {job.id}", action="canceled"):
         retry_call(HfApi(token=token, library_name="resnet_hub").cancel_job, job_id=job.id, namespace=job.owner)
 
 

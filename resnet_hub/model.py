@@ -105,8 +105,8 @@ class Bottleneck(nn.Module):
         return residual
 
 
-class _SkipInitialisation(TorchFunctionMode):
-    """Skips random weights: the meta device has no values, and torch would import 900 modules to initialise it."""
+class _SkipInitialization(TorchFunctionMode):
+    """Skips random weights: the meta device has no values, and torch would import 900 modules to initialize it."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -118,7 +118,7 @@ class _SkipInitialisation(TorchFunctionMode):
 
 
 class ResNet(nn.Module):
-    """Images (N, in_channels, H, W), normalised floats, to logits (N, num_classes); without a head, to features (N, C).
+    """Images (N, in_channels, H, W), normalized floats, to logits (N, num_classes); without a head, to features (N, C).
 
     `zero_init_residual` starts each block as its shortcut: the last BatchNorm's gamma is 0
     (https://arxiv.org/abs/1706.02677, section 5.1).
@@ -137,7 +137,7 @@ class ResNet(nn.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = (self._stage(config, stage) for stage in range(4))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(config.num_features, config.num_classes) if config.num_classes else nn.Identity()
-        self._initialise(zero_init_residual)
+        self._initialize(zero_init_residual)
 
     @staticmethod
     def _stem(config: ResNetConfig) -> nn.Module:
@@ -164,7 +164,7 @@ class ResNet(nn.Module):
         others = (block(config, planes * config.expansion, planes, stride=1) for _ in range(config.depths[stage] - 1))
         return nn.Sequential(first, *others)
 
-    def _initialise(self, zero_init_residual: bool) -> None:
+    def _initialize(self, zero_init_residual: bool) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # https://arxiv.org/abs/1502.01852, equation 14
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -295,7 +295,7 @@ class ResNet(nn.Module):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        with torch.device("meta"), _SkipInitialisation():  # the loaded tensors become the parameters: no second copy
+        with torch.device("meta"), _SkipInitialization():  # the loaded tensors become the parameters: no second copy
             model = cls(checkpoint.config)
         tensors = check_weights(model.state_dict(), checkpoint.weights)
         model.load_state_dict(tensors if dtype == "auto" else cast_weights(tensors, dtype), assign=True)

@@ -27,7 +27,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from resnet_hub import ResNet, evaluate
 from resnet_hub.analysis.cifar import EPOCHS, RUNS, NetworkRun, TrainingRecord, list_records, train_network
-from resnet_hub.analysis.labelled_images import JPEG_COPY, encode_as_jpeg, load_labelled_images, name_dataset
+from resnet_hub.analysis.labeled_images import JPEG_COPY, encode_as_jpeg, load_labeled_images, name_dataset
 from resnet_hub.analysis.lesion_records import LESIONS, measure_lesions
 from resnet_hub.atomic import write_atomic
 from resnet_hub.checkpoints.model_card import CardContent
@@ -165,11 +165,11 @@ def save_checkpoint(record: TrainingRecord, folder: Path, arguments: argparse.Na
 def measure_network(record: TrainingRecord, folder: Path, path: Path, arguments: argparse.Namespace) -> None:
     """Record the accuracies of the saved network without each of its blocks, without several, and in other orders."""
     model = ResNet.from_pretrained(folder)
-    labelled = load_labelled_images(model.config, arguments.data, count=arguments.images, split="test")
+    labeled = load_labeled_images(model.config, arguments.data, count=arguments.images, split="test")
     lesions = measure_lesions(
         record.name,
         model,
-        labelled,
+        labeled,
         command=f"{record.command} --images {arguments.images}",  # trains the network, and measures it
         data=record.data,
         split="test",

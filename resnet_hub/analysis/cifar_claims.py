@@ -22,7 +22,7 @@ from resnet_hub.analysis.cifar import (
 )
 from resnet_hub.analysis.claims import HE, VEIT, Progress, finish_report
 from resnet_hub.analysis.experiment_report import Chart, Finding, Report
-from resnet_hub.analysis.labelled_images import load_labelled_images, name_dataset
+from resnet_hub.analysis.labeled_images import load_labeled_images, name_dataset
 from resnet_hub.analysis.lesion_records import (
     LesionRecord,
     average_lesions,
@@ -61,11 +61,11 @@ def reproduce_lesion(
 
     Args:
         models: The networks by name, plain or residual.
-        data: Labelled images, as `load_dataset` takes them.
+        data: Labeled images, as `load_dataset` takes them.
         images: How many of them to draw; None: all.
         draws: Random choices for each point of the curves.
         curves: Whether to measure the curves too, which takes longer than the rest.
-        split: As in `load_labelled_images`.
+        split: As in `load_labeled_images`.
         names: Further arguments of `load_dataset`.
         jpeg_quality: If set, the images are encoded again first, as for the recorded networks.
         seed: Of all choices.
@@ -76,8 +76,8 @@ def reproduce_lesion(
     selection: dict[str, Any] = {"count": images, "split": split, "names": names, "seed": seed}
     selection["jpeg_quality"] = jpeg_quality
     for name, model in models.items():
-        labelled = load_labelled_images(model.config, data, **selection)
-        records.append(measure_lesions(name, model, labelled, draws=draws, curves=curves, seed=seed, **source))
+        labeled = load_labeled_images(model.config, data, **selection)
+        records.append(measure_lesions(name, model, labeled, draws=draws, curves=curves, seed=seed, **source))
         if progress is not None:
             progress(len(records), len(models))
     settings = {"models": list(models), **source, "images": images, "draws": draws, "seed": seed}
@@ -184,7 +184,7 @@ def _chart_lesions(groups: Mapping[str, Sequence[LesionRecord]], data: str) -> d
 class TrainingOptions(TypedDict, total=False):
     """Options of the claims on trainings; by default networks train on gratings that are made up, for `steps`."""
 
-    data: str | Path | None  # labelled images with a split to test on
+    data: str | Path | None  # labeled images with a split to test on
     work: str | Path | None  # the folder of the trainings, which resumes them; needed with `data`
     epochs: int  # of a training on `data`
     width: int  # channels of the first stage

@@ -48,9 +48,11 @@ _LAWS = (
     _ExpectedLaw("theorem: plain, 2^(-eL)", "plain", "none", "independent", "exponential", 1.0),
     _ExpectedLaw("theorem: residual, 2^(-eL)", "residual", "none", "independent", "exponential", _RESIDUAL),
     _ExpectedLaw("theorem: residual with BatchNorm, L^(-e)", "residual", "batch", "independent", "power", 0.5),
-    _ExpectedLaw("rectifiers: plain, centred, 2^(-eL)", "plain", "center", "rectifier", "exponential", 1.0),
+    _ExpectedLaw("rectifiers: plain, centered, 2^(-eL)", "plain", "center", "rectifier", "exponential", 1.0),
     _ExpectedLaw("rectifiers: plain with BatchNorm, 2^(-eL)", "plain", "batch", "rectifier", "exponential", 1.0),
-    _ExpectedLaw("rectifiers: residual, centred, 2^(-eL)", "residual", "center", "rectifier", "exponential", _RESIDUAL),
+    _ExpectedLaw(
+        "rectifiers: residual, centered, 2^(-eL)", "residual", "center", "rectifier", "exponential", _RESIDUAL
+    ),
     _ExpectedLaw("rectifiers: residual with BatchNorm, L^(-e)", "residual", "batch", "rectifier", "power", _BATCHNORM),
 )
 _LINES: dict[str, tuple[Kind, int, float]] = {  # kind, depth, beta
@@ -72,7 +74,7 @@ def reproduce_shattered_gradients(
 ) -> Report:
     """Measure the correlation of gradients by depth, and the gradient along a line beside noise.
 
-    See `gradients` for the theorems, what is derived for rectifiers, and what "centred" means.
+    See `gradients` for the theorems, what is derived for rectifiers, and what "centered" means.
 
     Args:
         depth: Layers.
@@ -172,8 +174,7 @@ def _chart_gradients(
             x_label="lag in points of 256",
             y_label="autocorrelation",
             lines={name: (line.lags[:65].tolist(), line.values[:65].tolist()) for name, line in lines.items()},
-            note="The gradient of a deep plain network is like white noise: neighbouring points have nothing in "
-            "common.",
+            note="The gradient of a deep plain network is like white noise: neighboring points have nothing in common.",
         ),
     }
 

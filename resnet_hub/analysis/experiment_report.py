@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from resnet_hub.evaluation.plots import DPI, FAINT, GREY, INK, LARGE, SMALL, make_style, matplotlib_lock, render
+from resnet_hub.evaluation.plots import DPI, FAINT, GRAY, INK, LARGE, SMALL, make_style, matplotlib_lock, render
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; line styles repeat the distinction.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#1f2937", "#56b4e9", "#e69f00")
+# Okabe and Ito's colors, which color-blind readers tell apart; line styles repeat the distinction.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#1f2937", "#56b4e9", "#e69f00")
 _TITLE_LETTERS, _NOTE_LETTERS = 52, 84  # of a line
 _STYLES = ("-", "--", "-.", ":")
 
@@ -47,16 +47,16 @@ def plot_chart(chart: Chart) -> Image.Image:
         axes = figure.add_subplot()
         axes.set_title(textwrap.fill(chart.title, _TITLE_LETTERS), loc="left", **make_style(LARGE, INK))
         for index, (name, (x, y)) in enumerate(chart.lines.items()):
-            colour, style = _COLOURS[index % len(_COLOURS)], _STYLES[index % len(_STYLES)]
+            color, style = _COLORS[index % len(_COLORS)], _STYLES[index % len(_STYLES)]
             marker = "o" if len(x) <= 30 else None
-            axes.plot(x, y, label=name, color=colour, linestyle=style, marker=marker, markersize=3, linewidth=1.3)
+            axes.plot(x, y, label=name, color=color, linestyle=style, marker=marker, markersize=3, linewidth=1.3)
             if name in chart.bands:
-                axes.fill_between(x, *chart.bands[name], color=colour, alpha=0.15, linewidth=0)
+                axes.fill_between(x, *chart.bands[name], color=color, alpha=0.15, linewidth=0)
         axes.set_xscale("log" if chart.log_x else "linear")
         axes.set_yscale("log" if chart.log_y else "linear")
-        axes.set_xlabel(chart.x_label, **make_style(SMALL, GREY))
-        axes.set_ylabel(chart.y_label, **make_style(SMALL, GREY))
-        axes.tick_params(which="both", labelsize=SMALL, labelcolor=GREY, length=0)
+        axes.set_xlabel(chart.x_label, **make_style(SMALL, GRAY))
+        axes.set_ylabel(chart.y_label, **make_style(SMALL, GRAY))
+        axes.tick_params(which="both", labelsize=SMALL, labelcolor=GRAY, length=0)
         axes.grid(axis="y", color=FAINT)
         axes.spines[:].set_color(FAINT)
         axes.spines[["top", "left", "right"]].set_visible(False)
@@ -65,7 +65,7 @@ def plot_chart(chart: Chart) -> Image.Image:
         if chart.note:
             top = -0.1 - 0.06 * math.ceil(len(chart.lines) / 2)  # under the legend, of two columns
             note = textwrap.fill(chart.note, _NOTE_LETTERS)
-            figure.text(0.06, top, note, va="top", **make_style(SMALL, GREY))
+            figure.text(0.06, top, note, va="top", **make_style(SMALL, GRAY))
         return render(figure, bbox_inches="tight", pad_inches=0.12)
 
 

@@ -27,7 +27,7 @@ z = norm(x):
     plain:     x' = W relu(z)
     residual:  x' = x + beta W relu(z)
 
-The gradient along a line is that of section 1, figures 1 and 2: at initialisation the derivative of a shallow network
+The gradient along a line is that of section 1, figures 1 and 2: at initialization the derivative of a shallow network
 from a number to a number looks like brown noise (a random walk), that of a deep plain network like white noise; that of
 a residual network with BatchNorm lies between them.
 """
@@ -387,13 +387,13 @@ def _differentiate(network: RandomNetwork, points: int, draw: int, seed: int) ->
 def _autocorrelate(series: np.ndarray) -> Autocorrelation:
     """Correlate each of the series (draws, points) with itself, after its mean is subtracted."""
     draws, points = series.shape
-    centred = series - series.mean(1, keepdims=True)
-    centred /= np.sqrt(np.square(centred).mean(1, keepdims=True)).clip(1e-12)
-    spectrum = np.abs(np.fft.rfft(centred, 2 * points)) ** 2  # padded with zeros, so that the ends do not meet
+    centered = series - series.mean(1, keepdims=True)
+    centered /= np.sqrt(np.square(centered).mean(1, keepdims=True)).clip(1e-12)
+    spectrum = np.abs(np.fft.rfft(centered, 2 * points)) ** 2  # padded with zeros, so that the ends do not meet
     rows = np.fft.irfft(spectrum)[:, : points // 2] / points
     return Autocorrelation(
         np.linspace(-_RANGE, _RANGE, points),
-        centred[0],
+        centered[0],
         np.arange(points // 2),
         rows.mean(0),
         rows.std(0, ddof=1) / np.sqrt(draws),

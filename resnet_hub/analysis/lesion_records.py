@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from resnet_hub.analysis import cifar
-from resnet_hub.analysis.labelled_images import LabelledImages
+from resnet_hub.analysis.labeled_images import LabeledImages
 from resnet_hub.analysis.lesions import (
     BlockLesion,
     LesionStudy,
@@ -84,7 +84,7 @@ class LesionRecord:
 def measure_lesions(
     name: str,
     model: ResNet,
-    labelled: LabelledImages,
+    labeled: LabeledImages,
     *,
     draws: int = 5,
     curves: bool = True,
@@ -98,7 +98,7 @@ def measure_lesions(
     Args:
         name: Of the network, with "-seed" and its number if there are several.
         model: The model, with a head, which does not change.
-        labelled: The images.
+        labeled: The images.
         draws: Random choices for each point of the curves.
         curves: Whether to measure the curves too, which takes longer than the rest.
         seed: Of all choices.
@@ -107,16 +107,16 @@ def measure_lesions(
         split: For the record: the split that the images are from.
     """
     start = time.monotonic()
-    study = remove_each_block(model, labelled)
+    study = remove_each_block(model, labeled)
     removal: list[RemovalPoint] = []
     reorder: list[ReorderPoint] = []
     if curves:
         same_shape = sum(not lesion.changes_shape for lesion in study.lesions)
         counts = sorted({round(count) for count in np.linspace(0, same_shape, _POINTS)})
-        removal = removal_curve(model, labelled, counts, draws=draws, seed=seed)
+        removal = removal_curve(model, labeled, counts, draws=draws, seed=seed)
         if pairs := list_swaps(model):
             swaps = _SWAPS if len(pairs) > 1 else _SWAPS[:2]  # a second swap of the only pair would undo the first
-            reorder = reorder_curve(model, labelled, swaps, draws=draws, seed=seed)
+            reorder = reorder_curve(model, labeled, swaps, draws=draws, seed=seed)
     return LesionRecord(
         name=name,
         shortcut=model.config.shortcut,

@@ -24,7 +24,7 @@ from resnet_hub.analysis.blocks import (
     list_blocks,
     select_blocks,
 )
-from resnet_hub.analysis.labelled_images import LabelledImages, compute_accuracy, count_correct, split_batches
+from resnet_hub.analysis.labeled_images import LabeledImages, compute_accuracy, count_correct, split_batches
 from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet
 
@@ -153,12 +153,12 @@ def reorder_blocks(model: ResNet, order: Mapping[str, str]) -> ResNet:
     return _replace_blocks(model, {position: blocks[name] for position, name in order.items()})
 
 
-def remove_each_block(model: ResNet, labelled: LabelledImages) -> LesionStudy:
+def remove_each_block(model: ResNet, labeled: LabeledImages) -> LesionStudy:
     """Compute the accuracy of a model without each one of its blocks; the model does not change.
 
     Args:
         model: The model, with a head.
-        labelled: The images, from `load_labelled_images`.
+        labeled: The images, from `load_labeled_images`.
 
     Returns:
         The accuracy of the whole model, and without each block.
@@ -169,7 +169,7 @@ def remove_each_block(model: ResNet, labelled: LabelledImages) -> LesionStudy:
     blocks = list_blocks(model)
     correct, without = 0, np.zeros(len(blocks), np.int64)
     with torch.inference_mode(), evaluation_mode(model):
-        for images, targets in split_batches(model, labelled):
+        for images, targets in split_batches(model, labeled):
             x = model.forward_stem(images)
             for index, block in enumerate(blocks.values()):
                 y = forward_shortcut(block, x)  # all blocks before have computed x; those after continue from here
@@ -178,7 +178,7 @@ def remove_each_block(model: ResNet, labelled: LabelledImages) -> LesionStudy:
                 without[index] += count_correct(forward_head(model, y), targets)
                 x = block(x)
             correct += count_correct(forward_head(model, x), targets)
-    total = len(labelled.targets)
+    total = len(labeled.targets)
     rows = zip(blocks.items(), without.tolist(), strict=True)
     lesions = tuple(BlockLesion(name, changes_shape(block), count / total) for (name, block), count in rows)
     return LesionStudy(total, correct / total, lesions)
@@ -186,7 +186,7 @@ def remove_each_block(model: ResNet, labelled: LabelledImages) -> LesionStudy:
 
 def removal_curve(
     model: ResNet,
-    labelled: LabelledImages,
+    labeled: LabeledImages,
     counts: Sequence[int],
     *,
     draws: int = 5,
@@ -196,7 +196,7 @@ def removal_curve(
 
     Args:
         model: The model, with a head, which does not change.
-        labelled: The images.
+        labeled: The images.
         counts: How many blocks to remove: one point of the curve for each.
         draws: Random choices of blocks for each point.
         seed: Of the choices.
@@ -212,7 +212,7 @@ def removal_curve(
         raise AnalysisError(f"{wrong[0]} blocks cannot be removed: {len(names)} blocks of the model keep the shape.")
 
     def remove_random(count: int, generator: np.random.Generator) -> float:
-        return compute_accuracy(remove_blocks(model, generator.permutation(names)[:count].tolist()), labelled)
+        return compute_accuracy(remove_blocks(model, generator.permutation(names)[:count].tolist()), labeled)
 
     points = _compute_points(remove_random, counts, draws, seed)
     return [RemovalPoint(count, tuple(accuracies)) for count, accuracies in zip(counts, points, strict=True)]
@@ -220,7 +220,7 @@ def removal_curve(
 
 def reorder_curve(
     model: ResNet,
-    labelled: LabelledImages,
+    labeled: LabeledImages,
     swaps: Sequence[int],
     *,
     draws: int = 5,
@@ -232,7 +232,7 @@ def reorder_curve(
 
     Args:
         model: The model, with a head, which does not change.
-        labelled: The images.
+        labeled: The images.
         swaps: How many pairs to swap, one after the other: one point of the curve for each.
         draws: Random choices of pairs for each point.
         seed: Of the choices.
@@ -256,7 +256,7 @@ def reorder_curve(
             if not count or len(pairs) == 1 or any(name != position for position, name in order.items()):
                 break
         tau = kendall_tau([positions[order.get(name, name)] for name in blocks])
-        return tau, compute_accuracy(reorder_blocks(model, order), labelled)
+        return tau, compute_accuracy(reorder_blocks(model, order), labeled)
 
     points = _compute_points(swap_random, swaps, draws, seed)
     return [ReorderPoint(count, *zip(*results, strict=True)) for count, results in zip(swaps, points, strict=True)]

@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from resnet_hub.analysis.labelled_images import LabelledImages, compute_accuracy, count_correct
+from resnet_hub.analysis.labeled_images import LabeledImages, compute_accuracy, count_correct
 from resnet_hub.config import ResNetConfig
 from resnet_hub.errors import AnalysisError
 from resnet_hub.model import ResNet
@@ -27,8 +27,8 @@ DIRECTIONS, PERIODS = 4, (8.0, 4.0)  # pixels
 CLASSES = tuple(f"{180 * i // DIRECTIONS} degrees, period {period:g}" for period in PERIODS for i in range(DIRECTIONS))
 
 
-def create_gratings(count: int, *, size: int = 16, seed: int = 0) -> LabelledImages:
-    """Create images of gratings, normalised, with random phase, colour and noise.
+def create_gratings(count: int, *, size: int = 16, seed: int = 0) -> LabeledImages:
+    """Create images of gratings, normalized, with random phase, color and noise.
 
     The standard deviation of the noise is 1, that of a grating 1/2.
 
@@ -47,9 +47,9 @@ def create_gratings(count: int, *, size: int = 16, seed: int = 0) -> LabelledIma
     rows, columns = np.mgrid[:size, :size]
     along = np.cos(angles)[:, None, None] * columns + np.sin(angles)[:, None, None] * rows
     waves = np.sin(frequencies[:, None, None] * along + generator.uniform(0, 2 * np.pi, (count, 1, 1)))
-    colours = generator.uniform(0.4, 1, (count, 3, 1, 1))
-    images = waves[:, None] * colours + generator.standard_normal((count, 3, size, size))
-    return LabelledImages(torch.from_numpy(images.astype(np.float32)), torch.from_numpy(targets.astype(np.int64)))
+    colors = generator.uniform(0.4, 1, (count, 3, 1, 1))
+    images = waves[:, None] * colors + generator.standard_normal((count, 3, size, size))
+    return LabeledImages(torch.from_numpy(images.astype(np.float32)), torch.from_numpy(targets.astype(np.int64)))
 
 
 _HELD_OUT, _TRAIN, _SIZE = 512, 4096, 16  # images of the default data, and their side in pixels
@@ -83,7 +83,7 @@ def create_cifar_config(
 
 def race(
     networks: int | Mapping[str, ResNetConfig] = 20,
-    train: LabelledImages | None = None,
+    train: LabeledImages | None = None,
     *,
     width: int = 8,
     steps: int | None = None,
@@ -98,7 +98,7 @@ def race(
     Args:
         networks: Layers of a network named "plain" and one named "residual": 6n + 2, such as 8, 20 or 56. Or configs
             by name; networks with the same layers start from the same weights.
-        train: Normalised images (N, C, H, H), with C = 3 for a number of layers, and targets, the first of which
+        train: Normalized images (N, C, H, H), with C = 3 for a number of layers, and targets, the first of which
             evaluate too; by default gratings that are made up here (`create_gratings`), and others to evaluate.
         width: Channels of the first stage where `networks` is a number of layers; the paper has 16.
         steps: How many steps to train; by default until the time is up.
@@ -120,16 +120,16 @@ def race(
         raise AnalysisError("A race needs at least 1 step, 2 images in a batch, and 1 step between evaluations.")
     if train is None:
         images, targets = create_gratings(_TRAIN + _HELD_OUT, size=_SIZE, seed=seed)
-        train = LabelledImages(images[_HELD_OUT:], targets[_HELD_OUT:])
+        train = LabeledImages(images[_HELD_OUT:], targets[_HELD_OUT:])
     else:
         images, targets = train
         if images.ndim != 4 or not len(images) or len(images) != len(targets):
             shape = f"shape {tuple(images.shape)}, and there are {len(targets)} targets"
             raise AnalysisError(f"The images have {shape}. A race takes images (N, C, H, H) and N targets.")
-    held_out = LabelledImages(images[:_HELD_OUT], targets[:_HELD_OUT])
+    held_out = LabeledImages(images[:_HELD_OUT], targets[:_HELD_OUT])
     if isinstance(networks, int):
         if images.shape[1] != _CHANNELS:
-            raise AnalysisError(f"The images have {images.shape[1]} channels. Give the race configs, or colour images.")
+            raise AnalysisError(f"The images have {images.shape[1]} channels. Give the race configs, or color images.")
         size = {"num_classes": int(train.targets.max()) + 1, "width": width, "image_size": train.images.shape[-1]}
         networks = {
             name: create_cifar_config(networks, shortcut=shortcut, **size)
@@ -140,7 +140,7 @@ def race(
     generator, start, step, is_last = torch.Generator().manual_seed(seed), time.monotonic(), 0, False
     while not is_last:
         indices = torch.randint(len(train.targets), (batch_size,), generator=generator)
-        batch, rate = LabelledImages(train.images[indices], train.targets[indices]), min(1.0, (step + 1) / _WARMUP)
+        batch, rate = LabeledImages(train.images[indices], train.targets[indices]), min(1.0, (step + 1) / _WARMUP)
         results = {
             name: _train_step(model, optimizers[name], batch, learning_rate * rate) for name, model in models.items()
         }
@@ -163,7 +163,7 @@ def _create_optimizer(model: ResNet) -> torch.optim.SGD:
 
 
 def _train_step(
-    model: ResNet, optimizer: torch.optim.Optimizer, batch: LabelledImages, rate: float
+    model: ResNet, optimizer: torch.optim.Optimizer, batch: LabeledImages, rate: float
 ) -> tuple[float, float]:
     for group in optimizer.param_groups:
         group["lr"] = rate

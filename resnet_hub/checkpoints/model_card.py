@@ -32,6 +32,7 @@ _TORCHVISION = {
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
 }
+_LICENSE_SECTION = re.compile(r"(?=\n\n## Licen[cs]e)")  # older cards have the British word
 _ONNX_SAMPLE = re.compile(r"\n\n### ONNX Runtime\n\n```python\n.*?```", re.DOTALL)
 _INT8_SECTION = re.compile(rf"## int8\n\n.*?(?={re.escape(_USE)})", re.DOTALL)
 # Blank lines, comments, images (also as links), and HTML up to a blank line or a heading
@@ -42,7 +43,7 @@ _SENTENCE_END = re.compile(
 )
 _IMAGE = re.compile(r"^!\[.*\]\(([^()\s:]+)\)(?:\s+|\Z)", re.MULTILINE)  # of a file, in a line of its own
 _MAX_TITLE, _MAX_PURPOSE = 100, 300  # characters that are shown of a stranger's card
-_UNLISTED = "other: "  # before the name of a licence that the Hub does not list
+_UNLISTED = "other: "  # before the name of a license that the Hub does not list
 _FOLD_ABOVE = 20  # labels; a longer list is collapsed
 
 
@@ -73,7 +74,7 @@ class CardContent:
 
     @property
     def restriction(self) -> str:
-        """What the licence forbids, in a sentence with the way out."""
+        """What the license forbids, in a sentence with the way out."""
         return describe_restriction(self.license)
 
 
@@ -187,11 +188,11 @@ def set_repo_id(card: str, repo_id: str, *, onnx: bool = False) -> str:
     before, use, after = parsed.body.partition(_USE)
     if parsed.origin != "generated" or not (sample := _SAMPLE.search(after)):
         return card
-    code, heading, licence = _ONNX_SAMPLE.sub("", after).partition("\n\n## Licence")
+    code, *rest = _LICENSE_SECTION.split(_ONNX_SAMPLE.sub("", after), maxsplit=1)
     code = code.replace(sample[1], repo_id)
     if onnx:
         code += "\n\n" + _render("onnx_sample.md", repo_id=repo_id)
-    return _compose(parsed._replace(body=before + use + code + heading + licence))
+    return _compose(parsed._replace(body=before + use + code + "".join(rest)))
 
 
 def add_int8_section(card: str, record: CalibrationRecord) -> str:
@@ -205,27 +206,27 @@ def add_int8_section(card: str, record: CalibrationRecord) -> str:
 
 
 def excludes_commercial_use(license: str | None) -> bool:
-    """Whether a licence forbids commercial use, by its name: cc-by-nc-4.0, or one with the word noncommercial."""
+    """Whether a license forbids commercial use, by its name: cc-by-nc-4.0, or one with the word noncommercial."""
     return re.search(r"(?<![a-z])nc(?![a-z])|non[-_ ]?commercial", (license or "").lower()) is not None
 
 
 def describe_restriction(license: str | None) -> str:
-    """Returns what a licence forbids, in a sentence with the way out; "" if it allows commercial use, or is unknown."""
+    """Returns what a license forbids, in a sentence with the way out; "" if it allows commercial use, or is unknown."""
     if not excludes_commercial_use(license):
         return ""
     return (
-        f"The licence {name_license(license)} does not allow commercial use of the model, nor of models trained from "
+        f"The license {name_license(license)} does not allow commercial use of the model, nor of models trained from "
         "it; for that, train from another base, such as timm/resnet18.a1_in1k (Apache-2.0)."
     )
 
 
 def name_license(license: str | None) -> str:
-    """The name of a licence to show: `CardContent.license` without the mark of a licence that the Hub does not list."""
+    """The name of a license to show: `CardContent.license` without the mark of a license that the Hub does not list."""
     return (license or "").removeprefix(_UNLISTED)
 
 
 def read_license(card: str) -> str | None:
-    """The licence of a card, from its metadata, as `CardContent.license` has it.
+    """The license of a card, from its metadata, as `CardContent.license` has it.
 
     Of several, it is the first that forbids commercial use, or the first.
     """

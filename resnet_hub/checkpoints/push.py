@@ -62,7 +62,7 @@ class UploadFiles(NamedTuple):
 
 
 def select_upload_files(folder: Path, include: Sequence[str] = ()) -> UploadFiles:
-    """Select a checkpoint's own files: config, weights, model card and its images, ONNX graphs, licence.
+    """Select a checkpoint's own files: config, weights, model card and its images, ONNX graphs, license.
 
     A link is followed only if it leads to a regular file in the folder or in the Hub's cache.
 

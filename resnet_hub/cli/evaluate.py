@@ -1,4 +1,4 @@
-"""`resnet-hub evaluate`: evaluate a model on labelled images."""
+"""`resnet-hub evaluate`: evaluate a model on labeled images."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from resnet_hub.cli import options, output
 
 
 def add_parsers(commands: options.Commands) -> None:
-    parser = options.add_command(commands, "evaluate", run, "evaluate a model on labelled images", skips_images=True)
+    parser = options.add_command(commands, "evaluate", run, "evaluate a model on labeled images", skips_images=True)
     parser.add_argument("model", metavar="MODEL", help=options.MODEL_HELP)
     options.add_revision(parser)
     parser.add_argument("--data", required=True, help=options.DATA_HELP)

@@ -41,7 +41,7 @@ def run(arguments: options.Arguments) -> int:
         counts = {}
     size = sum(count * _BYTES_PER_NUMBER.get(dtype, 4) for dtype, count in counts.items())
     dtypes = ", ".join(sorted(_DTYPES[dtype] for dtype in counts.keys() & _DTYPES.keys()))
-    anatomy = _analyse_image(model, arguments.image, source) if arguments.image else []
+    anatomy = _analyze_image(model, arguments.image, source) if arguments.image else []
     if arguments.json:
         facts = {
             "model": str(model),
@@ -70,7 +70,7 @@ def run(arguments: options.Arguments) -> int:
     return 0
 
 
-def _analyse_image(
+def _analyze_image(
     model: str | Path, image: Path, source: dict[str, Any]
 ) -> "list[tuple[ModuleSummary, float | None]]":
     """Return the modules of a model, each block with the norm of its residual over that of its shortcut."""

@@ -25,7 +25,7 @@ def print_table(rows: Iterable[Sequence[str | Path]], right: Collection[int] = (
 
 
 def print_restriction(folder: Path) -> None:
-    """Print to stderr what the licence of a checkpoint folder forbids, if it does."""
+    """Print to stderr what the license of a checkpoint folder forbids, if it does."""
     from resnet_hub.checkpoints.load import read_card
     from resnet_hub.checkpoints.model_card import describe_restriction, read_license
 

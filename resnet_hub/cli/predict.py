@@ -41,7 +41,7 @@ def add_parsers(commands: options.Commands) -> None:
 def run(arguments: options.Arguments) -> int:
     """Print the most likely labels of each image, one line per image, or write them to a CSV file.
 
-    Unreadable images are reported on stderr, where the model is named too; the others are labelled.
+    Unreadable images are reported on stderr, where the model is named too; the others are labeled.
     """
     from resnet_hub.checkpoints.model_card import read_heading
     from resnet_hub.inference.classifier import Classifier

@@ -24,7 +24,7 @@ def add_parsers(commands: options.Commands) -> None:
 def run(arguments: options.Arguments) -> int:
     """Upload a checkpoint folder to the Hub in one commit and print its URL.
 
-    Only the checkpoint's own files are uploaded: config, weights, model card and its images, ONNX graphs, licence. The
+    Only the checkpoint's own files are uploaded: config, weights, model card and its images, ONNX graphs, license. The
     commit is made by the user who is logged in with `hf auth login`.
     """
     from resnet_hub.checkpoints.push import check_uploadable_folder, push_folder, select_upload_files

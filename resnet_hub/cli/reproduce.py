@@ -34,7 +34,7 @@ def add_parsers(commands: options.Commands) -> None:
     degradation = options.add_command(claims, "degradation", run_degradation, "deeper plain networks are worse")
     shortcuts = options.add_command(claims, "shortcuts", run_shortcuts, "shortcuts A, B, C and none")
     lesion = options.add_command(claims, "lesion", run_lesion, "networks without some of their blocks")
-    gradients = options.add_command(claims, "shattered-gradients", run_gradients, "gradients at initialisation")
+    gradients = options.add_command(claims, "shattered-gradients", run_gradients, "gradients at initialization")
     identity = options.add_command(claims, "identity", run_identity, "learning the identity")
     paths = options.add_command(claims, "paths", run_paths, "path lengths, and the share of the gradient of each")
     tables = options.add_command(claims, "tables", run_tables, "tables 1 and 6 of the paper beside ours")

@@ -15,7 +15,7 @@ from resnet_hub.errors import CheckpointError, ConfigError
 _UNSUPPORTED = {
     r"^(nf_)?eca_?res": "efficient channel attention",
     r"^(legacy_|nf_)?se_?(res|net)|^resnetrs": "squeeze-excitation",
-    r"^nf_": "convolutions with normalised weights instead of BatchNorm",
+    r"^nf_": "convolutions with normalized weights instead of BatchNorm",
     r"^resnetaa|^tresnet": "anti-aliasing pools",
     r"^resnetblur": "blur-pool",
     r"_gn$": "group norm",
@@ -40,7 +40,7 @@ _OLD_NAME = re.compile(r"(?:tv|ig|ssl|swsl|gluon)_(resnet\d+|resnext\w+)(?:_v1([
 _SUPPORTED: dict[str, tuple[Any, str]] = {
     "global_pool": ("avg", "another global pool"),
     "act_layer": ("relu", "another activation"),
-    "norm_layer": ("batchnorm2d", "another normalisation"),
+    "norm_layer": ("batchnorm2d", "another normalization"),
     "output_stride": (32, "dilated convolutions"),
     "replace_stem_pool": (False, "a convolution instead of max-pool"),
     "block_reduce_first": (1, "narrower first convolutions"),

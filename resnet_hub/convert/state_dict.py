@@ -24,7 +24,7 @@ _COUNTER = ".num_batches_tracked"  # missing in old files, and never read in inf
 _HALVED = "stride 2, then max-pool"
 _STEMS = {"torchvision": _HALVED, "timm": _HALVED, "cifar": "full size, no max-pool assumed"}
 
-# https://github.com/akamaster/pytorch_resnet_cifar10 (A) normalises as for ImageNet; with projections (B),
+# https://github.com/akamaster/pytorch_resnet_cifar10 (A) normalizes as for ImageNet; with projections (B),
 # https://github.com/kuangliu/pytorch-cifar and https://github.com/chenyaofo/pytorch-cifar-models by CIFAR-10's own.
 _IMAGENET = {"mean": ResNetConfig.mean, "std": ResNetConfig.std}
 _CIFAR_PROJECTED = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
@@ -34,7 +34,7 @@ _CIFAR_PROJECTED = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.
 _REPARAMETRIZED = (
     ((".weight_orig", ".weight_mask", ".bias_orig", ".bias_mask"), "pruned", "torch.nn.utils.prune.remove"),
     ((".parametrizations.",), "parametrized", "torch.nn.utils.parametrize.remove_parametrizations"),
-    ((".weight_g", ".weight_v"), "weight-normalised", "torch.nn.utils.remove_weight_norm"),
+    ((".weight_g", ".weight_v"), "weight-normalized", "torch.nn.utils.remove_weight_norm"),
 )
 
 

@@ -1,1 +1,1 @@
-"""Datasets of labelled images: loading, inspecting, splitting and exporting them."""
+"""Datasets of labeled images: loading, inspecting, splitting and exporting them."""

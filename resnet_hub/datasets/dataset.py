@@ -1,4 +1,4 @@
-"""Labelled images and their splits."""
+"""Labeled images and their splits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ from resnet_hub.images.load import load_image
 
 _SIDE = 32  # pixels of the thumbnail that the hash is computed from; half as many are compared
 _HASH_BITS = 8  # of 64 that may differ; candidates share one of four bands of 16 bits, as nearly all such pairs do
-_NEIGHBOURS = 64  # candidates compared with each image in each band: thousands of equal hashes stay linear
+_NEIGHBORS = 64  # candidates compared with each image in each band: thousands of equal hashes stay linear
 _MEAN_DIFFERENCE = 8.0  # of 255, between thumbnails; JPEG at quality 30 or half the size change them by less
 _CHUNK = 2048  # pairs compared at a time, 3 MB
 _MAX_CACHED = 5_000  # fingerprints: a training would hold all of its report
@@ -68,8 +68,8 @@ def compute_fingerprint(images: ImageDataset, index: int) -> Fingerprint:
         return cached
     image = load_image(content, name=images.name(index).rpartition("/")[2])
     small = image.resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    grey = np.asarray(small.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
-    bits = np.packbits(grey[:, 1:] > grey[:, :-1])  # dHash: is a pixel brighter than its left neighbour
+    gray = np.asarray(small.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
+    bits = np.packbits(gray[:, 1:] > gray[:, :-1])  # dHash: is a pixel brighter than its left neighbor
     thumbnail = np.asarray(small.resize((_SIDE // 2, _SIDE // 2), Image.Resampling.BOX))
     if len(_cache) >= _MAX_CACHED:
         _cache.clear()
@@ -114,7 +114,7 @@ def _find_similar(fingerprints: Sequence[Fingerprint], indices: list[int]) -> It
     for shift in range(0, 64, 16):
         band = (hashes >> np.uint64(shift)) & np.uint64(0xFFFF)
         order = np.lexsort((hashes, band))
-        for step in range(1, min(_NEIGHBOURS, len(indices) - 1) + 1):
+        for step in range(1, min(_NEIGHBORS, len(indices) - 1) + 1):
             one, other = order[:-step], order[step:]
             is_candidate = band[one] == band[other]
             if not is_candidate.any():

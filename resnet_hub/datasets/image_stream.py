@@ -430,20 +430,20 @@ def _create_stream(
             )
         return None if label is None else index_of[label]
 
-    sample, locations, unlabelled = {}, list[Location](), list[str]()
+    sample, locations, unlabeled = {}, list[Location](), list[str]()
     for split, group in rows.items():
         names = [f"{split}[{file}:{row}]" for (file, row), *_ in group]
         targets = [encode(value, name) for (*_, value), name in zip(group, names, strict=True)]
-        labelled = [index for index, target in enumerate(targets) if target is not None]
-        unlabelled += [name for name, target in zip(names, targets, strict=True) if target is None]
+        labeled = [index for index, target in enumerate(targets) if target is not None]
+        unlabeled += [name for name, target in zip(names, targets, strict=True) if target is None]
         if split == TRAIN:
-            locations = [group[index][0] for index in labelled]
-        contents, classes = [group[index][1] for index in labelled], np.array([targets[i] for i in labelled], np.int64)
-        if labelled:
-            sample[split] = ImageDataset(labels, contents, classes, [names[index] for index in labelled])
+            locations = [group[index][0] for index in labeled]
+        contents, classes = [group[index][1] for index in labeled], np.array([targets[i] for i in labeled], np.int64)
+        if labeled:
+            sample[split] = ImageDataset(labels, contents, classes, [names[index] for index in labeled])
     if TRAIN not in sample:
         raise DataError(f"{title} has no training images with labels. Choose another split or dataset.")
-    skipped = {"image without a label": unlabelled} if unlabelled else None
+    skipped = {"image without a label": unlabeled} if unlabeled else None
     splits = Splits(sample, skipped, sample_of=f"{count} images in {len(files[TRAIN])} files")
     return ImageStream(title, labels, count, files[TRAIN], splits, locations, encode)
 

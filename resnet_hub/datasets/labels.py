@@ -105,8 +105,8 @@ def match_labels(labels: Sequence[str], data: ImageDataset) -> np.ndarray:
     targets = np.asarray(data.targets, np.int64)
     if not len(targets):
         raise DataError("The dataset has no images. Choose another split or dataset.")
-    if unlabelled := int(((targets < 0) | (targets >= len(data.labels))).sum()):
-        raise DataError(f"{unlabelled:,} of {len(targets):,} images have no label. Choose a split with labels.")
+    if unlabeled := int(((targets < 0) | (targets >= len(data.labels))).sum()):
+        raise DataError(f"{unlabeled:,} of {len(targets):,} images have no label. Choose a split with labels.")
     if list(data.labels) == list(labels):
         return targets
     index_of = {label: index for index, label in enumerate(labels)}

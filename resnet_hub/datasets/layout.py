@@ -18,7 +18,7 @@ The rules for class folders infer split and class from the folders that contain 
        photos/cat/1.png  photos/dog/1.png  photos/cover.png    classes cat, dog; cover.png has none
 
 2. Below the wrappers, the topmost folders are splits if they have names of splits, whole or as words inside (see
-   `split_names`), there are at least two splits, and one contains folders. Folders beside the splits, unlabelled ones
+   `split_names`), there are at least two splits, and one contains folders. Folders beside the splits, unlabeled ones
    too, are left out, and wrappers inside a split have no meaning. Otherwise all images are for training, and such a
    name is a class::
 
@@ -82,12 +82,12 @@ from resnet_hub.datasets.dataset import SPLIT_NAMES, SPLITS, TRAIN
 from resnet_hub.datasets.labels import is_system_file, is_system_folder, natural_key, unescape_label
 from resnet_hub.datasets.listing import Listing
 from resnet_hub.datasets.split_names import (
-    UNLABELLED,
+    UNLABELED,
     are_all_splits,
     are_complete,
     choose_splits,
     find_split,
-    is_unlabelled,
+    is_unlabeled,
 )
 from resnet_hub.datasets.tables import METADATA_NAMES, read_metadata
 from resnet_hub.datasets.tar import read_label_files
@@ -128,17 +128,17 @@ def infer_classes(folders: set[Folder]) -> tuple[dict[Folder, tuple[str, str]], 
     class_paths: dict[Folder, str] = {}
     paths_of = defaultdict(set)
     for folder, (split, path) in inside.items():
-        if not (class_folder := class_folders.get(path)) or is_unlabelled(class_folder[-1]):
+        if not (class_folder := class_folders.get(path)) or is_unlabeled(class_folder[-1]):
             continue
         if has_split_names:
             inner_split = find_split(class_folder[-1])
-            if len(class_folder) < 2 or not inner_split or inner_split == UNLABELLED:
+            if len(class_folder) < 2 or not inner_split or inner_split == UNLABELED:
                 continue
             split, class_folder = inner_split, class_folder[:-1]
         classes[folder] = split, unescape_label(class_folder[-1])
         class_paths[folder] = "/".join(class_folder)
-    unlabelled = _find_unlabelled_splits({*classes.values()})
-    classes = {folder: value for folder, value in classes.items() if value[0] not in unlabelled}
+    unlabeled = _find_unlabeled_splits({*classes.values()})
+    classes = {folder: value for folder, value in classes.items() if value[0] not in unlabeled}
     for folder, (_, label) in classes.items():
         paths_of[label].add(class_paths[folder])
     return classes, {label: sorted(paths) for label, paths in paths_of.items() if len(paths) > 1}
@@ -166,7 +166,7 @@ def _assign_splits(folders: set[Folder]) -> _Assignment:
     members = defaultdict(set)
     for folder in (folder for folder in inner if folder[:depth] == wrapper and len(folder) > depth):
         split = splits.get(folder[depth])
-        if split and split != UNLABELLED and len(folder) > depth + 1:
+        if split and split != UNLABELED and len(folder) > depth + 1:
             members[split, folder[depth]].add(folder[depth + 1 :])
     assignment: _Assignment = {}
     top_names: set[str] = set()  # of the training split: folders that are no wrappers
@@ -216,7 +216,7 @@ def _find_parent_of_splits(wrapper: Folder, folders: set[Folder]) -> Folder:
     return parents[0] if len(parents) == 1 else wrapper
 
 
-def _find_unlabelled_splits(classes: set[tuple[str, str]]) -> set[str]:
+def _find_unlabeled_splits(classes: set[tuple[str, str]]) -> set[str]:
     """Return the splits whose class folders mean nothing, by the (split, label) of all classes."""
     labels_of = defaultdict(set)
     for split, label in classes:
@@ -368,9 +368,9 @@ def decide_layout(listing: Listing, files: Files, image_column: str | None, labe
     if labels:
         splits = metadata.splits or _choose_splits_of(labels)
         samples = [Sample(splits[path], label, path) for path, label in labels.items() if splits.get(path) in SPLITS]
-        labelled = {sample.path for sample in samples}
+        labeled = {sample.path for sample in samples}
         reason = NO_ROW if is_metadata else "image without a label file"
-        skipped[reason] += [path for path in files.images if path not in labelled]
+        skipped[reason] += [path for path in files.images if path not in labeled]
         return Layout(samples, skipped, {}, is_metadata)
     skipped[OUTSIDE] += [path for path, folder in folder_of.items() if folder not in classes]
     reported = {*skipped[OWN_OUTPUT], *skipped[DOT_FOLDER]}
@@ -424,12 +424,12 @@ def _is_image(listing: Listing, path: str) -> bool:
 def _choose_splits_of(paths: Iterable[str]) -> dict[str, str]:
     """Choose the split of each image by the topmost folder whose name means one; without splits all are for training.
 
-    Unlabelled ones, and those beside the folders of the splits, are left out.
+    Unlabeled ones, and those beside the folders of the splits, are left out.
     """
     parents = {path: path.split("/")[:-1] for path in paths}
     for level in range(max(map(len, parents.values()), default=0)):
         names = {folders[level] for folders in parents.values() if len(folders) > level}
         if are_complete((splits := choose_splits(names)).values()):
             split_of = {path: splits.get(folders[level]) for path, folders in parents.items() if len(folders) > level}
-            return {path: split for path, split in split_of.items() if split and split != UNLABELLED}
+            return {path: split for path, split in split_of.items() if split and split != UNLABELED}
     return dict.fromkeys(parents, TRAIN)

@@ -17,7 +17,7 @@ from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.dataset import SPLIT_NAMES, SPLITS, TRAIN, Splits
 from resnet_hub.datasets.parquet import limit_batches
 from resnet_hub.datasets.remote_errors import wrap_errors
-from resnet_hub.datasets.split_names import UNLABELLED, find_split
+from resnet_hub.datasets.split_names import UNLABELED, find_split
 from resnet_hub.datasets.storage import Storage, check_free_space, check_row_groups
 from resnet_hub.datasets.tables import METADATA_NAMES, load_tables
 from resnet_hub.errors import DataError, HubError, TooLargeError, format_bytes
@@ -157,7 +157,7 @@ def name_splits(by_name: Mapping[Any, T], source: str) -> dict[str, T]:
         return {TRAIN: next(iter(by_name.values()))}
     by_split: dict[str, T] = {}
     for name in sorted(map(str, by_name), key=lambda name: name.lower() not in SPLIT_NAMES):  # exact names first
-        by_split.setdefault(find_split(name) or UNLABELLED, by_name[name])
+        by_split.setdefault(find_split(name) or UNLABELED, by_name[name])
     if TRAIN not in by_split:
         names = ", ".join(map(str, by_name))
         raise DataError(f"The dataset {source!r} has no split train. Set split to one of {names}.")

@@ -178,7 +178,7 @@ class DatasetReport:
         elif 2 * present < labels and self.images > 4 * labels:
             message = (
                 f"The sample has images of {present} of the {labels} classes only: the files seem to be sorted by "
-                "class. Shuffle the images when you write the files, else neighbouring steps train on the same few "
+                "class. Shuffle the images when you write the files, else neighboring steps train on the same few "
                 "classes."
             )
             findings.append(Finding("warning", "sorted", message))

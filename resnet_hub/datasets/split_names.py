@@ -8,21 +8,21 @@ from collections.abc import Iterable
 
 from resnet_hub.datasets.dataset import SPLIT_NAMES, TEST, TRAIN, VALIDATION
 
-UNLABELLED = "unlabelled"  # the split of images without labels; never read
+UNLABELED = "unlabeled"  # the split of images without labels; never read
 _WITHOUT_LABELS = {"unlabeled", "unlabelled", "unsup", "unsupervised"}
-_UNLABELLED = _WITHOUT_LABELS | {"pred", "predict", "prediction"}
+_UNLABELED = _WITHOUT_LABELS | {"pred", "predict", "prediction"}
 _TOKEN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _ENDINGS = ("set", "data", "images")  # `trainset`
 _MEANINGLESS = {"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder", "v"}
 
 
 def find_split(name: str) -> str | None:
-    """Return the split that a name means, `UNLABELLED`, or None. Words of two splits (`train_val`) mean none."""
+    """Return the split that a name means, `UNLABELED`, or None. Words of two splits (`train_val`) mean none."""
     if name.lower() in SPLIT_NAMES:
         return SPLIT_NAMES[name.lower()]
     tokens = [_strip_ending(token.lower()) for token in _TOKEN.findall(name)]
-    if not _UNLABELLED.isdisjoint(tokens):
-        return UNLABELLED
+    if not _UNLABELED.isdisjoint(tokens):
+        return UNLABELED
     splits = {SPLIT_NAMES[token] for token in tokens if token in SPLIT_NAMES}
     return splits.pop() if len(splits) == 1 else None
 
@@ -45,8 +45,8 @@ def are_complete(splits: Iterable[str]) -> bool:
     return TRAIN in (distinct := set(splits)) or {VALIDATION, TEST} <= distinct
 
 
-def is_unlabelled(name: str) -> bool:
-    """Whether a folder is named only after its lack of labels: `unlabeled`, `UnlabelledImages`; not `predictions`."""
+def is_unlabeled(name: str) -> bool:
+    """Whether a folder is named only after its lack of labels: `unlabeled`, `UnlabeledImages`; not `predictions`."""
     tokens = {token.lower() for token in _TOKEN.findall(name)}
     return bool(tokens & _WITHOUT_LABELS) and tokens <= _WITHOUT_LABELS | _MEANINGLESS
 
@@ -61,7 +61,7 @@ def are_all_splits(names: Iterable[str]) -> bool:
         if not find_split(name):
             return False
         tokens = {_strip_ending(token.lower()) for token in _TOKEN.findall(name)}
-        others.add(frozenset(tokens - SPLIT_NAMES.keys() - _UNLABELLED - _MEANINGLESS))
+        others.add(frozenset(tokens - SPLIT_NAMES.keys() - _UNLABELED - _MEANINGLESS))
     return len(others) == 1
 
 

@@ -150,10 +150,10 @@ def read_label_files(listing: Listing, images: list[str], others: list[str]) -> 
         pairs = {path: files[key] for path in images if (key := _get_key(path)) in files}
         if 2 * len(pairs) > len(images):
             labels = {path: _read_label(listing, file) for path, file in pairs.items()}
-            if labelled := {path: label for path, label in labels.items() if label is not None}:
+            if labeled := {path: label for path, label in labels.items() if label is not None}:
                 used = set(pairs.values())
                 others[:] = [path for path in others if path not in used]
-                return labelled
+                return labeled
     return {}
 
 

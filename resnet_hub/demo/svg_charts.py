@@ -1,4 +1,4 @@
-"""Charts as SVG and HTML: in the visitor's language, in the colours of the theme, as wide as a phone."""
+"""Charts as SVG and HTML: in the visitor's language, in the colors of the theme, as wide as a phone."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 12, 20, 38  # its margins
 _TICKS = 5  # labels of an axis, at most about
 _FEW_POWERS = 2.0  # of ten, on a logarithmic axis
 _MAX_POINTS = 40  # with more values a line has no dots
-_STYLES = 7  # colours and dashes in page.css
+_STYLES = 7  # colors and dashes in page.css
 Points = tuple[Sequence[float], Sequence[float]]  # x and y values
 
 

@@ -1,1 +1,1 @@
-"""Evaluation of models on labelled images."""
+"""Evaluation of models on labeled images."""

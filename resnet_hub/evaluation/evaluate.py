@@ -1,4 +1,4 @@
-"""Evaluates a model on labelled images: metrics in one pass and in float32, and the outputs behind them."""
+"""Evaluates a model on labeled images: metrics in one pass and in float32, and the outputs behind them."""
 
 import copy
 import math
@@ -46,7 +46,7 @@ def evaluate(
     skip_unreadable: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
-    """Evaluates a model on labelled images, with the model's own preprocessing.
+    """Evaluates a model on labeled images, with the model's own preprocessing.
 
     The labels of model and dataset are matched by name, in any order; the dataset may have some of the model's only.
 
@@ -190,7 +190,7 @@ class Outputs(NamedTuple):
 
 
 def compute_outputs(model: ResNet, data: ImageDataset, *, batch_size: int = 64, in_bf16: bool = False) -> Outputs:
-    """Computes a model's outputs for labelled images, in float32 or, for features alone, in bfloat16."""
+    """Computes a model's outputs for labeled images, in float32 or, for features alone, in bfloat16."""
     classifier = _load_classifier(model)
     targets = torch.from_numpy(match_labels(classifier.config.labels, data))
     network = classifier.model

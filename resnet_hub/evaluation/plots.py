@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from resnet_hub.evaluation.metrics import Evaluation
 
-LABELLED_CLASSES = 50  # with more classes, labels would be too small to read
+LABELED_CLASSES = 50  # with more classes, labels would be too small to read
 NUMBERED_CLASSES = 20  # with more classes, the shares in the cells would be too small
 
-INK, GREY, FAINT = "#1f2937", "#6b7280", "#e5e7eb"
-_BLUE, _ORANGE = "#1d4ed8", "#d95f02"  # colour-blind readers can distinguish them
+INK, GRAY, FAINT = "#1f2937", "#6b7280", "#e5e7eb"
+_BLUE, _ORANGE = "#1d4ed8", "#d95f02"  # color-blind readers can distinguish them
 DPI = 200
 SMALL, LARGE, _HAIRLINE = 8, 10, 0.36  # points; a hairline is one pixel
 _LABEL_LETTERS = 22  # longer labels are cut
@@ -37,15 +37,15 @@ matplotlib_lock = threading.Lock()  # matplotlib is not thread-safe
 def plot_confusion_matrix(evaluation: "Evaluation") -> Image.Image:
     """Plots a confusion matrix: rows are true classes, columns predicted ones. A darker cell is a larger share.
 
-    Correct predictions, on the diagonal, are blue, wrong ones orange. Up to `LABELLED_CLASSES` classes are labelled; a
+    Correct predictions, on the diagonal, are blue, wrong ones orange. Up to `LABELED_CLASSES` classes are labeled; a
     label with letters that no font has is replaced by the number of its class.
     """
     from matplotlib.figure import Figure
 
     classes = len(evaluation.classes)
-    is_labelled, is_numbered = classes <= LABELLED_CLASSES, classes <= NUMBERED_CLASSES
-    cell = 0.52 if classes <= 10 else 0.36 if is_numbered else 0.18 if is_labelled else 8 / classes  # inches
-    if is_labelled:
+    is_labeled, is_numbered = classes <= LABELED_CLASSES, classes <= NUMBERED_CLASSES
+    cell = 0.52 if classes <= 10 else 0.36 if is_numbered else 0.18 if is_labeled else 8 / classes  # inches
+    if is_labeled:
         cell = math.ceil(max(cell, 2.6 / classes) * DPI) / DPI  # whole pixels, so that all cells are of one size
     side = cell * classes
     shares = evaluation.confusion / evaluation.confusion.sum(1, keepdims=True).clip(1)
@@ -54,14 +54,14 @@ def plot_confusion_matrix(evaluation: "Evaluation") -> Image.Image:
     with matplotlib_lock:
         figure = Figure(figsize=(side, side), dpi=DPI)
         axes = figure.add_axes((0, 0, 1, 1), xticks=[], yticks=[])
-        axes.imshow(_colour_shares(shares))
+        axes.imshow(_color_shares(shares))
         axes.set_title(title, loc="left", **make_style(LARGE, INK))
-        axes.set_ylabel("true", **make_style(LARGE, GREY))
+        axes.set_ylabel("true", **make_style(LARGE, GRAY))
         legend = "blue: correct, orange: wrong; a darker cell is a larger share of its row"
-        axes.set_xlabel(f"predicted\n{legend}", **make_style(SMALL, GREY))
+        axes.set_xlabel(f"predicted\n{legend}", **make_style(SMALL, GRAY))
         axes.spines[:].set(color=FAINT, linewidth=_HAIRLINE)
         axes.tick_params(length=0)
-        if is_labelled:
+        if is_labeled:
             labels = [_make_drawable(label, index) for index, label in enumerate(evaluation.labels)]
             style = make_style(SMALL, INK) | {"family": _load_fonts()[0]}
             axes.set_yticks(range(classes), labels, **style)
@@ -107,7 +107,7 @@ def _plot_curves(
 
     axes.set_title(title, loc="left", pad=13, **make_style(LARGE, INK))
     axes.spines[:].set_color(FAINT)
-    axes.tick_params(labelsize=SMALL, labelcolor=GREY, length=0)
+    axes.tick_params(labelsize=SMALL, labelcolor=GRAY, length=0)
     points: dict[int, float] = {}
     line: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.5, "clip_on": False}
     for field, name in names.items():
@@ -118,7 +118,7 @@ def _plot_curves(
             axes.plot(list(points), list(points.values()), label=name, **line)
     if not axes.lines:
         axes.set(xticks=[], yticks=[])
-        style: dict[str, Any] = {"ha": "center", "va": "center", "transform": axes.transAxes} | make_style(SMALL, GREY)
+        style: dict[str, Any] = {"ha": "center", "va": "center", "transform": axes.transAxes} | make_style(SMALL, GRAY)
         axes.text(0.5, 0.5, "not measured yet", **style)
         return
     first, last = history[0]["epoch"], history[-1]["epoch"]
@@ -131,7 +131,7 @@ def _plot_curves(
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, 0), min(high, 1))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_xlabel("epoch", **make_style(SMALL, GREY))
+    axes.set_xlabel("epoch", **make_style(SMALL, GRAY))
     legend: dict[str, Any] = {"frameon": False, "handlelength": 0, "handletextpad": 0.6, "labelcolor": "linecolor"}
     axes.legend(loc="upper right", bbox_to_anchor=(1.02, -0.12), ncols=2, fontsize=SMALL, **legend)
     if best_epoch in points:
@@ -141,19 +141,19 @@ def _plot_curves(
             if is_accuracy
             else f"{points[best_epoch]:.3g} at epoch {best_epoch}"
         )
-        axes.set_title(text, loc="right", pad=13, **make_style(SMALL, GREY))
+        axes.set_title(text, loc="right", pad=13, **make_style(SMALL, GRAY))
 
 
-def _colour_shares(shares: np.ndarray) -> np.ndarray:
-    """Maps shares to colours (classes, classes, 3), uint8, by the square root of the share."""
+def _color_shares(shares: np.ndarray) -> np.ndarray:
+    """Maps shares to colors (classes, classes, 3), uint8, by the square root of the share."""
     from matplotlib.colors import to_rgb
 
     ink = np.where(np.eye(len(shares), dtype=bool)[..., None], to_rgb(_BLUE), to_rgb(_ORANGE))
     return np.asarray(255 * (1 + np.sqrt(shares)[..., None] * (ink - 1))).round().astype(np.uint8)
 
 
-def make_style(size: int, colour: str) -> dict[str, Any]:
-    return {"fontsize": size, "color": colour, "parse_math": False}
+def make_style(size: int, color: str) -> dict[str, Any]:
+    return {"fontsize": size, "color": color, "parse_math": False}
 
 
 def render(figure: "Figure", **options: Any) -> Image.Image:

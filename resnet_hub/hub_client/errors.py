@@ -49,7 +49,7 @@ def translate_errors(
         subject: The repo id, or what was requested, such as "The job 12".
         revision: Branch, tag or commit of a repo.
         writing: Whether the request changes a repo.
-        action: What cannot be done with a subject that is no repo, such as "cancelled".
+        action: What cannot be done with a subject that is no repo, such as "canceled".
     """
     from huggingface_hub import errors
 

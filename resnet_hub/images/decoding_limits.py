@@ -26,10 +26,10 @@ _SCAN = re.compile(rb"\xff\xda\x00(\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 _STRIP_TAGS = (273, 324)  # StripOffsets, TileOffsets
 _BITS_TAG, _SAMPLES_TAG = 258, 277  # BitsPerSample, SamplesPerPixel
-_PRIVATE_TAGS = 400  # from here on, tags hold blobs such as colour profiles, which Pillow keeps as bytes
+_PRIVATE_TAGS = 400  # from here on, tags hold blobs such as color profiles, which Pillow keeps as bytes
 _TEXT_TYPE = 2  # tags of this type stay bytes
 _MAX_STRIPS = 70_000  # strips or tiles of a TIFF, over which Pillow loops; one strip a row is common
-_MAX_NUMBERS = 2**18  # in any other tag, each of which becomes a Python object; a colour map has 3 * 2^16
+_MAX_NUMBERS = 2**18  # in any other tag, each of which becomes a Python object; a color map has 3 * 2^16
 
 # Bytes per pixel at the peak of decoding and converting to RGB, as measured, by format or mode. For slow decoders the
 # figure is higher, so that they finish within seconds.

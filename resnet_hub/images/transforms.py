@@ -59,7 +59,7 @@ def eval_transform(config: ResNetConfig, *, exact: bool = True) -> Callable[[Ima
         ConfigError: The network has neither one nor three input channels.
     """
     if config.in_channels not in (1, 3):
-        raise ConfigError(f"The model takes {config.in_channels} channels. Use a model that takes 3, or 1 (grey).")
+        raise ConfigError(f"The model takes {config.in_channels} channels. Use a model that takes 3, or 1 (gray).")
     mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (config.mean, config.std))
     return partial(_transform, config, mean, std, exact)
 

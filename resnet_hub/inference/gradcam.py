@@ -6,7 +6,7 @@ and a linear head that gradient is the head's row, so the map is relu(sum_k fc.w
 map of Zhou et al. 2016 (https://arxiv.org/abs/1512.04150). It needs neither autograd nor hooks and leaves the model
 unchanged, so threads can share one.
 
-Every layer that halves the map is centred on the pixels 0, 2, 4, ... of its input, so cell i is centred on the pixel
+Every layer that halves the map is centered on the pixels 0, 2, 4, ... of its input, so cell i is centered on the pixel
 `stride * i` of the network's input. The map is drawn there, and not half a cell further right and down."""
 
 from dataclasses import replace
@@ -23,9 +23,9 @@ from resnet_hub.images.transforms import crop_box, eval_transform
 from resnet_hub.inference.classifier import Classifier
 
 MIN_CELLS = 7  # on each side of a heat map; smaller ones locate little
-# Dark to light, for viewers without colour vision, and without yellow, green and brown: photos have much of those.
+# Dark to light, for viewers without color vision, and without yellow, green and brown: photos have much of those.
 _COLD, _WARM, _HOT = "#16168c", "#8a1fd0", "#ff4fb4"
-_MAX_OPACITY = 0.75  # of the colour in the hottest spot
+_MAX_OPACITY = 0.75  # of the color in the hottest spot
 
 
 def compute_grad_cam(feature_maps: Tensor, class_weights: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def compute_heat_map(
     """
     config = classifier.config
     if config.feature_map_size < MIN_CELLS:
-        config = replace(config, image_size=config.stride * MIN_CELLS + 1)  # the outer cells are centred on the edges
+        config = replace(config, image_size=config.stride * MIN_CELLS + 1)  # the outer cells are centered on the edges
         feature_maps = _compute_feature_maps(classifier, config, image)
     elif feature_maps is None:
         feature_maps = classifier.predict_with_feature_maps(image)[1]
@@ -75,7 +75,7 @@ def compute_heat_map(
 def overlay_heat_map(
     classifier: Classifier, image: Image.Image, index: int, *, feature_maps: Tensor | None = None, max_side: int = 768
 ) -> Image.Image:
-    """Draws the heat map of a class over an image: the region that the model sees in colour, the rest faded.
+    """Draws the heat map of a class over an image: the region that the model sees in color, the rest faded.
 
     Args:
         classifier: The model.
@@ -93,8 +93,8 @@ def overlay_heat_map(
 
     level = Image.fromarray(heat.mul(255).byte().numpy())
     level = level.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BICUBIC)
-    colour = ImageOps.colorize(level, black=_COLD, mid=_WARM, white=_HOT)
-    overlay = Image.composite(colour, resized.crop(box), level.point(lambda value: round(value * _MAX_OPACITY)))
+    color = ImageOps.colorize(level, black=_COLD, mid=_WARM, white=_HOT)
+    overlay = Image.composite(color, resized.crop(box), level.point(lambda value: round(value * _MAX_OPACITY)))
     faded = Image.blend(ImageOps.grayscale(resized).convert("RGB"), Image.new("RGB", size, "white"), 0.5)
     faded.paste(overlay, box)
     return faded
@@ -108,7 +108,7 @@ def _compute_feature_maps(classifier: Classifier, config: ResNetConfig, image: I
 
 
 def _resize_to_input(heat: Tensor, config: ResNetConfig) -> Tensor:
-    """Resizes a map (h, w) to the input of the network (side, side), each cell centred on its pixel."""
+    """Resizes a map (h, w) to the input of the network (side, side), each cell centered on its pixel."""
     with torch.inference_mode():
         cells = torch.arange(config.image_size) / config.stride
         x, y = (2 * cells / max(1, length - 1) - 1 for length in (heat.shape[1], heat.shape[0]))

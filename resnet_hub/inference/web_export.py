@@ -66,7 +66,7 @@ def export_web(
         The path of the folder or ZIP.
 
     Raises:
-        ResNetHubError: The model has no head, its input is not an image in grey or colour, half precision changes its
+        ResNetHubError: The model has no head, its input is not an image in gray or color, half precision changes its
             scores, `runtime` lacks the files, or the output cannot be written.
     """
     is_folder = Path(source).expanduser().is_dir()
@@ -93,7 +93,7 @@ def build_web_page(model: ResNet, *, runtime: str | Path | None = None, title: s
     if not config.num_classes:
         raise ResNetHubError("The model has no head and so no labels to show. Train it first, or load it with labels.")
     if config.in_channels not in (1, 3):
-        raise ResNetHubError(f"The model takes {config.in_channels} channels. Use a model that takes 3, or 1 (grey).")
+        raise ResNetHubError(f"The model takes {config.in_channels} channels. Use a model that takes 3, or 1 (gray).")
     runtime_files = _read_runtime(runtime) if runtime is not None else {}
     network = _build_network(model)
     about = _describe(config, runtime_files)

@@ -25,8 +25,8 @@ from resnet_hub.training.loader import Batch
 from resnet_hub.training.schedule import NUMBERS, create_generator, draw_numbers
 
 # The random numbers of an image that each of them uses.
-_CROP, _ERASING, _COLOUR, _RAND_AUGMENT = slice(0, 5), slice(5, 10), slice(10, 13), slice(13, NUMBERS)
-# Principal components of the colours of ImageNet, in columns, and their deviations (AlexNet, section 4.1)
+_CROP, _ERASING, _COLOR, _RAND_AUGMENT = slice(0, 5), slice(5, 10), slice(10, 13), slice(13, NUMBERS)
+# Principal components of the colors of ImageNet, in columns, and their deviations (AlexNet, section 4.1)
 _COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 _DEVIATIONS = (0.2175, 0.0188, 0.0045)
 _MAX_SCALE = 480 / 256  # of section 3.4's short sides
@@ -98,15 +98,15 @@ class BatchTransform:
         """
         config, images = self.config, self.normalize(pixels, self._reuse_memory(pixels))
         images = resize_batch(images, batch.size)
-        if config.colour:
-            images += self._compute_colour_shifts(batch.numbers[:, _COLOUR]).to(images.device, non_blocking=True)
+        if config.color:
+            images += self._compute_color_shifts(batch.numbers[:, _COLOR]).to(images.device, non_blocking=True)
         if config.erasing:
             images = random_erasing(images, batch.numbers[:, _ERASING], probability=config.erasing)
         return mixup_or_cutmix(images, targets, generator, mixup=config.mixup, cutmix=config.cutmix)
 
-    def _compute_colour_shifts(self, numbers: np.ndarray) -> Tensor:
+    def _compute_color_shifts(self, numbers: np.ndarray) -> Tensor:
         """Returns what AlexNet's augmentation adds to the channels of normalized images, float (N, 3, 1, 1)."""
-        normal = torch.special.ndtri(torch.from_numpy(numbers).clamp(1e-6, 1 - 1e-6)).float() * self.config.colour
+        normal = torch.special.ndtri(torch.from_numpy(numbers).clamp(1e-6, 1 - 1e-6)).float() * self.config.color
         added: Tensor = normal * torch.tensor(_DEVIATIONS) @ torch.tensor(_COMPONENTS).T / self.std
         return added[:, :, None, None]
 
@@ -235,11 +235,11 @@ def random_erasing(images: Tensor, numbers: np.ndarray, *, probability: float) -
 def mixup_or_cutmix(
     images: Tensor, targets: Tensor, generator: Generator, *, mixup: float, cutmix: float
 ) -> tuple[Tensor, Tensor]:
-    """Blends each image, and its target (N, num_classes), with its neighbour's; if both are on, one per batch.
+    """Blends each image, and its target (N, num_classes), with its neighbor's; if both are on, one per batch.
 
     `mixup` (https://arxiv.org/abs/1710.09412) and `cutmix` (https://arxiv.org/abs/1905.04899) are the alphas of their
     Beta distributions; 0: off. Images are blended in pairs, so that a process needs no images of another. A batch is
-    shuffled, so neighbours are random.
+    shuffled, so neighbors are random.
     """
     methods = [method for method, alpha in (("mixup", mixup), ("cutmix", cutmix)) if alpha > 0]
     if not methods:

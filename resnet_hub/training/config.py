@@ -32,7 +32,7 @@ LogTo = Literal["none", "tensorboard", "trackio", "wandb"]
 _PLAIN: dict[str, Any] = {
     **{"optimizer": "sgd", "nesterov": False, "warmup": 0.0, "ema": 0.0, "clip": 0.0},
     **{"frozen_norm": False, "frozen_stages": 0},
-    **{"loss": "cross-entropy", "min_area": 0.35, "mixup": 0.0, "cutmix": 0.0, "rand_augment": 0.0, "colour": 0.0},
+    **{"loss": "cross-entropy", "min_area": 0.35, "mixup": 0.0, "cutmix": 0.0, "rand_augment": 0.0, "color": 0.0},
 }
 RECIPES: dict[str, dict[str, Any]] = {
     # Section 4.2: 64,000 steps, the learning rate divided by 10 after half and after three quarters of them.
@@ -41,7 +41,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Section 3.4, for ImageNet; 90 epochs are 450,000 steps, of the paper's "up to" 600,000.
     "paper-imagenet": _PLAIN
     | {"epochs": 90, "batch_size": 256, "learning_rate": 0.1, "schedule": "plateau", "weight_decay": 1e-4}
-    | {"augmentation": "scale", "colour": 0.1},
+    | {"augmentation": "scale", "color": 0.1},
     # One cycle (https://arxiv.org/abs/1708.07120), with an average of the weights.
     "modern": _PLAIN
     | {"epochs": 50, "batch_size": 128, "learning_rate": 0.2, "schedule": "cosine", "warmup": 0.2}
@@ -143,9 +143,7 @@ class TrainConfig:
     rand_augment: float | None = _step_option(
         None, "strength of RandAugment's two changes of an image; 0: off", (0, 10)
     )
-    colour: float | None = _step_option(
-        None, "strength of AlexNet's random change of an image's colours; 0: off", (0, 1)
-    )
+    color: float | None = _step_option(None, "strength of AlexNet's random change of an image's colors; 0: off", (0, 1))
     erasing: float = _step_option(0.0, "fraction of images that lose a random rectangle", (0, 1))
     stochastic_depth: float = _step_option(
         0.0, "fraction of images that skip the last block in a step; earlier blocks less; 0: off", (0, 0.9)
@@ -285,7 +283,7 @@ class ResolvedTrainConfig(TrainConfig):
     mixup: float
     cutmix: float
     rand_augment: float
-    colour: float
+    color: float
 
     def batch_multiple(self, processes: int) -> int:
         """Returns the number that divides a batch which so many processes share; images are mixed in pairs."""
@@ -358,6 +356,13 @@ def _check_combination(config: ResolvedTrainConfig) -> None:
         message = "balance needs the number of images of each class, which a stream does not know; leave it out."
     if message:
         raise TrainingError(message)
+
+
+def read_settings(record: dict[str, Any]) -> TrainConfig:
+    """Returns the settings of a run from its record, whose names and defaults are those of its version."""
+    content: dict[str, Any] = {"color" if name == "color" else name: value for name, value in record.items()}
+    older: dict[str, Any] = {"optimizer": "sgd", "min_area": 0.35}  # of runs that have no such keys
+    return TrainConfig(**older | content)
 
 
 def _is_chosen(config: ResolvedTrainConfig, name: str) -> bool:

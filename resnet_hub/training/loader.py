@@ -302,16 +302,16 @@ def open_inputs(
         keeps_on_disk: Whether another process will read the images again, so that none is kept in memory.
         is_on_gpu: Whether the batches go to a GPU.
     """
-    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of the run on this machine
-    threads = max(1, (count_cores() - is_on_gpu) // neighbours)  # the main thread takes a core to feed a GPU
+    neighbors = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of the run on this machine
+    threads = max(1, (count_cores() - is_on_gpu) // neighbors)  # the main thread takes a core to feed a GPU
     # The processes of a machine meet other images in each epoch, so that they keep them for each other: on disk, whose
     # pages the system keeps in memory.
-    in_memory = not keeps_on_disk and (config.cache == "memory" or (config.cache == "auto" and neighbours == 1))
+    in_memory = not keeps_on_disk and (config.cache == "memory" or (config.cache == "auto" and neighbors == 1))
     cache = ImageCache(
         folder,
         count=len(images.train) + len(images.validation),
         slot=MAX_ASPECT * 3 * model_config.resize_size**2,
-        memory=int(MEMORY_SHARE * measure_free_memory() / neighbours) if in_memory else 0,
+        memory=int(MEMORY_SHARE * measure_free_memory() / neighbors) if in_memory else 0,
         disk=config.cache in ("auto", "disk") or (config.cache == "memory" and keeps_on_disk),
     )
 

@@ -16,7 +16,7 @@ from resnet_hub.atomic import write_atomic
 from resnet_hub.datasets.remote import HUB_PREFIX
 from resnet_hub.datasets.report import DatasetReport
 from resnet_hub.errors import DataError, TrainingError
-from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.config import TrainConfig, read_settings
 from resnet_hub.training.events import Epoch, Sample
 from resnet_hub.training.run_lock import RunLock
 
@@ -137,7 +137,7 @@ class RunDir:
         """The settings that `create` wrote; raises `TrainingError` if they cannot be read."""
         try:
             content = json.loads(self.settings.read_text(encoding="utf-8"))
-            return TrainConfig(**{"optimizer": "sgd", "min_area": 0.35} | content)  # older runs have no such keys
+            return read_settings(content)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise TrainingError(f"Cannot read the run in {self.folder}: {error}.") from None
 

@@ -147,7 +147,7 @@ def test_recorded_lesions_shortcuts_and_tables_are_shown_and_fit_a_phone(browser
     expect(page.locator("#inside-lesions figure")).to_have_count(3)
     expect(page.locator("#inside-lesions tbody tr")).to_have_count(2)
     page.locator("#inside-switches [data-value='layer1.1']").click()
-    expect(page.locator("#inside-accuracy")).to_contain_text("There are no labelled images for this model here")
+    expect(page.locator("#inside-accuracy")).to_contain_text("There are no labeled images for this model here")
     open_part(page, "inside-shortcuts")
     expect(page.locator("#inside-shortcuts .player")).to_be_visible()
     open_part(page, "inside-tables")

@@ -527,7 +527,7 @@ def test_a_failure_is_not_remembered(tmp_path: Path) -> None:
     assert models.get("a").config.num_classes == 2
 
 
-def test_the_included_model_recognises_the_examples() -> None:
+def test_the_included_model_recognizes_the_examples() -> None:
     classify = Classifier.from_pretrained(INCLUDED)
     for name in ("espresso", "goldfish", "school_bus"):
         prediction = classify(next(path for path in EXAMPLES if path.stem == name), top_k=1)

@@ -29,7 +29,7 @@ from resnet_hub.inference.classifier import Classifier
 from resnet_hub.model import ResNet
 from resnet_hub.training.run_dir import RunDir
 
-SHAPES: dict[str, tuple[int, tuple[int, int, int]]] = {  # corners, colour
+SHAPES: dict[str, tuple[int, tuple[int, int, int]]] = {  # corners, color
     "red circle": (0, (210, 40, 40)),
     "green triangle": (3, (40, 170, 60)),
     "blue square": (4, (50, 70, 210)),
@@ -50,7 +50,7 @@ def no_script_fails() -> Iterator[None]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     save_base(folder / "shelf" / "tiny")
-    write_zip(folder / "colours.zip")
+    write_zip(folder / "colors.zip")
     (folder / "red.png").write_bytes(encode_image(0, 99))
     return folder
 
@@ -162,14 +162,14 @@ def draw_shape(label: str, number: int) -> bytes:
     image = Image.fromarray(clutter).resize((width, height), Image.Resampling.BICUBIC)
     side = int(random.integers(80, 150))
     left, top = (int(random.integers(0, whole - side)) for whole in (width, height))
-    corners, colour = SHAPES[label]
-    colour = tuple(int(value) for value in np.clip(np.array(colour) + random.integers(-40, 40, 3), 0, 255))
+    corners, color = SHAPES[label]
+    color = tuple(int(value) for value in np.clip(np.array(color) + random.integers(-40, 40, 3), 0, 255))
     middle = (left + side / 2, top + side / 2)
     draw = ImageDraw.Draw(image)
     if corners:
-        draw.regular_polygon((middle, side / 2), corners, rotation=int(random.integers(360)), fill=colour)
+        draw.regular_polygon((middle, side / 2), corners, rotation=int(random.integers(360)), fill=color)
     else:
-        draw.ellipse((left, top, left + side, top + side), fill=colour)
+        draw.ellipse((left, top, left + side, top + side), fill=color)
     content = io.BytesIO()
     image.save(content, "JPEG", quality=85)
     return content.getvalue()
@@ -278,7 +278,7 @@ def find_worker(data: str) -> psutil.Process:
 
 def test_visitors_wait_their_turn_and_see_their_own_runs_only(browser: Browser, address: str, folder: Path) -> None:
     ann, bob = visit(browser, address), visit(browser, address, width=390)
-    bring(bob, folder / "colours.zip")
+    bring(bob, folder / "colors.zip")
     choose(bob, epochs=2)
     train(ann, write_zip(folder / "many.zip", count=300), epochs=100)
     expect(ann.locator("#progress")).to_contain_text("Epoch")
@@ -425,8 +425,8 @@ def test_a_run_can_be_named_found_again_compared_and_deleted(browser: Browser, a
 
     def train_head() -> None:
         page.get_by_role("tab", name=text["zip"]).click()
-        page.locator("#zip input[type=file]").set_input_files(folder / "colours.zip")
-        uploaded(page, folder / "colours.zip")
+        page.locator("#zip input[type=file]").set_input_files(folder / "colors.zip")
+        uploaded(page, folder / "colors.zip")
         page.locator("#check-zip").click()
         page.get_by_role("button", name=text["continue"]).click()
         page.get_by_label(text["recipe_head"]).check()
@@ -441,7 +441,7 @@ def test_a_run_can_be_named_found_again_compared_and_deleted(browser: Browser, a
     first = link_of(page)
     page.wait_for_url(address + "/" + first)
     name = page.locator("#run-name input, #run-name textarea")
-    expect(name).to_have_value("colours")
+    expect(name).to_have_value("colors")
     name.fill("颜色 <b>")
     name.press("Enter")
     expect(page.locator("#my-runs")).to_contain_text("颜色 <b>")
@@ -457,16 +457,16 @@ def test_a_run_can_be_named_found_again_compared_and_deleted(browser: Browser, a
     boxes.first.check()
     boxes.last.check()
     page.locator("#compare-runs").click()
-    expect(page.locator("#comparison th")).to_have_text(["", "colours", "颜色 <b>"])
+    expect(page.locator("#comparison th")).to_have_text(["", "colors", "颜色 <b>"])
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
     page.get_by_role("button", name=text["try_it"]).click()
     picker = page.locator("#model input")
-    expect(picker).to_have_value(text["my_model"].format(title="colours"))
+    expect(picker).to_have_value(text["my_model"].format(title="colors"))
     page.reload()
     expect(page.locator("#figures dl")).to_be_visible()  # the result, not an empty Predict tab
     page.get_by_role("button", name=text["try_it"]).click()
-    expect(picker).to_have_value(text["my_model"].format(title="colours"))
+    expect(picker).to_have_value(text["my_model"].format(title="colors"))
     page.get_by_role("tab", name=text["train_tab"]).click()
     page.locator("#delete-run").click()
     page.locator("#delete-run-yes").click()
@@ -580,8 +580,8 @@ def test_a_base_that_cannot_be_used_is_refused(page: Page, folder: Path, hub: Hu
     page.get_by_role("button", name="Check the data").last.click()
     expect(page.get_by_role("alert")).to_contain_text("it is not the id of a dataset on the Hub")
     page.get_by_role("tab", name="ZIP file").click()
-    page.locator("#zip input[type=file]").set_input_files(folder / "colours.zip")
-    uploaded(page, folder / "colours.zip")
+    page.locator("#zip input[type=file]").set_input_files(folder / "colors.zip")
+    uploaded(page, folder / "colors.zip")
     page.locator("#check-zip").click()
     page.get_by_role("button", name="Continue").click()
     for name in ("/etc/passwd", "../shelf/tiny", "user/absent"):
@@ -592,7 +592,7 @@ def test_a_base_that_cannot_be_used_is_refused(page: Page, folder: Path, hub: Hu
 
 
 def test_every_choice_reaches_the_run(page: Page, folder: Path) -> None:
-    bring(page, folder / "colours.zip")
+    bring(page, folder / "colors.zip")
     page.get_by_role("button", name="More options").click()
     page.get_by_label("From scratch").check()  # by its answer the choices that just came stand
     expect(page.locator("#base")).to_be_hidden()
@@ -631,7 +631,7 @@ def test_every_choice_reaches_the_run(page: Page, folder: Path) -> None:
 
 def test_a_run_for_a_larger_machine_goes_to_a_job(browser: Browser, address: str, folder: Path, hub: Hub) -> None:
     page = visit(browser, address)
-    bring(page, folder / "colours.zip")
+    bring(page, folder / "colors.zip")
     page.get_by_label("The last layer only").check()
     page.get_by_role("button", name="Train as a Hugging Face Job").click()
     page.get_by_role("button", name="Start the job").click()
@@ -688,7 +688,7 @@ def test_on_zero_gpu_a_run_waits_for_quota_and_resumes(browser: Browser, folder:
     with Devices() as devices, serving(tmp_path, STUBS, **devices.env) as address:
         devices.left = [3]
         page = visit(browser, address, extra_http_headers={"X-IP-Token": "a.e30.b"})  # as the platform sends it
-        train(page, folder / "colours.zip", epochs=3)
+        train(page, folder / "colors.zip", epochs=3)
         expect(page.locator("#progress")).to_contain_text("Waiting for GPU time.")
         expect(page.locator("#progress")).to_contain_text("You have 3 s of GPU time left.")
         expect(page.locator("#run-link")).to_contain_text("Keep this page open during training")
@@ -697,7 +697,7 @@ def test_on_zero_gpu_a_run_waits_for_quota_and_resumes(browser: Browser, folder:
         expect(page.locator("#gpu")).to_contain_text("GPU time used by this run:")
         assert [(call["durationSeconds"], call["token"]) for call in devices.asked] == [("60", "a.e30.b")] * 2
         page.get_by_role("button", name="Try it").click()
-        expect(page.locator("#model input")).to_have_value("Your model: colours")
+        expect(page.locator("#model input")).to_have_value("Your model: colors")
         page.locator("#photo input[type=file]").set_input_files(folder / "red.png")
         expect(page.locator("#classes .took")).to_contain_text("on CPU")  # which asks for no GPU
         assert len(devices.asked) == 2

@@ -121,7 +121,7 @@ RESIZE = """async ([rgba, width, height, config]) => {
 def test_resizing_equals_pillow_to_the_bit(
     browser: "Browser", scripts: str, interpolation: str, crop_mode: str
 ) -> None:
-    """Smaller and larger images of any ratio, in colour and in grey, also noise, where each weight counts."""
+    """Smaller and larger images of any ratio, in color and in gray, also noise, where each weight counts."""
     random.seed(0)
     with browser.new_context() as context:
         page = context.new_page()
@@ -147,7 +147,7 @@ def test_resizing_equals_pillow_to_the_bit(
 
 
 def write_photos(folder: Path) -> list[Path]:
-    """20 files as people have them: photos in several formats, sizes and ratios, turned, transparent and grey."""
+    """20 files as people have them: photos in several formats, sizes and ratios, turned, transparent and gray."""
     originals = [Image.open(path).convert("RGB") for path in EXAMPLES]
     paths = [*EXAMPLES]
 
@@ -166,7 +166,7 @@ def write_photos(folder: Path) -> list[Path]:
     faded = originals[2].copy()
     faded.putalpha(Image.linear_gradient("L").resize(faded.size))
     save(faded, "transparent.png")
-    save(originals[3].convert("L"), "grey.jpg", quality=90)
+    save(originals[3].convert("L"), "gray.jpg", quality=90)
     save(originals[4].quantize(), "palette.png")
     return paths
 

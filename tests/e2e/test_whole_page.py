@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     save_base(folder / "shelf" / "tiny")
     (folder / "shelf" / "tiny" / "README.md").write_text(CARD, encoding="utf-8")
-    write_zip(folder / "colours.zip")
+    write_zip(folder / "colors.zip")
     return folder
 
 
@@ -92,7 +92,7 @@ def test_every_step_is_accessible(browser: Browser, address: str, folder: Path, 
     expect(page.locator("#own-classes")).to_be_visible()
     found += find_violations(page, axe, "classes")
     page.get_by_role("tab", name=text["zip"]).click()
-    page.locator("#zip input[type=file]").set_input_files(folder / "colours.zip")
+    page.locator("#zip input[type=file]").set_input_files(folder / "colors.zip")
     expect(page.locator("#zip a")).to_be_visible()
     page.locator("#check-zip").click()
     expect(page.locator("#report table")).to_be_visible()
@@ -138,7 +138,7 @@ def test_the_console_stays_empty(browser: Browser, address: str, folder: Path) -
     expect(page.locator("#summary h2")).to_be_visible()
     page.get_by_role("tab", name="Train").click()
     page.get_by_role("tab", name="ZIP file").click()
-    page.locator("#zip input[type=file]").set_input_files(folder / "colours.zip")
+    page.locator("#zip input[type=file]").set_input_files(folder / "colors.zip")
     expect(page.locator("#zip a")).to_be_visible()
     page.reload()
     expect(page.locator("#summary h2")).to_be_visible()

@@ -45,14 +45,14 @@ def write_tables(folder: Path, count: int = 12) -> dict[str, bytes]:
         | {"kind": datasets.ClassLabel(names=["red", "green", "blue"]), "size": datasets.ClassLabel(names=["s", "l"])}
     )
     folder.mkdir(exist_ok=True)
-    for subset, colours in {"two": (0, 1), "three": (0, 1, 2)}.items():
-        numbers = [(colour, n) for colour in colours for n in range(count)]
-        images = [(colour, {"bytes": encode_image(colour, n), "path": None}) for colour, n in numbers]
+    for subset, colors in {"two": (0, 1), "three": (0, 1, 2)}.items():
+        numbers = [(color, n) for color in colors for n in range(count)]
+        images = [(color, {"bytes": encode_image(color, n), "path": None}) for color, n in numbers]
         rows = {
             "photo": [image for _, image in images],
             "mask": [{"bytes": b"not an image", "path": None}] * len(images),
         }
-        rows |= {"kind": [colour for colour, _ in images], "size": [n % 2 for n in range(len(images))]}
+        rows |= {"kind": [color for color, _ in images], "size": [n % 2 for n in range(len(images))]}
         datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{subset}.parquet")
     configs = [{"config_name": name, "data_files": f"{name}.parquet"} for name in ("two", "three")]
     (folder / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")

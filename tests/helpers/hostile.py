@@ -48,7 +48,7 @@ def chunk(kind: bytes, data: bytes = b"") -> bytes:
 def png(
     width: int, height: int, *, kind: int = 2, bits: int = 8, extra: bytes = b"", data: bytes | None = None
 ) -> bytes:
-    """A PNG of zeros; `kind` is its colour type."""
+    """A PNG of zeros; `kind` is its color type."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
     if data is None:
         packer, row = zlib.compressobj(1), bytes(1 + (width * channels * bits + 7) // 8)
@@ -65,7 +65,7 @@ def tiff(tags: list[tuple[int, int, int, int]], rest: bytes = b"", *, following:
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + struct.pack("<I", following) + rest
 
 
-def grey_tiff(width: int, height: int, *more: tuple[int, int, int, int], bits: int = 8, format: int = 1) -> bytes:
+def gray_tiff(width: int, height: int, *more: tuple[int, int, int, int], bits: int = 8, format: int = 1) -> bytes:
     tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1)]
     return tiff([*tags, (339, 3, 1, format), (273, 4, 1, 8), (279, 4, 1, width * height * bits // 8), *more])
 
@@ -278,7 +278,7 @@ IMAGES: dict[str, Case] = {
     "PNG larger than it says": Case(lambda: png(4, 4, data=zlib.compress(bytes(2**28))), ""),
     "PNG smaller than it says": Case(lambda: png(9000, 9000, data=zlib.compress(b"")), "damaged"),
     "PNG with alpha, large": Case(lambda: png(SIDE, SIDE, kind=6, data=b""), "megapixels). Save"),
-    "PNG of grey with alpha, large": Case(lambda: png(SIDE, SIDE, kind=4, data=b""), "megapixels). Save"),
+    "PNG of gray with alpha, large": Case(lambda: png(SIDE, SIDE, kind=4, data=b""), "megapixels). Save"),
     "PNG of 2**31 x 2**31": Case(lambda: png(2**31 - 1, 2**31 - 1, data=b""), "too large"),
     "swollen text": Case(lambda: png(4, 4, extra=chunk(b"zTXt", b"a\0\0" + SWOLLEN)), "damaged"),
     "swollen international text": Case(lambda: png(4, 4, extra=chunk(b"iTXt", b"a\0\1\0\0\0" + SWOLLEN)), "damaged"),
@@ -314,14 +314,14 @@ IMAGES: dict[str, Case] = {
     "BMP of 24 million runs": Case(lambda: bmp(SIDE, SIDE, (b"\1\7" * SIDE + b"\0\0") * 2200), "damaged"),
     "BMP that promises 60000 x 60000": Case(lambda: bmp(60_000, 60_000, b"\0\1"), "too large"),
     "TIFF with 5 million numbers in a tag": Case(
-        lambda: grey_tiff(4, 4, (320, 3, 5_000_000, 1000)) + bytes(10_001_000), "numbers in one tag"
+        lambda: gray_tiff(4, 4, (320, 3, 5_000_000, 1000)) + bytes(10_001_000), "numbers in one tag"
     ),
     "TIFF of 6 million tiles": Case(lambda: tiles(2450), "strips or tiles"),
     "TIFF of 60,000 tiles": Case(lambda: tiles(244), "damaged"),
     "BigTIFF of 10 million tiles": Case(big_tiff_tiles, "strips or tiles"),
     "TIFF of 400,000 pages in a circle": Case(lambda: pages(400_000), ""),
-    "TIFF of 32-bit numbers, large": Case(lambda: grey_tiff(SIDE, SIDE, bits=32, format=2), "megapixels). Save"),
-    "TIFF of floats, large": Case(lambda: grey_tiff(SIDE, SIDE, bits=32, format=3), "megapixels). Save"),
+    "TIFF of 32-bit numbers, large": Case(lambda: gray_tiff(SIDE, SIDE, bits=32, format=2), "megapixels). Save"),
+    "TIFF of floats, large": Case(lambda: gray_tiff(SIDE, SIDE, bits=32, format=3), "megapixels). Save"),
     "TIFF tags over the same megabyte": Case(
         lambda: tiff([(40_000 + n, 1, 2**20, 0) for n in range(1000)], bytes(2**20)), "damaged"
     ),
@@ -339,7 +339,7 @@ IMAGES: dict[str, Case] = {
     "JPEG turned by 3/0": Case(lambda: turned(struct.pack("<HII", 5, 1, 26)), ""),
     "PNG of 16 bits": Case(lambda: png(64, 64, kind=0, bits=16), ""),
     "PNG without its palette": Case(lambda: patched(png(8, 8, kind=3), b"PLTE", b"pLTE"), "damaged"),
-    "PNG of colour type 5": Case(lambda: patched(png(4, 4), struct.pack(">BB", 8, 2), b"\x08\x05"), "damaged"),
+    "PNG of color type 5": Case(lambda: patched(png(4, 4), struct.pack(">BB", 8, 2), b"\x08\x05"), "damaged"),
     "PNG whose chunk has 4 GB": Case(lambda: patched(png(4, 4), b"\0\0\0\x0dIHDR", b"\xff\xff\xff\xffIHDR"), "damaged"),
     "PNG with another behind it": Case(lambda: png(4, 4) + png(20_000, 20_000, data=b""), ""),
     "PNG with a frame of 2**31 x 2**31": Case(lambda: animated_png(2**31 - 1, 2**31 - 1), "damaged"),
@@ -349,23 +349,23 @@ IMAGES: dict[str, Case] = {
     "BMP from the top": Case(lambda: top_down(64), ""),
     "BMP of height -2**31": Case(lambda: top_down(2**31), "too large"),
     "TIFF that swells": Case(lambda: packed_tiff(4, 4, 8, SWOLLEN), ""),
-    "TIFF of no bits": Case(lambda: grey_tiff(4, 4, bits=0), "damaged"),
+    "TIFF of no bits": Case(lambda: gray_tiff(4, 4, bits=0), "damaged"),
     "TIFF of a fax of 60000 x 60000": Case(lambda: packed_tiff(60_000, 60_000, 4, bytes(100)), "too large"),
     "TIFF of an unknown packing": Case(lambda: packed_tiff(4, 4, 34_892, bytes(100)), "damaged"),
     "TIFF of 16 bits in a strip, large": Case(lambda: strip_tiff(SIDE, 16, 1), "megapixels). Save"),
     "TIFF of 3 x 16 bits in a strip, large": Case(lambda: strip_tiff(SIDE, 16, 3), "megapixels). Save"),
     "TIFF with as many numbers as may be in 51 tags": Case(
-        lambda: grey_tiff(4, 4, *((tag, 3, 2**18, 2000) for tag in range(348, 399))) + b"\x12\x34" * (5 * 2**20),
+        lambda: gray_tiff(4, 4, *((tag, 3, 2**18, 2000) for tag in range(348, 399))) + b"\x12\x34" * (5 * 2**20),
         "",
     ),
     "TIFF with as many fractions as may be in 51 tags": Case(
-        lambda: grey_tiff(4, 4, *((tag, 5, 2**18, 2000) for tag in range(348, 399))) + b"\x12\x34" * (16 * 2**20),
+        lambda: gray_tiff(4, 4, *((tag, 5, 2**18, 2000) for tag in range(348, 399))) + b"\x12\x34" * (16 * 2**20),
         "damaged",
     ),
     "TIFF of 2,000 tags with too many numbers": Case(
         lambda: tiff([(320, 3, 2**18 + 1, 8)] * 2000, bytes(2**20)), "numbers in one tag"
     ),
-    "PNG of colours with one transparent, large": Case(
+    "PNG of colors with one transparent, large": Case(
         lambda: png(SIDE, SIDE, extra=chunk(b"tRNS", bytes(6)), data=b""), "megapixels). Save"
     ),
     "JPEG of ten scans, large": Case(lambda: jpeg_in_scans(SIDE, progressive=True), "megapixels). Save"),
@@ -375,7 +375,7 @@ IMAGES: dict[str, Case] = {
     "JPEG of four inks in ten scans, large": Case(
         lambda: jpeg_in_scans(SIDE, "CMYK", progressive=True), "megapixels). Save"
     ),
-    "TIFF in TIFF": Case(lambda: grey_tiff(4, 4, (330, 4, 1, 8)), ""),
+    "TIFF in TIFF": Case(lambda: gray_tiff(4, 4, (330, 4, 1, 8)), ""),
 }
 
 

@@ -39,7 +39,7 @@ META = {"meta": {"_type": "gradio.FileData"}}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guard")
     save_base(folder / "shelf" / "tiny")
-    write_zip(folder / "colours.zip")
+    write_zip(folder / "colors.zip")
     (folder / "red.png").write_bytes(encode_image(0, 99))
     (folder / "secret.txt").write_text("the password of the machine")
     return folder
@@ -504,7 +504,7 @@ def test_an_address_has_a_quarter_of_the_queue_and_reads_its_answers(
     assert not [call for call in door.open_calls._calls.values() if call.session == "ann"]
 
 
-def test_a_call_that_starts_at_once_or_is_cancelled_does_not_wait(tmp_path: Path) -> None:
+def test_a_call_that_starts_at_once_or_is_canceled_does_not_wait(tmp_path: Path) -> None:
     calls = usage_limits.OpenCalls()
     calls.note_start("fast")  # before the guard has read its id
     calls.add("fast", "6.6.6.6", "eve")

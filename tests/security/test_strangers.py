@@ -32,7 +32,7 @@ LABEL = "anns-secret-label"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("strangers")
     save_base(folder / "shelf" / "tiny")
-    write_zip(folder / "anns-colours.zip", (LABEL, "green"))
+    write_zip(folder / "anns-colors.zip", (LABEL, "green"))
     return folder
 
 
@@ -58,7 +58,7 @@ def get(address: str, target: str) -> tuple[int, bytes]:
 
 def test_an_attacker_finds_nothing_of_another_visitor(address: str, folder: Path) -> None:
     ann = Caller(address)
-    run = ann.train(folder / "anns-colours.zip")
+    run = ann.train(folder / "anns-colors.zip")
     result = str(ann.call("result"))
     assert LABEL in result
     exported = re.search(r"'path': '([^']+-data\.zip)'", str(ann.call("export")))
@@ -111,7 +111,7 @@ def test_an_attacker_finds_nothing_of_another_visitor(address: str, folder: Path
 
     # The file route, in every spelling.
     root, shared = folder / "runs", Path(packed[1])
-    files = [root / run / name for name in ("page.json", "run/report.json", "worker.log", "anns-colours.zip")]
+    files = [root / run / name for name in ("page.json", "run/report.json", "worker.log", "anns-colors.zip")]
     files += [root / run / "run" / "model" / "config.json", root / run / "weights" / "tiny" / "config.json"]
     files += [root / run / "run", root / run, root, shared.parent, shared.parent.parent]
     files += [shared.parent.with_name(sha256(other.encode()).hexdigest()) / shared.name]
@@ -148,7 +148,7 @@ def test_runs_started_and_stopped_leave_nothing_behind(folder: Path, tmp_path: P
     scheduler = Scheduler(runs)
 
     def one() -> None:
-        run = made(runs, folder / "anns-colours.zip")
+        run = made(runs, folder / "anns-colors.zip")
         scheduler.start(run, {"ann"}, configure(run, folder / "shelf" / "tiny", recipe="finetune", epochs=1000))
         wait(lambda: scheduler.get_status(run).state == "running")
         scheduler.stop(run)
@@ -176,7 +176,7 @@ def test_workers_end_with_the_app(end: signal.Signals, folder: Path, tmp_path: P
     app = Program(program, cwd=folder, env=env, output=tmp_path / "log")
     try:
         caller = Caller(wait_for_server(app, tmp_path / "log"))
-        caller.call("check_zip", caller.upload(folder / "anns-colours.zip"))
+        caller.call("check_zip", caller.upload(folder / "anns-colors.zip"))
         caller.call("begin", caller.stored, "tiny", "finetune", 100)
         wait(lambda: "Epoch" in str(caller.call("watch")), 240)
         workers = psutil.Process(app.pid).children(recursive=True)

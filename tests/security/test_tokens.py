@@ -88,7 +88,7 @@ class Visitor(Caller):
             self.tell("choose", model)
         for name in ("suggest", "_suggest"):
             self.tell(name, event={"key": "s", "input_value": "bas"})
-        self.call("check_zip", self.upload(folder / "colours.zip"))
+        self.call("check_zip", self.upload(folder / "colors.zip"))
         self.tell("begin", self.stored, "user/absent", "head")
         self.call("begin", self.stored, base, "head")
         self.look_at_workers(folder, tokens)
@@ -137,7 +137,7 @@ def cookie(secret: str, token: str) -> str:
 def folder(tmp_path: Path, hub: Hub) -> Path:
     """A shelf, data, and homes for all that the app may write; a private model of either user on the Hub."""
     save_base(tmp_path / "shelf" / "tiny")
-    write_zip(tmp_path / "colours.zip")
+    write_zip(tmp_path / "colors.zip")
     (tmp_path / "red.png").write_bytes(encode_image(0, 99))
     hub.tokens |= {MINE: ("user", True), OWNERS: ("owner", True)}
     files = {path.name: path.read_bytes() for path in (tmp_path / "shelf" / "tiny").iterdir()}

@@ -26,7 +26,7 @@ from resnet_hub.training.run_dir import RunDir
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_base(tmp_path / "tiny")
-    write_zip(tmp_path / "colours.zip")
+    write_zip(tmp_path / "colors.zip")
     monkeypatch.setenv("HF_TOKEN", WRITER)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -34,26 +34,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def config(folder: Path) -> TrainConfig:
-    return TrainConfig(data="colours.zip", base="tiny", run="run", epochs=2, precision="fp32")
+    return TrainConfig(data="colors.zip", base="tiny", run="run", epochs=2, precision="fp32")
 
 
 def test_a_job_trains_on_uploaded_data_and_pushes_the_model(config: TrainConfig, hub: Hub) -> None:
-    job = jobs.submit(config, "user/colours", upload=True, flavor="l4x1", timeout="90m")
+    job = jobs.submit(config, "user/colors", upload=True, flavor="l4x1", timeout="90m")
     assert job.url == f"{hub.url}/jobs/user/{job.id}"
     run = RunDir("here")
     said = list(jobs.record(run, jobs.follow(job)))
     events = [event for event in said if not isinstance(event, str)]
     assert isinstance(events[0], Started) and isinstance(events[-2], Finished), said
-    assert events[-1] == Pushed(f"{hub.url}/user/colours/commit/{hub.repos['user/colours'].refs['main']}")
+    assert events[-1] == Pushed(f"{hub.url}/user/colors/commit/{hub.repos['user/colors'].refs['main']}")
     assert run.epochs() == [event for event in events if isinstance(event, Epoch)]
-    assert hub.repos["user/colours"].private
-    assert ResNet.from_pretrained("user/colours").config.labels == ["blue", "green", "red"]
-    card = hub.repos["user/colours"].files()["README.md"].decode()
-    assert "--data colours.zip" in card and "--base tiny" in card and "/input" not in card
+    assert hub.repos["user/colors"].private
+    assert ResNet.from_pretrained("user/colors").config.labels == ["blue", "green", "red"]
+    card = hub.repos["user/colors"].files()["README.md"].decode()
+    assert "--data colors.zip" in card and "--base tiny" in card and "/input" not in card
 
-    brought = hub.repos["datasets/user/colours-input"]
+    brought = hub.repos["datasets/user/colors-input"]
     assert brought.private and len(brought.log) == 2  # that of the empty dataset, and ours
-    assert {"colours.zip", "base/tiny/model.safetensors", "resnet_hub/training/loop.py"} <= set(brought.files())
+    assert {"colors.zip", "base/tiny/model.safetensors", "resnet_hub/training/loop.py"} <= set(brought.files())
     assert not any("demo" in name for name in brought.files())
     spec = hub.jobs[job.id].spec
     assert spec["secrets"] == {"HF_TOKEN": WRITER} and (spec["flavor"], spec["timeoutSeconds"]) == ("l4x1", 5400)
@@ -70,7 +70,7 @@ def test_the_requirements_of_a_job_are_those_of_the_package() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"upload": False}, "A job cannot read colours.zip .* --upload"),
+        ({"upload": False}, "A job cannot read colors.zip .* --upload"),
         ({"upload": False, "data": "user/flowers"}, "A job cannot read tiny"),
         ({"data": "absent.zip"}, "no folder or file absent.zip"),
         ({"epochs": -1}, "epochs is -1"),
@@ -83,7 +83,7 @@ def test_invalid_jobs_are_refused_in_a_sentence(
     config: TrainConfig, hub: Hub, change: dict[str, Any], sentence: str
 ) -> None:
     settings = {key: change.pop(key) for key in ("data", "epochs") if key in change}
-    repo = change.pop("repo", "user/colours")
+    repo = change.pop("repo", "user/colors")
     with pytest.raises(ResNetHubError, match=sentence) as refusal:
         jobs.submit(TrainConfig(**{**vars(config), **settings}), repo, **{"upload": True} | change)
     assert len(str(refusal.value).splitlines()) == 1
@@ -93,21 +93,21 @@ def test_invalid_jobs_are_refused_in_a_sentence(
 def test_private_images_are_not_uploaded_to_a_public_dataset(config: TrainConfig, hub: Hub) -> None:
     from huggingface_hub import create_repo
 
-    create_repo("user/colours-input", repo_type="dataset", private=False)
+    create_repo("user/colors-input", repo_type="dataset", private=False)
     with pytest.raises(HubError, match="exists and is public"):
-        jobs.submit(config, "user/colours", upload=True)
-    assert set(hub.repos["datasets/user/colours-input"].files()) == {".gitattributes"}
+        jobs.submit(config, "user/colors", upload=True)
+    assert set(hub.repos["datasets/user/colors-input"].files()) == {".gitattributes"}
 
 
 def test_a_failed_job_names_its_log(folder: Path, hub: Hub) -> None:
     config = TrainConfig(data=str(write_zip(folder / "one.zip", ("red",))), run="run", epochs=1)
-    job = jobs.submit(config, "user/colours", upload=True)
+    job = jobs.submit(config, "user/colors", upload=True)
     *lines, last = jobs.follow(job)
     assert isinstance(last, Failed) and last.reason.endswith(f"its log is at {job.url}.")
     assert any("is the only class" in line for line in lines if isinstance(line, str))
     hub.fail("POST /api/jobs/", 403)
-    with pytest.raises(HubError, match="cannot write to user/colours"):
-        jobs.submit(config, "user/colours", upload=True)
+    with pytest.raises(HubError, match="cannot write to user/colors"):
+        jobs.submit(config, "user/colors", upload=True)
 
 
 @pytest.mark.parametrize(
@@ -123,28 +123,28 @@ def test_a_job_that_is_refused_is_called_a_job(status: int, reason: str, hub: Hu
     hub.fail("/api/jobs/", status)
     with pytest.raises(HubError) as error:
         jobs.cancel(job, token=WRITER)
-    assert str(error.value) == f"The job 0a1b2c cannot be cancelled: {reason}"
+    assert str(error.value) == f"The job 0a1b2c cannot be canceled: {reason}"
     with pytest.raises(HubError) as error:
         list(jobs.follow(job, token=WRITER))
     assert str(error.value) == f"The job 0a1b2c cannot be followed: {reason}"
 
 
 def test_the_command_trains_in_a_job(folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["train", "--on", "jobs", "--data", "colours.zip", "--base", "tiny", "--recipe", "head", "--upload"]
-    assert main([*words, "--push", "user/colours", "--no-private"]) == 0
+    words = ["train", "--on", "jobs", "--data", "colors.zip", "--base", "tiny", "--recipe", "head", "--upload"]
+    assert main([*words, "--push", "user/colors", "--no-private"]) == 0
     out, err = capsys.readouterr()
-    assert re.search(r"^30 images of 3 classes", out) and out.endswith(f"{hub.url}/user/colours/commit/{head(hub)}\n")
+    assert re.search(r"^30 images of 3 classes", out) and out.endswith(f"{hub.url}/user/colors/commit/{head(hub)}\n")
     assert f"{hub.url}/jobs/user/job0" in err and WRITER not in out + err
-    assert not hub.repos["user/colours"].private
+    assert not hub.repos["user/colors"].private
     for wrong, sentence in {
-        ("train", "--on", "jobs", "--data", "colours.zip"): "--push user/name",
+        ("train", "--on", "jobs", "--data", "colors.zip"): "--push user/name",
         ("train", "--on", "jobs", "--push", "user/x"): "--data",
         ("train",): "Name a dataset with --data, or a run to resume with --run.",
-        ("train", "--data", "colours.zip", "--run", "r", "--flavor", "h200"): "--on jobs",
-        ("train", "--data", "colours.zip", "--run", "r", "--private"): "--push",
-        ("train", "--data", "colours.zip", "--run", "r", "--end-when", "x/end"): "'x/end' is not a file of a dataset",
+        ("train", "--data", "colors.zip", "--run", "r", "--flavor", "h200"): "--on jobs",
+        ("train", "--data", "colors.zip", "--run", "r", "--private"): "--push",
+        ("train", "--data", "colors.zip", "--run", "r", "--end-when", "x/end"): "'x/end' is not a file of a dataset",
         (*words, "--push", "user/x", "--end-when", "user/x/end"): "leave out --end-when",
-        ("train", "--data", "colours.zip", "--run", "r", "--stop-after", "soon"): "'soon' is not a duration; write",
+        ("train", "--data", "colors.zip", "--run", "r", "--stop-after", "soon"): "'soon' is not a duration; write",
         (*words, "--push", "user/x", "--stop-after", "1h"): "before its --timeout; leave out --stop-after",
         (*words, "--push", "user/x", "--timeout", "2 hours"): "'2 hours' is not a duration",
         (*words, "--push", "user/x", "--timeout", "10m"): "A job of 10m has no time to train; give it 15m or more.",
@@ -159,34 +159,34 @@ def test_a_job_starts_from_the_preferred_base_of_its_hardware(
 ) -> None:
     monkeypatch.delenv("RESNET_HUB_BASE", raising=False)
     monkeypatch.setattr("helpers.hub_server.Job.run", lambda *_: None)
-    config = TrainConfig(data="colours.zip", base="auto", run="run")
+    config = TrainConfig(data="colors.zip", base="auto", run="run")
     for flavor, base in {"t4-small": BASE_ON_GPU, "cpu-basic": BASE_ON_CPU}.items():
-        jobs.submit(config, "user/colours", flavor=flavor, upload=True)
+        jobs.submit(config, "user/colors", flavor=flavor, upload=True)
         command = hub.jobs[f"job{len(hub.jobs) - 1}"].spec["command"]
         assert command[command.index("--base") + 1] == base
         assert command[command.index("python") + 1 :][:3] == ["-m", "resnet_hub", "train"]
-    jobs.submit(config, "user/colours", flavor="l40sx4", upload=True)  # a process for each GPU
+    jobs.submit(config, "user/colors", flavor="l40sx4", upload=True)  # a process for each GPU
     command = hub.jobs[f"job{len(hub.jobs) - 1}"].spec["command"]
     launch = command[command.index("python") + 1 : command.index("resnet_hub")]
     assert launch[:5] == ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "4"]
     assert launch[-1] == "-m" and command[command.index("resnet_hub") + 1] == "train"
     monkeypatch.setenv("RESNET_HUB_BASE", "tinier")
     with pytest.raises(CheckpointError, match="RESNET_HUB_BASE is tinier, which is neither a folder"):
-        jobs.submit(config, "user/colours", upload=True)
+        jobs.submit(config, "user/colors", upload=True)
     monkeypatch.setenv("RESNET_HUB_BASE", "tiny")
     with pytest.raises(TrainingError, match="A job cannot read tiny on this computer"):
-        jobs.submit(replace(config, data="hf://datasets/user/colours"), "user/colours")
+        jobs.submit(replace(config, data="hf://datasets/user/colors"), "user/colors")
 
 
 def head(hub: Hub) -> str:
-    return hub.repos["user/colours"].refs["main"]
+    return hub.repos["user/colors"].refs["main"]
 
 
 def test_the_selected_part_of_a_dataset_goes_to_the_job(
     folder: Path, hub: Hub, tables: Repo, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = ["--subset", "three", "--train-split", "train[:-1]", "--image-column", "photo", "--label-column", "kind"]
-    words = ["train", "--on", "jobs", "--base", "tiny", "--recipe", "head", "--upload", "--push", "user/colours"]
+    words = ["train", "--on", "jobs", "--base", "tiny", "--recipe", "head", "--upload", "--push", "user/colors"]
     for data in ("user/tables", "tables"):  # on the Hub, and here
         assert main([*words, "--data", data, *named]) == 0, capsys.readouterr()
         assert "29 images of 3 classes, 6 to evaluate on" in capsys.readouterr().out
@@ -194,8 +194,8 @@ def test_the_selected_part_of_a_dataset_goes_to_the_job(
         assert (named[1] in command) is (data == "user/tables")  # the local one goes as a ZIP of the selected part
     assert main([*words, "--data", "tables", *named[2:]]) == 2
     assert "Choose one of two, three" in capsys.readouterr().err
-    assert main([*words, "--data", "colours.zip", *named[:2]]) == 2
-    assert "colours.zip has no subset 'three'" in capsys.readouterr().err
+    assert main([*words, "--data", "colors.zip", *named[:2]]) == 2
+    assert "colors.zip has no subset 'three'" in capsys.readouterr().err
     assert len(hub.jobs) == 2
 
 
@@ -203,18 +203,18 @@ def test_the_selected_part_of_a_dataset_goes_to_the_job(
     ("repo", "token", "words"),
     [
         ("no/such/name", WRITER, "'no/such/name' is neither a folder nor the name of a model"),
-        ("user/colours", "", "There is no token on this computer. Log in with `hf auth login`."),
-        ("user/colours", "hf_unknown", "does not accept the token"),
-        ("user/colours", READER, "The token of user cannot write to user/colours, only read. Use one that can."),
+        ("user/colors", "", "There is no token on this computer. Log in with `hf auth login`."),
+        ("user/colors", "hf_unknown", "does not accept the token"),
+        ("user/colors", READER, "The token of user cannot write to user/colors, only read. Use one that can."),
         ("user/there", READER, "The token cannot write to user/there"),
         ("user/there", STRANGER, "The token cannot write to user/there"),
         ("user/public", WRITER, "user/public exists and is public"),
         (
-            "other/colours",
+            "other/colors",
             WRITER,
-            "cannot create other/colours, as it is not other's. Push to user/colours or org/colours.",
+            "cannot create other/colors, as it is not other's. Push to user/colors or org/colors.",
         ),
-        ("readers/colours", WRITER, "cannot create readers/colours"),
+        ("readers/colors", WRITER, "cannot create readers/colors"),
     ],
 )
 @pytest.mark.parametrize("machine", ["here", "jobs"])
@@ -234,7 +234,7 @@ def test_a_push_that_would_be_refused_is_refused_before_training(
         create_repo(name, private=False, token=WRITER)
     hub.orgs = [{"name": "org", "roleInOrg": "write"}, {"name": "readers", "roleInOrg": "read"}]
     monkeypatch.setenv("HF_TOKEN", token)
-    command = ["train", "--data", "colours.zip", "--base", "tiny", "--recipe", "head", "--push", repo]
+    command = ["train", "--data", "colors.zip", "--base", "tiny", "--recipe", "head", "--push", repo]
     command += ["--run", "run"] if machine == "here" else ["--on", "jobs", "--upload"]
     assert main([*command, *(["--private"] if repo == "user/public" else [])]) == 2
     out, error = capsys.readouterr()
@@ -249,14 +249,14 @@ def test_a_push_that_would_be_refused_is_refused_before_training(
 
 def test_users_with_write_access_may_push(folder: Path, hub: Hub) -> None:
     hub.orgs = [{"name": "org", "roleInOrg": "contributor"}]
-    for repo in ("user/colours", "org/colours", "colours"):
+    for repo in ("user/colors", "org/colors", "colors"):
         check_push_access(repo, private=True)
     assert hub.repos == {} and {request.split()[0] for request in hub.requests} == {"GET"}
-    push_folder("tiny", "user/colours", private=True)
+    push_folder("tiny", "user/colors", private=True)
     hub.requests.clear()
-    for repo in ("user/colours", "colours"):
+    for repo in ("user/colors", "colors"):
         check_push_access(repo, private=True)
-    push_folder("tiny", "user/colours", create_pr=True)
+    push_folder("tiny", "user/colors", create_pr=True)
     hub.fail("GET /api/whoami", 200, page=b"[]")
     with pytest.raises(HubError, match="does not respond like a Hugging Face Hub"):
         check_push_access("user/new")
@@ -270,7 +270,7 @@ def test_a_job_stops_training_some_minutes_before_its_end(
     folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, timeout: str, seconds: int
 ) -> None:
     monkeypatch.setattr(Job, "run", lambda job, hub: setattr(job, "stage", "COMPLETED"))
-    job = jobs.submit(TrainConfig(data="user/colours", run="run"), "user/colours", timeout=timeout)
+    job = jobs.submit(TrainConfig(data="user/colors", run="run"), "user/colors", timeout=timeout)
     command, limit = hub.jobs[job.id].spec["command"], hub.jobs[job.id].spec["timeoutSeconds"]
     assert command[command.index("--stop-after") + 1] == f"{seconds}s" and limit - seconds >= max(480, limit / 10)
 
@@ -279,34 +279,34 @@ def test_a_job_at_its_time_limit_pushes_its_best_model(
     folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("resnet_hub.jobs._training_time", lambda timeout: 1)
-    words = ["train", "--on", "jobs", "--data", "colours.zip", "--base", "tiny", "--epochs", "10000", "--upload"]
-    assert main([*words, "--push", "user/colours", "--json"]) == 0
+    words = ["train", "--on", "jobs", "--data", "colors.zip", "--base", "tiny", "--epochs", "10000", "--upload"]
+    assert main([*words, "--push", "user/colors", "--json"]) == 0
     events = [event_from_json(line) for line in capsys.readouterr().out.splitlines()]
     assert [type(event) for event in events[-2:]] == [Finished, Pushed] and TimeUp in map(type, events), events[-5:]
-    assert "accuracy" in hub.repos["user/colours"].files()["README.md"].decode()
-    assert ResNet.from_pretrained("user/colours").config.labels == ["blue", "green", "red"]
+    assert "accuracy" in hub.repos["user/colors"].files()["README.md"].decode()
+    assert ResNet.from_pretrained("user/colors").config.labels == ["blue", "green", "red"]
 
 
 def test_a_stopped_job_pushes_its_best_model(config: TrainConfig, hub: Hub) -> None:
-    job = jobs.submit(replace(config, epochs=10_000), "user/colours", upload=True)
-    assert job.ending.startswith("user/colours-input/end-")
-    with pytest.raises(HubError, match="cannot write to user/colours-input"):
+    job = jobs.submit(replace(config, epochs=10_000), "user/colors", upload=True)
+    assert job.ending.startswith("user/colors-input/end-")
+    with pytest.raises(HubError, match="cannot write to user/colors-input"):
         jobs.end(job, token=READER)
     jobs.end(job)
     events = [event for event in jobs.follow(job) if not isinstance(event, str)]
     assert [type(event) for event in events[-2:]] == [Finished, Pushed] and TimeUp in map(type, events), events[-5:]
-    assert "accuracy" in hub.repos["user/colours"].files()["README.md"].decode()
+    assert "accuracy" in hub.repos["user/colors"].files()["README.md"].decode()
 
 
 def test_training_here_can_push_too(folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["train", "--data", "colours.zip", "--base", "tiny", "--run", "run", "--epochs", "10000"]
-    assert main([*words, "--push", "user/colours", "--private", "--stop-after", "1s"]) == 0
+    words = ["train", "--data", "colors.zip", "--base", "tiny", "--run", "run", "--epochs", "10000"]
+    assert main([*words, "--push", "user/colors", "--private", "--stop-after", "1s"]) == 0
     out = capsys.readouterr().out
     assert re.search(
         r"^training ends in epoch \d+; the best model so far is evaluated and saved\n(epoch .*\n)?accuracy ", out, re.M
     )
-    assert out.endswith(f"{hub.url}/user/colours/commit/{head(hub)}\n")
-    assert hub.repos["user/colours"].private
+    assert out.endswith(f"{hub.url}/user/colors/commit/{head(hub)}\n")
+    assert hub.repos["user/colors"].private
 
 
 def test_of_a_base_a_job_gets_the_files_of_the_checkpoint(config: TrainConfig, hub: Hub) -> None:
@@ -314,8 +314,8 @@ def test_of_a_base_a_job_gets_the_files_of_the_checkpoint(config: TrainConfig, h
     for name in ("id_rsa", "optimizer.safetensors", "credentials.txt"):
         (base / name).write_text("private")
     (base / "LICENSE").symlink_to("/etc/hostname")
-    jobs.submit(config, "user/colours", upload=True, token=WRITER)
-    brought = hub.repos["datasets/user/colours-input"].files()
+    jobs.submit(config, "user/colors", upload=True, token=WRITER)
+    brought = hub.repos["datasets/user/colors-input"].files()
     inside = {name.removeprefix(f"base/{base.name}/") for name in brought if name.startswith("base/")}
     assert inside == {"config.json", "model.safetensors", "README.md"}
     assert sum("/preupload/" in request for request in hub.requests) == 1

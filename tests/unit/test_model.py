@@ -24,10 +24,10 @@ IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 def tiny(**changes: Any) -> ResNet:
     torch.manual_seed(0)
     values = {"depths": (1, 2), "width": 8, "id2label": label_table(None, 3)} | changes
-    return randomise(ResNet(ResNetConfig(**values))).eval()
+    return randomize(ResNet(ResNetConfig(**values))).eval()
 
 
-def randomise(model: nn.Module) -> Any:
+def randomize(model: nn.Module) -> Any:
     """BatchNorms as if trained: as made they hide mistakes, since all of them are the identity."""
     random = torch.Generator().manual_seed(1)
     for module in model.modules():
@@ -53,7 +53,7 @@ def shapes(model: nn.Module) -> list[tuple[str, torch.Size, torch.dtype]]:
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_weights_of_torchvision_and_timm_fit_and_give_equal_logits(name: str) -> None:
     torch.manual_seed(0)
-    reference = randomise(torchvision.models.get_model(name, weights=None)).eval()
+    reference = randomize(torchvision.models.get_model(name, weights=None)).eval()
     with torch.device("meta"):
         ours = ResNet(ResNetConfig.from_name(name, num_classes=1000)).eval()
         timms = timm.create_model(name).eval()
@@ -159,7 +159,7 @@ def test_a_bottleneck_halves_the_map_in_the_paper_s_1x1_or_the_field_s_3x3() -> 
     torch.testing.assert_close(v1(IMAGES), v15(IMAGES))
 
 
-# Initialisation
+# Initialization
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnet34"])

@@ -1,4 +1,4 @@
-"""The accuracy of a model without some blocks, on labelled images that it was not trained on.
+"""The accuracy of a model without some blocks, on labeled images that it was not trained on.
 
 A visitor's own model has those that its training held out. A model with the labels of CIFAR-10 or ImageNet has test
 images from the Hub, where the Hub can be reached.
@@ -27,7 +27,7 @@ from resnet_hub.errors import ResNetHubError
 from resnet_hub.hub_client import timeouts
 
 if TYPE_CHECKING:
-    from resnet_hub.analysis.labelled_images import LabelledImages
+    from resnet_hub.analysis.labeled_images import LabeledImages
     from resnet_hub.datasets.dataset import ImageDataset
     from resnet_hub.demo.runs.run import PageRun
     from resnet_hub.model import ResNet
@@ -58,7 +58,7 @@ class AccuracyMeter:
         return self._pool.submit(read_as_sender, self._render, name, off, request).result()
 
     def _render(self, name: str, off: list[str], request: gr.Request) -> str:
-        from resnet_hub.analysis.labelled_images import compute_accuracy
+        from resnet_hub.analysis.labeled_images import compute_accuracy
         from resnet_hub.analysis.lesions import remove_blocks
 
         model: ResNet = self.models.get(name).model
@@ -66,24 +66,24 @@ class AccuracyMeter:
         run = scheduler.runs.find(name) if scheduler else None
         test_set, indices = find_test_set(model.config.labels) or (None, {})
         if run:
-            labelled = load_held_out(run, model)
+            labeled = load_held_out(run, model)
         elif test_set and _count_images(model) < _FEWEST_TEST_IMAGES:
             command = f"resnet-hub reproduce lesion --model {self.models.command_name(name)} --data DATA"
             raise PageError("inside_too_slow", command=command)
         else:
-            labelled = self._load_test_images(test_set, indices, model) if test_set else None
-        if labelled is None:
-            return markup.render_text(translate(request, "inside_few_labelled" if run else "inside_no_labelled"))
+            labeled = self._load_test_images(test_set, indices, model) if test_set else None
+        if labeled is None:
+            return markup.render_text(translate(request, "inside_few_labeled" if run else "inside_no_labeled"))
         if model not in self._whole:
-            self._whole[model] = compute_accuracy(model, labelled)
+            self._whole[model] = compute_accuracy(model, labeled)
         whole = self._whole[model]
-        without = compute_accuracy(remove_blocks(model, off), labelled) if off else whole
-        values = {"images": len(labelled.targets), "whole": f"{whole:.0%}", "without": f"{without:.0%}"}
+        without = compute_accuracy(remove_blocks(model, off), labeled) if off else whole
+        values = {"images": len(labeled.targets), "whole": f"{whole:.0%}", "without": f"{without:.0%}"}
         values["dataset"] = translate(request, test_set.title) if test_set else ""
         key = f"{'inside_accuracy' if run else 'inside_test_images'}_{'without' if off else 'whole'}"
         return markup.render_text(translate(request, key, **values), "status")
 
-    def _load_test_images(self, test_set: TestSet, indices: dict[str, int], model: "ResNet") -> "LabelledImages | None":
+    def _load_test_images(self, test_set: TestSet, indices: dict[str, int], model: "ResNet") -> "LabeledImages | None":
         """Load as many images of a test set as can be computed; None where the Hub has none.
 
         Args:
@@ -91,7 +91,7 @@ class AccuracyMeter:
             indices: The model's class index of each of its labels.
             model: The model, by whose config the images are preprocessed.
         """
-        from resnet_hub.analysis.labelled_images import load_labelled_images
+        from resnet_hub.analysis.labeled_images import load_labeled_images
         from resnet_hub.datasets.dataset import ImageDataset
         from resnet_hub.datasets.image_stream import open_stream
 
@@ -110,7 +110,7 @@ class AccuracyMeter:
             return None
         targets = np.array([indices[label] for label in sample.labels])[sample.targets]
         images = ImageDataset(tuple(model.config.labels), sample.sources, targets, sample.names)
-        return load_labelled_images(model.config, images, count=count)
+        return load_labeled_images(model.config, images, count=count)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -121,9 +121,9 @@ class AccuracyMeter:
         return pool
 
 
-def load_held_out(run: "PageRun", model: "ResNet") -> "LabelledImages | None":
+def load_held_out(run: "PageRun", model: "ResNet") -> "LabeledImages | None":
     """The photos that a run's model is evaluated on, as many as can be computed; None if they are gone or few."""
-    from resnet_hub.analysis.labelled_images import load_labelled_images
+    from resnet_hub.analysis.labeled_images import load_labeled_images
 
     images = None
     with suppress(ResNetHubError, OSError, ValueError):  # such as a dataset that was deleted from the Hub
@@ -131,7 +131,7 @@ def load_held_out(run: "PageRun", model: "ResNet") -> "LabelledImages | None":
     count = _count_images(model)
     if images is None or min(count, len(images)) < _FEWEST_PHOTOS:
         return None
-    return load_labelled_images(model.config, images, count=count)
+    return load_labeled_images(model.config, images, count=count)
 
 
 def _count_images(model: "ResNet") -> int:

@@ -22,7 +22,7 @@ _GRADIENT_SECONDS, _IDENTITY_SECONDS = 4.0, 8.0  # on a busy machine; what a vis
 _NETWORKS = ("plain", "residual")
 _NAMES = {"plain": "inside_plain", "residual": "inside_residual", "white": "inside_white", "brown": "inside_brown"}
 _MAX_SEED = 1000
-_CLEAR_DIFFERENCE = 0.05  # of the correlation at neighbouring inputs; two draws of one network differ by less
+_CLEAR_DIFFERENCE = 0.05  # of the correlation at neighboring inputs; two draws of one network differ by less
 # What is left of a stopped experiment: its charts, or nothing if none has come yet.
 _KEEP_CHARTS = "(shown) => shown.includes('<figure') ? shown : ''"
 

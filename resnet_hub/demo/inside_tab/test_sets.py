@@ -1,4 +1,4 @@
-"""Labelled images on the Hub to measure the accuracy without blocks on, and which model knows their labels."""
+"""Labeled images on the Hub to measure the accuracy without blocks on, and which model knows their labels."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ _IMAGENET_CLASSES = 1000
 
 
 class TestSet(NamedTuple):
-    """Labelled images on the Hub."""
+    """Labeled images on the Hub."""
 
     title: str  # key of the message
     repo_id: str

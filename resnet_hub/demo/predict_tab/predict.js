@@ -217,9 +217,9 @@
     });
     const context = canvas.getContext("2d");
     const font = getComputedStyle(document.body).fontFamily;
-    const write = (text, y, style, colour, space) => {
+    const write = (text, y, style, color, space) => {
       context.font = `${style} ${font}`;
-      context.fillStyle = colour;
+      context.fillStyle = color;
       let shown = text;
       while (context.measureText(shown).width > space && shown.length > 1) shown = `${shown.replace(/…$/, "").slice(0, -1)}…`;
       context.fillText(shown, MARGIN, y);

@@ -32,7 +32,7 @@ _VERDICTS = {"not sure": "not_sure", "none": "none_of_these"}  # messages
 
 
 def render_summary(config: "ResNetConfig", model: str, title: str, card: str, query: str, request: gr.Request) -> str:
-    """A model's title, purpose, licence and size.
+    """A model's title, purpose, license and size.
 
     Args:
         config: Its config.
@@ -42,7 +42,7 @@ def render_summary(config: "ResNetConfig", model: str, title: str, card: str, qu
         query: The query of a link that opens the page with this model; "" for the run of a visitor, whose id is secret.
         request: The request, for its language.
     """
-    count = min(_LABELS_IN_SUMMARY, config.num_classes)  # from all over the list: neighbours are alike
+    count = min(_LABELS_IN_SUMMARY, config.num_classes)  # from all over the list: neighbors are alike
     labels = [name_label(config.labels[i * config.num_classes // count], request) for i in range(count)]
     some, license = translate(request, "comma").join(labels), read_license(card)
     heading = read_heading(card[:_MAX_CARD]).title

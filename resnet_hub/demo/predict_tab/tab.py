@@ -30,7 +30,7 @@ _HEAT_MAP_SIDE = 768  # pixels of the shorter side; a larger photo is decoded at
 _CONCURRENCY = 16  # photos of visitors at a time; those that wait are computed as one batch
 _EXAMPLES = Path(__file__).parents[1] / "examples"
 EXAMPLES = [_EXAMPLES / f"{name}.jpg" for name in ("cat", "espresso", "rocket", "goldfish", "school_bus")]
-_EXAMPLE_URL = (  # of the endpoint: a grey pixel
+_EXAMPLE_URL = (  # of the endpoint: a gray pixel
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 )
 _BROWSER_FORMATS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}

@@ -17,7 +17,7 @@ from resnet_hub.demo.runs.scheduler import Scheduler
 from resnet_hub.demo.space import is_space
 from resnet_hub.demo.train_tab.tab_state import TabState, Updates
 from resnet_hub.errors import ResNetHubError
-from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.config import TrainConfig, read_settings
 from resnet_hub.training.events import Pushed, Started, TimeUp
 
 
@@ -63,7 +63,7 @@ class JobPanel:
                     if number == 0:  # the log is read from its beginning, so all events come again
                         run.log.write_bytes(b"")
                     if isinstance(event, Started):
-                        config = TrainConfig(**run.read_facts()["config"])
+                        config = read_settings(run.read_facts()["config"])
                         run.update_facts(config=asdict(replace(config, epochs=event.epochs)))
                     if isinstance(event, TimeUp):
                         run.update_facts(time_up=True)

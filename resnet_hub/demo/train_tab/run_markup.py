@@ -27,7 +27,7 @@ from resnet_hub.demo.space import is_zero_gpu
 from resnet_hub.demo.svg_charts import find_kept_epoch
 from resnet_hub.errors import ResNetHubError, format_bytes
 from resnet_hub.evaluation.metrics import compute_wilson_interval
-from resnet_hub.training.config import TrainConfig
+from resnet_hub.training.config import read_settings
 from resnet_hub.training.events import Epoch
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _describe_event(run: PageRun, event: dict[str, Any], request: gr.Request) ->
     if kind != "Progress":
         return translate(request, "starting"), 0, 1
     has_run_dir = run.run_dir.exists()  # the run directory of a job is on the job's machine
-    config = run.run_dir.config if has_run_dir else TrainConfig(**run.read_facts()["config"])
+    config = run.run_dir.config if has_run_dir else read_settings(run.read_facts()["config"])
     epochs = config.recorded().epochs or 1
     parts = (
         translate(request, "at_epoch", epoch=event["epoch"], epochs=epochs),
@@ -213,7 +213,7 @@ def describe_calibration(evaluation: dict[str, Any], request: gr.Request) -> str
 
 
 def render_terms(run: PageRun, request: gr.Request) -> str:
-    """Whose work the model builds on, and what its licence allows; nothing if it was trained from scratch."""
+    """Whose work the model builds on, and what its license allows; nothing if it was trained from scratch."""
     base = run.read_facts().get("config", {}).get("base")
     if not base:
         return ""

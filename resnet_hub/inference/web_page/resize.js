@@ -38,7 +38,7 @@ export function resizeAndCrop(read, width, height, config) {
   for (let y = top; y < bottom; y += STRIP_ROWS) {
     const count = Math.min(STRIP_ROWS, bottom - y);
     const strip = read(left, y, right - left, count);
-    const pixels = channels === 1 ? toGrey(strip) : strip;
+    const pixels = channels === 1 ? toGray(strip) : strip;
     resizeRows(pixels, left, right - left, columns, channels, stretched.subarray((y - top) * side * channels, (y - top + count) * side * channels));
   }
   return resizeColumns(stretched, side * channels, rows, top);
@@ -131,11 +131,11 @@ function resizeColumns(pixels, rowLength, rows, top) {
 }
 
 /** Luma of RGBA pixels, a byte each, by the weights of ITU-R 601-2 that Pillow takes. */
-function toGrey(pixels) {
-  const grey = new Uint8ClampedArray(pixels.length / 4);
-  for (let i = 0, source = 0; i < grey.length; i++, source += 4) {
+function toGray(pixels) {
+  const gray = new Uint8ClampedArray(pixels.length / 4);
+  for (let i = 0, source = 0; i < gray.length; i++, source += 4) {
     const [red, green, blue] = [pixels[source], pixels[source + 1], pixels[source + 2]];
-    grey[i] = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
+    gray[i] = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;
   }
-  return grey;
+  return gray;
 }

@@ -21,7 +21,7 @@ from resnet_hub.analysis.cifar import (
     train_network,
     write_record,
 )
-from resnet_hub.analysis.labelled_images import encode_as_jpeg, name_dataset
+from resnet_hub.analysis.labeled_images import encode_as_jpeg, name_dataset
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import AnalysisError, TrainingError
 from resnet_hub.images.load import load_image
@@ -58,10 +58,10 @@ class Killed(BaseException):
 
 
 def test_a_killed_training_ends_as_an_uninterrupted_one(data: Path, tmp_path: Path) -> None:
-    run, settings = NetworkRun(8, "none", seed=2), {"epochs": 2, "width": 4, "command": "again", "data_name": "colours"}
+    run, settings = NetworkRun(8, "none", seed=2), {"epochs": 2, "width": 4, "command": "again", "data_name": "colors"}
     whole = train_network(run, data, tmp_path / "whole", **settings)
     assert [row.epoch for row in whole.epochs] == [0, 1, 2] and whole.is_finished
-    assert (whole.name, whole.network, whole.data, whole.command) == ("plain8-seed2", "plain8", "colours", "again")
+    assert (whole.name, whole.network, whole.data, whole.command) == ("plain8-seed2", "plain8", "colors", "again")
     assert ResNet.from_pretrained(tmp_path / "whole" / "runs" / run.name / "model").config.shortcut == "none"
 
     def kill(event: events.Event) -> None:

@@ -26,29 +26,29 @@ from resnet_hub.errors import AnalysisError
 
 
 @pytest.fixture
-def colours(tmp_path):
+def colors(tmp_path):
     for split, count in (("train", 8), ("test", 6)):
         for channel, label in enumerate(("red", "green")):
-            (folder := tmp_path / "colours" / split / label).mkdir(parents=True)
+            (folder := tmp_path / "colors" / split / label).mkdir(parents=True)
             for number in range(count):
                 (folder / f"{number}.png").write_bytes(encode_image(channel, number))
-    return tmp_path / "colours"
+    return tmp_path / "colors"
 
 
-def test_lesion(colours):
+def test_lesion(colors):
     labels = {0: "green", 1: "red"}
     models = {
         name: network(stem="3x3", width=8, depths=(3, 1, 1), image_size=16, id2label=labels, shortcut=shortcut)
         for name, shortcut in (("residual", "B"), ("plain", "none"))
     }
-    report = reproduce_lesion(models, colours, draws=1)
+    report = reproduce_lesion(models, colors, draws=1)
     assert is_whole(report) and {*report.charts} == {"one-block", "removal", "reorder"}
     assert [finding.expected for finding in report.findings] == ["at most 5 points", "nearly all accuracy"]
     values = report.numbers["plain"]
     assert len(values["lesions"]) == 5 and values["num_images"] == 12
     drops = [values["accuracy"] - lesion["accuracy"] for lesion in values["lesions"]]
     assert values["mean_drop"] == pytest.approx(np.mean(drops))
-    fast = reproduce_lesion(models, colours, images=4, curves=False)
+    fast = reproduce_lesion(models, colors, images=4, curves=False)
     assert {*fast.charts} == {"one-block"} and fast.numbers["residual"]["num_images"] == 4
 
 
@@ -63,20 +63,20 @@ def test_degradation_and_shortcuts_on_gratings():
     assert shortcuts.findings[-1].holds and shortcuts.findings[-1].expected == "none = A < B < C"
 
 
-def test_shortcuts_on_images(colours, tmp_path):
+def test_shortcuts_on_images(colors, tmp_path):
     # With two channels the backward pass of PyTorch corrupts its heap on some CPUs (an AMD EPYC without bfloat16).
-    report = reproduce_shortcuts(data=colours, work=tmp_path / "work", layers=8, width=8, epochs=1, command="again")
+    report = reproduce_shortcuts(data=colors, work=tmp_path / "work", layers=8, width=8, epochs=1, command="again")
     assert is_whole(report) and [row["network"] for row in report.numbers["records"]] == [
         *("plain8", "resnet8", "resnet8-B", "resnet8-C")
     ]
     assert {*report.charts} == {"train-error", "test-error"}
-    assert {(row["command"], row["data"]) for row in report.numbers["records"]} == {("again", "colours")}
+    assert {(row["command"], row["data"]) for row in report.numbers["records"]} == {("again", "colors")}
     assert report.findings[0].statement == "test error of plain8 and resnet8"
 
 
 def test_missing_settings_are_named():
     with pytest.raises(AnalysisError, match="Set work to a folder"):
-        reproduce_degradation(data="colours")
+        reproduce_degradation(data="colors")
     with pytest.raises(AnalysisError, match="give steps"):
         reproduce_shortcuts()
 

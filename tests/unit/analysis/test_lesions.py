@@ -18,7 +18,7 @@ from resnet_hub.analysis import (
     compute_accuracy,
     feature_maps,
     lesion,
-    load_labelled_images,
+    load_labeled_images,
     removal_curve,
     remove_blocks,
     remove_each_block,
@@ -27,7 +27,7 @@ from resnet_hub.analysis import (
     residual_ratios,
 )
 from resnet_hub.analysis.blocks import evaluation_mode, forward_head, list_blocks
-from resnet_hub.analysis.labelled_images import LabelledImages
+from resnet_hub.analysis.labeled_images import LabeledImages
 from resnet_hub.analysis.lesion_records import measure_lesions
 from resnet_hub.analysis.lesions import kendall_tau, list_swaps
 from resnet_hub.config import VARIANTS
@@ -53,7 +53,7 @@ def is_unchanged(model: ResNet, weights: dict[str, torch.Tensor], logits: torch.
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_architecture_is_analysed_and_left_as_it_was(name: str) -> None:
+def test_every_architecture_is_analyzed_and_left_as_it_was(name: str) -> None:
     small = {"width": 16, "image_size": 32 if VARIANTS[name].get("stem") != "3x3" else 8, "stem_channels": ()}
     if VARIANTS[name].get("stem_channels"):
         small["stem_channels"] = (4, 8, 16)
@@ -79,7 +79,7 @@ def _with_lesion(model: ResNet, blocks: list[int], batch: torch.Tensor) -> torch
         return model(batch)
 
 
-@pytest.mark.parametrize("form", ["timm", "transformers", "torchvision", "CIFAR", "half precision", "grey"])
+@pytest.mark.parametrize("form", ["timm", "transformers", "torchvision", "CIFAR", "half precision", "gray"])
 def test_models_in_other_forms_are_left_as_they_were(form: str, tmp_path: Path) -> None:
     loaded = _open(form, tmp_path)
     weights, modes = copy.deepcopy(loaded.state_dict()), [module.training for module in loaded.modules()]
@@ -112,12 +112,12 @@ def _open(form: str, folder: Path) -> ResNet:
         del config["resnet_hub"]
         (folder / "config.json").write_text(json.dumps(config))
     else:
-        channels = 1 if form == "grey" else 3
+        channels = 1 if form == "gray" else 3
         normalization = {"mean": (0.5,) * channels, "std": (0.2,) * channels}
         model = network(depths=(1, 1, 1, 1), width=16, in_channels=channels, **normalization)
         model.save_pretrained(folder, dtype="float16" if form == "half precision" else None)
     loaded = ResNet.from_pretrained(folder, dtype="auto")
-    if form == "grey":
+    if form == "gray":
         loaded.reset_head()
         loaded.layer2.train()
     return loaded
@@ -191,9 +191,9 @@ def test_blocks_swap_places() -> None:
 def test_a_block_that_does_not_exist_is_named(block: Any) -> None:
     model = network(**CIFAR)
     assert list(feature_maps(model, images(model), np.arange(2))) == list(feature_maps(model, images(model), [0, 1]))
-    for analyse in (remove_blocks, lambda m, b: lesion(m, b).__enter__(), lambda m, b: feature_maps(m, images(m), b)):
+    for analyze in (remove_blocks, lambda m, b: lesion(m, b).__enter__(), lambda m, b: feature_maps(m, images(m), b)):
         with pytest.raises(AnalysisError, match=rf"no block {block!r}\. Its 6 blocks are layer1\.0"):
-            analyse(model, block)
+            analyze(model, block)
 
 
 def test_wrong_orders_and_images_are_refused() -> None:
@@ -209,58 +209,58 @@ def test_wrong_orders_and_images_are_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def labelled() -> LabelledImages:
+def labeled() -> LabeledImages:
     generator = torch.Generator().manual_seed(0)
-    return LabelledImages(
+    return LabeledImages(
         torch.randn(300, 3, 16, 16, generator=generator), torch.randint(5, (300,), generator=generator)
     )
 
 
 @pytest.mark.parametrize("shortcut", ["B", "none"])
-def test_each_block_is_removed_once(labelled: LabelledImages, shortcut: str) -> None:
+def test_each_block_is_removed_once(labeled: LabeledImages, shortcut: str) -> None:
     model = network(**DEEPER, shortcut=shortcut)
-    study = remove_each_block(model, labelled)
-    assert study.accuracy == compute_accuracy(model, labelled) and study.num_images == 300
+    study = remove_each_block(model, labeled)
+    assert study.accuracy == compute_accuracy(model, labeled) and study.num_images == 300
     assert [row.block for row in study.lesions if row.changes_shape] == ["layer2.0", "layer3.0"]
     for row in study.lesions:
         with lesion(model, row.block):
-            assert row.accuracy == compute_accuracy(model, labelled)
+            assert row.accuracy == compute_accuracy(model, labeled)
     mean = sum(row.accuracy for row in study.lesions) / len(study.lesions)
     assert study.mean_drop == pytest.approx(study.accuracy - mean)
 
 
-def test_curves_start_at_the_whole_model(labelled: LabelledImages) -> None:
+def test_curves_start_at_the_whole_model(labeled: LabeledImages) -> None:
     model = network(**DEEPER)
-    whole = compute_accuracy(model, labelled)
-    removed = removal_curve(model, labelled, (0, 2, 5), draws=2, seed=3)
+    whole = compute_accuracy(model, labeled)
+    removed = removal_curve(model, labeled, (0, 2, 5), draws=2, seed=3)
     assert [(point.removed, len(point.accuracies)) for point in removed] == [(0, 2), (2, 2), (5, 2)]
     assert removed[0].accuracies == (whole, whole)
     assert len(set(removed[2].accuracies)) == 1  # there is one way to remove all five
-    assert removed == removal_curve(model, labelled, (0, 2, 5), draws=2, seed=3)
-    reordered = reorder_curve(model, labelled, (0, 1), draws=2)
+    assert removed == removal_curve(model, labeled, (0, 2, 5), draws=2, seed=3)
+    reordered = reorder_curve(model, labeled, (0, 1), draws=2)
     assert reordered[0].accuracies == (whole, whole) and reordered[0].rank_correlations == (1.0, 1.0)
     assert all(correlation < 1 for correlation in reordered[1].rank_correlations)
     with pytest.raises(AnalysisError, match="6 blocks cannot be removed: 5 blocks of the model keep the shape"):
-        removal_curve(model, labelled, [6])
+        removal_curve(model, labeled, [6])
     for wrong in ({"draws": 0}, {"swaps": [-1]}):
         with pytest.raises(AnalysisError, match="expected at least 1, and none below 0"):
-            reorder_curve(model, labelled, **{"swaps": [1]} | wrong)
+            reorder_curve(model, labeled, **{"swaps": [1]} | wrong)
     with pytest.raises(AnalysisError, match="nothing to swap"):
-        reorder_curve(network(**DEEPER | {"depths": (1, 1, 1)}), labelled, [1])
+        reorder_curve(network(**DEEPER | {"depths": (1, 1, 1)}), labeled, [1])
 
 
-def test_swaps_that_undo_each_other_are_drawn_again(labelled: LabelledImages) -> None:
+def test_swaps_that_undo_each_other_are_drawn_again(labeled: LabeledImages) -> None:
     one, two, shallow = ({"depths": depths} for depths in ((2, 1, 1), (2, 2, 1), (1, 2, 1)))
     assert [list_swaps(network(**CIFAR | depths)) for depths in (one, two, shallow)] == [
         *([("layer1.0", "layer1.1")], [("layer1.0", "layer1.1")], [])
     ]
-    (curve,) = reorder_curve(network(**CIFAR | {"depths": (2, 3, 1)}), labelled, [2], draws=8)
+    (curve,) = reorder_curve(network(**CIFAR | {"depths": (2, 3, 1)}), labeled, [2], draws=8)
     assert max(curve.rank_correlations) < 1  # of 4 draws one would be the trained order
-    (undone,) = reorder_curve(network(**CIFAR | one), labelled, [2], draws=1)
+    (undone,) = reorder_curve(network(**CIFAR | one), labeled, [2], draws=1)
     assert undone.rank_correlations == (1,)
-    record = measure_lesions("tiny", network(**CIFAR | one), labelled, draws=1)  # as ResNet-18
+    record = measure_lesions("tiny", network(**CIFAR | one), labeled, draws=1)  # as ResNet-18
     assert [point.swaps for point in record.reorder] == [0, 1] and record.reorder[1].rank_correlations[0] < 1
-    assert not measure_lesions("tiny", network(**CIFAR | shallow), labelled, draws=1).reorder
+    assert not measure_lesions("tiny", network(**CIFAR | shallow), labeled, draws=1).reorder
 
 
 def test_kendall_tau() -> None:
@@ -268,28 +268,28 @@ def test_kendall_tau() -> None:
     assert kendall_tau([1, 0, 2]) == pytest.approx(1 / 3)
 
 
-def test_models_without_head_and_wrong_targets_are_refused(labelled: LabelledImages) -> None:
+def test_models_without_head_and_wrong_targets_are_refused(labeled: LabeledImages) -> None:
     model = network(**DEEPER)
     with pytest.raises(AnalysisError, match="300 images and 299 targets"):
-        remove_each_block(model, LabelledImages(labelled.images, labelled.targets[1:]))
+        remove_each_block(model, LabeledImages(labeled.images, labeled.targets[1:]))
     model.reset_head()
     with pytest.raises(AnalysisError, match="no head"):
-        compute_accuracy(model, labelled)
+        compute_accuracy(model, labeled)
     with pytest.raises(AnalysisError, match="no head"):
-        load_labelled_images(model.config, "nowhere")
+        load_labeled_images(model.config, "nowhere")
 
 
-def test_labelled_images_are_drawn_and_preprocessed() -> None:
+def test_labeled_images_are_drawn_and_preprocessed() -> None:
     config = network(**DEEPER | {"id2label": {0: "green", 1: "red"}}).config
     data = ImageDataset(("red", "green"), [encode_image(i % 2, i) for i in range(10)], np.arange(10) % 2)
-    every, some = load_labelled_images(config, data), load_labelled_images(config, data, count=4, seed=1)
+    every, some = load_labeled_images(config, data), load_labeled_images(config, data, count=4, seed=1)
     assert every.images.shape == (10, 3, 16, 16) and every.targets.tolist() == [1, 0] * 5  # in the model's order
     assert len(some.targets) == 4 and all((every.images == image).flatten(1).all(1).any() for image in some.images)
-    encoded = load_labelled_images(config, data, jpeg_quality=20)
+    encoded = load_labeled_images(config, data, jpeg_quality=20)
     assert not torch.equal(encoded.images, every.images) and torch.equal(encoded.targets, every.targets)
     with pytest.raises(AnalysisError, match="no quality 96"):
-        load_labelled_images(config, data, jpeg_quality=96)
+        load_labeled_images(config, data, jpeg_quality=96)
     with pytest.raises(ImageError):
-        load_labelled_images(config, ImageDataset(("red",), [b"none"], np.zeros(1, np.int64)))
+        load_labeled_images(config, ImageDataset(("red",), [b"none"], np.zeros(1, np.int64)))
     with pytest.raises(DataError, match="has no label 'blue'"):
-        load_labelled_images(config, ImageDataset(("blue",), [encode_image(2, 0)], np.zeros(1, np.int64)))
+        load_labeled_images(config, ImageDataset(("blue",), [encode_image(2, 0)], np.zeros(1, np.int64)))

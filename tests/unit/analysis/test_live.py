@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resnet_hub.analysis import learn_identity, race
-from resnet_hub.analysis.labelled_images import LabelledImages
+from resnet_hub.analysis.labeled_images import LabeledImages
 from resnet_hub.analysis.races import CLASSES, create_cifar_config, create_gratings
 from resnet_hub.errors import AnalysisError
 
@@ -52,11 +52,11 @@ def test_wrong_settings_are_named():
             create_cifar_config(layers)
     with pytest.raises(AnalysisError, match="no end"):
         next(race(8, seconds=None))
-    grey, none = ((torch.zeros(n, c, 8, 8), torch.zeros(n, dtype=torch.int64)) for n, c in ((4, 1), (0, 3)))
-    with pytest.raises(AnalysisError, match=r"have 1 channels\. Give the race configs, or colour images"):
-        next(race(8, LabelledImages(*grey)))
+    gray, none = ((torch.zeros(n, c, 8, 8), torch.zeros(n, dtype=torch.int64)) for n, c in ((4, 1), (0, 3)))
+    with pytest.raises(AnalysisError, match=r"have 1 channels\. Give the race configs, or color images"):
+        next(race(8, LabeledImages(*gray)))
     with pytest.raises(AnalysisError, match=r"A race takes images \(N, C, H, H\) and N targets"):
-        next(race(8, LabelledImages(*none)))
+        next(race(8, LabeledImages(*none)))
     with pytest.raises(AnalysisError, match="at least 1 step"):
         next(race(8, steps=0))
     with pytest.raises(AnalysisError, match="target is 'square'"):

@@ -84,7 +84,7 @@ def test_loading_holds_one_copy_of_the_weights(model: ResNet, tmp_path: Path) ->
     run = subprocess.run([sys.executable, "-c", LOAD, small, large], capture_output=True, text=True, check=True)
     kilobytes, symbolic = run.stdout.split()
     assert int(kilobytes) * 1024 < 1.5 * (large / "model.safetensors").stat().st_size
-    assert symbolic == "False"  # a meta tensor that is initialised costs a second of imports
+    assert symbolic == "False"  # a meta tensor that is initialized costs a second of imports
 
 
 def test_reading_a_config_needs_no_torch_and_no_weights(model: ResNet, tmp_path: Path) -> None:

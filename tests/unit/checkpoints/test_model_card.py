@@ -107,10 +107,10 @@ def test_the_limits_say_whether_unknown_images_are_recognized() -> None:
     assert assigns not in (text := render(None, recognizes)) and "some of the images that show none of them" in text
 
 
-def test_a_licence_without_a_name_is_no_section_of_one_word() -> None:
+def test_a_license_without_a_name_is_no_section_of_one_word() -> None:
     card = render(CardContent(license="other"))
     assert ModelCard(card).data.license == "other"
-    assert "The licence is not in the Hub's list" in text_of(card).partition("## Licence")[2]
+    assert "The license is not in the Hub's list" in text_of(card).partition("## License")[2]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_licence_without_a_name_is_no_section_of_one_word() -> None:
         ("license: non commercial", "non commercial", False),
     ],
 )
-def test_the_licence_of_a_card_is_read_and_written(metadata: str, license: str | None, is_free: bool) -> None:
+def test_the_license_of_a_card_is_read_and_written(metadata: str, license: str | None, is_free: bool) -> None:
     assert read_license(f"---\n{metadata}\n---\n# A model\n") == license
     assert (describe_restriction(license) == "") == is_free != excludes_commercial_use(license)
     card = render(CardContent(license=license))

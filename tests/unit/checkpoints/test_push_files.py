@@ -183,8 +183,8 @@ def test_images_that_the_card_shows_are_uploaded(card: str, shown: str, folder: 
         assert "x/.b" in selection.skipped
 
 
-@pytest.mark.parametrize("name", ["license", "Licence.TXT", "COPYING", "notice.md"])
-def test_a_licence_is_uploaded_under_any_of_its_names(name: str, folder: Path) -> None:
+@pytest.mark.parametrize("name", ["license", "License.TXT", "COPYING", "notice.md"])
+def test_a_license_is_uploaded_under_any_of_its_names(name: str, folder: Path) -> None:
     (folder / name).write_text("MIT")
     assert select_upload_files(folder).files.keys() == OWN | {name}
 

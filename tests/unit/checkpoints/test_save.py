@@ -158,7 +158,7 @@ def prune(model: ResNet) -> None:
     torch.nn.utils.prune.l1_unstructured(model.layer1[0].conv1, "weight", 0.5)
 
 
-def normalise(model: ResNet) -> None:
+def normalize(model: ResNet) -> None:
     torch.nn.utils.parametrizations.weight_norm(model.layer1[0].conv1)
 
 
@@ -197,7 +197,7 @@ def quantize_head(model: ResNet) -> None:
     [
         (quantize_head, r"fc._packed_params.dtype.* hold no tensors. Save it before you quantize it"),
         (prune, r"it is pruned \(layer1.0.conv1.weight_orig.*torch.nn.utils.prune.remove"),
-        (normalise, r"it is parametrized \(layer1.0.conv1.parametrizations.*remove_parametrizations"),
+        (normalize, r"it is parametrized \(layer1.0.conv1.parametrizations.*remove_parametrizations"),
         (widen, r"1 misshapen: conv1.weight \(5x3x7x7 for 8x3x7x7\)"),
         (
             add_dropout,

@@ -56,8 +56,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     (folder / "more").mkdir(parents=True)
-    for name, colour in {"a.png": "red", "b.jpg": "green", "more/c.png": "blue"}.items():
-        Image.new("RGB", (20, 24), colour).save(folder / name)
+    for name, color in {"a.png": "red", "b.jpg": "green", "more/c.png": "blue"}.items():
+        Image.new("RGB", (20, 24), color).save(folder / name)
     return folder
 
 
@@ -261,13 +261,13 @@ def test_predict_uses_the_included_model_if_the_preferred_one_cannot_serve(
     assert code == 2 and errors[0].endswith("RESNET_HUB_MODEL names that model.")  # there is no other
 
 
-def test_the_terms_of_a_licence_are_said_before_a_push(
+def test_the_terms_of_a_license_are_said_before_a_push(
     capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path
 ) -> None:
     network = ResNet.from_pretrained(model)
     network.card = None
     folder = network.save_pretrained(tmp_path / "bound", card=CardContent(license="cc-by-nc-4.0"))
-    said = "The licence cc-by-nc-4.0 does not allow commercial use of the model, nor of models trained from it"
+    said = "The license cc-by-nc-4.0 does not allow commercial use of the model, nor of models trained from it"
     assert said in (folder / "README.md").read_text(encoding="utf-8")
     code, _, errors = run(capfd, "push", folder, "user/bound", "--dry-run")
     assert code == 0 and errors[0].startswith(said)
@@ -369,30 +369,30 @@ def test_info_of_a_model_on_the_hub(capfd: pytest.CaptureFixture[str], model: Pa
 
 
 @pytest.fixture
-def colours(tmp_path: Path) -> Path:
+def colors(tmp_path: Path) -> Path:
     """Two classes of sixteen plain images each."""
-    for label, colour in {"blue": (30, 40, 200), "red": (200, 40, 30)}.items():
-        (tmp_path / "colours" / label).mkdir(parents=True)
+    for label, color in {"blue": (30, 40, 200), "red": (200, 40, 30)}.items():
+        (tmp_path / "colors" / label).mkdir(parents=True)
         for number in range(16):
-            shade = tuple(channel + 3 * number for channel in colour)
-            Image.new("RGB", (16, 16), shade).save(tmp_path / "colours" / label / f"{number}.png")
-    return tmp_path / "colours"
+            shade = tuple(channel + 3 * number for channel in color)
+            Image.new("RGB", (16, 16), shade).save(tmp_path / "colors" / label / f"{number}.png")
+    return tmp_path / "colors"
 
 
-def test_data_report_and_export(capfd: pytest.CaptureFixture[str], colours: Path, tmp_path: Path) -> None:
-    (colours / "red" / "16.png").write_bytes(b"no image")
-    code, lines, errors = run(capfd, "data", "report", colours)
+def test_data_report_and_export(capfd: pytest.CaptureFixture[str], colors: Path, tmp_path: Path) -> None:
+    (colors / "red" / "16.png").write_bytes(b"no image")
+    code, lines, errors = run(capfd, "data", "report", colors)
     assert (code, errors) == (1, []) and any("red/16.png" in line for line in lines)
-    code, lines, errors = run(capfd, "data", "report", colours, "--json")
+    code, lines, errors = run(capfd, "data", "report", colors, "--json")
     classes = json.loads("\n".join(lines))["classes"]
     assert (code, errors) == (1, []) and sum(row["images"] for row in classes) == 32  # without the unreadable one
-    code, lines, errors = run(capfd, "data", "export", colours, tmp_path / "packed.zip")
+    code, lines, errors = run(capfd, "data", "export", colors, tmp_path / "packed.zip")
     assert (code, lines, errors) == (0, [str(tmp_path / "packed.zip")], [])
     code, lines, errors = run(capfd, "data", "export", tmp_path / "packed.zip", tmp_path / "again.zip", "--json")
     facts = json.loads(lines[0])
     assert (code, facts["images"], errors) == (0, {"train": 33}, [])
-    (colours / "red" / "17.png").touch()
-    code, lines, errors = run(capfd, "data", "export", colours, tmp_path / "without.zip", "--json")
+    (colors / "red" / "17.png").touch()
+    code, lines, errors = run(capfd, "data", "export", colors, tmp_path / "without.zip", "--json")
     assert (code, json.loads(lines[0])["images"]) == (0, {"train": 33})
     assert errors == ["left out 1 image: Cannot read red/17.png: the file is empty. Save it again"]
     assert facts["bytes"] == (tmp_path / "again.zip").stat().st_size == (tmp_path / "packed.zip").stat().st_size
@@ -401,9 +401,9 @@ def test_data_report_and_export(capfd: pytest.CaptureFixture[str], colours: Path
 
 
 def test_train_prints_each_epoch_and_the_same_command_resumes(
-    capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path
+    capfd: pytest.CaptureFixture[str], model: Path, colors: Path, tmp_path: Path
 ) -> None:
-    settings = ["--run", tmp_path / "run", "--data", colours, "--base", model, "--epochs", "1", "--precision", "fp32"]
+    settings = ["--run", tmp_path / "run", "--data", colors, "--base", model, "--epochs", "1", "--precision", "fp32"]
     settings += ["--seed", "5"]
     code, lines, errors = run(capfd, "train", *settings)
     assert (code, errors) == (0, [])
@@ -430,15 +430,15 @@ QUICK = ("--recipe", "head", "--precision", "fp32")
 
 
 def test_the_card_of_a_run_has_its_command_and_no_local_path(
-    capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path
+    capfd: pytest.CaptureFixture[str], model: Path, colors: Path, tmp_path: Path
 ) -> None:
     arguments = ["--recipe", "head", "--balance", "loss", "--no-nesterov"]
-    assert run(capfd, "train", "--out", tmp_path / "run", "--data", colours, "--base", model, *arguments)[0] == 0
+    assert run(capfd, "train", "--out", tmp_path / "run", "--data", colors, "--base", model, *arguments)[0] == 0
     card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
-    assert "resnet-hub train --data colours --run run --base tiny --recipe head --balance loss\n" in card
+    assert "resnet-hub train --data colors --run run --base tiny --recipe head --balance loss\n" in card
     assert str(tmp_path) not in card
     included = ["train", "--out", tmp_path / "of-included", "--base", "resnet20-cifar10", *QUICK]
-    assert run(capfd, *included, "--data", colours)[0] == 0
+    assert run(capfd, *included, "--data", colors)[0] == 0
     of_included = (tmp_path / "of-included" / "model" / "README.md").read_text(encoding="utf-8")
     assert "--base resnet20-cifar10 " in of_included and str(INCLUDED_FOLDER) not in of_included
     path = str(INCLUDED_FOLDER / "resnet20-cifar10")
@@ -450,24 +450,24 @@ def test_the_card_of_a_run_has_its_command_and_no_local_path(
 
 
 def test_without_a_run_directory_one_is_named_after_the_data(
-    capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], model: Path, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(colours)
-    archive = shutil.make_archive(str(tmp_path / "My colours"), "zip", colours)
-    for data, name in ((colours, "colours"), (".", "colours-2"), (archive, "My-colours")):
+    monkeypatch.chdir(colors)
+    archive = shutil.make_archive(str(tmp_path / "My colors"), "zip", colors)
+    for data, name in ((colors, "colors"), (".", "colors-2"), (archive, "My-colors")):
         code, lines, errors = run(capfd, "train", "--data", data, "--base", model, *QUICK)
         assert (code, errors) == (0, [f"run: {Path('runs', name)}"])
         assert lines[-1].endswith(str(Path("runs", name, "model"))) and Path("runs", name, "run.json").is_file()
     code, _, errors = run(capfd, "train", "--data", tmp_path / "nowhere", "--base", model)
     assert code == 2 and errors[0] == f"run: {Path('runs', 'nowhere')}" and not Path("runs", "nowhere").exists()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "share with --run" in run(capfd, "train", "--data", colours)[2][0]
+    assert "share with --run" in run(capfd, "train", "--data", colors)[2][0]
 
 
 def test_training_starts_from_the_default_base(
     capfd: pytest.CaptureFixture[str],
     model: Path,
-    colours: Path,
+    colors: Path,
     hub: Hub,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -475,7 +475,7 @@ def test_training_starts_from_the_default_base(
     monkeypatch.setattr("resnet_hub.included_models.INCLUDED_FOLDER", model.parent)
     monkeypatch.setattr("resnet_hub.included_models.DEFAULT_MODEL_NAME", model.name)
     monkeypatch.setenv("RESNET_HUB_BASE", "user/base")
-    words = ["train", "--data", colours, *QUICK]
+    words = ["train", "--data", colors, *QUICK]
     code, lines, errors = run(capfd, *words, "--run", tmp_path / "offline")
     assert code == 0 and errors[0].startswith(f"using the included base {model.name}: There is no folder and no model")
     assert lines[0].endswith(f", from {model}")
@@ -496,13 +496,13 @@ def test_training_starts_from_the_default_base(
 
 @pytest.mark.parametrize("damage", ["cut", "nan", "channels"])
 def test_training_uses_the_included_base_if_the_preferred_one_cannot_serve(
-    capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path, monkeypatch: Any, damage: str
+    capfd: pytest.CaptureFixture[str], model: Path, colors: Path, tmp_path: Path, monkeypatch: Any, damage: str
 ) -> None:
     monkeypatch.setattr("resnet_hub.included_models.INCLUDED_FOLDER", model.parent)
     monkeypatch.setattr("resnet_hub.included_models.DEFAULT_MODEL_NAME", model.name)
     folder = damage_base(ResNet.from_pretrained(model).save_pretrained(tmp_path / "preferred"), damage)
     monkeypatch.setenv("RESNET_HUB_BASE", str(folder))
-    code, lines, errors = run(capfd, "train", "--data", colours, *QUICK, "--run", tmp_path / "run")
+    code, lines, errors = run(capfd, "train", "--data", colors, *QUICK, "--run", tmp_path / "run")
     assert code == 0 and lines[0].endswith(f", from {model}")
     assert errors[0].startswith(f"using the included base {model.name}: ") and str(folder) in errors[0]
     assert errors[0].endswith("RESNET_HUB_BASE names that model.")
@@ -510,9 +510,9 @@ def test_training_uses_the_included_base_if_the_preferred_one_cannot_serve(
 
 @pytest.mark.parametrize("words", [["--base", "none"], ["--architecture", "resnet20"], ["--recipe", "paper"]])
 def test_training_from_random_weights(
-    capfd: pytest.CaptureFixture[str], colours: Path, hub: Hub, tmp_path: Path, words: list[str]
+    capfd: pytest.CaptureFixture[str], colors: Path, hub: Hub, tmp_path: Path, words: list[str]
 ) -> None:
-    words = [*words, "--image-size", "16", "--epochs", "1", "--precision", "fp32", "--data", str(colours)]
+    words = [*words, "--image-size", "16", "--epochs", "1", "--precision", "fp32", "--data", str(colors)]
     code, lines, errors = run(capfd, "train", *words, "--run", tmp_path / "run")
     assert (code, errors) == (0, []) and lines[0].endswith(", from random weights")
     assert "--base none" in (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
@@ -520,19 +520,19 @@ def test_training_from_random_weights(
 
 
 def test_python_takes_the_default_base_too(
-    colours: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    colors: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESNET_HUB_BASE", str(model))
     for base, expected in (("auto", str(model)), (None, None)):
-        config = TrainConfig(data=str(colours), run=str(tmp_path / str(base)), base=base, precision="fp32", epochs=1)
+        config = TrainConfig(data=str(colors), run=str(tmp_path / str(base)), base=base, precision="fp32", epochs=1)
         started = next(event for event in train(replace(config, image_size=16)) if isinstance(event, Started))
         assert (started.base, started.base_note) == (expected, None)
         assert RunDir(config.run).config.base == expected
 
 
-def test_ctrl_c_saves_the_run_and_the_same_command_resumes_it(model: Path, colours: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_the_run_and_the_same_command_resumes_it(model: Path, colors: Path, tmp_path: Path) -> None:
     command = [*COMMAND, "train", "--run", str(tmp_path / "run"), "--json"]
-    settings = ["--data", str(colours), "--base", str(model), "--epochs", "60", "--batch-size", "4"]
+    settings = ["--data", str(colors), "--base", str(model), "--epochs", "60", "--batch-size", "4"]
     with subprocess.Popen(
         [*command, *settings, "--precision", "fp32"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as training:
@@ -549,7 +549,7 @@ def test_ctrl_c_saves_the_run_and_the_same_command_resumes_it(model: Path, colou
 
 
 def test_ctrl_c_before_a_run_begins_stops_no_other(
-    capfd: pytest.CaptureFixture[str], model: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], model: Path, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hold = RunLock.hold
 
@@ -558,19 +558,19 @@ def test_ctrl_c_before_a_run_begins_stops_no_other(
         return hold(lock, **options)
 
     monkeypatch.setattr(RunLock, "hold", interrupt)
-    settings = ["--data", colours, "--base", model, "--run", tmp_path / "run"]
+    settings = ["--data", colors, "--base", model, "--run", tmp_path / "run"]
     assert run(capfd, "train", *settings) == (130, [], [])
     assert not (tmp_path / "run").exists()
 
 
 def test_an_included_model_is_named_without_its_folder(
-    capfd: pytest.CaptureFixture[str], images: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], images: Path, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert json.loads("".join(run(capfd, "info", "resnet20-cifar10", "--json")[1]))["architecture"] == "resnet20"
     code, lines, errors = run(capfd, "predict", images / "a.png", "--model", "resnet20-cifar10")
     assert (code, errors, len(lines)) == (0, ["title: ResNet-20 for 10 kinds of vehicles and animals, 32 pixels"], 1)
-    plan = run(capfd, "train", "--data", colours, "--base", "resnet20-cifar10", "--dry-run")[1]
+    plan = run(capfd, "train", "--data", colors, "--base", "resnet20-cifar10", "--dry-run")[1]
     assert plan[0] == "base: resnet20-cifar10"
     (tmp_path / "resnet20-cifar10").mkdir()  # a folder here has that name
     assert "resnet20-cifar10 has no config.json" in run(capfd, "info", "resnet20-cifar10")[2][0]
@@ -714,7 +714,7 @@ def test_convert_never_executes_a_pickle(capfd: pytest.CaptureFixture[str], tmp_
         ["predict", "a.png", "--top-k", "many"],
         ["info", "one", "two"],
         ["convert", "a.pth"],
-        ["convert", "a.pth", "out", "--mean", "grey"],
+        ["convert", "a.pth", "out", "--mean", "gray"],
         ["convert", "a.pth", "out", "--labels", "a,b", "--labels-from", "cifar10"],
     ],
 )

@@ -344,8 +344,8 @@ def test_transformers_resnets_of_all_five_depths_open_with_equal_logits_labels_a
 def test_other_resnets_of_transformers_open(changes: dict[str, Any], tmp_path: Path) -> None:
     theirs = saved(changes, tmp_path)
     if changes.get("num_channels") == 1:
-        grey = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.5], "image_std": [0.5], "size": 32}
-        (tmp_path / "preprocessor_config.json").write_text(json.dumps(grey))
+        gray = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.5], "image_std": [0.5], "size": 32}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(gray))
     ours = ResNet.from_pretrained(tmp_path)
     assert same(ours, theirs, batch(ours.config.in_channels))
     again = ResNet.from_pretrained(ours.save_pretrained(tmp_path / "ours"))

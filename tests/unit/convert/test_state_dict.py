@@ -101,7 +101,7 @@ def assert_equal_logits(ours: nn.Module, theirs: nn.Module, size: int) -> None:
         torch.testing.assert_close(ours(images), expected, rtol=0, atol=1e-5)
 
 
-# Recognised
+# Recognized
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "wide_resnet50_2"])
@@ -119,7 +119,7 @@ def test_torchvisions_networks_give_equal_logits(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
-def test_every_named_network_is_recognised_from_its_shapes(name: str) -> None:
+def test_every_named_network_is_recognized_from_its_shapes(name: str) -> None:
     config = ResNetConfig.from_name(name, num_classes=3)
     with torch.device("meta"):
         expected = {key: tuple(tensor.shape) for key, tensor in ResNet(config).state_dict().items()}
@@ -140,7 +140,7 @@ def test_every_named_network_is_recognised_from_its_shapes(name: str) -> None:
         {"depths": (3, 1, 2, 1), "in_channels": 1, "mean": (0.5,), "std": (0.2,)},
     ],
 )
-def test_other_networks_are_recognised_from_their_weights(changes: dict[str, Any]) -> None:
+def test_other_networks_are_recognized_from_their_weights(changes: dict[str, Any]) -> None:
     config = ResNetConfig(**({"depths": (2, 1), "width": 8, "id2label": {0: "a", 1: "b"}} | changes))
     model = trained(ResNet(config))
     options: dict[str, Any] = {"shortcut": "A"} if config.depths == (1,) else {}
@@ -357,26 +357,26 @@ def test_any_tampering_leads_to_a_network_or_a_sentence(
     content: Any = {renames.get(key, key): value for key, value in kept.items()} | changes
     for wrapping in wrappings:
         content = {wrapping: content}
-    recognised_or_refused(content)
+    recognized_or_refused(content)
 
 
 @cases(60)
 @given(VALUES)
 def test_anything_at_all_is_refused(content: Any) -> None:
-    recognised_or_refused(content)
+    recognized_or_refused(content)
 
 
 def test_depth_and_number_are_nothing_special() -> None:
     deep: Any = {}
     for _ in range(10_000):
         deep = {"state_dict": deep}
-    recognised_or_refused(deep)
-    recognised_or_refused({f"layer1.{number}.conv1.weight": torch.ones(1) for number in range(10_000)})
+    recognized_or_refused(deep)
+    recognized_or_refused({f"layer1.{number}.conv1.weight": torch.ones(1) for number in range(10_000)})
     while deep:  # piece by piece: Python would free it in one recursion
         deep = deep.pop("state_dict")
 
 
-def recognised_or_refused(content: Any) -> None:
+def recognized_or_refused(content: Any) -> None:
     try:
         converted = convert_state_dict(content, "x")
     except ResNetHubError as error:
@@ -394,7 +394,7 @@ def test_an_imagenet_network_without_projections_is_ambiguous() -> None:
     assert convert_state_dict(weights, "x", shortcut="A").config.shortcut == "A"
 
 
-def test_grey_images_need_their_mean_and_std() -> None:
+def test_gray_images_need_their_mean_and_std() -> None:
     weights = ResNet(ResNetConfig(depths=(1, 1), width=8, in_channels=1, mean=(0.5,), std=(0.5,))).state_dict()
     with pytest.raises(ResNetHubError, match=r"^x has 1 input channels. Set --mean and --std"):
         convert_state_dict(weights, "x")

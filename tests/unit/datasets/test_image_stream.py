@@ -120,8 +120,8 @@ def test_indices_that_no_label_has_are_left_out(tmp_path: Path) -> None:
     stream = open_stream(tmp_path / "data")
     assert stream.count == 3 and [image.target for image in read_all(stream)] == [0, 1, 1]
     assert [*stream.sample] == ["train"]
-    unlabelled = ["train[0:2]", "train[0:3]", "train[0:4]", "test[0:0]", "test[0:1]"]
-    assert stream.sample.skipped == {"image without a label": unlabelled}
+    unlabeled = ["train[0:2]", "train[0:3]", "train[0:4]", "test[0:0]", "test[0:1]"]
+    assert stream.sample.skipped == {"image without a label": unlabeled}
 
 
 def test_files_without_rows_and_tars_without_labels(tmp_path: Path) -> None:
@@ -131,13 +131,13 @@ def test_files_without_rows_and_tars_without_labels(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "tars" / "train-00009.tar", "w"):
         pass
     pack = {f"{number}.png": encode_image(0, number) for number in range(3)}
-    unlabelled = write_tar(tmp_path / "tars" / "test-00000.tar", pack)
+    unlabeled = write_tar(tmp_path / "tars" / "test-00000.tar", pack)
     for name, count in (("tables", 2), ("tars", 4)):
         stream = open_stream(tmp_path / name)
         assert stream.count == len(read_all(stream)) == count == len(load_dataset(tmp_path / name)["train"])
         assert [*stream.sample] == ["train"]
     assert len(stream.sample.skipped["image without a label"]) == 3
-    unlabelled.rename(tmp_path / "tars" / "train-00001.tar")
+    unlabeled.rename(tmp_path / "tars" / "train-00001.tar")
     with pytest.raises(DataError, match=r"train-00001.tar has no files with labels \(1.cls or 1.json beside 1.jpg\)"):
         open_stream(tmp_path / "tars")
 

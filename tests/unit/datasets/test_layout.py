@@ -92,10 +92,10 @@ LAYOUTS: dict[str, tuple[str, str]] = {
     ),
     "flat test, wrapped twice": ("d/Train/Train/cat/1.png d/Train/Train/dog/2.png d/Test/Test/3.png", "train cat dog"),
     "numbered test, no splits": ("train/cat/1.png train/dog/2.png test/images_01/3.png", "train cat dog"),
-    "unlabelled": ("train/cat/1.png train/dog/2.png unlabeled/3.png", "train cat dog"),
-    "unlabelled beside the classes": ("cat/1.png dog/2.png unlabeled/3.png", "train cat dog"),
-    "unlabelled in a split": (
-        "train/cat/1.png train/dog/2.png train/Unlabelled_Images/3.png val/cat/4.png",
+    "unlabeled": ("train/cat/1.png train/dog/2.png unlabeled/3.png", "train cat dog"),
+    "unlabeled beside the classes": ("cat/1.png dog/2.png unlabeled/3.png", "train cat dog"),
+    "unlabeled in a split": (
+        "train/cat/1.png train/dog/2.png train/Unlabeled_Images/3.png val/cat/4.png",
         "train cat dog validation cat",
     ),
     "without training images": (
@@ -245,7 +245,7 @@ LEFT_OUT = {
     "masks of each class": {
         "image outside the class folders": ["d/segmentations/cat/1.png", "d/segmentations/dog/2.png"]
     },
-    "unlabelled beside the classes": {"image outside the class folders": ["unlabeled/3.png"]},
+    "unlabeled beside the classes": {"image outside the class folders": ["unlabeled/3.png"]},
     "exact before inside": {"image outside the class folders": ["test-many_fruits/4.png"]},
     "a run inside": {"run or checkpoint folder": ["run"]},
     "a run that starts": {"run or checkpoint folder": ["run"]},
@@ -281,8 +281,8 @@ def test_a_lost_class_is_a_warning(tmp_path: Path) -> None:
 def test_the_column_of_the_metadata_can_be_named(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "folder", files_of(LAYOUTS["metadata of captions"][0]))
     assert describe(load_dataset(folder, label_column="author")) == "train x y"
-    with pytest.raises(DataError, match=r"no column 'colour'\. Choose one of file_name, text, author"):
-        load_dataset(folder, label_column="colour")
+    with pytest.raises(DataError, match=r"no column 'color'\. Choose one of file_name, text, author"):
+        load_dataset(folder, label_column="color")
     plain = write_files(tmp_path / "plain", files_of(LAYOUTS["plain"][0]))
     with pytest.raises(DataError, match="only metadata files, parquet files and datasets on the Hub have one"):
         load_dataset(plain, label_column="author")
@@ -425,8 +425,8 @@ def test_webdataset_shards_and_their_splits(tmp_path: Path) -> None:
     splits = load_dataset(tmp_path / "shards")
     assert splits.skipped == {"image without a label file": ["thumbnail.png"]}
     assert describe(splits) == "train 0 1 validation 0 1" and len(splits["train"]) == 8
-    labelled = {f"{n}.json": json.dumps({"label": ["cat", "dog"][n % 2]}).encode() for n in range(4)}
-    path = tarred(tmp_path / "pets.tar.gz", labelled | {f"{n}.png": encode_image(n % 2, n) for n in range(4)}, "w:gz")
+    labeled = {f"{n}.json": json.dumps({"label": ["cat", "dog"][n % 2]}).encode() for n in range(4)}
+    path = tarred(tmp_path / "pets.tar.gz", labeled | {f"{n}.png": encode_image(n % 2, n) for n in range(4)}, "w:gz")
     assert describe(load_dataset(path)) == "train cat dog"
     classes = {f"{label}/{n}.png": encode_image(0, n) for label in ("cat", "dog") for n in range(2)}
     for shard in ("train", "test"):
@@ -486,7 +486,7 @@ def test_names_in_no_known_encoding_are_cp437() -> None:
     ("name", "split"),
     [
         *[("train", "train"), ("Testing", "test"), ("seg_train", "train"), ("test1", "test"), ("valset", "validation")],
-        *[("TrainImages", "train"), ("val2017", "validation"), ("seg_pred", "unlabelled"), ("train_val", None)],
+        *[("TrainImages", "train"), ("val2017", "validation"), ("seg_pred", "unlabeled"), ("train_val", None)],
         *[("trains", None), ("contest", None), ("latest", None), ("cat", None), ("", None)],
     ],
 )

@@ -137,7 +137,7 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, list[str]], list[str]]] = {
     "uneven": (["a/cat/1.png", "b/c/dog/1.png"], {"train": ["cat", "dog"]}, []),
     "train alone": (["x/train/cat/1.png", "x/train/dog/1.png"], {"train": ["cat", "dog"]}, []),
     "vehicles": (["bus/1.png", "test/1.png", "train/1.png"], {"train": ["bus", "test", "train"]}, []),
-    "unlabelled test": (
+    "unlabeled test": (
         ["train/cat/1.png", "train/dog/1.png", "test/1.png"],
         {"train": ["cat", "dog"]},
         ["test/1.png"],
@@ -254,16 +254,16 @@ def test_columns_are_chosen_by_type_usual_name_or_argument(tmp_path: Path) -> No
 def test_missing_columns_subsets_and_revisions_raise_data_error(tmp_path: Path, hub: Hub, on_the_hub: Repo) -> None:
     configs = [{"config_name": name, "data_files": "*.parquet"} for name in ("large", "small")]
     front = f"---\n{json.dumps({'configs': configs})}\n---\n"
-    hub.edit("datasets/user/colours", "README.md", front)
+    hub.edit("datasets/user/colors", "README.md", front)
     made = write_files(parquet(tmp_path / "parquet", {"train": FILES}), {"README.md": front.encode()})
-    for source in ("user/colours", made):
+    for source in ("user/colors", made):
         with pytest.raises(DataError, match=r"has subsets\. Choose one of large, small\.$"):
             load_dataset(source)
         with pytest.raises(DataError, match=r"has no subset 'medium'\. Choose one of large, small\.$"):
             load_dataset(source, subset="medium")
         assert content_of(load_dataset(source, subset="small")["train"]) == EXPECTED
     folder = write_files(tmp_path / "folders", FILES)
-    sources: list[Any] = [folder, zip_files(tmp_path / "colours.zip", FILES), {"a": [image(1)], "b": [image(2)]}]
+    sources: list[Any] = [folder, zip_files(tmp_path / "colors.zip", FILES), {"a": [image(1)], "b": [image(2)]}]
     for source in sources:
         for what in ("subset", "split", "image_column", "label_column", "revision"):
             with pytest.raises(DataError, match=f"has no {what} 'x': only .*datasets on the Hub have one\\. Leave it"):
@@ -276,29 +276,29 @@ def test_a_commit_on_the_hub_is_read_again(
     hub: Hub, on_the_hub: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 0.5)
-    first = load_dataset("user/colours")
+    first = load_dataset("user/colors")
     assert first.commit == on_the_hub.refs["main"]
     folder = parquet(tmp_path / "less", {"train": dict(list(FILES.items())[:5])})
     on_the_hub.commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "Fewer")
-    latest = load_dataset("user/colours")
+    latest = load_dataset("user/colors")
     assert latest.commit != first.commit and len(latest["train"]) == 5
-    again = load_dataset("user/colours", revision=first.commit)
+    again = load_dataset("user/colors", revision=first.commit)
     assert again.commit == first.commit and content_of(again["train"]) == EXPECTED
     slow = first.commit[:7]  # as if the Hub went silent after its first answer: `datasets` then takes any copy
-    hub.fail(f"/api/datasets/user/colours/(tree|paths-info)/{slow}|/resolve/{slow}", 500)
+    hub.fail(f"/api/datasets/user/colors/(tree|paths-info)/{slow}|/resolve/{slow}", 500)
     shutil.rmtree(next(Path(datasets.config.HF_DATASETS_CACHE).rglob(f"*{first.commit}")))
     with pytest.raises(HubError, match="cannot be fetched: the Hub"):
-        load_dataset("user/colours", revision=first.commit)
+        load_dataset("user/colors", revision=first.commit)
     hub.faults.clear()
-    latest = load_dataset("user/colours")
+    latest = load_dataset("user/colors")
     hub.fail("", 503)  # then the cached copy is read, but not one of another commit
     assert (
-        load_dataset("user/colours", revision=latest.commit).commit
-        == load_dataset("user/colours").commit
+        load_dataset("user/colors", revision=latest.commit).commit
+        == load_dataset("user/colors").commit
         == latest.commit
     )
     with pytest.raises(DataError):
-        load_dataset("user/colours", revision=first.commit)
+        load_dataset("user/colors", revision=first.commit)
 
 
 def test_ambiguous_label_columns_raise_data_error(tmp_path: Path) -> None:
@@ -385,14 +385,14 @@ def test_a_hub_id_never_opens_a_local_folder(tmp_path: Path, monkeypatch: pytest
 
 @pytest.fixture
 def on_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Repo:
-    """The dataset user/colours of nine images."""
+    """The dataset user/colors of nine images."""
     import datasets.config
     from huggingface_hub import HfFileSystem
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     HfFileSystem.clear_instance_cache()  # it caches the file list of a Hub
     folder = parquet(tmp_path / "made", {"train": FILES})
-    repo = hub.repos["datasets/user/colours"] = Repo()
+    repo = hub.repos["datasets/user/colors"] = Repo()
     repo.commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "Pictures")
     return repo
 
@@ -409,16 +409,16 @@ def test_a_hub_dataset_and_its_size_limit(
     monkeypatch.setattr("resnet_hub.hub_client.timeouts.SILENCE", 0.5)
     size = len(on_the_hub.files()["train-00000-of-00001.parquet"])
     with pytest.raises(TooLargeError, match=r"at most [\d.]+ kB are downloaded") as caught:
-        load_dataset("user/colours", max_bytes=size - 1)
+        load_dataset("user/colors", max_bytes=size - 1)
     with monkeypatch.context() as full:
         full.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2 * size - 1))  # a copy is written too
         with pytest.raises(DataError, match=r"[\d.]+ kB of the disk of .* are free\. .* HF_HOME"):
-            load_dataset("user/colours")
+            load_dataset("user/colors")
     assert caught.value.size.endswith(" kB") and not any(url.endswith(".parquet") for url in hub.requests)
-    hub.edit("datasets/user/colours", "README.md", card([{"split": "train", "path": ["*.parquet"]}]))
-    assert content_of(load_dataset("user/colours", max_bytes=size, token=False)["train"]) == EXPECTED
+    hub.edit("datasets/user/colors", "README.md", card([{"split": "train", "path": ["*.parquet"]}]))
+    assert content_of(load_dataset("user/colors", max_bytes=size, token=False)["train"]) == EXPECTED
     hub.fail("", 503)  # a cached dataset opens without the Hub
-    assert content_of(load_dataset(HUB_PREFIX + "user/colours")["train"]) == EXPECTED
+    assert content_of(load_dataset(HUB_PREFIX + "user/colors")["train"]) == EXPECTED
 
 
 def test_a_downloaded_dataset_needs_space_for_its_copy_only(
@@ -428,26 +428,26 @@ def test_a_downloaded_dataset_needs_space_for_its_copy_only(
     size = len(on_the_hub.files()["train-00000-of-00001.parquet"])
 
     def measure() -> Any:
-        return measure_storage("user/colours")
+        return measure_storage("user/colors")
 
     assert measure() == (size, size, {"train": size})
     with monkeypatch.context() as killed:
         killed.setattr("datasets.DatasetBuilder.download_and_prepare", Mock(side_effect=OSError))
         with pytest.raises(DataError):
-            load_dataset("user/colours")
+            load_dataset("user/colors")
     assert measure() == (0, size, {"train": size})
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=size))
-    assert content_of(load_dataset("user/colours")["train"]) == EXPECTED
+    assert content_of(load_dataset("user/colors")["train"]) == EXPECTED
     assert measure() == (0, 0, {"train": size})
 
 
 def test_a_folder_of_parquet_files_needs_space_for_its_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = parquet(tmp_path / "colours", {"train": FILES})
+    folder = parquet(tmp_path / "colors", {"train": FILES})
     size = sum(path.stat().st_size for path in folder.iterdir())
     assert measure_storage(folder) == (0, size, {"train": size})
     with monkeypatch.context() as full:
         full.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=size - 1))
-        with pytest.raises(DataError, match=r"'colours' needs [\d.]+ kB of the disk of"):
+        with pytest.raises(DataError, match=r"'colors' needs [\d.]+ kB of the disk of"):
             load_dataset(folder)
     assert content_of(load_dataset(folder)["train"]) == EXPECTED
 
@@ -456,8 +456,8 @@ def test_a_stream_refuses_a_row_group_that_is_too_large(
     hub: Hub, on_the_hub: Repo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnet_hub.datasets.storage._MAX_ROW_GROUP", 100)
-    with pytest.raises(DataError, match=r"^The file train-.* of the dataset 'user/colours' has a row group of"):
-        open_stream("user/colours")
+    with pytest.raises(DataError, match=r"^The file train-.* of the dataset 'user/colors' has a row group of"):
+        open_stream("user/colors")
 
 
 _READING = """
@@ -511,10 +511,10 @@ def test_a_card_that_refers_to_files_outside_raises_data_error(
     zipped = f"zip://*.csv::{hub.url}/secret.zip"
     for patterns in (files, [zipped, files], [{"split": "train", "path": ["train-*", files]}]):
         for name, content in (("README.md", card(patterns)), (".huggingface.yaml", card(patterns)[4:-4])):
-            on_the_hub.commit("main", on_the_hub.files() | {"README.md": b"# Colours"} | {name: content}, "Attack")
+            on_the_hub.commit("main", on_the_hub.files() | {"README.md": b"# Colors"} | {name: content}, "Attack")
             hub.requests.clear()
             with pytest.raises(DataError, match=r"refers to files outside itself \(.*never read; use another\.$"):
-                load_dataset("user/colours")
+                load_dataset("user/colors")
             assert all("/api/datasets/" in url or url.endswith((".md", ".yaml")) for url in hub.requests)
             with pytest.raises(DataError, match="outside itself"):
                 load_dataset(write_files(tmp_path / "here", {name: content, "train.parquet": b""}))
@@ -528,8 +528,8 @@ def test_a_card_may_refer_to_files_of_its_dataset_only(hub: Hub, on_the_hub: Rep
         (b"---\nconfigs: [{config_name: x, version: ../../up}]\n---\n", "outside itself"),
         (b"# " + b"a" * 2**20, "a card of over 1 MB"),
     ):
-        hub.edit("datasets/user/colours", "README.md", content)
-        for source in ("user/colours", write_files(here, {"README.md": content, "train.parquet": b""})):
+        hub.edit("datasets/user/colors", "README.md", content)
+        for source in ("user/colors", write_files(here, {"README.md": content, "train.parquet": b""})):
             with pytest.raises(DataError, match=reason):
                 load_dataset(source)
     features = [{"name": "label", "dtype": {"class_label": {"names": {"0": "/a:b/.."}}}}]
@@ -608,20 +608,20 @@ def test_an_incomplete_copy_of_images_is_not_read(hub: Hub, tmp_path: Path, monk
 
 def test_hub_errors_name_the_cause(hub: Hub, on_the_hub: Repo) -> None:
     with pytest.raises(
-        DataError, match=r"user/colours has no branch, tag or commit old\. See .*/datasets/user/colours/commits\."
+        DataError, match=r"user/colors has no branch, tag or commit old\. See .*/datasets/user/colors/commits\."
     ):
-        load_dataset("user/colours", revision="old")
+        load_dataset("user/colors", revision="old")
     on_the_hub.private = True
-    with pytest.raises(DataError, match="no dataset on the Hub named user/colours, or it is private"):
-        load_dataset("user/colours", token=False)
+    with pytest.raises(DataError, match="no dataset on the Hub named user/colors, or it is private"):
+        load_dataset("user/colors", token=False)
     on_the_hub.private, on_the_hub.gated = False, True
-    for files, page in (({}, "on its page"), ({"README.md": b"# Colours"}, "at .*/datasets/user/colours")):
+    for files, page in (({}, "on its page"), ({"README.md": b"# Colors"}, "at .*/datasets/user/colors")):
         on_the_hub.commit("main", on_the_hub.files() | files, "Card")
-        with pytest.raises(DataError, match=f"^user/colours is gated. Request access {page}, then use a token"):
-            load_dataset("user/colours", token=STRANGER)
+        with pytest.raises(DataError, match=f"^user/colors is gated. Request access {page}, then use a token"):
+            load_dataset("user/colors", token=STRANGER)
     hub.fail("", 401, headers={"X-Error-Message": "User Access Token has expired"})
     with pytest.raises(DataError, match=r"does not accept the token \(.*expired\)"):
-        load_dataset("user/colours", token=READER)
+        load_dataset("user/colors", token=READER)
 
 
 def test_a_label_column_of_images_is_not_opened(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from resnet_hub.cli import main
 from resnet_hub.datasets.dataset import ImageDataset, Splits
-from resnet_hub.datasets.duplicates import _NEIGHBOURS
+from resnet_hub.datasets.duplicates import _NEIGHBORS
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.datasets.report import (
     FEW_IMAGES,
@@ -29,7 +29,7 @@ from resnet_hub.training.split import split_indices
 
 
 def scene(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
-    """Soft blobs of colour: as different from each other, and as smooth, as photos."""
+    """Soft blobs of color: as different from each other, and as smooth, as photos."""
     blobs = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     return Image.fromarray(blobs).resize(size, Image.Resampling.BICUBIC)
 
@@ -162,7 +162,7 @@ def test_comparisons_of_equal_images_grow_linearly(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(np, "abs", count)
     report = create_report(splits_of(train={"a": blank[:750], "b": blank[750:]}))
-    assert 1500 < compared <= 4 * _NEIGHBOURS * 1500
+    assert 1500 < compared <= 4 * _NEIGHBORS * 1500
     assert sum(len(group.images) for group in report.duplicates) == 1500
 
 
@@ -178,7 +178,7 @@ def test_time_for_one_large_group_grows_linearly() -> None:
     assert time.process_time() - start < 2
 
 
-def test_images_of_one_shape_differ_by_colour() -> None:
+def test_images_of_one_shape_differ_by_color() -> None:
     shape = Image.radial_gradient("L").resize((32, 32))
     red, blue = (
         stored(Image.merge("RGB", [shape if c == k else shape.point(lambda v: 40) for c in range(3)])) for k in (0, 2)

@@ -28,7 +28,7 @@ def test_charts_have_whole_epochs_and_all_of_the_accuracy(language: str) -> None
     assert loss == ["0", "0.5", "1", "1.5", "0", "5", "10"]
     assert accuracy == ["", "0%", "20%", "40%", "60%", "80%", "100%", "0", "5", "10", texts["epoch_axis"], ""]
     assert texts["training"] in shown and shown.count("<polyline") == 3 and "nan" not in shown
-    validation = re.findall(r'<polyline class="line-1" points="([^"]*)"', shown)  # the same colour in both
+    validation = re.findall(r'<polyline class="line-1" points="([^"]*)"', shown)  # the same color in both
     assert [len(points.split()) for points in validation] == [11, 12]  # a loss that is no number is left out
 
 

@@ -36,7 +36,7 @@ LocalContext.request.set(SimpleNamespace(headers=Headers({"x-ip-token": "a.e30.b
 runs = RunStore(folder / "runs")
 scheduler = Scheduler(runs)
 run = runs.create()
-run.import_zip(folder / "colours.zip", "colours.zip")
+run.import_zip(folder / "colors.zip", "colors.zip")
 config = configure(run, folder / "tiny", recipe="finetune", epochs=6, precision="fp32", checkpoint_seconds=0)
 def start(config=None):
     scheduler.start(run, {"ann"}, config)
@@ -57,7 +57,7 @@ def devices() -> Iterator[Devices]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zero")
     save_base(folder / "tiny")
-    write_zip(folder / "colours.zip")
+    write_zip(folder / "colors.zip")
     return folder
 
 

@@ -38,7 +38,7 @@ def network(labels=LABELS, seed=0):
 
 
 def pictures(count=150, seed=0, labels=LABELS, classes=None):
-    """Noise of many colours and sizes; only the classes below `classes` occur."""
+    """Noise of many colors and sizes; only the classes below `classes` occur."""
     random = np.random.default_rng(seed)
     shapes = random.integers(16, 40, (count, 2))
     base = random.integers(0, 256, (count, 3))
@@ -347,10 +347,10 @@ def test_names_of_files_send_no_codes_to_the_terminal(model, data):
 def test_evaluate_refuses_unusable_models_and_data(model, data):
     with pytest.raises(DataError, match="no images"):
         evaluate(model, data.subset(np.array([], np.int64)))
-    unlabelled = data.targets.copy()
-    unlabelled[:2] = -1  # as test sets on the Hub have it
+    unlabeled = data.targets.copy()
+    unlabeled[:2] = -1  # as test sets on the Hub have it
     with pytest.raises(DataError, match="2 of 150 images have no label"):
-        evaluate(model, ImageDataset(LABELS, data.sources, unlabelled))
+        evaluate(model, ImageDataset(LABELS, data.sources, unlabeled))
     with pytest.raises(DataError, match="batch_size is 0"):
         evaluate(model, data, batch_size=0)
     with pytest.raises(ResNetHubError, match="no head"):

@@ -1,4 +1,4 @@
-"""The pictures by their pixels: what is where, in which colour, and how large."""
+"""The pictures by their pixels: what is where, in which color, and how large."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from resnet_hub.evaluation.metrics import ClassScore, Evaluation
-from resnet_hub.evaluation.plots import LABELLED_CLASSES, NUMBERED_CLASSES, plot_confusion_matrix, plot_training_curves
+from resnet_hub.evaluation.plots import LABELED_CLASSES, NUMBERED_CLASSES, plot_confusion_matrix, plot_training_curves
 from resnet_hub.training.events import Epoch
 
 BLUE, ORANGE, WHITE = (29, 78, 216), (217, 95, 2), (255, 255, 255)
@@ -36,13 +36,13 @@ def evaluation(confusion, labels=None, split="test"):
     )
 
 
-def share_of(picture: Image.Image, colour: tuple[int, int, int]) -> float:
-    return float((np.asarray(picture) == colour).all(2).mean())
+def share_of(picture: Image.Image, color: tuple[int, int, int]) -> float:
+    return float((np.asarray(picture) == color).all(2).mean())
 
 
-def box_of(picture: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of what has this colour."""
-    rows, columns = np.nonzero((np.asarray(picture) == colour).all(2))
+def box_of(picture: Image.Image, color: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of what has this color."""
+    rows, columns = np.nonzero((np.asarray(picture) == color).all(2))
     return columns.min(), rows.min(), columns.max(), rows.max()
 
 
@@ -71,7 +71,7 @@ def test_a_larger_share_is_darker_whatever_the_size_of_the_class():
     assert brightness(9, 1) == brightness(900, 100)
 
 
-@pytest.mark.parametrize("classes", [1, 2, NUMBERED_CLASSES, NUMBERED_CLASSES + 1, LABELLED_CLASSES, 51, 200, 2500])
+@pytest.mark.parametrize("classes", [1, 2, NUMBERED_CLASSES, NUMBERED_CLASSES + 1, LABELED_CLASSES, 51, 200, 2500])
 def test_any_number_of_classes_fits(classes):
     picture = plot_confusion_matrix(evaluation(np.eye(classes, dtype=int)))
     assert picture.mode == "RGB"
@@ -97,7 +97,7 @@ def test_curves_run_from_the_first_epoch_to_the_last():
     picture = plot_training_curves([epoch(n, train=2 - n / 5, validation=1 + n / 5) for n in range(6)])
     loss = picture.crop((0, 80, picture.width, picture.height // 2 - 80))  # without title and legend
     pixels = np.asarray(loss)
-    train, validation = ((pixels == colour).all(2) for colour in (BLUE, ORANGE))
+    train, validation = ((pixels == color).all(2) for color in (BLUE, ORANGE))
     columns = np.flatnonzero(train.any(0))
     first, last = columns[0] + 6, columns[-1] - 6  # the middle of a dot
     assert last - first > loss.width * 0.6

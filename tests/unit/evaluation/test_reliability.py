@@ -163,7 +163,7 @@ def test_the_license_of_the_base_is_that_of_a_distilled_model_too() -> None:
     distill = runpy.run_path(str(ROOT / "scripts" / "distill.py"))
     base = ResNet(CONFIG)
     base.card = "---\nlicense: cc-by-nc-4.0\n---\n# Base\n"
-    assert distill["describe_other"](base, 10, 20).restriction.startswith("The licence cc-by-nc-4.0 does not allow")
+    assert distill["describe_other"](base, 10, 20).restriction.startswith("The license cc-by-nc-4.0 does not allow")
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ LIMIT, OWN, REACHED, NONE = (
     "the Hub limits the rate of requests",
     "a server error",
     "cannot be reached",
-    "no Hub",
+    "does not respond like a Hugging Face Hub",
 )
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {  # the fault, and words of the sentence; empty if a retry succeeds
     "too often, once": ({"status": 429, "headers": {"Retry-After": "1"}, "times": 1}, ""),

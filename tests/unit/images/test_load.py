@@ -42,8 +42,8 @@ def quadrants(width=48, height=32):
     image = Image.new("RGB", (width, height))
     draw = ImageDraw.Draw(image)
     x, y = width // 2, height // 2
-    for corner, colour in {(0, 0): RED, (x, 0): GREEN, (x, y): BLUE, (0, y): WHITE}.items():
-        draw.rectangle((*corner, corner[0] + x - 1, corner[1] + y - 1), fill=colour)
+    for corner, color in {(0, 0): RED, (x, 0): GREEN, (x, y): BLUE, (0, y): WHITE}.items():
+        draw.rectangle((*corner, corner[0] + x - 1, corner[1] + y - 1), fill=color)
     return image
 
 
@@ -202,13 +202,13 @@ def test_transparency_is_blended_over_white():
     expected.putpixel((1, 0), (127, 127, 127))
     for source in (rgba, encoded(rgba, "PNG"), encoded(rgba, "TIFF"), np.array(rgba), rgba.convert("RGBa")):
         assert_same(load_image(source), expected)
-    grey = Image.new("LA", (2, 1), (0, 0))
-    grey.putpixel((1, 0), (0, 128))
-    for source in (grey, encoded(grey, "PNG"), grey.convert("La")):
+    gray = Image.new("LA", (2, 1), (0, 0))
+    gray.putpixel((1, 0), (0, 128))
+    for source in (gray, encoded(gray, "PNG"), gray.convert("La")):
         assert_same(load_image(source), expected)
 
 
-def test_transparent_colours_of_palettes_and_of_rgb_and_grey():
+def test_transparent_colors_of_palettes_and_of_rgb_and_gray():
     palette = quadrants().quantize(4)
     index = palette.getpixel((0, 0))  # of the red corner
     expected = quadrants()
@@ -231,10 +231,10 @@ def test_cmyk_jpeg():
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
 def test_16_bits_are_scaled_not_clipped(mode):
-    grey = np.linspace(0, 65535, 1024).round().astype("int64").reshape(32, 32)
-    image = Image.fromarray(grey.astype({"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]))
+    gray = np.linspace(0, 65535, 1024).round().astype("int64").reshape(32, 32)
+    image = Image.fromarray(gray.astype({"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]))
     assert image.mode == mode
-    expected = Image.fromarray((grey / 257).round().astype(np.uint8)).convert("RGB")
+    expected = Image.fromarray((gray / 257).round().astype(np.uint8)).convert("RGB")
     assert_same(load_image(image), expected)
     assert_same(load_image(encoded(image, "TIFF")), expected)
     if mode == "I;16":
@@ -269,15 +269,15 @@ def test_32_bit_integers_that_hold_bytes_stay_bytes():
 
 def test_arrays_of_every_accepted_type_and_shape():
     rgb = np.array(quadrants())
-    grey = rgb[:, :, 0]
+    gray = rgb[:, :, 0]
     assert_same(load_image(rgb), quadrants())
     assert_same(load_image(rgb[::-1, ::-1]), Image.fromarray(np.ascontiguousarray(rgb[::-1, ::-1])))
     assert_same(load_image(rgb.astype(np.uint16) * 257), quadrants())
     for kind in (np.float16, np.float32, np.float64):
         assert_same(load_image((rgb / 255).astype(kind)), quadrants())
-    for array in (grey, grey[:, :, None], grey > 0):
-        assert_same(load_image(array), Image.fromarray(grey).convert("RGB"))
-    opaque = np.dstack([rgb, np.full_like(grey, 255)])
+    for array in (gray, gray[:, :, None], gray > 0):
+        assert_same(load_image(array), Image.fromarray(gray).convert("RGB"))
+    opaque = np.dstack([rgb, np.full_like(gray, 255)])
     assert_same(load_image(opaque), quadrants())
 
 
@@ -589,10 +589,10 @@ def config(**changes):
 
 def reference(config, library):
     """torchvision's pipeline for a config."""
-    grey = [library.Grayscale(1)] if config.in_channels == 1 else []
+    gray = [library.Grayscale(1)] if config.in_channels == 1 else []
     return library.Compose(
         [
-            *grey,
+            *gray,
             library.Resize(config.resize_size, InterpolationMode(config.interpolation), antialias=True),
             library.CenterCrop(config.image_size),
             transforms.ToTensor(),  # the one of v2 is deprecated
@@ -612,7 +612,7 @@ def reference(config, library):
         {"image_size": 64, "crop_pct": 0.1},
         {"image_size": 28, "in_channels": 1, "mean": (0.1307,), "std": (0.3081,)},
     ],
-    ids=["imagenet", "cifar", "odd", "narrow", "grey"],
+    ids=["imagenet", "cifar", "odd", "narrow", "gray"],
 )
 def test_the_exact_transform_equals_torchvision(library, interpolation, changes):
     settings = config(interpolation=interpolation, **changes)

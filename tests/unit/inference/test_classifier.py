@@ -291,7 +291,7 @@ def test_half_precision(model, classify):
     assert torch.allclose(scores, predict_scores(classify, [noise(0)]), atol=0.02)
 
 
-def test_grey_input():
+def test_gray_input():
     torch.manual_seed(0)
     config = ResNetConfig.from_name("resnet20", num_classes=10, in_channels=1, mean=(0.5,), std=(0.5,))
     classify = Classifier(ResNet(config))
@@ -455,5 +455,5 @@ def test_datasets_map_caches_by_the_weights(model, classify):
     assert Hasher.hash(classify) != Hasher.hash(Classifier(other))
 
     data = Dataset.from_list([{"pixels": np.array(noise(index)).tolist()} for index in range(2)])
-    labelled = data.map(lambda row: {"label": classify(np.array(row["pixels"], np.uint8), top_k=1)[0]["label"]})
-    assert labelled["label"] == [classify(noise(index), top_k=1)[0]["label"] for index in range(2)]
+    labeled = data.map(lambda row: {"label": classify(np.array(row["pixels"], np.uint8), top_k=1)[0]["label"]})
+    assert labeled["label"] == [classify(noise(index), top_k=1)[0]["label"] for index in range(2)]

@@ -56,20 +56,20 @@ def test_without_evidence_the_map_is_empty_and_the_image_unchanged() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 48), (48, 64), (40, 40), (300, 9)])
-def test_colours_only_what_the_model_saw(size: tuple[int, int]) -> None:
+def test_colors_only_what_the_model_saw(size: tuple[int, int]) -> None:
     classify = Classifier(model_of())
     pixels = np.asarray(overlay_heat_map(classify, photo(*size), 0)).astype(int)
     assert pixels.shape == (size[1], size[0], 3)
-    coloured = pixels.max(axis=2) != pixels.min(axis=2)
+    colored = pixels.max(axis=2) != pixels.min(axis=2)
     left, top, right, bottom = (round(edge) for edge in crop_box(classify.config, size))
-    outside = coloured.copy()
+    outside = colored.copy()
     outside[top:bottom, left:right] = False
-    assert coloured[top:bottom, left:right].any() and not outside.any()
+    assert colored[top:bottom, left:right].any() and not outside.any()
 
 
-def test_colour_lies_where_the_map_is_hot() -> None:
+def test_color_lies_where_the_map_is_hot() -> None:
     classify = Classifier(model_of(crop_pct=1.0))
-    dark = photo(64, 64).point(lambda value: value // 10)  # against which every colour stands out
+    dark = photo(64, 64).point(lambda value: value // 10)  # against which every color stands out
     maps, weights = classify.predict_with_feature_maps(dark)[1], classify.model.get_parameter("fc.weight")[0]
     heat = compute_grad_cam(maps[None], weights)[0].numpy()
     change = np.abs(np.asarray(overlay_heat_map(classify, dark, 0)).astype(int) - np.asarray(dark)).sum(axis=2)
@@ -101,10 +101,10 @@ def test_maps_that_are_there_already_are_not_computed_again() -> None:
     assert overlay_heat_map(classify, photo(40, 48), 0, feature_maps=maps).tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("colour", ["yellow", "#ffe14d", "orange", "green", "white", "black", "red", "skyblue"])
-def test_the_map_is_seen_over_any_colour(colour: str) -> None:
+@pytest.mark.parametrize("color", ["yellow", "#ffe14d", "orange", "green", "white", "black", "red", "skyblue"])
+def test_the_map_is_seen_over_any_color(color: str) -> None:
     classify = Classifier(model_of(crop_pct=1.0))
-    image = Image.new("RGB", (64, 64), colour)
+    image = Image.new("RGB", (64, 64), color)
     with torch.no_grad():
         classify.model.get_parameter("fc.weight")[1] = 1.0
     change = np.abs(np.asarray(overlay_heat_map(classify, image, 1)).astype(int) - np.asarray(image)).max(axis=2)

@@ -34,9 +34,9 @@ def find_peak(classifier: Classifier, image: Image.Image, label: str) -> tuple[f
     return left + x * (right - left), top + y * (bottom - top)
 
 
-def draw(centres: dict[str, tuple[int, int]], size: tuple[int, int], radius: int) -> Image.Image:
-    image = Image.new("RGB", size, "grey")
-    for label, (x, y) in centres.items():
+def draw(centers: dict[str, tuple[int, int]], size: tuple[int, int], radius: int) -> Image.Image:
+    image = Image.new("RGB", size, "gray")
+    for label, (x, y) in centers.items():
         box = (x - radius, y - radius, x + radius, y + radius)
         ImageDraw.Draw(image).ellipse(box, fill=label.split()[0])
     return image
@@ -66,9 +66,9 @@ def test_each_label_peaks_on_its_own_disk(changes: dict[str, object]) -> None:
     classifier = fit_classifier(**changes)
     for size, red, blue in (((400, 400), (110, 200), (290, 200)), ((400, 600), (200, 210), (200, 390))):
         image = draw({"red disk": red, "blue disk": blue}, size, 50)
-        for label, centre in (("red disk", red), ("blue disk", blue)):
+        for label, center in (("red disk", red), ("blue disk", blue)):
             assert (
-                max(abs(a - b) for a, b in zip(find_peak(classifier, image, label), centre, strict=True)) < 75
+                max(abs(a - b) for a, b in zip(find_peak(classifier, image, label), center, strict=True)) < 75
             )  # its edge and half a cell
 
 
@@ -77,7 +77,7 @@ def test_the_included_model_finds_each_object_on_its_own_half() -> None:
     photos = {label: Image.open(EXAMPLES / name).convert("RGB").resize((200, 200)) for label, name in OBJECTS.items()}
     sides = []
     for left, right in permutations(OBJECTS, 2):
-        image = Image.new("RGB", (400, 400), "grey")
+        image = Image.new("RGB", (400, 400), "gray")
         image.paste(photos[left], (0, 100))
         image.paste(photos[right], (200, 100))
         sides += [find_peak(classifier, image, left)[0] < 200, find_peak(classifier, image, right)[0] >= 200]

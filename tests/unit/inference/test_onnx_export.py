@@ -36,7 +36,8 @@ def test_the_file_answers_as_the_model_does(folder):
 
 def test_from_the_terminal(folder, capsys):
     assert cli.main(["export", str(folder)]) == 0
-    assert capsys.readouterr().out.startswith(f"{folder / EXPORTED_FILE}  0.")
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{folder / EXPORTED_FILE}  ") and shown.endswith(" kB\n")
     assert cli.main(["predict", "photo.jpg", "--model", str(folder), "--precision", "int8"]) == 2
     assert "no int8 calibration of these weights" in capsys.readouterr().err
     assert cli.main(["export", str(folder / "nothing")]) == 2
@@ -81,12 +82,12 @@ def test_a_disk_that_refuses(folder):
 
 
 def pictures(count, seed=0):
-    """Noise around the colour of its class, as sources and labels."""
+    """Noise around the color of its class, as sources and labels."""
     rng = np.random.default_rng(seed)
-    colours = rng.integers(60, 200, (5, 3))
+    colors = rng.integers(60, 200, (5, 3))
     found = {label: [] for label in "abcde"}
     for index in range(count):
-        noise = colours[index % 5] + rng.normal(0, 25, (32, 32, 3))
+        noise = colors[index % 5] + rng.normal(0, 25, (32, 32, 3))
         found["abcde"[index % 5]].append(noise.clip(0, 255).astype(np.uint8))
     return found
 

@@ -31,7 +31,7 @@ KINDS = {
     "deep stem, shortcut D": {"depths": (1, 1), "stem": "deep", "stem_channels": (8, 12, 16), "shortcut": "D"},
     "shortcut D, odd size": {"block": "bottleneck", "depths": (1, 1, 1), "shortcut": "D", "image_size": 37},
     "halved first stage": {"depths": (1, 1), "halve_first_stage": True},
-    "grey": {"depths": (1, 1), "in_channels": 1, "mean": (0.5,), "std": (0.5,)},
+    "gray": {"depths": (1, 1), "in_channels": 1, "mean": (0.5,), "std": (0.5,)},
     "odd size": {"depths": (1, 1, 1), "image_size": 37},
     "odd channels": {"depths": (1, 1), "width": 9, "shortcut": "A"},
 }

@@ -158,7 +158,7 @@ def test_a_share_of_a_batch_is_mixed_as_in_the_whole_batch(mixup: float, cutmix:
         part, part_targets = mixup_or_cutmix(images[share], targets[share], random(5), mixup=mixup, cutmix=cutmix)
         assert torch.equal(part, whole[share]) and torch.equal(part_targets, mixed[share])
     odd, _ = mixup_or_cutmix(images[:5], targets[:5], random(5), mixup=mixup, cutmix=cutmix)
-    assert torch.allclose(odd[4], images[4])  # the last of an odd batch has no neighbour
+    assert torch.allclose(odd[4], images[4])  # the last of an odd batch has no neighbor
     assert not torch.equal(whole, mixup_or_cutmix(images, targets, random(6), mixup=mixup, cutmix=cutmix)[0])
 
 
@@ -175,12 +175,12 @@ def test_scale_crops_are_those_of_the_paper() -> None:
     assert mirrored == pytest.approx(0.5, abs=0.1)
 
 
-def test_colours_change_along_the_components_of_imagenet() -> None:
-    config = TrainConfig(data="d", run="r", colour=0.1, augmentation="none").resolved()
+def test_colors_change_along_the_components_of_imagenet() -> None:
+    config = TrainConfig(data="d", run="r", color=0.1, augmentation="none").resolved()
     transform = BatchTransform(config, ResNetConfig.from_name("resnet18", num_classes=2, image_size=8))
     batch = Batch(np.arange(2000), np.random.default_rng(0).random((2000, NUMBERS)), 8)
-    grey = torch.full((2000, 8, 8, 3), 100, dtype=torch.uint8)
-    images, _ = transform(grey, torch.zeros(2000, 2), batch, random())
+    gray = torch.full((2000, 8, 8, 3), 100, dtype=torch.uint8)
+    images, _ = transform(gray, torch.zeros(2000, 2), batch, random())
     assert torch.equal(images[:, :, 0, 0], images[:, :, 5, 3])
     changes = (images[:, :, 0, 0] * transform.std + transform.mean - 100 / 255).double()
     values, vectors = torch.linalg.eigh(changes.T @ changes / len(changes))

@@ -18,7 +18,7 @@ from resnet_hub.training.run_dir import RunDir
 
 
 def test_the_saved_model_is_calibrated_once(tmp_path: Path) -> None:
-    data, base = write_zip(tmp_path / "colours.zip", count=40), save_base(tmp_path / "base")
+    data, base = write_zip(tmp_path / "colors.zip", count=40), save_base(tmp_path / "base")
     config = TrainConfig(data=str(data), base=str(base), run=str(tmp_path / "run"), recipe="head", precision="fp32")
     list(train(config))
     run = RunDir(config.run)

@@ -56,7 +56,7 @@ def open_images(encoded: ImageDataset, tmp_path: Path) -> Callable[..., DecodedI
     return open_images
 
 
-def mean_colours(images: Sequence[np.ndarray], batch: Batch) -> np.ndarray:
+def mean_colors(images: Sequence[np.ndarray], batch: Batch) -> np.ndarray:
     return np.array([image.mean((0, 1)).round() for image in images], np.uint8)
 
 
@@ -95,7 +95,7 @@ def test_batches_keep_their_order_and_a_kept_image_is_not_decoded_again(
     images.decode = lambda image: (decoded.append(image.size), decode(image))[1]
     expected = [image.mean((0, 1)).round() for image in (images[index] for index in range(COUNT))]
     assert len(decoded) == COUNT
-    for batch, pixels in Loader(4).load(images, split_batches(np.arange(COUNT)[::-1], 40), mean_colours):
+    for batch, pixels in Loader(4).load(images, split_batches(np.arange(COUNT)[::-1], 40), mean_colors):
         assert np.array_equal(pixels, np.stack([expected[index] for index in batch.indices]))
     assert len(decoded) == COUNT and batch.indices.tolist() == list(range(9, -1, -1))
 
@@ -108,7 +108,7 @@ def test_only_a_few_batches_are_loaded_ahead(open_images: Callable[..., DecodedI
             requested.append(batch)
             yield batch
 
-    loading = Loader(2).load(images, batches(), mean_colours)
+    loading = Loader(2).load(images, batches(), mean_colors)
     next(loading)
     time.sleep(0.1)
     assert len(requested) <= 6
@@ -123,7 +123,7 @@ def test_an_image_that_cannot_be_read_is_replaced_by_the_next(encoded: ImageData
     damaged = ImageDataset(encoded.labels, sources, encoded.targets, [f"{index}.jpg" for index in range(COUNT)])
     cache = ImageCache(tmp_path / "images", count=COUNT, slot=1, memory=0, disk=False)
     images = DecodedImages(damaged, np.array, cache)
-    batches = Loader(2).load(images, split_batches(np.arange(COUNT), 10), mean_colours)
+    batches = Loader(2).load(images, split_batches(np.arange(COUNT), 10), mean_colors)
     indices = np.concatenate([batch.indices for batch, _ in batches])
     assert indices.tolist() == [*range(50), 52, 52, *range(52, 89), 0]
     assert sorted(images.unreadable) == ["50.jpg", "51.jpg", "89.jpg"]
@@ -155,7 +155,7 @@ def test_loading_fails_where_no_image_can_be_read(encoded: ImageDataset, tmp_pat
     for count, last in ((COUNT, 39), (3, 2)):
         gone = ImageDataset(encoded.labels, [b"no image"] * count, encoded.targets[:count])
         loading = Loader(2).load(
-            DecodedImages(gone, np.array, cache), split_batches(np.arange(count)[30 % count :], 10), mean_colours
+            DecodedImages(gone, np.array, cache), split_batches(np.arange(count)[30 % count :], 10), mean_colors
         )
         with pytest.raises(ImageError, match=f"Cannot read image {last}"):
             next(loading)

@@ -13,7 +13,7 @@ from helpers.data import encode_image, write_files
 from resnet_hub.datasets.image_stream import open_stream
 from resnet_hub.datasets.load import load_dataset
 from resnet_hub.errors import DataError, TrainingError
-from resnet_hub.training.config import RECIPES, TrainConfig, command_line_options, is_hub_id
+from resnet_hub.training.config import RECIPES, TrainConfig, command_line_options, is_hub_id, read_settings
 from resnet_hub.training.events import Epoch
 from resnet_hub.training.run_dir import RunDir
 
@@ -259,3 +259,8 @@ def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyP
         open_stream("~/data")
     with pytest.raises(DataError, match="There is no folder or file '~nobody-here/data'"):
         load_dataset("~nobody-here/data")
+
+
+def test_settings_of_older_runs_are_read_under_their_names_of_today() -> None:
+    config = read_settings({"data": "a", "run": "b", "color": 0.1, "precision": "no"})
+    assert (config.color, config.precision, config.optimizer) == (0.1, "fp32", "sgd")

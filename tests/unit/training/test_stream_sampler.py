@@ -294,7 +294,9 @@ def test_the_report_and_the_card_are_on_a_sample(
     words = ["train", "--data", str(data), "--run", config.run, "--base", str(base), "--epochs", "1", "--stream"]
     words += ["--batch-size", "8", "--precision", "fp32"]
     assert cli.main([*words, "--dry-run"]) == 0
-    assert capsys.readouterr().out.startswith("60 images of 3 classes, 20 to evaluate on\n1 epochs of 7 steps")
+    plan = capsys.readouterr().out.partition("\n")
+    assert plan[0] == f"base: {base}"
+    assert plan[2].startswith("60 images of 3 classes, 20 to evaluate on\n1 epochs of 7 steps")
     assert cli.main(words) == 0
     sentence = (
         "The dataset is read as a stream. Its report, with all numbers of images, is on a sample: the first images of "

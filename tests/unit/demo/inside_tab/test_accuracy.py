@@ -32,19 +32,19 @@ def test_photos_that_were_held_out_evaluate_it(tmp_path: Path, monkeypatch: pyte
     base = save_base(tmp_path / "shelf" / "tiny")
     scheduler = Scheduler(RunStore(tmp_path / "runs"))
     inside = InsideTab(Models(tmp_path / "shelf", scheduler))
-    run = made(scheduler.runs, write_zip(tmp_path / "colours.zip"))
+    run = made(scheduler.runs, write_zip(tmp_path / "colors.zip"))
     config = TrainConfig(
-        data=str(run.folder / "colours.zip"), run=str(run.run_dir.folder), base=str(base), recipe="head"
+        data=str(run.folder / "colors.zip"), run=str(run.run_dir.folder), base=str(base), recipe="head"
     )
     assert list(train(config))
     whole = inside.evaluate_accuracy(run.id, from_browser(), choose())
     held_out = len(run.load_evaluation_images())
     assert f"Of {held_out} photos" in whole and len(re.findall(r"\d%", whole)) == 1
     without = inside.evaluate_accuracy(run.id, from_browser(), choose("layer1.0", "layer9.9"))
-    assert re.search(r"recognises \d+% with all blocks and \d+% without", without)
+    assert re.search(r"recognizes \d+% with all blocks and \d+% without", without)
     monkeypatch.setattr(accuracy, "MAX_MULTIPLY_ADDS", 1.0)
-    assert MESSAGES["zh"]["inside_few_labelled"] in inside.evaluate_accuracy(run.id, from_browser("zh"), choose())
-    assert MESSAGES["en"]["inside_no_labelled"] in inside.evaluate_accuracy("tiny", from_browser(), choose())
+    assert MESSAGES["zh"]["inside_few_labeled"] in inside.evaluate_accuracy(run.id, from_browser("zh"), choose())
+    assert MESSAGES["en"]["inside_no_labeled"] in inside.evaluate_accuracy("tiny", from_browser(), choose())
     scheduler.delete(run)
     assert 'role="alert"' in inside.evaluate_accuracy(run.id, from_browser(), choose())
     scheduler.close()
@@ -72,7 +72,7 @@ def test_models_of_known_labels_are_measured_on_images_of_the_hub(
         model.fc.bias[test_sets.IMAGENETTE_CLASSES["English springer"] if label_set == "imagenet" else 1] = 1e6
     model.save_pretrained(tmp_path / "shelf" / "known")
     inside = InsideTab(Models(tmp_path / "shelf"))
-    missing = MESSAGES["en"]["inside_no_labelled"]
+    missing = MESSAGES["en"]["inside_no_labeled"]
     assert missing in inside.evaluate_accuracy("known", from_browser(), choose())
     features = Features({"img": Image(), "label": ClassLabel(names=labels)})
     rows = {"img": [{"bytes": encode_image(n % 3, n)} for n in range(300)], "label": [n // 30 for n in range(300)]}
@@ -95,10 +95,10 @@ def test_models_of_known_labels_are_measured_on_images_of_the_hub(
     hub.requests.clear()
     whole = inside.evaluate_accuracy("known", from_browser(), choose())
     title = escape(MESSAGES["en"][test_set.title])
-    assert f"Of 256 images of {title}, it recognises 10%" in whole  # of ten classes, sorted in the file
+    assert f"Of 256 images of {title}, it recognizes 10%" in whole  # of ten classes, sorted in the file
     asked = len(hub.requests)
     without = inside.evaluate_accuracy("known", from_browser(), choose("layer2.1"))
-    assert re.search(r"recognises 10% with all blocks and \d+% without", without) and len(hub.requests) == asked
+    assert re.search(r"recognizes 10% with all blocks and \d+% without", without) and len(hub.requests) == asked
     assert sent == {None}  # a visitor reads as nobody
 
 

@@ -16,9 +16,9 @@ EVIL = "<img src=x onerror=alert(1)>"
 def test_the_facts_of_a_model_distinguish_a_crop_from_a_resize_of_both_sides() -> None:
     request = from_browser()
     cropped, squashed = (ResNetConfig.from_name("resnet18", num_classes=2, crop_mode=m) for m in ("center", "squash"))
-    assert "224 × 224 pixels, 87.5% centre crop" in prediction_markup.render_model(cropped, None, request)
+    assert "224 × 224 pixels, 87.5% center crop" in prediction_markup.render_model(cropped, None, request)
     html = prediction_markup.render_model(squashed, None, request)
-    assert "224 × 224 pixels, both sides resized" in html and "centre crop" not in html
+    assert "224 × 224 pixels, both sides resized" in html and "center crop" not in html
 
 
 def test_the_line_of_a_model_names_labels_from_all_over_its_list() -> None:

@@ -17,7 +17,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_zip(tmp_path_factory.mktemp("data") / "colours.zip")
+    return write_zip(tmp_path_factory.mktemp("data") / "colors.zip")
 
 
 @pytest.fixture

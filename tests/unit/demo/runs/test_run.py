@@ -65,13 +65,13 @@ def test_photos_by_class_are_trained_on_as_their_report_says(
 
 def test_a_dataset_is_downloaded_as_it_was_uploaded(runs: RunStore, data: Path) -> None:
     exported = made(runs, data).export_dataset()
-    assert exported.name == "colours-data.zip"
+    assert exported.name == "colors-data.zip"
     there, back = load_dataset(data)["train"], load_dataset(exported)["train"]
     assert back.labels == there.labels and [back.read(i) for i in range(36)] == [there.read(i) for i in range(36)]
 
 
 def test_a_downloaded_dataset_lacks_unreadable_files(runs: RunStore, data: Path, tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "colours.zip")
+    path = write_zip(tmp_path / "colors.zip")
     with zipfile.ZipFile(path, "a") as out:
         out.writestr("red/broken.png", b"no picture")
     run = made(runs, path)
@@ -82,19 +82,19 @@ def test_a_downloaded_dataset_lacks_unreadable_files(runs: RunStore, data: Path,
 def test_a_model_leaves_as_a_web_page(runs: RunStore, data: Path) -> None:
     run = made(runs, data)
     save_base(run.run_dir.model)
-    with zipfile.ZipFile(runs.files.publish(run, lambda: run.export_web_page("colours"))) as page:
+    with zipfile.ZipFile(runs.files.publish(run, lambda: run.export_web_page("colors"))) as page:
         assert {"index.html", "page.js", "model.json", "model.onnx"} <= {*page.namelist()}
-    assert not (run.folder / "colours-web.zip").exists()  # it was moved to the files that are served
+    assert not (run.folder / "colors-web.zip").exists()  # it was moved to the files that are served
 
 
 def test_a_model_leaves_as_onnx(runs: RunStore, data: Path) -> None:
     run = made(runs, data)
     save_base(run.run_dir.model)
-    path = runs.files.publish(run, lambda: run.export_onnx("colours"))
+    path = runs.files.publish(run, lambda: run.export_onnx("colors"))
     image = np.zeros((1, 3, 16, 16), np.float32)
     (logits,) = onnxruntime.InferenceSession(path).run(None, {"pixel_values": image})[:1]
     expected = ResNet.from_pretrained(run.run_dir.model).eval()(torch.from_numpy(image)).detach().numpy()
-    assert path.name == "colours.onnx" and np.abs(logits - expected).max() < 1e-4
+    assert path.name == "colors.onnx" and np.abs(logits - expected).max() < 1e-4
 
 
 def test_the_chosen_subset_and_columns_reach_every_reader(
@@ -140,7 +140,7 @@ def test_so_much_stays_free_on_the_disk(runs: RunStore, data: Path, monkeypatch:
         lambda: new.pack_model("model"),
         lambda: new.export_web_page("model"),
         lambda: new.export_onnx("model"),
-        lambda: new.import_zip(data, "colours.zip"),
+        lambda: new.import_zip(data, "colors.zip"),
         lambda: new.import_photos({"a": [data]}),
     ):
         with pytest.raises(PageError, match="not enough disk space"):
@@ -178,21 +178,21 @@ def test_data_that_cannot_be_learnt_from_is_refused_in_a_sentence(
         with pytest.raises(DataError, match="dataset on the Hub"):
             runs.create().import_hub_dataset(name)
     monkeypatch.setattr(run_module, "MAX_CHECK", 0.0)
-    assert runs.create().import_zip(data, "colours.zip").images == 36  # nobody waits for a local user
+    assert runs.create().import_zip(data, "colors.zip").images == 36  # nobody waits for a local user
     monkeypatch.setenv("SPACE_ID", "user/space")
     with pytest.raises(PageError, match=r"took more than 0 minutes .*fewer images, or smaller ones"):
-        runs.create().import_zip(data, "colours.zip")
+        runs.create().import_zip(data, "colors.zip")
     monkeypatch.delenv("SPACE_ID")
     monkeypatch.setattr(run_module, "MAX_DATASET_IMAGES", 35)
     with pytest.raises(PageError, match="at most 35 images"):
-        runs.create().import_zip(data, "colours.zip")
+        runs.create().import_zip(data, "colors.zip")
     monkeypatch.setattr(run_module, "MAX_DATASET_BYTES", 1000)
     with pytest.raises(PageError, match="too large for this page"):
-        runs.create().import_zip(data, "colours.zip")
-    hub.repos["datasets/user/colours"] = Repo()
-    hub.repos["datasets/user/colours"].commit("main", {"train.parquet": bytes(2000)}, "Pictures")
+        runs.create().import_zip(data, "colors.zip")
+    hub.repos["datasets/user/colors"] = Repo()
+    hub.repos["datasets/user/colors"].commit("main", {"train.parquet": bytes(2000)}, "Pictures")
     with pytest.raises(PageError, match=r"has 2 kB; this page allows at most 1 kB\. Choose a smaller one"):
-        runs.create().import_hub_dataset("user/colours")
+        runs.create().import_hub_dataset("user/colors")
     assert not any(request.endswith(".parquet") for request in hub.requests)
     with pytest.raises(TrainingError, match="image_size"):
         configure(made_unchecked(runs), None, architecture="resnet18", image_size=5)

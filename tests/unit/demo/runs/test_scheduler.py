@@ -54,13 +54,13 @@ def test_a_run_from_a_zip_to_a_model_after_a_start_that_failed(
     evaluation = run.read_evaluation()
     assert evaluation and evaluation["num_images"] == len(run.load_evaluation_images())
     assert run.run_dir.evaluation_split().name == "20% held out"
-    with zipfile.ZipFile(run.pack_model("colours")) as packed:
-        assert {"colours/config.json", "colours/model.safetensors", "colours/README.md"} <= set(packed.namelist())
+    with zipfile.ZipFile(run.pack_model("colors")) as packed:
+        assert {"colors/config.json", "colors/model.safetensors", "colors/README.md"} <= set(packed.namelist())
         for name in packed.namelist():  # what is shared must not lead to the run
             assert run.id.encode() not in packed.read(name) and str(runs.root).encode() not in packed.read(name)
     again = runs.copy(run)
     assert again.id != run.id and scheduler.get_status(again).state == "new"
-    assert (again.folder / "colours.zip").read_bytes() == data.read_bytes()
+    assert (again.folder / "colors.zip").read_bytes() == data.read_bytes()
 
 
 def test_only_a_run_of_the_local_user_has_their_token(
@@ -83,11 +83,11 @@ def test_only_a_run_of_the_local_user_has_their_token(
 def test_a_dataset_that_grew_on_the_hub_is_not_downloaded(
     runs: RunStore, scheduler: Scheduler, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.repos["datasets/user/colours"] = Repo()
-    hub.repos["datasets/user/colours"].commit("main", {"train.parquet": bytes(2000)}, "Pictures")
+    hub.repos["datasets/user/colors"] = Repo()
+    hub.repos["datasets/user/colors"].commit("main", {"train.parquet": bytes(2000)}, "Pictures")
     monkeypatch.setattr(scheduler_module, "MAX_DATASET_BYTES", 1000)
     run = runs.create()
-    run.update_facts(data="hf://datasets/user/colours", title="colours")
+    run.update_facts(data="hf://datasets/user/colors", title="colors")
     scheduler.start(run, {"visitor"}, configure(run, None, architecture="resnet18", image_size=32))
     wait(lambda: scheduler.get_status(run).state == "failed")
     assert "at most 1 kB are downloaded" in scheduler.get_status(run).event["reason"]

@@ -126,7 +126,7 @@ def test_calibration_is_described_in_a_sentence(error: float, images: int, key: 
         ("", "terms_unknown"),
     ],
 )
-def test_the_licence_of_the_base_is_described_in_a_sentence(license: str, key: str, run: PageRun) -> None:
+def test_the_license_of_the_base_is_described_in_a_sentence(license: str, key: str, run: PageRun) -> None:
     assert run_markup.render_terms(run, from_browser()) == ""  # from scratch
     run.update_facts(config={"base": "weights/tiny"})
     run.run_dir.model.mkdir(parents=True)

@@ -32,7 +32,7 @@ from resnet_hub.training.loop import error_reason
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tab")
     save_base(folder / "shelf" / "tiny")
-    write_zip(folder / "colours.zip")
+    write_zip(folder / "colors.zip")
     return folder
 
 
@@ -91,7 +91,7 @@ def test_refused_settings_leave_no_run_directory(tab: Any, folder: Path, monkeyp
         tab.data.check_files("", from_browser(), *(["a"] * 12), *([7] * 12))
     assert kept() == 0
 
-    checked = tab.data.check_zip("", str(folder / "colours.zip"), from_browser())
+    checked = tab.data.check_zip("", str(folder / "colors.zip"), from_browser())
     run = tab.runs.find(checked[tab.state.run])
     run.log.write_text('{"event": "Finished"}\n')
     with monkeypatch.context() as broken:
@@ -220,7 +220,7 @@ def test_a_job_that_this_page_does_not_follow_names_who_can(tab: Any) -> None:
 
 def test_a_plan_shows_the_chosen_settings_and_the_time(tab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_hub.training.plan._START_AND_END", 5.0)  # a slow machine adds some seconds
-    checked = tab.data.check_zip("", str(folder / "colours.zip"), from_browser())
+    checked = tab.data.check_zip("", str(folder / "colors.zip"), from_browser())
     run = tab.runs.find(checked[tab.state.run])
     values = fill(tab, run.id)
     assert "about 10 to 20 seconds on this machine" in tab.model.plan(values, from_browser())[tab.model.planned]
@@ -241,7 +241,7 @@ def test_a_plan_shows_the_chosen_settings_and_the_time(tab: Any, folder: Path, m
 def test_a_large_network_gets_a_plan_without_a_time(tab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To measure the time, the page would train it: some gigabytes, in the process that answers everyone."""
     monkeypatch.setattr("resnet_hub.training.plan.plan_run", measure := Mock(return_value=Mock(seconds=60)))
-    checked = tab.data.check_zip("", str(folder / "colours.zip"), from_browser())
+    checked = tab.data.check_zip("", str(folder / "colors.zip"), from_browser())
     run = tab.runs.find(checked[tab.state.run])
     values = fill(tab, run.id) | {tab.model.inputs["recipe"]: "modern", tab.model.inputs["architecture"]: "resnet50"}
     for size, is_measured in ((1024, False), (224, True)):
@@ -254,7 +254,7 @@ def test_a_large_network_gets_a_plan_without_a_time(tab: Any, folder: Path, monk
 
 def test_images_that_exceed_the_memory_are_no_reason_to_refuse_a_run(tab: Any, folder: Path) -> None:
     """They are decoded again in each epoch, or cached on the disk."""
-    checked = tab.data.check_zip("", str(folder / "colours.zip"), from_browser())
+    checked = tab.data.check_zip("", str(folder / "colors.zip"), from_browser())
     run = tab.runs.find(checked[tab.state.run])
     report = run.read_report()
     rows = tuple(replace(row, images=7_200) for row in report.classes)
@@ -272,7 +272,7 @@ def test_images_that_exceed_the_memory_are_no_reason_to_refuse_a_run(tab: Any, f
 
 
 def test_only_data_that_was_accepted_is_trained_on_at_once(tab: Any, folder: Path) -> None:
-    checked = tab.data.check_zip("", str(folder / "colours.zip"), from_browser())
+    checked = tab.data.check_zip("", str(folder / "colors.zip"), from_browser())
     run = tab.runs.find(checked[tab.state.run])
     refused = tab.data.check_zip(run.id, None, from_browser())
     assert refused[tab.state.checked] == "" and checked[tab.state.checked] == run.id
@@ -289,7 +289,7 @@ def test_only_data_that_was_accepted_is_trained_on_at_once(tab: Any, folder: Pat
 def test_a_browser_remembers_its_runs_and_lists_those_that_exist(tab: Any) -> None:
     old, new = tab.runs.create(""), tab.runs.create("")
     for run in (old, new):
-        run.update_facts(title="colours")
+        run.update_facts(title="colors")
         run.log_event(Failed("x"))
     stored = tab.state.remember({"runs": [old.id, "x", 7, new.id], "visitor": "v" * 20}, new.id)[tab.state.browser]
     assert stored == {"visitor": "v" * 20, "run": new.id, "runs": [new.id, old.id, "x", 7]}
@@ -307,15 +307,15 @@ def test_a_browser_remembers_its_runs_and_lists_those_that_exist(tab: Any) -> No
 
 def test_a_run_in_the_queue_is_listed(tab: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tab.scheduler, "at_once", 0)  # it waits
-    run = started(tab.scheduler, folder / "colours.zip", folder / "shelf" / "tiny", "ann")
+    run = started(tab.scheduler, folder / "colors.zip", folder / "shelf" / "tiny", "ann")
     table = tab.panel.list_runs(run.id, None, from_browser())[tab.panel.table]
     assert run.id in table and MESSAGES["en"]["state_queued"] in table
     tab.scheduler.delete(run)
 
 
 def test_both_buttons_delete_all_of_a_run(tab: Any, page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    cancelled: list[tuple[jobs.Job, str]] = []
-    monkeypatch.setattr(jobs, "cancel", lambda job, token: cancelled.append((job, token)))
+    canceled: list[tuple[jobs.Job, str]] = []
+    monkeypatch.setattr(jobs, "cancel", lambda job, token: canceled.append((job, token)))
     job, ann = jobs.Job("job0", "ann", "https://huggingface.co/jobs/ann/job0", "ann/x-input/end-1"), Mock(token="hf_x")
     for delete in (
         lambda run: tab.delete(run.id, None, from_browser(), ann),
@@ -327,7 +327,7 @@ def test_both_buttons_delete_all_of_a_run(tab: Any, page: Any, monkeypatch: pyte
         save_base(run.run_dir.model)
         assert tab.models.get(run.id).config.labels == ["a", "b"]
         delete(run)
-        assert cancelled.pop() == (job, "hf_x") and not tab.runs.find(run.id) and run.id not in tab.models._loaded
+        assert canceled.pop() == (job, "hf_x") and not tab.runs.find(run.id) and run.id not in tab.models._loaded
     calls = {getattr(call.fn, "__name__", ""): number for number, call in page.fns.items()}
     following = [
         call.trigger_after for call in page.fns.values() if getattr(call.fn, "__name__", "") == "leave_deleted"

@@ -1,4 +1,4 @@
-"""Labelled images in memory, on which a model is evaluated again and again."""
+"""Labeled images in memory, on which a model is evaluated again and again."""
 
 import io
 from collections.abc import Mapping
@@ -24,14 +24,14 @@ _BATCH = 250
 JPEG_COPY = " encoded again as JPEG, quality "  # in the name of a dataset
 
 
-class LabelledImages(NamedTuple):
+class LabeledImages(NamedTuple):
     """Preprocessed images float32 (N, C, H, W), and the class index of each, int64 (N,)."""
 
     images: Tensor
     targets: Tensor
 
 
-def load_labelled_images(
+def load_labeled_images(
     config: ResNetConfig,
     data: ImageDataset | str | Path,
     *,
@@ -40,8 +40,8 @@ def load_labelled_images(
     names: Mapping[str, Any] | None = None,
     seed: int = 0,
     jpeg_quality: int | None = None,
-) -> LabelledImages:
-    """Load labelled images, preprocessed for a model. The labels of model and dataset are matched by name.
+) -> LabeledImages:
+    """Load labeled images, preprocessed for a model. The labels of model and dataset are matched by name.
 
     Args:
         config: The model's config.
@@ -74,7 +74,7 @@ def load_labelled_images(
             if not isinstance(item, Tensor):
                 raise item
             images.append(item)
-    return LabelledImages(torch.stack(images), targets)
+    return LabeledImages(torch.stack(images), targets)
 
 
 def encode_as_jpeg(data: ImageDataset, quality: int) -> ImageDataset:
@@ -84,7 +84,7 @@ def encode_as_jpeg(data: ImageDataset, quality: int) -> ImageDataset:
 
     Args:
         data: The dataset.
-        quality: From 1 to 95, as Pillow defines it; colours have half the resolution.
+        quality: From 1 to 95, as Pillow defines it; colors have half the resolution.
 
     Raises:
         AnalysisError: The quality is out of its range.
@@ -107,19 +107,19 @@ def name_dataset(data: str | Path, jpeg_quality: int | None = None) -> str:
     return name if jpeg_quality is None else f"{name}{JPEG_COPY}{jpeg_quality}"
 
 
-def split_batches(model: ResNet, labelled: LabelledImages) -> list[LabelledImages]:
-    """Split labelled images into batches that a network computes at once.
+def split_batches(model: ResNet, labeled: LabeledImages) -> list[LabeledImages]:
+    """Split labeled images into batches that a network computes at once.
 
     Raises:
         AnalysisError: The model has no head, or there is not one target for each image.
     """
     _check_head(model.config)
-    if len(labelled.images) != len(labelled.targets) or not len(labelled.targets):
-        images, targets = len(labelled.images), len(labelled.targets)
+    if len(labeled.images) != len(labeled.targets) or not len(labeled.targets):
+        images, targets = len(labeled.images), len(labeled.targets)
         raise AnalysisError(f"There are {images} images and {targets} targets. Give each image one target.")
-    size = limit_batch_size(_BATCH, max(labelled.images.shape[-2:]))
-    pairs = zip(labelled.images.split(size), labelled.targets.split(size), strict=True)
-    return [LabelledImages(to_inputs(model, images), targets.to(model.device)) for images, targets in pairs]
+    size = limit_batch_size(_BATCH, max(labeled.images.shape[-2:]))
+    pairs = zip(labeled.images.split(size), labeled.targets.split(size), strict=True)
+    return [LabeledImages(to_inputs(model, images), targets.to(model.device)) for images, targets in pairs]
 
 
 def _check_head(config: ResNetConfig) -> None:
@@ -127,12 +127,12 @@ def _check_head(config: ResNetConfig) -> None:
         raise AnalysisError("The model has no head and so no labels. Load it with id2label= or num_classes=.")
 
 
-def compute_accuracy(model: ResNet, labelled: LabelledImages) -> float:
+def compute_accuracy(model: ResNet, labeled: LabeledImages) -> float:
     """Compute the accuracy (0 to 1) of a model, in evaluation mode; the model does not change.
 
     Args:
         model: The model, with a head.
-        labelled: The images, from `load_labelled_images`.
+        labeled: The images, from `load_labeled_images`.
 
     Returns:
         The share of right labels, 0 to 1.
@@ -142,9 +142,9 @@ def compute_accuracy(model: ResNet, labelled: LabelledImages) -> float:
     """
     correct = 0
     with torch.inference_mode(), evaluation_mode(model):
-        for images, targets in split_batches(model, labelled):
+        for images, targets in split_batches(model, labeled):
             correct += count_correct(model(images), targets)
-    return correct / len(labelled.targets)
+    return correct / len(labeled.targets)
 
 
 def count_correct(logits: Tensor, targets: Tensor) -> int:

@@ -132,9 +132,10 @@ def render_own_photos(run: PageRun, images: "ImageDataset | None", request: gr.R
     return render("own_photos.html", request, labels=labels, images=shown)
 
 
-def render_run_link(run: PageRun, request: gr.Request, *, is_active: bool) -> str:
-    """The time until the run is deleted, and a link to it."""
-    return render("run_link.html", request, run=run, is_active=is_active, is_zero_gpu=is_zero_gpu())
+def render_run_link(run: PageRun, status: Status, request: gr.Request) -> str:
+    """What may be closed, the time until the run is deleted, and a link to it."""
+    goes_on = status.is_active or status.state == "waiting"
+    return render("run_link.html", request, run=run, goes_on=goes_on, is_zero_gpu=is_zero_gpu())
 
 
 def render_metrics(run: PageRun, evaluation: dict[str, Any] | None, request: gr.Request) -> str:

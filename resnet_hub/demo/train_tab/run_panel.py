@@ -41,9 +41,7 @@ class RunPanel:
         return {
             self.panel: gr.update(visible=status.state != "new"),
             self.title: run.title if is_other else gr.skip(),
-            self.link: (
-                run_markup.render_run_link(run, request, is_active=status.is_active) if status.state != "new" else ""
-            ),
+            self.link: run_markup.render_run_link(run, status, request) if status.state != "new" else "",
             self.new_button: gr.update(visible=not status.is_active),
         }
 

@@ -84,10 +84,10 @@ def test_samples_are_shown_as_long_as_the_images_exist(
 
 
 def test_a_link_leads_to_the_run(run: PageRun) -> None:
-    shown = run_markup.render_run_link(run, from_browser(), is_active=True)
+    shown = run_markup.render_run_link(run, Status("running"), from_browser())
     assert f'href="?run={run.id}"' in shown and f'data-copy="?run={run.id}" data-done="Link copied"' in shown
     assert "training continues" in shown
-    ended = run_markup.render_run_link(run, from_browser(), is_active=False)
+    ended = run_markup.render_run_link(run, Status("finished"), from_browser())
     assert "training continues" not in ended and "The link brings you back" in ended
 
 

@@ -360,7 +360,7 @@ def _check_combination(config: ResolvedTrainConfig) -> None:
 
 def read_settings(record: dict[str, Any]) -> TrainConfig:
     """Returns the settings of a run from its record, whose names and defaults are those of its version."""
-    content: dict[str, Any] = {"color" if name == "color" else name: value for name, value in record.items()}
+    content: dict[str, Any] = {"color" if name == "colour" else name: value for name, value in record.items()}
     older: dict[str, Any] = {"optimizer": "sgd", "min_area": 0.35}  # of runs that have no such keys
     return TrainConfig(**older | content)
 

@@ -92,7 +92,7 @@ LAYOUTS: dict[str, tuple[str, str]] = {
     ),
     "flat test, wrapped twice": ("d/Train/Train/cat/1.png d/Train/Train/dog/2.png d/Test/Test/3.png", "train cat dog"),
     "numbered test, no splits": ("train/cat/1.png train/dog/2.png test/images_01/3.png", "train cat dog"),
-    "unlabeled": ("train/cat/1.png train/dog/2.png unlabeled/3.png", "train cat dog"),
+    "unlabeled": ("train/cat/1.png train/dog/2.png unlabelled/3.png", "train cat dog"),
     "unlabeled beside the classes": ("cat/1.png dog/2.png unlabeled/3.png", "train cat dog"),
     "unlabeled in a split": (
         "train/cat/1.png train/dog/2.png train/Unlabeled_Images/3.png val/cat/4.png",

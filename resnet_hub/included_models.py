@@ -1,9 +1,9 @@
 """The checkpoint folders that ship with the project: inside the package in a wheel, beside it in a clone."""
 
-from contextlib import suppress
 from pathlib import Path
 
 from resnet_hub.errors import CheckpointError
+from resnet_hub.paths import find_path
 
 DEFAULT_MODEL_NAME = "resnet18-imagenet"  # the first model of the page, and the fallback of commands
 _IN_WHEEL, _IN_CLONE = Path(__file__).with_name("weights"), Path(__file__).parents[1] / "weights"
@@ -17,10 +17,7 @@ def find_included_model(name: str) -> Path | None:
 
 def find_local_model(source: str | Path) -> Path | None:
     """Return the file or folder of that path, else, for a text, the included model of that name, or None."""
-    with suppress(OSError, RuntimeError, ValueError):  # a name that no file can have, an unknown home directory
-        if str(source) and (path := Path(source).expanduser()).exists():
-            return path
-    return find_included_model(source) if isinstance(source, str) else None
+    return find_path(source) or (find_included_model(source) if isinstance(source, str) else None)
 
 
 def find_default_model() -> Path:

@@ -1,7 +1,8 @@
-"""Paths of users: the home folder `~`, and folders with links."""
+"""Paths of users: the home folder `~`, folders with links, and what exists."""
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -20,3 +21,11 @@ def walk_files(root: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
             continue
         visited.add(real_path)
         yield parent, folders, names
+
+
+def find_path(source: str | Path) -> Path | None:
+    """Return the path of a file or folder that exists, or None, also for a name that no file can have."""
+    with suppress(OSError, RuntimeError, ValueError):  # an unknown home directory is a RuntimeError
+        if str(source) and (path := Path(source).expanduser()).exists():
+            return path
+    return None

@@ -16,6 +16,7 @@ from resnet_hub.hub_client import timeouts
 from resnet_hub.hub_client.repo_name import is_repo_name
 from resnet_hub.hub_client.retry import without_retries
 from resnet_hub.included_models import find_default_model, find_local_model
+from resnet_hub.paths import find_path
 
 PREDICT_MODEL = "timm/resnet50.a1_in1k"  # Apache-2.0, 224 pixels, 1000 labels, 102 MB
 BASE_ON_CPU, BASE_ON_GPU = "timm/resnet18.a1_in1k", "timm/resnet50.a1_in1k"
@@ -125,9 +126,7 @@ def obtain(source: str, *, asks_again: bool = False, **hub: Any) -> str | None:
 
 def is_folder(source: str) -> bool:
     """Whether a source names a folder or file of this disk, which takes precedence over a Hub id."""
-    with suppress(OSError, RuntimeError, ValueError):  # a name that no file can have, an unknown home directory
-        return bool(source) and Path(source).expanduser().exists()
-    return False
+    return find_path(source) is not None
 
 
 def is_cached(repo_id: str) -> bool:

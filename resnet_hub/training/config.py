@@ -172,8 +172,6 @@ class TrainConfig:
                 object.__setattr__(self, name, expand_home(value))
         if self.base == NONE:
             object.__setattr__(self, "base", None)
-        if str(self.precision) == "no":  # as version 0.1 called it
-            object.__setattr__(self, "precision", "fp32")
 
     def resolved(self) -> "ResolvedTrainConfig":
         """Fills in the recipe's choices for a new run.
@@ -361,6 +359,8 @@ def _check_combination(config: ResolvedTrainConfig) -> None:
 def read_settings(record: dict[str, Any]) -> TrainConfig:
     """Returns the settings of a run from its record, whose names and defaults are those of its version."""
     content: dict[str, Any] = {"color" if name == "colour" else name: value for name, value in record.items()}
+    if content.get("precision") == "no":
+        content["precision"] = "fp32"
     older: dict[str, Any] = {"optimizer": "sgd", "min_area": 0.35}  # of runs that have no such keys
     return TrainConfig(**older | content)
 
